@@ -1,0 +1,65 @@
+"""A file appears whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from heteroring.files import atomic_path
+
+
+def test_file_appears_only_when_the_block_ends(tmp_path):
+    target = tmp_path / "rows.csv"
+    with atomic_path(target) as temporary:
+        temporary.write_text("a,b\n")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+        assert temporary.suffix == ".csv"
+    assert target.read_text() == "a,b\n"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_older_file_survives_a_failed_write(tmp_path, exception):
+    target = tmp_path / "rows.csv"
+    target.write_text("old\n")
+
+    def write():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half of the n")
+            raise exception
+
+    with pytest.raises(exception):
+        write()
+    assert target.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_missing_folders_are_created(tmp_path):
+    with atomic_path(tmp_path / "a" / "b" / "rows.csv") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a" / "b" / "rows.csv").read_text() == "x"
+
+
+def test_mode_follows_the_umask(tmp_path):
+    previous = os.umask(0o022)
+    try:
+        with atomic_path(tmp_path / "rows.csv") as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "rows.csv").stat().st_mode) == 0o644
+
+
+def test_unwritable_place_is_named_before_the_block_runs(tmp_path):
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "rows.csv", tmp_path):
+        with pytest.raises(ValueError, match=rf"cannot write {target}: "), atomic_path(target):
+            pytest.fail("the block ran")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_folder_is_named(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(ValueError, match="Permission denied"), atomic_path(tmp_path / "rows.csv"):
+        pytest.fail("the block ran")
