@@ -1,0 +1,173 @@
+"""Block attention in Triton: one rectangle of queries against keys, dense or causal with an offset.
+
+This is the portable path: every GPU that Triton compiles for, and Triton's interpreter (TRITON_INTERPRET=1)
+on the CPU. The module itself needs neither a GPU nor Triton.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from heteroring.kernels import tuned
+
+HEAD_DIMS = (64, 96, 128, 256)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# Keys and values of the heads that run side by side; more than this would push one another out of L2.
+L2_BYTES = 32 << 20
+
+
+def block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal_offset: int | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of the queries over one block of keys; returns (out, lse).
+
+    q [B, Hq, m, D], k and v [B, Hkv, n, D], Hq a multiple of Hkv, D in HEAD_DIMS; the last dimension is
+    contiguous, other strides are free. `scale` multiplies the scores. `causal_offset` None: every key is
+    visible; an integer o: key j is visible to query i iff j <= i + o. out has the shape and dtype of q;
+    lse [B, Hq, m] is fp32, natural logarithm. A query that sees no key gets out 0 and lse -inf.
+
+    `running` = (out fp32 [B, Hq, m, D], lse fp32 [B, Hq, m]) is updated in place with the merge that
+    heteroring.kernels.merge defines, and returned. Both may be views with any strides (out: 1 in the last).
+
+    Raises ValueError for operands that break a rule above, RuntimeError where Triton or a device is missing.
+    """
+    check(q, k, v, scale, causal_offset, running)
+    m, n = q.shape[2], k.shape[2]
+    if running is None:
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+    else:
+        out, lse = running
+    causal = causal_offset is not None and causal_offset < n - 1
+    if q.numel() == 0 or n == 0 or (causal and causal_offset <= -m):
+        if running is None:
+            out.zero_()
+            lse.fill_(-math.inf)
+        return out, lse
+    if scale <= 0:  # the kernel takes the largest score before it scales
+        q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
+    offset = causal_offset if causal else None
+    if q.dtype == torch.bfloat16 and not q.is_cuda:
+        # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
+        wide = torch.empty_like(out, dtype=torch.float32) if running is None else out
+        _launch(q.float(), k.float(), v.float(), wide, lse, scale, offset, fold=running is not None)
+        out.copy_(wide)
+    else:
+        _launch(q, k, v, out, lse, scale, offset, fold=running is not None)
+    return out, lse
+
+
+def check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    causal_offset: int | None,
+    running: tuple[Tensor, Tensor] | None,
+) -> None:
+    """Raise ValueError naming the operand and the rule of `block` that it breaks."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() != 4:
+            raise ValueError(f"{name} has {x.dim()} dimensions, but must be [batch, heads, tokens, head_dim]")
+        if x.dtype != q.dtype or x.dtype not in DTYPES:
+            raise ValueError(f"{name} is {x.dtype}, but q, k, v must share one of bfloat16, float16, float32")
+        if x.device != q.device:
+            raise ValueError(f"{name} is on {x.device}, but q is on {q.device}")
+        if x.numel() and x.stride(3) != 1:
+            raise ValueError(f"{name} has stride {x.stride(3)} in its last dimension, but must have 1")
+    head_dim = q.shape[3]
+    if head_dim not in HEAD_DIMS:
+        raise ValueError(f"head_dim is {head_dim}, but must be one of {', '.join(map(str, HEAD_DIMS))}")
+    if v.shape != k.shape:
+        raise ValueError(f"v has shape {tuple(v.shape)}, but must have that of k, {tuple(k.shape)}")
+    if k.shape[0] != q.shape[0] or k.shape[3] != head_dim:
+        raise ValueError(
+            f"k has shape {tuple(k.shape)}, but must share batch and head_dim with {tuple(q.shape)}"
+        )
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads, but must have a multiple of the {k.shape[1]} heads of k")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale is {scale}, but must be finite")
+    if causal_offset is not None and int(causal_offset) != causal_offset:
+        raise ValueError(f"causal_offset is {causal_offset}, but must be None or an integer")
+    if running is not None:
+        wanted = (("running out", running[0], q.shape), ("running lse", running[1], q.shape[:3]))
+        for name, x, shape in wanted:
+            if x.shape != shape or x.dtype != torch.float32 or x.device != q.device:
+                raise ValueError(
+                    f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}, "
+                    f"but must be torch.float32 {tuple(shape)} on {q.device}"
+                )
+        if running[0].numel() and running[0].stride(3) != 1:
+            raise ValueError(
+                f"running out has stride {running[0].stride(3)} in its last dimension, but must have 1"
+            )
+
+
+def _launch(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    causal_offset: int | None,
+    fold: bool,
+) -> None:
+    """Run the kernel on operands that `check` has passed, with at least one visible key and scale > 0."""
+    kernel = _kernel(q.device)
+    batch, heads, m, head_dim = q.shape
+    n = k.shape[2]
+    causal = causal_offset is not None
+    capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
+    config = tuned.lookup(capability, head_dim, "causal" if causal else "dense", q.element_size())
+    group = heads // k.shape[1]
+    section = group * max(1, L2_BYTES // (2 * n * head_dim * q.element_size()))
+    grid = (-(-m // config.block_m) * batch * heads,)
+    with torch.cuda.device(q.device if q.is_cuda else -1):
+        kernel[grid](
+            q,
+            k,
+            v,
+            out,
+            lse,
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()),
+            *(batch, heads, m, n, causal_offset if causal else 0),
+            scale * math.log2(math.e),
+            min(section, batch * heads),
+            GROUP=group,
+            HEAD_DIM=head_dim,
+            BLOCK_D=tuned.padded(head_dim),
+            BLOCK_M=config.block_m,
+            BLOCK_N=config.block_n,
+            CAUSAL=causal,
+            FOLD=fold,
+            PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+            num_warps=config.warps,
+            num_stages=config.stages,
+        )
+
+
+def _kernel(device: torch.device):
+    """The compiled or interpreted kernel, or RuntimeError saying what is missing for it on `device`."""
+    try:
+        import triton
+
+        from heteroring.kernels.triton_kernel import forward_kernel
+    except ImportError as error:
+        raise RuntimeError(f"the triton block needs triton, which fails to import: {error}") from error
+    if device.type != "cuda" and isinstance(forward_kernel, triton.runtime.JITFunction):
+        raise RuntimeError(
+            "the triton block runs on CUDA tensors, or in Triton's interpreter (TRITON_INTERPRET=1 in the "
+            f"environment before the first call); these tensors are on {device}"
+        )
+    return forward_kernel

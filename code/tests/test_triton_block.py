@@ -1,0 +1,369 @@
+"""The Triton block against attention written out in fp64, and against the work it claims to skip.
+
+Without a GPU the kernel runs in Triton's interpreter; with one, the same tests run compiled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+
+from heteroring.kernels import tuned  # noqa: E402
+from heteroring.kernels.triton_block import block  # noqa: E402
+
+DEVICE = "cuda" if GPU else "cpu"
+LENGTHS = (1, 17, 63, 111, 129)
+
+
+def visible_keys(m, n, offset):
+    """bool [m, n], True where query i sees key j."""
+    if offset is None:
+        return torch.ones(m, n, dtype=torch.bool)
+    return torch.tensor([[j <= i + offset for j in range(n)] for i in range(m)], dtype=torch.bool).view(m, n)
+
+
+def oracle(q, k, v, scale, offset):
+    """fp64 (out, lse) of attention in three lines; a query without a visible key gets 0 and -inf."""
+    k, v = (x.cpu().double().repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    scores = (q.cpu().double() @ k.mT) * scale
+    scores = scores.masked_fill(~visible_keys(q.shape[2], k.shape[2], offset), -math.inf)
+    lse = scores.logsumexp(-1)
+    weights = (scores - lse.clamp_min(-1e300)[..., None]).exp()
+    return weights @ v, lse
+
+
+def torch_error(q, k, v, scale, offset, want):
+    """Largest error of PyTorch's own attention on these operands, over the queries that see a key."""
+    mask = visible_keys(q.shape[2], k.shape[2], offset)
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    got = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.device), scale=scale)
+    seen = mask.any(-1)
+    return (got.cpu().double() - want)[:, :, seen].abs().max().item() if seen.any() else 0.0
+
+
+def lse_error(q, k, scale, offset, want):
+    """Largest error of the log-sum-exp that PyTorch computes from scores accumulated in fp32."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    mask = visible_keys(q.shape[2], k.shape[2], offset)
+    got = ((q.cpu().float() @ k.cpu().float().mT) * scale).masked_fill(~mask, -math.inf).logsumexp(-1)
+    seen = mask.any(-1)
+    return (got.double() - want)[:, :, seen].abs().max().item() if seen.any() else 0.0
+
+
+def operands(m, n, *, heads=2, kv_heads=2, head_dim=64, dtype=torch.float32, batch=1, seed=None):
+    generator = torch.Generator().manual_seed(torch.seed() % 2**31 if seed is None else seed)
+    shapes = ((batch, heads, m, head_dim), (batch, kv_heads, n, head_dim), (batch, kv_heads, n, head_dim))
+    return [torch.randn(shape, generator=generator).to(dtype).to(DEVICE) for shape in shapes]
+
+
+def assert_close(got, q, k, v, scale, offset):
+    """The project's accuracy rule: error <= 2 x that of PyTorch in the same dtype + 1e-6, for out and LSE."""
+    out, lse = (x.cpu().double() for x in got)
+    want_out, want_lse = oracle(q, k, v, scale, offset)
+    assert out.shape == want_out.shape
+    assert lse.shape == want_lse.shape
+    assert not out.isnan().any()
+    blind = want_lse == -math.inf
+    assert torch.equal(lse == -math.inf, blind)
+    assert torch.equal(out[blind], torch.zeros_like(out[blind]))
+    if blind.all():
+        return
+    assert (out - want_out).abs().max() <= 2 * torch_error(q, k, v, scale, offset, want_out) + 1e-6
+    assert (lse - want_lse)[~blind].abs().max() <= 2 * lse_error(q, k, scale, offset, want_lse) + 1e-6
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fill every uninitialised allocation with NaN: an element that the kernel forgets to write shows."""
+
+    def poisoned(allocate):
+        return lambda *args, **kwargs: allocate(*args, **kwargs).fill_(math.nan)
+
+    monkeypatch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize("m", LENGTHS)
+def test_dense_rectangles_of_odd_size(m, n):
+    q, k, v = operands(m, n)
+    assert_close(block(q, k, v, scale=0.125), q, k, v, 0.125, None)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "offset"),
+    [
+        (m, n, offset)
+        for m, n in ((1, 1), (17, 63), (63, 17), (111, 111), (129, 64))
+        for offset in (
+            -m - 5,
+            -m,
+            -m + 1,
+            -20,
+            -1,
+            0,
+            1,
+            13,
+            32,
+            n - m,
+            n - 2,
+            n - 1,
+            n + 1000,
+            2**40,
+            -(2**40),
+        )
+    ],
+)
+def test_causal_offsets(m, n, offset):
+    q, k, v = operands(m, n)
+    assert_close(block(q, k, v, scale=0.125, causal_offset=offset), q, k, v, 0.125, offset)
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"]
+)
+def test_types_and_head_sizes(dtype, head_dim):
+    q, k, v = operands(63, 111, head_dim=head_dim, dtype=dtype)
+    out, lse = block(q, k, v, scale=head_dim**-0.5, causal_offset=40)
+    assert out.dtype == dtype
+    assert lse.dtype == torch.float32
+    assert_close((out, lse), q, k, v, head_dim**-0.5, 40)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (4, 2), (6, 6), (8, 2)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_query_heads_share_kv_heads(batch, heads, kv_heads):
+    q, k, v = operands(33, 63, heads=heads, kv_heads=kv_heads, batch=batch)
+    assert_close(block(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-4, 2.0])
+def test_any_scale(scale):
+    q, k, v = operands(17, 63)
+    assert_close(block(q, k, v, scale=scale, causal_offset=3), q, k, v, scale, 3)
+
+
+def test_strided_operands_and_views():
+    """Tokens before heads, a slice of a longer buffer, a running state that is a slice: no copy is needed."""
+    m, n, heads, head_dim = 37, 70, 2, 64
+    buffer = torch.randn(1, 2 * n, 3, heads, head_dim).to(DEVICE)
+    q = buffer[:, :m, 0].transpose(1, 2)
+    k, v = (buffer[:, 5 : 5 + 2 * n : 2, i].transpose(1, 2)[:, :, : n - 5] for i in (1, 2))
+    assert not q.is_contiguous()
+    assert_close(block(q, k, v, scale=0.125, causal_offset=9), q, k, v, 0.125, 9)
+
+    wide_out = torch.full((1, m, heads, head_dim), 7.0, device=DEVICE)
+    wide_lse = torch.full((1, m, heads), 7.0, device=DEVICE)
+    running = wide_out.transpose(1, 2)[:, :, 10:], wide_lse.transpose(1, 2)[:, :, 10:]
+    running[0].zero_()
+    running[1].fill_(-math.inf)
+    got = block(q[:, :, 10:], k, v, scale=0.125, running=running)
+    assert got[0] is running[0]
+    assert got[1] is running[1]
+    assert_close(got, q[:, :, 10:], k, v, 0.125, None)
+    assert (wide_out[:, :10] == 7).all()
+    assert (wide_lse[:, :10] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("cuts", [(0, 63, 111), (0, 1, 2, 111), (0, 50, 50, 111)], ids=str)
+def test_folding_parts_equals_attention_over_all_keys(cuts, dtype):
+    q, k, v = operands(40, 111, heads=4, kv_heads=2, dtype=dtype)
+    offset = 60
+    out = torch.zeros(q.shape, dtype=torch.float32, device=DEVICE)
+    lse = torch.full(q.shape[:3], -math.inf, device=DEVICE)
+    for start, stop in pairwise(cuts):
+        part = k[:, :, start:stop], v[:, :, start:stop]
+        got = block(q, *part, scale=0.125, causal_offset=offset - start, running=(out, lse))
+        assert got[0] is out
+        assert got[1] is lse
+    assert_close((out, lse), q, k, v, 0.125, offset)
+
+
+def test_folding_where_one_side_saw_nothing():
+    """Rows that see no key of this block keep their bits; rows that had seen none before take the block's."""
+    q, k, v = operands(64, 48)
+    out, lse = torch.randn(q.shape, device=DEVICE), torch.randn(q.shape[:3], device=DEVICE)
+    out[:, :, 50:], lse[:, :, 50:] = 0, -math.inf
+    before = out.clone(), lse.clone()
+    block(q, k, v, scale=0.125, causal_offset=-20, running=(out, lse))
+    assert torch.equal(out[:, :, :20], before[0][:, :, :20])
+    assert torch.equal(lse[:, :, :20], before[1][:, :, :20])
+    alone_out, alone_lse = block(q, k, v, scale=0.125, causal_offset=-20)
+    assert torch.equal(out[:, :, 50:], alone_out[:, :, 50:])
+    assert torch.equal(lse[:, :, 50:], alone_lse[:, :, 50:])
+    # In between, the log-sum-exp is that of both sides, wherever they lie.
+    want = torch.logaddexp(before[1].double(), alone_lse.double())
+    torch.testing.assert_close(lse[:, :, 20:50].double(), want[:, :, 20:50], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [-1e4, -90.0, 90.0, 1e4])
+def test_folding_does_not_overflow(shift):
+    q, k, v = operands(16, 32)
+    alone_out, alone_lse = block(q, k, v, scale=0.125)
+    out, lse = torch.full(q.shape, 3.0, device=DEVICE), alone_lse + shift
+    old = lse.clone()
+    block(q, k, v, scale=0.125, running=(out, lse))
+    assert torch.equal(lse, torch.maximum(old, alone_lse))
+    torch.testing.assert_close(out, torch.full_like(out, 3.0) if shift > 0 else alone_out)
+
+
+@pytest.mark.parametrize(("m", "n"), [(0, 5), (5, 0), (0, 0)], ids=["no query", "no key", "neither"])
+def test_zero_lengths_launch_nothing(m, n, monkeypatch):
+    launch = "heteroring.kernels.triton_block._launch"
+    monkeypatch.setattr(launch, lambda *_args, **_kwargs: pytest.fail("launched"))
+    q, k, v = operands(m, n)
+    out, lse = block(q, k, v, scale=1.0, causal_offset=0)
+    assert out.shape == q.shape
+    assert (out == 0).all()
+    assert (lse == -math.inf).all()
+    running = torch.ones(q.shape, device=DEVICE), torch.ones(q.shape[:3], device=DEVICE)
+    block(q, k, v, scale=1.0, running=running)
+    assert (running[0] == 1).all()
+    assert (running[1] == 1).all()
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize(("m", "n", "offset"), [(40, 129, 10), (33, 100, -7), (1, 64, 0), (100, 300, 63)])
+def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
+    q, k, v = operands(m, n)
+    seen = m + offset
+    clean = block(q, k, v, scale=0.125, causal_offset=offset)
+    k[:, :, seen:], v[:, :, seen:] = poison, poison
+    got = block(q, k, v, scale=0.125, causal_offset=offset)
+    assert torch.equal(got[0], clean[0])
+    assert torch.equal(got[1], clean[1])
+
+
+@pytest.mark.skipif(GPU, reason="counts the products that the interpreter executes")
+@pytest.mark.parametrize("offset", [None, -300, -129, -40, -1, 0, 31, 32, 100, 500])
+@pytest.mark.parametrize(("m", "n"), [(129, 111), (64, 200), (1, 97)])
+def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch):
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    q, k, v = operands(m, n)
+    shape = tuned.INTERPRETED
+    visible = visible_keys(m, n, offset)
+    tiles = sum(
+        bool(visible[i : i + shape.block_m, j : j + shape.block_n].any())
+        for i in range(0, m, shape.block_m)
+        for j in range(0, n, shape.block_n)
+    )
+    count = 0
+    create_dot = InterpreterBuilder.create_dot
+
+    def counted(*args):
+        nonlocal count
+        count += 1
+        return create_dot(*args)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", counted)
+    block(q, k, v, scale=0.125, causal_offset=offset)
+    assert count == 2 * tiles * q.shape[1]  # Q K^T and P V
+
+
+def test_sections_of_heads_cover_every_tile(monkeypatch):
+    """The order that keeps KV in L2 is only an order: a last, narrower section comes out right too."""
+    monkeypatch.setattr("heteroring.kernels.triton_block.L2_BYTES", 2 * 2 * 40 * 64 * 4)
+    q, k, v = operands(70, 40, heads=5, kv_heads=5, batch=2)
+    assert_close(block(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
+
+
+def test_nan_in_a_visible_key_comes_out():
+    q, k, v = operands(8, 8)
+    v[:, :, 2] = math.nan
+    assert block(q, k, v, scale=1.0)[0].isnan().all()
+    k[:, :, 2] = math.nan
+    out, lse = block(q, k, v, scale=1.0)
+    assert out.isnan().all()
+    assert lse.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a.update(q=a["q"][0]), "q has 3 dimensions"),
+        (lambda a: a.update(k=a["k"].double()), "k is torch.float64"),
+        (lambda a: a.update(v=a["v"].half()), "v is torch.float16"),
+        (lambda a: a.update(q=a["q"].double(), k=a["k"].double(), v=a["v"].double()), "q is torch.float64"),
+        (lambda a: a.update({x: a[x][..., :32] for x in "qkv"}), "head_dim is 32"),
+        (lambda a: a.update(q=a["q"].mT.contiguous().mT), "q has stride 5 in its last dimension"),
+        (lambda a: a.update(v=a["v"][:, :, 1:]), "v has shape"),
+        (lambda a: a.update(q=a["q"].repeat(2, 1, 1, 1)), "k has shape"),
+        (lambda a: a.update(q=a["q"][:, :3]), "q has 3 heads"),
+        (lambda a: a.update(scale=math.nan), "scale is nan"),
+        (lambda a: a.update(causal_offset=0.5), "causal_offset is 0.5"),
+        (lambda a: a.update(running=(a["q"], a["q"][..., 0].half())), "running lse is torch.float16"),
+        (lambda a: a.update(running=(a["q"][:, :, 1:], a["q"][..., 0])), "running out is"),
+    ],
+)
+def test_bad_operands_are_named(change, message):
+    q, k, v = operands(5, 7, heads=4, kv_heads=2)
+    arguments = {"q": q, "k": k, "v": v, "scale": 1.0}
+    change(arguments)
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        block(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("prelude", "message"),
+    [
+        ("import sys; sys.modules['triton'] = None", "needs triton"),
+        ("", "TRITON_INTERPRET=1"),
+    ],
+    ids=["no triton", "no GPU"],
+)
+def test_what_is_missing_shows_on_use_only(prelude, message):
+    program = f"""{prelude}
+import torch
+from heteroring.kernels.triton_block import block
+x = torch.randn(1, 1, 4, 64)
+try:
+    block(x, x, x, scale=1.0)
+except RuntimeError as error:
+    print(error)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert message in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("offset", [None, 0, 1111, -777])
+def test_long_rectangles_on_the_gpu(dtype, head_dim, offset):
+    q, k, v = operands(2047, 3001, heads=8, kv_heads=2, head_dim=head_dim, dtype=dtype)
+    scale = head_dim**-0.5
+    assert_close(block(q, k, v, scale=scale, causal_offset=offset), q, k, v, scale, offset)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+def test_a_moving_error_is_a_race():
+    """The same inputs give the same bits, twenty times, with other work in between."""
+    q, k, v = operands(1500, 1777, heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
+    first = block(q, k, v, scale=0.09, causal_offset=200)
+    for _ in range(20):
+        q2, k2, v2 = operands(1500, 1777, heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
+        assert_close(block(q2, k2, v2, scale=0.09, causal_offset=200), q2, k2, v2, 0.09, 200)
+        again = block(q, k, v, scale=0.09, causal_offset=200)
+        assert torch.equal(first[0], again[0])
+        assert torch.equal(first[1], again[1])
