@@ -1,0 +1,21 @@
+"""How many tokens each rank gets: even, uneven, lut, formula and balanced.
+
+The module can be called: `heteroring.allocate(...)` is `allocate(...)`, whichever of the package's submodule
+and its function of the same name an import has bound last.
+"""
+
+import sys
+from types import ModuleType
+
+from heteroring.allocate.balanced import predicted_seconds
+from heteroring.allocate.dispatch import ALLOCATORS, Allocation, allocate, allocation
+from heteroring.allocate.models import fit, load_model
+
+__all__ = ["ALLOCATORS", "Allocation", "allocate", "allocation", "fit", "load_model", "predicted_seconds"]
+
+
+class _CallableModule(ModuleType):
+    __call__ = staticmethod(allocate)
+
+
+sys.modules[__name__].__class__ = _CallableModule

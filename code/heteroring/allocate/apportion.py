@@ -1,0 +1,33 @@
+"""Turning real shares into whole tokens."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+
+def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
+    """Split `total` into non-negative integers in proportion to `weights`, by largest remainder.
+
+    Every part gets its quota, total * weight / sum(weights), rounded down; the units left over go to the
+    largest remainders, equal remainders in index order. So the parts sum to `total`, each lies within 1 of
+    its quota, a larger weight never gets less, and a weight of 0 gets 0. Quotas are exact fractions: no
+    rounding of floats can lose or invent a unit.
+
+    Raises ValueError if a weight is negative or not finite, if all are 0, or if `total` is negative.
+    """
+    for index, weight in enumerate(weights):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight {index} is {weight}: a weight is finite and not negative")
+    shares = [Fraction(weight) for weight in weights]
+    whole = sum(shares)
+    if whole == 0:
+        raise ValueError(f"weights {tuple(weights)} sum to 0: nothing can be shared in proportion to them")
+    if total < 0:
+        raise ValueError(f"total is {total}: it must not be negative")
+
+    quotas = [total * share / whole for share in shares]
+    parts = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(len(parts)), key=lambda index: parts[index] - quotas[index])
+    for index in by_remainder[: total - sum(parts)]:
+        parts[index] += 1
+    return tuple(parts)

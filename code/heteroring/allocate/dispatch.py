@@ -1,0 +1,114 @@
+"""One door to all allocators: names and numbers in, checked block lengths out."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Real
+from operator import index
+
+from heteroring.allocate.apportion import apportion
+from heteroring.allocate.balanced import balanced
+from heteroring.allocate.even import even
+from heteroring.allocate.models import model_for
+from heteroring.allocate.speed_model import SpeedModel
+from heteroring.allocate.uneven import uneven
+from heteroring.ring.partition import check_layout
+
+ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Tokens per rank, and how far to trust them.
+
+    `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
+    percentage, or its formula turned negative there. `notes` say which, what was used instead, and where a
+    formula extrapolates. `model_source` is the operator that the model was fitted to, and `speeds` are its
+    predictions in TFLOP/s, one a rank; both are empty for `even` and `uneven`.
+    """
+
+    block_lens: tuple[int, ...]
+    clamped: bool = False
+    notes: tuple[str, ...] = ()
+    model_source: str = ""
+    speeds: tuple[float, ...] = ()
+
+
+def allocation(
+    name: str,
+    seq_len: int,
+    *,
+    percentages: Iterable[float],
+    profile: SpeedModel | str | os.PathLike[str] | None = None,
+    layout: str = "zigzag",
+    causal: bool = True,
+) -> Allocation:
+    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one a rank, 1 to 100).
+
+    `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
+    speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
+    `layout` and `causal` really give it, with speeds from a look-up table of the attention profile. These
+    three take `profile`: a fitted model, the path of its JSON file, or that of a profile CSV (fitted on the
+    spot: to attention for `balanced`, otherwise to matmul where the file holds it). The other two ignore it.
+
+    Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
+    an unknown allocator or layout, seq_len < 1, no percentages or one outside 1..100, and a missing or
+    unsuitable profile.
+    """
+    if name not in ALLOCATORS:
+        raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
+    seq_len = _whole(seq_len)
+    percentages = _checked(percentages)
+    check_layout(layout)
+    if name == "even":
+        return Allocation(even(seq_len, len(percentages)))
+    if name == "uneven":
+        return Allocation(uneven(seq_len, percentages))
+
+    model = model_for(name, profile)
+    predictions = [model.predict(seq_len, percentage) for percentage in percentages]
+    speeds = tuple(prediction.speed for prediction in predictions)
+    return Allocation(
+        block_lens=(
+            balanced(seq_len, speeds, layout, causal) if name == "balanced" else apportion(speeds, seq_len)
+        ),
+        clamped=any(prediction.clamped for prediction in predictions),
+        notes=tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes)),
+        model_source=model.source,
+        speeds=speeds,
+    )
+
+
+def allocate(
+    name: str,
+    seq_len: int,
+    *,
+    percentages: Iterable[float],
+    profile: SpeedModel | str | os.PathLike[str] | None = None,
+    layout: str = "zigzag",
+    causal: bool = True,
+) -> tuple[int, ...]:
+    """The block lengths of `allocation`, which see."""
+    return allocation(
+        name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal
+    ).block_lens
+
+
+def _whole(seq_len: int) -> int:
+    try:
+        seq_len = index(seq_len)
+    except TypeError:
+        raise ValueError(f"seq_len is {seq_len!r}: it must be an integer") from None
+    if seq_len < 1:
+        raise ValueError(f"seq_len is {seq_len}: it must be 1 or more")
+    return seq_len
+
+
+def _checked(percentages: Iterable[float]) -> tuple[float, ...]:
+    percentages = tuple(percentages)
+    if not percentages:
+        raise ValueError("percentages is empty: one a rank is needed")
+    for rank, percentage in enumerate(percentages):
+        if not (isinstance(percentage, Real) and 1 <= percentage <= 100):
+            raise ValueError(f"percentage of rank {rank} is {percentage!r}: it must lie in 1..100")
+    return percentages

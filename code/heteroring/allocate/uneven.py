@@ -1,0 +1,10 @@
+"""The allocator that trusts the label: tokens in proportion to each rank's nominal percentage."""
+
+from collections.abc import Sequence
+
+from heteroring.allocate.apportion import apportion
+
+
+def uneven(seq_len: int, percentages: Sequence[float]) -> tuple[int, ...]:
+    """`seq_len` tokens in proportion to nominal `percentages` (1 to 100): the published uneven split."""
+    return apportion(percentages, seq_len)
