@@ -1,0 +1,54 @@
+# make         set up and build everything, the paper included (latex/report.pdf)
+# make test    set up, lint, and run every test
+# make help    the other targets
+#
+# PYTHON=python3.12   another interpreter (3.11 or newer)
+# CORES=4             jobs at a time; measurements still run one by one
+
+PYTHON ?= python3
+CORES ?= 1
+VENV := .venv
+EXTRAS := workflow,dev
+LOCKED_TORCH := 2.13.0
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := paper
+.PHONY: paper test lint setup tex lock clean help
+
+# What set-up installed, found without activating it.
+WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+paper: setup tex ## build everything; without TeX, everything but the PDF
+	if workflow/setup/tex.sh check; then target=all; else target=all_but_pdf; fi
+	$(WITHIN) snakemake --cores $(CORES) $$target
+
+test: setup tex lint ## lint and run every test
+	$(WITHIN) pytest
+
+lint: setup ## check style of Python and of the workflow
+	$(WITHIN) ruff check .
+	$(WITHIN) ruff format --check .
+	$(WITHIN) snakefmt --check Snakefile workflow/rules
+	$(WITHIN) snakemake --lint
+
+setup: $(VENV)/.installed ## make the virtual environment with the locked versions
+
+# The stamp lies in the environment and is the last thing made, so neither outlives the other.
+$(VENV)/.installed: pyproject.toml constraints.txt workflow/setup/venv.sh
+	PYTHON='$(PYTHON)' workflow/setup/venv.sh $(VENV) '$(EXTRAS)'
+	touch $@
+
+tex: ## install TeX where it is missing and allowed
+	workflow/setup/tex.sh install
+
+lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
+	$(WITHIN) pip install --quiet 'uv>=0.8'
+	$(WITHIN) workflow/setup/lock.sh 'torch==$(LOCKED_TORCH)'
+
+clean: ## delete figures, tables and the paper; measurements stay
+	rm -rf figures latex/images latex/generated data/*/derived logs runs
+	cd latex && latexmk -C -silent report.tex
+
+help:
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14

@@ -1,0 +1,37 @@
+# From benchmarks to the paper: profile -> fit -> bench -> aggregate -> figures -> paper, and checks on the way.
+#
+#   snakemake --cores 1 all                            everything, the PDF included
+#   snakemake --cores 1 all_but_pdf                    the same where there is no TeX
+#   snakemake --cores 1 figures/speedup_heatmap.png    one figure
+#   snakemake --cores 1 latex/report.pdf               the paper
+from snakemake.utils import min_version, validate
+
+min_version("9.5")
+
+
+configfile: "workflow/config/default.yaml"
+
+
+validate(config, "workflow/schemas/config.schema.yaml")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/profile.smk"
+include: "workflow/rules/fit.smk"
+include: "workflow/rules/bench.smk"
+include: "workflow/rules/aggregate.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/paper.smk"
+include: "workflow/rules/checks.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        everything_but_pdf(),
+        pdf=f"{LATEX}/report.pdf",
+
+
+rule all_but_pdf:
+    input:
+        everything_but_pdf(),

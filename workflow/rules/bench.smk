@@ -1,0 +1,33 @@
+# The ring itself, one job per throttle setting of the last rank; all lengths and strategies interleave inside it.
+
+
+rule bench:
+    input:
+        models=lambda wildcards: expand(
+            f"{DATA}/{wildcards.live}/models/{{kind}}-{{source}}.json", kind=KINDS, source=SOURCES
+        ),
+    output:
+        rows=f"{DATA}/{{live}}/bench/pct-{{percentage}}.csv",
+        provenance=f"{DATA}/{{live}}/bench/pct-{{percentage}}.json",
+    log:
+        f"{LOGS}/{{live}}/bench/pct-{{percentage}}.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        machine=1,
+    params:
+        percentages=lambda wildcards: comma((100, int(wildcards.percentage))),
+        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
+        strategies=comma(config["strategies"]),
+        models=lambda wildcards, input: Path(input.models[0]).parent,
+        source=config["model_source"],
+        shape=lambda wildcards: shape_options(wildcards.live),
+        repeats=lambda wildcards: repeat_options(wildcards.live),
+    message:
+        "Measure the ring on {wildcards.live} at {params.percentages} %"
+    shell:
+        "heteroring bench --platform {wildcards.live} --throttle {params.throttle}"
+        " --percentages {params.percentages} --strategies {params.strategies}"
+        " --models {params.models} --model-source {params.source} {params.shape} {params.repeats}"
+        " --output {output.rows} > {log} 2>&1"

@@ -1,0 +1,20 @@
+# Are the measurements whole and plausible? A violation fails the run and is listed with all the others.
+
+
+rule checks:
+    input:
+        measurements="{folder}/derived/measurements.csv",
+        cells="{folder}/derived/cells.csv",
+    output:
+        report="{folder}/derived/checks.txt",
+    log:
+        f"{LOGS}/checks/{{folder}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        grid=lambda wildcards: grid_of(FOLDERS[wildcards.folder]),
+        noise=config["checks"]["bound_fraction_noise"],
+    message:
+        "Check the measurements in {wildcards.folder}"
+    script:
+        "../scripts/check_measurements.py"

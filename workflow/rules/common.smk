@@ -1,0 +1,159 @@
+# Names that the stages share: folders, platforms, and the files of a platform.
+import re
+import shutil
+from pathlib import Path
+
+from heteroring.figures import NAMES
+from snakemake.exceptions import WorkflowError
+from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
+from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
+
+ROOT = f"runs/{config['run']}/" if config["run"] else ""
+DATA = f"{ROOT}data"
+FIGURES = f"{ROOT}figures"
+LATEX = f"{ROOT}latex"
+LOGS = f"{ROOT}logs"
+
+STATE = Path(".snakemake")
+drop_stale_lock(STATE)
+
+
+onstart:
+    take_ownership(STATE)
+
+
+# Used with --software-deployment-method conda; made by `conda env create -f environment.yml`.
+ENVIRONMENT = "heteroring"
+
+try:
+    PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
+except ValueError as error:
+    raise WorkflowError(str(error))
+
+PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
+KINDS = ("lut", "formula")
+SOURCES = ("matmul", "attention")
+TABLES = ("profile", "measurements", "cells")
+
+
+def folder_of(platform):
+    """Measured platforms live with the run, recorded ones where they came."""
+    if platform not in PLATFORMS.known:
+        raise WorkflowError(f"unknown platform {platform!r}: one of {', '.join(PLATFORMS.known)}")
+    return f"data/{platform}" if platform in PLATFORMS.recorded else f"{DATA}/{platform}"
+
+
+FOLDERS = {folder_of(platform): platform for platform in PLATFORMS.known}
+MEASURED_FOLDERS = [folder_of(platform) for platform in PLATFORMS.measurable]
+RECORDED_FOLDERS = [folder_of(platform) for platform in PLATFORMS.recorded]
+
+
+def one_of(choices):
+    """Wildcard constraint; matches nothing when there is nothing to choose from."""
+    return "|".join(map(re.escape, choices)) or "(?!)"
+
+
+def settings_of(platform):
+    """Shapes and grid of a live platform."""
+    return config["platforms"][platform]
+
+
+def comma(values):
+    return ",".join(map(str, values))
+
+
+def job_files(folder, stage):
+    """Row files and their provenance, one pair per throttle setting."""
+    if FOLDERS[folder] in PLATFORMS.recorded:
+        return sorted(str(path) for path in Path(folder, stage).glob("pct-*.*"))
+    return expand(
+        f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"]
+    )
+
+
+def results_of(platform):
+    """Everything that Results.load reads."""
+    folder = folder_of(platform)
+    return [
+        *expand(f"{folder}/derived/{{table}}.csv", table=TABLES),
+        *expand(f"{folder}/models/{{kind}}-{{source}}.json", kind=KINDS, source=SOURCES),
+        f"{folder}/provenance.json",
+    ]
+
+
+wildcard_constraints:
+    live=one_of(PLATFORMS.measurable),
+    folder=one_of(FOLDERS),
+    platform="[a-z0-9]+",
+    percentage=r"\d{3}",
+    kind=one_of(KINDS),
+    source=one_of(SOURCES),
+    name="[A-Za-z0-9_-]+",
+
+
+FIGURE_CODE = sorted(
+    str(path) for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")
+)
+PAPER_SOURCES = sorted(
+    path.relative_to("latex").as_posix()
+    for path in Path("latex").rglob("*")
+    if path.suffix in (".tex", ".bib", ".cls", ".sty", ".bst") or path.name == "latexmkrc"
+    if not {"images", "generated"} & set(path.parts)
+)
+
+
+def shape_options(platform):
+    """Operator and lengths, as the profile and bench commands take them."""
+    settings = settings_of(platform)
+    options = {"--seq-lens": comma(settings["seq_lens"])}
+    for key in ("batch", "heads", "kv_heads", "head_dim", "dtype"):
+        options[f"--{key.replace('_', '-')}"] = settings[key]
+    return " ".join(f"{option} {value}" for option, value in options.items())
+
+
+def repeat_options(platform):
+    settings = settings_of(platform)
+    return f"--warmup {settings['warmup']} --repetitions {settings['repetitions']}"
+
+
+def grid_of(platform):
+    """What the measurements of a live platform must hold; a recorded platform states its own grid."""
+    if platform in PLATFORMS.recorded:
+        return None
+    settings = settings_of(platform)
+    return {
+        "percentages": config["percentages"],
+        "seq_lens": settings["seq_lens"],
+        "strategies": config["strategies"],
+        "repetitions": settings["repetitions"],
+    }
+
+
+def known_figure(name):
+    if name not in NAMES:
+        raise WorkflowError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+    return name
+
+
+def paper_sources(wildcards):
+    if shutil.which("latexmk") is None:
+        raise WorkflowError(
+            "latexmk is not installed, so the PDF cannot be built: `make` says what to install; "
+            "everything else is built by `snakemake --cores 1 all_but_pdf`"
+        )
+    return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
+
+
+def everything_but_pdf():
+    return [
+        *expand(
+            f"{FIGURES}/{{platform}}/{{name}}.{{suffix}}",
+            platform=PLATFORMS.shown,
+            name=NAMES,
+            suffix=["png", "pdf"],
+        ),
+        *expand(f"{FIGURES}/{{name}}.{{suffix}}", name=NAMES, suffix=["png", "pdf"]),
+        *expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
+        *expand("{folder}/derived/checks.txt", folder=map(folder_of, PLATFORMS.shown)),
+        f"{LATEX}/generated/numbers.tex",
+    ]

@@ -1,0 +1,55 @@
+# Every figure of a platform, in both formats; the main platform's also under their plain names and in the paper.
+
+
+rule figure:
+    input:
+        results=lambda wildcards: results_of(wildcards.platform),
+        code=FIGURE_CODE,
+    output:
+        png=f"{FIGURES}/{{platform}}/{{name}}.png",
+        pdf=f"{FIGURES}/{{platform}}/{{name}}.pdf",
+    log:
+        f"{LOGS}/figures/{{platform}}/{{name}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        folder=lambda wildcards: folder_of(wildcards.platform),
+        name=lambda wildcards: known_figure(wildcards.name),
+    message:
+        "Draw {wildcards.name} for {wildcards.platform}"
+    script:
+        "../scripts/draw_figure.py"
+
+
+rule main_figure:
+    input:
+        png=f"{FIGURES}/{PLATFORMS.main}/{{name}}.png",
+        pdf=f"{FIGURES}/{PLATFORMS.main}/{{name}}.pdf",
+    output:
+        png=f"{FIGURES}/{{name}}.png",
+        pdf=f"{FIGURES}/{{name}}.pdf",
+        paper=f"{LATEX}/images/{{name}}.pdf",
+    log:
+        f"{LOGS}/figures/{{name}}.log",
+    conda:
+        ENVIRONMENT
+    message:
+        f"Show {{wildcards.name}} of {PLATFORMS.main} as the main figure"
+    shell:
+        "(cp {input.png} {output.png} && cp {input.pdf} {output.pdf} && cp {input.pdf} {output.paper})"
+        " > {log} 2>&1"
+
+
+rule live_image:
+    input:
+        pdf=f"{FIGURES}/{PLATFORMS.live}/{{name}}.pdf",
+    output:
+        paper=f"{LATEX}/images/live/{{name}}.pdf",
+    log:
+        f"{LOGS}/figures/live/{{name}}.log",
+    conda:
+        ENVIRONMENT
+    message:
+        f"Put {{wildcards.name}} of {PLATFORMS.live} into the appendix"
+    shell:
+        "cp {input.pdf} {output.paper} > {log} 2>&1"

@@ -1,0 +1,60 @@
+# Numbers as TeX macros, then the PDF.
+
+
+rule numbers:
+    input:
+        main=results_of(PLATFORMS.main),
+        live=results_of(PLATFORMS.live),
+    output:
+        tex=f"{LATEX}/generated/numbers.tex",
+    log:
+        f"{LOGS}/numbers.log",
+    conda:
+        ENVIRONMENT
+    params:
+        main=lambda wildcards: folder_of(PLATFORMS.main),
+        live=lambda wildcards: folder_of(PLATFORMS.live),
+    message:
+        "Write the paper's numbers"
+    script:
+        "../scripts/numbers.py"
+
+
+if config["run"]:
+
+    rule paper_source:
+        input:
+            source="latex/{source_file}",
+        output:
+            source=f"{LATEX}/{{source_file}}",
+        log:
+            f"{LOGS}/paper/{{source_file}}.log",
+        wildcard_constraints:
+            source_file=one_of(PAPER_SOURCES),
+        conda:
+            ENVIRONMENT
+        message:
+            "Copy {wildcards.source_file} to the paper of this run"
+        shell:
+            "cp {input.source} {output.source} > {log} 2>&1"
+
+
+rule paper:
+    input:
+        sources=paper_sources,
+        numbers=rules.numbers.output.tex,
+        images=expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
+        live=expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
+    output:
+        pdf=f"{LATEX}/report.pdf",
+    log:
+        f"{LOGS}/paper.log",
+    conda:
+        ENVIRONMENT
+    params:
+        main=f"{LATEX}/report.tex",
+    message:
+        "Typeset the paper"
+    shell:
+        # A run that failed before leaves a state in which latexmk would refuse to try again.
+        "latexmk -g -cd {params.main} > {log} 2>&1"

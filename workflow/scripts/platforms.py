@@ -1,0 +1,82 @@
+"""Which platform the paper shows, which one this machine measures, and where their files lie.
+
+Runs while the workflow is parsed, so it asks the driver for GPUs instead of importing torch.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+MEASURABLE = ("cpu", "gpu")
+PREFERRED_RECORD = "h200x2"
+
+
+@dataclass(frozen=True)
+class Platforms:
+    """main: shown by figures/NAME.png and the paper's results; live: measured on this machine."""
+
+    main: str
+    live: str
+    measurable: tuple[str, ...]
+    recorded: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Both, without repeating one that is the other."""
+        return tuple(dict.fromkeys((self.main, self.live)))
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        return (*self.measurable, *self.recorded)
+
+
+def choose(requested: str, gpus: int, recorded: Collection[str]) -> Platforms:
+    """Resolve the config key `platform` for a machine with that many CUDA GPUs.
+
+    Raises ValueError when `requested` is neither measurable here nor recorded.
+    """
+    measurable = MEASURABLE if gpus >= 2 else ("cpu",)
+    recorded = tuple(sorted(set(recorded) - set(MEASURABLE)))
+    if requested == "auto" and gpus >= 2:
+        main = "gpu"
+    elif requested == "auto":
+        main = PREFERRED_RECORD if PREFERRED_RECORD in recorded else "cpu"
+    elif requested == "gpu" and gpus < 2:
+        raise ValueError(f"platform=gpu needs two or more CUDA GPUs, and this machine shows {gpus}")
+    elif requested not in (*measurable, *recorded):
+        choices = ", ".join(("auto", *MEASURABLE, *recorded))
+        raise ValueError(
+            f"platform={requested}: no measurements are recorded under data/{requested}; one of: {choices}"
+        )
+    else:
+        main = requested
+    # Asking for a live platform by name leaves the machine's other devices alone.
+    live = main if main in measurable else measurable[-1]
+    return Platforms(main=main, live=live, measurable=measurable, recorded=recorded)
+
+
+def recorded_platforms(data: Path) -> tuple[str, ...]:
+    """Folders under `data` that came with the tree: with a provenance.json, and not measured here."""
+    found = (path.parent.name for path in data.glob("*/provenance.json"))
+    return tuple(sorted(name for name in found if name not in MEASURABLE))
+
+
+def visible_gpus() -> int:
+    """CUDA GPUs that a process started from here would see; 0 without a working driver."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    try:
+        listing = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    present = sum(line.startswith("GPU ") for line in listing.splitlines())
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is None:
+        return present
+    listed = [entry for entry in allowed.split(",") if entry.strip() not in ("", "-1")]
+    return min(present, len(listed))
