@@ -1,0 +1,214 @@
+"""The configuration is closed, agrees with its schema, and picks the platform it should."""
+
+import copy
+import os
+from pathlib import Path
+
+import pytest
+
+yaml = pytest.importorskip("yaml")
+pytest.importorskip("snakemake")
+
+from snakemake.exceptions import WorkflowError  # noqa: E402
+from snakemake.utils import update_config, validate  # noqa: E402
+from workflow.scripts import platforms  # noqa: E402
+from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+CONFIG = ROOT / "workflow" / "config"
+
+
+@pytest.fixture
+def config() -> dict:
+    return yaml.safe_load((CONFIG / "default.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict:
+    return yaml.safe_load(SCHEMA.read_text())
+
+
+def leaves(properties: dict, prefix: tuple = ()):
+    """Every key that holds a value and not a group of keys, with its schema."""
+    for name, entry in properties.items():
+        if entry.get("type") == "object":
+            yield from leaves(entry["properties"], (*prefix, name))
+        else:
+            yield (*prefix, name), entry
+
+
+def groups(entry: dict, prefix: tuple = ()):
+    if entry.get("type") == "object":
+        yield prefix, entry
+        for name, child in entry["properties"].items():
+            yield from groups(child, (*prefix, name))
+
+
+def paths(config: dict, prefix: tuple = ()):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from paths(value, (*prefix, name))
+        else:
+            yield (*prefix, name), value
+
+
+def test_defaults_and_schema_name_the_same_keys_and_values(config, schema):
+    described = {path: entry["default"] for path, entry in leaves(schema["properties"])}
+    assert described == dict(paths(config))
+
+
+def test_every_key_is_described(schema):
+    for path, entry in leaves(schema["properties"]):
+        assert entry["description"].strip(), path
+        assert "type" in entry or "$ref" in entry, path
+
+
+def test_every_group_is_closed(schema):
+    for path, entry in groups(schema):
+        assert entry["additionalProperties"] is False, path
+
+
+@pytest.mark.parametrize("overlay", ["default", "tiny"])
+def test_shipped_configs_are_valid(config, overlay):
+    update_config(config, yaml.safe_load((CONFIG / f"{overlay}.yaml").read_text()))
+    validate(config, str(SCHEMA))
+
+
+def test_overlays_have_runs_of_their_own():
+    runs = {path.stem: yaml.safe_load(path.read_text())["run"] for path in CONFIG.glob("*.yaml")}
+    assert runs["default"] == ""
+    assert all(run == name for name, run in runs.items() if name != "default")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("platfrom",), "cpu"),
+        (("platforms", "cpu", "seq_lenz"), [512]),
+        (("platforms", "tpu"), {}),
+        (("checks", "bound_fraction_noice"), 0.1),
+    ],
+)
+def test_misspelled_key_is_an_error_that_names_it(config, path, value):
+    inner = config
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(WorkflowError, match=path[-1]):
+        validate(config, str(SCHEMA))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("percentages",), [100, 0]),
+        (("percentages",), [100, 101]),
+        (("percentages",), [50, 10]),
+        (("percentages",), [100, 50, 50]),
+        (("strategies",), ["contiguous/even", "zigzag/even", "zigzag/lutt"]),
+        (("strategies",), ["contiguous/even", "zigzag/balanced"]),
+        (("model_source",), "matmull"),
+        (("run",), "../elsewhere"),
+        (("platforms", "cpu", "seq_lens"), [0]),
+        (("platforms", "cpu", "seq_lens"), []),
+        (("platforms", "cpu", "throttle"), "mps"),
+        (("platforms", "cpu", "repetitions"), 0),
+        (("platforms", "cpu", "dtype"), "float64"),
+        (("checks", "bound_fraction_noise"), -0.1),
+    ],
+)
+def test_bad_value_is_an_error_that_shows_it(config, path, value):
+    broken = copy.deepcopy(config)
+    inner = broken
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(WorkflowError) as error:
+        validate(broken, str(SCHEMA))
+    shown = value[-1] if isinstance(value, list) and value else value
+    assert str(shown) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("requested", "gpus", "recorded", "main", "live"),
+    [
+        ("auto", 0, (), "cpu", "cpu"),
+        ("auto", 1, (), "cpu", "cpu"),
+        ("auto", 2, (), "gpu", "gpu"),
+        ("auto", 0, ("h200x2",), "h200x2", "cpu"),
+        ("auto", 2, ("h200x2",), "gpu", "gpu"),
+        ("auto", 0, ("another",), "cpu", "cpu"),
+        ("cpu", 2, ("h200x2",), "cpu", "cpu"),
+        ("gpu", 4, (), "gpu", "gpu"),
+        ("h200x2", 0, ("h200x2",), "h200x2", "cpu"),
+        ("h200x2", 2, ("h200x2",), "h200x2", "gpu"),
+    ],
+)
+def test_platform_choice(requested, gpus, recorded, main, live):
+    chosen = choose(requested, gpus, recorded)
+    assert (chosen.main, chosen.live) == (main, live)
+    assert chosen.shown == tuple(dict.fromkeys((main, live)))
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_platform_gpu_without_two_gpus_is_refused(gpus):
+    with pytest.raises(ValueError, match=f"platform=gpu needs two or more CUDA GPUs.*{gpus}"):
+        choose("gpu", gpus, ())
+
+
+def test_platform_that_is_not_recorded_is_refused_and_the_choices_are_listed():
+    with pytest.raises(ValueError, match=r"platform=b200x2.*auto, cpu, gpu, h200x2"):
+        choose("b200x2", 0, ("h200x2",))
+
+
+def test_recorded_platforms_are_folders_with_provenance(tmp_path):
+    for name in ("h200x2", "cpu", "gpu"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "provenance.json").write_text("{}")
+    (tmp_path / "leftover" / "derived").mkdir(parents=True)
+    assert recorded_platforms(tmp_path) == ("h200x2",)
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Puts an nvidia-smi first on the PATH that prints the given text and exits with the given status."""
+
+    def install(text: str, status: int = 0) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\nprintf '%s' '{text}'\nexit {status}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return install
+
+
+TWO = "GPU 0: NVIDIA H200 (UUID: GPU-a)\nGPU 1: NVIDIA H200 (UUID: GPU-b)\n"
+
+
+def test_gpus_are_counted_without_torch(nvidia_smi):
+    nvidia_smi(TWO)
+    assert visible_gpus() == 2
+
+
+@pytest.mark.parametrize(("visible", "count"), [("0", 1), ("1,0", 2), ("", 0), ("-1", 0), ("GPU-a", 1)])
+def test_hidden_gpus_do_not_count(nvidia_smi, monkeypatch, visible, count):
+    nvidia_smi(TWO)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert visible_gpus() == count
+
+
+def test_mig_slices_are_not_gpus(nvidia_smi):
+    nvidia_smi("GPU 0: NVIDIA H200 (UUID: GPU-a)\n  MIG 1g.18gb Device 0: (UUID: MIG-c)\n")
+    assert visible_gpus() == 1
+
+
+def test_driver_that_fails_shows_no_gpu(nvidia_smi):
+    nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.", status=9)
+    assert visible_gpus() == 0
+
+
+def test_no_driver_shows_no_gpu(monkeypatch):
+    monkeypatch.setattr(platforms.shutil, "which", lambda name: None)
+    assert visible_gpus() == 0
