@@ -18,7 +18,7 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
     for index, weight in enumerate(weights):
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight {index} is {weight}: a weight is finite and not negative")
-    shares = [Fraction(weight) for weight in weights]
+    shares = [Fraction(float(weight)) for weight in weights]
     whole = sum(shares)
     if whole == 0:
         raise ValueError(f"weights {tuple(weights)} sum to 0: nothing can be shared in proportion to them")
