@@ -1,0 +1,55 @@
+"""One block of attention behind one signature, whatever computes it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+import torch
+
+_HOME = {
+    "triton": "heteroring.kernels.triton_block",
+    "cpu": "heteroring.kernels.cpu",
+    "reference": "heteroring.kernels.reference",
+}
+
+BACKENDS = tuple(_HOME)
+
+
+class Block(Protocol):
+    """Attention of a rectangle of queries by keys, with the log-sum-exp that lets rectangles be merged."""
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float,
+        causal_offset: int | None = None,
+        running: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (out, lse): out [B, Hq, m, D] like q, lse [B, Hq, m] in natural log and fp32.
+
+        q [B, Hq, m, D]; k and v [B, Hkv, n, D] with Hq a multiple of Hkv, each with a contiguous last dimension
+        and any other strides; any of m and n may be 0. With `causal_offset` o, query i sees key j if and only if
+        j <= i + o; None means dense. A query that sees no key gives out 0 and lse -inf. With `running` = (out
+        fp32, lse fp32) the block is folded into that pair in place, and the pair returned.
+        """
+
+
+def choose(name: str, device: torch.device) -> str:
+    """The backend that `name` stands for on `device`: itself, or for "auto" the best one there.
+
+    Raises ValueError for a name that is neither "auto" nor one of BACKENDS.
+    """
+    if name == "auto":
+        return "cpu" if device.type == "cpu" else "triton"
+    if name not in _HOME:
+        raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+    return name
+
+
+def resolve(name: str, device: torch.device) -> Block:
+    """The Block of backend `name` ("auto" or one of BACKENDS) for tensors on `device`."""
+    return import_module(_HOME[choose(name, device)]).block

@@ -1,0 +1,105 @@
+"""Which tokens of a sequence lie on which rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import index
+
+import numpy as np
+
+LAYOUTS = ("contiguous", "zigzag")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A sequence of `seq_len` tokens laid out over `world_size` ranks, `block_lens[r]` of them on rank r.
+
+    In the `contiguous` layout a rank holds one span. In `zigzag` it holds two: a head at the front of the
+    sequence and a tail mirrored at its back, so that under a causal mask every token costs the same on average,
+    whatever the shares. A zero-length shard is allowed; an empty sequence is not.
+
+    Raises ValueError for an unknown layout, no ranks, a negative length or an empty sequence, and TypeError for
+    a length that is not an integer.
+    """
+
+    layout: str
+    block_lens: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_layout(self.layout)
+        lens = tuple(index(n) for n in self.block_lens)
+        if not lens:
+            raise ValueError("block_lens is empty: a partition needs at least one rank")
+        for rank, length in enumerate(lens):
+            if length < 0:
+                raise ValueError(f"block_lens[{rank}] is {length}: a rank holds 0 tokens or more")
+        if sum(lens) < 1:
+            raise ValueError(f"block_lens {lens} sum to 0: the sequence needs at least one token")
+        object.__setattr__(self, "block_lens", lens)
+
+    @classmethod
+    def contiguous(cls, block_lens: Iterable[int]) -> Partition:
+        """One span a rank, in rank order."""
+        return cls("contiguous", tuple(block_lens))
+
+    @classmethod
+    def zigzag(cls, block_lens: Iterable[int]) -> Partition:
+        """A head and a mirrored tail a rank: heads in rank order from the front, tails from the back."""
+        return cls("zigzag", tuple(block_lens))
+
+    @property
+    def seq_len(self) -> int:
+        return sum(self.block_lens)
+
+    @property
+    def world_size(self) -> int:
+        return len(self.block_lens)
+
+    def spans(self, rank: int) -> tuple[Span, ...]:
+        """Global [start, stop) spans of `rank`, in ascending order: one if contiguous, two (head, tail) if zigzag.
+
+        Any of them may be empty. Raises IndexError for a rank outside the partition.
+        """
+        if not 0 <= rank < self.world_size:
+            raise IndexError(f"rank {rank} is outside a partition of {self.world_size} ranks")
+        start = sum(self.block_lens[:rank])
+        return shard_spans(self.layout, self.seq_len, start, self.block_lens[rank])
+
+    def positions(self, rank: int) -> np.ndarray:
+        """Global positions of the tokens of `rank`, ascending: int64 [block_lens[rank]]."""
+        return np.concatenate([np.arange(*span, dtype=np.int64) for span in self.spans(rank)])
+
+    def head_len(self, rank: int) -> int:
+        """Length of the first span of `rank`."""
+        start, stop = self.spans(rank)[0]
+        return stop - start
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Tokens held by the ranks before each rank."""
+        return (0, *accumulate(self.block_lens[:-1]))
+
+
+def check_layout(layout: str) -> None:
+    """Raise ValueError unless `layout` is one of LAYOUTS."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+
+
+def shard_spans(layout: str, seq_len: int, offset: int, length: int) -> tuple[Span, ...]:
+    """Spans of a shard of `length` tokens that follows shards of `offset` tokens together.
+
+    Zigzag halves the running total, not each length: head borders lie at floor(offset / 2) and tail borders at
+    seq_len - ceil(offset / 2), so head and tail of a shard differ by one token at most and rounding never
+    accumulates over ranks.
+    """
+    stop = offset + length
+    if layout == "contiguous":
+        return ((offset, stop),)
+    head = (offset // 2, stop // 2)
+    tail = (seq_len - (stop - stop // 2), seq_len - (offset - offset // 2))
+    return (head, tail)

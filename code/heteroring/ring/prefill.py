@@ -1,0 +1,146 @@
+"""Ring attention for prefill: queries stay, keys and values come by (pass-KV)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+
+from heteroring.kernels.block import Block, resolve
+from heteroring.kernels.rectangle import empty_running
+from heteroring.ring.agreement import agree
+from heteroring.ring.partition import Partition
+from heteroring.ring.schedule import Visit, visits
+from heteroring.ring.transport import PointToPoint, check_transport
+
+
+def ring_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    partition: Partition,
+    group: dist.ProcessGroup | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    *,
+    block: str | Block = "auto",
+    transport: str = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention of this rank's queries to the keys and values of all ranks. Forward only.
+
+    q [B, Hq, n_r, D] and k, v [B, Hkv, n_r, D] are this rank's shards (`heteroring.shard`), n_r =
+    partition.block_lens[rank], Hq a multiple of Hkv; rank order is that of `group` (default: all processes; none
+    needed for one rank). `scale` defaults to 1/sqrt(D). `block` is a backend name or a Block; `transport` a
+    transport name. Returns (out, lse): out [B, Hq, n_r, D] like q, lse [B, Hq, n_r] fp32 (fp64 for fp64), natural
+    log. Every rank of the group must call, also one whose shard is empty.
+
+    A rank's first visit is to its own KV; the messages of the next step are under way while a step computes. No
+    shard is ever padded.
+
+    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
+    partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
+    """
+    check_transport(transport)
+    compute = resolve(block, q.device) if isinstance(block, str) else block
+    if group is None and dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+    rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+    if rank < 0:
+        raise ValueError("this process is not a member of the group it passed")
+    if scale is None:
+        scale = 1.0 / math.sqrt(max(q.shape[-1], 1))
+
+    problem = _problem(q, k, v, partition, rank, world_size, scale)
+    if world_size > 1:
+        agree(_description(q, k, partition, causal, scale), problem, group, q.device)
+    elif problem:
+        raise ValueError(problem)
+
+    with torch.no_grad():
+        if world_size == 1:
+            return compute(q, k, v, scale=scale, causal_offset=0 if causal else None)
+        steps = {visit.step: visit for visit in visits(partition, rank, causal)}
+        exchange = PointToPoint(k, v, partition, causal, group)
+        return _rotate(q, k, v, steps, exchange, scale, compute)
+
+
+def _rotate(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    steps: dict[int, Visit],
+    exchange: PointToPoint,
+    scale: float,
+    compute: Block,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    out, lse = empty_running(q)
+    for step in range(exchange.world_size):
+        if step + 1 < exchange.world_size:
+            exchange.start(step + 1)
+        visit = steps.get(step)
+        if visit is None:
+            continue
+        keys, values = exchange.wait(step) if step else (k, v)
+        rows = slice(visit.first_query, None)
+        compute(
+            q[:, :, rows],
+            keys,
+            values,
+            scale=scale,
+            causal_offset=0 if visit.causal else None,
+            running=(out[:, :, rows], lse[:, :, rows]),
+        )
+    exchange.close()
+    return out.to(q.dtype), lse
+
+
+def _problem(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    partition: Partition,
+    rank: int,
+    world_size: int,
+    scale: float,
+) -> str | None:
+    """The first rule that this rank's own arguments break, in words."""
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if partition.world_size != world_size:
+        return f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
+    if any(x.dim() != 4 for x in (q, k, v)):
+        return f"{shapes}: each must be [B, H, n, D]"
+    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        return f"{shapes}: k and v must have one shape, and q their batch and head dimension"
+    if q.shape[0] < 1 or q.shape[3] < 1:
+        return f"{shapes}: batch and head dimension must be at least 1"
+    if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
+        return f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second"
+    expected = partition.block_lens[rank]
+    if q.shape[2] != expected or k.shape[2] != expected:
+        return f"{shapes}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
+    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
+        return f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must be of one floating-point dtype"
+    if not q.device == k.device == v.device:
+        return f"q is on {q.device}, k on {k.device}, v on {v.device}: they must be on one device"
+    if not math.isfinite(scale):
+        return f"scale is {scale}: it must be finite"
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        return "an input requires a gradient, and ring_attention is forward only: call it under torch.no_grad()"
+    return None
+
+
+def _description(
+    q: torch.Tensor, k: torch.Tensor, partition: Partition, causal: bool, scale: float
+) -> tuple[tuple[str, object], ...]:
+    return (
+        ("layout", partition.layout),
+        ("block_lens", partition.block_lens),
+        ("dtype", str(q.dtype)),
+        ("batch", q.shape[0]),
+        ("query heads", q.shape[1]),
+        ("KV heads", k.shape[1]),
+        ("head dimension", q.shape[-1]),
+        ("causal", causal),
+        ("scale", float(scale)),
+    )

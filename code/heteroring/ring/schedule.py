@@ -1,0 +1,48 @@
+"""The order in which a rank meets the KV shards, and the one rectangle that each meeting computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from heteroring.ring.partition import Partition
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One block of attention on one rank: rows [first_query, n) of its queries by the first `keys` keys of `kv_rank`.
+
+    Indices are local to the shards. `causal` marks the rank's own shard under a causal mask: query i sees key
+    j <= i there, because a shard's positions ascend. Every other visit is dense.
+    """
+
+    step: int
+    kv_rank: int
+    first_query: int
+    keys: int
+    causal: bool
+
+
+@lru_cache(maxsize=1024)
+def visits(partition: Partition, rank: int, causal: bool) -> tuple[Visit, ...]:
+    """Visits of `rank`, in ring order: its own shard first, then that of the rank before it, and so on.
+
+    Visits that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front
+    has its head before all of my tokens and its tail behind them, so all my queries meet its head only; of a
+    rank behind, head and tail lie between my head and my tail, so only my tail meets it, and meets all of it.
+    """
+    found = []
+    for step in range(partition.world_size):
+        kv_rank = (rank - step) % partition.world_size
+        first_query, keys = 0, partition.block_lens[kv_rank]
+        if causal and kv_rank != rank:
+            if partition.layout == "zigzag":
+                if kv_rank < rank:
+                    keys = partition.head_len(kv_rank)
+                else:
+                    first_query = partition.head_len(rank)
+            elif kv_rank > rank:
+                keys = 0
+        if keys > 0 and first_query < partition.block_lens[rank]:
+            found.append(Visit(step, kv_rank, first_query, keys, causal and kv_rank == rank))
+    return tuple(found)

@@ -1,0 +1,46 @@
+"""Cutting a tensor into the shards of a partition, and putting them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from heteroring.ring.partition import Partition
+
+
+def shard(x: torch.Tensor, partition: Partition, rank: int, dim: int) -> torch.Tensor:
+    """The tokens of `rank` along `dim` of the whole sequence `x`, in ascending order, as a new tensor.
+
+    Raises ValueError if `x` does not have `partition.seq_len` tokens along `dim`.
+    """
+    if x.shape[dim] != partition.seq_len:
+        raise ValueError(
+            f"dimension {dim} of a tensor of shape {tuple(x.shape)} has {x.shape[dim]} tokens, "
+            f"but block_lens {partition.block_lens} sum to {partition.seq_len}"
+        )
+    return torch.cat([x.narrow(dim, start, stop - start) for start, stop in partition.spans(rank)], dim)
+
+
+def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> torch.Tensor:
+    """The whole sequence from the shards of all ranks, in rank order: the inverse of `shard`.
+
+    Raises ValueError if the number of shards or a shard's length differs from the partition's.
+    """
+    if len(shards) != partition.world_size:
+        raise ValueError(f"{len(shards)} shards were given for a partition of {partition.world_size} ranks")
+    for rank, (part, length) in enumerate(zip(shards, partition.block_lens, strict=True)):
+        if part.shape[dim] != length:
+            raise ValueError(
+                f"shard {rank} has {part.shape[dim]} tokens along dimension {dim}, "
+                f"but block_lens {partition.block_lens} give it {length}"
+            )
+    shape = list(shards[0].shape)
+    shape[dim] = partition.seq_len
+    whole = shards[0].new_empty(shape)
+    for rank, part in enumerate(shards):
+        taken = 0
+        for start, stop in partition.spans(rank):
+            whole.narrow(dim, start, stop - start).copy_(part.narrow(dim, taken, stop - start))
+            taken += stop - start
+    return whole

@@ -1,0 +1,90 @@
+"""How much work a partition gives each rank, and the least time it can take. Torch-free, exact integers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heteroring.ring.partition import Partition, Span, shard_spans
+from heteroring.ring.schedule import visits
+
+
+def causal_pairs(queries: Span, keys: Span) -> int:
+    """Score pairs (i, j), j <= i, with i in `queries` and j in `keys`, both global [start, stop) spans.
+
+    Each query i sees clip(i + 1 - start, 0, stop - start) keys; summed over i, this is a difference of
+    triangular numbers.
+    """
+    return _keys_from(queries, keys[0]) - _keys_from(queries, keys[1])
+
+
+def _keys_from(queries: Span, first_key: int) -> int:
+    """Sum over the queries i of the keys in [first_key, i]."""
+    return _triangle(queries[1] - first_key) - _triangle(queries[0] - first_key)
+
+
+def _triangle(n: int) -> int:
+    return n * (n + 1) // 2 if n > 0 else 0
+
+
+def total_pairs(seq_len: int, causal: bool = True) -> int:
+    """Score pairs of the whole sequence: N(N+1)/2 if causal, N^2 if not."""
+    return _triangle(seq_len) if causal else seq_len * seq_len
+
+
+def shard_pairs(layout: str, seq_len: int, offset: int, length: int, causal: bool = True) -> int:
+    """Score pairs of a shard of `length` tokens behind shards of `offset` tokens together.
+
+    For zigzag and causal this is length * (seq_len + 1) / 2 where offset and length are even, whatever the
+    shares: work is linear in tokens.
+    """
+    if not causal:
+        return length * seq_len
+    return sum(causal_pairs(span, (0, seq_len)) for span in shard_spans(layout, seq_len, offset, length))
+
+
+def score_pairs(partition: Partition, causal: bool = True) -> tuple[int, ...]:
+    """Score pairs that each rank computes."""
+    return tuple(
+        shard_pairs(partition.layout, partition.seq_len, offset, length, causal)
+        for offset, length in zip(partition.offsets, partition.block_lens, strict=True)
+    )
+
+
+def visit_pairs(partition: Partition, q_rank: int, kv_rank: int, causal: bool = True) -> int:
+    """Score pairs between the queries of `q_rank` and the keys of `kv_rank`."""
+    if not causal:
+        return partition.block_lens[q_rank] * partition.block_lens[kv_rank]
+    return sum(causal_pairs(queries, keys) for queries in partition.spans(q_rank) for keys in partition.spans(kv_rank))
+
+
+def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:
+    """Floating-point operations of `pairs` score pairs a head: two matrix products, 2 operations a term."""
+    return 4 * batch * heads * head_dim * pairs
+
+
+def kv_bytes(
+    partition: Partition,
+    rank: int,
+    *,
+    batch: int,
+    kv_heads: int,
+    head_dim: int,
+    itemsize: int,
+    causal: bool = True,
+) -> int:
+    """Bytes of keys and values that `rank` receives in one call of pass-KV ring attention."""
+    tokens = sum(v.keys for v in visits(partition, rank, causal) if v.kv_rank != rank)
+    return 2 * tokens * batch * kv_heads * head_dim * itemsize
+
+
+def capacity_bound(alone: Sequence[float]) -> float:
+    """Least time in which ranks that need `alone[r]` each for the whole job can do it together.
+
+    T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if a time is not positive.
+    """
+    if not alone:
+        raise ValueError("the capacity bound of no ranks is undefined")
+    for rank, time in enumerate(alone):
+        if not time > 0:
+            raise ValueError(f"time of rank {rank} alone is {time}: it must be positive")
+    return 1.0 / sum(1.0 / time for time in alone)

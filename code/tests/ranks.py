@@ -1,0 +1,84 @@
+"""A pool of gloo ranks that runs test functions, so that many cases share one start of the processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from datetime import timedelta
+
+import torch
+import torch.multiprocessing as mp
+
+
+class RankError(AssertionError):
+    """A rank raised: carries the rank, the exception's class name and its traceback."""
+
+    def __init__(self, rank: int, kind: str, text: str):
+        super().__init__(f"rank {rank} raised {kind}:\n{text}")
+        self.rank, self.kind, self.text = rank, kind, text
+
+
+class Ranks:
+    """`world_size` processes in one gloo group with a file rendezvous; `run` calls a function on all of them."""
+
+    def __init__(self, world_size: int, timeout_s: float = 60.0):
+        context = mp.get_context("spawn")
+        self.world_size = world_size
+        self._folder = tempfile.TemporaryDirectory()
+        self._inbox = [context.SimpleQueue() for _ in range(world_size)]
+        self._outbox = context.Queue()
+        self._timeout_s = timeout_s
+        store = os.path.join(self._folder.name, "store")
+        self._processes = [
+            context.Process(
+                target=_serve,
+                args=(rank, world_size, store, timeout_s, self._inbox[rank], self._outbox),
+                daemon=True,
+            )
+            for rank in range(world_size)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def attempt(self, function, *args) -> list:
+        """Result of `function(rank, world_size, *args)` on each rank; a RankError stands in where it raised."""
+        for inbox in self._inbox:
+            inbox.put((function, args))
+        results: list = [None] * self.world_size
+        for _ in range(self.world_size):
+            rank, ok, value = self._outbox.get(timeout=self._timeout_s + 60)
+            results[rank] = value if ok else RankError(rank, *value)
+        return results
+
+    def run(self, function, *args) -> list:
+        """Like `attempt`, but the first rank that raised fails the test."""
+        results = self.attempt(function, *args)
+        for result in results:
+            if isinstance(result, RankError):
+                raise result
+        return results
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join()
+        self._folder.cleanup()
+
+
+def _serve(rank, world_size, store, timeout_s, inbox, outbox) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    while True:
+        function, args = inbox.get()
+        try:
+            outbox.put((rank, True, function(rank, world_size, *args)))
+        except Exception as error:
+            outbox.put((rank, False, (type(error).__name__, traceback.format_exc())))

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_partition import partitions
+
+from heteroring.ring.partition import Partition
+from heteroring.ring.schedule import visits
+from heteroring.ring.work import (
+    capacity_bound,
+    causal_flops,
+    kv_bytes,
+    score_pairs,
+    shard_pairs,
+    total_pairs,
+    visit_pairs,
+)
+
+
+def visible(queries, keys, causal):
+    """Mask of score pairs between global positions, written out."""
+    return (keys[None, :] <= queries[:, None]) | (not causal)
+
+
+@given(partitions, st.booleans())
+def test_pairs_equal_a_count_over_the_mask(partition, causal):
+    ranks = range(partition.world_size)
+    positions = [partition.positions(r) for r in ranks]
+    for i in ranks:
+        counts = [int(visible(positions[i], positions[j], causal).sum()) for j in ranks]
+        assert [visit_pairs(partition, i, j, causal) for j in ranks] == counts
+        assert score_pairs(partition, causal)[i] == sum(counts)
+    assert sum(score_pairs(partition, causal)) == total_pairs(partition.seq_len, causal)
+
+
+@given(partitions, st.booleans())
+def test_the_schedule_computes_every_visible_pair_once_and_nothing_else(partition, causal):
+    n = partition.seq_len
+    computed = np.zeros((n, n), dtype=int)
+    for rank in range(partition.world_size):
+        for visit in visits(partition, rank, causal):
+            rows = partition.positions(rank)[visit.first_query :]
+            cols = partition.positions(visit.kv_rank)[: visit.keys]
+            block = np.ones((len(rows), len(cols)), dtype=int)
+            computed[np.ix_(rows, cols)] += np.tril(block) if visit.causal else block
+    assert np.array_equal(computed, visible(np.arange(n), np.arange(n), causal).astype(int))
+
+
+@given(partitions, st.booleans())
+def test_a_rank_visits_itself_first_and_each_rank_once(partition, causal):
+    for rank, length in enumerate(partition.block_lens):
+        mine = visits(partition, rank, causal)
+        assert [v.kv_rank for v in mine[:1]] == ([rank] if length else [])
+        assert len({v.kv_rank for v in mine}) == len(mine)
+        assert all(v.kv_rank == (rank - v.step) % partition.world_size for v in mine)
+
+
+@given(st.lists(st.integers(0, 50).map(lambda n: 2 * n), min_size=1, max_size=6).filter(sum))
+def test_zigzag_work_is_exactly_linear_in_tokens(lens):
+    n = sum(lens)
+    assert score_pairs(Partition.zigzag(lens)) == tuple(length * (n + 1) // 2 for length in lens)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(sum))
+def test_odd_lengths_move_zigzag_work_by_less_than_one_row(lens):
+    n = sum(lens)
+    for length, pairs in zip(lens, score_pairs(Partition.zigzag(lens)), strict=True):
+        assert abs(pairs - length * (n + 1) / 2) <= n / 2
+
+
+def test_even_contiguous_shards_do_a_quarter_and_three_quarters():
+    n = 4096
+    first, second = score_pairs(Partition.contiguous((n // 2, n // 2)))
+    assert (first, second) == (n * n // 8 + n // 4, 3 * n * n // 8 + n // 4)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+def test_shard_pairs_of_a_whole_sequence(layout):
+    assert shard_pairs(layout, 101, 0, 101) == 101 * 102 // 2
+    assert shard_pairs(layout, 101, 40, 0) == 0
+    assert shard_pairs(layout, 101, 40, 7, causal=False) == 707
+
+
+def test_a_causal_rank_receives_only_keys_it_sees():
+    size = {"batch": 1, "kv_heads": 2, "head_dim": 8, "itemsize": 4}
+    per_token = 2 * 2 * 8 * 4
+    zigzag = Partition.zigzag((10, 6, 4))
+    assert [kv_bytes(zigzag, r, **size) // per_token for r in range(3)] == [10, 5 + 4, 5 + 3]
+    contiguous = Partition.contiguous((10, 6, 4))
+    assert [kv_bytes(contiguous, r, **size) // per_token for r in range(3)] == [0, 10, 16]
+    assert [kv_bytes(contiguous, r, causal=False, **size) // per_token for r in range(3)] == [10, 14, 16]
+
+
+def test_capacity_bound_is_the_parallel_sum():
+    assert capacity_bound([2.0, 2.0]) == pytest.approx(1.0)
+    assert capacity_bound([30.0, 300.0]) == pytest.approx(300 / 11)
+    assert capacity_bound([7.0]) == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("alone", [[], [1.0, 0.0], [1.0, -2.0], [float("nan")]])
+def test_capacity_bound_refuses_times_that_are_none(alone):
+    with pytest.raises(ValueError, match=r"undefined|must be positive"):
+        capacity_bound(alone)
+
+
+def test_causal_flops_of_the_published_layer():
+    assert causal_flops(1, 32, 128, total_pairs(65536)) == 4 * 32 * 128 * 65536 * 65537 // 2
