@@ -196,6 +196,7 @@ class TestFile:
         [
             ("kind", "spline", "model kind 'spline' is unknown: choose one of lut, formula"),
             ("kind", None, "model kind None is unknown"),
+            ("kind", [], "model kind .* is unknown"),
             ("source", "conv", "source 'conv' is unknown"),
             ("lengths", [4096, 1024, 8192, 16384], "lengths are .* positive and ascending"),
             ("lengths", [], "lengths are .* one or more"),

@@ -9,9 +9,7 @@ from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.work import causal_flops, score_pairs, shard_pairs
 
 
-def balanced(
-    seq_len: int, speeds: Sequence[float], layout: str = "zigzag", causal: bool = True
-) -> tuple[int, ...]:
+def balanced(seq_len: int, speeds: Sequence[float], layout: str = "zigzag", causal: bool = True) -> tuple[int, ...]:
     """Tokens per rank that minimise max_r (score pairs of rank r) / speeds[r], exactly, in integers.
 
     `speeds` are positive, in any one unit. A rank too slow to be worth a single token gets none.
@@ -37,6 +35,7 @@ def balanced(
         return bisect_right(stops, limit, lo=start, key=lambda stop: (work(stop) - done) / speeds[rank]) - 1
 
     def first_start(rank: int, stop: int, limit: float) -> int:
+        # Time falls as the start rises, and bisection wants a rising key: hence the signs.
         done, starts = work(stop), range(stop)
         return bisect_left(starts, -limit, key=lambda start: (work(start) - done) / speeds[rank])
 

@@ -69,9 +69,7 @@ def allocation(
     predictions = [model.predict(seq_len, percentage) for percentage in percentages]
     speeds = tuple(prediction.speed for prediction in predictions)
     return Allocation(
-        block_lens=(
-            balanced(seq_len, speeds, layout, causal) if name == "balanced" else apportion(speeds, seq_len)
-        ),
+        block_lens=balanced(seq_len, speeds, layout, causal) if name == "balanced" else apportion(speeds, seq_len),
         clamped=any(prediction.clamped for prediction in predictions),
         notes=tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes)),
         model_source=model.source,
@@ -89,9 +87,7 @@ def allocate(
     causal: bool = True,
 ) -> tuple[int, ...]:
     """The block lengths of `allocation`, which see."""
-    return allocation(
-        name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal
-    ).block_lens
+    return allocation(name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal).block_lens
 
 
 def _whole(seq_len: int) -> int:

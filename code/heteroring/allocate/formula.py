@@ -46,9 +46,7 @@ class Formula(SpeedModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         if set(self.coefficients) != set(TERMS):
-            raise ValueError(
-                f"coefficients are {', '.join(self.coefficients)}: {', '.join(TERMS)} are needed"
-            )
+            raise ValueError(f"coefficients are {', '.join(self.coefficients)}: {', '.join(TERMS)} are needed")
         for name, value in self.coefficients.items():
             if not math.isfinite(value):
                 raise ValueError(f"coefficient {name} is {value}: it must be finite")
@@ -92,9 +90,7 @@ class Formula(SpeedModel):
         shared = {name: value for name, value in vars(profile).items() if name != "speeds"}
         return cls(
             **shared,
-            coefficients=dict(
-                zip(TERMS, map(float, (regression.intercept_, *regression.coef_)), strict=True)
-            ),
+            coefficients=dict(zip(TERMS, map(float, (regression.intercept_, *regression.coef_)), strict=True)),
             min_speed=float(speeds.min()),
             r2=float(r2_score(speeds, fitted.predict(features))),
             r2_leave_one_percentage_out=leave_one_out(percentages),
@@ -107,9 +103,7 @@ class Formula(SpeedModel):
         notes = [f"formula: {place}, extrapolated" for place in self.outside(length, percentage)]
         levels = len(self.lengths), len(self.percentages)
         if min(levels) < 3:
-            notes.append(
-                f"formula: fitted to {levels[0]} lengths x {levels[1]} percentages, 3 x 3 determine it"
-            )
+            notes.append(f"formula: fitted to {levels[0]} lengths x {levels[1]} percentages, 3 x 3 determine it")
         if speed <= 0:
             notes.append(
                 f"formula: predicted {speed:.4g} TFLOP/s at length {length} and {percentage:g} %, "

@@ -18,7 +18,8 @@ NEEDS = {"lut": ("lut", None), "formula": ("formula", None), "balanced": ("lut",
 def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> SpeedModel:
     """Fit a model (`lut` or `formula`) to the `source` rows (`matmul` or `attention`) of profile CSVs.
 
-    Raises ValueError for an unknown kind or source and for whatever `read_profile` refuses.
+    `source` None means matmul where the files hold it, attention otherwise. Raises ValueError for an unknown
+    kind or source and for whatever `read_profile` refuses.
     """
     return _model_class(kind).fit(read_profile(profile_paths, source))
 
@@ -38,9 +39,7 @@ def model_for(allocator: str, profile: SpeedModel | PathLike | None) -> SpeedMod
     Raises ValueError, naming what is needed, if `profile` is None or holds something else.
     """
     kind, source = NEEDS[allocator]
-    needs = f"allocator {allocator!r} needs a {kind} model" + (
-        f" fitted to the {source} profile" if source else ""
-    )
+    needs = f"allocator {allocator!r} needs a {kind} model" + (f" fitted to the {source} profile" if source else "")
     if isinstance(profile, str | os.PathLike):
         path = Path(profile)
         model = fit(kind, source, path) if path.suffix == ".csv" else load_model(path)
@@ -55,6 +54,6 @@ def model_for(allocator: str, profile: SpeedModel | PathLike | None) -> SpeedMod
 
 
 def _model_class(kind: str) -> type[SpeedModel]:
-    if kind not in MODELS:
+    if kind not in tuple(MODELS):  # by equality: a damaged file may hold a kind that cannot be hashed
         raise ValueError(f"model kind {kind!r} is unknown: choose one of {', '.join(MODELS)}")
     return MODELS[kind]
