@@ -1,0 +1,110 @@
+"""The devices that ranks run on: which process group they use, and whose clock times them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+PLATFORMS = ("cpu", "gpu")
+
+
+class Device(Protocol):
+    """One rank's device, with its clock: a mark is a point in the device's own time."""
+
+    backend: str
+    """Of torch.distributed."""
+
+    def check(self, ranks: int) -> None:
+        """Raise ValueError if this machine has too few devices for `ranks` ranks."""
+
+    def start(self, local_rank: int) -> torch.device:
+        """Make this process compute on the device of `local_rank`, and on nothing else."""
+
+    def mark(self) -> Any:
+        """The point in time at which everything asked for so far is done."""
+
+    def synchronize(self) -> None:
+        """Wait until every mark has been passed."""
+
+    def elapsed_ms(self, start: Any, stop: Any) -> float:
+        """Milliseconds between two marks that have been passed."""
+
+    def describe(self) -> tuple[str, int]:
+        """Name, and multiprocessors that this process can use (0 where there is no such thing)."""
+
+
+def open_device(platform: str) -> Device:
+    """The device kind of a live platform. Raises ValueError if it is not one of PLATFORMS."""
+    if platform not in PLATFORMS:
+        raise ValueError(f"platform {platform!r} cannot be measured here: choose one of {', '.join(PLATFORMS)}")
+    return Cpu() if platform == "cpu" else Cuda()
+
+
+class Cpu:
+    """One thread of this machine's processor; ranks talk over the loopback interface."""
+
+    backend = "gloo"
+
+    def check(self, ranks: int) -> None:
+        """Any number of ranks can share a processor."""
+
+    def start(self, local_rank: int) -> torch.device:
+        torch.set_num_threads(1)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        return torch.device("cpu")
+
+    def mark(self) -> int:
+        return time.perf_counter_ns()
+
+    def synchronize(self) -> None:
+        """CPU work is done when its call returns."""
+
+    def elapsed_ms(self, start: int, stop: int) -> float:
+        return (stop - start) / 1e6
+
+    def describe(self) -> tuple[str, int]:
+        return cpu_model(), 0
+
+
+class Cuda:
+    """One GPU a rank, timed by events on its current stream."""
+
+    backend = "nccl"
+
+    def check(self, ranks: int) -> None:
+        needed, found = max(2, ranks), torch.cuda.device_count()
+        if found < needed:
+            raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs for {ranks} ranks, this machine has {found}")
+
+    def start(self, local_rank: int) -> torch.device:
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def elapsed_ms(self, start: torch.cuda.Event, stop: torch.cuda.Event) -> float:
+        return start.elapsed_time(stop)
+
+    def describe(self) -> tuple[str, int]:
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return properties.name, properties.multi_processor_count
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux gives it, or "unknown"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"

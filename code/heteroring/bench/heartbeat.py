@@ -1,0 +1,89 @@
+"""Signs of life that ranks leave in a shared file, so that the process that launched them sees who fell silent."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+STARTING, RUNNING, DONE, FAILED = range(4)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One rank's last sign of life. `at` is in seconds of `time.monotonic`, which processes of a host share."""
+
+    pid: int
+    state: int
+    steps: int
+    at: float
+
+
+class Board:
+    """One slot a rank in a memory-mapped file; a rank writes its own, the parent reads all.
+
+    Beating is two stores to memory, cheap enough for every block of attention.
+    """
+
+    _slot = struct.Struct("=qqqd")
+
+    def __init__(self, path: Path, world_size: int) -> None:
+        """Open the board at `path`, creating it with every rank in state STARTING if it is not there."""
+        self.path, self.world_size = path, world_size
+        size = world_size * self._slot.size
+        if not path.exists():
+            path.write_bytes(self._slot.pack(0, STARTING, 0, time.monotonic()) * world_size)
+        with open(path, "r+b") as file:
+            self._memory = mmap.mmap(file.fileno(), size)
+
+    def read(self) -> list[Beat]:
+        """The last beat of every rank, in rank order."""
+        return [Beat(*slot) for slot in self._slot.iter_unpack(self._memory)]
+
+    def write(self, rank: int, state: int, steps: int) -> None:
+        """Leave a sign of life of `rank`, which is this process."""
+        self._slot.pack_into(self._memory, rank * self._slot.size, os.getpid(), state, steps, time.monotonic())
+
+    def close(self) -> None:
+        self._memory.close()
+
+
+class _Pulse:
+    """This process's own slot, if it is a rank that `launch` started."""
+
+    def __init__(self) -> None:
+        self.board: Board | None = None
+        self.rank = 0
+        self.steps = 0
+
+    def __call__(self, state: int) -> None:
+        if self.board is not None:
+            self.board.write(self.rank, state, self.steps)
+
+
+_pulse = _Pulse()
+
+
+def join(board: Board, rank: int) -> None:
+    """Beat on `board` as `rank` from here on."""
+    _pulse.board, _pulse.rank, _pulse.steps = board, rank, 0
+    _pulse(RUNNING)
+
+
+def beat() -> None:
+    """Show that this rank is alive; nothing in a process that is no launched rank."""
+    _pulse(RUNNING)
+
+
+def advance(steps: int = 1) -> None:
+    """Beat, and count `steps` of the job as done."""
+    _pulse.steps += steps
+    _pulse(RUNNING)
+
+
+def leave(state: int) -> None:
+    """Say that this rank is DONE or FAILED: its silence means nothing from here on."""
+    _pulse(state)

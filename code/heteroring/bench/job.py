@@ -1,0 +1,132 @@
+"""One job of measurements: a throttle setting, and everything that is interleaved under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from heteroring.allocate import ALLOCATORS, allocation
+from heteroring.bench.shape import Shape, check_lengths, check_repetitions
+from heteroring.kernels.block import BACKENDS
+from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.transport import check_transport
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `heteroring bench` measures under one throttle setting.
+
+    percentages: one a rank. strategies: "layout/allocator" each. models: folder of the fitted models that
+    lut, formula and balanced need; model_source: the profile that lut and formula were fitted to.
+
+    Raises ValueError, naming value and rule, for anything that could not be measured as asked.
+    """
+
+    platform: str
+    throttle: str
+    percentages: tuple[int, ...]
+    seq_lens: tuple[int, ...]
+    strategies: tuple[str, ...]
+    shape: Shape = field(default_factory=Shape)
+    models: Path | None = None
+    model_source: str = "matmul"
+    block: str = "auto"
+    transport: str = "auto"
+    repetitions: int = 5
+    warmup: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_lengths("seq_lens", self.seq_lens)
+        check_repetitions(self.repetitions, self.warmup)
+        check_transport(self.transport)
+        if self.block not in ("auto", *BACKENDS):
+            raise ValueError(f"block {self.block!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+        if self.model_source not in ("matmul", "attention"):
+            raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
+        if not self.strategies:
+            raise ValueError("strategies is empty")
+        for strategy in self.strategies:
+            split_strategy(strategy)
+            if self.strategies.count(strategy) > 1:
+                raise ValueError(f"strategies holds {strategy} twice")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that is measured: a strategy at a length, or a rank alone at it."""
+
+    system: str
+    allocator: str
+    partition: Partition
+    model_source: str = ""
+    clamped: bool = False
+
+    @property
+    def label(self) -> str:
+        if self.system == "alone":
+            return f"rank {self.rank_alone} alone at {self.partition.seq_len}"
+        return f"{self.partition.layout}/{self.allocator} at {self.partition.seq_len}"
+
+    @property
+    def rank_alone(self) -> int:
+        """The rank that holds every token, of a cell of system `alone`."""
+        return self.partition.block_lens.index(self.partition.seq_len)
+
+
+def split_strategy(strategy: str) -> tuple[str, str]:
+    """(layout, allocator) of "layout/allocator". Raises ValueError if either is unknown."""
+    layout, _, allocator = strategy.partition("/")
+    if layout not in LAYOUTS or allocator not in ALLOCATORS:
+        raise ValueError(
+            f"strategy {strategy!r} is unknown: a layout ({', '.join(LAYOUTS)}), a slash, "
+            f"and an allocator ({', '.join(ALLOCATORS)})"
+        )
+    return layout, allocator
+
+
+def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
+    """Everything that `job` measures at every length, and what the allocators had to say about it.
+
+    Each rank alone comes with the strategies, for the capacity bound and the fast device's own time. Raises
+    ValueError if an allocator cannot do its work, for want of a model for one.
+    """
+    cells, notes = [], []
+    for seq_len in job.seq_lens:
+        for strategy in job.strategies:
+            cell, said = _ring_cell(job, strategy, seq_len)
+            cells.append(cell)
+            notes += [f"{cell.label}: {note}" for note in said]
+        cells += _alone_cells(seq_len, len(job.percentages))
+    return tuple(cells), tuple(notes)
+
+
+def _ring_cell(job: Job, strategy: str, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
+    layout, allocator = split_strategy(strategy)
+    given = allocation(allocator, seq_len, percentages=job.percentages, profile=_model(job, allocator), layout=layout)
+    partition = Partition(layout, given.block_lens)
+    return Cell("ring", allocator, partition, given.model_source, given.clamped), given.notes
+
+
+def _alone_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
+    for rank in range(ranks):
+        block_lens = tuple(seq_len * (other == rank) for other in range(ranks))
+        yield Cell("alone", "alone", Partition.contiguous(block_lens))
+
+
+def _model(job: Job, allocator: str) -> Path | None:
+    """The model file that `allocator` works with, or None if it needs none."""
+    names = {
+        "lut": f"lut-{job.model_source}.json",
+        "formula": f"formula-{job.model_source}.json",
+        "balanced": "lut-attention.json",
+    }
+    if allocator not in names:
+        return None
+    if job.models is None:
+        raise ValueError(f"allocator {allocator!r} needs a model: name the folder that holds {names[allocator]}")
+    path = job.models / names[allocator]
+    if not path.is_file():
+        raise ValueError(f"allocator {allocator!r} needs the model {path}, which does not exist")
+    return path

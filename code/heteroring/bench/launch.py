@@ -1,0 +1,241 @@
+"""Ranks are started by PyTorch's own elastic launcher, and end together, however one of them ends."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from heteroring.bench import heartbeat
+from heteroring.bench.device import Device, open_device
+from heteroring.bench.errors import Interrupted, RankError
+from heteroring.bench.stacks import Stacks
+from heteroring.bench.watchdog import Watchdog
+from heteroring.throttle import Throttle, throttle_type
+
+HANG_TIMEOUT = 120.0
+SHUTDOWN_SECONDS = 3
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What a launched task knows about its process. The default process group is up."""
+
+    rank: int
+    world_size: int
+    device: Device
+    torch_device: torch.device
+    throttle: Throttle
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What a new process needs to become a rank."""
+
+    folder: str
+    parent: int
+    platform: str
+    throttle: str
+    percentages: tuple[int, ...]
+    hang_timeout: float
+
+
+def launch(
+    task: Callable[..., Any],
+    *args: Any,
+    platform: str,
+    throttle: str,
+    percentages: Sequence[int],
+    hang_timeout: float = HANG_TIMEOUT,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[Any]:
+    """Run `task(rank, *args)` in one new process for each of `percentages`, and return what each returned.
+
+    `rank` is a Rank; `task` is a module-level function and everything it takes and returns can be pickled. It
+    calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the steps
+    that all ranks have advanced, from another thread.
+
+    Raises ValueError for an unknown platform or throttle, a percentage it cannot set, or too few devices,
+    before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on
+    SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process.
+    """
+    percentages = tuple(percentages)
+    check_ranks(platform, throttle, percentages)
+    with tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
+        board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
+        setup = _Setup(folder, os.getpid(), platform, throttle, percentages, hang_timeout)
+        stacks = Stacks(Path(folder))
+        watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
+        try:
+            with throttle_type(throttle).session(), _quiet_elastic(), _own_signals(), watchdog:
+                results = elastic_launch(_config(folder, len(percentages)), _run_rank)(setup, task, args)
+        except SignalException as error:
+            raise Interrupted(error.sigval) from None
+        except ChildFailedError as error:
+            raise _blame(error, watchdog, stacks, folder, len(percentages)) from None
+        finally:
+            board.close()
+    return [results[rank] for rank in range(len(percentages))]
+
+
+def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> None:
+    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`."""
+    device, kind = open_device(platform), throttle_type(throttle)
+    if platform not in kind.platforms:
+        raise ValueError(f"throttle {throttle!r} works on platform {' or '.join(kind.platforms)}, not on {platform!r}")
+    if not percentages:
+        raise ValueError("percentages is empty: name one for each rank")
+    for percentage in percentages:
+        kind(percentage)
+    device.check(len(percentages))
+
+
+def _config(folder: str, world_size: int) -> LaunchConfig:
+    options: dict[str, Any] = {}
+    if "shutdown_timeout" in {f.name for f in fields(LaunchConfig)}:  # torch >= 2.12
+        options["shutdown_timeout"] = SHUTDOWN_SECONDS
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world_size,
+        run_id=Path(folder).name,
+        role="heteroring",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",
+        logs_specs=DefaultLogsSpecs(log_dir=folder),
+        **options,
+    )
+
+
+@contextmanager
+def _quiet_elastic() -> Iterator[None]:
+    """Keep the launcher's own account of a failure off stderr: RankError tells it once."""
+    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give the signals that the launcher takes over back to their handlers."""
+    before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            if signal.getsignal(signum) is not handler:
+                signal.signal(signum, handler)
+
+
+def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
+    rank = int(os.environ["RANK"])
+    _die_with(setup.parent)
+    for signum in _SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
+    heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
+    with Stacks(Path(setup.folder)).ready(rank):
+        try:
+            result = _work(setup, rank, task, args)
+        except BaseException as error:
+            account = {"at": time.monotonic(), "traceback": _traceback(error)}
+            _account_path(setup.folder, rank).write_text(json.dumps(account))
+            heartbeat.leave(heartbeat.FAILED)
+            raise
+    heartbeat.leave(heartbeat.DONE)
+    return result
+
+
+def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
+    throttle = throttle_type(setup.throttle)(setup.percentages[rank])
+    os.environ.update(throttle.environment())
+    device = open_device(setup.platform)
+    torch_device = device.start(int(os.environ["LOCAL_RANK"]))
+    throttle.start()
+    # The watchdog speaks first and names the rank; the group's own time-out is for what it cannot see.
+    timeout = timedelta(seconds=2 * setup.hang_timeout + 60)
+    dist.init_process_group(
+        device.backend, timeout=timeout, device_id=torch_device if torch_device.index is not None else None
+    )
+    result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
+    dist.barrier()
+    dist.destroy_process_group()
+    return result
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, also if that is by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        sys.exit("the launching process has gone")
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the task on, without the frames that launched it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__)).rstrip()
+
+
+def _account_path(folder: str, rank: int) -> Path:
+    return Path(folder, f"rank{rank}.json")
+
+
+def _blame(error: ChildFailedError, watchdog: Watchdog, stacks: Stacks, folder: str, world_size: int) -> RankError:
+    """The rank that began it: one that hung, else one that a signal ended, else the first to raise.
+
+    The others lose their connection to it and raise too, later.
+    """
+    if watchdog.hung is not None:
+        return _hang(watchdog, stacks, world_size)
+    accounts = {}
+    for rank in range(world_size):
+        if _account_path(folder, rank).exists():
+            accounts[rank] = json.loads(_account_path(folder, rank).read_text())
+    if watchdog.killed is not None:
+        rank = watchdog.killed
+        lines = [f"rank {rank} was ended by {signal.Signals(watchdog.signal).name}"]
+        lines += [f"rank {other} then raised:\n{account['traceback']}" for other, account in accounts.items()]
+        return RankError(rank, "\n".join(lines))
+    if accounts:
+        rank = min(accounts, key=lambda r: accounts[r]["at"])
+        return RankError(rank, f"rank {rank} raised:\n{accounts[rank]['traceback']}")
+    rank, failure = error.get_first_failure()
+    return RankError(rank, f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
+
+
+def _hang(watchdog: Watchdog, stacks: Stacks, world_size: int) -> RankError:
+    lines = [f"rank {watchdog.hung} hangs: no sign of life for {watchdog.silent_for:.1f} s"]
+    for rank in sorted(range(world_size), key=lambda r: r != watchdog.hung):
+        lines += [f"rank {rank} was at (most recent call first):", *(stacks.answer(rank) or ["  it could not tell"])]
+    return RankError(watchdog.hung, "\n".join(lines))

@@ -1,0 +1,199 @@
+"""The rows that measurements are kept as: a frozen dataclass is the CSV row, its fields are the columns."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from heteroring.bench.rules import (
+    BOOLEAN,
+    COUNT,
+    INDEX,
+    INDICES,
+    NAME,
+    PERCENTAGE,
+    PERCENTAGES,
+    POSITIVE,
+    TIMES,
+    Rule,
+    one_of,
+)
+from heteroring.files import atomic_path
+
+SYSTEMS = ("ring", "alone", "context_parallel")
+MODULES = ("attention", "fms")
+KINDS = ("matmul", "attention")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def column(rule: Rule):
+    return field(metadata={"rule": rule})
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One repetition of one strategy at one length. Times in milliseconds; lists have one entry a rank.
+
+    system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing) or
+    `context_parallel` (PyTorch's). latency_ms is that of the slowest rank. busy_ms is time inside the
+    attention block, what the throttle adds included. bytes_moved sums the KV that all ranks receive. clamped:
+    a prediction behind block_lens had to be clamped.
+
+    Raises ValueError, naming column, value and rule, if a value breaks its rule.
+    """
+
+    platform: str = column(NAME)
+    system: str = column(one_of(*SYSTEMS))
+    module: str = column(one_of(*MODULES))
+    seq_len: int = column(COUNT)
+    batch: int = column(COUNT)
+    heads: int = column(COUNT)
+    kv_heads: int = column(COUNT)
+    head_dim: int = column(COUNT)
+    dtype: str = column(one_of(*DTYPES))
+    causal: bool = column(BOOLEAN)
+    layout: str = column(one_of("contiguous", "zigzag"))
+    allocator: str = column(NAME)
+    model_source: str = column(one_of("", *KINDS))
+    clamped: bool = column(BOOLEAN)
+    throttle: str = column(NAME)
+    percentages: tuple[int, ...] = column(PERCENTAGES)
+    block_lens: tuple[int, ...] = column(INDICES)
+    block: str = column(NAME)
+    transport: str = column(NAME)
+    repetition: int = column(INDEX)
+    latency_ms: float = column(POSITIVE)
+    busy_ms: tuple[float, ...] = column(TIMES)
+    bytes_moved: int = column(INDEX)
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+        ranks = len(self.percentages)
+        for name in ("block_lens", "busy_ms"):
+            if len(getattr(self, name)) != ranks:
+                raise ValueError(
+                    f"column {name}: {getattr(self, name)} has not one entry for each of the {ranks} percentages"
+                )
+        if sum(self.block_lens) != self.seq_len:
+            raise ValueError(f"column block_lens: {self.block_lens} does not sum to seq_len {self.seq_len}")
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One repetition of one operator on one throttled rank.
+
+    kind `matmul`: size x size x size; head counts and head_dim are 0, causal is False. kind `attention`: size
+    is the sequence length. tflops counts the operations that the result needs, masked pairs not among them.
+
+    Raises ValueError, naming column, value and rule, if a value breaks its rule.
+    """
+
+    platform: str = column(NAME)
+    kind: str = column(one_of(*KINDS))
+    size: int = column(COUNT)
+    batch: int = column(INDEX)
+    heads: int = column(INDEX)
+    kv_heads: int = column(INDEX)
+    head_dim: int = column(INDEX)
+    dtype: str = column(one_of(*DTYPES))
+    causal: bool = column(BOOLEAN)
+    throttle: str = column(NAME)
+    percentage: int = column(PERCENTAGE)
+    repetition: int = column(INDEX)
+    latency_ms: float = column(POSITIVE)
+    tflops: float = column(POSITIVE)
+
+    def __post_init__(self) -> None:
+        _check_columns(self)
+
+
+Row = TypeVar("Row", Measurement, ProfileRow)
+
+
+@cache
+def _rules(row_type: type) -> dict[str, Rule]:
+    return {f.name: f.metadata["rule"] for f in fields(row_type)}
+
+
+def _check_columns(row: Measurement | ProfileRow) -> None:
+    for name, rule in _rules(type(row)).items():
+        try:
+            rule.check(getattr(row, name))
+        except ValueError as error:
+            raise ValueError(f"column {name}: {error}") from None
+
+
+def to_text(row: Measurement | ProfileRow) -> list[str]:
+    """The cells of `row`, in column order."""
+    return [rule.show(getattr(row, name)) for name, rule in _rules(type(row)).items()]
+
+
+def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Write `rows`, all of one type, as a CSV that is there whole or not at all.
+
+    Raises ValueError if there are no rows, or if `path` cannot be written.
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError(f"no rows to write to {path}")
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_rules(type(rows[0])))
+        writer.writerows(map(to_text, rows))
+
+
+def read_rows(path: str | os.PathLike[str], row_type: type[Row]) -> list[Row]:
+    """The rows of a CSV that `write_rows` wrote.
+
+    Raises ValueError, naming the file and, where there is one, line, column and value, if the file is
+    missing, empty or cut short, if columns are missing, unknown or repeated, or if a value breaks its rule.
+    """
+    text = _text(path)
+    rules = _rules(row_type)
+    reader = csv.reader(text.splitlines())
+    header = next(reader)
+    for name in rules:
+        if name not in header:
+            raise ValueError(f"{path}: column {name} is missing")
+    for name in header:
+        if name not in rules or header.count(name) > 1:
+            raise ValueError(f"{path}: column {name!r} is unknown or repeated")
+    rows = []
+    for cells in reader:
+        where = f"{path}, line {reader.line_num}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells for {len(header)} columns")
+        rows.append(_row(row_type, dict(zip(header, cells, strict=True)), where))
+    if not rows:
+        raise ValueError(f"{path}: no rows below the header")
+    return rows
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty")
+    if not text.endswith("\n"):
+        raise ValueError(f"{path}: the file is cut short, its last line has no end")
+    return text
+
+
+def _row(row_type: type[Row], cells: dict[str, str], where: str) -> Row:
+    values = {}
+    for name, rule in _rules(row_type).items():
+        try:
+            values[name] = rule.read(cells[name])
+        except ValueError as error:
+            raise ValueError(f"{where}, column {name}: {error}") from None
+    try:
+        return row_type(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}, {error}") from None

@@ -1,0 +1,76 @@
+"""A platform's results as figures, paper and notebook read them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from heteroring.bench.metrics import measurement_table
+from heteroring.bench.provenance import read_json
+from heteroring.bench.records import Measurement, read_rows
+
+_THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
+
+    `measurements` has one row a repetition, `cells` one a cell of the grid, `profile` one an operator, size
+    and percentage; columns that hold one value a rank hold tuples.
+    """
+
+    platform: str
+    cells: pd.DataFrame
+    profile: pd.DataFrame
+    measurements: pd.DataFrame
+    models: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Results:
+        """The results in a platform's folder.
+
+        Raises ValueError, naming the file, if one is missing, or cannot be parsed.
+        """
+        folder = Path(folder)
+        measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
+        provenance = read_json(folder / "provenance.json")
+        return cls(
+            platform=provenance["platform"],
+            cells=_read_table(folder / "derived" / "cells.csv"),
+            profile=_read_table(folder / "derived" / "profile.csv"),
+            measurements=measurements,
+            models={path.stem: read_json(path) for path in sorted((folder / "models").glob("*.json"))},
+            provenance=provenance,
+        )
+
+    @property
+    def device_label(self) -> str:
+        """What the ranks ran on, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
+        devices, throttle = self.provenance["devices"], self.provenance["throttle"]
+        models = " + ".join(dict.fromkeys(devices))
+        if not self.provenance["multiprocessors"]:
+            paced = "paced " if throttle == "pacing" else ""
+            return f"{len(devices)} {paced}CPU ranks ({models})"
+        return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
+
+
+_TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float}
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    for column, parse in _TUPLES.items():
+        if column in table:
+            table[column] = [tuple(map(parse, str(text).split())) for text in table[column]]
+    return table

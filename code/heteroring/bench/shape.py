@@ -1,0 +1,82 @@
+"""The attention that is measured, but for its length."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from heteroring.bench.records import DTYPES
+from heteroring.ring.work import causal_flops, total_pairs
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Batch, heads and element type of the causal attention that a job measures.
+
+    Raises ValueError if a count is below 1, heads is not a multiple of kv_heads, or dtype is not one of
+    DTYPES.
+    """
+
+    batch: int = 1
+    heads: int = 4
+    kv_heads: int = 4
+    head_dim: int = 64
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "heads", "kv_heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+
+    @property
+    def scale(self) -> float:
+        return 1.0 / math.sqrt(self.head_dim)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def flops(self, seq_len: int) -> int:
+        """Floating-point operations of the whole causal attention."""
+        return causal_flops(self.batch, self.heads, self.head_dim, total_pairs(seq_len))
+
+    def inputs(self, seq_len: int, seed: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """q [B, Hq, N, D], k and v [B, Hkv, N, D]: normal, and the same for a seed on every rank."""
+        generator = torch.Generator(device).manual_seed(seed + seq_len)
+        return tuple(
+            torch.randn(
+                self.batch,
+                heads,
+                seq_len,
+                self.head_dim,
+                generator=generator,
+                device=device,
+                dtype=self.torch_dtype,
+            )
+            for heads in (self.heads, self.kv_heads, self.kv_heads)
+        )
+
+
+def check_lengths(name: str, lengths: tuple[int, ...]) -> None:
+    """Raise ValueError unless there are lengths, each 1 or more and none twice."""
+    if not lengths:
+        raise ValueError(f"{name} is empty")
+    for length in lengths:
+        if length < 1:
+            raise ValueError(f"{name} holds {length}: a length is 1 or more")
+        if lengths.count(length) > 1:
+            raise ValueError(f"{name} holds {length} twice")
+
+
+def check_repetitions(repetitions: int, warmup: int) -> None:
+    """Raise ValueError unless at least one repetition, after any number of warm-ups, is asked for."""
+    if repetitions < 1:
+        raise ValueError(f"repetitions is {repetitions}: it must be 1 or more")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}: it must be 0 or more")

@@ -1,0 +1,162 @@
+"""The ring, measured: all lengths and strategies of a job, interleaved in one process group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import NamedTuple
+
+import torch
+
+from heteroring.bench.heartbeat import advance
+from heteroring.bench.job import Cell, Job, plan
+from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.bench.provenance import RankReport, report
+from heteroring.bench.records import Measurement
+from heteroring.bench.timing import Busy, Times, no_garbage_collection, timed
+from heteroring.bench.verify import verify_rows
+from heteroring.kernels.block import choose, resolve
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefill import ring_attention
+from heteroring.ring.shard import shard
+from heteroring.ring.work import kv_bytes
+
+
+class Sweep(NamedTuple):
+    """The rows of a job, what each rank ran on, and what the allocators had to say."""
+
+    rows: list[Measurement]
+    ranks: list[RankReport]
+    notes: tuple[str, ...]
+
+
+class _RankResult(NamedTuple):
+    times: dict[tuple[int, int], Times]
+    block: str
+    report: RankReport
+
+
+def steps(job: Job) -> int:
+    """Calls that the job makes: what a progress bar counts to."""
+    cells = len(job.seq_lens) * (len(job.strategies) + len(job.percentages))
+    return cells * (max(1, job.warmup) + job.repetitions)
+
+
+def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[int], None] | None = None) -> Sweep:
+    """Measure `job`. All block lengths are known before a process is started.
+
+    Raises ValueError for what cannot be measured, and what `launch` raises.
+    """
+    check_ranks(job.platform, job.throttle, job.percentages)
+    cells, notes = plan(job)
+    results: list[_RankResult] = launch(
+        _measure,
+        job,
+        cells,
+        platform=job.platform,
+        throttle=job.throttle,
+        percentages=job.percentages,
+        hang_timeout=hang_timeout,
+        on_progress=on_progress,
+    )
+    rows = [
+        _row(job, cell, repetition, [result.times[repetition, index] for result in results], results[0].block)
+        for repetition in range(job.repetitions)
+        for index, cell in enumerate(cells)
+    ]
+    return Sweep(rows, [result.report for result in results], notes)
+
+
+def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
+    """One rank's part: every cell is warmed up, and its first result verified; then come the repetitions.
+
+    The order of cells is drawn anew for each repetition, the same on every rank, so that no cell always
+    follows the same other one.
+    """
+    block = choose(job.block, rank.torch_device)
+    busy = Busy(rank.throttle.wrap(resolve(block, rank.torch_device)), rank.device)
+    inputs = {n: job.shape.inputs(n, job.seed, rank.torch_device) for n in job.seq_lens}
+    with torch.no_grad():
+        for cell in cells:
+            _verify(rank, job, cell, inputs[cell.partition.seq_len], busy)
+            for _ in range(job.warmup - 1):
+                _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
+        times = {}
+        for repetition in range(job.repetitions):
+            order = list(enumerate(cells))
+            Random(f"{job.seed} {repetition}").shuffle(order)
+            with no_garbage_collection():
+                for index, cell in order:
+                    times[repetition, index] = _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
+    return _RankResult(times, block, report(rank))
+
+
+def _call(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Callable | None:
+    """What this rank does for `cell`, with its shards at hand; None if it has nothing to do."""
+    q, k, v = (shard(x, cell.partition, rank.rank, dim=2) for x in inputs)
+    if cell.system == "alone":
+        return partial(busy, q, k, v, scale=job.shape.scale, causal_offset=0) if q.shape[2] else None
+    return partial(ring_attention, q, k, v, cell.partition, block=busy, transport=job.transport)
+
+
+def _time(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Times:
+    times = timed(_call(rank, job, cell, inputs, busy) or (lambda: None), busy, rank.device)
+    advance()
+    return times
+
+
+def _verify(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> None:
+    call = _call(rank, job, cell, inputs, busy)
+    if call is not None:
+        out, lse = call()
+        verify_rows(out, lse, *inputs, cell.partition, rank.rank, job.shape.scale, cell.label)
+    advance()
+
+
+def _row(job: Job, cell: Cell, repetition: int, times: list[Times], block: str) -> Measurement:
+    shape, partition = job.shape, cell.partition
+    return Measurement(
+        platform=job.platform,
+        system=cell.system,
+        module="attention",
+        seq_len=partition.seq_len,
+        batch=shape.batch,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        dtype=shape.dtype,
+        causal=True,
+        layout=partition.layout,
+        allocator=cell.allocator,
+        model_source=cell.model_source,
+        clamped=cell.clamped,
+        throttle=job.throttle,
+        percentages=job.percentages,
+        block_lens=partition.block_lens,
+        block=block,
+        transport="none" if cell.system == "alone" else _transport(job),
+        repetition=repetition,
+        latency_ms=max(t.latency_ms for t in times),
+        busy_ms=tuple(t.busy_ms for t in times),
+        bytes_moved=0 if cell.system == "alone" else _bytes_moved(job, partition),
+    )
+
+
+def _transport(job: Job) -> str:
+    return "p2p" if job.transport == "auto" else job.transport
+
+
+def _bytes_moved(job: Job, partition: Partition) -> int:
+    shape = job.shape
+    return sum(
+        kv_bytes(
+            partition,
+            rank,
+            batch=shape.batch,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            itemsize=shape.torch_dtype.itemsize,
+        )
+        for rank in range(partition.world_size)
+    )

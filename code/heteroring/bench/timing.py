@@ -1,0 +1,71 @@
+"""How one call is timed: all ranks start together, and each one's time inside the attention block is counted."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+
+from heteroring.bench.device import Device
+from heteroring.bench.heartbeat import beat
+
+
+class Times(NamedTuple):
+    """One rank's milliseconds for one call, and those of them that it was busy computing."""
+
+    latency_ms: float
+    busy_ms: float
+
+
+class Busy:
+    """A function that is timed each time it is called. With a throttled one, what the throttle adds counts."""
+
+    def __init__(self, function: Callable, device: Device) -> None:
+        self._function, self._device = function, device
+        self._marks: list[tuple[Any, Any]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        beat()
+        start = self._device.mark()
+        result = self._function(*args, **kwargs)
+        self._marks.append((start, self._device.mark()))
+        return result
+
+    def forget(self) -> None:
+        """Count from zero again."""
+        self._marks.clear()
+
+    def total_ms(self) -> float:
+        """Time inside the function since `forget`; the device must be synchronized."""
+        return sum(self._device.elapsed_ms(start, stop) for start, stop in self._marks)
+
+
+def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
+    """Run `call`, which every rank does, and time it on this rank from a common start.
+
+    The call's latency is that of the slowest rank.
+    """
+    device.synchronize()
+    busy.forget()
+    beat()
+    dist.barrier()
+    start = device.mark()
+    call()
+    stop = device.mark()
+    device.synchronize()
+    beat()
+    return Times(device.elapsed_ms(start, stop), busy.total_ms())
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from running inside a timed call."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,51 @@
+"""A time is worth nothing if the result was wrong: sampled rows are compared with an exact softmax."""
+
+from __future__ import annotations
+
+import torch
+
+from heteroring.kernels.reference import attention
+from heteroring.ring.partition import Partition
+
+SAMPLES = 8
+
+# Error of a row relative to its own size. Leaving out or repeating a shard costs 0.1 and more.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+class WrongResult(RuntimeError):
+    """The measured attention is not the attention of its inputs."""
+
+
+def verify_rows(
+    out: torch.Tensor,
+    lse: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    partition: Partition,
+    rank: int,
+    scale: float,
+    label: str,
+) -> None:
+    """Compare SAMPLES rows of this rank's causal `out` and `lse`, its first and last among them, with fp64.
+
+    out [B, Hq, n_r, D] and lse [B, Hq, n_r] are the shards of `rank`; q [B, Hq, N, D] and k, v [B, Hkv, N, D]
+    are whole. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
+    """
+    positions = partition.positions(rank)
+    if not len(positions):
+        return
+    tolerance = TOLERANCE[out.dtype]
+    keys, values = k.double(), v.double()
+    for row in sorted({round(i * (len(positions) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)}):
+        at = int(positions[row])
+        seen = slice(0, at + 1)
+        exact, exact_lse = attention(q[:, :, at : at + 1].double(), keys[:, :, seen], values[:, :, seen], scale=scale)
+        error = (out[:, :, row : row + 1] - exact).norm() / exact.norm()
+        lse_error = (lse[:, :, row : row + 1] - exact_lse).abs().max()
+        if not (error <= tolerance and lse_error <= tolerance):
+            raise WrongResult(
+                f"{label}, rank {rank}, token {at}: the result is off by {error:.2g} of its size and its LSE by "
+                f"{lse_error:.2g}, more than {tolerance:g}"
+            )

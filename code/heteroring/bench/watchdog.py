@@ -1,0 +1,157 @@
+"""A thread beside the launched ranks that finds out which one died or hangs, and ends what does not end itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from heteroring.bench.heartbeat import DONE, FAILED, STARTING, Beat, Board
+from heteroring.bench.stacks import ASK, Stacks
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 3.0
+STACK_SECONDS = 1.0
+
+
+class Watchdog:
+    """Watches the ranks of a board, children of this process, from `with` to its end; then none is left alive.
+
+    A rank that is not done and does not beat for `hang_timeout` seconds hangs. Those that wait for it fall
+    silent too, so every rank writes its stack, and the cause is a stopped process if there is one, otherwise
+    one that was not waiting for another, of several the first to fall silent. Then all are killed. Once a
+    rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
+    for one, is killed.
+
+    After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank
+    that a signal ended while nobody was ending ranks, and `signal` that signal. They are None if there was
+    none.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        hang_timeout: float,
+        stacks: Stacks,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.hung: int | None = None
+        self.silent_for: float | None = None
+        self.killed: int | None = None
+        self.signal: int | None = None
+        self._board = board
+        self._hang_timeout = hang_timeout
+        self._stacks = stacks
+        self._on_progress = on_progress or (lambda steps: None)
+        self._trouble_at: float | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._deaths = select.poll()
+        self._pidfds: dict[int, int] = {}
+        self._strangers: set[int] = set()
+
+    def __enter__(self) -> Watchdog:
+        self._strangers = {child.pid for child in multiprocessing.active_children()}
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+        self._kill_all()
+        for pidfd in self._pidfds.values():
+            os.close(pidfd)
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            self._wait_for_death()
+            beats = self._board.read()
+            self._on_progress(min(beat.steps for beat in beats))
+            if self._trouble_at is None:
+                self._look_for_death(beats)
+            if self._trouble_at is None:
+                self._look_for_silence(beats)
+            elif time.monotonic() - self._trouble_at > GRACE_SECONDS:
+                self._kill_all()
+
+    def _wait_for_death(self) -> None:
+        """Wait for POLL_SECONDS, or less if a rank dies: whoever dies of the first death must not be seen first."""
+        for beat in self._board.read():
+            if beat.pid and beat.pid not in self._pidfds:
+                with suppress(OSError):
+                    self._pidfds[beat.pid] = os.pidfd_open(beat.pid)
+                    self._deaths.register(self._pidfds[beat.pid], select.POLLIN)
+        if self._trouble_at is None and self._pidfds:
+            self._deaths.poll(POLL_SECONDS * 1000)
+        else:
+            self._stopping.wait(POLL_SECONDS)
+
+    def _look_for_death(self, beats: list[Beat]) -> None:
+        for rank, beat in enumerate(beats):
+            if beat.state in (DONE, STARTING):
+                continue
+            exit_code = _exit_code(beat.pid)
+            if exit_code is not None or beat.state == FAILED:
+                self._trouble_at = time.monotonic()
+            if exit_code is not None and exit_code < 0 and self.killed is None:
+                self.killed, self.signal = rank, -exit_code
+
+    def _look_for_silence(self, beats: list[Beat]) -> None:
+        now = time.monotonic()
+        awaited = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
+        if all(now - beats[rank].at <= self._hang_timeout for rank in awaited):
+            return
+        self._trouble_at = now
+        stopped = {rank for rank in awaited if _is_stopped(beats[rank].pid)}
+        for rank in awaited:
+            _send(beats[rank].pid, ASK)
+            _send(beats[rank].pid, signal.SIGCONT)
+        while time.monotonic() < now + STACK_SECONDS and not all(map(self._stacks.answered, awaited)):
+            time.sleep(POLL_SECONDS)
+        self.hung = min(awaited, key=lambda r: (r not in stopped, self._stacks.waits(r), beats[r].at))
+        self.silent_for = now - beats[self.hung].at
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        """Kill the ranks, those too that never got as far as the board."""
+        beats = self._board.read()
+        for beat in beats:
+            _send(beat.pid, signal.SIGKILL)
+        if any(beat.state == STARTING for beat in beats):
+            for child in multiprocessing.active_children():
+                if child.pid not in self._strangers:
+                    child.kill()
+
+
+def _exit_code(pid: int) -> int | None:
+    """How this process's child `pid` ended, negative for a signal; None while it lives.
+
+    The child is left for the launcher to reap. If that has happened already, how it ended is the launcher's
+    to tell, and 0 is returned.
+    """
+    try:
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    if end is None:
+        return None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
+def _is_stopped(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
+def _send(pid: int, signum: int) -> None:
+    """Signal the child `pid` if it lives: a number that has been reaped may belong to another process by now."""
+    if pid and _exit_code(pid) is None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)

@@ -1,0 +1,24 @@
+"""What makes a rank slow, by name: one small module each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from heteroring.throttle.base import Throttle, check_percentage
+
+_HOME = {
+    "none": "heteroring.throttle.base:Throttle",
+    "pacing": "heteroring.throttle.pacing:Pacing",
+}
+
+THROTTLES = tuple(_HOME)
+
+__all__ = ["THROTTLES", "Throttle", "check_percentage", "throttle_type"]
+
+
+def throttle_type(name: str) -> type[Throttle]:
+    """The throttle called `name`. Raises ValueError if it is not one of THROTTLES."""
+    if name not in _HOME:
+        raise ValueError(f"throttle {name!r} is unknown: choose one of {', '.join(THROTTLES)}")
+    module, attribute = _HOME[name].split(":")
+    return getattr(import_module(module), attribute)
