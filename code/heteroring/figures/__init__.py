@@ -1,0 +1,61 @@
+"""The paper's figures. `draw` makes one, `save` writes it; both take a name out of NAMES and a platform's Results.
+
+Figures are drawn at the width they have on the page (WIDTH), so that no scaling changes their fonts.
+Importing this package imports neither matplotlib nor pandas.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from heteroring.figures.catalog import CATALOG, NAMES, WIDTH, WIDTH_INCHES, entry
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from heteroring.bench.results import Results
+
+__all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "draw", "save"]
+
+# The date of creation is left out, so that the same data give the same bytes.
+_METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
+
+
+def draw(name: str, results: Results) -> Figure:
+    """Draw figure `name` from `results`.
+
+    Raises ValueError if the name is unknown, or if the data lack the rows it shows (naming those).
+    """
+    module = entry(name).module
+    from heteroring.figures.select import MissingRows
+    from heteroring.figures.style import paper_style
+
+    with paper_style():
+        try:
+            return getattr(import_module(f"{__name__}.{module}"), name)(results)
+        except MissingRows as error:
+            raise MissingRows(f"figure {name} of platform {results.platform}: {error}") from None
+
+
+def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
+    """Draw figure `name` once and write it to each path, whole or not at all: .pdf for the paper, .png at 200 dpi.
+
+    Raises ValueError for what `draw` refuses, another suffix, no path, or a path that cannot be written.
+    """
+    targets = [Path(path) for path in paths]
+    if not targets:
+        raise ValueError(f"figure {name}: no path to save to")
+    for path in targets:
+        if path.suffix not in _METADATA:
+            raise ValueError(f"figure {name}: cannot write {path}: the suffix must be .pdf or .png")
+    figure = draw(name, results)
+    from heteroring.figures.style import paper_style
+    from heteroring.files import atomic_path
+
+    with paper_style():
+        for path in targets:
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])

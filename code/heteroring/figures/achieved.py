@@ -1,0 +1,66 @@
+"""`performance_scaling_vs_percentage`: the speed a throttle promises against the speed it leaves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from heteroring.figures.canvas import finish, new_figure, percentage_axis, profile_details, throttle_label, tokens
+from heteroring.figures.select import MissingRows, profile_rows
+from heteroring.figures.style import UNIT_LINE, ramp
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from heteroring.bench.results import Results
+
+_KINDS = {"matmul": ("n = {}", str), "attention": ("{} tokens", tokens)}
+_MARKERS = "osD^vP*X"
+
+
+def performance_scaling_vs_percentage(results: Results) -> Figure:
+    """A column per operator (matmul, causal attention), a line per size.
+
+    Above: achieved against nominal speed, both in percent of full speed, with the diagonal. Below: the difference.
+    """
+    profiles = _profiles(results)
+    figure = new_figure("performance_scaling_vs_percentage", 3.7)
+    panels = figure.subplots(
+        2, len(profiles), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [1.7, 1]}
+    )
+    for column, (kind, rows) in zip(panels.T, profiles.items(), strict=True):
+        above, below = column
+        above.plot([0, 100], [0, 100], **UNIT_LINE)
+        below.axhline(0, **UNIT_LINE)
+        label, text = _KINDS[kind]
+        sizes = sorted(set(rows["size"]))
+        for index, (size, colour) in enumerate(zip(sizes, ramp(len(sizes)), strict=True)):
+            line = rows[rows["size"] == size]
+            style = {"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "label": label.format(text(size))}
+            above.plot(line.percentage, 100 * line.relative_speed, **style)
+            below.plot(line.percentage, 100 * line.relative_speed - line.percentage, **style)
+        above.set_title(kind)
+        above.legend(loc="lower right", handlelength=1.3, labelspacing=0.15)
+    every = [value for rows in profiles.values() for value in rows.percentage]
+    percentage_axis(panels[0, 0], every)
+    panels[0, 0].set_ylim(0, 108)
+    panels[0, 0].set_ylabel("Achieved speed (%)")
+    panels[1, 0].set_ylabel("Achieved $-$ nominal\n(points)")
+    panels[1, 0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    details = " ".join(profile_details(results, kind) for kind in profiles)
+    return finish(figure, results, details, throttle_label(results))
+
+
+def _profiles(results: Results) -> dict[str, DataFrame]:
+    """The profile rows of each kind that was measured at 100 % too; MissingRows if there is none."""
+    profiles, reasons = {}, []
+    for kind in _KINDS:
+        try:
+            profiles[kind] = profile_rows(results, kind, "relative_speed")
+        except MissingRows as error:
+            reasons.append(str(error))
+    if not profiles:
+        raise MissingRows("; ".join(reasons))
+    return profiles

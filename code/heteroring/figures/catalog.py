@@ -1,0 +1,48 @@
+"""Which figures there are, how wide each one is in the paper, and where it is drawn. Imports no matplotlib."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`width`: "column" (3.5 in) or "text" (7.16 in) of an IEEE page. `shows`: one line for a reader."""
+
+    module: str
+    width: str
+    shows: str
+
+
+CATALOG = {
+    "strategy_eval": Entry(
+        "slowdown", "text", "Slowdown of every strategy at every length and percentage, the fastest one marked."
+    ),
+    "speedup_heatmap": Entry("heatmap", "text", "Speedup of uneven over even shards in each cell of the grid."),
+    "extreme_heterogeneity": Entry("extreme", "text", "Latency at the lowest percentage, against the bound."),
+    "efficiency_vs_heterogeneity": Entry("heterogeneity", "text", "Efficiency as one rank is throttled."),
+    "latency_vs_heterogeneity": Entry("heterogeneity", "text", "Latency as one rank is throttled."),
+    "latency_scaling": Entry("scaling", "text", "Latency against sequence length, with the ideal slope."),
+    "speedup_over_even": Entry("heterogeneity", "text", "Speedup over even shards of the same layout."),
+    "token_distribution": Entry("tokens", "text", "The throttled rank's share of the tokens, by allocator."),
+    "matmul_latency_vs_size": Entry("matmul", "column", "Matmul latency against matrix size."),
+    "matmul_mps_latency": Entry("matmul", "column", "Matmul latency as the device is throttled."),
+    "matmul_mps_scaling": Entry("matmul", "column", "Matmul throughput as the device is throttled."),
+    "matmul_mps_efficiency": Entry("matmul", "column", "Matmul speed reached per share of the device granted."),
+    "matmul_mps_bars": Entry("matmul", "column", "Matmul slowdown against the ideal, by size."),
+    "performance_scaling_vs_percentage": Entry(
+        "achieved", "column", "Nominal percentage against the speed achieved, matmul and attention."
+    ),
+    "regression_surface": Entry("regression", "text", "The fitted formula and the points it was fitted to."),
+    "bound_fraction": Entry("heterogeneity", "text", "Capacity bound over latency, for every strategy."),
+    "rank_timeline": Entry("timeline", "text", "Busy and waiting time of each rank, even against balanced."),
+}
+
+NAMES = tuple(CATALOG)
+WIDTH = {name: entry.width for name, entry in CATALOG.items()}
+WIDTH_INCHES = {"column": 3.5, "text": 7.16}
+
+
+def entry(name: str) -> Entry:
+    """The catalogue's entry for `name`; ValueError naming all figures if there is none."""
+    if name not in CATALOG:
+        raise ValueError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+    return CATALOG[name]

@@ -1,0 +1,151 @@
+"""One metric against the throttled rank's percentage: a panel per length, a line per strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from heteroring.figures.canvas import (
+    finish,
+    legend_rows,
+    milliseconds_axis,
+    panel_grid,
+    percentage_axis,
+    run_details,
+    throttle_label,
+    tokens,
+)
+from heteroring.figures.select import MissingRows, peer_cells, per_cell, ring_cells, series
+from heteroring.figures.style import ALONE_LINE, BOUND_LINE, LAYOUTS, PEER_LINE, UNIT_LINE, look, ordered
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from heteroring.bench.results import Results
+
+
+def efficiency_vs_heterogeneity(results: Results) -> Figure:
+    """Efficiency (homogeneous over measured latency, same layout); 1.0 is the speed of two full ranks."""
+    rows = ring_cells(results, "efficiency")
+
+    def reference(panel: Axes, length: int) -> None:
+        panel.axhline(1.0, **UNIT_LINE)
+
+    figure, panels = _small_multiples("efficiency_vs_heterogeneity", results, rows, "efficiency", reference)
+    _from_zero(panels, rows.efficiency.max())
+    _label_rows(panels, "Efficiency")
+    details = f"{run_details(results)} Relative to even shards of the same layout with every rank at 100 %."
+    return finish(figure, results, details, throttle_label(results, "throttled rank"))
+
+
+def latency_vs_heterogeneity(results: Results) -> Figure:
+    """Latency in ms on a logarithmic axis, with the capacity bound, the fast rank alone and torch where measured."""
+    rows = ring_cells(results, "latency_ms")
+    references = [
+        (per_cell(rows, "bound_ms"), "bound_ms", BOUND_LINE),
+        (per_cell(rows, "fast_alone_ms"), "fast_alone_ms", ALONE_LINE),
+        (peer_cells(results), "latency_ms", PEER_LINE),
+    ]
+    references = [entry for entry in references if len(entry[0])]
+
+    def reference(panel: Axes, length: int) -> None:
+        panel.set_yscale("log")
+        for frame, column, style in references:
+            at = series(frame, seq_len=length)
+            panel.plot(at.percentage, at[column], zorder=1.5, **style)
+
+    handles = [Line2D([], [], **style) for _, _, style in references]
+    figure, panels = _small_multiples(
+        "latency_vs_heterogeneity", results, rows, "latency_ms", reference, handles, share_y=False
+    )
+    for panel in panels:
+        milliseconds_axis(panel.yaxis)
+    _label_rows(panels, "Latency (ms)")
+    return finish(figure, results, run_details(results), throttle_label(results, "throttled rank"))
+
+
+def speedup_over_even(results: Results) -> Figure:
+    """Speedup over even shards of the same layout at the same percentage; 1.0 is no gain."""
+    rows = ring_cells(results, "speedup")
+    rows = rows[rows.allocator != "even"]
+    if rows.empty:
+        raise MissingRows("only allocator even was measured, which is what others are compared with")
+
+    def reference(panel: Axes, length: int) -> None:
+        panel.axhline(1.0, **UNIT_LINE)
+
+    figure, panels = _small_multiples("speedup_over_even", results, rows, "speedup", reference)
+    _from_zero(panels, rows.speedup.max())
+    _label_rows(panels, r"Speedup over even ($\times$)")
+    details = f"{run_details(results)} Relative to even shards of the same layout at the same percentage."
+    return finish(figure, results, details, throttle_label(results, "throttled rank"))
+
+
+def bound_fraction(results: Results) -> Figure:
+    """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time."""
+    rows = ring_cells(results, "bound_fraction")
+    alone = per_cell(rows, "fast_alone_ms").merge(per_cell(rows, "bound_ms"))
+    alone["bound_fraction"] = alone.bound_ms / alone.fast_alone_ms
+    references = [(alone, ALONE_LINE), (peer_cells(results).dropna(subset="bound_fraction"), PEER_LINE)]
+    references = [entry for entry in references if len(entry[0])]
+
+    def reference(panel: Axes, length: int) -> None:
+        panel.axhline(1.0, **UNIT_LINE)
+        for frame, style in references:
+            at = series(frame, seq_len=length)
+            panel.plot(at.percentage, at.bound_fraction, zorder=1.5, **style)
+
+    handles = [Line2D([], [], **style) for _, style in references]
+    figure, panels = _small_multiples("bound_fraction", results, rows, "bound_fraction", reference, handles)
+    _from_zero(panels, rows.bound_fraction.max())
+    _label_rows(panels, "Bound fraction")
+    details = f"{run_details(results)} At 1.0 a strategy reaches the capacity bound."
+    return finish(figure, results, details, throttle_label(results, "throttled rank"))
+
+
+def _small_multiples(
+    name: str,
+    results: Results,
+    rows: DataFrame,
+    metric: str,
+    reference: Callable[[Axes, int], None],
+    reference_handles: Sequence[Line2D] = (),
+    share_y: bool = True,
+) -> tuple[Figure, list[Axes]]:
+    """A panel per length with every strategy's line of `metric`.
+
+    `reference(panel, length)` draws what the lines are set against, `reference_handles` name it in the legend.
+    """
+    lengths = sorted(set(rows.seq_len))
+    strategies = ordered(rows.strategy)
+    figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.5, share_y=share_y)
+    for panel, length in zip(panels, lengths, strict=True):
+        reference(panel, length)
+        for strategy in strategies:
+            line = series(rows, strategy=strategy, seq_len=length)
+            panel.plot(line.percentage, line[metric], **look(strategy).line())
+        percentage_axis(panel, rows.percentage)
+        panel.set_title(f"{tokens(length)} tokens")
+    by_layout = [
+        [look(strategy).line_handle() for strategy in strategies if strategy.startswith(f"{layout}/")]
+        for layout in LAYOUTS
+    ]
+    legend_rows(figure, [row for row in (*by_layout, list(reference_handles)) if row], spare=spare)
+    return figure, panels
+
+
+def _from_zero(panels: Sequence[Axes], highest: float) -> None:
+    """Room for the line at 1.0 and for the highest marker, on the shared y axis."""
+    panels[0].set_ylim(0, 1.06 * max(1.0, highest))
+    panels[0].yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _label_rows(panels: Sequence[Axes], label: str) -> None:
+    for panel in panels:
+        if panel.get_subplotspec().is_first_col():
+            panel.set_ylabel(label)

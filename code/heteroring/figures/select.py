@@ -1,0 +1,99 @@
+"""The rows a figure shows, and the error when there are none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from heteroring.bench.results import Results
+
+_CELL = ["strategy", "seq_len", "percentage"]
+_HOMOGENEOUS = "the even run with every rank at 100 % is missing"
+_ALONE = "the runs of each rank alone (system alone) are missing"
+_REASONS = {
+    "slowdown": _HOMOGENEOUS,
+    "efficiency": _HOMOGENEOUS,
+    "speedup": "the runs with allocator even are missing",
+    "bound_ms": _ALONE,
+    "bound_fraction": _ALONE,
+    "fast_alone_ms": _ALONE,
+}
+
+
+class MissingRows(ValueError):
+    """The data lack what a figure shows."""
+
+
+def ring_cells(results: Results, *metrics: str) -> DataFrame:
+    """Cells of the project's own ring: one row per strategy, seq_len and percentage.
+
+    Rows in which one of `metrics` is not known are left out; MissingRows, saying why, if none is left.
+    """
+    return _cells(results, "ring", metrics)
+
+
+def peer_cells(results: Results) -> DataFrame:
+    """Cells of torch's context_parallel; empty where it was not measured."""
+    try:
+        return _cells(results, "context_parallel", ("latency_ms",))
+    except MissingRows:
+        return results.cells.iloc[:0]
+
+
+def _cells(results: Results, system: str, metrics: tuple[str, ...]) -> DataFrame:
+    rows = results.cells
+    rows = shown(rows[rows.system == system])
+    if rows.empty:
+        raise MissingRows(f"no measurement of system {system}")
+    repeated = rows[rows.duplicated(_CELL)]
+    if not repeated.empty:
+        cell = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _CELL)
+        raise ValueError(f"platform {results.platform}: more than one row for the cell {cell}")
+    for metric in metrics:
+        rows = rows[rows[metric].notna()]
+        if rows.empty:
+            reason = _REASONS.get(metric)
+            raise MissingRows(f"no row has {metric}" + (f": {reason}" if reason else ""))
+    return rows
+
+
+def shown(rows: DataFrame) -> DataFrame:
+    """The rows of the module that figures show: the attention call where it was measured, else the whole layer."""
+    attention = rows[rows.module == "attention"]
+    return rows if attention.empty else attention
+
+
+def series(rows: DataFrame, **where) -> DataFrame:
+    """The rows with these values, sorted by length and percentage, ready to be joined by a line."""
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows.sort_values(["seq_len", "percentage"])
+
+
+def per_cell(rows: DataFrame, column: str) -> DataFrame:
+    """Columns seq_len, percentage and `column`, which has one value in all strategies of a cell (a reference)."""
+    return rows.groupby(["seq_len", "percentage"], as_index=False)[column].median().dropna()
+
+
+def profile_rows(results: Results, kind: str, *metrics: str) -> DataFrame:
+    """Profile of one kind (matmul, attention), sorted; rows without one of `metrics` are left out."""
+    rows = results.profile
+    rows = rows[rows.kind == kind]
+    if rows.empty:
+        raise MissingRows(f"no profile of kind {kind}")
+    for metric in metrics:
+        rows = rows[rows[metric].notna()]
+    if rows.empty:
+        raise MissingRows(f"no {kind} profile has {', '.join(metrics)}: the profile at 100 % is missing")
+    return rows.sort_values(["size", "percentage"])
+
+
+def throttle(results: Results) -> str:
+    """The throttle that was really used: "mps", "green", "pacing" or "none"."""
+    used = set(results.measurements["throttle"]) if len(results.measurements) else set()
+    used = sorted(used - {"none"})
+    if len(used) > 1:
+        raise ValueError(f"platform {results.platform} mixes the throttles {', '.join(used)}")
+    return used[0] if used else str(results.provenance.get("throttle", "none"))

@@ -1,0 +1,111 @@
+"""How each strategy looks, in every figure: one colour, one marker, one label.
+
+The allocator gives hue and marker. The layout gives shade and stroke, so that it survives a grey printer:
+contiguous is light, dashed, hatched and open; zigzag is dark, solid and filled. The ten colours stay at least 15
+apart in CIELAB for readers with protanopia, deuteranopia or tritanopia (a test measures it).
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.resources import files
+
+import matplotlib
+import matplotlib.style
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+# (contiguous, zigzag) colours and the marker of each allocator, in the order in which figures show them
+_ALLOCATORS = {
+    "even": (("#B8B8B8", "#404040"), "o"),
+    "uneven": (("#6FBDF0", "#0B55C0"), "s"),
+    "lut": (("#E4CF50", "#A87E00"), "^"),
+    "formula": (("#CC70B2", "#5E0A66"), "D"),
+    "balanced": (("#FB8072", "#A81C14"), "P"),
+}
+LAYOUTS = ("contiguous", "zigzag")
+
+STRATEGIES = tuple(f"{layout}/{allocator}" for layout in LAYOUTS for allocator in _ALLOCATORS)
+
+INK = "#000000"
+NOTE_COLOUR = "#555555"
+PEER_COLOUR = "#00796B"
+WAITING_COLOUR = "#EDEDED"
+
+# What strategies are set against: keyword arguments for `Axes.plot` or `Axes.axvline`.
+UNIT_LINE = {"color": INK, "linewidth": 0.6, "zorder": 1.5}
+BOUND_LINE = {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 1.2, "label": "capacity bound"}
+ALONE_LINE = {"color": "#6B6B6B", "linestyle": "-.", "linewidth": 0.9, "label": "fast rank alone"}
+PEER_LINE = {
+    "color": PEER_COLOUR,
+    "marker": "*",
+    "markersize": 5,
+    "linewidth": 0.8,
+    "label": "torch context_parallel",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that tells one strategy from another. `hatch` and `open` follow the layout."""
+
+    label: str
+    colour: str
+    dark: str
+    marker: str
+    linestyle: str
+    hatch: str
+    open: bool
+
+    def line(self) -> dict:
+        """Keyword arguments for `Axes.plot`."""
+        return {
+            "color": self.colour,
+            "marker": self.marker,
+            "linestyle": self.linestyle,
+            "markerfacecolor": "white" if self.open else self.colour,
+            "markeredgecolor": self.colour,
+            "label": self.label,
+        }
+
+    def bar(self) -> dict:
+        """Keyword arguments for `Axes.bar` and `Axes.barh`; the hatch takes the edge's colour."""
+        return {"facecolor": self.colour, "edgecolor": self.dark, "hatch": self.hatch, "label": self.label}
+
+    def line_handle(self) -> Line2D:
+        return Line2D([], [], **self.line())
+
+    def bar_handle(self) -> Patch:
+        return Patch(**self.bar())
+
+
+def look(strategy: str) -> Look:
+    """The look of `strategy`, written layout/allocator. ValueError for one that does not exist."""
+    layout, _, allocator = strategy.partition("/")
+    if layout not in LAYOUTS or allocator not in _ALLOCATORS:
+        raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
+    (light, dark), marker = _ALLOCATORS[allocator]
+    contiguous = layout == "contiguous"
+    return Look(
+        label=strategy,
+        colour=light if contiguous else dark,
+        dark=dark,
+        marker=marker,
+        linestyle="--" if contiguous else "-",
+        hatch="/////" if contiguous else "",
+        open=contiguous,
+    )
+
+
+def ordered(strategies) -> list[str]:
+    """The given strategies without duplicates, in the order of every legend."""
+    return sorted(set(strategies), key=lambda strategy: STRATEGIES.index(look(strategy).label))
+
+
+def paper_style() -> AbstractContextManager:
+    """The style sheet, for the length of a `with` block, on top of matplotlib's defaults and nothing else."""
+    return matplotlib.style.context(str(files(__package__) / "paper.mplstyle"), after_reset=True)
+
+
+def ramp(count: int) -> list[tuple]:
+    """`count` colours from dark to light for an ordered quantity (sizes, percentages), none too pale for white."""
+    return [matplotlib.colormaps["viridis"](0.86 * index / max(1, count - 1)) for index in range(count)]

@@ -1,0 +1,364 @@
+"""Measurements that no machine made: what DESIGN's cost model predicts for two unequal ranks, plus seeded noise.
+
+The figures and the notebook are tested on these. Work is counted in score pairs, a rank at p % computes
+`speed(p)` times as fast as at 100 %, and the slowest rank sets the latency. Columns, units and metric definitions are
+those of the real data, but nothing of `heteroring.bench` computes them: this is an independent reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
+ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed."""
+
+    platform: str
+    throttle: str
+    device: str
+    device_label: str
+    lengths: tuple[int, ...]
+    percentages: tuple[int, ...]
+    matmul_sizes: tuple[int, ...]
+    strategies: tuple[str, ...] = PUBLISHED + ZIGZAG
+    repetitions: int = 5
+    heads: int = 4
+    head_dim: int = 64
+    dtype: str = "float32"
+    peers: bool = False
+    pair_ns: float = 15.5
+    step_ms: float = 0.3
+    matmul_tflops: float = 0.06
+    speed_exponent: float = 1.0
+    noise: float = 0.015
+
+    def attention_speed(self, percentage: int) -> float:
+        """Share of full speed that attention reaches when throttled to `percentage`."""
+        return (percentage / 100) ** self.speed_exponent
+
+    def matmul_speed(self, percentage: int, size: int) -> float:
+        """The same for a square matmul: small ones lose less, because they never filled the device."""
+        small = min(self.matmul_sizes) / size
+        return (percentage / 100) ** (self.speed_exponent * (1 - 0.25 * small))
+
+
+CPU = Grid(
+    platform="cpu",
+    throttle="pacing",
+    device="AMD EPYC 9B45",
+    device_label="2 paced CPU ranks (AMD EPYC 9B45)",
+    lengths=(512, 1024, 2048, 4096),
+    percentages=tuple(range(10, 101, 10)),
+    matmul_sizes=(128, 256, 512, 1024),
+)
+GPU = Grid(
+    platform="h200x2",
+    throttle="mps",
+    device="NVIDIA H200",
+    device_label="2 x NVIDIA H200, MPS",
+    lengths=(4096, 8192, 16384, 32768, 65536),
+    percentages=tuple(range(10, 101, 10)),
+    matmul_sizes=(1024, 2048, 4096, 8192, 16384),
+    heads=32,
+    head_dim=128,
+    dtype="bfloat16",
+    peers=True,
+    pair_ns=0.0268,
+    step_ms=0.03,
+    matmul_tflops=760.0,
+    speed_exponent=0.87,
+    noise=0.008,
+)
+TINY = replace(CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2)
+
+
+@dataclass
+class SyntheticResults:
+    """The attributes of `heteroring.bench.results.Results` that figures read."""
+
+    platform: str
+    cells: pd.DataFrame
+    profile: pd.DataFrame
+    measurements: pd.DataFrame
+    models: dict[str, dict]
+    provenance: dict
+    device_label: str
+
+
+def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
+    """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
+    from heteroring.bench.aggregate import aggregate
+    from heteroring.bench.provenance import write_json
+    from heteroring.bench.records import Measurement, ProfileRow, write_rows
+
+    rng = np.random.default_rng(seed)
+    measurements = [Measurement(**row) for row in measurement_rows(grid, rng)]
+    profile = [ProfileRow(**row) for row in profile_rows(grid, rng)]
+    for percentage in grid.percentages:
+        name = f"pct-{percentage:03d}"
+        write_rows(
+            folder / "bench" / f"{name}.csv", [row for row in measurements if min(row.percentages) == percentage]
+        )
+        write_json(folder / "bench" / f"{name}.json", provenance(grid, (100, percentage)))
+        write_rows(folder / "profile" / f"{name}.csv", [row for row in profile if row.percentage == percentage])
+        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)))
+    for name, model in synthetic_results(grid, seed).models.items():
+        write_json(folder / "models" / f"{name}.json", model)
+    aggregate(folder)
+
+
+def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
+    rng = np.random.default_rng(seed)
+    measurements = pd.DataFrame(measurement_rows(grid, rng))
+    profile = derived_profile(pd.DataFrame(profile_rows(grid, rng)))
+    return SyntheticResults(
+        platform=grid.platform,
+        cells=cells(measurements),
+        profile=profile,
+        measurements=measurements,
+        models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")},
+        provenance=provenance(grid, (100, min(grid.percentages))),
+        device_label=grid.device_label,
+    )
+
+
+def block_lens(grid: Grid, strategy: str, seq_len: int, percentage: int, rng) -> tuple[int, int]:
+    """Tokens of (fast, throttled) rank; the throttled one is last, as in every measurement."""
+    layout, allocator = strategy.split("/")
+    nearest = min(grid.matmul_sizes, key=lambda size: abs(np.log(size / seq_len)))
+    speed = {
+        "even": 1.0,
+        "uneven": percentage / 100,
+        "lut": grid.matmul_speed(percentage, nearest),
+        "formula": max(0.04, percentage / 100 * rng.normal(1.0, 0.12) + 0.03),
+        "balanced": grid.attention_speed(percentage),
+    }[allocator]
+    share = speed / (1 + speed)
+    if allocator == "balanced" and layout == "contiguous":
+        share = 1 - np.sqrt(1 - share)
+    slow = round(seq_len * share)
+    return seq_len - slow, slow
+
+
+def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) -> tuple[float, float]:
+    """Noise-free computing time of each rank: contiguous spans cost (e^2 - s^2) / 2, zigzag shards n * N / 2."""
+    seq_len = sum(lens)
+    if layout == "contiguous":
+        pairs = (lens[0] ** 2 / 2, (seq_len**2 - lens[0] ** 2) / 2)
+    else:
+        pairs = tuple(n * seq_len / 2 for n in lens)
+    speeds = (grid.attention_speed(100), grid.attention_speed(percentage))
+    steps = grid.step_ms * sum(n > 0 for n in lens)
+    return tuple((p * grid.pair_ns * 1e-6 + steps * (p > 0)) / s for p, s in zip(pairs, speeds, strict=True))
+
+
+def measurement_rows(grid: Grid, rng) -> list[dict]:
+    """One dictionary a repetition, in the order in which one job a percentage would measure them."""
+    rows = []
+    for percentage in grid.percentages:
+        for seq_len in grid.lengths:
+            systems = [("ring", s, block_lens(grid, s, seq_len, percentage, rng)) for s in grid.strategies]
+            systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
+            if grid.peers:
+                systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
+            for system, strategy, lens in systems:
+                layout, allocator = strategy.split("/")
+                exact = np.array(busy_ms(grid, layout, lens, percentage))
+                if system == "context_parallel":
+                    exact = exact * 1.1
+                for repetition in range(grid.repetitions):
+                    busy = tuple(map(float, exact * rng.normal(1.0, grid.noise, 2)))
+                    rows.append(
+                        {
+                            "platform": grid.platform,
+                            "system": system,
+                            "module": "attention",
+                            "seq_len": seq_len,
+                            "batch": 1,
+                            "heads": grid.heads,
+                            "kv_heads": grid.heads,
+                            "head_dim": grid.head_dim,
+                            "dtype": grid.dtype,
+                            "causal": True,
+                            "layout": layout,
+                            "allocator": allocator,
+                            "model_source": {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(
+                                allocator, ""
+                            ),
+                            "clamped": allocator == "formula" and percentage == 10,
+                            "throttle": grid.throttle,
+                            "percentages": (100, percentage),
+                            "block_lens": lens,
+                            "block": "cpu" if grid.throttle == "pacing" else "cudnn",
+                            "transport": "none" if system == "alone" else "p2p",
+                            "repetition": repetition,
+                            "latency_ms": max(busy) + (0 if system == "alone" else grid.step_ms),
+                            "busy_ms": busy,
+                            "bytes_moved": 0 if system == "alone" else seq_len * grid.heads * grid.head_dim * 8,
+                        }
+                    )
+    return rows
+
+
+CELL_KEYS = ["platform", "module", "system", "layout", "allocator", "strategy", "seq_len", "percentage"]
+
+
+def cells(measurements: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell with DESIGN's metrics; NaN where the run that a metric is relative to is missing."""
+    rows = measurements.assign(percentage=measurements.percentages.map(min))
+    rows["strategy"] = [
+        f"alone/rank{np.argmax(lens)}" if system == "alone" else f"{layout}/{allocator}"
+        for system, layout, allocator, lens in zip(
+            rows.system, rows.layout, rows.allocator, rows.block_lens, strict=True
+        )
+    ]
+    table = []
+    for key, group in rows.groupby(CELL_KEYS, sort=False):
+        first = group.iloc[0]
+        busy = np.median(np.array(group.busy_ms.tolist()), axis=0)
+        table.append(
+            dict(zip(CELL_KEYS, key, strict=True))
+            | {name: first[name] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
+            | {
+                "repetitions": len(group),
+                "latency_ms": group.latency_ms.median(),
+                "latency_p20_ms": group.latency_ms.quantile(0.2),
+                "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "busy_ms": tuple(float(value) for value in busy),
+                "imbalance": busy.max() / busy.mean(),
+            }
+        )
+    frame = pd.DataFrame(table)
+    latency = frame.set_index(["system", "strategy", "seq_len", "percentage"]).latency_ms
+
+    def reference(system: str, strategy: str, seq_len: int, percentage: int) -> float:
+        return latency.get((system, strategy, seq_len, percentage), np.nan)
+
+    for index, row in frame.iterrows():
+        at = (row.seq_len, row.percentage)
+        alone = [reference("alone", f"alone/rank{rank}", *at) for rank in (0, 1)]
+        bound = 1 / sum(1 / value for value in alone)
+        homogeneous = reference("ring", f"{row.layout}/even", row.seq_len, 100)
+        frame.loc[index, "slowdown"] = row.latency_ms / homogeneous
+        frame.loc[index, "efficiency"] = homogeneous / row.latency_ms
+        frame.loc[index, "speedup"] = reference("ring", f"{row.layout}/even", *at) / row.latency_ms
+        frame.loc[index, "bound_ms"] = bound
+        frame.loc[index, "bound_fraction"] = bound / row.latency_ms
+        frame.loc[index, "fast_alone_ms"] = min(alone)
+    return frame
+
+
+def profile_rows(grid: Grid, rng) -> list[dict]:
+    """Profile rows, one repetition each: square matmuls, and causal attention at the grid's lengths."""
+    rows = []
+    for percentage in grid.percentages:
+        work = [("matmul", n, 2 * n**3, grid.matmul_tflops) for n in grid.matmul_sizes]
+        full_rate = 4 * grid.heads * grid.head_dim / (grid.pair_ns * 1e3)
+        work += [("attention", n, 2 * grid.heads * grid.head_dim * n * (n + 1), full_rate) for n in grid.lengths]
+        for kind, size, flops, tflops in work:
+            speed = grid.matmul_speed(percentage, size) if kind == "matmul" else grid.attention_speed(percentage)
+            exact = flops / (tflops * speed * 1e9) + 0.1 * grid.step_ms / speed
+            for repetition in range(grid.repetitions):
+                latency = float(exact * rng.normal(1.0, grid.noise))
+                attention = kind == "attention"
+                rows.append(
+                    {
+                        "platform": grid.platform,
+                        "kind": kind,
+                        "size": size,
+                        "batch": int(attention),
+                        "heads": grid.heads * attention,
+                        "kv_heads": grid.heads * attention,
+                        "head_dim": grid.head_dim * attention,
+                        "dtype": grid.dtype,
+                        "causal": attention,
+                        "throttle": grid.throttle,
+                        "percentage": percentage,
+                        "repetition": repetition,
+                        "latency_ms": latency,
+                        "tflops": flops / latency / 1e9,
+                    }
+                )
+    return rows
+
+
+def derived_profile(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = ["platform", "kind", "size", "percentage", "dtype"]
+    table = []
+    for key, group in rows.groupby(keys, sort=False):
+        median = group.latency_ms.median()
+        flops = group.tflops.iloc[0] * group.latency_ms.iloc[0]
+        table.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "repetitions": len(group),
+                "latency_ms": median,
+                "latency_p20_ms": group.latency_ms.quantile(0.2),
+                "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "tflops": flops / median,
+            }
+        )
+    frame = pd.DataFrame(table)
+    full = frame[frame.percentage == 100].set_index(["kind", "size"]).tflops
+    keyed = zip(frame.kind, frame["size"], frame.tflops, strict=True)
+    frame["relative_speed"] = [tflops / full.get((kind, size), np.nan) for kind, size, tflops in keyed]
+    return frame
+
+
+def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
+    gpu = grid.throttle == "mps"
+    return {
+        "platform": grid.platform,
+        "devices": [grid.device] * len(percentages),
+        "multiprocessors": [132] * len(percentages) if gpu else [],
+        "driver": "580.159" if gpu else "",
+        "python": "3.12.3",
+        "torch": "2.13.0",
+        "triton": "3.7.1",
+        "numpy": "2.4.0",
+        "cpu": {"model": "AMD EPYC 9B45", "cores": 2},
+        "commit": "0" * 40,
+        "dirty": False,
+        "date": "2026-01-01T00:00:00+00:00",
+        "command": "synthetic",
+        "throttle": grid.throttle,
+        "percentages": list(percentages),
+        "settings": {},
+    }
+
+
+def formula_model(profile: pd.DataFrame, kind: str) -> dict:
+    """What `heteroring fit --kind formula` stores, from a plain least-squares solve."""
+    rows = profile[profile.kind == kind]
+    x, p = np.log10(rows["size"].to_numpy(float)), rows.percentage.to_numpy(float)
+    speeds = rows.tflops.to_numpy()
+    terms = np.column_stack([np.ones_like(x), x, p, x**2, x * p, p**2])
+    names = ("intercept", "log10_length", "percentage", "log10_length^2", "log10_length*percentage", "percentage^2")
+
+    def solve(keep: np.ndarray) -> np.ndarray:
+        return np.linalg.lstsq(terms[keep], speeds[keep], rcond=None)[0]
+
+    def r2(predicted: np.ndarray) -> float:
+        return float(1 - ((speeds - predicted) ** 2).sum() / ((speeds - speeds.mean()) ** 2).sum())
+
+    held_out = np.empty_like(speeds)
+    for level in np.unique(p):
+        held_out[p == level] = terms[p == level] @ solve(p != level)
+    coefficients = solve(np.full(len(x), True))
+    return {
+        "kind": "formula",
+        "source": kind,
+        "coefficients": dict(zip(names, map(float, coefficients), strict=True)),
+        "min_speed": float(speeds.min()),
+        "r2": r2(terms @ coefficients),
+        "r2_leave_one_percentage_out": r2(held_out),
+        "r2_leave_one_length_out": None,
+    }
