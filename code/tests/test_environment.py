@@ -102,6 +102,13 @@ def test_conda_environment_installs_this_package_under_the_lock(project):
     assert set(extras) == set(project["optional-dependencies"])
 
 
+def test_rules_name_the_environment_that_conda_users_make():
+    ours = yaml.safe_load((ROOT / "environment.yml").read_text())
+    rules = (ROOT / "workflow" / "envs" / "heteroring.yml").read_text()
+    del ours["name"]
+    assert yaml.safe_load(rules.replace("../../.[", ".[").replace("../../", "")) == ours
+
+
 def test_conda_python_is_one_that_is_locked_and_accepted(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     (python,) = (

@@ -9,7 +9,7 @@ rule aggregate:
         tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
         provenance="{folder}/provenance.json",
     log:
-        f"{LOGS}/aggregate/{{folder}}.log",
+        "{folder}/derived/aggregate.log",
     wildcard_constraints:
         folder=one_of(MEASURED_FOLDERS),
     conda:

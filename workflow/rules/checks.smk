@@ -8,7 +8,7 @@ rule checks:
     output:
         report="{folder}/derived/checks.txt",
     log:
-        f"{LOGS}/checks/{{folder}}.log",
+        "{folder}/derived/checks.log",
     conda:
         ENVIRONMENT
     params:

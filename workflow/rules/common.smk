@@ -22,8 +22,7 @@ onstart:
     take_ownership(STATE)
 
 
-# Used with --software-deployment-method conda; made by `conda env create -f environment.yml`.
-ENVIRONMENT = "heteroring"
+ENVIRONMENT = "../envs/heteroring.yml"
 
 try:
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))

@@ -17,7 +17,7 @@ rule numbers:
     message:
         "Write the paper's numbers"
     script:
-        "../scripts/numbers.py"
+        "../scripts/paper_numbers.py"
 
 
 if config["run"]:

@@ -16,11 +16,15 @@ def integers(text: str) -> tuple[int, ...]:
 
 
 def strategy_of(row: Mapping) -> str:
-    """`layout/allocator`, or `alone/rankR` for the baseline in which rank R holds every token."""
+    """`layout/allocator`, or `alone/rankR` for the baseline in which rank R holds every token.
+
+    Peers measured beside the ring carry their name in front, so that they are cells of their own.
+    """
     if row["system"] == "alone":
         lens = integers(row["block_lens"])
         return f"alone/rank{lens.index(max(lens))}"
-    return f"{row['layout']}/{row['allocator']}" if row["system"] == "ring" else row["system"]
+    strategy = f"{row['layout']}/{row['allocator']}"
+    return strategy if row["system"] == "ring" else f"{row['system']} {strategy}"
 
 
 def describe(cell: tuple) -> str:

@@ -46,7 +46,7 @@ def drop_stale_lock(state: Path) -> bool:
         alive = owner["boot"] == _boot() and owner["start"] == _start_of(owner["pid"])
         if owner["host"] != socket.gethostname() or alive:
             return False
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     shutil.rmtree(locks, ignore_errors=True)
     return True

@@ -42,4 +42,4 @@ fi
 
 pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 "${pip[@]}" install --quiet -c constraints.txt setuptools
-"${pip[@]}" install --progress-bar off -c constraints.txt --no-build-isolation -e ".[$extras]"
+"${pip[@]}" install -c constraints.txt --no-build-isolation -e ".[$extras]"

@@ -1,0 +1,413 @@
+"""The paper's numbers, the words that depend on them, and its tables, as TeX macros.
+
+Every platform that the paper shows gets its own set, prefixed by its part in the paper: Main or Live. (This file
+is not called numbers.py because the standard library has a module of that name.)
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import geometric_mean, median
+
+from heteroring.bench.results import Results
+from heteroring.files import atomic_path
+from paper_tex import count, escaped, listed, percent, render, rounded, tabular, versus
+
+CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
+ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+STRATEGIES = CONTIGUOUS + ZIGZAG
+EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
+ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
+
+THROTTLES = {
+    "mps": "CUDA MPS limits on active threads",
+    "green": "CUDA green contexts",
+    "pacing": "pacing (idle time after each computation)",
+}
+OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
+
+# The main platform is quoted in full; this is what the appendix says of the reader's machine.
+LIVE = frozenset(
+    {
+        "BalancedFraction",
+        "BalancedMedianFraction",
+        "BalancedMs",
+        "BalancedVersusEven",
+        "BalancedVersusUneven",
+        "BoundMs",
+        "CellCount",
+        "Date",
+        "Device",
+        "EnvironmentTable",
+        "EvenMs",
+        "GridTable",
+        "LatencyTable",
+        "LongLength",
+        "LowPercentage",
+        "Spread",
+        "StrategyTable",
+        "TokensTable",
+        "UnevenMs",
+        "Winner",
+        "WinnerCount",
+    }
+)
+# What it says where the reader's machine is the main platform.
+ONLY_LIVE = frozenset({"GridTable", "TokensTable"})
+
+Cell = tuple[int, int]
+
+
+class MissingData(ValueError):
+    """The paper quotes a number that the measurements do not hold."""
+
+
+class Cells:
+    """Cells of one system on one platform, attention only: values by strategy and (seq_len, percentage)."""
+
+    def __init__(self, results: Results, system: str = "ring") -> None:
+        rows = results.cells
+        rows = rows[(rows.system == system) & (rows.module == "attention")]
+        self.platform, self.system = results.platform, system
+        self.lengths = sorted(map(int, rows.seq_len.unique()))
+        self.percentages = sorted(map(int, rows.percentage.unique()))
+        self.throttled = [(n, p) for n in self.lengths for p in self.percentages if p < 100]
+        self._rows = {
+            (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
+        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
+        value = self._rows.get((name, *cell), {}).get(column)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise MissingData(
+                f"platform {self.platform}, system {self.system}: no {column} of strategy {name} at "
+                f"{cell[0]} tokens and {cell[1]} %"
+            )
+        return value
+
+    def over_grid(self, name: str, column: str = "latency_ms") -> list[float]:
+        """The value in each throttled cell."""
+        return [self(name, cell, column) for cell in self.throttled]
+
+    def wins(self, name: str, other: str) -> str:
+        """In how many throttled cells `name` is faster than `other`."""
+        return count(sum(a < b for a, b in zip(self.over_grid(name), self.over_grid(other), strict=True)))
+
+    def fastest(self, cell: Cell) -> str:
+        return min(STRATEGIES, key=lambda name: self(name, cell))
+
+    @property
+    def extreme(self) -> Cell:
+        """The longest length, with the slow rank at its slowest."""
+        return self.lengths[-1], self.percentages[0]
+
+    @property
+    def equal(self) -> Cell:
+        """The longest length, with all ranks at full speed."""
+        return self.lengths[-1], 100
+
+
+def ring_cells(results: Results) -> Cells:
+    """The ring's cells. Raises MissingData if no rank of it was ever throttled."""
+    cells = Cells(results)
+    if not cells.throttled:
+        found = ", ".join(map(str, cells.percentages)) or "no percentage at all"
+        raise MissingData(f"platform {results.platform}: the ring was measured at {found}, not below 100 %")
+    return cells
+
+
+def strategy(name: str) -> str:
+    return rf"\strategy{{{name}}}"
+
+
+def place(cell: Cell) -> str:
+    return f"{count(cell[0])} tokens and {percent(cell[1])}"
+
+
+def environment(results: Results, cells: Cells) -> dict[str, str]:
+    """Where, when and with what the numbers were measured."""
+    record = results.provenance
+
+    def known(key: str):
+        if record.get(key) is None:
+            raise MissingData(f"platform {results.platform}: provenance has no {key!r}")
+        return record[key]
+
+    rows = results.measurements
+    rows = rows[(rows.system == "ring") & (rows.module == "attention")]
+
+    def used(column: str) -> list[str]:
+        return sorted(set(rows[column].astype(str)))
+
+    def one(column: str) -> str:
+        return listed(map(escaped, used(column)))
+
+    throttle = listed(THROTTLES.get(name, escaped(name)) for name in used("throttle") if name != "none")
+    sources = sorted(set(rows[rows.allocator == "lut"].model_source))
+    repetitions = sorted({int(n) for name in STRATEGIES for n in cells.over_grid(name, "repetitions")})
+    devices = Counter(map(escaped, known("devices")))
+    software = ("python", "torch", "triton", "numpy")
+    date = escaped(str(known("date"))[:10])
+    table = [
+        ("Platform", rf"\code{{{escaped(results.platform)}}}: {escaped(results.device_label)}"),
+        ("Devices", listed(rf"{number} $\times$ {name}" for name, number in devices.items())),
+        ("Host", f"{escaped(known('cpu')['model'])}, {known('cpu')['cores']} cores"),
+        ("Driver", escaped(record.get("driver") or "none")),
+        ("Software", ", ".join(f"{name} {escaped(record.get(name) or 'none')}" for name in software)),
+        ("Throttle", throttle),
+        ("Kernel", f"{one('block')}; transport {one('transport')}"),
+        ("Shape", f"batch {one('batch')}, {one('heads')} heads ({one('kv_heads')} of KV) of {one('head_dim')}"),
+        ("Data type", one("dtype")),
+        ("Tokens", listed(map(count, cells.lengths))),
+        ("Percentages", rf"{listed(map(str, cells.percentages))}\,\%"),
+        ("Repetitions", f"{listed(map(str, repetitions))} per cell and strategy"),
+        (
+            "Measured",
+            f"{date}, commit {escaped(str(known('commit'))[:10])}" + " (modified)" * bool(record.get("dirty")),
+        ),
+    ]
+    return {
+        "Device": escaped(results.device_label),
+        "Throttle": throttle,
+        "Repetitions": listed(map(str, repetitions)),
+        "Date": date,
+        "Profiled": listed(OPERATORS.get(name, escaped(name)) for name in sources),
+        "EnvironmentTable": tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", table),
+    }
+
+
+def equal_ranks(cells: Cells) -> dict[str, str]:
+    """Both ranks at full speed: what the published study calls homogeneous."""
+    numbers = {"EqualVersus": versus(cells(ZIGZAG_EVEN, cells.equal), cells(EVEN, cells.equal))}
+    for key, name in (("Contiguous", EVEN), ("Zigzag", ZIGZAG_EVEN)):
+        numbers[f"Equal{key}Ms"] = rounded(cells(name, cells.equal))
+        numbers[f"Equal{key}Fraction"] = rounded(cells(name, cells.equal, "bound_fraction"))
+        numbers[f"Equal{key}Megabytes"] = rounded(cells(name, cells.equal, "bytes_moved") / 1e6)
+    return numbers
+
+
+def extreme(cells: Cells) -> dict[str, str]:
+    """The longest prompt with the slow rank at its slowest, and what the cost model predicts for it."""
+    cell = cells.extreme
+    speed = cell[1] / 100
+    ours, alone = cells(BALANCED, cell), cells(BALANCED, cell, "fast_alone_ms")
+    numbers = {
+        "LongLength": count(cell[0]),
+        "ShortLength": count(cells.lengths[0]),
+        "LowPercentage": str(cell[1]),
+        "ZigzagEvenMs": rounded(cells(ZIGZAG_EVEN, cell)),
+        "AloneMs": rounded(alone),
+        "BoundMs": rounded(cells(BALANCED, cell, "bound_ms")),
+        "EvenSlowdown": rounded(cells(EVEN, cell, "slowdown")),
+        "UnevenSlowdown": rounded(cells(UNEVEN, cell, "slowdown")),
+        "UnevenSpeedup": rounded(cells(UNEVEN, cell, "speedup")),
+        "UnevenEfficiency": rounded(cells(UNEVEN, cell, "efficiency")),
+        "PredictedSpeedup": rounded(3 * (1 + speed) ** 2 / (4 * speed * (2 + speed))),
+        "PredictedFraction": rounded((1 + speed) / (2 + speed)),
+        "PerfectEfficiency": rounded((1 + speed) / 2),
+        "BalancedVersusEven": versus(ours, cells(EVEN, cell)),
+        "BalancedVersusUneven": versus(ours, cells(UNEVEN, cell)),
+        "BalancedVersusAlone": versus(ours, alone),
+    }
+    quoted = {"Even": EVEN, "Uneven": UNEVEN, "ZigzagUneven": ZIGZAG_UNEVEN, "Balanced": BALANCED}
+    for key, name in quoted.items():
+        numbers[f"{key}Ms"] = rounded(cells(name, cell))
+        numbers[f"{key}Fraction"] = rounded(cells(name, cell, "bound_fraction"))
+        numbers[f"{key}Imbalance"] = rounded(cells(name, cell, "imbalance"))
+        numbers[f"{key}MedianFraction"] = rounded(median(cells.over_grid(name, "bound_fraction")))
+    return numbers
+
+
+def across(cells: Cells) -> dict[str, str]:
+    """All cells in which one rank is throttled."""
+    fastest = [cells.fastest(cell) for cell in cells.throttled]
+    winner = max(STRATEGIES, key=fastest.count)
+    speedups = cells.over_grid(UNEVEN, "speedup")
+    fractions = cells.over_grid(BALANCED, "bound_fraction")
+    beside_alone = zip(cells.over_grid(BALANCED), cells.over_grid(BALANCED, "fast_alone_ms"), strict=True)
+    each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
+    spreads = [(cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each]
+    return {
+        "CellCount": count(len(cells.throttled)),
+        "Winner": strategy(winner),
+        "WinnerCount": count(fastest.count(winner)),
+        "ZigzagWins": count(sum(name in ZIGZAG for name in fastest)),
+        "BestSpeedup": rounded(max(speedups)),
+        "BestSpeedupPlace": place(cells.throttled[speedups.index(max(speedups))]),
+        "UnevenLosses": cells.wins(EVEN, UNEVEN),
+        "LutWins": cells.wins("contiguous/lut", UNEVEN),
+        "FormulaWins": cells.wins("contiguous/formula", UNEVEN),
+        "ZigzagLutWins": cells.wins("zigzag/lut", ZIGZAG_UNEVEN),
+        "ZigzagFormulaWins": cells.wins("zigzag/formula", ZIGZAG_UNEVEN),
+        "BalancedWins": cells.wins(BALANCED, ZIGZAG_UNEVEN),
+        "BalancedAloneWins": count(sum(ours < alone for ours, alone in beside_alone)),
+        "BalancedWorstFraction": rounded(min(fractions)),
+        "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
+        "Spread": rf"{rounded(100 * median(spreads), 2)}\,\%",
+        "ClampedCount": count(sum(bool(cells(*one, "clamped")) for one in each)),
+        "RingCount": count(len(each)),
+    }
+
+
+def profile(results: Results, cells: Cells) -> dict[str, str]:
+    """Nominal percentage against the speeds that attention and matrix products reach at their largest sizes."""
+    matmul, attention = (_relative_speeds(results, kind, cells.percentages) for kind in OPERATORS)
+    throttled = [percentage for percentage in cells.percentages if percentage < 100]
+    middle = min(throttled, key=lambda percentage: abs(percentage - 50))
+    gap = max(throttled, key=lambda percentage: abs(matmul[percentage] - attention[percentage]))
+    products = results.profile[results.profile.kind == "matmul"]
+    numbers = {"MatmulSize": count(int(products["size"].max()))}
+    for key, percentage in (("Middle", middle), ("Gap", gap)):
+        numbers[f"{key}Percentage"] = str(percentage)
+        numbers[f"Matmul{key}"] = rounded(matmul[percentage])
+        numbers[f"Attention{key}"] = rounded(attention[percentage])
+    for kind in OPERATORS:
+        model = results.models.get(f"formula-{kind}", {})
+        for key, suffix in (("r2", "Rsquared"), ("r2_leave_one_percentage_out", "HeldOut")):
+            if model.get(key) is None:
+                raise MissingData(f"platform {results.platform}: model formula-{kind} has no {key}")
+            numbers[f"{kind.capitalize()}{suffix}"] = rounded(model[key])
+    return numbers
+
+
+def _relative_speeds(results: Results, kind: str, percentages: Sequence[int]) -> dict[int, float]:
+    """Speed at the largest size profiled, relative to 100 %, by percentage."""
+    rows = results.profile[results.profile.kind == kind]
+    rows = rows[rows["size"] == rows["size"].max()]
+    speeds = dict(zip(map(int, rows.percentage), map(float, rows.relative_speed), strict=True))
+    for percentage in percentages:
+        if not math.isfinite(speeds.get(percentage, math.nan)):
+            raise MissingData(f"platform {results.platform}: the {kind} profile has no speed at {percentage} %")
+    return speeds
+
+
+def peers(results: Results, cells: Cells) -> dict[str, str]:
+    """PyTorch's own context parallelism, where it was measured."""
+    name = r"PyTorch's \code{context\_parallel}"
+    peer = Cells(results, "context_parallel")
+    if not peer:
+        return {"PeerSentence": f"{name} was not measured on this platform."}
+
+    def comparison(ours: str, cell: Cell) -> str:
+        time, other = cells(ours, cell), peer(ZIGZAG_EVEN, cell)
+        return f"{rounded(other)}\\,ms at {percent(cell[1])}, where {strategy(ours)} takes {rounded(time)}\\,ms"
+
+    both = listed([comparison(ZIGZAG_EVEN, cells.equal), comparison(BALANCED, cells.extreme)])
+    return {"PeerSentence": f"{name}, which shards evenly, takes {both}."}
+
+
+def tables(results: Results, cells: Cells) -> dict[str, str]:
+    """Whole tabulars, because their columns depend on the grid."""
+    low, longest = cells.percentages[0], cells.lengths[-1]
+    downwards = cells.percentages[::-1]
+    peer = Cells(results, "context_parallel")
+    by_strategy = "@{}l" + "r" * len(STRATEGIES)
+
+    def head(*first: str, last: Sequence[str] = ()) -> list[Sequence[str]]:
+        layouts = [(CONTIGUOUS, "contiguous"), (ZIGZAG, "zigzag")]
+        spans = [rf"\multicolumn{{{len(names)}}}{{c}}{{{layout}}}" for names, layout in layouts]
+        allocators = [strategy(name.split("/")[1]) for name in STRATEGIES]
+        return [("",) * len(first) + (*spans, *("" for _ in last)), (*first, *allocators, *last)]
+
+    def marked(best: Callable, cell: Cell, column: str = "latency_ms") -> list[str]:
+        values = [cells(name, cell, column) for name in STRATEGIES]
+        return [rf"\textbf{{{rounded(v)}}}" if v == best(values) else rounded(v) for v in values]
+
+    latency = [
+        (
+            count(n),
+            rounded(cells(BALANCED, (n, low), "bound_ms")),
+            rounded(cells(BALANCED, (n, low), "fast_alone_ms")),
+            *marked(min, (n, low)),
+            *([rounded(peer(ZIGZAG_EVEN, (n, low)))] if peer else []),
+        )
+        for n in cells.lengths
+    ]
+    fractions = [(percent(p), *marked(max, (longest, p), "bound_fraction")) for p in downwards]
+    tokens = [
+        (percent(p), *(count(int(cells(name, (longest, p), "block_lens")[-1])) for name in ZIGZAG)) for p in downwards
+    ]
+    grid = [
+        (percent(p), *(rounded(cells(BALANCED, (n, p), "bound_fraction")) for n in cells.lengths)) for p in downwards
+    ]
+    fastest = [cells.fastest(cell) for cell in cells.throttled]
+    summary = {
+        name: (
+            strategy(name),
+            count(fastest.count(name)),
+            rounded(geometric_mean(cells.over_grid(name, "speedup"))),
+            rounded(median(cells.over_grid(name, "bound_fraction"))),
+            rounded(min(cells.over_grid(name, "bound_fraction"))),
+            rounded(median(cells.over_grid(name, "imbalance"))),
+        )
+        for name in STRATEGIES
+    }
+    summary_head = [
+        ("", "cells", "speed-", r"\multicolumn{2}{c}{bound fraction}", "imbal-"),
+        ("", "won", "up", "median", "least", "ance"),
+    ]
+    return {
+        "LatencyTable": tabular(
+            "@{}rrr" + "r" * (len(STRATEGIES) + bool(peer)) + "@{}",
+            head("tokens", "bound", "fast alone", last=["torch CP"] if peer else []),
+            latency,
+        ),
+        "FractionTable": tabular(by_strategy + "@{}", head("slow rank"), fractions),
+        "StrategyTable": tabular(
+            "@{}l*{5}{r@{\\hspace{6pt}}}@{}",
+            summary_head,
+            [summary[name] for name in CONTIGUOUS],
+            [summary[name] for name in ZIGZAG],
+        ),
+        "GridTable": tabular(
+            "@{}l" + "r" * len(cells.lengths) + "@{}", [("slow rank", *map(count, cells.lengths))], grid
+        ),
+        "TokensTable": tabular(
+            "@{}l" + "r" * len(ZIGZAG) + "@{}",
+            [("slow rank", *(strategy(name.split("/")[1]) for name in ZIGZAG))],
+            tokens,
+        ),
+    }
+
+
+def platform_numbers(results: Results) -> dict[str, str]:
+    """Everything that can be said about one platform, by unprefixed name."""
+    cells = ring_cells(results)
+    return {
+        **environment(results, cells),
+        **equal_ranks(cells),
+        **extreme(cells),
+        **across(cells),
+        **profile(results, cells),
+        **peers(results, cells),
+        **tables(results, cells),
+    }
+
+
+def numbers(main: Results, live: Results) -> dict[str, str]:
+    """All macros by name, in order; LiveIsMain is 1 if both are the same platform, and 0 otherwise.
+
+    Raises MissingData, naming platform, strategy and cell, if the paper quotes what was not measured.
+    """
+    of_main, of_live = platform_numbers(main), platform_numbers(live)
+    return {
+        "LiveIsMain": str(int(main.platform == live.platform)),
+        **{f"Main{name}": text for name, text in of_main.items() if name not in ONLY_LIVE},
+        **{f"Live{name}": text for name, text in of_live.items() if name in LIVE},
+    }
+
+
+def write(main: Path, live: Path, output: Path) -> None:
+    """Load both platforms' folders and write the macros to `output`, whole or not at all."""
+    text = render(numbers(Results.load(main), Results.load(live)))
+    with atomic_path(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(snakemake.params.main), Path(snakemake.params.live), Path(snakemake.output.tex))

@@ -1,0 +1,71 @@
+"""How numbers, words and tables are written in TeX. Nothing here knows what was measured."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+# Times nearer to each other than this, relatively, are called equal.
+TIE = 0.01
+
+_SPECIAL = {
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits, but never short of its integer part: 0.0954, 43.2, 6{,}196.
+
+    The one place where a number of the paper is rounded. Raises ValueError if it is not finite.
+    """
+    if not math.isfinite(value):
+        raise ValueError(f"{value} cannot be printed: a number of the paper must be finite")
+    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
+    return _grouped(f"{value:,.{max(0, digits - 1 - exponent)}f}")
+
+
+def count(value: int) -> str:
+    """An integer as it is, thousands grouped."""
+    return _grouped(f"{value:,}")
+
+
+def _grouped(text: str) -> str:
+    """Commas that are spaced alike in text and in formulas."""
+    return text.replace(",", "{,}")
+
+
+def percent(value: int) -> str:
+    return rf"{value}\,\%"
+
+
+def listed(items: Iterable[str]) -> str:
+    """`a`, `a and b`, or `a, b and c`."""
+    *head, last = items
+    return f"{', '.join(head)} and {last}" if head else last
+
+
+def escaped(text: object) -> str:
+    """Any text, such as the name of a device, so that TeX prints it."""
+    return "".join(_SPECIAL.get(character, character) for character in str(text))
+
+
+def versus(time: float, other: float) -> str:
+    """`time` against `other`: "1.45 times faster than", "1.20 times slower than" or "as fast as"."""
+    ratio = other / time
+    if abs(ratio - 1) < TIE:
+        return "as fast as"
+    return f"{rounded(ratio)} times faster than" if ratio > 1 else f"{rounded(1 / ratio)} times slower than"
+
+
+def tabular(columns: str, *groups: Sequence[Sequence[str]]) -> str:
+    """A booktabs table of groups of rows, with a rule between groups; a head is a group like any other."""
+    blocks = ["\n".join(" & ".join(row) + r" \\" for row in group) for group in groups]
+    body = "\n\\midrule\n".join(blocks)
+    return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+
+
+def render(macros: dict[str, str]) -> str:
+    """The file that defines `macros`, in their order."""
+    lines = [f"\\newcommand{{\\{name}}}{{{text}}}" for name, text in macros.items()]
+    return "\n".join(["% Generated from the measurements.", *lines]) + "\n"
