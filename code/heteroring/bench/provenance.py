@@ -15,7 +15,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heteroring.bench.device import cpu_model
 from heteroring.files import atomic_path
 
 if TYPE_CHECKING:
@@ -53,6 +52,9 @@ def provenance(
     Lists have one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found
     out, the commit without git for one, is "unknown", and `dirty` then null.
     """
+    # Whoever only reads records has no use for torch, which `device` imports.
+    from heteroring.bench.device import cpu_model
+
     commit, dirty = _commit()
     return {
         "platform": platform,
