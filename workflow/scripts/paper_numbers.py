@@ -12,6 +12,8 @@ from statistics import geometric_mean, median
 
 from heteroring.bench.results import Results
 from heteroring.files import atomic_path
+from heteroring.ring.partition import Partition
+from heteroring.ring.work import score_pairs
 from paper_tex import count, escaped, listed, percent, render, rounded, tabular, versus
 
 CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
@@ -76,6 +78,7 @@ class Cells:
         self._rows = {
             (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
         }
+        self.alone = Cells(results, "alone") if system == "ring" else None
 
     def __bool__(self) -> bool:
         return bool(self._rows)
@@ -100,6 +103,13 @@ class Cells:
 
     def fastest(self, cell: Cell) -> str:
         return min(STRATEGIES, key=lambda name: self(name, cell))
+
+    def predicted(self, name: str, cell: Cell) -> float:
+        """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
+        lens = self(name, cell, "block_lens")
+        pairs = score_pairs(Partition(name.split("/")[0], lens))
+        alone = [self.alone(f"alone/rank{rank}", cell) for rank in range(len(lens))]
+        return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)
 
     @property
     def extreme(self) -> Cell:
@@ -153,6 +163,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
     date = escaped(str(known("date"))[:10])
+    commits = listed(escaped(commit[:10]) for commit in str(known("commit")).split())
     table = [
         ("Platform", rf"\code{{{escaped(results.platform)}}}: {escaped(results.device_label)}"),
         ("Devices", listed(rf"{number} $\times$ {name}" for name, number in devices.items())),
@@ -166,10 +177,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
         ("Tokens", listed(map(count, cells.lengths))),
         ("Percentages", rf"{listed(map(str, cells.percentages))}\,\%"),
         ("Repetitions", f"{listed(map(str, repetitions))} per cell and strategy"),
-        (
-            "Measured",
-            f"{date}, commit {escaped(str(known('commit'))[:10])}" + " (modified)" * bool(record.get("dirty")),
-        ),
+        ("Measured", f"{date}, commit {commits}" + " (modified)" * bool(record.get("dirty"))),
     ]
     return {
         "Device": escaped(results.device_label),
@@ -192,9 +200,8 @@ def equal_ranks(cells: Cells) -> dict[str, str]:
 
 
 def extreme(cells: Cells) -> dict[str, str]:
-    """The longest prompt with the slow rank at its slowest, and what the cost model predicts for it."""
+    """The longest prompt with the slow rank at its slowest, and what the work model predicts for it."""
     cell = cells.extreme
-    speed = cell[1] / 100
     ours, alone = cells(BALANCED, cell), cells(BALANCED, cell, "fast_alone_ms")
     numbers = {
         "LongLength": count(cell[0]),
@@ -207,9 +214,9 @@ def extreme(cells: Cells) -> dict[str, str]:
         "UnevenSlowdown": rounded(cells(UNEVEN, cell, "slowdown")),
         "UnevenSpeedup": rounded(cells(UNEVEN, cell, "speedup")),
         "UnevenEfficiency": rounded(cells(UNEVEN, cell, "efficiency")),
-        "PredictedSpeedup": rounded(3 * (1 + speed) ** 2 / (4 * speed * (2 + speed))),
-        "PredictedFraction": rounded((1 + speed) / (2 + speed)),
-        "PerfectEfficiency": rounded((1 + speed) / 2),
+        "PredictedSpeedup": rounded(cells.predicted(EVEN, cell) / cells.predicted(UNEVEN, cell)),
+        "PredictedFraction": rounded(cells(UNEVEN, cell, "bound_ms") / cells.predicted(UNEVEN, cell)),
+        "PerfectEfficiency": rounded(cells(EVEN, cells.equal, "bound_ms") / cells(EVEN, cell, "bound_ms")),
         "BalancedVersusEven": versus(ours, cells(EVEN, cell)),
         "BalancedVersusUneven": versus(ours, cells(UNEVEN, cell)),
         "BalancedVersusAlone": versus(ours, alone),
@@ -232,6 +239,8 @@ def across(cells: Cells) -> dict[str, str]:
     beside_alone = zip(cells.over_grid(BALANCED), cells.over_grid(BALANCED, "fast_alone_ms"), strict=True)
     each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
     spreads = [(cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each]
+    ratios = {one: cells(*one) / cells.predicted(*one) for one in each}
+    long = [ratio for (_, cell), ratio in ratios.items() if cell[0] == cells.lengths[-1]]
     return {
         "CellCount": count(len(cells.throttled)),
         "Winner": strategy(winner),
@@ -249,6 +258,8 @@ def across(cells: Cells) -> dict[str, str]:
         "BalancedWorstFraction": rounded(min(fractions)),
         "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
         "Spread": rf"{rounded(100 * median(spreads), 2)}\,\%",
+        "ModelRatio": rounded(median(ratios.values())),
+        "ModelRatioLong": rounded(median(long)),
         "ClampedCount": count(sum(bool(cells(*one, "clamped")) for one in each)),
         "RingCount": count(len(each)),
     }

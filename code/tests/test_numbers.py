@@ -1,0 +1,333 @@
+"""The paper's numbers: how they are written, what they are on a frame worked out by hand, and what is refused."""
+
+import copy
+import importlib.util
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from synthetic import GPU, TINY, write_platform
+
+from heteroring.bench.results import Results
+
+SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The two script modules, as Snakemake finds them: from their own folder."""
+    sys.path.append(str(SCRIPTS))
+    try:
+        yield SimpleNamespace(
+            tex=importlib.import_module("paper_tex"), numbers=importlib.import_module("paper_numbers")
+        )
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Results:
+    folder = tmp_path_factory.mktemp("data") / TINY.platform
+    write_platform(folder, TINY)
+    return Results.load(folder)
+
+
+# 100 tokens, ranks at 100 and 50 %: the whole attention takes 10 ms on a full rank and 20 ms on the slow one, so
+# the bound is 1 / (1/10 + 1/20) = 20/3 ms, and 5 ms for two full ranks.
+LATENCY = {  # strategy: (ms at 100 %, ms at 50 %)
+    "contiguous/even": (8.0, 16.0),
+    "contiguous/uneven": (8.0, 12.0),
+    "contiguous/lut": (8.0, 12.5),
+    "contiguous/formula": (8.0, 11.0),
+    "zigzag/even": (5.0, 10.0),
+    "zigzag/uneven": (5.0, 7.0),
+    "zigzag/lut": (5.0, 7.5),
+    "zigzag/formula": (5.0, 7.25),
+    "zigzag/balanced": (5.0, 6.75),
+}
+
+
+def by_hand() -> SimpleNamespace:
+    cells, measurements = [], []
+    for index, percentage in enumerate((100, 50)):
+        alone = (10.0, 10.0 * 100 / percentage)
+        bound = 1 / sum(1 / time for time in alone)
+        common = {"seq_len": 100, "percentage": percentage, "module": "attention", "clamped": False}
+        for rank, time in enumerate(alone):
+            name = f"alone/rank{rank}"
+            cells.append(common | {"system": "alone", "strategy": name, "latency_ms": time})
+        for name, times in LATENCY.items():
+            layout, allocator = name.split("/")
+            time = times[index]
+            even = (50, 50) if allocator == "even" or percentage == 100 else (67, 33)
+            cells.append(
+                common
+                | {
+                    "system": "ring",
+                    "strategy": name,
+                    "block_lens": even,
+                    "repetitions": 5,
+                    "latency_ms": time,
+                    "latency_p20_ms": 0.9 * time,
+                    "latency_p80_ms": 1.1 * time,
+                    "slowdown": time / LATENCY[f"{layout}/even"][0],
+                    "efficiency": LATENCY[f"{layout}/even"][0] / time,
+                    "speedup": LATENCY[f"{layout}/even"][index] / time,
+                    "bound_ms": bound,
+                    "bound_fraction": bound / time,
+                    "imbalance": 1.25,
+                    "fast_alone_ms": alone[0],
+                    "bytes_moved": 2_500_000,
+                }
+            )
+            measurements.append(
+                {"system": "ring", "module": "attention", "allocator": allocator, "model_source": "matmul"}
+                | {"throttle": "pacing", "block": "cpu", "transport": "p2p", "dtype": "float32", "batch": 1}
+                | {"heads": 4, "kv_heads": 2, "head_dim": 64}
+            )
+    profile = [
+        {"kind": kind, "size": size, "percentage": percentage, "relative_speed": speed}
+        for kind, size, speeds in (
+            ("matmul", 64, (1.0, 0.9)),
+            ("matmul", 128, (1.0, 0.7)),
+            ("attention", 100, (1.0, 0.5)),
+        )
+        for percentage, speed in zip((100, 50), speeds, strict=True)
+    ]
+    return SimpleNamespace(
+        platform="cpu",
+        device_label="2 paced CPU ranks (R&D_1)",
+        cells=pd.DataFrame(cells),
+        measurements=pd.DataFrame(measurements),
+        profile=pd.DataFrame(profile),
+        models={
+            f"formula-{kind}": {"r2": 0.9, "r2_leave_one_percentage_out": -1.5} for kind in ("matmul", "attention")
+        },
+        provenance={
+            "devices": ["R&D_1", "R&D_1"],
+            "cpu": {"model": "R&D_1", "cores": 2},
+            "driver": "",
+            "python": "3.11.2",
+            "torch": "2.13.0",
+            "triton": "unknown",
+            "numpy": "2.4.6",
+            "commit": "0123456789abcdef 1123456789abcdef",
+            "dirty": True,
+            "date": "2026-01-02T03:04:05+00:00",
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (1.0, 3, "1.00"),
+        (0.95449, 3, "0.954"),
+        (0.0954, 3, "0.0954"),
+        (43.21, 3, "43.2"),
+        (99.96, 3, "100"),
+        (9.996, 3, "10.0"),
+        (0.9996, 3, "1.00"),
+        (123.4, 3, "123"),
+        (6196.21, 3, "6{,}196"),
+        (1234567.8, 3, "1{,}234{,}568"),
+        (-1.5, 3, "-1.50"),
+        (0.0, 3, "0.00"),
+        (1.666, 2, "1.7"),
+        (16.66, 2, "17"),
+    ],
+)
+def test_rounding_keeps_significant_digits_and_the_integer_part(scripts, value, digits, text):
+    assert scripts.tex.rounded(value, digits) == text
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_never_printed(scripts, value):
+    with pytest.raises(ValueError, match="finite"):
+        scripts.tex.rounded(value)
+
+
+@pytest.mark.parametrize(
+    ("time", "other", "words"),
+    [
+        (10.0, 15.0, "1.50 times faster than"),
+        (15.0, 10.0, "1.50 times slower than"),
+        (10.0, 10.05, "as fast as"),
+        (10.0, 9.95, "as fast as"),
+        (10.0, 10.2, "1.02 times faster than"),
+    ],
+)
+def test_comparisons_are_words_that_the_data_choose(scripts, time, other, words):
+    assert scripts.tex.versus(time, other) == words
+
+
+def test_lists_and_names_read_well(scripts):
+    tex = scripts.tex
+    assert tex.listed(["a"]) == "a"
+    assert tex.listed(iter(["a", "b"])) == "a and b"
+    assert tex.listed(["a", "b", "c"]) == "a, b and c"
+    assert tex.escaped(r"50% of A_1 & B #2 {x} \y ~z ^") == (
+        r"50\% of A\_1 \& B \#2 \{x\} \textbackslash{}y \textasciitilde{}z \textasciicircum{}"
+    )
+    assert tex.count(65536) == "65{,}536"
+    assert tex.percent(10) == r"10\,\%"
+
+
+def test_values_are_those_worked_out_by_hand(scripts):
+    results = by_hand()
+    macros = scripts.numbers.numbers(results, results)
+    expected = {
+        "LiveIsMain": "1",
+        "MainDevice": r"2 paced CPU ranks (R\&D\_1)",
+        "MainDate": "2026-01-02",
+        "MainRepetitions": "5",
+        "MainProfiled": "square matrix products",
+        "MainCellCount": "1",
+        "MainLongLength": "100",
+        "MainLowPercentage": "50",
+        "MainEvenMs": "16.0",
+        "MainUnevenMs": "12.0",
+        "MainBalancedMs": "6.75",
+        "MainAloneMs": "10.0",
+        "MainBoundMs": "6.67",
+        "MainBalancedFraction": "0.988",  # (20/3) / 6.75
+        "MainUnevenFraction": "0.556",  # (20/3) / 12
+        "MainEvenSlowdown": "2.00",
+        "MainUnevenSlowdown": "1.50",
+        "MainUnevenSpeedup": "1.33",
+        "MainUnevenEfficiency": "0.667",
+        "MainPerfectEfficiency": "0.750",  # 5 / (20/3)
+        "MainBalancedVersusEven": "2.37 times faster than",
+        "MainBalancedVersusUneven": "1.78 times faster than",
+        "MainEqualVersus": "1.60 times faster than",
+        "MainEqualContiguousFraction": "0.625",  # 5 / 8
+        "MainEqualZigzagMegabytes": "2.50",
+        "MainWinner": r"\strategy{zigzag/balanced}",
+        "MainWinnerCount": "1",
+        "MainZigzagWins": "1",
+        "MainUnevenLosses": "0",
+        "MainLutWins": "0",
+        "MainFormulaWins": "1",
+        "MainZigzagFormulaWins": "0",
+        "MainBalancedWins": "1",
+        "MainBalancedAloneWins": "1",
+        "MainBestSpeedup": "1.33",
+        "MainBestSpeedupPlace": r"100 tokens and 50\,\%",
+        "MainSpread": r"20\,\%",
+        "MainClampedCount": "0",
+        "MainRingCount": "9",
+        "MainMatmulMiddle": "0.700",  # of the larger product
+        "MainAttentionMiddle": "0.500",
+        "MainMatmulRsquared": "0.900",
+        "MainMatmulHeldOut": "-1.50",
+    }
+    assert {name: macros[name] for name in expected} == expected
+    assert "not measured" in macros["MainPeerSentence"]
+    assert "0123456789 and 1123456789 (modified)" in macros["MainEnvironmentTable"]
+    assert r"2 $\times$ R\&D\_1" in macros["MainEnvironmentTable"]
+
+
+def test_the_work_model_counts_pairs_at_the_speed_of_each_rank_alone(scripts):
+    """Even contiguous halves of 100 tokens: 50*51/2 = 1275 of 5050 pairs, and 3775 on the slow rank (20 ms)."""
+    cells = scripts.numbers.ring_cells(by_hand())
+    assert cells.predicted("contiguous/even", (100, 50)) == pytest.approx(20 * 3775 / 5050)
+    # 67 tokens in front: 67*68/2 = 2278 pairs at full speed, 2772 at half of it.
+    assert cells.predicted("contiguous/uneven", (100, 50)) == pytest.approx(20 * 2772 / 5050)
+    assert cells.predicted("zigzag/even", (100, 50)) == pytest.approx(10.0)
+
+
+def test_the_best_of_a_row_is_bold(scripts):
+    macros = scripts.numbers.numbers(by_hand(), by_hand())
+    row = next(line for line in macros["MainLatencyTable"].splitlines() if line.startswith("100 &"))
+    assert row == r"100 & 6.67 & 10.0 & 16.0 & 12.0 & 12.5 & 11.0 & 10.0 & 7.00 & 7.50 & 7.25 & \textbf{6.75} \\"
+    fractions = macros["MainFractionTable"].splitlines()
+    assert r"50\,\% & 0.417 & 0.556 & 0.533 & 0.606 & 0.667 & 0.952 & 0.889 & 0.920 & \textbf{0.988} \\" in fractions
+
+
+def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_path):
+    grid = replace(GPU, lengths=(4096, 8192), percentages=(10, 100), repetitions=2)
+    write_platform(tmp_path / grid.platform, grid)
+    recorded = Results.load(tmp_path / grid.platform)
+    alike, apart = scripts.numbers.numbers(tiny, tiny), scripts.numbers.numbers(recorded, tiny)
+    assert list(alike) == list(apart)
+    assert (alike["LiveIsMain"], apart["LiveIsMain"]) == ("1", "0")
+    assert apart["MainDevice"] == "2 x NVIDIA H200, MPS"
+    assert apart["LiveDevice"] == alike["MainDevice"] == alike["LiveDevice"]
+    assert "takes" in apart["MainPeerSentence"]
+    assert "torch CP" in apart["MainLatencyTable"]
+    for name, text in apart.items():
+        assert name.isalpha(), name
+        assert "nan" not in text.lower().replace("contiguous", ""), name
+
+
+def test_the_file_is_written_whole_and_defines_every_macro(scripts, tiny, tmp_path):
+    folder = tmp_path / TINY.platform
+    write_platform(folder, TINY)
+    output = tmp_path / "latex" / "generated" / "numbers.tex"
+    scripts.numbers.write(folder, folder, output)
+    text = output.read_text()
+    for name in scripts.numbers.numbers(tiny, tiny):
+        assert text.count(rf"\newcommand{{\{name}}}{{") == 1
+    assert list(output.parent.iterdir()) == [output]
+
+
+@pytest.mark.parametrize("name", list(LATENCY))
+def test_a_strategy_that_was_not_measured_is_named(scripts, name):
+    results = by_hand()
+    results.cells = results.cells[results.cells.strategy != name]
+    with pytest.raises(scripts.numbers.MissingData, match=rf"platform cpu.* {name} at 100 tokens"):
+        scripts.numbers.numbers(by_hand(), results)
+
+
+@pytest.mark.parametrize("column", ["bound_fraction", "speedup", "fast_alone_ms", "slowdown"])
+def test_a_metric_without_its_reference_is_named(scripts, column):
+    results = by_hand()
+    results.cells[column] = math.nan
+    with pytest.raises(scripts.numbers.MissingData, match=f"no {column} of strategy"):
+        scripts.numbers.numbers(results, results)
+
+
+def without_alone(results):
+    results.cells = results.cells[results.cells.system != "alone"]
+
+
+def without_throttling(results):
+    results.cells = results.cells[results.cells.percentage == 100]
+
+
+def without_cells(results):
+    results.cells = results.cells[results.cells.seq_len < 0]
+
+
+def without_attention_profile(results):
+    results.profile = results.profile[results.profile.kind != "attention"]
+
+
+def without_formula(results):
+    results.models = {}
+
+
+def without_date(results):
+    results.provenance = {key: value for key, value in results.provenance.items() if key != "date"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_alone, "system alone: no latency_ms of strategy alone/rank0 at 100 tokens and 50 %"),
+        (without_throttling, "measured at 100, not below 100 %"),
+        (without_cells, "measured at no percentage at all"),
+        (without_attention_profile, "the attention profile has no speed at 50 %"),
+        (without_formula, "model formula-matmul has no r2"),
+        (without_date, "provenance has no 'date'"),
+    ],
+)
+def test_what_is_missing_is_named(scripts, spoil, message):
+    results = copy.copy(by_hand())
+    spoil(results)
+    with pytest.raises(scripts.numbers.MissingData, match=message):
+        scripts.numbers.numbers(results, results)
