@@ -5,6 +5,7 @@ rule numbers:
     input:
         main=results_of(PLATFORMS.main),
         live=results_of(PLATFORMS.live),
+        wording="workflow/scripts/paper_tex.py",
     output:
         tex=f"{LATEX}/generated/numbers.tex",
     log:
@@ -53,8 +54,10 @@ rule paper:
         ENVIRONMENT
     params:
         main=f"{LATEX}/report.tex",
+        tex_log=f"{LATEX}/report.log",
+        check="workflow/scripts/check_latex_log.py",
     message:
         "Typeset the paper"
     shell:
         # A run that failed before leaves a state in which latexmk would refuse to try again.
-        "latexmk -g -cd {params.main} > {log} 2>&1"
+        "(latexmk -g -cd {params.main} && python {params.check} {params.tex_log}) > {log} 2>&1"

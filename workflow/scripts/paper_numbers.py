@@ -5,6 +5,7 @@ is not called numbers.py because the standard library has a module of that name.
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -421,4 +422,5 @@ def write(main: Path, live: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
     write(Path(snakemake.params.main), Path(snakemake.params.live), Path(snakemake.output.tex))
