@@ -4,15 +4,12 @@
 #   snakemake --cores 1 all_but_pdf                    the same where there is no TeX
 #   snakemake --cores 1 figures/speedup_heatmap.png    one figure
 #   snakemake --cores 1 latex/report.pdf               the paper
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 min_version("9.5")
 
 
 configfile: "workflow/config/default.yaml"
-
-
-validate(config, "workflow/schemas/config.schema.yaml")
 
 
 include: "workflow/rules/common.smk"
@@ -30,8 +27,12 @@ rule all:
     input:
         everything_but_pdf(),
         pdf=f"{LATEX}/report.pdf",
+    message:
+        f"Everything is built: {LATEX}/report.pdf, figures in {FIGURES}"
 
 
 rule all_but_pdf:
     input:
         everything_but_pdf(),
+    message:
+        f"Everything but the PDF is built: figures in {FIGURES}"

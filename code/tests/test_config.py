@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("snakemake")
 
-from snakemake.exceptions import WorkflowError  # noqa: E402
-from snakemake.utils import update_config, validate  # noqa: E402
+from snakemake.utils import update_config  # noqa: E402
 from workflow.scripts import platforms  # noqa: E402
+from workflow.scripts.configuration import check  # noqa: E402
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ def test_every_group_is_closed(schema):
 @pytest.mark.parametrize("overlay", ["default", "tiny"])
 def test_shipped_configs_are_valid(config, overlay):
     update_config(config, yaml.safe_load((CONFIG / f"{overlay}.yaml").read_text()))
-    validate(config, str(SCHEMA))
+    check(config, SCHEMA)
 
 
 def test_overlays_have_runs_of_their_own():
@@ -81,53 +82,62 @@ def test_overlays_have_runs_of_their_own():
     assert all(run == name for name, run in runs.items() if name != "default")
 
 
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("platfrom",), "cpu"),
-        (("platforms", "cpu", "seq_lenz"), [512]),
-        (("platforms", "tpu"), {}),
-        (("checks", "bound_fraction_noice"), 0.1),
-    ],
-)
-def test_misspelled_key_is_an_error_that_names_it(config, path, value):
+def changed(config: dict, path: tuple[str, ...], value) -> dict:
+    """`config` with one key set, wherever it lies."""
+    config = copy.deepcopy(config)
     inner = config
     for name in path[:-1]:
         inner = inner[name]
     inner[path[-1]] = value
-    with pytest.raises(WorkflowError, match=path[-1]):
-        validate(config, str(SCHEMA))
+    return config
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("path", "value", "says"),
     [
-        (("percentages",), [100, 0]),
-        (("percentages",), [100, 101]),
-        (("percentages",), [50, 10]),
-        (("percentages",), [100, 50, 50]),
-        (("strategies",), ["contiguous/even", "zigzag/even", "zigzag/lutt"]),
-        (("strategies",), ["contiguous/even", "zigzag/balanced"]),
-        (("model_source",), "matmull"),
-        (("run",), "../elsewhere"),
-        (("platforms", "cpu", "seq_lens"), [0]),
-        (("platforms", "cpu", "seq_lens"), []),
-        (("platforms", "cpu", "throttle"), "mps"),
-        (("platforms", "cpu", "repetitions"), 0),
-        (("platforms", "cpu", "dtype"), "float64"),
-        (("checks", "bound_fraction_noise"), -0.1),
+        (("platfrom",), "cpu", "unknown key platfrom: did you mean platform?"),
+        (("platforms", "cpu", "seq_lenz"), [512], "platforms.cpu.seq_lenz: did you mean platforms.cpu.seq_lens?"),
+        (("platforms", "tpu"), {}, "unknown key platforms.tpu: "),
+        (("checks", "zzz"), 0.1, "unknown key checks.zzz: one of bound_fraction_noise"),
     ],
 )
-def test_bad_value_is_an_error_that_shows_it(config, path, value):
-    broken = copy.deepcopy(config)
-    inner = broken
-    for name in path[:-1]:
-        inner = inner[name]
-    inner[path[-1]] = value
-    with pytest.raises(WorkflowError) as error:
-        validate(broken, str(SCHEMA))
-    shown = value[-1] if isinstance(value, list) and value else value
-    assert str(shown) in str(error.value)
+def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
+    with pytest.raises(ValueError, match=re.escape(says)) as error:
+        check(changed(config, path, value), SCHEMA)
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (("percentages",), [100, 0], "percentages.1: 0 is less"),
+        (("percentages",), [100, 101], "percentages.1: 101 is greater"),
+        (("percentages",), [50, 10], "percentages: [50, 10] lacks 100"),
+        (("percentages",), [100, 50, 50], "percentages: [100, 50, 50] has non-unique elements"),
+        (("percentages",), [100, "50"], "percentages.1: '50' is not of type 'integer'"),
+        (("strategies",), ["contiguous/even", "zigzag/even", "zigzag/lutt"], "strategies.2: 'zigzag/lutt' is not"),
+        (("strategies",), ["contiguous/even", "zigzag/balanced"], "lacks zigzag/even"),
+        (("model_source",), "matmull", "model_source: 'matmull' is not one of"),
+        (("run",), "../elsewhere", "run: '../elsewhere' does not match"),
+        (("platform",), 2, "platform: 2 is not of type 'string'"),
+        (("platforms", "cpu", "seq_lens"), [0], "platforms.cpu.seq_lens.0: 0 is less"),
+        (("platforms", "cpu", "seq_lens"), [], "platforms.cpu.seq_lens: []"),
+        (("platforms", "cpu", "throttle"), "mps", "platforms.cpu.throttle: 'mps' is not one of"),
+        (("platforms", "cpu", "repetitions"), 0, "platforms.cpu.repetitions: 0 is less"),
+        (("platforms", "cpu", "dtype"), "float64", "platforms.cpu.dtype: 'float64' is not one of"),
+        (("checks", "bound_fraction_noise"), -0.1, "checks.bound_fraction_noise: -0.1 is less"),
+    ],
+)
+def test_bad_value_is_an_error_that_names_key_and_value(config, path, value, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        check(changed(config, path, value), SCHEMA)
+
+
+def test_every_mistake_is_listed(config):
+    broken = changed(changed(config, ("platfrom",), "cpu"), ("checks", "bound_fraction_noise"), "much")
+    with pytest.raises(ValueError, match="platfrom") as error:
+        check(broken, SCHEMA)
+    assert len(str(error.value).splitlines()) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
-# Names that the stages share: folders, platforms, and the files of a platform.
+# The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
 import re
 import shutil
 from pathlib import Path
 
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
+from workflow.scripts.configuration import check
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
+
+try:
+    check(config, Path("workflow/schemas/config.schema.yaml"))
+    PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
+except ValueError as error:
+    raise WorkflowError(str(error))
 
 ROOT = f"runs/{config['run']}/" if config["run"] else ""
 DATA = f"{ROOT}data"
@@ -23,11 +30,6 @@ onstart:
 
 
 ENVIRONMENT = "../envs/heteroring.yml"
-
-try:
-    PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
-except ValueError as error:
-    raise WorkflowError(str(error))
 
 PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
 KINDS = ("lut", "formula")
@@ -144,7 +146,11 @@ def paper_sources(wildcards):
 
 
 def everything_but_pdf():
+    """Also what is only read on the way, so that whatever of it is missing is made again."""
+    folders = [folder_of(platform) for platform in PLATFORMS.shown]
     return [
+        *(path for folder in folders for stage in ("profile", "bench") for path in job_files(folder, stage)),
+        *(path for platform in PLATFORMS.shown for path in results_of(platform)),
         *expand(
             f"{FIGURES}/{{platform}}/{{name}}.{{suffix}}",
             platform=PLATFORMS.shown,
@@ -152,7 +158,8 @@ def everything_but_pdf():
             suffix=["png", "pdf"],
         ),
         *expand(f"{FIGURES}/{{name}}.{{suffix}}", name=NAMES, suffix=["png", "pdf"]),
+        *expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
         *expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
-        *expand("{folder}/derived/checks.txt", folder=map(folder_of, PLATFORMS.shown)),
+        *expand("{folder}/derived/checks.txt", folder=folders),
         f"{LATEX}/generated/numbers.tex",
     ]

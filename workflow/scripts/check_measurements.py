@@ -98,9 +98,7 @@ def bound_violations(cells: pd.DataFrame, noise: float) -> Iterator[str]:
         yield "no cell has a bound fraction"
 
 
-def violations(
-    measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | None, noise: float
-) -> list[str]:
+def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
     """Every rule that the tables break, one line each.
 
     grid: percentages (of the last of two ranks), seq_lens, strategies, repetitions. None for recorded
