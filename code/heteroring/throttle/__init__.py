@@ -9,6 +9,8 @@ from heteroring.throttle.base import Throttle, check_percentage
 _HOME = {
     "none": "heteroring.throttle.base:Throttle",
     "pacing": "heteroring.throttle.pacing:Pacing",
+    "mps": "heteroring.throttle.mps:Mps",
+    "green": "heteroring.throttle.green:Green",
 }
 
 THROTTLES = tuple(_HOME)

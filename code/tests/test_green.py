@@ -1,0 +1,25 @@
+"""Green contexts as far as no GPU is needed: what is asked for, and what a rank at full speed does."""
+
+import pytest
+
+from heteroring.throttle import throttle_type
+from heteroring.throttle.green import requested
+
+
+def test_full_speed_needs_no_context():
+    throttle = throttle_type("green")(100)
+    throttle.start()
+    assert throttle.wrap(lambda x: x + 1)(1) == 2
+
+
+@pytest.mark.parametrize("percentage", [0, 101, 2.5, True])
+def test_a_percentage_out_of_range_is_refused(percentage):
+    with pytest.raises(ValueError, match="is not an integer from 1 to 100"):
+        throttle_type("green")(percentage)
+    with pytest.raises(ValueError, match="is not an integer from 1 to 100"):
+        throttle_type("green")(100).set(percentage)
+
+
+@pytest.mark.parametrize(("percentage", "count"), [(100, 132), (50, 66), (10, 13), (1, 1)])
+def test_what_is_asked_for_of_132_multiprocessors(percentage, count):
+    assert requested(132, percentage) == count
