@@ -1,4 +1,4 @@
-"""A pool of gloo ranks that runs test functions, so that many cases share one start of the processes."""
+"""A pool of ranks that runs test functions, so that many cases share one start of the processes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ class RankError(AssertionError):
 
 
 class Ranks:
-    """`world_size` processes in one gloo group with a file rendezvous; `run` calls a function on all of them."""
+    """`world_size` processes in one group with a file rendezvous; `run` calls a function on all of them.
 
-    def __init__(self, world_size: int, timeout_s: float = 60.0):
+    The group is gloo, or NCCL with one GPU a rank for `device` "cuda".
+    """
+
+    def __init__(self, world_size: int, timeout_s: float = 60.0, device: str = "cpu"):
         context = mp.get_context("spawn")
         self.world_size = world_size
         self._folder = tempfile.TemporaryDirectory()
@@ -33,7 +36,7 @@ class Ranks:
         self._processes = [
             context.Process(
                 target=_serve,
-                args=(rank, world_size, store, timeout_s, self._inbox[rank], self._outbox),
+                args=(rank, world_size, store, timeout_s, device, self._inbox[rank], self._outbox),
                 daemon=True,
             )
             for rank in range(world_size)
@@ -67,10 +70,13 @@ class Ranks:
         self._folder.cleanup()
 
 
-def _serve(rank, world_size, store, timeout_s, inbox, outbox) -> None:
+def _serve(rank, world_size, store, timeout_s, device, inbox, outbox) -> None:
     torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
     torch.distributed.init_process_group(
-        "gloo",
+        "nccl" if device == "cuda" else "gloo",
+        device_id=torch.device(device, rank) if device == "cuda" else None,
         init_method=f"file://{store}",
         rank=rank,
         world_size=world_size,

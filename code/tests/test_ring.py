@@ -28,13 +28,13 @@ def whole(seq_len, heads, kv_heads, dtype, head_dim=16, batch=2, seed=0):
 def recording(log, block):
     """`block`, noting the score pairs of each call and leaving poison where it does not write."""
 
-    def record(q, k, v, *, scale, causal_offset=None, running=None):
+    def record(q, k, v, *, scale, causal_offset=None, **keywords):
         m, n = q.shape[2], k.shape[2]
         assert causal_offset in (None, 0)
         assert m > 0
         assert n > 0
         log.append(m * n if causal_offset is None else m * (m + 1) // 2)
-        return block(q, k, v, scale=scale, causal_offset=causal_offset, running=running)
+        return block(q, k, v, scale=scale, causal_offset=causal_offset, **keywords)
 
     return record
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Protocol
 
 import torch
 
+from heteroring.kernels import fastest
+
 _HOME = {
     "triton": "heteroring.kernels.triton_block",
+    "cudnn": "heteroring.kernels.cudnn",
+    "flash": "heteroring.kernels.flash",
     "cpu": "heteroring.kernels.cpu",
     "reference": "heteroring.kernels.reference",
 }
@@ -28,28 +33,35 @@ class Block(Protocol):
         scale: float,
         causal_offset: int | None = None,
         running: tuple[torch.Tensor, torch.Tensor] | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (out, lse): out [B, Hq, m, D] like q, lse [B, Hq, m] in natural log and fp32.
 
         q [B, Hq, m, D]; k and v [B, Hkv, n, D] with Hq a multiple of Hkv, each with a contiguous last dimension
         and any other strides; any of m and n may be 0. With `causal_offset` o, query i sees key j if and only if
-        j <= i + o; None means dense. A query that sees no key gives out 0 and lse -inf. With `running` = (out
-        fp32, lse fp32) the block is folded into that pair in place, and the pair returned.
+        j <= i + o; None means dense. A query that sees no key gives out 0 and lse -inf. `out_dtype` (that of q, its
+        default, or fp32) is the dtype of a new out: fp32 spares a partial result the rounding.
+
+        With `running` = (out of either dtype, lse fp32) the block is folded into that pair in place, and the pair
+        returned.
         """
 
 
-def choose(name: str, device: torch.device) -> str:
-    """The backend that `name` stands for on `device`: itself, or for "auto" the best one there.
+def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:
+    """The backend that `name` stands for on `device`: itself, or for "auto" the best one there for such tensors.
 
     Raises ValueError for a name that is neither "auto" nor one of BACKENDS.
     """
     if name == "auto":
-        return "cpu" if device.type == "cpu" else "triton"
+        if device.type == "cpu":
+            return "cpu"
+        return fastest.backend(torch.cuda.get_device_capability(device), dtype, head_dim)
     if name not in _HOME:
         raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
     return name
 
 
-def resolve(name: str, device: torch.device) -> Block:
+@cache
+def resolve(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> Block:
     """The Block of backend `name` ("auto" or one of BACKENDS) for tensors on `device`."""
-    return import_module(_HOME[choose(name, device)]).block
+    return import_module(_HOME[choose(name, device, dtype, head_dim)]).block

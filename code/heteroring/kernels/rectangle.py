@@ -27,15 +27,16 @@ def block_from_core(core: Core) -> Callable[..., Pair]:
         scale: float,
         causal_offset: int | None = None,
         running: Pair | None = None,
+        out_dtype: torch.dtype | None = None,
     ) -> Pair:
         if running is None and q.numel() and k.numel() and _is_one_call(q, k, causal_offset):
             out, lse = core(q, k, v, scale, causal_offset is not None)
-            return out.to(q.dtype), lse
+            return out.to(out_dtype or q.dtype), lse
         out, lse = running or empty_running(q)
         for rows, keys, causal in _pieces(q.shape[2], k.shape[2], causal_offset):
             part_out, part_lse = core(q[:, :, rows], k[:, :, keys], v[:, :, keys], scale, causal)
             merge_(out[:, :, rows], lse[:, :, rows], part_out, part_lse)
-        return (out, lse) if running else (out.to(q.dtype), lse)
+        return (out, lse) if running else (out.to(out_dtype or q.dtype), lse)
 
     return block
 

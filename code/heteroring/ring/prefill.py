@@ -8,11 +8,10 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.block import Block, resolve
-from heteroring.kernels.rectangle import empty_running
 from heteroring.ring.agreement import agree
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
-from heteroring.ring.transport import PointToPoint, check_transport
+from heteroring.ring.transport import Exchange, check_transport, open_exchange
 
 
 def ring_attention(
@@ -42,7 +41,7 @@ def ring_attention(
     partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
     """
     check_transport(transport)
-    compute = resolve(block, q.device) if isinstance(block, str) else block
+    compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
     if group is None and dist.is_available() and dist.is_initialized():
         group = dist.group.WORLD
     rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
@@ -53,7 +52,7 @@ def ring_attention(
 
     problem = _problem(q, k, v, partition, rank, world_size, scale)
     if world_size > 1:
-        agree(_description(q, k, partition, causal, scale), problem, group, q.device)
+        agree(_description(q, k, partition, causal, scale, transport), problem, group, q.device)
     elif problem:
         raise ValueError(problem)
 
@@ -61,8 +60,8 @@ def ring_attention(
         if world_size == 1:
             return compute(q, k, v, scale=scale, causal_offset=0 if causal else None)
         steps = {visit.step: visit for visit in visits(partition, rank, causal)}
-        exchange = PointToPoint(k, v, partition, causal, group)
-        return _rotate(q, k, v, steps, exchange, scale, compute)
+        exchange = open_exchange(transport, k, v, partition, causal, group)
+        return _rotate(q, k, v, steps, exchange, world_size, scale, compute)
 
 
 def _rotate(
@@ -70,29 +69,39 @@ def _rotate(
     k: torch.Tensor,
     v: torch.Tensor,
     steps: dict[int, Visit],
-    exchange: PointToPoint,
+    exchange: Exchange,
+    world_size: int,
     scale: float,
     compute: Block,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    out, lse = empty_running(q)
-    for step in range(exchange.world_size):
-        if step + 1 < exchange.world_size:
+    exchange.start(1)
+    out, lse = _own(q, k, v, steps, scale, compute)
+    for step in range(1, world_size):
+        if step + 1 < world_size:
             exchange.start(step + 1)
-        visit = steps.get(step)
-        if visit is None:
-            continue
-        keys, values = exchange.wait(step) if step else (k, v)
-        rows = slice(visit.first_query, None)
-        compute(
-            q[:, :, rows],
-            keys,
-            values,
-            scale=scale,
-            causal_offset=0 if visit.causal else None,
-            running=(out[:, :, rows], lse[:, :, rows]),
-        )
+        if step in steps:
+            keys, values = exchange.wait(step)
+            rows = slice(steps[step].first_query, None)
+            compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
     exchange.close()
     return out.to(q.dtype), lse
+
+
+def _own(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, steps: dict[int, Visit], scale: float, compute: Block
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first visit, to the rank's own KV: what the others are folded into.
+
+    Rounding it to the dtype of q, as one merge does without harm, saves a GPU whole passes over out. More merges
+    would add their roundings up, and get fp32.
+    """
+    if 0 not in steps:
+        return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    causal_offset = 0 if steps[0].causal else None
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if wide == q.dtype or (q.is_cuda and len(steps) <= 2):
+        return compute(q, k, v, scale=scale, causal_offset=causal_offset)
+    return compute(q, k, v, scale=scale, causal_offset=causal_offset, out_dtype=wide)
 
 
 def _problem(
@@ -131,7 +140,7 @@ def _problem(
 
 
 def _description(
-    q: torch.Tensor, k: torch.Tensor, partition: Partition, causal: bool, scale: float
+    q: torch.Tensor, k: torch.Tensor, partition: Partition, causal: bool, scale: float, transport: str
 ) -> tuple[tuple[str, object], ...]:
     return (
         ("layout", partition.layout),
@@ -143,4 +152,5 @@ def _description(
         ("head dimension", q.shape[-1]),
         ("causal", causal),
         ("scale", float(scale)),
+        ("transport", transport),
     )

@@ -1,0 +1,26 @@
+"""Which backend `auto` is on a CUDA device: the fastest that was measured there."""
+
+from __future__ import annotations
+
+import torch
+
+from heteroring.kernels import triton_block
+
+_HALF = (torch.bfloat16, torch.float16)
+
+# (compute capability, head_dim) -> backend, for bf16 and fp16.
+MEASURED: dict[tuple[tuple[int, int], int], str] = {
+    ((9, 0), 64): "cudnn",
+    ((9, 0), 96): "cudnn",
+    ((9, 0), 128): "cudnn",
+    ((9, 0), 256): "cudnn",
+}
+
+
+def backend(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) -> str:
+    """The backend for tensors of `dtype` and `head_dim`; where nobody measured, one that runs everywhere."""
+    if dtype in _HALF and (capability, head_dim) in MEASURED:
+        return MEASURED[capability, head_dim]
+    if dtype in triton_block.DTYPES and head_dim in triton_block.HEAD_DIMS:
+        return "triton"
+    return "flash" if dtype in _HALF and head_dim <= 256 else "reference"

@@ -1,0 +1,15 @@
+"""Block attention by the FlashAttention-2 kernel that comes with PyTorch."""
+
+from __future__ import annotations
+
+import torch
+
+from heteroring.kernels.library import core_from_forward
+from heteroring.kernels.rectangle import block_from_core
+
+
+def _forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> tuple[torch.Tensor, ...]:
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+
+
+block = block_from_core(core_from_forward("flash", _forward))
