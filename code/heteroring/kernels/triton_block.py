@@ -1,7 +1,8 @@
 """Block attention in Triton: one rectangle of queries against keys, dense or causal with an offset.
 
-This is the portable path: every GPU that Triton compiles for, and Triton's interpreter (TRITON_INTERPRET=1)
-on the CPU. The module itself needs neither a GPU nor Triton.
+`block` runs the Hopper kernel on the operands that `hopper_block.covers`, and the portable kernel on all others:
+on every GPU that Triton compiles for, and in Triton's interpreter (TRITON_INTERPRET=1) on the CPU. The module itself
+needs neither a GPU nor Triton.
 """
 
 from __future__ import annotations
@@ -11,12 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from heteroring.kernels import tuned
+from heteroring.kernels import hopper_block, tuned
 
 HEAD_DIMS = (64, 96, 128, 256)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-# Keys and values of the heads that run side by side; more than this would push one another out of L2.
-L2_BYTES = 32 << 20
 
 
 def block(
@@ -27,23 +26,26 @@ def block(
     scale: float,
     causal_offset: int | None = None,
     running: tuple[Tensor, Tensor] | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of the queries over one block of keys; returns (out, lse).
 
     q [B, Hq, m, D], k and v [B, Hkv, n, D], Hq a multiple of Hkv, D in HEAD_DIMS; the last dimension is
     contiguous, other strides are free. `scale` multiplies the scores. `causal_offset` None: every key is
-    visible; an integer o: key j is visible to query i iff j <= i + o. out has the shape and dtype of q;
-    lse [B, Hq, m] is fp32, natural logarithm. A query that sees no key gets out 0 and lse -inf.
+    visible; an integer o: key j is visible to query i iff j <= i + o. out has the shape of q and its dtype, or
+    fp32 where `out_dtype` says so; lse [B, Hq, m] is fp32, natural logarithm. A query that sees no key gets out 0
+    and lse -inf.
 
-    `running` = (out fp32 [B, Hq, m, D], lse fp32 [B, Hq, m]) is updated in place with the merge that
-    heteroring.kernels.merge defines, and returned. Both may be views with any strides (out: 1 in the last).
+    `running` = (out [B, Hq, m, D] of the dtype of q or fp32, lse fp32 [B, Hq, m]) is updated in place with the
+    merge that heteroring.kernels.merge defines, and returned; `out_dtype` then plays no part. Both may be views
+    with any strides (out: 1 in the last).
 
     Raises ValueError for operands that break a rule above, RuntimeError where Triton or a device is missing.
     """
-    check(q, k, v, scale, causal_offset, running)
+    check(q, k, v, scale, causal_offset, running, out_dtype)
     m, n = q.shape[2], k.shape[2]
     if running is None:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
+        out = q.new_empty(q.shape, dtype=out_dtype or q.dtype)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
     else:
         out, lse = running
@@ -56,13 +58,15 @@ def block(
     if scale <= 0:  # the kernel takes the largest score before it scales
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
-    if q.dtype == torch.bfloat16 and not q.is_cuda:
+    if hopper_block.covers(q, k, v):
+        hopper_block.launch(q, k, v, out, lse, scale, offset, fold=running is not None)
+    elif q.dtype == torch.bfloat16 and not q.is_cuda:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
-        wide = torch.empty_like(out, dtype=torch.float32) if running is None else out
-        _launch(q.float(), k.float(), v.float(), wide, lse, scale, offset, fold=running is not None)
+        wide = out.float()
+        launch(q.float(), k.float(), v.float(), wide, lse, scale, offset, fold=running is not None)
         out.copy_(wide)
     else:
-        _launch(q, k, v, out, lse, scale, offset, fold=running is not None)
+        launch(q, k, v, out, lse, scale, offset, fold=running is not None)
     return out, lse
 
 
@@ -73,6 +77,7 @@ def check(
     scale: float,
     causal_offset: int | None,
     running: tuple[Tensor, Tensor] | None,
+    out_dtype: torch.dtype | None,
 ) -> None:
     """Raise ValueError naming the operand and the rule of `block` that it breaks."""
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -90,30 +95,33 @@ def check(
     if v.shape != k.shape:
         raise ValueError(f"v has shape {tuple(v.shape)}, but must have that of k, {tuple(k.shape)}")
     if k.shape[0] != q.shape[0] or k.shape[3] != head_dim:
-        raise ValueError(
-            f"k has shape {tuple(k.shape)}, but must share batch and head_dim with {tuple(q.shape)}"
-        )
+        raise ValueError(f"k has shape {tuple(k.shape)}, but must share batch and head_dim with {tuple(q.shape)}")
     if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads, but must have a multiple of the {k.shape[1]} heads of k")
     if not math.isfinite(scale):
         raise ValueError(f"scale is {scale}, but must be finite")
     if causal_offset is not None and int(causal_offset) != causal_offset:
         raise ValueError(f"causal_offset is {causal_offset}, but must be None or an integer")
-    if running is not None:
-        wanted = (("running out", running[0], q.shape), ("running lse", running[1], q.shape[:3]))
-        for name, x, shape in wanted:
-            if x.shape != shape or x.dtype != torch.float32 or x.device != q.device:
-                raise ValueError(
-                    f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}, "
-                    f"but must be torch.float32 {tuple(shape)} on {q.device}"
-                )
-        if running[0].numel() and running[0].stride(3) != 1:
+    results = (q.dtype, torch.float32)
+    if out_dtype not in (None, *results):
+        raise ValueError(f"out_dtype is {out_dtype}, but must be None, {q.dtype} or torch.float32")
+    if running is None:
+        return
+    wanted = (
+        ("running out", running[0], q.shape, results),
+        ("running lse", running[1], q.shape[:3], (torch.float32,)),
+    )
+    for name, x, shape, dtypes in wanted:
+        if x.shape != shape or x.dtype not in dtypes or x.device != q.device:
             raise ValueError(
-                f"running out has stride {running[0].stride(3)} in its last dimension, but must have 1"
+                f"{name} is {x.dtype} {tuple(x.shape)} on {x.device}, but must be "
+                f"{' or '.join(map(str, dict.fromkeys(dtypes)))} {tuple(shape)} on {q.device}"
             )
+    if running[0].numel() and running[0].stride(3) != 1:
+        raise ValueError(f"running out has stride {running[0].stride(3)} in its last dimension, but must have 1")
 
 
-def _launch(
+def launch(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -122,16 +130,16 @@ def _launch(
     scale: float,
     causal_offset: int | None,
     fold: bool,
+    config: tuned.Config | None = None,
 ) -> None:
-    """Run the kernel on operands that `check` has passed, with at least one visible key and scale > 0."""
+    """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0."""
     kernel = _kernel(q.device)
     batch, heads, m, head_dim = q.shape
     n = k.shape[2]
     causal = causal_offset is not None
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
-    config = tuned.lookup(capability, head_dim, "causal" if causal else "dense", q.element_size())
+    config = config or tuned.lookup(capability, head_dim, "causal" if causal else "dense", q.element_size())
     group = heads // k.shape[1]
-    section = group * max(1, L2_BYTES // (2 * n * head_dim * q.element_size()))
     grid = (-(-m // config.block_m) * batch * heads,)
     with torch.cuda.device(q.device if q.is_cuda else -1):
         kernel[grid](
@@ -143,7 +151,7 @@ def _launch(
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()),
             *(batch, heads, m, n, causal_offset if causal else 0),
             scale * math.log2(math.e),
-            min(section, batch * heads),
+            tuned.section(batch * heads, group, n, head_dim, q.element_size()),
             GROUP=group,
             HEAD_DIM=head_dim,
             BLOCK_D=tuned.padded(head_dim),

@@ -140,7 +140,7 @@ def forward_kernel(
     p_lse = lse + i_b * stride_lb + i_h * stride_lh + o_row.to(tl.int64) * stride_lm
     if FOLD:
         b_old = tl.load(p_lse, mask=m_row, other=float("-inf"))
-        b_old_out = tl.load(p_out, mask=m_tile, other=0.0)
+        b_old_out = tl.load(p_out, mask=m_tile, other=0.0).to(tl.float32)
         # lse = old + softplus(new - old), weight of the new part = sigmoid(new - old), both through
         # exp(-|new - old|), which cannot overflow. Where one side saw nothing, the other stays as it is.
         b_had = b_old != float("-inf")

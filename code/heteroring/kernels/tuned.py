@@ -21,6 +21,22 @@ class Config:
     stages: int
 
 
+@dataclass(frozen=True)
+class HopperConfig:
+    """A launch of the Hopper kernel: keys per tile, tiles of K and of V in the ring, where the queries are kept."""
+
+    block_n: int
+    stages: int
+    q_in_registers: bool
+
+
+# By head size rounded up to a power of two; compute capability 9.0, 16-bit operands.
+HOPPER: dict[int, HopperConfig] = {
+    64: HopperConfig(128, 2, True),
+    128: HopperConfig(128, 2, True),
+    256: HopperConfig(64, 2, False),
+}
+
 # (compute capability, head size rounded up to a power of two, kind); 16-bit operands.
 TUNED: dict[tuple[tuple[int, int], int, str], Config] = {
     ((9, 0), 64, "dense"): Config(128, 128, 8, 3),
@@ -45,6 +61,9 @@ SINGLE: dict[int, Config] = {
     256: Config(16, 32, 4, 1),
 }
 
+# Keys and values of the heads that run side by side; more than this would push one another out of L2.
+L2_BYTES = 32 << 20
+
 INTERPRETED = Config(32, 32, 4, 1)
 
 
@@ -67,3 +86,8 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
     if itemsize > 2:
         return SINGLE[tile]
     return TUNED.get((capability, tile, kind), PORTABLE[tile])
+
+
+def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> int:
+    """How many of the batch's query heads to run side by side: whole groups sharing KV, as many as fit in L2."""
+    return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))

@@ -1,0 +1,239 @@
+"""Measure the Triton block against cuDNN, or the launch configurations against one another, on this machine's GPU.
+
+    python -m heteroring.kernels.bench_block                          # the table of EXPERIMENTS.md
+    python -m heteroring.kernels.bench_block --percentages 100,50,10  # on a share of the multiprocessors
+    python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/tuned.py
+
+An attention kernel on a whole GPU is limited by power as much as by arithmetic: after a second of load the clock falls
+by a tenth. So the contestants alternate inside one run, in an order drawn anew each round, and only ratios of one run
+mean anything. Times are device-event times; a score pair costs 4 D floating-point operations per head.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+import random
+import statistics
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from heteroring.files import atomic_path
+from heteroring.kernels import hopper_block, triton_block, tuned
+
+ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One contestant at one size; ratio is the time of the first contestant over its own."""
+
+    contestant: str
+    kind: str
+    seq_len: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    multiprocessors: int
+    rounds: int
+    median_ms: float
+    fastest_ms: float
+    tflops: float
+    ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What is computed: `seq_len` queries and keys, batch 1."""
+
+    kind: str
+    seq_len: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+    @property
+    def flops(self) -> int:
+        pairs = self.seq_len**2 if self.kind == "dense" else self.seq_len * (self.seq_len + 1) // 2
+        return 4 * self.head_dim * self.heads * pairs
+
+    def operands(self) -> list[torch.Tensor]:
+        """q [1, heads, seq_len, head_dim], k and v [1, kv_heads, seq_len, head_dim], random."""
+        return [
+            torch.randn(1, h, self.seq_len, self.head_dim, device="cuda", dtype=getattr(torch, self.dtype))
+            for h in (self.heads, self.kv_heads, self.kv_heads)
+        ]
+
+
+def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each contestant in each of `rounds` rounds, in an order drawn anew each round."""
+    repetitions = {}
+    for name, run in contestants.items():
+        run()
+        repetitions[name] = max(1, math.ceil(ROUND_MS / _elapsed_ms(run, 1)))
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name in random.sample(list(contestants), len(contestants)):
+            times[name].append(_elapsed_ms(contestants[name], repetitions[name]))
+    return times
+
+
+def _elapsed_ms(run: Callable[[], object], repetitions: int) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repetitions):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / repetitions
+
+
+def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> list[Row]:
+    """One row per contestant, the first of `times` being the one that ratios are taken against."""
+    reference = statistics.median(next(iter(times.values())))
+    return [
+        Row(
+            contestant=name,
+            **dataclasses.asdict(size),
+            multiprocessors=multiprocessors,
+            rounds=len(each),
+            median_ms=round(statistics.median(each), 4),
+            fastest_ms=round(min(each), 4),
+            tflops=round(size.flops / statistics.median(each) / 1e9, 1),
+            ratio=round(reference / statistics.median(each), 3),
+        )
+        for name, each in times.items()
+    ]
+
+
+def against_cudnn(size: Size) -> dict[str, Callable[[], object]]:
+    """cuDNN through PyTorch, and the Triton block, which also returns the LSE."""
+    q, k, v = size.operands()
+    causal = size.kind == "causal"
+    scale = size.head_dim**-0.5
+
+    def cudnn():
+        return scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=scale, enable_gqa=size.heads != size.kv_heads
+        )
+
+    def block():
+        return triton_block.block(q, k, v, scale=scale, causal_offset=0 if causal else None)
+
+    return {"cudnn": cudnn, "triton": block}
+
+
+def candidates(size: Size) -> dict[str, Callable[[], object]]:
+    """Launch configurations of the kernels that can run here; the one in use now comes first."""
+    q, k, v = size.operands()
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    offset = 0 if size.kind == "causal" else None
+    portable = [
+        tuned.Config(block_m, block_n, warps, stages)
+        for block_m, block_n, warps in ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 64, 4), (128, 32, 4))
+        for stages in (2, 3)
+    ]
+    hopper = [
+        tuned.HopperConfig(block_n, stages, q_in_registers)
+        for block_n in (64, 128)
+        for stages in (2, 3, 4)
+        for q_in_registers in (False, True)
+    ]
+
+    def contestant(launch, config):
+        return lambda: launch(q, k, v, out, lse, size.head_dim**-0.5, offset, fold=False, config=config)
+
+    runs = {"in use": lambda: triton_block.block(q, k, v, scale=size.head_dim**-0.5, causal_offset=offset)}
+    runs |= {str(config): contestant(triton_block.launch, config) for config in portable}
+    if hopper_block.covers(q, k, v):
+        runs |= {str(config): contestant(hopper_block.launch, config) for config in hopper}
+    return {name: run for name, run in runs.items() if _runs_here(name, run)}
+
+
+def _runs_here(name: str, run: Callable[[], object]) -> bool:
+    """Whether the configuration compiles and fits the multiprocessor."""
+    try:
+        run()
+    except Exception as error:  # Triton raises its own and the driver's errors, of no common type
+        print(f"{name}: {type(error).__name__}", file=sys.stderr)
+        return False
+    return True
+
+
+@contextmanager
+def share(percentage: int):
+    """Run on that share of the multiprocessors, in a green context; yields how many there are."""
+    total = torch.cuda.get_device_properties(0).multi_processor_count
+    if percentage == 100:
+        yield total
+        return
+    from torch.cuda.green_contexts import GreenContext
+
+    wanted = max(8, round(total * percentage / 100 / 8) * 8)  # the driver partitions in groups of 8 on Hopper
+    context = GreenContext.create(num_sms=wanted, device_id=0)
+    context.set_context()
+    try:
+        yield wanted
+    finally:
+        torch.cuda.synchronize()
+        context.pop_context()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a table, and write it as CSV where --output says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seq-lens", default="16384,32768,65536", type=_integers, help="comma separated")
+    parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
+    parser.add_argument("--head-dim", default="128", type=_integers, help=f"of {triton_block.HEAD_DIMS}")
+    parser.add_argument("--heads", default=32, type=int)
+    parser.add_argument("--kv-heads", default=32, type=int)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
+    parser.add_argument("--rounds", default=9, type=int)
+    parser.add_argument("--percentages", default="100", type=_integers, help="of the multiprocessors")
+    parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
+    parser.add_argument("--output", help="CSV file")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device to measure")
+    if unknown := set(options.kinds) - set(tuned.KINDS):
+        parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
+    found: list[Row] = []
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
+    for percentage in options.percentages:
+        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            for head_dim in options.head_dim:
+                for seq_len in options.seq_lens:
+                    for kind in options.kinds:
+                        size = Size(kind, seq_len, options.heads, options.kv_heads, head_dim, options.dtype)
+                        contestants = candidates(size) if options.tune else against_cudnn(size)
+                        measured = rows(size, race(contestants, options.rounds), multiprocessors)
+                        for row in sorted(measured, key=lambda row: -row.ratio):
+                            print(
+                                f"{multiprocessors:4d} SMs  D {head_dim:3d}  {kind:6s} {seq_len:6d}  "
+                                f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
+                                f"ratio {row.ratio:.3f}",
+                                flush=True,
+                            )
+                        found += measured
+    if options.output:
+        with atomic_path(options.output) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(row) for row in found)
+
+
+def _integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()
