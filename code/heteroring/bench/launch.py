@@ -86,9 +86,11 @@ def launch(
         stacks = Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
-            with throttle_type(throttle).session(), _quiet_elastic(), _own_signals(), watchdog:
+            with throttle_type(throttle).session(), _quiet_launcher(), _own_signals(), watchdog:
                 results = elastic_launch(_config(folder, len(percentages)), _run_rank)(setup, task, args)
         except SignalException as error:
+            if watchdog.gave_up:
+                raise _blame(None, watchdog, stacks, folder, len(percentages)) from None
             raise Interrupted(error.sigval) from None
         except ChildFailedError as error:
             raise _blame(error, watchdog, stacks, folder, len(percentages)) from None
@@ -131,9 +133,15 @@ def _config(folder: str, world_size: int) -> LaunchConfig:
 
 
 @contextmanager
-def _quiet_elastic() -> Iterator[None]:
+def _quiet_launcher() -> Iterator[None]:
     """Keep the launcher's own account of a failure off stderr: RankError tells it once."""
-    loggers = [logging.getLogger(name) for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")]
+    # Each of its modules gives its own logger a level, so that setting a parent's has no effect.
+    loggers = [
+        logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing"))
+        if isinstance(logger, logging.Logger)
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
@@ -230,6 +238,8 @@ def _blame(error: ChildFailedError, watchdog: Watchdog, stacks: Stacks, folder: 
     if accounts:
         rank = min(accounts, key=lambda r: accounts[r]["at"])
         return RankError(rank, f"rank {rank} raised:\n{accounts[rank]['traceback']}")
+    if error is None:
+        return RankError(0, "the ranks ended, but the launcher did not")
     rank, failure = error.get_first_failure()
     return RankError(rank, f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
 

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from heteroring.bench.stacks import ASK, Stacks
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
 STACK_SECONDS = 1.0
+START_SECONDS = 120.0
 
 
 class Watchdog:
@@ -27,11 +28,11 @@ class Watchdog:
     silent too, so every rank writes its stack, and the cause is a stopped process if there is one, otherwise
     one that was not waiting for another, of several the first to fall silent. Then all are killed. Once a
     rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
-    for one, is killed.
+    for one, is killed. A launcher that waits on for the dead is then interrupted.
 
     After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank
     that a signal ended while nobody was ending ranks, and `signal` that signal. They are None if there was
-    none.
+    none. `gave_up` tells that the launcher was interrupted, by SIGTERM in the main thread.
     """
 
     def __init__(
@@ -45,11 +46,14 @@ class Watchdog:
         self.silent_for: float | None = None
         self.killed: int | None = None
         self.signal: int | None = None
+        self.gave_up = False
         self._board = board
         self._hang_timeout = hang_timeout
         self._stacks = stacks
         self._on_progress = on_progress or (lambda steps: None)
         self._trouble_at: float | None = None
+        self._up_at = 0.0
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._deaths = select.poll()
@@ -77,8 +81,18 @@ class Watchdog:
                 self._look_for_death(beats)
             if self._trouble_at is None:
                 self._look_for_silence(beats)
-            elif time.monotonic() - self._trouble_at > GRACE_SECONDS:
-                self._kill_all()
+            else:
+                self._end(beats)
+
+    def _end(self, beats: list[Beat]) -> None:
+        """See to it that the ranks end, and then the launcher, which has had its time to end them."""
+        since = time.monotonic() - self._trouble_at
+        if since > GRACE_SECONDS:
+            self._kill_all()
+        # It sets an event that finished ranks wait for, and so waits for ever for one that died waiting.
+        if since > 2 * GRACE_SECONDS and self._in_main_thread and not self.gave_up and all(map(_has_ended, beats)):
+            self.gave_up = True
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     def _wait_for_death(self) -> None:
         """Wait for POLL_SECONDS, or less if a rank dies: whoever dies of the first death must not be seen first."""
@@ -94,29 +108,50 @@ class Watchdog:
 
     def _look_for_death(self, beats: list[Beat]) -> None:
         for rank, beat in enumerate(beats):
-            if beat.state in (DONE, STARTING):
-                continue
-            exit_code = _exit_code(beat.pid)
-            if exit_code is not None or beat.state == FAILED:
-                self._trouble_at = time.monotonic()
+            exit_code = _exit_code(beat.pid) if beat.state != STARTING else None
             if exit_code is not None and exit_code < 0 and self.killed is None:
                 self.killed, self.signal = rank, -exit_code
+            died = exit_code is not None and (exit_code < 0 or beat.state != DONE)
+            if died or beat.state == FAILED:
+                self._trouble_at = time.monotonic()
 
     def _look_for_silence(self, beats: list[Beat]) -> None:
         now = time.monotonic()
-        awaited = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
-        if all(now - beats[rank].at <= self._hang_timeout for rank in awaited):
-            return
-        self._trouble_at = now
-        stopped = {rank for rank in awaited if _is_stopped(beats[rank].pid)}
-        for rank in awaited:
+        if any(beat.state == STARTING for beat in beats):
+            # Whoever is up waits for the others, which import and allocate without a beat.
+            self._up_at = now
+            silence = {rank: now - beat.at for rank, beat in enumerate(beats) if beat.state == STARTING}
+            allowed = max(START_SECONDS, self._hang_timeout)
+        else:
+            awaited = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
+            awaited = awaited or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
+            silence = {rank: now - max(beats[rank].at, self._up_at) for rank in awaited}
+            allowed = self._hang_timeout
+        if any(seconds > allowed for seconds in silence.values()):
+            self._end_hang(beats, silence)
+
+    def _end_hang(self, beats: list[Beat], silence: dict[int, float]) -> None:
+        """Find the rank that hangs among those that are silent, by seconds of silence, and kill all."""
+        self._trouble_at = time.monotonic()
+        stopped = {rank for rank in silence if _is_stopped(beats[rank].pid)}
+        running = [rank for rank in silence if rank not in stopped]
+        self._ask(beats, running)
+        for rank in running:
+            _send(beats[rank].pid, signal.SIGKILL)
+        # A stopped process answers when it goes on. With the others gone it cannot finish the job after all.
+        self._ask(beats, stopped)
+        self.hung = min(silence, key=lambda rank: (rank not in stopped, self._stacks.waits(rank), beats[rank].at))
+        self.silent_for = silence[self.hung]
+        self._kill_all()
+
+    def _ask(self, beats: list[Beat], ranks: Collection[int]) -> None:
+        """Have `ranks` write their stacks, and wait for that, but not for long."""
+        for rank in ranks:
             _send(beats[rank].pid, ASK)
             _send(beats[rank].pid, signal.SIGCONT)
-        while time.monotonic() < now + STACK_SECONDS and not all(map(self._stacks.answered, awaited)):
+        deadline = time.monotonic() + STACK_SECONDS
+        while time.monotonic() < deadline and not all(map(self._stacks.answered, ranks)):
             time.sleep(POLL_SECONDS)
-        self.hung = min(awaited, key=lambda r: (r not in stopped, self._stacks.waits(r), beats[r].at))
-        self.silent_for = now - beats[self.hung].at
-        self._kill_all()
 
     def _kill_all(self) -> None:
         """Kill the ranks, those too that never got as far as the board."""
@@ -142,6 +177,10 @@ def _exit_code(pid: int) -> int | None:
     if end is None:
         return None
     return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
+def _has_ended(beat: Beat) -> bool:
+    return beat.state == STARTING or _exit_code(beat.pid) is not None
 
 
 def _is_stopped(pid: int) -> bool:

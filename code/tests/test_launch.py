@@ -1,0 +1,248 @@
+"""Launched ranks return what they found, and end together, by whose fault being told, however one of them ends."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from heteroring.bench import heartbeat
+from heteroring.bench.errors import Interrupted, RankError
+from heteroring.bench.launch import check_ranks, launch
+from heteroring.throttle.pacing import Pacing
+
+# What the issue allows from the moment a rank is known to have died or to hang.
+END_SECONDS = 10.0
+
+
+def run(task, *args, percentages=(100, 100), **options):
+    return launch(task, *args, platform="cpu", throttle="pacing", percentages=percentages, **options)
+
+
+def leave_pid(folder):
+    Path(folder, f"{os.getpid()}.pid").touch()
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def assert_all_gone(folder, ranks=2, within=0.0):
+    pids = [int(path.stem) for path in Path(folder).glob("*.pid")]
+    assert len(pids) == ranks
+    deadline = time.monotonic() + within
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def meet(rank, folder, word):
+    leave_pid(folder)
+    total = torch.tensor([10.0**rank.rank])
+    dist.all_reduce(total)
+    heartbeat.advance(3)
+    throttled = isinstance(rank.throttle, Pacing) and rank.throttle.percentage
+    return rank.rank, rank.world_size, word, total.item(), torch.get_num_threads(), throttled
+
+
+def raise_error(rank, folder, culprit):
+    leave_pid(folder)
+    if rank.rank == culprit:
+        raise ZeroDivisionError("the answer of rank 1")
+    dist.barrier()
+
+
+def signal_self(rank, folder, culprit, signum):
+    leave_pid(folder)
+    dist.barrier()
+    heartbeat.beat()
+    if rank.rank == culprit:
+        Path(folder, "since").write_text(str(time.monotonic()))
+        os.kill(os.getpid(), signum)
+    dist.barrier()
+
+
+def sleep_forever(rank, folder, culprit):
+    """The others beat last before the culprit does, and wait in a collective."""
+    leave_pid(folder)
+    dist.barrier()
+    if rank.rank == culprit:
+        time.sleep(0.2)
+        heartbeat.beat()
+        Path(folder, "since").write_text(str(time.monotonic()))
+        time.sleep(1000)
+    heartbeat.beat()
+    dist.barrier()
+
+
+def seconds_since(folder):
+    return time.monotonic() - float(Path(folder, "since").read_text())
+
+
+def test_ranks_return_in_order_and_report_progress(tmp_path):
+    seen = []
+    results = run(meet, tmp_path, "hello", percentages=(100, 40), on_progress=seen.append)
+    assert results == [(0, 2, "hello", 11.0, 1, 100), (1, 2, "hello", 11.0, 1, 40)]
+    assert seen == sorted(seen)
+    assert set(seen) <= {0, 3}
+    assert_all_gone(tmp_path)
+
+
+def test_a_rank_that_raises_is_named_with_its_traceback(tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)]
+    with pytest.raises(RankError) as caught:
+        run(raise_error, tmp_path, 1)
+    assert caught.value.rank == 1
+    message = str(caught.value)
+    assert message.startswith("rank 1 raised:")
+    assert "in raise_error" in message
+    assert "ZeroDivisionError: the answer of rank 1" in message
+    assert "_run_rank" not in message
+    assert_all_gone(tmp_path)
+    # Nothing else is left behind either.
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)] == handlers
+    assert list(scratch.glob("heteroring*")) == list(scratch.glob("torchelastic*")) == []
+
+
+def test_a_rank_that_is_killed_is_named(tmp_path):
+    with pytest.raises(RankError) as caught:
+        run(signal_self, tmp_path, 1, signal.SIGKILL)
+    assert seconds_since(tmp_path) < END_SECONDS
+    assert caught.value.rank == 1
+    assert "rank 1 was ended by SIGKILL" in str(caught.value)
+    assert_all_gone(tmp_path)
+
+
+def test_a_rank_that_hangs_is_named_with_its_stack(tmp_path):
+    with pytest.raises(RankError) as caught:
+        run(sleep_forever, tmp_path, 1, hang_timeout=2.0)
+    assert seconds_since(tmp_path) < 2.0 + END_SECONDS
+    assert caught.value.rank == 1
+    first, others = str(caught.value).split("rank 0 was at")
+    assert re.match(r"rank 1 hangs: no sign of life for [12]\.\d s\n", first)
+    assert "in sleep_forever" in first
+    assert "barrier" not in first
+    assert "in barrier" in others
+    assert_all_gone(tmp_path)
+
+
+def test_a_stopped_rank_counts_as_hanging(tmp_path):
+    with pytest.raises(RankError) as caught:
+        run(signal_self, tmp_path, 0, signal.SIGSTOP, hang_timeout=2.0)
+    assert seconds_since(tmp_path) < 2.0 + END_SECONDS
+    assert caught.value.rank == 0
+    assert "in signal_self" in str(caught.value).split("rank 1 was at")[0]
+    assert_all_gone(tmp_path)
+
+
+def die_when_done(rank, folder):
+    leave_pid(folder)
+    if rank.rank == 1:
+        # After the result has been handed over, while the launcher still waits for rank 0's.
+        threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    dist.barrier()
+    dist.destroy_process_group = dist.barrier = lambda: time.sleep(4.0 * (rank.rank == 0))
+
+
+def test_a_rank_that_dies_after_its_work_is_done_is_named(tmp_path):
+    with pytest.raises(RankError) as caught:
+        run(die_when_done, tmp_path)
+    assert caught.value.rank == 1
+    assert "rank 1 was ended by SIGKILL" in str(caught.value)
+    assert_all_gone(tmp_path)
+
+
+def test_a_stopped_rank_does_not_outlive_one_that_dies(tmp_path):
+    with pytest.raises(RankError) as caught:
+        run(stop_one_kill_other, tmp_path)
+    assert caught.value.rank == 0
+    assert seconds_since(tmp_path) < END_SECONDS
+    assert_all_gone(tmp_path)
+
+
+def stop_one_kill_other(rank, folder):
+    leave_pid(folder)
+    dist.barrier()
+    if rank.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.5)
+    Path(folder, "since").write_text(str(time.monotonic()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+PARENT = """
+import sys
+from test_launch import interrupt_parent, run
+if __name__ == "__main__":
+    interrupt_parent(sys.argv[1])
+"""
+
+
+def wait_in_collective(rank, folder):
+    leave_pid(folder)
+    dist.barrier()
+    Path(folder, f"ready{rank.rank}").touch()
+    time.sleep(1000)
+
+
+def interrupt_parent(folder):
+    try:
+        run(wait_in_collective, folder)
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_ranks_end_with_their_parent(tmp_path, signum):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": path})
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("ready*"))) < 2:
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.send_signal(signum)
+    code = parent.wait(END_SECONDS)
+    assert code == (-9 if signum == signal.SIGKILL else 128 + signum)
+    assert_all_gone(tmp_path, within=END_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        (("cpu", "pacing", (100, 0)), "percentage 0 is not"),
+        (("cpu", "pacing", ()), "percentages is empty"),
+        (("cpu", "none", (100, 50)), "percentage 50 needs a throttle"),
+        (("tpu", "none", (100,)), "platform 'tpu' cannot be measured here: choose one of cpu, gpu"),
+        (("cpu", "warp", (100,)), "throttle 'warp' is unknown"),
+        (("gpu", "pacing", (100, 50)), "throttle 'pacing' works on platform cpu, not on 'gpu'"),
+    ],
+)
+def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch, setting, complaint):
+    monkeypatch.setattr("heteroring.bench.launch.elastic_launch", lambda *_: pytest.fail("a process was started"))
+    platform, throttle, percentages = setting
+    with pytest.raises(ValueError, match=complaint):
+        launch(meet, "", platform=platform, throttle=throttle, percentages=percentages)
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_gpu_platform_needs_two_gpus(monkeypatch, found):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    with pytest.raises(ValueError, match=f"platform 'gpu' needs 2 CUDA GPUs for 1 ranks, this machine has {found}"):
+        check_ranks("gpu", "none", (100,))
