@@ -237,23 +237,28 @@ def cells(measurements: pd.DataFrame) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(table)
-    latency = frame.set_index(["system", "strategy", "seq_len", "percentage"]).latency_ms
+    latency = frame.set_index(["system", "strategy", "seq_len", "percentage"]).latency_ms.to_dict()
 
     def reference(system: str, strategy: str, seq_len: int, percentage: int) -> float:
         return latency.get((system, strategy, seq_len, percentage), np.nan)
 
-    for index, row in frame.iterrows():
+    derived = []
+    for row in frame.itertuples():
         at = (row.seq_len, row.percentage)
         alone = [reference("alone", f"alone/rank{rank}", *at) for rank in (0, 1)]
         bound = 1 / sum(1 / value for value in alone)
         homogeneous = reference("ring", f"{row.layout}/even", row.seq_len, 100)
-        frame.loc[index, "slowdown"] = row.latency_ms / homogeneous
-        frame.loc[index, "efficiency"] = homogeneous / row.latency_ms
-        frame.loc[index, "speedup"] = reference("ring", f"{row.layout}/even", *at) / row.latency_ms
-        frame.loc[index, "bound_ms"] = bound
-        frame.loc[index, "bound_fraction"] = bound / row.latency_ms
-        frame.loc[index, "fast_alone_ms"] = min(alone)
-    return frame
+        derived.append(
+            {
+                "slowdown": row.latency_ms / homogeneous,
+                "efficiency": homogeneous / row.latency_ms,
+                "speedup": reference("ring", f"{row.layout}/even", *at) / row.latency_ms,
+                "bound_ms": bound,
+                "bound_fraction": bound / row.latency_ms,
+                "fast_alone_ms": min(alone),
+            }
+        )
+    return frame.join(pd.DataFrame(derived))
 
 
 def profile_rows(grid: Grid, rng) -> list[dict]:

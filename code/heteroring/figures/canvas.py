@@ -88,12 +88,10 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
         gid="source-note",
     )
     text = f"Platform {results.platform}: {results.device_label}. {details}"
-    lines = _wrap(note, text, 1 - 2 * _MARGIN_INCHES / width)
-    note.set_in_layout(False)
+    lines = _wrap(note, text, 0.96 - 2 * _MARGIN_INCHES / width)
     below = (1.25 * _NOTE_POINTS * lines / _POINTS_PER_INCH + _MARGIN_INCHES) / height
     if x_label:
-        label = figure.text(0.5, below, x_label, ha="center", va="bottom", fontsize=_LABEL_POINTS, gid="x-label")
-        label.set_in_layout(False)
+        figure.text(0.5, below, x_label, ha="center", va="bottom", fontsize=_LABEL_POINTS, gid="x-label")
         below += 1.4 * _LABEL_POINTS / _POINTS_PER_INCH / height
     figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
     return figure
@@ -102,7 +100,7 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
 def _wrap(artist: Text, text: str, width: float) -> int:
     """Fill `artist` with `text`, broken at spaces to stay within `width` of its figure; return the number of lines.
 
-    A no-break space is no place to break.
+    A no-break space is no place to break. Renderers space letters differently, by up to 2 %.
     """
     figure = artist.get_figure()
     renderer = figure.canvas.get_renderer()

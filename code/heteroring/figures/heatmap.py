@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from heteroring.bench.results import Results
 
 _COLOURS = "RdBu"
+_MOST_COLUMNS = 12  # of cells that two panels side by side can hold the numbers of
 _MISSING_COLOUR = "#F0F0F0"
 
 
@@ -32,13 +33,16 @@ def speedup_heatmap(results: Results) -> Figure:
     strength = max(1.0, np.abs(np.log2(rows.speedup)).max())
     shades = Normalize(-strength, strength)
     lengths = sorted(set(rows.seq_len))
-    figure = new_figure("speedup_heatmap", 0.95 + 0.24 * max(3, len(lengths)))
-    panels = figure.subplots(1, len(layouts), sharey=True, squeeze=False)[0]
+    columns = len(layouts) if rows.percentage.nunique() <= _MOST_COLUMNS else 1
+    count = len(layouts) // columns
+    figure = new_figure("speedup_heatmap", 0.6 + count * (0.35 + 0.24 * max(3, len(lengths))))
+    panels = figure.subplots(count, columns, sharey=True, squeeze=False).ravel()
     for panel, layout in zip(panels, layouts, strict=True):
         table = rows[rows.layout == layout].pivot(index="seq_len", columns="percentage", values="speedup")
         image = _table(panel, table.reindex(index=lengths), shades)
         panel.set_title(f"{layout}/uneven over {layout}/even")
-    panels[0].set_ylabel("Tokens")
+    for panel in panels[::columns]:
+        panel.set_ylabel("Tokens")
     bar = figure.colorbar(image, ax=list(panels), pad=0.01, fraction=0.03, aspect=12)
     bar.set_label(r"Speedup ($\times$)")
     ticks = [value for value in range(-8, 9) if abs(value) <= strength]

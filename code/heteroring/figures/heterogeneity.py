@@ -104,7 +104,7 @@ def bound_fraction(results: Results) -> Figure:
     figure, panels = _small_multiples("bound_fraction", results, rows, "bound_fraction", reference, handles)
     _from_zero(panels, rows.bound_fraction.max())
     _label_rows(panels, "Bound fraction")
-    details = f"{run_details(results)} At 1.0 a strategy reaches the capacity bound."
+    details = f"{run_details(results)} 1.0 is the bound."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 

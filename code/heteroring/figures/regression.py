@@ -60,6 +60,7 @@ def _surface(figure: Figure, panel: Axes, results: Results, kind: str, model: di
     fit = factor * fitted_tflops(model, *np.meshgrid(x, y))
     shades = Normalize(0, max(fit.max(), factor * rows.tflops.max()))
     surface = panel.contourf(x, y, fit.clip(0), levels=np.linspace(0, shades.vmax, 25), norm=shades, cmap="viridis")
+    surface.set(edgecolor="face", linewidth=0.3)  # closes the hairlines that PDF viewers show between levels
     if (fit <= 0).any():
         panel.contourf(x, y, fit, levels=[fit.min() - 1, 0], colors="white", hatches=["////"])
     panel.scatter(
@@ -80,6 +81,7 @@ def _surface(figure: Figure, panel: Axes, results: Results, kind: str, model: di
     panel.grid(visible=False)
     bar = figure.colorbar(surface, ax=panel, pad=0.02, aspect=16)
     bar.set_label(f"{unit}, fit and points")
+    bar.solids.set(edgecolor="face", linewidth=0.3)
     bar.locator = MaxNLocator(5)
     return bool((fit > 0).all())
 

@@ -80,6 +80,6 @@ def _bars(panel: Axes, rows: DataFrame, percentages: list[int], strategies: list
 
 def _slowdown_axis(panel: Axes, slowdown) -> None:
     panel.set_yscale("log", base=2)
-    panel.set_ylim(min(0.94, 0.92 * slowdown.min()), 1.3 * slowdown.max())
+    panel.set_ylim(min(0.94, 0.92 * slowdown.min()), max(2.2, 1.3 * slowdown.max()))
     panel.yaxis.set_major_locator(FixedLocator(_DOUBLINGS))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -68,8 +68,12 @@ class Look:
         }
 
     def bar(self) -> dict:
-        """Keyword arguments for `Axes.bar` and `Axes.barh`; the hatch takes the edge's colour."""
-        return {"facecolor": self.colour, "edgecolor": self.dark, "hatch": self.hatch, "label": self.label}
+        """Keyword arguments for `Axes.bar` and `Axes.barh`.
+
+        The hatch takes the edge's colour; bars without one get a white edge, which parts dark neighbours in print.
+        """
+        edge = self.dark if self.hatch else "white"
+        return {"facecolor": self.colour, "edgecolor": edge, "hatch": self.hatch, "label": self.label}
 
     def line_handle(self) -> Line2D:
         return Line2D([], [], **self.line())

@@ -1,0 +1,217 @@
+"""Every figure on a CPU-like, a GPU-like and a tiny grid: legible at real size, nothing cut, nothing covered."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import synthetic
+from matplotlib.colors import to_hex
+from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
+
+from heteroring import figures
+from heteroring.figures.select import MissingRows
+
+each = pytest.mark.parametrize(("name", "grid"), [(name, grid) for grid in GRIDS for name in figures.NAMES])
+
+
+@each
+def test_text_is_inside_the_page_and_of_readable_size(name, grid):
+    figure = drawn(name, grid)
+    width, height = figure.bbox.size
+    assert figure.get_figwidth() == {"column": 3.5, "text": 7.16}[figures.WIDTH[name]]
+    assert figure.get_figheight() <= 9.0
+    for text in texts(figure):
+        extent = box(text, figure)
+        assert -0.5 <= extent.x0 <= extent.x1 <= width + 0.5, text
+        assert -0.5 <= extent.y0 <= extent.y1 <= height + 0.5, text
+        assert 7 <= text.get_fontsize() <= 9, text
+
+
+@each
+def test_no_text_covers_another(name, grid):
+    figure = drawn(name, grid)
+    boxes = [(text, box(text, figure)) for text in texts(figure)]
+    point = DPI / 72
+    for (one, a), (other, b) in combinations(boxes, 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        # a box includes the room for descenders, so lines set close together may share a point of it
+        assert wide <= point or high <= 1.5 * point, (one, other)
+
+
+@each
+def test_legends_hide_no_data(name, grid):
+    figure = drawn(name, grid)
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    for legend in legends:
+        extent = box(legend, figure)
+        for axes in panels(figure):
+            if legend.axes is not axes:
+                assert not extent.overlaps(axes.get_window_extent()), "a legend lies over another panel"
+                continue
+            for line in axes.get_lines():
+                if line.get_transform() == axes.transData:
+                    points = axes.transData.transform(np.column_stack(line.get_data()))
+                    assert not any(extent.contains(*point) for point in points)
+
+
+@each
+def test_no_panel_is_empty(name, grid):
+    for axes in panels(drawn(name, grid)):
+        assert axes.lines or axes.patches or axes.collections or axes.images
+
+
+@each
+def test_every_figure_names_platform_and_device(name, grid):
+    (note,) = [text for text in texts(drawn(name, grid)) if text.get_gid() == "source-note"]
+    words = " ".join(note.get_text().split())
+    assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
+    assert f"median of {GRIDS[grid].repetitions}" in words
+
+
+def test_cropping_to_what_is_drawn_as_notebooks_do_keeps_the_note():
+    figure = drawn("bound_fraction", "tiny")
+    (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
+    assert figure.get_tightbbox().y0 * DPI <= box(note, figure).y0 + 1
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_axes_name_the_throttle_that_was_used(name):
+    of_cpu = " ".join(text.get_text() for text in texts(drawn(name, "cpu")))
+    of_gpu = " ".join(text.get_text() for text in texts(drawn(name, "gpu")))
+    assert "paced" in of_cpu.lower()
+    assert "MPS" not in of_cpu
+    assert "MPS" in of_gpu
+    assert "paced" not in of_gpu.lower()
+
+
+@pytest.mark.parametrize(("name", "grid"), [(name, "cpu") for name in figures.NAMES])
+def test_a_strategy_has_its_own_colour_in_every_figure(name, grid):
+    from heteroring.figures.style import STRATEGIES, look
+
+    expected = {strategy: to_hex(look(strategy).colour) for strategy in STRATEGIES}
+    for axes in panels(drawn(name, grid)):
+        for line in axes.get_lines():
+            if line.get_label() in expected:
+                assert to_hex(line.get_color()) == expected[line.get_label()]
+        for bars in axes.containers:
+            if bars.get_label() in expected:
+                assert {to_hex(bar.get_facecolor()) for bar in bars} == {expected[bars.get_label()]}
+
+
+@pytest.mark.parametrize("name", ["strategy_eval", "regression_surface", "rank_timeline"])
+def test_saving_twice_gives_the_same_bytes(name, tmp_path):
+    paths = [tmp_path / f"{place}.{suffix}" for suffix in ("pdf", "png") for place in "ab"]
+    figures.save(name, results("tiny"), paths[0], paths[2])
+    figures.save(name, results("tiny"), paths[1], paths[3])
+    pdf, same_pdf, png, same_png = (path.read_bytes() for path in paths)
+    assert pdf == same_pdf
+    assert png == same_png
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
+    width, height = (int.from_bytes(png[place : place + 4], "big") for place in (16, 20))
+    assert (width, height) == tuple(int(200 * size) for size in drawn(name, "tiny").get_size_inches())
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+def test_unknown_figure_is_refused_with_the_names():
+    with pytest.raises(ValueError, match=r"unknown figure 'speedup_heat': one of strategy_eval, .*rank_timeline"):
+        figures.draw("speedup_heat", results("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([], "no path"),
+        (["good.pdf", "bad.jpg"], "bad.jpg: the suffix must be .pdf or .png"),
+        (["folder.pdf"], "cannot write .*folder.pdf"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_refused(paths, message, tmp_path):
+    (tmp_path / "folder.pdf").mkdir()
+    with pytest.raises(ValueError, match=message):
+        figures.save("matmul_mps_bars", results("tiny"), *(tmp_path / path for path in paths))
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.pdf"]
+
+
+def without(grid: str, **tables):
+    """The grid's results with some tables replaced by what a function makes of them."""
+    whole = results(grid)
+    return replace(whole, **{name: change(getattr(whole, name)) for name, change in tables.items()})
+
+
+def empty(table):
+    return table.iloc[:0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "message"),
+    [
+        ("bound_fraction", {"cells": empty}, "no measurement of system ring"),
+        ("strategy_eval", {"cells": lambda cells: cells[cells.system == "alone"]}, "no measurement of system ring"),
+        ("speedup_heatmap", {"cells": lambda c: c[c.allocator != "uneven"]}, "no measurement of allocator uneven"),
+        ("speedup_over_even", {"cells": lambda c: c[c.allocator == "even"]}, "only allocator even was measured"),
+        ("bound_fraction", {"cells": lambda c: c.assign(bound_fraction=np.nan)}, "each rank alone"),
+        ("efficiency_vs_heterogeneity", {"cells": lambda c: c.assign(efficiency=np.nan)}, "every rank at 100 %"),
+        ("matmul_mps_bars", {"profile": lambda p: p[p.kind == "attention"]}, "no profile of kind matmul"),
+        ("matmul_mps_bars", {"profile": lambda p: p[p.percentage == 100]}, "no matmul profile below 100 %"),
+        ("matmul_mps_efficiency", {"profile": lambda p: p.assign(relative_speed=np.nan)}, "profile at 100 %"),
+        ("performance_scaling_vs_percentage", {"profile": empty}, "no profile of kind matmul; no profile of kind att"),
+        ("regression_surface", {"models": lambda models: {}}, "no fitted formula"),
+    ],
+)
+def test_missing_rows_are_named(name, tables, message):
+    with pytest.raises(MissingRows, match=f"figure {name} of platform cpu: .*{message}"):
+        figures.draw(name, without("tiny", **tables))
+
+
+def test_a_cell_that_occurs_twice_is_refused():
+    twice = without("tiny", cells=lambda cells: cells.assign(percentage=50))
+    with pytest.raises(ValueError, match="more than one row for the cell strategy contiguous/even, seq_len 128"):
+        figures.draw("latency_scaling", twice)
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"strategies": ("zigzag/even", "zigzag/uneven"), "percentages": (7, 33, 100)},
+        {"strategies": ("contiguous/even", "contiguous/uneven"), "lengths": (1000,), "matmul_sizes": (64,)},
+    ],
+    ids=["zigzag", "contiguous"],
+)
+def test_partial_grids_are_drawn(name, change):
+    figure = figures.draw(name, results_of(replace(synthetic.TINY, **change)))
+    figure.draw_without_rendering()
+    assert panels(figure)
+
+
+@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("percentage", [50, 100])
+def test_a_single_percentage_is_drawn_or_refused_for_a_reason(name, percentage):
+    single = results_of(replace(synthetic.TINY, percentages=(percentage,)))
+    needs_full_speed = (
+        "strategy_eval",
+        "efficiency_vs_heterogeneity",
+        "matmul_mps_efficiency",
+        "matmul_mps_bars",
+        "performance_scaling_vs_percentage",
+    )
+    refused = needs_full_speed if percentage < 100 else ("matmul_mps_bars",)
+    if name in refused:
+        with pytest.raises(MissingRows, match="100 %"):
+            figures.draw(name, single)
+    else:
+        assert panels(figures.draw(name, single))
+
+
+def test_importing_the_names_imports_no_plotting():
+    code = (
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 17;"
+        "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
