@@ -1,0 +1,285 @@
+"""The whole workflow on a tiny grid, from an empty tree to the PDF, interrupted on the way."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from heteroring.figures import NAMES
+
+pytest.importorskip("snakemake")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+HAS_TEX = shutil.which("latexmk") is not None
+ALL = "all" if HAS_TEX else "all_but_pdf"
+RUN = Path("runs/tiny")
+BENCH = RUN / "data" / "cpu" / "bench"
+CHECKS = RUN / "data" / "cpu" / "derived" / "checks.txt"
+PERCENTAGES = ("020", "050", "100")
+PATIENCE = 240.0
+
+
+class Tree:
+    """A copy of the project, and Snakemake in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env = os.environ | {
+            "PYTHONPATH": str(root / "code"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
+        """Snakemake as the leader of a process group of its own, so that signals reach it as Ctrl-C would."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.root,
+            env=self.env | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def snakemake(self, *arguments: str, **env: str) -> tuple[int, str]:
+        process = self.start(*arguments, **env)
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, output
+
+    def tiny(self, *arguments: str, **env: str) -> tuple[int, str]:
+        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **env)
+
+    def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
+        """Build `target` on the tiny grid, and send the signal to every process of the run as soon as `when`."""
+        process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not when() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert process.poll() is None, process.communicate()[0]
+            os.killpg(process.pid, how)
+            output, _ = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, output
+
+    def measured(self) -> dict[str, int]:
+        """Time of writing of each finished measurement."""
+        data = self.root / RUN / "data" / "cpu"
+        files = [*(data / "bench").glob("*.csv"), *(data / "profile").glob("*.csv")]
+        return {path.relative_to(data).as_posix(): path.stat().st_mtime_ns for path in files}
+
+    def log_of(self, percentage: str) -> Path:
+        """Made when the ring's job begins."""
+        return self.root / RUN / "logs" / "cpu" / "bench" / f"pct-{percentage}.log"
+
+
+def sources() -> list[str]:
+    """The files of the project: what git tracks or would, everything of a tree that git does not know."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listing.returncode == 0:
+        return [name for name in listing.stdout.split("\0") if name]
+    produced = {".venv", ".snakemake", "runs", "figures", "logs", "__pycache__"}
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*")
+        if path.is_file() and not produced & set(path.relative_to(ROOT).parts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Tree:
+    root = tmp_path_factory.mktemp("tree")
+    for name in sources():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    return Tree(root)
+
+
+@pytest.fixture(scope="module")
+def interrupted(tree) -> tuple[int, str, dict[str, int]]:
+    """Ctrl-C while the second throttle setting is measured: exit status, output, finished measurements."""
+
+    def in_second_job() -> bool:
+        return sum(tree.log_of(percentage).exists() for percentage in PERCENTAGES) == 2
+
+    status, output = tree.stop(in_second_job, signal.SIGINT, ALL)
+    return status, output, tree.measured()
+
+
+@pytest.fixture(scope="module")
+def built(tree, interrupted) -> str:
+    """The same command again, to the end: its output."""
+    status, output = tree.tiny(ALL)
+    assert status == 0, output
+    return output
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Rule to number of jobs, from Snakemake's table."""
+    table = output.partition("Job stats:")[2].partition("\n\n")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def test_interrupted_run_leaves_finished_measurements_and_nothing_half_written(tree, interrupted):
+    status, output, finished = interrupted
+    assert status != 0, output
+    assert sorted(name.split("/")[0] for name in finished) == ["bench", "profile", "profile", "profile"]
+    left = {path.stem for path in (tree.root / BENCH).iterdir()}
+    assert len(left) == 1, f"more than the finished job's files: {left}"
+
+
+def test_next_run_keeps_finished_measurements_and_does_the_rest(tree, interrupted, built):
+    finished = interrupted[2]
+    now = tree.measured()
+    assert now.items() >= finished.items()
+    assert len(now) == 6
+    planned = jobs(built)
+    assert planned["bench"] == 2
+    assert "profile" not in planned
+
+
+def test_everything_is_built(tree, built):
+    run = tree.root / RUN
+    for name in NAMES:
+        for folder in ("figures", "figures/cpu"):
+            assert (run / folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+            assert (run / folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        for folder in ("images", "images/live"):
+            assert (run / "latex" / folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert r"\newcommand" in (run / "latex" / "generated" / "numbers.tex").read_text()
+    assert "every cell there" in (tree.root / CHECKS).read_text()
+    assert (run / "data" / "cpu" / "provenance.json").is_file()
+
+
+@pytest.mark.skipif(not HAS_TEX, reason="no latexmk")
+def test_paper_is_built_whole(tree, built):
+    latex = tree.root / RUN / "latex"
+    assert (latex / "report.pdf").read_bytes().startswith(b"%PDF")
+    log = (latex / "report.log").read_text(errors="replace")
+    assert "undefined references" not in log
+    assert not re.search(r"Citation `.*' .*undefined", log)
+
+
+@pytest.mark.skipif(not HAS_TEX, reason="no latexmk")
+def test_paper_builds_by_hand(tree, built):
+    done = subprocess.run(
+        ["latexmk", "-cd", str(RUN / "latex" / "report.tex")], cwd=tree.root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_named_run_leaves_the_full_results_alone(tree, built):
+    for name in ("data/cpu", "figures", "latex/images", "latex/generated", "latex/report.pdf"):
+        assert not (tree.root / name).exists()
+
+
+def test_second_run_has_nothing_to_do(tree, built):
+    status, output = tree.tiny(ALL)
+    assert status == 0, output
+    assert "Nothing to be done" in output
+
+
+def test_deleted_measurement_costs_its_own_job_and_what_follows(tree, built):
+    path = tree.root / BENCH / "pct-050.csv"
+    aside = path.rename(path.with_suffix(".aside"))
+    status, output = tree.tiny("-n", ALL)
+    aside.rename(path)
+    assert status == 0, output
+    planned = jobs(output)
+    assert planned.pop("total") == sum(planned.values())
+    expected = {"bench": 1, "aggregate": 1, "checks": 1, "numbers": 1, ALL: 1}
+    expected |= dict.fromkeys(("figure", "main_figure", "live_image"), len(NAMES))
+    assert planned == expected | ({"paper": 1} if HAS_TEX else {})
+
+
+def test_failed_check_stops_the_run_and_lists_what_is_wrong(tree, built):
+    cells = tree.root / RUN / "data" / "cpu" / "derived" / "cells.csv"
+    sound = cells.read_bytes()
+    try:
+        lines = sound.decode().splitlines()
+        column = lines[0].split(",").index("bound_fraction")
+        row = next(i for i, line in enumerate(lines) if ",zigzag/balanced,256,50," in line)
+        broken = lines[row].split(",")
+        broken[column] = "9.5"
+        cells.write_text("\n".join([*lines[:row], ",".join(broken), *lines[row + 1 :]]) + "\n")
+        status, output = tree.tiny(str(CHECKS))
+    finally:
+        cells.write_bytes(sound)
+    assert status != 0
+    assert "bound fraction 9.500 exceeds 1" in output
+    assert "zigzag/balanced at 256 tokens and 100 50 %" in output
+
+
+def test_killed_run_blocks_nothing(tree, built):
+    rows = BENCH / "pct-050.csv"
+    (tree.root / rows).unlink()
+    others = tree.measured()
+    tree.log_of("050").unlink()
+    tree.stop(tree.log_of("050").exists, signal.SIGKILL, str(rows))
+    assert any((tree.root / ".snakemake" / "locks").iterdir())
+    assert tree.measured() == others
+
+    status, output = tree.tiny(str(rows))
+    assert status == 0, output
+    assert jobs(output) == {"bench": 1, "total": 1}
+    assert tree.measured().keys() == others.keys() | {"bench/pct-050.csv"}
+    assert tree.measured().items() >= others.items()
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("platfrom=cpu", "unknown key platfrom: did you mean platform?"),
+        ("platform=gpu", "platform=gpu needs two or more CUDA GPUs, and this machine shows 0"),
+        ("platform=b200x2", "platform=b200x2: no measurements are recorded"),
+    ],
+)
+def test_bad_setting_is_one_clear_error_before_anything_starts(tree, setting, says):
+    before = tree.measured()
+    status, output = tree.snakemake("all", "--config", setting, CUDA_VISIBLE_DEVICES="")
+    assert status != 0
+    assert says in output
+    assert "Traceback" not in output
+    assert tree.measured() == before
+    assert not (tree.root / "data" / "cpu").exists()
+
+
+def test_unknown_figure_is_refused_by_name(tree):
+    status, output = tree.snakemake("-n", "figures/speedup_heatmab.png")
+    assert status != 0
+    assert "unknown figure 'speedup_heatmab'" in output
+    assert "speedup_heatmap" in output
+
+
+def test_unknown_platform_of_a_figure_is_refused_by_name(tree):
+    status, output = tree.snakemake("-n", "figures/tpu/speedup_heatmap.png")
+    assert status != 0
+    assert "unknown platform 'tpu'" in output
+
+
+def test_without_latexmk_the_pdf_is_refused_at_once_and_the_rest_is_built(tree):
+    path = str(Path(sys.executable).parent)
+    status, output = tree.snakemake("-n", "all", PATH=path)
+    assert status != 0
+    assert "latexmk is not installed" in output
+    assert "all_but_pdf" in output
+    status, output = tree.snakemake("-n", "all_but_pdf", PATH=path)
+    assert status == 0, output
+    assert "paper" not in jobs(output)
