@@ -5,6 +5,7 @@ rule aggregate:
     input:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),
         profile=lambda wildcards: job_files(wildcards.folder, "profile"),
+        code=expand("code/heteroring/bench/{module}.py", module=["aggregate", "metrics"]),
     output:
         tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
         provenance="{folder}/provenance.json",

@@ -1,6 +1,8 @@
 # The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from heteroring.figures import NAMES
@@ -30,6 +32,11 @@ onstart:
 
 
 ENVIRONMENT = "../envs/heteroring.yml"
+
+# The commands beside this Snakemake, for when its environment is not activated.
+if shutil.which("heteroring") is None:
+    beside = str(Path(sys.executable).parent)
+    os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
 
 PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
 KINDS = ("lut", "formula")

@@ -46,6 +46,7 @@ rule paper:
         numbers=rules.numbers.output.tex,
         images=expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
         live=expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
+        check="workflow/scripts/check_latex_log.py",
     output:
         pdf=f"{LATEX}/report.pdf",
     log:
@@ -55,9 +56,8 @@ rule paper:
     params:
         main=f"{LATEX}/report.tex",
         tex_log=f"{LATEX}/report.log",
-        check="workflow/scripts/check_latex_log.py",
     message:
         "Typeset the paper"
     shell:
         # A run that failed before leaves a state in which latexmk would refuse to try again.
-        "(latexmk -g -cd {params.main} && python {params.check} {params.tex_log}) > {log} 2>&1"
+        "(latexmk -g -cd {params.main} && python {input.check} {params.tex_log}) > {log} 2>&1"
