@@ -1,0 +1,71 @@
+"""What the README shows exists and works as written."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from heteroring.cli import app
+from heteroring.figures import NAMES
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def first_column(title: str) -> list[str]:
+    return re.findall(r"^\| `([^`]+)` \|", section(title), re.MULTILINE)
+
+
+def test_every_figure_is_explained():
+    assert first_column("What each figure shows") == list(NAMES)
+
+
+def test_every_command_is_explained():
+    commands = [f"heteroring {name}" for name in get_command(app).commands]
+    assert sorted(first_column("The command line")) == sorted(commands)
+
+
+def test_make_targets_exist():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?=`| +#)", README))
+    assert {"test", "clean", "lock", "help"} <= named <= set(targets)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:workflow|notebooks|latex)/[\w./]+\.\w+", README))))
+def test_files_named_are_in_the_tree_or_produced(path):
+    produced = ("latex/report.pdf", "latex/generated/numbers.tex")
+    assert path in produced or (ROOT / path).is_file()
+
+
+def test_example_runs_as_written(tmp_path):
+    (example,) = blocks("python")
+    (tmp_path / "ring.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ring.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    held = [int(tokens) for tokens in re.findall(r"^rank \d holds (\d+) tokens", done.stdout, re.MULTILINE)]
+    assert sum(held) == 4096
+    assert max(held) > 3 * min(held)
+
+
+def test_command_line_example_runs_as_written():
+    (line,) = (line for block in blocks("bash") for line in block.splitlines() if line.startswith("heteroring"))
+    done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)
+    lens = [int(part) for part in done.stdout.split()]
+    assert sum(lens) == 65536
