@@ -69,9 +69,7 @@ def test_whole_measurements_pass(rows, cells, grid):
 @pytest.mark.parametrize("grid", [GRID, None])
 def test_missing_cell_is_named(rows, cells, grid):
     gone = (rows.seq_len == 512) & (rows.percentages == "100 50") & (rows.layout == "zigzag")
-    assert check(rows[~gone], cells, grid) == [
-        "missing: attention zigzag/balanced at 512 tokens and 100 50 %"
-    ]
+    assert check(rows[~gone], cells, grid) == ["missing: attention zigzag/balanced at 512 tokens and 100 50 %"]
 
 
 @pytest.mark.parametrize("grid", [GRID, None])
@@ -79,18 +77,13 @@ def test_missing_cell_is_named(rows, cells, grid):
 def test_missing_baseline_is_named(rows, cells, grid, rank):
     lens = "512 0" if rank == 0 else "0 512"
     gone = (rows.block_lens == lens) & (rows.percentages == "100 50")
-    assert check(rows[~gone], cells, grid) == [
-        f"missing: attention alone/rank{rank} at 512 tokens and 100 50 %"
-    ]
+    assert check(rows[~gone], cells, grid) == [f"missing: attention alone/rank{rank} at 512 tokens and 100 50 %"]
 
 
 @pytest.mark.parametrize("grid", [GRID, None])
 def test_missing_repetition_is_named(rows, cells, grid):
     (found,) = check(rows.drop(index=1), cells, grid)
-    assert (
-        found
-        == "repetitions [0, 2] instead of [0, 1, 2]: attention contiguous/even at 256 tokens and 100 100 %"
-    )
+    assert found == "repetitions [0, 2] instead of [0, 1, 2]: attention contiguous/even at 256 tokens and 100 100 %"
 
 
 def test_repeated_row_is_named(rows, cells):

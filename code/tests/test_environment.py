@@ -57,9 +57,7 @@ def test_every_direct_dependency_is_locked_within_its_range(direct, python):
     for requirement in direct:
         name = canonicalize_name(requirement.name)
         assert name in locked, f"{name} is not in constraints.txt: run `make lock`"
-        assert requirement.specifier.contains(locked[name]), (
-            f"{name}=={locked[name]} is outside {requirement}"
-        )
+        assert requirement.specifier.contains(locked[name]), f"{name}=={locked[name]} is outside {requirement}"
 
 
 @pytest.mark.parametrize("python", PYTHONS)
@@ -111,9 +109,7 @@ def test_rules_name_the_environment_that_conda_users_make():
 
 def test_conda_python_is_one_that_is_locked_and_accepted(project):
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    (python,) = (
-        entry.partition("=")[2] for entry in environment["dependencies"] if str(entry).startswith("python=")
-    )
+    (python,) = (entry.partition("=")[2] for entry in environment["dependencies"] if str(entry).startswith("python="))
     assert python in PYTHONS
     assert all(SpecifierSet(project["requires-python"]).contains(version) for version in PYTHONS)
 

@@ -74,9 +74,7 @@ def job_files(folder, stage):
     """Row files and their provenance, one pair per throttle setting."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return sorted(str(path) for path in Path(folder, stage).glob("pct-*.*"))
-    return expand(
-        f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"]
-    )
+    return expand(f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"])
 
 
 def results_of(platform):

@@ -36,8 +36,7 @@ rule main_figure:
     message:
         f"Show {{wildcards.name}} of {PLATFORMS.main} as the main figure"
     shell:
-        "(cp {input.png} {output.png} && cp {input.pdf} {output.pdf} && cp {input.pdf} {output.paper})"
-        " > {log} 2>&1"
+        "(cp {input.png} {output.png} && cp {input.pdf} {output.pdf} && cp {input.pdf} {output.paper})" " > {log} 2>&1"
 
 
 rule live_image:
