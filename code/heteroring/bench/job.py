@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heteroring.allocate import ALLOCATORS, allocation
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
-from heteroring.kernels.block import BACKENDS
+from heteroring.kernels.block import check_block
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.transport import check_transport
 
@@ -41,8 +41,7 @@ class Job:
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup)
         check_transport(self.transport)
-        if self.block not in ("auto", *BACKENDS):
-            raise ValueError(f"block {self.block!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+        check_block(self.block)
         if self.model_source not in ("matmul", "attention"):
             raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
         if not self.strategies:

@@ -18,7 +18,7 @@ from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import ProfileRow
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import no_garbage_collection
-from heteroring.kernels.block import choose, resolve
+from heteroring.kernels.block import check_block, resolve
 
 # A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
 REPETITION_MS = 10.0
@@ -48,6 +48,7 @@ class ProfileJob:
         check_lengths("sizes", self.sizes)
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup)
+        check_block(self.block)
 
 
 class Operator(NamedTuple):
@@ -120,7 +121,8 @@ def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    block = rank.throttle.wrap(resolve(choose(job.block, rank.torch_device), rank.torch_device))
+    shape = job.shape
+    block = rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
     for seq_len in job.seq_lens:
         q, k, v = job.shape.inputs(seq_len, job.seed, rank.torch_device)
         call = partial(block, q, k, v, scale=job.shape.scale, causal_offset=0)

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of steps done so far, out of `total`, from any thread.
 
-    On a terminal the bar moves; in a log file it is one line at the end.
+    The bar appears with the first such call, so that what fails before says so on a clean line. On a terminal it
+    moves; in a log file it is one line at the end.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -22,6 +23,15 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda steps: bar.update(task, completed=steps)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(description, total=total)
+
+    def on_progress(steps: int) -> None:
+        bar.start()
+        bar.update(task, completed=steps)
+
+    try:
+        yield on_progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()

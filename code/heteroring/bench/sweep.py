@@ -8,6 +8,7 @@ from random import Random
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 
 from heteroring.bench.heartbeat import advance
 from heteroring.bench.job import Cell, Job, plan
@@ -20,6 +21,7 @@ from heteroring.kernels.block import choose, resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
+from heteroring.ring.transport import choose_transport
 from heteroring.ring.work import kv_bytes
 
 
@@ -34,6 +36,7 @@ class Sweep(NamedTuple):
 class _RankResult(NamedTuple):
     times: dict[tuple[int, int], Times]
     block: str
+    transport: str
     report: RankReport
 
 
@@ -61,7 +64,7 @@ def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[
         on_progress=on_progress,
     )
     rows = [
-        _row(job, cell, repetition, [result.times[repetition, index] for result in results], results[0].block)
+        _row(job, cell, repetition, [result.times[repetition, index] for result in results], results[0])
         for repetition in range(job.repetitions)
         for index, cell in enumerate(cells)
     ]
@@ -74,7 +77,8 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     The order of cells is drawn anew for each repetition, the same on every rank, so that no cell always
     follows the same other one.
     """
-    block = choose(job.block, rank.torch_device)
+    block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
+    transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
     busy = Busy(rank.throttle.wrap(resolve(block, rank.torch_device)), rank.device)
     inputs = {n: job.shape.inputs(n, job.seed, rank.torch_device) for n in job.seq_lens}
     with torch.no_grad():
@@ -89,7 +93,7 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
             with no_garbage_collection():
                 for index, cell in order:
                     times[repetition, index] = _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
-    return _RankResult(times, block, report(rank))
+    return _RankResult(times, block, transport, report(rank))
 
 
 def _call(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Callable | None:
@@ -114,7 +118,7 @@ def _verify(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], 
     advance()
 
 
-def _row(job: Job, cell: Cell, repetition: int, times: list[Times], block: str) -> Measurement:
+def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _RankResult) -> Measurement:
     shape, partition = job.shape, cell.partition
     return Measurement(
         platform=job.platform,
@@ -134,17 +138,13 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], block: str) 
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=block,
-        transport="none" if cell.system == "alone" else _transport(job),
+        block=result.block,
+        transport="none" if cell.system == "alone" else result.transport,
         repetition=repetition,
         latency_ms=max(t.latency_ms for t in times),
         busy_ms=tuple(t.busy_ms for t in times),
         bytes_moved=0 if cell.system == "alone" else _bytes_moved(job, partition),
     )
-
-
-def _transport(job: Job) -> str:
-    return "p2p" if job.transport == "auto" else job.transport
 
 
 def _bytes_moved(job: Job, partition: Partition) -> int:

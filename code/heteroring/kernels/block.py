@@ -47,17 +47,22 @@ class Block(Protocol):
         """
 
 
+def check_block(name: str) -> None:
+    """Raise ValueError unless `name` is "auto" or one of BACKENDS."""
+    if name != "auto" and name not in _HOME:
+        raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+
+
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:
     """The backend that `name` stands for on `device`: itself, or for "auto" the best one there for such tensors.
 
     Raises ValueError for a name that is neither "auto" nor one of BACKENDS.
     """
+    check_block(name)
     if name == "auto":
         if device.type == "cpu":
             return "cpu"
         return fastest.backend(torch.cuda.get_device_capability(device), dtype, head_dim)
-    if name not in _HOME:
-        raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
     return name
 
 

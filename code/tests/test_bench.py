@@ -1,0 +1,189 @@
+"""Two tiny jobs, from profile to tables, through the command line: every cell once per repetition, and right."""
+
+import csv
+import json
+from collections import Counter
+from itertools import product
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from heteroring.bench import sweep
+from heteroring.bench.job import Job
+from heteroring.bench.metrics import cells
+from heteroring.bench.records import Measurement, ProfileRow, read_rows
+from heteroring.bench.results import Results
+from heteroring.bench.shape import Shape
+from heteroring.cli import app
+from heteroring.ring.partition import Partition
+from heteroring.ring.work import kv_bytes
+
+LENGTHS = (64, 128)
+PERCENTAGES = (50, 100)
+STRATEGIES = ("contiguous/even", "contiguous/lut", "contiguous/formula", "zigzag/even", "zigzag/balanced")
+REPETITIONS = 2
+SHAPE = ["--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--repetitions", str(REPETITIONS)]
+
+
+def heteroring(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A platform's folder after profile, fit, bench and aggregate."""
+    folder = tmp_path_factory.mktemp("data") / "cpu"
+    lengths = ",".join(map(str, LENGTHS))
+    for percentage in PERCENTAGES:
+        path = folder / f"profile/pct-{percentage:03d}.csv"
+        heteroring(
+            *("profile", "--percentage", percentage, "--sizes", "32,64", "--seq-lens", lengths),
+            *(*SHAPE, "--output", path),
+        )
+    profiles = sorted((folder / "profile").glob("*.csv"))
+    for kind, source in (("lut", "matmul"), ("formula", "matmul"), ("lut", "attention")):
+        model = folder / f"models/{kind}-{source}.json"
+        heteroring("fit", "--kind", kind, "--source", source, "--output", model, *profiles)
+    for percentage in PERCENTAGES:
+        path = folder / f"bench/pct-{percentage:03d}.csv"
+        heteroring(
+            *("bench", "--percentages", f"100,{percentage}", "--seq-lens", lengths),
+            *("--strategies", ",".join(STRATEGIES), "--models", folder / "models"),
+            *(*SHAPE, "--output", path),
+        )
+    written = heteroring("aggregate", "--platform-dir", folder).split()
+    assert [path.rsplit("/", 1)[1] for path in written] == [
+        "measurements.csv",
+        "cells.csv",
+        "profile.csv",
+        "provenance.json",
+    ]
+    return folder
+
+
+def test_every_cell_is_there_once_per_repetition(folder):
+    rows = [row for path in (folder / "bench").glob("*.csv") for row in read_rows(path, Measurement)]
+    found = Counter((r.seq_len, r.percentages, r.layout, r.allocator, r.block_lens, r.repetition) for r in rows)
+    assert set(found.values()) == {1}
+    ring = Counter((r.seq_len, r.percentages, f"{r.layout}/{r.allocator}") for r in rows if r.system == "ring")
+    settings = [(100, percentage) for percentage in PERCENTAGES]
+    assert ring == dict.fromkeys(product(LENGTHS, settings, STRATEGIES), REPETITIONS)
+    alone = Counter((r.seq_len, r.percentages, r.block_lens) for r in rows if r.system == "alone")
+    assert alone == {
+        (n, setting, lens): REPETITIONS for n in LENGTHS for setting in settings for lens in ((n, 0), (0, n))
+    }
+
+
+def test_rows_say_what_was_measured(folder):
+    for row in read_rows(folder / "bench/pct-050.csv", Measurement):
+        assert (row.heads, row.kv_heads, row.head_dim, row.dtype) == (4, 2, 16, "float32")
+        assert (row.platform, row.throttle, row.percentages) == ("cpu", "pacing", (100, 50))
+        assert (row.block, row.module, row.causal) == ("cpu", "attention", True)
+        source = {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(row.allocator, "")
+        assert row.model_source == source
+        if row.system == "alone":
+            assert (row.layout, row.allocator, row.transport) == ("contiguous", "alone", "none")
+            assert row.bytes_moved == 0
+        else:
+            partition = Partition(row.layout, row.block_lens)
+            shape = {"batch": 1, "kv_heads": 2, "head_dim": 16, "itemsize": 4}
+            assert row.bytes_moved == sum(kv_bytes(partition, rank, **shape) for rank in range(2))
+            assert row.transport == "p2p"
+
+
+def test_a_rank_is_busy_when_it_has_tokens_and_no_longer_than_the_call(folder):
+    for row in read_rows(folder / "bench/pct-050.csv", Measurement):
+        assert max(row.busy_ms) <= row.latency_ms
+        for tokens, busy in zip(row.block_lens, row.busy_ms, strict=True):
+            assert (busy > 0) == (tokens > 0)
+
+
+def test_profile_rows_count_the_operations_of_the_result(folder):
+    rows = read_rows(folder / "profile/pct-050.csv", ProfileRow)
+    found = Counter((row.kind, row.size) for row in rows)
+    assert found == dict.fromkeys([("matmul", 32), ("matmul", 64), ("attention", 64), ("attention", 128)], REPETITIONS)
+    for row in rows:
+        pairs = row.size * (row.size + 1) // 2
+        flops = 2 * row.size**3 if row.kind == "matmul" else 4 * 4 * 16 * pairs
+        assert row.tflops * row.latency_ms * 1e9 == pytest.approx(flops, rel=1e-6)
+        assert (row.percentage, row.causal) == (50, row.kind == "attention")
+
+
+def test_a_record_lies_beside_each_file(folder):
+    record = json.loads((folder / "bench/pct-050.json").read_text())
+    assert record["percentages"] == [100, 50]
+    assert record["settings"]["seq_lens"] == list(LENGTHS)
+    assert len(record["devices"]) == len(record["achieved"]) == 2
+    assert all(rank["achieved_percentage"] > 0 for rank in record["achieved"])
+    assert json.loads((folder / "profile/pct-100.json").read_text())["percentages"] == [100]
+
+
+def test_only_whole_files_are_left(folder):
+    assert [path for path in folder.rglob("*") if path.name.startswith(".")] == []
+
+
+def test_results_are_what_was_aggregated(folder):
+    results = Results.load(folder)
+    assert results.platform == "cpu"
+    assert len(results.cells) == len(LENGTHS) * len(PERCENTAGES) * (len(STRATEGIES) + 2)
+    assert len(results.measurements) == len(results.cells) * REPETITIONS
+    assert len(results.profile) == len(PERCENTAGES) * 4
+    assert set(results.models) == {"lut-matmul", "formula-matmul", "lut-attention"}
+    assert results.models["lut-matmul"]["source"] == "matmul"
+    assert results.provenance["percentages"] == [50, 100]
+    assert results.device_label.startswith("2 paced CPU ranks (")
+    assert set(results.cells["percentages"]) == {(100, 50), (100, 100)}
+    assert set(map(sum, results.cells["block_lens"])) == set(LENGTHS)
+    assert {len(busy) for busy in results.cells["busy_ms"]} == {2}
+
+
+def test_cells_survive_the_way_to_a_file_and_back(folder):
+    rows = [row for path in sorted((folder / "bench").glob("*.csv")) for row in read_rows(path, Measurement)]
+    exact, loaded = cells(rows), Results.load(folder).cells
+    assert list(loaded.columns) == list(exact.columns)
+    for column in exact:
+        if column == "busy_ms":
+            continue
+        if exact[column].dtype.kind == "f":
+            assert loaded[column].tolist() == pytest.approx(exact[column].tolist(), rel=1e-8, nan_ok=True)
+        else:
+            assert loaded[column].tolist() == exact[column].tolist()
+
+
+def test_aggregating_again_changes_nothing(folder):
+    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    stamp = (folder / "provenance.json").stat().st_mtime_ns
+    heteroring("aggregate", "--platform-dir", folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+    assert (folder / "provenance.json").stat().st_mtime_ns == stamp
+
+
+def test_tables_are_plain_csv(folder):
+    with open(folder / "derived/cells.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["percentages"] == "100 50"
+    assert pd.read_csv(folder / "derived/measurements.csv").shape[0] == len(rows) * REPETITIONS
+
+
+def test_three_ranks_in_bfloat16():
+    job = Job(
+        "cpu",
+        "pacing",
+        (100, 100, 50),
+        (50,),
+        ("zigzag/uneven", "contiguous/even"),
+        shape=Shape(heads=2, kv_heads=1, head_dim=8, dtype="bfloat16"),
+        repetitions=1,
+        warmup=0,
+    )
+    seen = []
+    done = sweep.run(job, on_progress=seen.append)
+    assert [row.block_lens for row in done.rows] == [(20, 20, 10), (17, 17, 16), (50, 0, 0), (0, 50, 0), (0, 0, 50)]
+    assert len(done.ranks) == 3
+    assert max(seen) <= sweep.steps(job) == 10
+    table = cells(done.rows).set_index("strategy")
+    alone = [table.loc[f"alone/rank{rank}", "latency_ms"] for rank in range(3)]
+    assert table.loc["zigzag/uneven", "bound_ms"] == pytest.approx(1 / sum(1 / t for t in alone))

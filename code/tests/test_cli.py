@@ -1,0 +1,224 @@
+"""The command line: light to start, and one clear line for every mistake, before any process is started."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heteroring.bench.records import write_rows
+from heteroring.cli import app
+
+COMMANDS = ("profile", "fit", "allocate", "bench", "aggregate")
+BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
+PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    import heteroring.bench.launch
+
+    monkeypatch.setattr(
+        heteroring.bench.launch, "elastic_launch", lambda *_: pytest.fail("a process was started", pytrace=False)
+    )
+
+
+def assert_refused(result, complaint):
+    assert result.exit_code == 2, result.output
+    assert complaint in result.stderr
+    assert result.stderr.startswith("heteroring: error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+
+
+def options(base, changes):
+    return [word for pair in (base | changes).items() for word in pair]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--platform": "tpu"}, "platform 'tpu' cannot be measured here: choose one of cpu, gpu"),
+        ({"--throttle": "brick"}, "throttle 'brick' is unknown: choose one of"),
+        ({"--throttle": "none"}, "percentage 50 needs a throttle"),
+        ({"--percentages": "100,0"}, "percentage 0 is not an integer from 1 to 100"),
+        ({"--percentages": "100,101"}, "percentage 101 is not"),
+        ({"--percentages": "100,fast"}, "--percentages '100,fast' is not a list of integers"),
+        ({"--seq-lens": "64,0"}, "seq_lens holds 0: a length is 1 or more"),
+        ({"--seq-lens": ""}, "--seq-lens '' is not a list of integers"),
+        ({"--strategies": "zigzag/odd"}, "strategy 'zigzag/odd' is unknown"),
+        ({"--strategies": "spiral/even"}, "strategy 'spiral/even' is unknown"),
+        ({"--strategies": "zigzag/balanced"}, "allocator 'balanced' needs a model"),
+        ({"--strategies": "contiguous/lut", "--models": "/nowhere"}, "needs the model /nowhere/lut-matmul.json"),
+        ({"--heads": "4", "--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"--dtype": "int4"}, "dtype 'int4' is unknown"),
+        ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"--transport": "pigeon"}, "transport 'pigeon' is unknown"),
+        ({"--repetitions": "0"}, "repetitions is 0"),
+        ({"--hang-timeout": "0"}, "--hang-timeout 0.0 is not positive"),
+        ({"--output": "/proc/nowhere/rows.csv"}, "cannot write /proc/nowhere/rows.csv"),
+        ({"--output": "rows.txt"}, "output rows.txt does not end in .csv"),
+    ],
+)
+def test_bench_refuses(tmp_path, no_process, changes, complaint):
+    base = BENCH | {"--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke("bench", *options(base, changes)), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--percentage": "0"}, "percentage 0 is not"),
+        ({"--sizes": "-4"}, "sizes holds -4"),
+        ({"--seq-lens": "0"}, "seq_lens holds 0"),
+        ({"--platform": "abacus"}, "platform 'abacus'"),
+        ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
+    ],
+)
+def test_profile_refuses(tmp_path, no_process, changes, complaint):
+    base = PROFILE | {"--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke("profile", *options(base, changes)), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("bench", BENCH), ("profile", PROFILE)], ids=["bench", "profile"])
+def test_platform_gpu_needs_two_gpus(tmp_path, no_process, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    name, base = command
+    changes = {"--platform": "gpu", "--throttle": "none", "--output": str(tmp_path / "rows.csv")}
+    full_speed = {"--percentages": "100,100"} if name == "bench" else {"--percentage": "100"}
+    result = invoke(name, *options(base, changes | full_speed))
+    assert_refused(result, "platform 'gpu' needs 2 CUDA GPUs")
+
+
+def test_an_output_below_a_file_is_refused(tmp_path, no_process):
+    (tmp_path / "file").touch()
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "file" / "rows.csv")}))
+    assert_refused(result, f"cannot write {tmp_path}/file/rows.csv")
+
+
+def test_fit_refuses(tmp_path):
+    model, missing = tmp_path / "model.json", tmp_path / "missing.csv"
+    assert_refused(invoke("fit", "--output", model, missing), str(missing))
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert_refused(invoke("fit", "--output", model, empty), str(empty))
+    assert_refused(invoke("fit", "--kind", "oracle", "--output", model, empty), "'oracle'")
+    assert_refused(invoke("fit", "--output", tmp_path / "model.csv", empty), "does not end in .json")
+    assert not model.exists()
+
+
+def test_allocate_prints_the_block_lengths():
+    result = invoke("allocate", "uneven", "--seq-len", "65536", "--percentages", "100,10")
+    assert result.exit_code == 0
+    assert result.stdout == "59578 5958\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("odd", "--seq-len", "8", "--percentages", "100,10"), "'odd'"),
+        (("even", "--seq-len", "0", "--percentages", "100,10"), "seq_len is 0"),
+        (("uneven", "--seq-len", "8", "--percentages", "100,0"), "is 0"),
+        (("lut", "--seq-len", "8", "--percentages", "100,10"), "'lut' needs"),
+        (("uneven", "--seq-len", "8", "--percentages", "a"), "--percentages 'a'"),
+        (("balanced", "--seq-len", "8", "--percentages", "100", "--layout", "spiral"), "'spiral'"),
+    ],
+)
+def test_allocate_refuses(words, complaint):
+    assert_refused(invoke("allocate", *words), complaint)
+
+
+def test_aggregate_refuses(tmp_path):
+    from rows import measurement
+
+    assert_refused(invoke("aggregate", "--platform-dir", tmp_path / "gone"), "is not a folder")
+    assert_refused(invoke("aggregate", "--platform-dir", tmp_path), "holds no .csv file")
+    write_rows(tmp_path / "bench/pct-050.csv", [measurement()])
+    text = (tmp_path / "bench/pct-050.csv").read_text()
+    (tmp_path / "bench/pct-050.csv").write_text(text.replace(",1.25,", ",nan,"))
+    result = invoke("aggregate", "--platform-dir", tmp_path)
+    assert_refused(result, "bench/pct-050.csv, line 2, column latency_ms: 'nan'")
+    assert not (tmp_path / "derived").exists()
+
+
+def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
+    from heteroring.bench import sweep
+    from heteroring.bench.errors import RankError
+
+    def fail(*_, **__):
+        raise RankError(1, "rank 1 raised:\nTraceback: ...")
+
+    monkeypatch.setattr(sweep, "launch", fail)
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
+    assert result.exit_code == 1
+    assert "heteroring: error: rank 1 raised:" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_usage_errors_exit_with_2():
+    assert invoke("bench").exit_code == 2
+    assert invoke("fly").exit_code == 2
+
+
+def run_python(*words, **options):
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment(), **options)
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "pandas", "numpy", "matplotlib", "sklearn")
+    script = (
+        "import sys\nfrom heteroring.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"assert not [name for name in {heavy} if name in sys.modules]"
+    )
+    done = run_python("-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+def test_runs_as_a_module_and_tells_its_version():
+    done = run_python("-m", "heteroring", "--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
+
+
+def test_ctrl_c_ends_a_run_without_a_file(tmp_path):
+    output = tmp_path / "out" / "rows.csv"
+    words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "heteroring", "bench", *words, "--repetitions", "100"],
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("heteroring-*/rank1.stack")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, 2)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted by SIGINT" in stderr
+    assert list(output.parent.iterdir()) == []
+    assert list(tmp_path.glob("heteroring-*")) == []

@@ -1,0 +1,93 @@
+"""A job knows what it will measure before any process starts, and refuses what it could not."""
+
+from pathlib import Path
+
+import pytest
+
+from heteroring.bench.job import Job, plan
+from heteroring.bench.shape import Shape
+
+
+def job(**changes):
+    values = {
+        "platform": "cpu",
+        "throttle": "pacing",
+        "percentages": (100, 50),
+        "seq_lens": (30, 60),
+        "strategies": ("contiguous/even", "zigzag/uneven"),
+    }
+    return Job(**values | changes)
+
+
+def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():
+    cells, notes = plan(job())
+    assert [(cell.label, cell.partition.block_lens) for cell in cells] == [
+        ("contiguous/even at 30", (15, 15)),
+        ("zigzag/uneven at 30", (20, 10)),
+        ("rank 0 alone at 30", (30, 0)),
+        ("rank 1 alone at 30", (0, 30)),
+        ("contiguous/even at 60", (30, 30)),
+        ("zigzag/uneven at 60", (40, 20)),
+        ("rank 0 alone at 60", (60, 0)),
+        ("rank 1 alone at 60", (0, 60)),
+    ]
+    assert notes == ()
+
+
+def test_three_ranks_are_planned_for():
+    cells, _ = plan(job(percentages=(100, 100, 50), seq_lens=(50,)))
+    assert [cell.partition.block_lens for cell in cells] == [
+        (17, 17, 16),
+        (20, 20, 10),
+        (50, 0, 0),
+        (0, 50, 0),
+        (0, 0, 50),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"seq_lens": ()}, "seq_lens is empty"),
+        ({"seq_lens": (64, 0)}, "seq_lens holds 0: a length is 1 or more"),
+        ({"seq_lens": (64, 64)}, "seq_lens holds 64 twice"),
+        ({"strategies": ()}, "strategies is empty"),
+        ({"strategies": ("spiral/even",)}, "strategy 'spiral/even' is unknown"),
+        ({"strategies": ("zigzag/odd",)}, "strategy 'zigzag/odd' is unknown"),
+        ({"strategies": ("zigzag",)}, "strategy 'zigzag' is unknown"),
+        ({"strategies": ("zigzag/even", "zigzag/even")}, "strategies holds zigzag/even twice"),
+        ({"repetitions": 0}, "repetitions is 0"),
+        ({"warmup": -1}, "warmup is -1"),
+        ({"block": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
+        ({"model_source": "guess"}, "model_source 'guess' is unknown"),
+    ],
+)
+def test_a_job_refuses_what_it_could_not_measure(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        job(**changes)
+
+
+@pytest.mark.parametrize(
+    ("allocator", "name"), [("lut", "lut-matmul"), ("formula", "formula-matmul"), ("balanced", "lut-attention")]
+)
+def test_a_missing_model_is_named(tmp_path, allocator, name):
+    with pytest.raises(ValueError, match=f"allocator '{allocator}' needs a model: .* {name}.json"):
+        plan(job(strategies=(f"zigzag/{allocator}",)))
+    with pytest.raises(ValueError, match=f"needs the model {tmp_path / name}.json, which does not exist"):
+        plan(job(strategies=(f"zigzag/{allocator}",), models=Path(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"heads": 4, "kv_heads": 3}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"kv_heads": 0}, "kv_heads is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"head_dim": -1}, "head_dim is -1"),
+        ({"dtype": "float8"}, "dtype 'float8' is unknown"),
+    ],
+)
+def test_a_shape_refuses_what_is_none(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Shape(**changes)

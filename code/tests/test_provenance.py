@@ -1,0 +1,113 @@
+"""The record beside measurements says where they come from, with git and without."""
+
+import json
+import subprocess
+
+import pytest
+
+from heteroring.bench import provenance as module
+from heteroring.bench.job import Job
+from heteroring.bench.provenance import RankReport, merge, provenance, read_json, settings_of, write_json
+
+FIELDS = {
+    "platform",
+    "devices",
+    "multiprocessors",
+    "driver",
+    "python",
+    "torch",
+    "triton",
+    "numpy",
+    "cpu",
+    "commit",
+    "dirty",
+    "date",
+    "command",
+    "throttle",
+    "percentages",
+    "settings",
+    "achieved",
+    "notes",
+}
+
+
+def record(**changes):
+    values = {
+        "platform": "cpu",
+        "throttle": "pacing",
+        "percentages": (100, 50),
+        "ranks": [RankReport("EPYC", 0, {"achieved_percentage": 99.0}), RankReport("EPYC", 0, {})],
+        "settings": {"repetitions": 5},
+    }
+    return provenance(**values | changes)
+
+
+def test_a_record_has_every_field_and_survives_json(tmp_path):
+    written = record(notes=["clamped"])
+    assert set(written) == FIELDS
+    assert written["devices"] == ["EPYC", "EPYC"]
+    assert written["multiprocessors"] == []
+    assert written["date"].endswith("+00:00")
+    assert written["cpu"]["cores"] >= 1
+    write_json(tmp_path / "job.json", written)
+    assert read_json(tmp_path / "job.json") == written
+
+
+def test_multiprocessors_are_those_that_each_rank_saw():
+    ranks = [RankReport("H200", 132, {}), RankReport("H200", 14, {})]
+    assert record(platform="gpu", ranks=ranks)["multiprocessors"] == [132, 14]
+
+
+def test_a_commit_is_recorded_and_is_unknown_without_git(monkeypatch):
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=module.Path(__file__).parent
+    )
+    if head.returncode == 0:
+        assert record()["commit"] == head.stdout.strip()
+        assert record()["dirty"] in (True, False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert record()["commit"] == "unknown"
+    assert record()["dirty"] is None
+
+
+def test_settings_of_a_job_are_json():
+    job = Job("cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=module.Path("models"))
+    settings = settings_of(job)
+    assert settings["shape"]["heads"] == 4
+    assert settings["models"] == "models"
+    assert json.loads(json.dumps(settings)) == settings
+
+
+def test_merged_records_describe_the_unthrottled_platform():
+    ranks = [RankReport("H200", 132, {}), RankReport("H200", 132, {})]
+    slow = [RankReport("H200", 132, {}), RankReport("H200", 14, {})]
+    jobs = {
+        "bench/pct-010": record(platform="gpu", ranks=slow, percentages=(100, 10)) | {"date": "2026-02-02"},
+        "bench/pct-100": record(platform="gpu", ranks=ranks, percentages=(100, 100)) | {"date": "2026-02-01"},
+        "profile/pct-100": record(platform="gpu", ranks=ranks[:1], percentages=(100,)) | {"date": "2026-01-31"},
+    }
+    jobs["bench/pct-010"] |= {"commit": "b", "dirty": True}
+    jobs["bench/pct-100"] |= {"commit": "a", "dirty": False}
+    jobs["profile/pct-100"] |= {"commit": "a", "dirty": None}
+    merged = merge(jobs)
+    assert merged["multiprocessors"] == [132, 132]
+    assert merged["percentages"] == [10, 100]
+    assert merged["commit"] == "a b"
+    assert merged["dirty"] is True
+    assert merged["date"] == "2026-02-02"
+    assert merged["jobs"] == jobs
+
+
+def test_jobs_of_several_platforms_do_not_merge():
+    with pytest.raises(ValueError, match="several platforms cannot be merged: cpu, gpu"):
+        merge({"a": record(), "b": record(platform="gpu")})
+    with pytest.raises(ValueError, match="no record"):
+        merge({})
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=f"{tmp_path / 'bad.json'} is not JSON"):
+        read_json(tmp_path / "bad.json")
+    with pytest.raises(ValueError, match=r"cannot read .*gone.json: No such file"):
+        read_json(tmp_path / "gone.json")

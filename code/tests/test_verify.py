@@ -1,0 +1,65 @@
+"""A benchmark of a wrong answer fails."""
+
+import pytest
+import torch
+
+from heteroring.bench.shape import Shape
+from heteroring.bench.verify import WrongResult, verify_rows
+from heteroring.kernels.block import resolve
+from heteroring.ring.partition import Partition
+from heteroring.ring.shard import shard
+
+PARTITION = Partition.zigzag((40, 23))
+RANK = 1
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def case(request):
+    shape = Shape(batch=2, heads=4, kv_heads=2, head_dim=16, dtype=request.param)
+    q, k, v = shape.inputs(63, 0, torch.device("cpu"))
+    out, lse = resolve("reference", q.device)(q, k, v, scale=shape.scale, causal_offset=0)
+    return shard(out, PARTITION, RANK, dim=2), shard(lse, PARTITION, RANK, dim=2), q, k, v, shape.scale
+
+
+def verify(out, lse, q, k, v, scale):
+    verify_rows(out, lse, q, k, v, PARTITION, RANK, scale, "zigzag/even at 63")
+
+
+def test_the_right_result_passes(case):
+    verify(*case)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_wrong_row_is_found(case, row):
+    out, lse, *rest = case
+    out = out.clone()
+    out[0, 3, row] *= 1.5
+    with pytest.raises(WrongResult, match=r"zigzag/even at 63, rank 1, token \d+: the result is off by"):
+        verify(out, lse, *rest)
+
+
+def test_a_wrong_lse_is_found(case):
+    out, lse, *rest = case
+    with pytest.raises(WrongResult, match="its LSE by"):
+        verify(out, lse + 0.1, *rest)
+
+
+def test_nan_is_wrong(case):
+    out, lse, *rest = case
+    with pytest.raises(WrongResult):
+        verify(out * torch.nan, lse, *rest)
+
+
+def test_a_result_that_misses_a_shard_is_found(case):
+    q, k, v, scale = case[2:]
+    mine = [shard(x, PARTITION, RANK, dim=2) for x in (q, k, v)]
+    local_out, local_lse = resolve("reference", q.device)(*mine, scale=scale, causal_offset=0)
+    with pytest.raises(WrongResult):
+        verify(local_out, local_lse, q, k, v, scale)
+
+
+def test_an_empty_shard_has_nothing_to_verify():
+    partition = Partition.contiguous((5, 0))
+    empty = torch.empty(1, 1, 0, 4)
+    x = torch.randn(1, 1, 5, 4)
+    verify_rows(empty, empty[..., 0], x, x, x, partition, 1, 1.0, "contiguous/even at 5")
