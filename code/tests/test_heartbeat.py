@@ -35,7 +35,7 @@ def test_a_rank_writes_its_own_slot_only(tmp_path):
 def test_no_read_sees_a_half_written_beat(tmp_path):
     board = Board(tmp_path / "board", 1)
     started = time.monotonic()
-    writer = multiprocessing.get_context("fork").Process(target=write_without_pause, args=(board.path, 0.5))
+    writer = multiprocessing.get_context("spawn").Process(target=write_without_pause, args=(board.path, 0.5))
     writer.start()
     reads = 0
     while writer.is_alive():
