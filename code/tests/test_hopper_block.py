@@ -74,7 +74,8 @@ with tempfile.TemporaryDirectory() as folder:
     with open(path, "w") as file:
         file.write(compiled.asm["ptx"])
     ptxas = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "ptxas")
-    report = subprocess.run([ptxas, "-v", "--gpu-name=sm_90a", path, "-o", path + ".cubin"], capture_output=True, text=True)
+    command = [ptxas, "-v", "--gpu-name=sm_90a", path, "-o", path + ".cubin"]
+    report = subprocess.run(command, capture_output=True, text=True)
 print(report.stderr)
 print("shared", compiled.metadata.shared, "products", compiled.asm["ptx"].count("wgmma.mma_async"))
 """
@@ -136,13 +137,15 @@ def assert_close(got, q, k, v, scale, offset):
 @pytest.fixture(params=["hopper", "portable"])
 def path(request, monkeypatch):
     """Run a test on both kernels, and see that it is the wanted one that runs."""
-    if request.param == "portable":
-        monkeypatch.setattr(hopper_block, "covers", lambda *_: False)
-        return
-    launch, count = hopper_block.launch, []
-    monkeypatch.setattr(hopper_block, "launch", lambda *args, **kwargs: (count.append(1), launch(*args, **kwargs))[1])
+    plan, plans = hopper_block.plan, []
+
+    def chosen(*args, **kwargs):
+        plans.append(plan(*args, **kwargs) if request.param == "hopper" else None)
+        return plans[-1]
+
+    monkeypatch.setattr(hopper_block, "plan", chosen)
     yield
-    assert count
+    assert all(plans) == (request.param == "hopper")
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +206,19 @@ def test_operands_that_tma_cannot_address_run_portably():
     shared = k[:, :1].expand(-1, 2, -1, -1)
     assert not hopper_block.covers(q, shared, v)
     assert_close(block(q, shared, v, scale=0.09), q, shared, v, 0.09, None)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_plans_are_reused_and_hold_no_tensor():
+    hopper_block._PLANS.clear()
+    for _ in range(3):
+        q, k, v = operands(200, 300)
+        assert_close(block(q, k, v, scale=0.09, causal_offset=-10), q, k, v, 0.09, -10)
+    assert len(hopper_block._PLANS) == 1
+    before = torch.cuda.memory_allocated()
+    del q, k, v
+    assert torch.cuda.memory_allocated() < before
 
 
 @pytest.mark.gpu

@@ -147,7 +147,7 @@ def test_query_heads_share_kv_heads(batch, heads, kv_heads):
     assert_close(block(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
 
 
-@pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-4, 2.0])
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-4, 0.5])
 def test_any_scale(scale):
     q, k, v = operands(17, 63)
     assert_close(block(q, k, v, scale=scale, causal_offset=3), q, k, v, scale, 3)

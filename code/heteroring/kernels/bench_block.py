@@ -149,13 +149,21 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
         for q_in_registers in (False, True)
     ]
 
-    def contestant(launch, config):
-        return lambda: launch(q, k, v, out, lse, size.head_dim**-0.5, offset, fold=False, config=config)
+    scale = size.head_dim**-0.5
 
-    runs = {"in use": lambda: triton_block.block(q, k, v, scale=size.head_dim**-0.5, causal_offset=offset)}
-    runs |= {str(config): contestant(triton_block.launch, config) for config in portable}
+    def run_portable(config):
+        return lambda: triton_block.launch(q, k, v, out, lse, scale, offset, fold=False, config=config)
+
+    def run_hopper(config):
+        def run():
+            hopper_block.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
+
+        return run
+
+    runs = {"in use": lambda: triton_block.block(q, k, v, scale=scale, causal_offset=offset)}
+    runs |= {str(config): run_portable(config) for config in portable}
     if hopper_block.covers(q, k, v):
-        runs |= {str(config): contestant(hopper_block.launch, config) for config in hopper}
+        runs |= {str(config): run_hopper(config) for config in hopper}
     return {name: run for name, run in runs.items() if _runs_here(name, run)}
 
 

@@ -1,8 +1,15 @@
-"""Host side of the Hopper kernel: which operands it covers, and its launch."""
+"""Host side of the Hopper kernel: which operands it covers, and its launch.
+
+A ring calls the same rectangles again and again, and each call has to be cheaper for the host than for the GPU. So
+everything that follows from shapes, strides and dtypes is worked out once, as a `Plan`; a launch fills in addresses.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -13,6 +20,33 @@ from heteroring.kernels import tuned
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M
 TMA_ALIGNMENT = 16  # bytes: of every address and stride in a tensor map
+MOST_PLANS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A launch of the Hopper kernel on operands of certain shapes, strides and dtypes."""
+
+    run: Callable[..., None]
+    descriptors: tuple[object, object, object]
+    rest: tuple[object, ...]
+    blind: int  # leading queries, whole tiles of them, that see no key
+    fold: bool
+    device: int
+
+    def launch(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+        """Run it on operands like those it was made for."""
+        if self.blind:
+            if not self.fold:
+                out[:, :, : self.blind].zero_()
+                lse[:, :, : self.blind].fill_(-math.inf)
+            q, out, lse = (x[:, :, self.blind :] for x in (q, out, lse))
+        maps = map(_addressed, self.descriptors, (q, k, v))
+        if self.device == torch.cuda.current_device():
+            self.run(*maps, out, lse, *self.rest)
+        else:
+            with torch.cuda.device(self.device):
+                self.run(*maps, out, lse, *self.rest)
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -30,7 +64,7 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def launch(
+def plan(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -40,54 +74,90 @@ def launch(
     causal_offset: int | None,
     fold: bool,
     config: tuned.HopperConfig | None = None,
-) -> None:
-    """Run the Hopper kernel, with at least one visible key and scale > 0, on operands that it covers."""
+) -> Plan | None:
+    """The plan for operands like these, with at least one visible key and scale > 0; None if they are not covered.
+
+    Made, and the kernel compiled, at the first call with such operands.
+    """
+    if not q.is_cuda:
+        return None
+    key = (q.device.index, scale, causal_offset, fold, config, *map(_likeness, (q, k, v, out, lse)))
+    if key not in _PLANS:
+        if len(_PLANS) >= MOST_PLANS:
+            _PLANS.clear()
+        covered = covers(q, k, v)
+        _PLANS[key] = _make(q, k, v, out, lse, scale, causal_offset, fold, config) if covered else None
+    return _PLANS[key]
+
+
+_PLANS: dict[tuple[object, ...], Plan | None] = {}
+
+
+def _likeness(x: Tensor) -> tuple[object, ...]:
+    return x.shape, x.stride(), x.dtype, x.data_ptr() % TMA_ALIGNMENT
+
+
+def _make(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    causal_offset: int | None,
+    fold: bool,
+    config: tuned.HopperConfig | None,
+) -> Plan:
     from triton.experimental.gluon.language import NVMMASharedLayout
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
     batch, heads, m, head_dim = q.shape
-    n = k.shape[2]
-    offset = n
+    n, offset, blind = k.shape[2], k.shape[2], 0
     if causal_offset is not None:
-        # Tiles of queries that see no key are not launched, and keys that no query sees are cut off: what lies there
-        # is never read, so that a NaN in it cannot reach a result.
+        # Tiles of queries that see no key are not launched, and keys that no query sees are cut off: what lies
+        # there is never read, so that a NaN in it cannot reach a result.
         blind = max(0, -causal_offset) // BLOCK_M * BLOCK_M
-        if blind and not fold:
-            out[:, :, :blind].zero_()
-            lse[:, :, :blind].fill_(-math.inf)
-        q, out, lse = q[:, :, blind:], out[:, :, blind:], lse[:, :, blind:]
         n = min(n, m + causal_offset)
-        k, v = k[:, :, :n], v[:, :, :n]
         m, offset = m - blind, causal_offset + blind
-    config = config or tuned.HOPPER[tuned.padded(head_dim)]
     block_d = tuned.padded(head_dim)
-    layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-
-    def descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-        return TensorDescriptor(x, list(x.shape), _strides(x), [1, 1, rows, block_d], layout)
-
+    config = config or tuned.HOPPER[block_d]
     group = heads // k.shape[1]
+    layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    descriptors = tuple(
+        TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], _strides(x), [1, 1, rows, block_d], layout)
+        for x, tokens, rows in ((q, m, BLOCK_M // 2), (k, n, config.block_n), (v, n, config.block_n))
+    )
+    rest = (
+        *(*out.stride()[:3], *lse.stride()),
+        *(batch, heads, m, n, offset),
+        scale * math.log2(math.e),
+        tuned.section(batch * heads, group, n, head_dim, q.element_size()),
+    )
+    constants = {
+        "GROUP": group,
+        "HEAD_DIM": head_dim,
+        "BLOCK_N": config.block_n,
+        "BLOCK_D": block_d,
+        "STAGES": config.stages,
+        "CAUSAL": causal_offset is not None,
+        "FOLD": fold,
+        "Q_IN_REGISTERS": config.q_in_registers,
+    }
+    grid = (-(-m // BLOCK_M) * batch * heads, 1, 1)
+    out, lse = out[:, :, blind:], lse[:, :, blind:]
     with torch.cuda.device(q.device):
-        _kernel()[(-(-m // BLOCK_M) * batch * heads,)](
-            descriptor(q, BLOCK_M // 2),
-            descriptor(k, config.block_n),
-            descriptor(v, config.block_n),
-            out,
-            lse,
-            *(*out.stride()[:3], *lse.stride()),
-            *(batch, heads, m, n, offset),
-            scale * math.log2(math.e),
-            tuned.section(batch * heads, group, n, head_dim, q.element_size()),
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            BLOCK_N=config.block_n,
-            BLOCK_D=block_d,
-            STAGES=config.stages,
-            CAUSAL=causal_offset is not None,
-            FOLD=fold,
-            Q_IN_REGISTERS=config.q_in_registers,
-            num_warps=4,
-        )
+        compiled = _kernel().warmup(*descriptors, out, lse, *rest, **constants, num_warps=4, grid=grid)
+        run = compiled[grid]
+    for descriptor in descriptors:
+        descriptor.base = None  # a plan outlives the tensors that it was made with
+    return Plan(run, descriptors, (*rest, *constants.values()), blind, fold, q.device.index)
+
+
+def _addressed(descriptor: object, x: Tensor) -> object:
+    """The descriptor, pointing at x."""
+    descriptor = copy.copy(descriptor)
+    descriptor.base = x
+    return descriptor
 
 
 def _fits_a_tensor_map(x: Tensor) -> bool:

@@ -58,8 +58,9 @@ def block(
     if scale <= 0:  # the kernel takes the largest score before it scales
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
-    if hopper_block.covers(q, k, v):
-        hopper_block.launch(q, k, v, out, lse, scale, offset, fold=running is not None)
+    plan = hopper_block.plan(q, k, v, out, lse, scale, offset, fold=running is not None)
+    if plan:
+        plan.launch(q, k, v, out, lse)
     elif q.dtype == torch.bfloat16 and not q.is_cuda:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
         wide = out.float()

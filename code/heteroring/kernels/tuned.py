@@ -32,8 +32,8 @@ class HopperConfig:
 
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands.
 HOPPER: dict[int, HopperConfig] = {
-    64: HopperConfig(128, 2, True),
-    128: HopperConfig(128, 2, True),
+    64: HopperConfig(128, 3, True),
+    128: HopperConfig(128, 2, False),
     256: HopperConfig(64, 2, False),
 }
 
