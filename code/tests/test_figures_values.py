@@ -68,6 +68,16 @@ def test_the_lowest_latency_is_marked(grid):
         assert marked == at.loc[at.groupby("percentage").latency_ms.idxmin()].set_index("percentage").strategy.to_dict()
 
 
+def test_the_lowest_panel_of_each_column_names_its_percentages():
+    grid = replace(synthetic.TINY, lengths=(128, 256, 512))
+    figure = figures.draw("strategy_eval", results_of(grid))
+    labelled = {
+        axes.get_title(loc="left"): [label.get_text() for label in axes.get_xticklabels() if label.get_visible()]
+        for axes in panels(figure)
+    }
+    assert labelled == {"128 tokens": [], "256 tokens": ["50", "100"], "512 tokens": ["50", "100"]}
+
+
 @grids
 def test_every_heatmap_cell_shows_its_speedup_legibly(grid):
     figure = drawn("speedup_heatmap", grid)

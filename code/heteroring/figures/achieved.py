@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.canvas import finish, new_figure, percentage_axis, profile_details, throttle_label, tokens
+from heteroring.figures.axes import percentage_axis
+from heteroring.figures.canvas import finish, new_figure
+from heteroring.figures.captions import profile_details, throttle_label, tokens
 from heteroring.figures.select import MissingRows, profile_rows
-from heteroring.figures.style import UNIT_LINE, ramp
+from heteroring.figures.style import UNIT_LINE, ramp_lines
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from heteroring.bench.results import Results
 
 _KINDS = {"matmul": ("n = {}", str), "attention": ("{} tokens", tokens)}
-_MARKERS = "osD^vP*X"
 
 
 def performance_scaling_vs_percentage(results: Results) -> Figure:
@@ -36,9 +37,9 @@ def performance_scaling_vs_percentage(results: Results) -> Figure:
         below.axhline(0, **UNIT_LINE)
         label, text = _KINDS[kind]
         sizes = sorted(set(rows["size"]))
-        for index, (size, colour) in enumerate(zip(sizes, ramp(len(sizes)), strict=True)):
+        for size, style in zip(sizes, ramp_lines(len(sizes)), strict=True):
             line = rows[rows["size"] == size]
-            style = {"color": colour, "marker": _MARKERS[index % len(_MARKERS)], "label": label.format(text(size))}
+            style["label"] = label.format(text(size))
             above.plot(line.percentage, 100 * line.relative_speed, **style)
             below.plot(line.percentage, 100 * line.relative_speed - line.percentage, **style)
         above.set_title(kind)

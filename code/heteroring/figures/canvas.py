@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil, log10
+from math import ceil
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from heteroring.figures.catalog import WIDTH, WIDTH_INCHES
-from heteroring.figures.select import shown, throttle
 from heteroring.figures.style import NOTE_COLOUR
 
 if TYPE_CHECKING:
-    from pandas import Series
-
     from heteroring.bench.results import Results
 
 _NOTE_POINTS = 7
 _LABEL_POINTS = 8
 _MARGIN_INCHES = 0.04
 _POINTS_PER_INCH = 72
-
-_MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
-# What a percentage is a percentage of, and what imposes it.
-_THROTTLES = {
-    "mps": ("MPS active threads", "MPS"),
-    "green": ("green-context SMs", "green context"),
-    "pacing": ("paced speed", "pacing"),
-    "none": ("nominal speed", "no throttle"),
-}
 
 
 def new_figure(name: str, height: float) -> Figure:
@@ -61,8 +47,9 @@ def panel_grid(
     return figure, axes[:count], axes[count:]
 
 
-def legend_rows(where: Figure | Axes, rows: Sequence[Sequence], *, spare: Sequence[Axes] = (), **options) -> None:
-    """A legend whose lines are `rows` of handles, above the panels, or stacked in the first spare slot."""
+def legend_rows(figure: Figure, rows: Sequence[Sequence], *, spare: Sequence[Axes] = (), **options) -> None:
+    """A legend whose lines are the non-empty `rows` of handles, above the panels or stacked in the first spare slot."""
+    rows = [row for row in rows if row]
     if spare:
         handles = [handle for row in rows for handle in row]
         spare[0].legend(handles=handles, loc="center", ncols=1 if len(handles) < 8 else 2, **options)
@@ -71,7 +58,14 @@ def legend_rows(where: Figure | Axes, rows: Sequence[Sequence], *, spare: Sequen
     blank = Line2D([], [], linestyle="none", label=" ")
     padded = [list(row) + [blank] * (columns - len(row)) for row in rows]
     by_column = [row[column] for column in range(columns) for row in padded]
-    where.legend(handles=by_column, loc="outside upper center", ncols=columns, **options)
+    figure.legend(handles=by_column, loc="outside upper center", ncols=columns, **options)
+
+
+def in_lines(handles: Sequence, most: int) -> list[list]:
+    """The handles in as few lines as hold them, `most` at most in each, evenly filled."""
+    count = -(-len(handles) // most)
+    each = -(-len(handles) // count)
+    return [list(handles[start : start + each]) for start in range(0, len(handles), each)]
 
 
 def finish(figure: Figure, results: Results, details: str, x_label: str = "") -> Figure:
@@ -114,93 +108,3 @@ def _wrap(artist: Text, text: str, width: float) -> int:
             lines[-1] = longer
     artist.set_text("\n".join(lines))
     return len(lines)
-
-
-def run_details(results: Results) -> str:
-    """What was measured, in words: the attention's shape, and how the repetitions were summarised."""
-    rows = results.measurements
-    row = shown(rows[rows.system == "ring"]).iloc[0].to_dict()
-    heads = f"{row['heads']}" if row["heads"] == row["kv_heads"] else f"{row['heads']}:{row['kv_heads']}"
-    kind = "causal" if row["causal"] else "full"
-    return (
-        f"{_MODULES[row['module']]}, {kind}, batch {row['batch']}, {heads} heads of {row['head_dim']}, {row['dtype']}; "
-        f"slowest rank, {_median_of(results.cells.repetitions)}."
-    )
-
-
-def profile_details(results: Results, kind: str) -> str:
-    rows = results.profile[results.profile.kind == kind]
-    return f"{kind.capitalize()}, {', '.join(sorted(set(rows['dtype'])))}, {_median_of(rows.repetitions)}."
-
-
-def _median_of(repetitions: Series) -> str:
-    """With no-break spaces, so that the number does not end up alone on a line."""
-    return f"median\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{repetitions.min()}"
-
-
-def throttle_label(results: Results, subject: str = "") -> str:
-    """Axis label for the percentage, naming the throttle that was really used and, if given, who is throttled."""
-    label = f"{_throttled(results)[0]}{' of the ' if subject else ''}{subject} (%)"
-    return label[0].upper() + label[1:]
-
-
-def percentages_are(results: Results) -> str:
-    """A sentence for figures in which the percentages are no axis."""
-    return f"Percentages: {_throttled(results)[0]}."
-
-
-def condition(results: Results, percentage: int) -> str:
-    """A panel's title: how unequal its ranks were."""
-    if percentage == 100:
-        return "every rank at 100 %"
-    return f"throttled rank at {percentage} % ({_throttled(results)[1]})"
-
-
-def _throttled(results: Results) -> tuple[str, str]:
-    name = throttle(results)
-    if name not in _THROTTLES:
-        raise ValueError(f"platform {results.platform}: unknown throttle {name!r}: one of {', '.join(_THROTTLES)}")
-    return _THROTTLES[name]
-
-
-def tokens(length: int) -> str:
-    """4096 -> "4K"; lengths that are no multiple of 1024 in full."""
-    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else f"{length}"
-
-
-def percentage_axis(axes: Axes, percentages: Sequence[int], *, every: bool = False) -> None:
-    """Ticks where data are. Unless `every`, only the ends and the middle of a long list are labelled."""
-    values = sorted(set(percentages))
-    labelled = values
-    if not every and len(values) > 4:
-        middle = min(values, key=lambda value: abs(value - (values[0] + values[-1]) / 2))
-        labelled = [values[0], middle, values[-1]]
-    axes.xaxis.set_major_locator(FixedLocator(labelled))
-    axes.xaxis.set_minor_locator(FixedLocator([value for value in values if value not in labelled]))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    pad = max(3.0, 0.05 * (values[-1] - values[0]))
-    axes.set_xlim(values[0] - pad, values[-1] + pad)
-
-
-def length_axis(axes: Axes, lengths: Sequence[int], label=tokens) -> None:
-    """A base-2 logarithmic x axis with exactly the measured lengths (or sizes) as ticks."""
-    values = sorted(set(lengths))
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(values))
-    axes.xaxis.set_minor_locator(FixedLocator([]))
-    axes.set_xticklabels([label(value) for value in values])
-    axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
-
-
-def milliseconds_axis(axis: Axis) -> None:
-    """Plain numbers on a logarithmic axis whose data are already drawn: 1, 2, 5 per decade, more where it is short."""
-    low, high = axis.get_view_interval()
-    decades = log10(high / low)
-    if decades < 0.7:
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    else:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-    if decades < 2.2:
-        axis.set_minor_locator(NullLocator())

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.canvas import condition, finish, legend_rows, new_figure, run_details, tokens
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import condition, run_details, tokens
 from heteroring.figures.select import peer_cells, ring_cells
 from heteroring.figures.style import ALONE_LINE, BOUND_LINE, PEER_COLOUR, PEER_LINE, look, ordered
 

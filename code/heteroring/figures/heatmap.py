@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 
-from heteroring.figures.canvas import finish, new_figure, run_details, throttle_label, tokens
+from heteroring.figures.canvas import finish, new_figure
+from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select import MissingRows, ring_cells
 from heteroring.figures.style import LAYOUTS
 

@@ -10,18 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.canvas import (
-    finish,
-    legend_rows,
-    milliseconds_axis,
-    panel_grid,
-    percentage_axis,
-    run_details,
-    throttle_label,
-    tokens,
-)
+from heteroring.figures.axes import milliseconds_axis, percentage_axis
+from heteroring.figures.canvas import finish, legend_rows, panel_grid
+from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select import MissingRows, peer_cells, per_cell, ring_cells, series
-from heteroring.figures.style import ALONE_LINE, BOUND_LINE, LAYOUTS, PEER_LINE, UNIT_LINE, look, ordered
+from heteroring.figures.style import ALONE_LINE, BOUND_LINE, PEER_LINE, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +29,7 @@ def efficiency_vs_heterogeneity(results: Results) -> Figure:
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
 
-    figure, panels = _small_multiples("efficiency_vs_heterogeneity", results, rows, "efficiency", reference)
+    figure, panels = _small_multiples("efficiency_vs_heterogeneity", rows, "efficiency", reference)
     _from_zero(panels, rows.efficiency.max())
     _label_rows(panels, "Efficiency")
     details = f"{run_details(results)} Relative to even shards of the same layout with every rank at 100 %."
@@ -60,9 +53,7 @@ def latency_vs_heterogeneity(results: Results) -> Figure:
             panel.plot(at.percentage, at[column], zorder=1.5, **style)
 
     handles = [Line2D([], [], **style) for _, _, style in references]
-    figure, panels = _small_multiples(
-        "latency_vs_heterogeneity", results, rows, "latency_ms", reference, handles, share_y=False
-    )
+    figure, panels = _small_multiples("latency_vs_heterogeneity", rows, "latency_ms", reference, handles, share_y=False)
     for panel in panels:
         milliseconds_axis(panel.yaxis)
     _label_rows(panels, "Latency (ms)")
@@ -79,7 +70,7 @@ def speedup_over_even(results: Results) -> Figure:
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
 
-    figure, panels = _small_multiples("speedup_over_even", results, rows, "speedup", reference)
+    figure, panels = _small_multiples("speedup_over_even", rows, "speedup", reference)
     _from_zero(panels, rows.speedup.max())
     _label_rows(panels, r"Speedup over even ($\times$)")
     details = f"{run_details(results)} Relative to even shards of the same layout at the same percentage."
@@ -101,7 +92,7 @@ def bound_fraction(results: Results) -> Figure:
             panel.plot(at.percentage, at.bound_fraction, zorder=1.5, **style)
 
     handles = [Line2D([], [], **style) for _, style in references]
-    figure, panels = _small_multiples("bound_fraction", results, rows, "bound_fraction", reference, handles)
+    figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, handles)
     _from_zero(panels, rows.bound_fraction.max())
     _label_rows(panels, "Bound fraction")
     details = f"{run_details(results)} 1.0 is the bound."
@@ -110,7 +101,6 @@ def bound_fraction(results: Results) -> Figure:
 
 def _small_multiples(
     name: str,
-    results: Results,
     rows: DataFrame,
     metric: str,
     reference: Callable[[Axes, int], None],
@@ -131,11 +121,7 @@ def _small_multiples(
             panel.plot(line.percentage, line[metric], **look(strategy).line())
         percentage_axis(panel, rows.percentage)
         panel.set_title(f"{tokens(length)} tokens")
-    by_layout = [
-        [look(strategy).line_handle() for strategy in strategies if strategy.startswith(f"{layout}/")]
-        for layout in LAYOUTS
-    ]
-    legend_rows(figure, [row for row in (*by_layout, list(reference_handles)) if row], spare=spare)
+    legend_rows(figure, [*by_layout(strategies), reference_handles], spare=spare)
     return figure, panels
 
 

@@ -12,32 +12,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from heteroring.figures.canvas import (
-    finish,
-    legend_rows,
-    length_axis,
-    milliseconds_axis,
-    new_figure,
-    percentage_axis,
-    percentages_are,
-    profile_details,
-    throttle_label,
-)
-from heteroring.figures.scaling import spread
-from heteroring.figures.select import MissingRows, profile_rows
-from heteroring.figures.style import INK, UNIT_LINE, ramp
+from heteroring.figures.axes import length_axis, milliseconds_axis, percentage_axis, spread, throughput_unit
+from heteroring.figures.canvas import finish, in_lines, legend_rows, new_figure
+from heteroring.figures.captions import percentages_are, profile_details, throttle_label
+from heteroring.figures.select import profile_rows
+from heteroring.figures.style import INK, UNIT_LINE, ramp_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pandas import DataFrame
 
     from heteroring.bench.results import Results
 
-_MARKERS = "osD^vP*X"
 _IDEAL = {"color": INK, "linestyle": ":", "linewidth": 1.0}
 _HEIGHT = 2.35
 
@@ -96,52 +82,12 @@ def matmul_mps_efficiency(results: Results) -> Figure:
     return finish(figure, results, profile_details(results, "matmul"), throttle_label(results))
 
 
-def matmul_mps_bars(results: Results) -> Figure:
-    """Slowdown bars from the line at 1.0, grouped by size, a bar per percentage; a dash at 100 / percentage."""
-    rows = profile_rows(results, "matmul", "relative_speed")
-    rows = rows[rows.percentage < 100]
-    if rows.empty:
-        raise MissingRows("no matmul profile below 100 %, so there is no slowdown to show")
-    percentages, sizes = sorted(set(rows.percentage)), sorted(set(rows["size"]))
-    figure = new_figure("matmul_mps_bars", _HEIGHT)
-    panel = figure.subplots()
-    width = 0.86 / len(percentages)
-    colours = ramp(len(percentages))
-    for index, percentage in enumerate(percentages):
-        line = rows[rows.percentage == percentage]
-        places = np.array([sizes.index(size) for size in line["size"]]) - 0.43 + (index + 0.5) * width
-        panel.bar(places, 1 / line.relative_speed - 1, width, bottom=1, facecolor=colours[index], edgecolor="white")
-        panel.hlines([100 / percentage] * len(places), places - width / 2, places + width / 2, color=INK, linewidth=1)
-    panel.set_yscale("log", base=2)
-    panel.set_ylim(
-        min(0.94, 0.94 * (1 / rows.relative_speed).min()), 1.2 * max(100 / percentages[0], *(1 / rows.relative_speed))
-    )
-    panel.yaxis.set_major_locator(FixedLocator([2.0**power for power in range(-3, 8)]))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.yaxis.set_minor_locator(NullLocator())
-    panel.axhline(1.0, **UNIT_LINE)
-    panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
-    panel.tick_params(axis="x", length=0)
-    panel.grid(axis="x", visible=False)
-    panel.spines["bottom"].set_visible(False)
-    panel.set_ylabel(r"Slowdown ($\times$)")
-    handles = [Patch(facecolor=colour, label=f"{value} %") for colour, value in zip(colours, percentages, strict=True)]
-    handles.append(Line2D([], [], color=INK, linewidth=1, label="ideal"))
-    legend_rows(figure, _in_lines(handles, 5), handlelength=1.4)
-    return finish(figure, results, f"{profile_details(results, 'matmul')} {percentages_are(results)}", "Matrix size n")
-
-
-def throughput_unit(highest_tflops: float) -> tuple[str, float]:
-    """Unit and factor that keep numbers readable: TFLOP/s, or GFLOP/s where all are below one TFLOP/s."""
-    return ("TFLOP/s", 1.0) if highest_tflops >= 1 else ("GFLOP/s", 1000.0)
-
-
 def _against_percentage(name: str, rows: DataFrame, column: str, *references: Line2D) -> tuple[Figure, Axes]:
     figure = new_figure(name, _HEIGHT)
     panel = figure.subplots()
     handles = _lines(panel, rows, "percentage", column, "size", "n = {}")
     percentage_axis(panel, rows.percentage, every=True)
-    legend_rows(figure, _in_lines([*handles, *references], 4), handlelength=1.7)
+    legend_rows(figure, in_lines([*handles, *references], 4), handlelength=1.7)
     return figure, panel
 
 
@@ -149,15 +95,7 @@ def _lines(panel: Axes, rows: DataFrame, x: str, y: str, group: str, label: str)
     """A line of y over x for each value of `group`; returns them as handles of a legend."""
     values = sorted(set(rows[group]))
     handles = []
-    for index, (value, colour) in enumerate(zip(values, ramp(len(values)), strict=True)):
+    for value, style in zip(values, ramp_lines(len(values)), strict=True):
         line = rows[rows[group] == value].sort_values(x)
-        marker = _MARKERS[index % len(_MARKERS)]
-        handles += panel.plot(line[x], line[y], color=colour, marker=marker, label=label.format(value))
+        handles += panel.plot(line[x], line[y], label=label.format(value), **style)
     return handles
-
-
-def _in_lines(handles: Sequence, most: int) -> list[list]:
-    """The handles in as few lines as hold them, `most` at most in each, evenly filled."""
-    count = -(-len(handles) // most)
-    each = -(-len(handles) // count)
-    return [list(handles[start : start + each]) for start in range(0, len(handles), each)]

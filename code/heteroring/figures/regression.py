@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from heteroring.allocate.formula import TERMS
-from heteroring.figures.canvas import finish, length_axis, new_figure, profile_details, throttle_label, tokens
-from heteroring.figures.matmul import throughput_unit
+from heteroring.figures.axes import length_axis, throughput_unit
+from heteroring.figures.canvas import finish, new_figure
+from heteroring.figures.captions import profile_details, throttle_label, tokens
 from heteroring.figures.select import MissingRows, profile_rows
 
 if TYPE_CHECKING:
@@ -89,4 +90,4 @@ def _surface(figure: Figure, panel: Axes, results: Results, kind: str, model: di
 def _title(kind: str, model: dict) -> str:
     held_out = model.get("r2_leave_one_percentage_out")
     text = f"{kind}: $R^2$ = {model['r2']:.3f}"
-    return text if held_out is None else f"{text} ({held_out:.3f} at a held-out percentage)"
+    return text if held_out is None else f"{text} (${held_out:.3f}$ at a held-out percentage)"

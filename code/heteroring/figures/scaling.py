@@ -8,17 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from heteroring.figures.canvas import (
-    condition,
-    finish,
-    legend_rows,
-    length_axis,
-    milliseconds_axis,
-    new_figure,
-    run_details,
-)
+from heteroring.figures.axes import length_axis, milliseconds_axis, spread
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import condition, run_details
 from heteroring.figures.select import peer_cells, ring_cells, series
-from heteroring.figures.style import INK, LAYOUTS, PEER_LINE, look, ordered
+from heteroring.figures.style import INK, PEER_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,22 +49,11 @@ def latency_scaling(results: Results) -> Figure:
         panel.set_title(condition(results, percentage))
     milliseconds_axis(panels[0].yaxis)
     panels[0].set_ylabel("Latency (ms)")
-    by_layout = [
-        [look(strategy).line_handle() for strategy in strategies if strategy.startswith(f"{layout}/")]
-        for layout in LAYOUTS
-    ]
     references = [Line2D([], [], label="slope 2 through the bound", **_IDEAL)]
     if len(peers):
         references.append(Line2D([], [], **PEER_LINE))
-    legend_rows(figure, [row for row in (*by_layout, references) if row])
+    legend_rows(figure, [*by_layout(strategies), references])
     return finish(figure, results, run_details(results), "Sequence length (tokens)")
-
-
-def spread(values) -> list[int]:
-    """The lowest, the middle and the highest of the distinct values, fewer where they coincide."""
-    values = sorted(set(values))
-    middle = min(values, key=lambda value: abs(value - (values[0] + values[-1]) / 2))
-    return sorted({values[0], middle, values[-1]})
 
 
 def _anchor(rows: DataFrame) -> float:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from heteroring.figures.canvas import finish, legend_rows, new_figure, run_details, throttle_label, tokens
+from heteroring.figures.axes import grouped_bars_axis, slowdown_axis
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select import ring_cells, series
-from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look, ordered
+from heteroring.figures.style import INK, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 _GROUP_WIDTH = 0.86
 _BARS_PER_PANEL_ROW = 48
 _FASTEST = {"marker": "v", "color": INK, "markersize": 3.2, "linestyle": "none"}
-_DOUBLINGS = [2.0**power for power in range(-6, 11)]
 
 
 def strategy_eval(results: Results) -> Figure:
@@ -43,18 +43,14 @@ def strategy_eval(results: Results) -> Figure:
         panel.set_axis_off()
     for panel, length in zip(panels.flat, lengths, strict=False):
         _bars(panel, rows[rows.seq_len == length], percentages, strategies)
+        slowdown_axis(panel, rows.slowdown)
+        grouped_bars_axis(panel, percentages)
         panel.set_title(f"{tokens(length)} tokens", loc="left")
-    _slowdown_axis(panels.flat[0], rows.slowdown)
-    panels.flat[0].set_xlim(-0.5, len(percentages) - 0.5)
-    panels.flat[0].set_xticks(range(len(percentages)), [f"{value}" for value in percentages])
-    for panel in panels[:, 0]:
-        panel.set_ylabel(r"Slowdown ($\times$)")
-    by_layout = [
-        [look(strategy).bar_handle() for strategy in strategies if strategy.startswith(f"{layout}/")]
-        for layout in LAYOUTS
-    ]
+        panel.label_outer()
+    for panel in panels.flat[len(lengths) - columns : len(lengths)]:
+        panel.tick_params(labelbottom=True)  # above an empty slot too, which shared axes would leave unlabelled
     marks = [Line2D([], [], label="lowest latency", **_FASTEST)]
-    legend_rows(figure, [row for row in (*by_layout, marks) if row])
+    legend_rows(figure, [*by_layout(strategies, bars=True), marks])
     details = f"{run_details(results)} Slowdown is relative to even shards of the same layout with every rank at 100 %."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
@@ -73,13 +69,3 @@ def _bars(panel: Axes, rows: DataFrame, percentages: list[int], strategies: list
     panel.axhline(1.0, **UNIT_LINE)
     for _, best in rows.loc[rows.groupby("percentage").latency_ms.idxmin()].iterrows():
         panel.plot(place[best.strategy, best.percentage], 1.12 * max(best.slowdown, 1.0), **_FASTEST)
-    panel.grid(axis="x", visible=False)
-    panel.tick_params(axis="x", length=0)
-    panel.spines["bottom"].set_visible(False)
-
-
-def _slowdown_axis(panel: Axes, slowdown) -> None:
-    panel.set_yscale("log", base=2)
-    panel.set_ylim(min(0.94, 0.92 * slowdown.min()), max(2.2, 1.3 * slowdown.max()))
-    panel.yaxis.set_major_locator(FixedLocator(_DOUBLINGS))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

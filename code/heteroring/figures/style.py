@@ -5,12 +5,14 @@ contiguous is light, dashed, hatched and open; zigzag is dark, solid and filled.
 apart in CIELAB for readers with protanopia, deuteranopia or tritanopia (a test measures it).
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.resources import files
 
 import matplotlib
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
@@ -23,6 +25,7 @@ _ALLOCATORS = {
     "balanced": (("#FB8072", "#A81C14"), "P"),
 }
 LAYOUTS = ("contiguous", "zigzag")
+_RAMP_MARKERS = "osD^vP*X"
 
 STRATEGIES = tuple(f"{layout}/{allocator}" for layout in LAYOUTS for allocator in _ALLOCATORS)
 
@@ -100,9 +103,16 @@ def look(strategy: str) -> Look:
     )
 
 
-def ordered(strategies) -> list[str]:
+def ordered(strategies: Iterable[str]) -> list[str]:
     """The given strategies without duplicates, in the order of every legend."""
     return sorted(set(strategies), key=lambda strategy: STRATEGIES.index(look(strategy).label))
+
+
+def by_layout(strategies: Iterable[str], *, bars: bool = False) -> list[list[Artist]]:
+    """The handles of a legend, a line for each layout that occurs."""
+    looks = [look(strategy) for strategy in ordered(strategies)]
+    lines = [[one for one in looks if one.label.startswith(f"{layout}/")] for layout in LAYOUTS]
+    return [[one.bar_handle() if bars else one.line_handle() for one in line] for line in lines if line]
 
 
 def paper_style() -> AbstractContextManager:
@@ -113,3 +123,11 @@ def paper_style() -> AbstractContextManager:
 def ramp(count: int) -> list[tuple]:
     """`count` colours from dark to light for an ordered quantity (sizes, percentages), none too pale for white."""
     return [matplotlib.colormaps["viridis"](0.86 * index / max(1, count - 1)) for index in range(count)]
+
+
+def ramp_lines(count: int) -> list[dict]:
+    """Keyword arguments for `Axes.plot`, for `count` lines of an ordered quantity."""
+    return [
+        {"color": colour, "marker": _RAMP_MARKERS[index % len(_RAMP_MARKERS)]}
+        for index, colour in enumerate(ramp(count))
+    ]

@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.canvas import condition, finish, legend_rows, new_figure, run_details, tokens
-from heteroring.figures.scaling import spread
+from heteroring.figures.axes import spread
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import condition, run_details, tokens
 from heteroring.figures.select import MissingRows, ring_cells
 from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_COLOUR, look
 

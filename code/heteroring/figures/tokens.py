@@ -10,17 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.canvas import (
-    finish,
-    legend_rows,
-    new_figure,
-    percentage_axis,
-    run_details,
-    throttle_label,
-    tokens,
-)
+from heteroring.figures.axes import percentage_axis
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select import per_cell, ring_cells, series
-from heteroring.figures.style import INK, LAYOUTS, look, ordered
+from heteroring.figures.style import INK, LAYOUTS, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,7 +62,7 @@ def token_distribution(results: Results) -> Figure:
     percentage_axis(panels[0, 0], rows.percentage)
     panels[0, 0].set_ylim(0, 1.08 * max(50.0, rows.share.max()))
     panels[0, 0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2.5, 5, 10]))
-    legend_rows(figure, _legend(rows, layouts))
+    legend_rows(figure, _legend(rows))
     details = f"Tokens of the throttled rank in percent of all. {run_details(results)}"
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
@@ -100,14 +94,10 @@ def _shares(panel: Axes, rows: DataFrame) -> None:
     panel.plot(clamped.percentage, clamped.share, zorder=4, **_CLAMPED)
 
 
-def _legend(rows: DataFrame, layouts: list[str]) -> list[list[Line2D]]:
-    by_layout = [
-        [look(strategy).line_handle() for strategy in ordered(rows.strategy[rows.layout == layout])]
-        for layout in layouts
-    ]
+def _legend(rows: DataFrame) -> list[list[Line2D]]:
     references = [Line2D([], [], **_NOMINAL)]
     if rows.ideal.notna().any():
         references.append(Line2D([], [], **_IDEAL))
     if rows.clamped.astype(bool).any():
         references.append(Line2D([], [], **_CLAMPED))
-    return [*by_layout, references]
+    return [*by_layout(rows.strategy), references]

@@ -1,0 +1,84 @@
+"""Axes that every figure draws alike: ticks where data are, plain numbers, units that suit the values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import log10
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from heteroring.figures.captions import tokens
+
+_DOUBLINGS = [2.0**power for power in range(-6, 11)]
+
+
+def percentage_axis(axes: Axes, percentages: Sequence[int], *, every: bool = False) -> None:
+    """Ticks where data are. Unless `every`, only the ends and the middle of a long list are labelled."""
+    values = sorted(set(percentages))
+    labelled = values
+    if not every and len(values) > 4:
+        middle = min(values, key=lambda value: abs(value - (values[0] + values[-1]) / 2))
+        labelled = [values[0], middle, values[-1]]
+    axes.xaxis.set_major_locator(FixedLocator(labelled))
+    axes.xaxis.set_minor_locator(FixedLocator([value for value in values if value not in labelled]))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    pad = max(3.0, 0.05 * (values[-1] - values[0]))
+    axes.set_xlim(values[0] - pad, values[-1] + pad)
+
+
+def length_axis(axes: Axes, lengths: Sequence[int], label=tokens) -> None:
+    """A base-2 logarithmic x axis with exactly the measured lengths (or sizes) as ticks."""
+    values = sorted(set(lengths))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    axes.set_xticklabels([label(value) for value in values])
+    axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
+
+
+def milliseconds_axis(axis: Axis) -> None:
+    """Plain numbers on a logarithmic axis whose data are already drawn: 1, 2, 5 per decade, more where it is short."""
+    low, high = axis.get_view_interval()
+    decades = log10(high / low)
+    if decades < 0.7:
+        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    if decades < 2.2:
+        axis.set_minor_locator(NullLocator())
+
+
+def slowdown_axis(panel: Axes, slowdowns: Iterable[float]) -> None:
+    """A base-2 logarithmic y axis for bars from 1.0, the same distance up and down; halves and doubles as ticks."""
+    slowdowns = list(slowdowns)
+    panel.set_yscale("log", base=2)
+    panel.set_ylim(min(0.94, 0.92 * min(slowdowns)), max(2.2, 1.3 * max(slowdowns)))
+    panel.yaxis.set_major_locator(FixedLocator(_DOUBLINGS))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.set_ylabel(r"Slowdown ($\times$)")
+
+
+def grouped_bars_axis(panel: Axes, groups: Sequence) -> None:
+    """An x axis of named groups 0, 1, 2, ... whose only line is the panel's own at 1.0."""
+    panel.set_xlim(-0.5, len(groups) - 0.5)
+    panel.set_xticks(range(len(groups)), [f"{group}" for group in groups])
+    panel.tick_params(axis="x", length=0)
+    panel.grid(axis="x", visible=False)
+    panel.spines["bottom"].set_visible(False)
+
+
+def throughput_unit(highest_tflops: float) -> tuple[str, float]:
+    """Unit and factor that keep numbers readable: TFLOP/s, or GFLOP/s where all are below one TFLOP/s."""
+    return ("TFLOP/s", 1.0) if highest_tflops >= 1 else ("GFLOP/s", 1000.0)
+
+
+def spread(values) -> list[int]:
+    """The lowest, the middle and the highest of the distinct values, fewer where they coincide."""
+    values = sorted(set(values))
+    middle = min(values, key=lambda value: abs(value - (values[0] + values[-1]) / 2))
+    return sorted({values[0], middle, values[-1]})

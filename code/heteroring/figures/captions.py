@@ -1,0 +1,73 @@
+"""The words of figures: what was measured, on what, and what made a rank slow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heteroring.figures.select import shown, throttle
+
+if TYPE_CHECKING:
+    from pandas import Series
+
+    from heteroring.bench.results import Results
+
+_MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
+# What a percentage is a percentage of, and what imposes it.
+_THROTTLES = {
+    "mps": ("MPS active threads", "MPS"),
+    "green": ("green-context SMs", "green context"),
+    "pacing": ("paced speed", "pacing"),
+    "none": ("nominal speed", "no throttle"),
+}
+
+
+def run_details(results: Results) -> str:
+    """What was measured, in words: the attention's shape, and how the repetitions were summarised."""
+    rows = results.measurements
+    row = shown(rows[rows.system == "ring"]).iloc[0].to_dict()
+    heads = f"{row['heads']}" if row["heads"] == row["kv_heads"] else f"{row['heads']}:{row['kv_heads']}"
+    kind = "causal" if row["causal"] else "full"
+    return (
+        f"{_MODULES[row['module']]}, {kind}, batch {row['batch']}, {heads} heads of {row['head_dim']}, {row['dtype']}; "
+        f"slowest rank, {_median_of(results.cells.repetitions)}."
+    )
+
+
+def profile_details(results: Results, kind: str) -> str:
+    rows = results.profile[results.profile.kind == kind]
+    return f"{kind.capitalize()}, {', '.join(sorted(set(rows['dtype'])))}, {_median_of(rows.repetitions)}."
+
+
+def _median_of(repetitions: Series) -> str:
+    """With no-break spaces, so that the number does not end up alone on a line."""
+    return f"median\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{repetitions.min()}"
+
+
+def throttle_label(results: Results, subject: str = "") -> str:
+    """Axis label for the percentage, naming the throttle that was really used and, if given, who is throttled."""
+    label = f"{_throttled(results)[0]}{' of the ' if subject else ''}{subject} (%)"
+    return label[0].upper() + label[1:]
+
+
+def percentages_are(results: Results) -> str:
+    """A sentence for figures in which the percentages are no axis."""
+    return f"Percentages: {_throttled(results)[0]}."
+
+
+def condition(results: Results, percentage: int) -> str:
+    """A panel's title: how unequal its ranks were."""
+    if percentage == 100:
+        return "every rank at 100 %"
+    return f"throttled rank at {percentage} % ({_throttled(results)[1]})"
+
+
+def _throttled(results: Results) -> tuple[str, str]:
+    name = throttle(results)
+    if name not in _THROTTLES:
+        raise ValueError(f"platform {results.platform}: unknown throttle {name!r}: one of {', '.join(_THROTTLES)}")
+    return _THROTTLES[name]
+
+
+def tokens(length: int) -> str:
+    """4096 -> "4K"; lengths that are no multiple of 1024 in full."""
+    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else f"{length}"
