@@ -18,6 +18,7 @@ import typer
 from heteroring import __version__
 from heteroring.bench.errors import RunError
 from heteroring.files import atomic_path
+from heteroring.throttle import THROTTLES
 
 app = typer.Typer(
     name="heteroring",
@@ -29,7 +30,8 @@ app = typer.Typer(
 )
 
 Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
-ThrottleName = Annotated[str, typer.Option(help="What makes ranks slow: none or pacing.")]
+Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
+ThrottleName = Annotated[str, typer.Option(help=f"What makes ranks slow: {', '.join(THROTTLES)}.")]
 SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")]
 Batch = Annotated[int, typer.Option(help="Sequences.")]
 Heads = Annotated[int, typer.Option(help="Query heads.")]
@@ -109,6 +111,7 @@ def profile(
     sizes: Annotated[str, typer.Option(help="n of n x n x n matmuls, separated by commas.")],
     percentage: Annotated[int, typer.Option(help="Speed of the rank, 1 to 100.")] = 100,
     platform: Platform = "cpu",
+    label: Label = "",
     throttle: ThrottleName = "pacing",
     batch: Batch = 1,
     heads: Heads = 4,
@@ -130,6 +133,7 @@ def profile(
 
     job = stage.ProfileJob(
         platform=platform,
+        label=label or platform,
         throttle=throttle,
         percentage=percentage,
         **lengths,
@@ -154,6 +158,7 @@ def bench(
         str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")
     ] = "matmul",
     platform: Platform = "cpu",
+    label: Label = "",
     throttle: ThrottleName = "pacing",
     batch: Batch = 1,
     heads: Heads = 4,
@@ -177,6 +182,7 @@ def bench(
 
     job = Job(
         platform=platform,
+        label=label or platform,
         throttle=throttle,
         percentages=speeds,
         seq_lens=lengths,
@@ -206,7 +212,7 @@ def _measure(
     with progress_bar(description, stage.steps(job)) as on_progress:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
     record = provenance(
-        platform=job.platform,
+        platform=job.label,
         throttle=job.throttle,
         percentages=percentages,
         ranks=done.ranks,

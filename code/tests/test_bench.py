@@ -171,6 +171,7 @@ def test_tables_are_plain_csv(folder):
 def test_three_ranks_in_bfloat16():
     job = Job(
         "cpu",
+        "bench-machine",
         "pacing",
         (100, 100, 50),
         (50,),
@@ -183,6 +184,7 @@ def test_three_ranks_in_bfloat16():
     done = sweep.run(job, on_progress=seen.append)
     assert [row.block_lens for row in done.rows] == [(20, 20, 10), (17, 17, 16), (50, 0, 0), (0, 50, 0), (0, 0, 50)]
     assert len(done.ranks) == 3
+    assert {row.platform for row in done.rows} == {"bench-machine"}
     assert max(seen) <= sweep.steps(job) == 10
     table = cells(done.rows).set_index("strategy")
     alone = [table.loc[f"alone/rank{rank}", "latency_ms"] for rank in range(3)]

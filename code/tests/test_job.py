@@ -11,6 +11,7 @@ from heteroring.bench.shape import Shape
 def job(**changes):
     values = {
         "platform": "cpu",
+        "label": "cpu",
         "throttle": "pacing",
         "percentages": (100, 50),
         "seq_lens": (30, 60),

@@ -71,7 +71,7 @@ def test_a_commit_is_recorded_and_is_unknown_without_git(monkeypatch):
 
 
 def test_settings_of_a_job_are_json():
-    job = Job("cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=module.Path("models"))
+    job = Job("cpu", "cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=module.Path("models"))
     settings = settings_of(job)
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"

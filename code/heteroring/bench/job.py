@@ -17,13 +17,15 @@ from heteroring.ring.transport import check_transport
 class Job:
     """What `heteroring bench` measures under one throttle setting.
 
-    percentages: one a rank. strategies: "layout/allocator" each. models: folder of the fitted models that
-    lut, formula and balanced need; model_source: the profile that lut and formula were fitted to.
+    platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
+    "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
+    model_source: the profile that lut and formula were fitted to.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
 
     platform: str
+    label: str
     throttle: str
     percentages: tuple[int, ...]
     seq_lens: tuple[int, ...]

@@ -29,11 +29,13 @@ _MOST_CALLS = 1000
 class ProfileJob:
     """What `heteroring profile` measures on one rank at one percentage.
 
-    sizes: n of n x n x n matmuls. seq_lens: lengths of causal attention. Raises ValueError, naming value and
-    rule, for anything that could not be measured as asked.
+    platform: what it runs on; label: what its rows call that. sizes: n of n x n x n matmuls. seq_lens:
+    lengths of causal attention. Raises ValueError, naming value and rule, for anything that could not be
+    measured as asked.
     """
 
     platform: str
+    label: str
     throttle: str
     percentage: int
     sizes: tuple[int, ...]
@@ -144,7 +146,7 @@ def _time(call: Callable[[], object], calls: int, device: Device) -> float:
 def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, latency_ms: float) -> ProfileRow:
     shape = job.shape if kind == "attention" else None
     return ProfileRow(
-        platform=job.platform,
+        platform=job.label,
         kind=kind,
         size=size,
         batch=shape.batch if shape else 0,

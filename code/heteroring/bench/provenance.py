@@ -47,8 +47,9 @@ def provenance(
     settings: Mapping[str, Any],
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The record of one job, in JSON types. `settings` is what the job was asked to do, `notes` what is odd about it.
+    """The record of one job, in JSON types.
 
+    `platform` is what its rows call it, `settings` what the job was asked to do, `notes` what is odd about it.
     Lists have one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found
     out, the commit without git for one, is "unknown", and `dirty` then null.
     """
@@ -56,11 +57,12 @@ def provenance(
     from heteroring.bench.device import cpu_model
 
     commit, dirty = _commit()
+    multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
     return {
         "platform": platform,
         "devices": [rank.device for rank in ranks],
-        "multiprocessors": [rank.multiprocessors for rank in ranks if rank.multiprocessors],
-        "driver": _driver() if platform == "gpu" else "",
+        "multiprocessors": multiprocessors,
+        "driver": _driver() if multiprocessors else "",
         "python": python_platform.python_version(),
         "torch": _version("torch"),
         "triton": _version("triton"),

@@ -121,7 +121,7 @@ def _verify(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], 
 def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _RankResult) -> Measurement:
     shape, partition = job.shape, cell.partition
     return Measurement(
-        platform=job.platform,
+        platform=job.label,
         system=cell.system,
         module="attention",
         seq_len=partition.seq_len,
