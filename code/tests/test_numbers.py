@@ -14,16 +14,20 @@ from synthetic import GPU, TINY, write_platform
 
 from heteroring.bench.results import Results
 
-SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "workflow" / "scripts"
+PUBLISHED = ROOT / "data" / "published"
 
 
 @pytest.fixture(scope="module")
 def scripts():
-    """The two script modules, as Snakemake finds them: from their own folder."""
+    """The script modules, as Snakemake finds them: from their own folder."""
     sys.path.append(str(SCRIPTS))
     try:
         yield SimpleNamespace(
-            tex=importlib.import_module("paper_tex"), numbers=importlib.import_module("paper_numbers")
+            tex=importlib.import_module("paper_tex"),
+            numbers=importlib.import_module("paper_numbers"),
+            published=importlib.import_module("published_study"),
         )
     finally:
         sys.path.remove(str(SCRIPTS))
@@ -185,7 +189,7 @@ def test_values_are_those_worked_out_by_hand(scripts):
         "MainDevice": r"2 paced CPU ranks (R\&D\_1)",
         "MainDate": "2026-01-02",
         "MainRepetitions": "5",
-        "MainProfiled": "square matrix products",
+        "MainProfiled": "square matrix products, as in the study",
         "MainCellCount": "1",
         "MainLongLength": "100",
         "MainLowPercentage": "50",
@@ -268,9 +272,11 @@ def test_the_file_is_written_whole_and_defines_every_macro(scripts, tiny, tmp_pa
     folder = tmp_path / TINY.platform
     write_platform(folder, TINY)
     output = tmp_path / "latex" / "generated" / "numbers.tex"
-    scripts.numbers.write(folder, folder, output)
+    scripts.numbers.write(folder, folder, PUBLISHED, output)
     text = output.read_text()
-    for name in scripts.numbers.numbers(tiny, tiny):
+    of_study = scripts.published.numbers(scripts.published.read(PUBLISHED))
+    assert of_study
+    for name in [*scripts.numbers.numbers(tiny, tiny), *of_study]:
         assert text.count(rf"\newcommand{{\{name}}}{{") == 1
     assert list(output.parent.iterdir()) == [output]
 

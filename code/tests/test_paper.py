@@ -18,8 +18,12 @@ ROOT = Path(__file__).parents[2]
 LATEX = ROOT / "latex"
 SCRIPTS = ROOT / "workflow" / "scripts"
 
-# Sections that say what was measured here. The others argue, and quote the published record.
-MEASURED = ("abstract", "setup", "results", "conclusion", "figures", "machine")
+# Sections that report or derive numbers. Only the method's are its own definitions and the example it draws, and only
+# the quotations are typed.
+WITHOUT_TYPED_NUMBERS = (
+    *("abstract", "introduction", "background", "analysis", "implementation", "setup", "results", "threats"),
+    *("conclusion", "figures", "machine"),
+)
 
 
 def source(path: Path) -> str:
@@ -47,17 +51,28 @@ def scripts():
 @pytest.fixture(scope="module")
 def macros(scripts) -> dict[str, str]:
     results = synthetic_results(TINY)
-    return scripts("paper_numbers").numbers(results, results)
+    return generated(scripts, results, results)
+
+
+def generated(scripts, main, live) -> dict[str, str]:
+    """All macros of generated/numbers.tex."""
+    study = scripts("published_study")
+    return {**scripts("paper_numbers").numbers(main, live), **study.numbers(study.read(ROOT / "data" / "published"))}
+
+
+def quoted() -> set[str]:
+    """Macros typed in published.tex."""
+    return set(re.findall(r"\\newcommand\{\\(Published\w+)\}", sources()["published"]))
 
 
 def test_every_section_is_part_of_the_paper():
     inputs = set(re.findall(r"\\input\{sections/(\w+)\}", source(LATEX / "report.tex")))
     assert inputs == {path.stem for path in (LATEX / "sections").glob("*.tex")}
-    assert set(MEASURED) < inputs
+    assert set(WITHOUT_TYPED_NUMBERS) == inputs - {"method", "published"}
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_no_measured_number_is_typed(name):
+@pytest.mark.parametrize("name", WITHOUT_TYPED_NUMBERS)
+def test_no_number_is_typed(name):
     """Neither decimals nor numbers with a unit, a factor or a percent sign, but for those out of macros."""
     text = re.sub(r"\\includegraphics\[[^]]*\]\{[^}]*\}", "", sources()[name])
     typed = r"\d[\d{},]*\.\d+|\d+\s*(?:\\,)?\s*(?:\\%|ms\b|MB\b|TFLOP)|\d+\s*\$?\\times|\b\d+\s+times\b|\d\{,\}\d"
@@ -65,25 +80,20 @@ def test_no_measured_number_is_typed(name):
 
 
 def test_macros_used_and_macros_defined_are_the_same(macros):
-    used = set(re.findall(r"\\((?:Main|Live)[A-Z][A-Za-z]*)", everything()))
-    assert used - set(macros) == set(), "used, but not defined by paper_numbers.py"
-    assert set(macros) - used == set(), "defined by paper_numbers.py, but not used"
+    used = set(re.findall(r"\\((?:Main|Live|Published|Model)[A-Z][A-Za-z]*)", everything())) - quoted()
+    assert quoted() & set(macros) == set(), "both quoted and computed"
+    assert used - set(macros) == set(), "used, but not defined by the scripts"
+    assert set(macros) - used == set(), "defined by the scripts, but not used"
 
 
-def test_quoted_numbers_are_defined_and_used():
-    defined = set(re.findall(r"\\newcommand\{\\(Published\w+)\}", sources()["published"]))
-    used = {
-        name
-        for stem, text in sources().items()
-        if stem != "published"
-        for name in re.findall(r"\\(Published\w+)", text)
-    }
-    assert defined == used
+def test_quoted_numbers_are_used():
+    elsewhere = "\n".join(text for stem, text in sources().items() if stem != "published")
+    assert quoted() - set(re.findall(r"\\(Published\w+)", elsewhere)) == set()
 
 
 def test_no_macro_swallows_the_space_behind_it():
     """TeX drops the space after a command's name: \\MainFoo text must be \\MainFoo\\ text."""
-    assert re.findall(r"\\(?:Main|Live|Published)[A-Za-z]+(?: +|\n(?!\n|\\end))[a-z(\\]", everything()) == []
+    assert re.findall(r"\\(?:Main|Live|Published|Model)[A-Za-z]+(?: +|\n(?!\n|\\end))[a-z(\\]", everything()) == []
 
 
 def test_all_figures_of_the_main_platform_are_shown_once():
@@ -182,10 +192,9 @@ def build(scripts, folder: Path, main, live) -> Path:
 
     shutil.copytree(LATEX, folder / "latex", ignore=shutil.ignore_patterns("generated", "images", "report.[!t]*"))
     shutil.copy(ROOT / "latexmkrc", folder)
-    generated = folder / "latex" / "generated"
-    generated.mkdir()
-    numbers = scripts("paper_numbers").numbers(main, live)
-    (generated / "numbers.tex").write_text(scripts("paper_tex").render(numbers))
+    (folder / "latex" / "generated").mkdir()
+    numbers = scripts("paper_tex").render(generated(scripts, main, live))
+    (folder / "latex" / "generated" / "numbers.tex").write_text(numbers)
     images = folder / "latex" / "images"
     (images / "live").mkdir(parents=True)
     for width, inches in WIDTH_INCHES.items():

@@ -1,11 +1,17 @@
 # Numbers as TeX macros, then the PDF.
 
+# What the analysis is computed from: measurements of others, so no platform.
+PUBLISHED = "data/published"
+PUBLISHED_TABLES = ("l40x2_ring_sweep", "l40_matmul_mps_sweep", "l40_formula")
+
 
 rule numbers:
     input:
         main=results_of(PLATFORMS.main),
         live=results_of(PLATFORMS.live),
-        wording="workflow/scripts/paper_tex.py",
+        published=expand("{folder}/{table}.csv", folder=PUBLISHED, table=PUBLISHED_TABLES),
+        modules=expand("workflow/scripts/{module}.py", module=["paper_tex", "published_study"]),
+        formula="code/heteroring/allocate/formula.py",
     output:
         tex=f"{LATEX}/generated/numbers.tex",
     log:
@@ -15,6 +21,7 @@ rule numbers:
     params:
         main=lambda wildcards: folder_of(PLATFORMS.main),
         live=lambda wildcards: folder_of(PLATFORMS.live),
+        published=PUBLISHED,
     message:
         "Write the paper's numbers"
     script:

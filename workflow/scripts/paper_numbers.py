@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import geometric_mean, median
 
+import published_study
 from heteroring.bench.results import Results
 from heteroring.files import atomic_path
 from heteroring.ring.partition import Partition
@@ -160,6 +161,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
 
     throttle = listed(THROTTLES.get(name, escaped(name)) for name in used("throttle") if name != "none")
     sources = sorted(set(rows[rows.allocator == "lut"].model_source))
+    profiled = listed(OPERATORS.get(name, escaped(name)) for name in sources)
     repetitions = sorted({int(n) for name in STRATEGIES for n in cells.over_grid(name, "repetitions")})
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
@@ -185,7 +187,8 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
         "Throttle": throttle,
         "Repetitions": listed(map(str, repetitions)),
         "Date": date,
-        "Profiled": listed(OPERATORS.get(name, escaped(name)) for name in sources),
+        "Profiled": profiled
+        + (", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"),
         "EnvironmentTable": tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", table),
     }
 
@@ -414,13 +417,14 @@ def numbers(main: Results, live: Results) -> dict[str, str]:
     }
 
 
-def write(main: Path, live: Path, output: Path) -> None:
-    """Load both platforms' folders and write the macros to `output`, whole or not at all."""
-    text = render(numbers(Results.load(main), Results.load(live)))
+def write(main: Path, live: Path, published: Path, output: Path) -> None:
+    """Load both platforms' folders and the published record, and write all macros to `output`, whole or not at all."""
+    of_study = published_study.numbers(published_study.read(published))
+    text = render({**numbers(Results.load(main), Results.load(live)), **of_study})
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
     sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
-    write(Path(snakemake.params.main), Path(snakemake.params.live), Path(snakemake.output.tex))
+    write(*(Path(snakemake.params[key]) for key in ("main", "live", "published")), Path(snakemake.output.tex))
