@@ -162,6 +162,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     throttle = listed(THROTTLES.get(name, escaped(name)) for name in used("throttle") if name != "none")
     sources = sorted(set(rows[rows.allocator == "lut"].model_source))
     profiled = listed(OPERATORS.get(name, escaped(name)) for name in sources)
+    studied = ", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"
     repetitions = sorted({int(n) for name in STRATEGIES for n in cells.over_grid(name, "repetitions")})
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
@@ -187,8 +188,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
         "Throttle": throttle,
         "Repetitions": listed(map(str, repetitions)),
         "Date": date,
-        "Profiled": profiled
-        + (", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"),
+        "Profiled": profiled + studied,
         "EnvironmentTable": tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", table),
     }
 
