@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from heteroring.bench.processes import has_ended
+
 STARTING, RUNNING, DONE, FAILED = range(4)
 
 
@@ -91,3 +93,11 @@ def advance(steps: int = 1) -> None:
 def leave(state: int) -> None:
     """Say that this rank is DONE or FAILED: its silence means nothing from here on."""
     _pulse(state)
+
+
+def lost_peers() -> list[int]:
+    """Ranks whose processes have ended though they were not done: seen from a rank, where others may be blamed."""
+    if _pulse.board is None:
+        return []
+    beats = enumerate(_pulse.board.read())
+    return [rank for rank, beat in beats if beat.state == RUNNING and rank != _pulse.rank and has_ended(beat.pid)]

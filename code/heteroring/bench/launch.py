@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -25,8 +22,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from heteroring.bench import heartbeat
+from heteroring.bench.blame import Accounts, blame
 from heteroring.bench.device import Device, open_device
-from heteroring.bench.errors import Interrupted, RankError
+from heteroring.bench.errors import Interrupted
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
@@ -83,17 +81,17 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         setup = _Setup(folder, os.getpid(), platform, throttle, percentages, hang_timeout)
-        stacks = Stacks(Path(folder))
+        accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
             with throttle_type(throttle).session(), _quiet_launcher(), _own_signals(), watchdog:
                 results = elastic_launch(_config(folder, len(percentages)), _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
-                raise _blame(None, watchdog, stacks, folder, len(percentages)) from None
+                raise blame(None, watchdog, accounts, stacks) from None
             raise Interrupted(error.sigval) from None
         except ChildFailedError as error:
-            raise _blame(error, watchdog, stacks, folder, len(percentages)) from None
+            raise blame(error, watchdog, accounts, stacks) from None
         finally:
             board.close()
     return [results[rank] for rank in range(len(percentages))]
@@ -174,8 +172,7 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
         try:
             result = _work(setup, rank, task, args)
         except BaseException as error:
-            account = {"at": time.monotonic(), "traceback": _traceback(error)}
-            _account_path(setup.folder, rank).write_text(json.dumps(account))
+            Accounts(Path(setup.folder)).write(rank, error, beyond=__file__)
             heartbeat.leave(heartbeat.FAILED)
             raise
     heartbeat.leave(heartbeat.DONE)
@@ -205,47 +202,3 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         sys.exit("the launching process has gone")
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the task on, without the frames that launched it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__)).rstrip()
-
-
-def _account_path(folder: str, rank: int) -> Path:
-    return Path(folder, f"rank{rank}.json")
-
-
-def _blame(error: ChildFailedError, watchdog: Watchdog, stacks: Stacks, folder: str, world_size: int) -> RankError:
-    """The rank that began it: one that hung, else one that a signal ended, else the first to raise.
-
-    The others lose their connection to it and raise too, later.
-    """
-    if watchdog.hung is not None:
-        return _hang(watchdog, stacks, world_size)
-    accounts = {}
-    for rank in range(world_size):
-        if _account_path(folder, rank).exists():
-            accounts[rank] = json.loads(_account_path(folder, rank).read_text())
-    if watchdog.killed is not None:
-        rank = watchdog.killed
-        lines = [f"rank {rank} was ended by {signal.Signals(watchdog.signal).name}"]
-        lines += [f"rank {other} then raised:\n{account['traceback']}" for other, account in accounts.items()]
-        return RankError(rank, "\n".join(lines))
-    if accounts:
-        rank = min(accounts, key=lambda r: accounts[r]["at"])
-        return RankError(rank, f"rank {rank} raised:\n{accounts[rank]['traceback']}")
-    if error is None:
-        return RankError(0, "the ranks ended, but the launcher did not")
-    rank, failure = error.get_first_failure()
-    return RankError(rank, f"rank {rank} ended with exit code {failure.exitcode}: {failure.message}")
-
-
-def _hang(watchdog: Watchdog, stacks: Stacks, world_size: int) -> RankError:
-    lines = [f"rank {watchdog.hung} hangs: no sign of life for {watchdog.silent_for:.1f} s"]
-    for rank in sorted(range(world_size), key=lambda r: r != watchdog.hung):
-        lines += [f"rank {rank} was at (most recent call first):", *(stacks.answer(rank) or ["  it could not tell"])]
-    return RankError(watchdog.hung, "\n".join(lines))

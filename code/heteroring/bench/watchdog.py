@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from pathlib import Path
 
 from heteroring.bench.heartbeat import DONE, FAILED, STARTING, Beat, Board
+from heteroring.bench.processes import is_stopped
 from heteroring.bench.stacks import ASK, Stacks
 
 POLL_SECONDS = 0.05
@@ -47,6 +47,7 @@ class Watchdog:
         self.killed: int | None = None
         self.signal: int | None = None
         self.gave_up = False
+        self.world_size = board.world_size
         self._board = board
         self._hang_timeout = hang_timeout
         self._stacks = stacks
@@ -133,7 +134,7 @@ class Watchdog:
     def _end_hang(self, beats: list[Beat], silence: dict[int, float]) -> None:
         """Find the rank that hangs among those that are silent, by seconds of silence, and kill all."""
         self._trouble_at = time.monotonic()
-        stopped = {rank for rank in silence if _is_stopped(beats[rank].pid)}
+        stopped = {rank for rank in silence if is_stopped(beats[rank].pid)}
         running = [rank for rank in silence if rank not in stopped]
         self._ask(beats, running)
         for rank in running:
@@ -181,12 +182,6 @@ def _exit_code(pid: int) -> int | None:
 
 def _has_ended(beat: Beat) -> bool:
     return beat.state == STARTING or _exit_code(beat.pid) is not None
-
-
-def _is_stopped(pid: int) -> bool:
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
 
 
 def _send(pid: int, signum: int) -> None:

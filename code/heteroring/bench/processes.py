@@ -1,0 +1,25 @@
+"""What the kernel says about another process."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+
+def process_state(pid: int) -> str:
+    """The kernel's letter for the state of `pid`, X if there is no such process; empty where there is no /proc."""
+    if not Path("/proc/self").exists():
+        return ""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether `pid` was told to stop, by SIGSTOP or a debugger, and may go on."""
+    return process_state(pid) in ("T", "t")
+
+
+def has_ended(pid: int) -> bool:
+    """Whether `pid` runs no more, reaped by its parent or not."""
+    return process_state(pid) in ("Z", "X")
