@@ -4,9 +4,10 @@
     python -m heteroring.kernels.bench_block --percentages 100,50,10  # on a share of the multiprocessors
     python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/tuned.py
 
-An attention kernel on a whole GPU is limited by power as much as by arithmetic: after a second of load the clock falls
-by a tenth. So the contestants alternate inside one run, in an order drawn anew each round, and only ratios of one run
-mean anything. Times are device-event times; a score pair costs 4 D floating-point operations per head.
+An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
+between 1,500 and 1,700 within a second. So the contestants alternate inside one run, in an order drawn anew each round,
+and only ratios of one run mean anything. Times are device-event times; a score pair costs 4 D floating-point operations
+per head.
 """
 
 from __future__ import annotations
@@ -216,7 +217,8 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
     found: list[Row] = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
-    for percentage in options.percentages:
+    # From the largest share down: cuDNN keeps the number of multiprocessors that it first saw, and would use no more.
+    for percentage in sorted(options.percentages, reverse=True):
         with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for head_dim in options.head_dim:
                 for seq_len in options.seq_lens:

@@ -32,19 +32,15 @@ class HopperConfig:
 
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands.
 HOPPER: dict[int, HopperConfig] = {
-    64: HopperConfig(128, 3, True),
+    64: HopperConfig(128, 2, True),
     128: HopperConfig(128, 2, False),
     256: HopperConfig(64, 2, False),
 }
 
 # (compute capability, head size rounded up to a power of two, kind); 16-bit operands.
 TUNED: dict[tuple[tuple[int, int], int, str], Config] = {
-    ((9, 0), 64, "dense"): Config(128, 128, 8, 3),
-    ((9, 0), 64, "causal"): Config(128, 64, 8, 3),
     ((9, 0), 128, "dense"): Config(128, 128, 8, 3),
     ((9, 0), 128, "causal"): Config(128, 64, 8, 3),
-    ((9, 0), 256, "dense"): Config(128, 64, 8, 2),
-    ((9, 0), 256, "causal"): Config(128, 64, 8, 2),
 }
 
 # Fits the shared memory of every GPU since compute capability 8.0 (99 KB a block on 8.6 and 8.9).
