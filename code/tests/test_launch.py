@@ -239,7 +239,9 @@ def test_ranks_end_with_their_parent(tmp_path, signum):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    parent = subprocess.Popen([sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": path})
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    )
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("ready*"))) < 2:
         assert parent.poll() is None

@@ -11,9 +11,7 @@ HEADER = (
     "platform,system,module,seq_len,batch,heads,kv_heads,head_dim,dtype,causal,layout,allocator,model_source,"
     "clamped,throttle,percentages,block_lens,block,transport,repetition,latency_ms,busy_ms,bytes_moved"
 )
-LINE = (
-    "cpu,ring,attention,100,1,4,2,64,float32,True,zigzag,even,,False,pacing,100 50,50 50,cpu,p2p,0,1.25,0.5 1,4096"
-)
+LINE = "cpu,ring,attention,100,1,4,2,64,float32,True,zigzag,even,,False,pacing,100 50,50 50,cpu,p2p,0,1.25,0.5 1,4096"
 
 
 def test_the_file_is_the_documented_text(tmp_path):
