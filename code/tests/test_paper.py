@@ -120,7 +120,7 @@ def test_floats_have_captions_that_name_their_platform():
     floats = re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", everything(), flags=re.DOTALL)
     for _, body in floats:
         assert body.count(r"\caption") == body.count(r"\label") == 1, body
-    for stem in ("setup", "results"):
+    for stem in ("setup", "results", "figures"):
         for _, body in re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", sources()[stem], re.DOTALL):
             assert r"\MainDevice" in body, body
     for _, body in re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", sources()["machine"], re.DOTALL):
