@@ -1,95 +1,89 @@
-"""KV pulled out of the owner's memory by the copy engines, which need no multiprocessor."""
+"""KV written into the readers' memory by the copy engines, which need no multiprocessor."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.distributed as dist
 
+from heteroring.ring.driver import copy_rows
 from heteroring.ring.lane import lane_of
 from heteroring.ring.mailbox import mailbox_of
-from heteroring.ring.messages import Inbox, messages
+from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
+
+_LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
 
 
 class CopyEngine:
-    """Each rank lays its keys and values out in symmetric memory; those whose queries see them copy them from there.
+    """Each rank writes the keys and values that a peer's queries see straight from its tensors into the peer's slot.
 
-    Publishing, pulling and signalling run on a high-priority stream beside compute.
+    Copies and their signals run on a side stream, beside compute; the compute stream itself only sets and awaits
+    flags. (An engine could as well copy in the other direction, but only out of memory that peers have mapped, and
+    putting keys and values there is a kernel or a copy by multiprocessors, which full ones keep waiting.)
     """
 
     def __init__(
         self, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
     ) -> None:
         batch, heads, _, head_dim = k.shape
-        token_bytes = 2 * batch * heads * head_dim * k.element_size()
-        self._k, self._v = k, v
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
         self._messages = messages(partition, self._rank, causal)
-        self._places = _places(partition, causal, token_bytes)
-        self._lane = lane_of(group, k.device)
-        self._mailbox = mailbox_of(group, k.device, self._places.nbytes)
-        self._inbox = Inbox(k, self._messages)
-        self._arrived: dict[int, torch.cuda.Event] = {}
-        self._publish()
+        self._shape = (2, batch, heads, -1, head_dim)
+        self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
+        self._token_bytes = 2 * batch * heads * self._head_bytes
+        self._mailbox = mailbox_of(group, k.device, self._token_bytes * _most_keys(partition, causal))
+        self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()
+        self._current = torch.cuda.current_stream(k.device)
+        self._lane = lane_of(group, k.device).stream
+        self._lane.wait_stream(self._current)
 
     def start(self, step: int) -> None:
-        """Pull the KV of `step`, a ring step from 1 to world size - 1; nothing if it has none."""
-        if step not in self._messages.receives:
-            return
-        owner = (self._rank - step) % self.world_size
-        room = self._inbox.room(step)
-        first = self._places.first[owner, self._messages.receives[step]]
-        with self._lane.after_current() as stream:
-            self._mailbox.await_announcement(owner, stream.cuda_stream)
-            room.view(-1).view(torch.uint8).copy_(self._mailbox.region(owner, first, room.nbytes))
-            self._mailbox.acknowledge(owner, stream.cuda_stream)
-            self._arrived[step] = stream.record_event()
+        """Let the owner write this rank's message of `step`, and write the reader's; nothing if there is none."""
+        if step in self._messages.receives:
+            self._mailbox.grant((self._rank - step) % self.world_size, self._current.cuda_stream)
+        if step in self._messages.sends:
+            reader = (self._rank + step) % self.world_size
+            message, stream = self._messages.sends[step], self._lane.cuda_stream
+            self._mailbox.await_grant(reader, stream)
+            target = self._mailbox.address(reader, message.slot)
+            for source in self._sources:
+                rows = source.shape[0] * source.shape[1]
+                width = message.keys * self._head_bytes
+                copy_rows(stream, target, source.data_ptr(), rows, width, _pitch(source) if rows > 1 else width)
+                target += rows * width
+            self._mailbox.announce(reader, stream)
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `step`, each [B, Hkv, keys, D] contiguous."""
-        torch.cuda.current_stream(self._k.device).wait_event(self._arrived.pop(step))
-        keys, values = self._inbox.room(step).unbind(0)
+        self._mailbox.await_message((self._rank - step) % self.world_size, self._current.cuda_stream)
+        message = self._messages.receives[step]
+        received = self._mailbox.slot(message.slot, message.keys * self._token_bytes)
+        keys, values = received.view(self._dtype).view(self._shape).unbind(0)
         return keys, values
 
     def close(self) -> None:
-        """Have the current stream wait until all KV that is under way, in or out, has been copied."""
-        stream = self._lane.stream
-        for step in self._messages.sends:
-            self._mailbox.await_acknowledgement((self._rank + step) % self.world_size, stream.cuda_stream)
-        torch.cuda.current_stream(self._k.device).wait_stream(stream)
-
-    def _publish(self) -> None:
-        with self._lane.after_current() as stream:
-            for keys in dict.fromkeys(self._messages.sends.values()):
-                first = self._places.first[self._rank, keys]
-                shape = (2, *self._k.shape[:2], keys, self._k.shape[3])
-                nbytes = 2 * self._k[:, :, :keys].numel() * self._k.element_size()
-                message = self._mailbox.region(self._rank, first, nbytes).view(self._k.dtype).view(shape)
-                message[0].copy_(self._k[:, :, :keys])
-                message[1].copy_(self._v[:, :, :keys])
-            for step in self._messages.sends:
-                self._mailbox.announce((self._rank + step) % self.world_size, stream.cuda_stream)
+        """Have the current stream wait until this rank's keys and values have been copied."""
+        self._current.wait_stream(self._lane)
 
 
-@dataclass(frozen=True)
-class _Places:
-    """first[owner, keys]: where in its mailbox a rank puts the message of that many keys; nbytes: room for the most."""
+def _in_rows(x: torch.Tensor) -> torch.Tensor:
+    """`x` [B, H, n, D], copied if it must be: the tokens of a head close together, and heads evenly apart."""
+    batch, heads, _, head_dim = x.shape
+    close = x.stride(2) == head_dim or x.shape[2] == 1
+    even = batch == 1 or heads == 1 or x.stride(0) == heads * x.stride(1)
+    apart = x.shape[2] * head_dim <= _pitch(x) // x.element_size() or batch * heads == 1
+    return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else x.contiguous()
 
-    first: dict[tuple[int, int], int]
-    nbytes: int
+
+def _pitch(x: torch.Tensor) -> int:
+    """Bytes from one head's tokens to the next head's."""
+    return x.stride(1 if x.shape[1] > 1 else 0) * x.element_size()
 
 
 @lru_cache(maxsize=1024)
-def _places(partition: Partition, causal: bool, token_bytes: int) -> _Places:
-    """The same on every rank, which is how each knows where its peers' messages lie."""
-    first, most = {}, 0
-    for owner in range(partition.world_size):
-        used = 0
-        for keys in dict.fromkeys(messages(partition, owner, causal).sends.values()):
-            first[owner, keys] = used
-            used += keys * token_bytes
-        most = max(most, used)
-    return _Places(first, most)
+def _most_keys(partition: Partition, causal: bool) -> int:
+    """Keys of the longest message of a call, the same on all ranks."""
+    everyone = [messages(partition, rank, causal) for rank in range(partition.world_size)]
+    return max((message.keys for each in everyone for message in each.receives.values()), default=0)

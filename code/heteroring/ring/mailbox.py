@@ -1,4 +1,4 @@
-"""Memory of each rank that its peers map and copy from, and the flags that tell them when."""
+"""Memory of each rank that its peers write keys and values to, and the flags that tell them when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 
-from heteroring.ring.stream_flags import await_flag, write_flag
+from heteroring.ring.driver import await_flag, write_flag
+from heteroring.ring.messages import SLOTS
 
 _FLAG_BYTES = 4
 _ALIGNMENT = 256
@@ -17,7 +18,7 @@ _mailboxes: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, list[Mailbox
 
 
 def mailbox_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> Mailbox:
-    """A mailbox of at least `nbytes` for the ranks of `group`, which all ask with the same `nbytes` in the same order.
+    """A mailbox with room for messages of `nbytes`, which all ranks of `group` ask for in the same order of sizes.
 
     Made when there is none that large, at least twice as large as the one before. Outgrown ones are kept: a CUDA
     graph may have been captured with them.
@@ -29,12 +30,12 @@ def mailbox_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> M
 
 
 class Mailbox:
-    """`capacity` bytes in symmetric memory on every rank of a group, in front of them a table of flags.
+    """SLOTS slots of `capacity` bytes in symmetric memory on every rank of a group, and a table of flags before them.
 
-    One message at a time goes from an owner to a reader. The owner writes it to its own memory and announces it;
-    the reader awaits that, copies, and acknowledges; the owner awaits the acknowledgement before it writes again.
-    Every flag is set by one side and cleared by the other, so that no count is kept that a replayed CUDA graph could
-    not keep. All of it is work on a stream: the host never waits.
+    A message goes from its owner into a slot of its reader. The reader grants the slot; the owner awaits that, writes,
+    and announces the message; the reader awaits that before it reads. Every flag is set by one side and cleared by the
+    other, so that no count is kept which a replayed CUDA graph could not keep. All of it is work on a stream: the host
+    never waits.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
@@ -42,45 +43,48 @@ class Mailbox:
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
         from torch.distributed import _symmetric_memory as symmetric_memory
 
-        self.capacity = capacity
+        self.capacity = -(-capacity // _ALIGNMENT) * _ALIGNMENT
         self._rank, self._world_size = dist.get_rank(group), dist.get_world_size(group)
-        table = 2 * self._world_size * _FLAG_BYTES
-        first = -(-table // _ALIGNMENT) * _ALIGNMENT
-        memory = symmetric_memory.empty(first + capacity, dtype=torch.uint8, device=device)
-        memory[:first].zero_()
+        self._first = -(-2 * self._world_size * _FLAG_BYTES // _ALIGNMENT) * _ALIGNMENT
+        self._memory = symmetric_memory.empty(self._first + SLOTS * self.capacity, dtype=torch.uint8, device=device)
+        self._memory[: self._first].zero_()
         torch.cuda.synchronize(device)  # a peer may set a flag as soon as the rendezvous is over
-        handle = symmetric_memory.rendezvous(memory, group)
-        mapped = [handle.get_buffer(rank, memory.shape, torch.uint8) for rank in range(self._world_size)]
-        self._handle = handle  # keeps the mappings alive
-        self._flags = [each.data_ptr() for each in mapped]
-        self._regions = [each[first:] for each in mapped]
+        handle = symmetric_memory.rendezvous(self._memory, group)
+        mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
+        self._addresses = [each.data_ptr() for each in mapped]
+        self._mapped = handle, mapped  # as long as these live, so do the mappings
 
-    def region(self, rank: int, first: int, nbytes: int) -> torch.Tensor:
-        """Bytes [first, first + nbytes) of the memory of `rank`, mapped here: uint8 [nbytes]."""
-        return self._regions[rank][first : first + nbytes]
+    def slot(self, index: int, nbytes: int) -> torch.Tensor:
+        """The first `nbytes` of this rank's slot `index`: uint8 [nbytes]."""
+        first = self._first + index * self.capacity
+        return self._memory[first : first + nbytes]
+
+    def address(self, rank: int, index: int) -> int:
+        """Address, in this process, of slot `index` of `rank`."""
+        return self._addresses[rank] + self._first + index * self.capacity
+
+    def grant(self, owner: int, stream: int) -> None:
+        """Let `owner` write its next message for this rank, once `stream` gets so far."""
+        write_flag(stream, self._granted(owner, self._rank), 1)
+
+    def await_grant(self, reader: int, stream: int) -> None:
+        """Hold `stream` until this rank may write its next message for `reader`."""
+        self._await(stream, self._granted(self._rank, reader))
 
     def announce(self, reader: int, stream: int) -> None:
-        """Tell `reader` that what this rank has for it is there, once `stream` gets so far."""
+        """Tell `reader` that this rank's message for it is there, once `stream` gets so far."""
         write_flag(stream, self._announced(reader, self._rank), 1)
 
-    def await_announcement(self, owner: int, stream: int) -> None:
-        """Hold `stream` until `owner` has announced."""
+    def await_message(self, owner: int, stream: int) -> None:
+        """Hold `stream` until the message of `owner` is there."""
         self._await(stream, self._announced(self._rank, owner))
-
-    def acknowledge(self, owner: int, stream: int) -> None:
-        """Tell `owner` that this rank has read, once `stream` gets so far."""
-        write_flag(stream, self._acknowledged(owner, self._rank), 1)
-
-    def await_acknowledgement(self, reader: int, stream: int) -> None:
-        """Hold `stream` until `reader` has read."""
-        self._await(stream, self._acknowledged(self._rank, reader))
 
     def _await(self, stream: int, flag: int) -> None:
         await_flag(stream, flag, 1)
         write_flag(stream, flag, 0)
 
-    def _announced(self, at: int, owner: int) -> int:
-        return self._flags[at] + owner * _FLAG_BYTES
+    def _granted(self, owner: int, reader: int) -> int:
+        return self._addresses[owner] + reader * _FLAG_BYTES
 
-    def _acknowledged(self, at: int, reader: int) -> int:
-        return self._flags[at] + (self._world_size + reader) * _FLAG_BYTES
+    def _announced(self, reader: int, owner: int) -> int:
+        return self._addresses[reader] + (self._world_size + owner) * _FLAG_BYTES

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.distributed as dist
 
-from heteroring.ring.lane import Lane, lane_of
+from heteroring.ring.lane import lane_of
 from heteroring.ring.messages import Inbox, messages
 from heteroring.ring.partition import Partition
 
@@ -15,28 +13,27 @@ from heteroring.ring.partition import Partition
 class PointToPoint:
     """Every message exactly as long as its receiver needs.
 
-    On CUDA, packing and messages run on a high-priority stream and a communicator of their own, beside the compute
-    of the step before; and every rank posts one send and one receive in every step, empty ones among them, because
-    lists that differ between ranks have been seen to hang NCCL. On the CPU an empty message would only cost time.
+    On CUDA the messages have a communicator of their own, with a high-priority stream, beside compute; and every rank
+    posts as many sends and receives as every other in every step, empty ones among them, because lists that differ
+    between ranks have been seen to hang NCCL. On the CPU an empty message would only cost time.
     """
 
     def __init__(
         self, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
     ) -> None:
-        self._k, self._v = k, v
+        self._tensors = k, v
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
         self._messages = messages(partition, self._rank, causal)
-        self._inbox = Inbox(k, self._messages)
-        self._lane: Lane | None = lane_of(group, k.device) if k.is_cuda else None
-        self._group = self._lane.communicator() if self._lane else group
-        self._packed: dict[int, torch.Tensor] = {}
+        self._inbox = Inbox(k, self._messages.receives)
+        self._in_step = k.is_cuda
+        self._group = lane_of(group, k.device).communicator if k.is_cuda else group
+        self._packed: dict[int, tuple[torch.Tensor, ...]] = {}
         self._pending: dict[int, list[dist.Work]] = {}
 
     def start(self, step: int) -> None:
         """Post the messages of `step`, a ring step from 1 to world size - 1; nothing if it has none."""
-        with self._side():
-            operations = self._operations(step)
-            self._pending[step] = dist.batch_isend_irecv(operations) if operations else []
+        operations = self._operations(step)
+        self._pending[step] = dist.batch_isend_irecv(operations) if operations else []
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `step`, each [B, Hkv, keys, D] contiguous."""
@@ -49,21 +46,17 @@ class PointToPoint:
         for step in sorted(self._pending):
             self._finish(step)
 
-    def _side(self) -> AbstractContextManager:
-        return self._lane.after_current() if self._lane else nullcontext()
-
     def _operations(self, step: int) -> list[dist.P2POp]:
-        sends, receives = self._messages.sends, self._messages.receives
-        operations = []
-        if step in sends or self._lane:
-            message = self._pack(sends[step]) if step in sends else self._k.new_empty(0)
-            peer = (self._rank + step) % self.world_size
-            operations.append(dist.P2POp(dist.isend, message, group=self._group, group_peer=peer))
-        if step in receives or self._lane:
-            room = self._inbox.room(step) if step in receives else self._k.new_empty(0)
-            peer = (self._rank - step) % self.world_size
-            operations.append(dist.P2POp(dist.irecv, room, group=self._group, group_peer=peer))
-        return operations
+        sent, received = self._messages.sends.get(step), self._messages.receives.get(step)
+        nothing = (self._tensors[0].new_empty(0),) * 2 if self._in_step else ()
+        outgoing = self._pack(sent.keys) if sent else nothing
+        incoming = self._inbox.room(step).unbind(0) if received else nothing
+        to, source = (self._rank + step) % self.world_size, (self._rank - step) % self.world_size
+        return [
+            dist.P2POp(operation, tensor, group=self._group, tag=tag, group_peer=peer)
+            for operation, tensors, peer in ((dist.isend, outgoing, to), (dist.irecv, incoming, source))
+            for tag, tensor in enumerate(tensors)
+        ]
 
     def _finish(self, step: int) -> None:
         for work in self._pending.pop(step, []):
@@ -75,8 +68,8 @@ class PointToPoint:
                     f"or rank {(self._rank + step) % self.world_size} (KV out) at ring step {step}: {error}"
                 ) from error
 
-    def _pack(self, keys: int) -> torch.Tensor:
-        """The first `keys` local keys and values in one contiguous message [2, B, Hkv, keys, D]."""
+    def _pack(self, keys: int) -> tuple[torch.Tensor, ...]:
+        """The first `keys` local keys, and values, contiguous: copied only where they are not."""
         if keys not in self._packed:
-            self._packed[keys] = torch.stack((self._k[:, :, :keys], self._v[:, :, :keys]))
+            self._packed[keys] = tuple(x[:, :, :keys].contiguous() for x in self._tensors)
         return self._packed[keys]

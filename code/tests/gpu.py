@@ -1,0 +1,39 @@
+"""What the GPU tests share: fp64 attention on the device, and PyTorch's own error beside which ours is judged."""
+
+import pytest
+import torch
+
+one_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+two_gpus = [
+    pytest.mark.multigpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs"),
+]
+
+
+def random_qkv(seq_len, heads, kv_heads, head_dim, dtype, seed, batch=1, device="cuda"):
+    """q, k and v of a whole sequence, the same for a seed on every GPU of a kind."""
+    g = torch.Generator(device).manual_seed(seed)
+    return tuple(
+        torch.randn(batch, h, seq_len, head_dim, generator=g, device=device).to(dtype)
+        for h in (heads, kv_heads, kv_heads)
+    )
+
+
+def poison(device="cuda"):
+    """Leave NaN in the memory that the next allocations get."""
+    free = [torch.full((1 << size,), torch.nan, device=device) for size in range(8, 25)]
+    del free
+
+
+def flash_errors(q, k, v, causal, want, want_lse):
+    """Largest errors of out and LSE of the FlashAttention kernel that comes with PyTorch, a square call."""
+    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False)
+    return (out - want).abs().max(), (lse - want_lse).abs().max()
+
+
+def assert_accurate(out, lse, want, want_lse, errors):
+    """Errors of at most twice PyTorch's own, plus 1e-6, and nothing that was not written."""
+    for name, got, exact, own in (("out", out, want, errors[0]), ("lse", lse, want_lse, errors[1])):
+        assert got.shape == exact.shape
+        error = (got - exact).abs().max()
+        assert error <= 2 * own + 1e-6, f"{name}: error {error:.3g}, PyTorch's own {own:.3g}"

@@ -1,0 +1,164 @@
+"""The ring on GPUs: both transports against fp64 over the whole sequence, and calls that must not meet."""
+
+import pytest
+import torch
+from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
+from oracle import attention64
+from ranks import Ranks
+
+import heteroring as hr
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport import choose_transport
+
+TRANSPORTS = ["p2p", "copy-engine"]
+SHARES = [(1024, 1024), (1537, 511), (1999, 50), (1000, 0), (0, 777), (1, 1), (3, 130)]
+
+
+@pytest.fixture(scope="module")
+def gpus():
+    ranks = Ranks(2, device="cuda")
+    yield ranks
+    ranks.close()
+
+
+def ring(rank, world_size, layout, lens, transport, heads, head_dim, dtype, block, seed, calls=1, causal=True):
+    """`calls` calls back to back, each on inputs of its own and on poisoned memory, then all results at once."""
+    partition = Partition(layout, lens)
+    shards = []
+    for call in range(calls):
+        whole = random_qkv(partition.seq_len, *heads, head_dim, dtype, seed + call)
+        shards.append([hr.shard(x, partition, rank, 2) for x in whole])
+    poison()
+    torch.cuda.synchronize()
+    results = [
+        hr.ring_attention(q, k, v, partition, causal=causal, transport=transport, block=block) for q, k, v in shards
+    ]
+    return [(out.cpu(), lse.cpu()) for out, lse in results]
+
+
+def check(results, partition, heads, head_dim, dtype, seed, causal=True):
+    """Results [rank][call] of `ring` are as accurate as PyTorch on one GPU."""
+    positions = torch.arange(partition.seq_len, device="cuda")
+    for call in range(len(results[0])):
+        q, k, v = random_qkv(partition.seq_len, *heads, head_dim, dtype, seed + call)
+        out, lse = (
+            hr.unshard([results[rank][call][i] for rank in range(partition.world_size)], partition, 2).cuda()
+            for i in range(2)
+        )
+        want, want_lse = attention64(q, k, v, *((positions, positions) if causal else ()))
+        assert_accurate(out, lse, want, want_lse, flash_errors(q, k, v, causal, want, want_lse))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("lens", SHARES, ids=str)
+class TestTwoRanks:
+    pytestmark = two_gpus
+
+    def test_as_accurate_as_torch_on_one(self, gpus, transport, layout, lens):
+        seed = torch.seed() % 2**30
+        arguments = ((8, 2), 128, torch.bfloat16)
+        results = gpus.run(ring, layout, lens, transport, *arguments, "auto", seed)
+        check(results, Partition(layout, lens), *arguments, seed)
+
+
+class TestTwoRanksOnce:
+    pytestmark = two_gpus
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    @pytest.mark.parametrize("block", ["triton", "cudnn", "flash"])
+    @pytest.mark.parametrize("head_dim", [64, 128])
+    def test_every_backend(self, gpus, transport, block, head_dim):
+        seed = torch.seed() % 2**30
+        arguments = ((32, 8), head_dim, torch.float16)
+        results = gpus.run(ring, "zigzag", (700, 301), transport, *arguments, block, seed)
+        check(results, Partition.zigzag((700, 301)), *arguments, seed)
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_without_a_mask(self, gpus, transport):
+        arguments = ((4, 4), 128, torch.bfloat16)
+        results = gpus.run(ring, "zigzag", (700, 301), transport, *arguments, "auto", 7, 1, False)
+        check(results, Partition.zigzag((700, 301)), *arguments, 7, causal=False)
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_twenty_calls_in_flight_do_not_meet(self, gpus, transport):
+        """An error that moves between repetitions is a race."""
+        arguments = ((8, 8), 128, torch.bfloat16)
+        results = gpus.run(ring, "zigzag", (1100, 437), transport, *arguments, "auto", 11, 20)
+        check(results, Partition.zigzag((1100, 437)), *arguments, 11)
+
+    def test_gpus_of_one_host_use_the_copy_engine(self, gpus):
+        assert gpus.run(transports) == [["copy-engine", "copy-engine", "p2p"]] * 2
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_partitions_that_differ_follow_one_another(self, gpus, transport):
+        for left, right in zip(*gpus.run(mixed, transport), strict=True):
+            assert left
+            assert right
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_a_call_can_be_captured_in_a_graph(self, gpus, transport):
+        for errors in gpus.run(captured, transport):
+            assert max(errors) == 0
+
+
+def transports(rank, world_size):
+    group, device = torch.distributed.group.WORLD, torch.device("cuda", rank)
+    return [choose_transport(name, group, device) for name in ("auto", "copy-engine", "p2p")]
+
+
+def mixed(rank, world_size, transport):
+    """Calls of growing and changing partitions, enqueued without a wait, agree with the same calls one by one."""
+    calls = []
+    for seed, (layout, lens) in enumerate(
+        [
+            ("zigzag", (64, 64)),
+            ("contiguous", (500, 20)),
+            ("zigzag", (0, 90)),
+            ("contiguous", (1, 900)),
+            ("zigzag", (2000, 48)),
+        ]
+    ):
+        partition = Partition(layout, lens)
+        whole = random_qkv(partition.seq_len, 4, 4, 64, torch.bfloat16, seed)
+        calls.append((*(hr.shard(x, partition, rank, 2) for x in whole), partition))
+    one_by_one = []
+    for call in calls:
+        one_by_one.append(hr.ring_attention(*call, transport=transport)[0])
+        torch.cuda.synchronize()
+    in_flight = [hr.ring_attention(*call, transport=transport)[0] for call in calls * 3]
+    torch.cuda.synchronize()
+    return [torch.equal(want, got) for want, got in zip(one_by_one * 3, in_flight, strict=True)]
+
+
+def captured(rank, world_size, transport):
+    """Largest differences between replays of a captured call and eager calls on the same inputs."""
+    partition = Partition.zigzag((1500, 548))
+    inputs = [
+        [hr.shard(x, partition, rank, 2) for x in random_qkv(2048, 4, 4, 128, torch.bfloat16, seed)]
+        for seed in range(5)
+    ]
+    want = [hr.ring_attention(*each, partition, transport=transport)[0] for each in inputs]
+    static = [x.clone() for x in inputs[0]]
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, _ = hr.ring_attention(*static, partition, transport=transport)
+    differences = []
+    for each, exact in zip(inputs, want, strict=True):
+        for mine, new in zip(static, each, strict=True):
+            mine.copy_(new)
+        graph.replay()
+        graph.replay()
+        differences.append((out - exact).abs().max().item())
+    eager = hr.ring_attention(*inputs[0], partition, transport=transport)[0]
+    return [*differences, (eager - want[0]).abs().max().item()]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+class TestOneRank:
+    pytestmark = one_gpu
+
+    def test_needs_no_group(self, layout):
+        results = ring(0, 1, layout, (1234,), "auto", (32, 8), 128, torch.bfloat16, "auto", 3)
+        check([results], Partition(layout, (1234,)), (32, 8), 128, torch.bfloat16, 3)
