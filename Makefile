@@ -48,7 +48,7 @@ lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
 
 clean: ## delete figures, tables and the paper; measurements stay
 	rm -rf figures latex/images latex/generated data/*/derived logs runs
-	cd latex && latexmk -C -silent report.tex
+	rm -f $(addprefix latex/report.,aux bbl blg fdb_latexmk fls log out pdf)
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14

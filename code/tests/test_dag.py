@@ -62,12 +62,14 @@ class Tree:
         return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **env)
 
     def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
-        """Build `target` on the tiny grid, and send the signal to every process of the run as soon as `when`."""
+        """Build `target` on the tiny grid, and send the signal to every process of the run soon after `when`."""
         process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
         try:
             deadline = time.monotonic() + PATIENCE
             while not when() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
+            # A shell that has opened the job's log, but not yet become the job, would swallow the signal.
+            time.sleep(1.0)
             assert process.poll() is None, process.communicate()[0]
             os.killpg(process.pid, how)
             output, _ = process.communicate(timeout=60)
@@ -225,6 +227,32 @@ def test_failed_check_stops_the_run_and_lists_what_is_wrong(tree, built):
     assert status != 0
     assert "bound fraction 9.500 exceeds 1" in output
     assert "zigzag/balanced at 256 tokens and 100 50 %" in output
+
+
+def test_recorded_platform_is_shown_without_measuring_it_again(tree, built):
+    recorded = tree.root / "data" / "h200x2"
+    live = tree.root / RUN / "data" / "cpu"
+    for part in ("bench", "profile", "models"):
+        shutil.copytree(live / part, recorded / part)
+    shutil.copy2(live / "provenance.json", recorded)
+    before = (recorded / "provenance.json").stat().st_mtime_ns
+    targets = ("figures/speedup_heatmap.png", "data/h200x2/derived/checks.txt")
+    try:
+        status, output = tree.snakemake(*targets, CUDA_VISIBLE_DEVICES="")
+        assert status == 0, output
+        once = ("aggregate_recorded", "figure", "main_figure", "checks")
+        assert jobs(output) == dict.fromkeys(once, 1) | {"total": 4}
+        assert (recorded / "provenance.json").stat().st_mtime_ns == before
+        shown = (tree.root / "figures" / "speedup_heatmap.png").read_bytes()
+        assert shown == (tree.root / "figures" / "h200x2" / "speedup_heatmap.png").read_bytes()
+
+        status, output = tree.snakemake("-n", ALL, CUDA_VISIBLE_DEVICES="")
+        assert status == 0, output
+        planned = jobs(output)
+        assert (planned["bench"], planned["aggregate"], planned["checks"]) == (10, 1, 1)
+        assert planned["figure"] == 2 * len(NAMES) - 1
+    finally:
+        shutil.rmtree(recorded)
 
 
 def test_killed_run_blocks_nothing(tree, built):
