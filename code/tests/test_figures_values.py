@@ -240,6 +240,17 @@ def test_achieved_speed_stands_beside_the_diagonal(grid):
             assert list(line(below, label).get_ydata()) == pytest.approx(list(achieved - of.percentage))
 
 
+@pytest.mark.parametrize("name", sorted(set(figures.NAMES) - {"regression_surface"}))
+def test_noise_leaves_nothing_outside_the_view(name):
+    figure = figures.draw(name, results_of(replace(synthetic.CPU, noise=0.5)))
+    for axes in panels(figure):
+        (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
+        marked = [each for each in axes.get_lines() if each.get_marker() != "None"]
+        for x, y in (point for each in marked for point in each.get_xydata()):
+            assert left <= x <= right, axes.get_title()
+            assert bottom <= y <= top, axes.get_title()
+
+
 def test_surface_is_the_models_polynomial():
     model = results("gpu").models["formula-matmul"]
     profile = results("gpu").profile
