@@ -21,7 +21,7 @@ rule numbers:
     params:
         main=lambda wildcards: folder_of(PLATFORMS.main),
         live=lambda wildcards: folder_of(PLATFORMS.live),
-        published=PUBLISHED,
+        published=lambda wildcards, input: Path(input.published[0]).parent,
     message:
         "Write the paper's numbers"
     script:
