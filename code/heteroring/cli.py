@@ -166,7 +166,12 @@ def bench(
     head_dim: HeadDim = 64,
     dtype: Dtype = "float32",
     block: Block = "auto",
-    transport: Annotated[str, typer.Option(help="How KV moves; auto: the best way there.")] = "auto",
+    transport: Annotated[
+        str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")
+    ] = "auto",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
+    ] = False,
     repetitions: Repetitions = 5,
     warmup: Warmup = 1,
     seed: Seed = 0,
@@ -192,6 +197,7 @@ def bench(
         model_source=model_source,
         block=block,
         transport=transport,
+        peers=peers,
         repetitions=repetitions,
         warmup=warmup,
         seed=seed,

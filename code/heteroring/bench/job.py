@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heteroring.allocate import ALLOCATORS, allocation
+from heteroring.allocate.even import even
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.transport import check_transport
+
+PEERS = ("context_parallel", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Job:
 
     platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
     "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
-    model_source: the profile that lut and formula were fitted to.
+    model_source: the profile that lut and formula were fitted to. peers: whether to measure PyTorch's own
+    attention too, on one GPU and by context parallelism.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -38,6 +42,7 @@ class Job:
     repetitions: int = 5
     warmup: int = 1
     seed: int = 0
+    peers: bool = False
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
@@ -48,6 +53,8 @@ class Job:
             raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
         if not self.strategies:
             raise ValueError("strategies is empty")
+        if self.peers and self.platform != "gpu":
+            raise ValueError(f"platform {self.platform!r} has no peers: PyTorch's context parallelism needs 'gpu'")
         for strategy in self.strategies:
             split_strategy(strategy)
             if self.strategies.count(strategy) > 1:
@@ -68,11 +75,13 @@ class Cell:
     def label(self) -> str:
         if self.system == "alone":
             return f"rank {self.rank_alone} alone at {self.partition.seq_len}"
+        if self.system in PEERS:
+            return f"{self.system} at {self.partition.seq_len}"
         return f"{self.partition.layout}/{self.allocator} at {self.partition.seq_len}"
 
     @property
     def rank_alone(self) -> int:
-        """The rank that holds every token, of a cell of system `alone`."""
+        """The rank that holds every token, of a cell of system `alone` or `sdpa`."""
         return self.partition.block_lens.index(self.partition.seq_len)
 
 
@@ -100,6 +109,8 @@ def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
             cells.append(cell)
             notes += [f"{cell.label}: {note}" for note in said]
         cells += _alone_cells(seq_len, len(job.percentages))
+        if job.peers:
+            cells += _peer_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
 
 
@@ -114,6 +125,13 @@ def _alone_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
     for rank in range(ranks):
         block_lens = tuple(seq_len * (other == rank) for other in range(ranks))
         yield Cell("alone", "alone", Partition.contiguous(block_lens))
+
+
+def _peer_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
+    if seq_len % (2 * ranks):
+        raise ValueError(f"seq_len {seq_len} is not a multiple of {2 * ranks}: context_parallel cannot share it out")
+    yield Cell("context_parallel", "even", Partition.zigzag(even(seq_len, ranks)))
+    yield Cell("sdpa", "alone", Partition.contiguous((seq_len, *(0,) * (ranks - 1))))
 
 
 def _model(job: Job, allocator: str) -> Path | None:

@@ -134,6 +134,7 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 def _time(call: Callable[[], object], calls: int, device: Device) -> float:
     """Milliseconds of one call, as the mean over `calls`."""
     device.synchronize()
+    device.align(calls)
     start = device.mark()
     for _ in range(calls):
         beat()

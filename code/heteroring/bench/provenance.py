@@ -8,7 +8,7 @@ import platform as python_platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -76,13 +76,21 @@ def provenance(
         "percentages": list(percentages),
         "achieved": [dict(rank.throttle) for rank in ranks],
         "settings": dict(settings),
-        "notes": list(notes),
+        "notes": [*notes, *_shortfalls(ranks)],
     }
 
 
 def settings_of(job: Any) -> dict[str, Any]:
     """The fields of a job, a frozen dataclass, in JSON types."""
     return json.loads(json.dumps(asdict(job), default=str))
+
+
+def _shortfalls(ranks: Sequence[RankReport]) -> Iterator[str]:
+    """What a rank did not get as it was asked for."""
+    for number, rank in enumerate(ranks):
+        seen, expected = (rank.throttle.get(name) for name in ("multiprocessors", "expected_multiprocessors"))
+        if expected is not None and seen != expected:
+            yield f"rank {number}: {seen} multiprocessors where {expected} were asked for"
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

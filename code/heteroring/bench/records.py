@@ -25,7 +25,7 @@ from heteroring.bench.rules import (
 )
 from heteroring.files import atomic_path
 
-SYSTEMS = ("ring", "alone", "context_parallel")
+SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
 KINDS = ("matmul", "attention")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -39,10 +39,10 @@ def column(rule: Rule):
 class Measurement:
     """One repetition of one strategy at one length. Times in milliseconds; lists have one entry a rank.
 
-    system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing) or
-    `context_parallel` (PyTorch's). latency_ms is that of the slowest rank. busy_ms is time inside the
-    attention block, what the throttle adds included. bytes_moved sums the KV that all ranks receive. clamped:
-    a prediction behind block_lens had to be clamped.
+    system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
+    `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). latency_ms is that of the slowest
+    rank. busy_ms is time inside the attention block, what the throttle adds included; 0 for what is not ours.
+    bytes_moved sums the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

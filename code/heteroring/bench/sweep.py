@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from random import Random
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.heartbeat import advance
-from heteroring.bench.job import Cell, Job, plan
+from heteroring.bench.job import PEERS, Cell, Job, plan
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import Measurement
@@ -23,6 +24,9 @@ from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
 from heteroring.ring.transport import choose_transport
 from heteroring.ring.work import kv_bytes
+
+PEER_BLOCK = "cudnn"
+_TRANSPORTS = {"alone": "none", "sdpa": "none", "context_parallel": "allgather"}
 
 
 class Sweep(NamedTuple):
@@ -42,7 +46,7 @@ class _RankResult(NamedTuple):
 
 def steps(job: Job) -> int:
     """Calls that the job makes: what a progress bar counts to."""
-    cells = len(job.seq_lens) * (len(job.strategies) + len(job.percentages))
+    cells = len(job.seq_lens) * (len(job.strategies) + len(job.percentages) + job.peers * len(PEERS))
     return cells * (max(1, job.warmup) + job.repetitions)
 
 
@@ -96,25 +100,42 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     return _RankResult(times, block, transport, report(rank))
 
 
-def _call(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Callable | None:
-    """What this rank does for `cell`, with its shards at hand; None if it has nothing to do."""
+@contextmanager
+def _prepared(
+    rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy
+) -> Iterator[Callable | None]:
+    """What this rank does for `cell`, with its shards at hand, while the block runs; None if it has nothing to do."""
+    if cell.system == "context_parallel":
+        from heteroring.bench.context_parallel import context_parallel_call
+
+        with context_parallel_call(inputs, job.shape.scale) as call:
+            yield rank.throttle.wrap(call)
+        return
     q, k, v = (shard(x, cell.partition, rank.rank, dim=2) for x in inputs)
-    if cell.system == "alone":
-        return partial(busy, q, k, v, scale=job.shape.scale, causal_offset=0) if q.shape[2] else None
-    return partial(ring_attention, q, k, v, cell.partition, block=busy, transport=job.transport)
+    if cell.system == "ring":
+        yield partial(ring_attention, q, k, v, cell.partition, block=busy, transport=job.transport)
+    elif not q.shape[2]:
+        yield None
+    elif cell.system == "alone":
+        yield partial(busy, q, k, v, scale=job.shape.scale, causal_offset=0)
+    else:
+        from heteroring.bench.context_parallel import single_gpu_call
+
+        yield rank.throttle.wrap(single_gpu_call((q, k, v), job.shape.scale))
 
 
 def _time(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Times:
-    times = timed(_call(rank, job, cell, inputs, busy) or (lambda: None), busy, rank.device)
+    with _prepared(rank, job, cell, inputs, busy) as call:
+        times = timed(call or (lambda: None), busy, rank.device)
     advance()
     return times
 
 
 def _verify(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> None:
-    call = _call(rank, job, cell, inputs, busy)
-    if call is not None:
-        out, lse = call()
-        verify_rows(out, lse, *inputs, cell.partition, rank.rank, job.shape.scale, cell.label)
+    with _prepared(rank, job, cell, inputs, busy) as call:
+        if call is not None:
+            out, lse = (call(), None) if cell.system in PEERS else call()
+            verify_rows(out, lse, *inputs, cell.partition, rank.rank, job.shape.scale, cell.label)
     advance()
 
 
@@ -138,16 +159,18 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=result.block,
-        transport="none" if cell.system == "alone" else result.transport,
+        block=PEER_BLOCK if cell.system in PEERS else result.block,
+        transport=_TRANSPORTS.get(cell.system, result.transport),
         repetition=repetition,
         latency_ms=max(t.latency_ms for t in times),
         busy_ms=tuple(t.busy_ms for t in times),
-        bytes_moved=0 if cell.system == "alone" else _bytes_moved(job, partition),
+        bytes_moved=_bytes_moved(job, partition, cell.system),
     )
 
 
-def _bytes_moved(job: Job, partition: Partition) -> int:
+def _bytes_moved(job: Job, partition: Partition, system: str) -> int:
+    if _TRANSPORTS.get(system) == "none":
+        return 0
     shape = job.shape
     return sum(
         kv_bytes(
@@ -157,6 +180,7 @@ def _bytes_moved(job: Job, partition: Partition) -> int:
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             itemsize=shape.torch_dtype.itemsize,
+            causal=system == "ring",  # an all-gather sends what no query sees, too
         )
         for rank in range(partition.world_size)
     )

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch.distributed as dist
-
 from heteroring.bench.device import Device
 from heteroring.bench.heartbeat import beat
 
@@ -51,7 +49,7 @@ def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
     device.synchronize()
     busy.forget()
     beat()
-    dist.barrier()
+    device.align()
     start = device.mark()
     call()
     stop = device.mark()

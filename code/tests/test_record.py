@@ -1,0 +1,74 @@
+"""The record script runs the grid of the config once, in order, and goes on where it stopped."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+from workflow.scripts.record import CONFIG, jobs, record
+
+from heteroring import cli
+
+SETTINGS = yaml.safe_load(CONFIG.read_text())
+
+
+class Machine:
+    """Runs commands by leaving their output; each takes `seconds` of its own clock."""
+
+    def __init__(self, seconds=10.0):
+        self.now, self.seconds, self.ran = 0.0, seconds, []
+
+    def clock(self):
+        return self.now
+
+    def run(self, arguments):
+        self.ran.append(arguments)
+        self.now += self.seconds
+        if "--output" in arguments:
+            Path(arguments[-1]).write_text("")
+
+
+def test_every_percentage_is_profiled_and_measured(tmp_path):
+    found = list(jobs(tmp_path / "h200x2", SETTINGS))
+    names = [f"{job.stage} {job.output.stem}" for job in found]
+    levels = [f"pct-{p:03d}" for p in sorted(SETTINGS["percentages"], reverse=True)]
+    assert names[: len(levels)] == [f"profile {level}" for level in levels]
+    assert names[-len(levels) :] == [f"bench {level}" for level in levels]
+    assert len(names) == 2 * len(levels) + 4
+    assert all("h200x2" in job.arguments for job in found if job.stage != "fit")
+
+
+@pytest.mark.parametrize("stage", ["profile", "fit", "bench"])
+def test_its_commands_are_those_of_the_command_line(tmp_path, stage):
+    job = next(job for job in jobs(tmp_path / "x", SETTINGS) if job.stage == stage)
+    result = CliRunner().invoke(cli.app, job.arguments)
+    assert "No such option" not in result.output
+    assert "Missing" not in result.output
+
+
+def test_what_does_not_fit_in_the_time_is_left_and_then_done(tmp_path):
+    machine = Machine(seconds=50)
+    left = record(tmp_path, SETTINGS, 5, machine.run, machine.clock)
+    assert machine.now <= 300
+    assert left
+    first = len(machine.ran)
+    machine.now = 0
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock) == []
+    assert len(machine.ran) == len(set(machine.ran)) == len(list(jobs(tmp_path, SETTINGS))) + 1
+    assert machine.ran[first - 1][0] == "profile"
+    assert machine.ran[-1][0] == "aggregate"
+
+
+def test_a_command_that_fails_ends_the_record(tmp_path):
+    config = tmp_path / "config.yaml"
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["platforms"]["gpu"]["throttle"] = "sand"
+    config.write_text(yaml.safe_dump(settings))
+    script = Path(CONFIG).parents[1] / "scripts" / "record.py"
+    done = subprocess.run(
+        [sys.executable, script, tmp_path / "x", "--config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "heteroring profile failed with exit code 2" in done.stderr

@@ -1,0 +1,118 @@
+"""Record a platform: the grid of the workflow, measured on a machine that has GPUs but no Snakemake.
+
+    python workflow/scripts/record.py data/h200x2 [--minutes 8] [--repetitions 5] [--warmup 1]
+
+runs the commands that the rules run, one after another: profiles, models, the ring at every percentage, the tables.
+What is there already is not measured again, and no measurement is started that would not end in time, so the same
+command goes on where it stopped. Exit codes: 0 the record is complete; 3 some is left to do; 1 a command failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+CONFIG = Path(__file__).parents[1] / "config" / "default.yaml"
+# Of a job that nothing like it has been timed before: start of the processes included.
+GUESS_SECONDS = 60.0
+LEFT = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One `heteroring` command, of a `stage` whose jobs take about as long, and the file that it leaves."""
+
+    stage: str
+    output: Path
+    arguments: tuple[str, ...]
+
+
+def jobs(folder: Path, config: dict) -> Iterator[Job]:
+    """Everything that makes up the record in `folder`, in order; `config` is that of the workflow."""
+    settings = config["platforms"]["gpu"]
+    shared = ["--platform", "gpu", "--label", folder.name, "--throttle", settings["throttle"]]
+    shared += ["--seq-lens", _listed(settings["seq_lens"])]
+    for key in ("batch", "heads", "kv_heads", "head_dim", "dtype", "warmup", "repetitions"):
+        shared += [f"--{key.replace('_', '-')}", settings[key]]
+    percentages = sorted(config["percentages"], reverse=True)
+    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in percentages}
+    models = folder / "models"
+    for percentage, path in profiles.items():
+        sizes = _listed(settings["matmul_sizes"])
+        yield _job("profile", path, *shared, "--percentage", percentage, "--sizes", sizes)
+    for kind in ("lut", "formula"):
+        for source in ("matmul", "attention"):
+            path = models / f"{kind}-{source}.json"
+            yield _job("fit", path, "--kind", kind, "--source", source, *profiles.values())
+    measured = ["--strategies", _listed(config["strategies"]), "--peers"]
+    measured += ["--models", models, "--model-source", config["model_source"]]
+    for percentage in percentages:
+        path = folder / "bench" / f"pct-{percentage:03d}.csv"
+        yield _job("bench", path, *shared, *measured, "--percentages", f"100,{percentage}")
+
+
+def record(
+    folder: Path,
+    config: dict,
+    minutes: float,
+    run: Callable[[tuple[str, ...]], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Job]:
+    """Run what is missing, by `run`, as far as it goes in `minutes`. Returns what is left to do."""
+    deadline = clock() + 60 * minutes
+    longest = {"fit": 10.0}
+    todo = [job for job in jobs(folder, config) if not job.output.exists()]
+    while todo and clock() + longest.get(todo[0].stage, GUESS_SECONDS) <= deadline:
+        job, start = todo.pop(0), clock()
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        run(job.arguments)
+        longest[job.stage] = max(longest.get(job.stage, 0.0), clock() - start)
+        print(f"{job.output}: {clock() - start:.1f} s, {len(todo)} jobs left", flush=True)
+    if not todo:
+        run(("aggregate", "--platform-dir", str(folder)))
+    return todo
+
+
+def _job(stage: str, output: Path, *arguments: object) -> Job:
+    return Job(stage, output, (stage, *map(str, arguments), "--output", str(output)))
+
+
+def _listed(values: list) -> str:
+    return ",".join(map(str, values))
+
+
+def _heteroring(arguments: tuple[str, ...]) -> None:
+    subprocess.run([sys.executable, "-m", "heteroring", *arguments], check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
+    parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
+    parser.add_argument("--warmup", type=int, help="in place of the config's")
+    parser.add_argument("--repetitions", type=int, help="in place of the config's")
+    options = parser.parse_args()
+    config = yaml.safe_load(options.config.read_text())
+    for key in ("warmup", "repetitions"):
+        if getattr(options, key) is not None:
+            config["platforms"]["gpu"][key] = getattr(options, key)
+    try:
+        left = record(options.folder, config, options.minutes, _heteroring)
+    except subprocess.CalledProcessError as error:
+        print(f"heteroring {error.cmd[3]} failed with exit code {error.returncode}", file=sys.stderr)
+        return 1
+    for job in left:
+        print(f"left to do: {job.output}")
+    return LEFT if left else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
