@@ -54,7 +54,18 @@ def torch_error(q, k, v, scale, offset, want):
 
 
 def lse_error(q, k, scale, offset, want):
-    """Largest error of the log-sum-exp that PyTorch computes from scores accumulated in fp32."""
+    """Largest error of the log-sum-exp that PyTorch computes: in fp32, or with the GPU's 16-bit matrix units.
+
+    The latter round less carefully than fp32 arithmetic, and PyTorch's kernels take no such mask: the error is that of
+    all keys visible.
+    """
+    if q.is_cuda and q.element_size() == 2:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        if torch.cuda.get_device_capability() >= (9, 0):
+            got = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, k, None, True, scale=scale)[1]
+        else:
+            got = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, scale=scale)[1]
+        return (got.reshape(q.shape[:3]).cpu().double() - oracle(q, k, k, scale, None)[1]).abs().max().item()
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     mask = visible_keys(q.shape[2], k.shape[2], offset)
     got = ((q.cpu().float() @ k.cpu().float().mT) * scale).masked_fill(~mask, -math.inf).logsumexp(-1)

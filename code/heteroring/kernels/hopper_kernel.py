@@ -179,7 +179,8 @@ def _attend(
     # Not `b_sum > 0`: a NaN that came in has to come out.
     b_some = b_max != float("-inf")
     b_sum = gl.where(b_some, b_sum, 1.0)
-    b_lse = gl.where(b_some, (b_max * log2_scale + gl.log2(b_sum)) * LN_2, float("-inf"))
+    # The maximum as the weights were shifted by it, and one rounding at the end: the LSE is what rings merge by.
+    b_lse = gl.where(b_some, (b_max * log2_scale) * LN_2 + gl.log(b_sum), float("-inf"))
     b_out = _rescale(b_acc, 1.0 / b_sum)
 
     o_row_out = gl.convert_layout(o_row, gl.SliceLayout(1, L_O))
