@@ -43,7 +43,7 @@ def performance_scaling_vs_percentage(results: Results) -> Figure:
             above.plot(line.percentage, 100 * line.relative_speed, **style)
             below.plot(line.percentage, 100 * line.relative_speed - line.percentage, **style)
         above.set_title(kind)
-        above.legend(loc="lower right", handlelength=1.3, labelspacing=0.15)
+        above.legend(loc="best", handlelength=1.3, labelspacing=0.15)
     every = [value for rows in profiles.values() for value in rows.percentage]
     percentage_axis(panels[0, 0], every)
     # Noise, or a rank that clocks higher when throttled, can exceed full speed.
