@@ -12,10 +12,11 @@ _HOME = {
     "shard": "heteroring.ring.shard",
     "unshard": "heteroring.ring.shard",
     "ring_attention": "heteroring.ring.prefill",
+    "CapturedRing": "heteroring.ring.capture",
     "allocate": "heteroring.allocate",
 }
 
-__all__ = ["Partition", "__version__", "allocate", "ring_attention", "shard", "unshard"]
+__all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "shard", "unshard"]
 
 
 def __getattr__(name: str):

@@ -172,6 +172,9 @@ def bench(
     peers: Annotated[
         bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
     ] = False,
+    multiple: Annotated[
+        int, typer.Option(help="Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")
+    ] = 0,
     repetitions: Repetitions = 5,
     warmup: Warmup = 1,
     seed: Seed = 0,
@@ -198,6 +201,7 @@ def bench(
         block=block,
         transport=transport,
         peers=peers,
+        multiple=multiple,
         repetitions=repetitions,
         warmup=warmup,
         seed=seed,

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-one_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
-two_gpus = [
-    pytest.mark.multigpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs"),
-]
+# Counted without starting CUDA (unlike is_available), which in a rank would come before the throttle's variables.
+GPUS = torch.cuda.device_count()
+
+one_gpu = [pytest.mark.gpu, pytest.mark.skipif(GPUS < 1, reason="needs a CUDA GPU")]
+two_gpus = [pytest.mark.multigpu, pytest.mark.skipif(GPUS < 2, reason="needs two CUDA GPUs")]
 
 
 def random_qkv(seq_len, heads, kv_heads, head_dim, dtype, seed, batch=1, device="cuda"):

@@ -46,6 +46,23 @@ def test_three_ranks_are_planned_for():
     ]
 
 
+def test_peers_are_measured_at_every_length():
+    cells, _ = plan(job(platform="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), peers=True))
+    assert [
+        (cell.label, cell.partition.block_lens) for cell in cells if cell.system in ("context_parallel", "sdpa")
+    ] == [
+        ("context_parallel at 32", (16, 16)),
+        ("sdpa at 32", (32, 0)),
+        ("context_parallel at 64", (32, 32)),
+        ("sdpa at 64", (64, 0)),
+    ]
+
+
+def test_a_length_that_context_parallel_cannot_share_out_is_refused():
+    with pytest.raises(ValueError, match="seq_len 30 is not a multiple of 4"):
+        plan(job(platform="gpu", throttle="mps", peers=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -62,6 +79,8 @@ def test_three_ranks_are_planned_for():
         ({"block": "abacus"}, "block backend 'abacus' is unknown"),
         ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
         ({"model_source": "guess"}, "model_source 'guess' is unknown"),
+        ({"peers": True}, "platform 'cpu' has no peers"),
+        ({"multiple": -1}, "multiple is -1"),
     ],
 )
 def test_a_job_refuses_what_it_could_not_measure(changes, complaint):

@@ -118,6 +118,11 @@ def test_bad_arguments_are_refused(changes, words):
         bad_single(**changes)
 
 
+def test_only_work_on_cuda_can_be_captured():
+    with pytest.raises(ValueError, match="only work on CUDA can be captured, q is on cpu"):
+        hr.CapturedRing(*tensors(3), Partition.zigzag((3,)))
+
+
 def test_a_partition_for_more_ranks_than_there_are_is_refused():
     with pytest.raises(ValueError, match=r"the partition has 2 ranks \(.*\), the group has 1"):
         hr.ring_attention(*tensors(3), Partition.zigzag((3, 3)))

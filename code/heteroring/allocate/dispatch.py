@@ -42,6 +42,7 @@ def allocation(
     profile: SpeedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
+    multiple: int = 1,
 ) -> Allocation:
     """Split `seq_len` tokens over ranks of the given nominal `percentages` (one a rank, 1 to 100).
 
@@ -51,15 +52,20 @@ def allocation(
     three take `profile`: a fitted model, the path of its JSON file, or that of a profile CSV (fitted on the
     spot: to attention for `balanced`, otherwise to matmul where the file holds it). The other two ignore it.
 
+    `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
+    full takes a GPU as long as a full one.
+
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
-    an unknown allocator or layout, seq_len < 1, no percentages or one outside 1..100, and a missing or
-    unsuitable profile.
+    an unknown allocator or layout, seq_len < 1, multiple < 1, no percentages or one outside 1..100, and a missing
+    or unsuitable profile.
     """
     if name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
     seq_len = _whole(seq_len)
     percentages = _checked(percentages)
     check_layout(layout)
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}: it must be 1 or more")
     if name == "even":
         return Allocation(even(seq_len, len(percentages)))
     if name == "uneven":
@@ -68,8 +74,13 @@ def allocation(
     model = model_for(name, profile)
     predictions = [model.predict(seq_len, percentage) for percentage in percentages]
     speeds = tuple(prediction.speed for prediction in predictions)
+    step = multiple if seq_len % multiple == 0 else 1
     return Allocation(
-        block_lens=balanced(seq_len, speeds, layout, causal) if name == "balanced" else apportion(speeds, seq_len),
+        block_lens=(
+            tuple(step * n for n in balanced(seq_len // step, speeds, layout, causal))
+            if name == "balanced"
+            else apportion(speeds, seq_len)
+        ),
         clamped=any(prediction.clamped for prediction in predictions),
         notes=tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes)),
         model_source=model.source,

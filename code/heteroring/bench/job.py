@@ -14,6 +14,8 @@ from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.transport import check_transport
 
 PEERS = ("context_parallel", "sdpa")
+# A head and a tail of whole tiles of queries, 128 on every GPU that was tuned for.
+MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Job:
 
     platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
     "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
-    model_source: the profile that lut and formula were fitted to. peers: whether to measure PyTorch's own
+    model_source: the profile that lut and formula were fitted to. multiple: tokens that balanced gives out at a time,
+    0 for what suits the platform. peers: whether to measure PyTorch's own
     attention too, on one GPU and by context parallelism.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
@@ -43,6 +46,7 @@ class Job:
     warmup: int = 1
     seed: int = 0
     peers: bool = False
+    multiple: int = 0
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
@@ -53,6 +57,8 @@ class Job:
             raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
         if not self.strategies:
             raise ValueError("strategies is empty")
+        if self.multiple < 0:
+            raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
         if self.peers and self.platform != "gpu":
             raise ValueError(f"platform {self.platform!r} has no peers: PyTorch's context parallelism needs 'gpu'")
         for strategy in self.strategies:
@@ -116,7 +122,14 @@ def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
 
 def _ring_cell(job: Job, strategy: str, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
     layout, allocator = split_strategy(strategy)
-    given = allocation(allocator, seq_len, percentages=job.percentages, profile=_model(job, allocator), layout=layout)
+    given = allocation(
+        allocator,
+        seq_len,
+        percentages=job.percentages,
+        profile=_model(job, allocator),
+        layout=layout,
+        multiple=job.multiple or MULTIPLES[job.platform],
+    )
     partition = Partition(layout, given.block_lens)
     return Cell("ring", allocator, partition, given.model_source, given.clamped), given.notes
 

@@ -47,7 +47,7 @@ class Shape:
         return causal_flops(self.batch, self.heads, self.head_dim, total_pairs(seq_len))
 
     def inputs(self, seq_len: int, seed: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """q [B, Hq, N, D], k and v [B, Hkv, N, D]: normal, and the same for a seed on every rank."""
+        """q [B, Hq, N, D], k and v [B, Hkv, N, D]: normal, and for a seed the same on devices alike."""
         generator = torch.Generator(device).manual_seed(seed + seq_len)
         return tuple(
             torch.randn(

@@ -84,7 +84,7 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
     transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
     busy = Busy(rank.throttle.wrap(resolve(block, rank.torch_device)), rank.device)
-    inputs = {n: job.shape.inputs(n, job.seed, rank.torch_device) for n in job.seq_lens}
+    inputs = {n: _same(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.seq_lens}
     with torch.no_grad():
         for cell in cells:
             _verify(rank, job, cell, inputs[cell.partition.seq_len], busy)
@@ -98,6 +98,14 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
                 for index, cell in order:
                     times[repetition, index] = _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
     return _RankResult(times, block, transport, report(rank))
+
+
+def _same(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Those of rank 0: on GPUs with unlike numbers of multiprocessors, one seed gives unlike numbers."""
+    if inputs[0].is_cuda:
+        for x in inputs:
+            dist.broadcast(x, src=0)
+    return inputs
 
 
 @contextmanager
