@@ -61,10 +61,10 @@ def ring_attention(
             return compute(q, k, v, scale=scale, causal_offset=0 if causal else None)
         steps = {visit.step: visit for visit in visits(partition, rank, causal)}
         exchange = open_exchange(transport, k, v, partition, causal, group)
-        return _rotate(q, k, v, steps, exchange, world_size, scale, compute)
+        return rotate(q, k, v, steps, exchange, world_size, scale, compute)
 
 
-def _rotate(
+def rotate(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -74,6 +74,10 @@ def _rotate(
     scale: float,
     compute: Block,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The visits `steps` of one rank of two or more, in ring order, each step's KV on its way while the last computes.
+
+    What `ring_attention` does once its arguments are known to be right; returns the same.
+    """
     exchange.start(1)
     out, lse = _own(q, k, v, steps, scale, compute)
     for step in range(1, world_size):

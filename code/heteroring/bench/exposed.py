@@ -1,0 +1,160 @@
+"""How much of a transfer compute does not hide: the ring, beside the same compute with all KV already at hand.
+
+    python -m heteroring.bench.exposed --platform gpu --throttle mps --percentages 100,50 --seq-lens 8192,65536
+
+measures, for each length and under one throttle setting, each rank alone, the compute of an even and of a balanced
+zigzag ring, that ring by each transport, and the copy-engine ring replayed as a CUDA graph. Balanced means in
+proportion to the speeds just measured alone, rounded to whole tiles. `exposed` is what the ring takes longer than its
+compute; `bound` the capacity bound over the ring's time.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import torch
+import torch.distributed as dist
+
+from heteroring.bench.heartbeat import advance
+from heteroring.bench.job import MULTIPLES
+from heteroring.bench.launch import Rank, launch
+from heteroring.bench.shape import Shape
+from heteroring.bench.timing import Busy, no_garbage_collection, timed
+from heteroring.kernels.block import resolve
+from heteroring.ring.capture import CapturedRing
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefill import ring_attention, rotate
+from heteroring.ring.schedule import Visit, visits
+from heteroring.ring.shard import shard
+from heteroring.ring.transport import TRANSPORTS, choose_transport
+from heteroring.ring.work import capacity_bound
+
+
+@dataclass(frozen=True)
+class Line:
+    """Milliseconds of the slowest rank for one way to do one split of one length, and what it is judged by."""
+
+    seq_len: int
+    split: str
+    block_lens: tuple[int, ...]
+    way: str
+    latency_ms: float
+    compute_ms: float
+    bound_ms: float
+
+    def __str__(self) -> str:
+        lens = " ".join(map(str, self.block_lens))
+        exposed, bound = self.latency_ms / self.compute_ms - 1, self.bound_ms / self.latency_ms
+        return (
+            f"{self.seq_len:7d}  {self.split:8s}  {lens:>13s}  {self.way:12s}  {self.latency_ms:9.4f} ms  "
+            f"exposed {exposed:6.1%}  bound {bound:6.3f}"
+        )
+
+
+class AtHand:
+    """An exchange that has nothing to do: every step's keys and values are there from the start."""
+
+    def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self._received = received
+
+    def start(self, step: int) -> None:
+        """Nothing needs to come."""
+
+    def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._received[step]
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
+    """The lines of every length, on every rank the same."""
+    block = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    group = dist.group.WORLD
+    transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))
+    time = partial(_slowest, rank, repetitions)
+    lines = []
+    with torch.no_grad():
+        for seq_len in seq_lens:
+            whole = shape.inputs(seq_len, 0, rank.torch_device)
+            call = partial(block, *whole, scale=shape.scale, causal_offset=0)
+            alone = [time(call if rank.rank == each else None) for each in range(rank.world_size)]
+            for split, lens in _splits(seq_len, alone, multiple).items():
+                partition = Partition.zigzag(lens)
+                shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
+                steps = {visit.step: visit for visit in visits(partition, rank.rank, True)}
+                received = {step: _keys_of(visit, partition, whole) for step, visit in steps.items()}
+                compute = time(partial(rotate, *shards, steps, AtHand(received), rank.world_size, shape.scale, block))
+                ways = {
+                    name: partial(ring_attention, *shards, partition, block=block, transport=name)
+                    for name in transports
+                }
+                if shards[0].is_cuda:
+                    ways["graph"] = CapturedRing(*shards, partition, block=block)
+                for way, ring in ways.items():
+                    lines.append(Line(seq_len, split, lens, way, time(ring), compute, capacity_bound(alone)))
+    return lines
+
+
+def _slowest(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
+    """Median over `repetitions`, after one more, of the slowest rank's milliseconds."""
+    busy, mine = Busy(lambda: None, rank.device), []
+    with no_garbage_collection():
+        for _ in range(1 + repetitions):
+            mine.append(timed(call or (lambda: None), busy, rank.device).latency_ms)
+            advance()
+    everyone: list = [None] * rank.world_size
+    dist.all_gather_object(everyone, mine[1:])
+    return median(map(max, zip(*everyone, strict=True)))
+
+
+def _splits(seq_len: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
+    """Even lengths, and lengths in proportion to speed in whole multiples; a remainder goes to the first rank."""
+    ranks = len(alone)
+    speeds = [1 / each for each in alone]
+    shares = [round(seq_len * speed / sum(speeds) / multiple) * multiple for speed in speeds[1:]]
+    even = [seq_len // ranks] * (ranks - 1)
+    return {name: (seq_len - sum(rest), *rest) for name, rest in (("even", even), ("balanced", shares))}
+
+
+def _keys_of(visit: Visit, partition: Partition, whole: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    keys, values = (shard(x, partition, visit.kv_rank, dim=2)[:, :, : visit.keys].contiguous() for x in whole[1:])
+    return keys, values
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def run(arguments: list[str] | None = None) -> Iterator[Line]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", default="gpu")
+    parser.add_argument("--throttle", default="none")
+    parser.add_argument("--percentages", type=_integers, default=(100, 100))
+    parser.add_argument("--seq-lens", type=_integers, default=(8192, 16384, 32768, 65536))
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=32)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repetitions", type=int, default=7)
+    options = parser.parse_args(arguments)
+    shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
+    yield from launch(
+        measure,
+        options.seq_lens,
+        shape,
+        MULTIPLES[options.platform],
+        options.repetitions,
+        platform=options.platform,
+        throttle=options.throttle,
+        percentages=options.percentages,
+    )[0]
+
+
+if __name__ == "__main__":
+    for line in run():
+        print(line)
