@@ -20,7 +20,7 @@ SHELL := bash
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 paper: setup tex ## build everything; without TeX, everything but the PDF
-	if workflow/setup/tex.sh check; then target=all; else target=all_but_pdf; fi
+	if workflow/setup/tex.sh check; then target=all; else target=all_but_pdf; fi; \
 	$(WITHIN) snakemake --cores $(CORES) $$target
 
 test: setup tex lint ## lint and run every test
