@@ -76,6 +76,21 @@ def test_a_commit_is_recorded_and_is_unknown_without_git(monkeypatch):
     assert record()["dirty"] is None
 
 
+def test_a_tree_copied_without_git_is_told_its_commit(monkeypatch):
+    monkeypatch.setenv("HETERORING_COMMIT", "abc123")
+    assert (record()["commit"], record()["dirty"]) == ("abc123", None)
+
+
+def test_the_command_is_the_one_to_give_again(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/somewhere/heteroring/__main__.py", "bench", "--models", "a b"])
+    assert record()["command"] == "heteroring bench --models 'a b'"
+
+
+@pytest.mark.parametrize(("states", "merged"), [([False, None], None), ([None, True], True), ([False, False], False)])
+def test_a_tree_is_called_clean_only_if_every_job_knows(states, merged):
+    assert merge({str(i): record() | {"dirty": state} for i, state in enumerate(states)})["dirty"] is merged
+
+
 def test_settings_of_a_job_are_json():
     job = Job("cpu", "cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=module.Path("models"))
     settings = settings_of(job)

@@ -8,7 +8,7 @@ import platform as python_platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from heteroring.bench.launch import Rank
 
 UNKNOWN = "unknown"
+COMMIT_VARIABLE = "HETERORING_COMMIT"
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def provenance(
         "commit": commit,
         "dirty": dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([_program(), *sys.argv[1:]]),
         "throttle": throttle,
         "percentages": list(percentages),
         "achieved": [dict(rank.throttle) for rank in ranks],
@@ -128,13 +129,25 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
         **{key: value for key, value in base.items() if key not in ("achieved", "notes", "settings")},
         "commit": " ".join(sorted({job["commit"] for job in ordered})),
-        "dirty": any(job["dirty"] for job in ordered),
+        "dirty": _any_dirty(job["dirty"] for job in ordered),
         "date": max(job["date"] for job in ordered),
         "command": "; ".join(dict.fromkeys(job["command"] for job in ordered)),
         "percentages": sorted({p for job in ordered for p in job["percentages"]}),
         "settings": base["settings"],
         "jobs": dict(sorted(jobs.items())),
     }
+
+
+def _any_dirty(states: Iterable[bool | None]) -> bool | None:
+    """True if one is known to be; None, unknown, if one is not known and none is."""
+    found = set(states)
+    return True if True in found else None if None in found else False
+
+
+def _program() -> str:
+    """What the user started, without the folder that it happens to be installed in."""
+    name = Path(sys.argv[0]).name
+    return "heteroring" if name == "__main__.py" else name
 
 
 def _version(package: str) -> str:
@@ -145,6 +158,9 @@ def _version(package: str) -> str:
 
 
 def _commit() -> tuple[str, bool | None]:
+    """The commit, and whether the tree differs from it. COMMIT_VARIABLE names that of a tree copied without git."""
+    if COMMIT_VARIABLE in os.environ:
+        return os.environ[COMMIT_VARIABLE], None
     here = ["git", "-C", str(Path(__file__).parent)]
     head = _output([*here, "rev-parse", "HEAD"])
     if head is None:
