@@ -34,7 +34,7 @@ class Clock:
 @pytest.mark.parametrize("seconds", [0.0002, 0.003, 0.5])
 def test_achieved_speed_is_the_nominal_one(percentage, seconds):
     clock = Clock(late=0.0001)
-    pacing = Pacing(percentage, clock=clock, sleep=clock.sleep)
+    pacing = Pacing(percentage, clock=clock, busy=clock, sleep=clock.sleep)
     paced = pacing.wrap(clock.compute)
     before = clock.now
     for _ in range(20):
@@ -43,15 +43,33 @@ def test_achieved_speed_is_the_nominal_one(percentage, seconds):
     assert pacing.report()["achieved_percentage"] == pytest.approx(percentage, rel=0.05)
 
 
+def test_time_for_which_the_thread_was_put_off_is_not_lengthened():
+    clock = Clock(tick=0.0)
+    busy = iter((10.0, 10.5))
+
+    def put_off() -> None:
+        clock.now += 2.0
+
+    Pacing(25, clock=clock, busy=lambda: next(busy), sleep=clock.sleep).wrap(put_off)()
+    assert sum(clock.slept) == pytest.approx(3 * 0.5, abs=0.001)
+
+
+def test_waiting_is_not_computing():
+    pacing = Pacing(10)
+    start = time.perf_counter()
+    pacing.wrap(time.sleep)(0.2)
+    assert time.perf_counter() - start < 1.0
+
+
 def test_at_full_speed_nothing_sleeps():
     clock = Clock()
-    Pacing(100, clock=clock, sleep=clock.sleep).wrap(clock.compute)(1.0)
+    Pacing(100, clock=clock, busy=clock, sleep=clock.sleep).wrap(clock.compute)(1.0)
     assert clock.slept == []
 
 
 def test_the_report_tells_of_sleep_that_came_late():
     clock = Clock(late=1.0)
-    pacing = Pacing(50, clock=clock, sleep=clock.sleep)
+    pacing = Pacing(50, clock=clock, busy=clock, sleep=clock.sleep)
     pacing.wrap(clock.compute)(1.0)
     assert pacing.report()["achieved_percentage"] == pytest.approx(100 / 3, rel=0.01)
 

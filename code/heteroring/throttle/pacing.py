@@ -29,8 +29,11 @@ def sleep_until(
 class Pacing(Throttle):
     """Emulates a slower device by idling after every wrapped call.
 
-    Idle time belongs to the device that is emulated: to whoever times the wrapped call, it is computing.
-    `clock` (seconds) and `sleep` (seconds) are replaceable for tests.
+    Idle time belongs to the device that is emulated: to whoever times the wrapped call, it is computing. What counts
+    as computing is the processor time of the calling thread: a moment for which it was put off, for a message to
+    arrive say, would otherwise be lengthened like its own work.
+
+    `clock` (seconds of the day), `busy` (seconds of processor time) and `sleep` (seconds) are replaceable for tests.
     """
 
     name: ClassVar[str] = "pacing"
@@ -41,30 +44,31 @@ class Pacing(Throttle):
         percentage: int,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        busy: Callable[[], float] = time.thread_time,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(percentage)
-        self._clock, self._sleep = clock, sleep
+        self._clock, self._busy, self._sleep = clock, busy, sleep
         self._computing = self._total = 0.0
 
     def wrap(self, function: Callable) -> Callable:
         @wraps(function)
         def paced(*args, **kwargs):
-            start = self._clock()
+            start = self._busy()
             result = function(*args, **kwargs)
-            computed = self._clock()
-            self._idle(start, computed)
+            self._idle(self._busy() - start)
             return result
 
         return paced
 
-    def _idle(self, start: float, computed: float) -> None:
-        seconds = computed - start
+    def _idle(self, computing: float) -> None:
+        """Idle for as long as `computing` seconds of work ask for."""
+        start = self._clock()
         if self.percentage < 100:
-            sleep_until(start + seconds * 100 / self.percentage, self._clock, self._sleep)
-        self._computing += seconds
-        self._total += self._clock() - start
+            sleep_until(start + computing * (100 / self.percentage - 1), self._clock, self._sleep)
+        self._computing += computing
+        self._total += computing + self._clock() - start
 
     def report(self) -> dict[str, float]:
-        """achieved_percentage: share of the paced time that was spent computing. Empty before the first call."""
+        """achieved_percentage: share of computing in computing and idling. Empty before the first call."""
         return {"achieved_percentage": 100 * self._computing / self._total} if self._total else {}
