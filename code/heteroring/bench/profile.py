@@ -103,6 +103,8 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
             for _ in range(max(1, job.warmup)):
                 once = _time(operator.call, 1, rank.device)
                 advance()
+            if once < 10 * REPETITION_MS:  # the first call of a small operator is mostly start-up
+                once = _time(operator.call, 1, rank.device)
             calls[operator] = min(_MOST_CALLS, max(1, ceil(REPETITION_MS / once)))
         for repetition in range(job.repetitions):
             Random(f"{job.seed} {repetition}").shuffle(operators)
