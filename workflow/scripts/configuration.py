@@ -33,8 +33,18 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
     return found
 
 
+def conflicts(config: Mapping) -> list[str]:
+    """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
+    found = []
+    for platform, settings in config["platforms"].items():
+        heads, kv_heads = settings["heads"], settings["kv_heads"]
+        if heads % kv_heads:
+            found.append(f"platforms.{platform}.heads: {heads} is not a multiple of kv_heads, {kv_heads}")
+    return found
+
+
 def check(config: Mapping, schema: Path) -> None:
     """Raise ValueError that lists what is wrong with `config`, if anything is."""
-    found = problems(config, yaml.safe_load(schema.read_text()))
+    found = problems(config, yaml.safe_load(schema.read_text())) or conflicts(config)
     if found:
         raise ValueError("\n".join(["configuration:", *found]))
