@@ -130,12 +130,12 @@ def test_balanced_predicts_the_least_slowest_rank():
 
 class TestProfile:
     def csv(self, path, *sources):
-        lines = ["platform,kind,size,percentage,dtype,tflops"]
+        lines = ["platform,kind,size,percentage,dtype,latency_ms,tflops"]
         for offset, source in enumerate(sources):
             table = profile(source)
             for length, row in zip(table.lengths, table.speeds, strict=True):
                 for percentage, speed in zip(table.percentages, row, strict=True):
-                    lines.append(f"cpu,{source},{length},{percentage},float32,{speed + offset}")
+                    lines.append(f"cpu,{source},{length},{percentage},float32,1.5,{speed + offset}")
         path.write_text("\n".join(lines) + "\n")
         return path
 

@@ -100,7 +100,7 @@ def test_value_that_breaks_a_rule(tmp_path, column, value, message):
         read_profile(path, "matmul")
 
 
-@pytest.mark.parametrize("column", ["platform", "kind", "size", "percentage", "dtype", "tflops"])
+@pytest.mark.parametrize("column", ["platform", "kind", "size", "percentage", "dtype", "latency_ms", "tflops"])
 def test_missing_column(tmp_path, column):
     path = write(tmp_path / "p.csv", GOOD, HEADER.replace(column, "other"))
     with pytest.raises(ValueError, match=f"{path}: column '{column}' is missing"):

@@ -13,7 +13,7 @@ SOURCES = ("matmul", "attention")
 
 PathLike = str | os.PathLike[str]
 
-_REQUIRED = ("platform", "kind", "size", "percentage", "dtype", "tflops")
+_REQUIRED = ("platform", "kind", "size", "percentage", "dtype", "latency_ms", "tflops")
 _POSITIVE = ("size", "percentage", "latency_ms", "tflops")
 # Rows that differ in one of these were measured on different things: a median over them would mean nothing.
 _SETUP = ("platform", "dtype", "batch", "heads", "kv_heads", "head_dim", "causal")
@@ -111,8 +111,7 @@ def _rows(path: Path) -> Iterator[dict]:
         if row["kind"] not in SOURCES:
             raise ValueError(f"{place}: kind is {row['kind']!r}: choose one of {', '.join(SOURCES)}")
         for column in _POSITIVE:
-            if column in row:
-                row[column] = _positive(row, column)
+            row[column] = _positive(row, column)
         if not row["size"].is_integer():
             raise ValueError(f"{place}: size is {row['size']}: it must be a whole number")
         if not 1 <= row["percentage"] <= 100:
