@@ -66,7 +66,7 @@ def test_zigzag_spans_of_the_published_shares():
         ("zigzag", (), ValueError, "at least one rank"),
         ("zigzag", (0, 0), ValueError, "sum to 0"),
         ("striped", (4, 4), ValueError, "layout 'striped' is unknown"),
-        ("zigzag", (4, 2.5), TypeError, "float"),
+        ("zigzag", (4, 2.5), TypeError, r"block_lens\[1\] is 2.5: a length is an integer"),
     ],
 )
 def test_bad_partitions_are_refused(layout, lens, error, words):

@@ -67,8 +67,10 @@ def test_a_disagreement_is_an_error_on_every_rank(ranks, other, words):
         (("zigzag", (6, 4), {"heads": 3}, {}), "q has 3 heads and k has 2: the first must be a multiple"),
         (("zigzag", (6, 4), {"dtype": torch.int32}, {}), "one floating-point dtype"),
         (("zigzag", (6, 4), {}, {"scale": float("nan")}), "scale is nan: it must be finite"),
+        (("zigzag", (6, 4), {}, {"block": "cuda"}), "block backend 'cuda' is unknown"),
+        (("zigzag", (6, 4), {}, {"transport": "pigeon"}), "transport 'pigeon' is unknown"),
     ],
-    ids=["tokens", "ranks", "heads", "dtype", "scale"],
+    ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport"],
 )
 def test_one_rank_with_bad_arguments_stops_all_of_them(ranks, bad, words):
     good, other = ranks(2).attempt(call, [("zigzag", (7, 4), {}, {}), bad])
@@ -104,6 +106,7 @@ def bad_single(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"q": torch.ones(())}, r"each must be \[B, H, n, D\]"),
         ({"q": torch.ones(5, 8)}, r"each must be \[B, H, n, D\]"),
         ({"k": torch.ones(1, 2, 4, 8)}, "k and v must have one shape"),
         ({"q": torch.ones(2, 4, 5, 8)}, "q their batch"),

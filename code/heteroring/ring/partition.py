@@ -31,7 +31,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
-        lens = tuple(index(n) for n in self.block_lens)
+        lens = tuple(_length(rank, length) for rank, length in enumerate(self.block_lens))
         if not lens:
             raise ValueError("block_lens is empty: a partition needs at least one rank")
         for rank, length in enumerate(lens):
@@ -82,6 +82,13 @@ class Partition:
     def offsets(self) -> tuple[int, ...]:
         """Tokens held by the ranks before each rank."""
         return (0, *accumulate(self.block_lens[:-1]))
+
+
+def _length(rank: int, length: int) -> int:
+    try:
+        return index(length)
+    except TypeError:
+        raise TypeError(f"block_lens[{rank}] is {length!r}: a length is an integer") from None
 
 
 def check_layout(layout: str) -> None:

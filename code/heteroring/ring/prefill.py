@@ -7,7 +7,7 @@ import math
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.block import Block, resolve
+from heteroring.kernels.block import Block, check_block, resolve
 from heteroring.ring.agreement import agree
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
@@ -40,22 +40,22 @@ def ring_attention(
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
     partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
     """
-    check_transport(transport)
-    compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
     if group is None and dist.is_available() and dist.is_initialized():
         group = dist.group.WORLD
     rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
     if rank < 0:
         raise ValueError("this process is not a member of the group it passed")
     if scale is None:
-        scale = 1.0 / math.sqrt(max(q.shape[-1], 1))
+        scale = 1.0 / math.sqrt(max((1, *q.shape[-1:])))
 
-    problem = _problem(q, k, v, partition, rank, world_size, scale)
+    problem = _problem(q, k, v, partition, rank, world_size, scale) or _unknown_name(block, transport)
     if world_size > 1:
-        agree(_description(q, k, partition, causal, scale, transport), problem, group, q.device)
+        call = () if problem else _description(q, k, partition, causal, scale, transport)
+        agree(call, problem, group, q.device)
     elif problem:
         raise ValueError(problem)
 
+    compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
     with torch.no_grad():
         if world_size == 1:
             return compute(q, k, v, scale=scale, causal_offset=0 if causal else None)
@@ -140,6 +140,17 @@ def _problem(
         return f"scale is {scale}: it must be finite"
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return "an input requires a gradient, and ring_attention is forward only: call it under torch.no_grad()"
+    return None
+
+
+def _unknown_name(block: str | Block, transport: str) -> str | None:
+    """What is wrong with the name of a backend or of a transport, in words."""
+    try:
+        check_transport(transport)
+        if isinstance(block, str):
+            check_block(block)
+    except ValueError as error:
+        return str(error)
     return None
 
 
