@@ -18,7 +18,7 @@ import typer
 from heteroring import __version__
 from heteroring.bench.errors import RunError
 from heteroring.files import atomic_path
-from heteroring.throttle import THROTTLES
+from heteroring.throttle import DEFAULTS, THROTTLES
 
 app = typer.Typer(
     name="heteroring",
@@ -31,7 +31,13 @@ app = typer.Typer(
 
 Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
 Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
-ThrottleName = Annotated[str, typer.Option(help=f"What makes ranks slow: {', '.join(THROTTLES)}.")]
+ThrottleName = Annotated[
+    str,
+    typer.Option(
+        help=f"What makes ranks slow: {', '.join(THROTTLES)}.",
+        show_default=", ".join(f"{name} on {platform}" for platform, name in DEFAULTS.items()),
+    ),
+]
 SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")]
 Batch = Annotated[int, typer.Option(help="Sequences.")]
 Heads = Annotated[int, typer.Option(help="Query heads.")]
@@ -81,11 +87,15 @@ class _Probed(Exception):
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """Raise ValueError unless `path` ends in `suffix` and a file can be written there."""
+    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
+    missing = [folder for folder in path.parents if not folder.exists()]
     with suppress(_Probed), atomic_path(path):
         raise _Probed
+    for folder in missing:
+        with suppress(OSError):  # another job has begun to write there
+            folder.rmdir()
 
 
 def _version(asked: bool) -> None:
@@ -112,7 +122,7 @@ def profile(
     percentage: Annotated[int, typer.Option(help="Speed of the rank, 1 to 100.")] = 100,
     platform: Platform = "cpu",
     label: Label = "",
-    throttle: ThrottleName = "pacing",
+    throttle: ThrottleName = "",
     batch: Batch = 1,
     heads: Heads = 4,
     kv_heads: KvHeads = 4,
@@ -134,7 +144,7 @@ def profile(
     job = stage.ProfileJob(
         platform=platform,
         label=label or platform,
-        throttle=throttle,
+        throttle=throttle or DEFAULTS.get(platform, "none"),
         percentage=percentage,
         **lengths,
         shape=Shape(batch, heads, kv_heads, head_dim, dtype),
@@ -159,7 +169,7 @@ def bench(
     ] = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
-    throttle: ThrottleName = "pacing",
+    throttle: ThrottleName = "",
     batch: Batch = 1,
     heads: Heads = 4,
     kv_heads: KvHeads = 4,
@@ -191,7 +201,7 @@ def bench(
     job = Job(
         platform=platform,
         label=label or platform,
-        throttle=throttle,
+        throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         seq_lens=lengths,
         strategies=tuple(strategies.split(",")),

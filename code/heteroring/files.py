@@ -25,6 +25,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise IsADirectoryError("it is a folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise ValueError(f"cannot write {path}: {path.parent} is not a folder") from error
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     try:

@@ -60,6 +60,8 @@ def options(base, changes):
         ({"--heads": "4", "--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
         ({"--dtype": "int4"}, "dtype 'int4' is unknown"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"--block": "cudnn"}, "block backend 'cudnn' computes on cuda, not on cpu"),
+        ({"--block": "cpu", "--platform": "gpu"}, "block backend 'cpu' computes on cpu, not on cuda"),
         ({"--transport": "pigeon"}, "transport 'pigeon' is unknown"),
         ({"--repetitions": "0"}, "repetitions is 0"),
         ({"--hang-timeout": "0"}, "--hang-timeout 0.0 is not positive"),
@@ -76,6 +78,7 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
+        ({"--block": "flash"}, "block backend 'flash' computes on cuda, not on cpu"),
         ({"--percentage": "0"}, "percentage 0 is not"),
         ({"--sizes": "-4"}, "sizes holds -4"),
         ({"--seq-lens": "0"}, "seq_lens holds 0"),
@@ -94,16 +97,20 @@ def test_profile_refuses(tmp_path, no_process, changes, complaint):
 def test_platform_gpu_needs_two_gpus(tmp_path, no_process, monkeypatch, command):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     name, base = command
-    changes = {"--platform": "gpu", "--throttle": "none", "--output": str(tmp_path / "rows.csv")}
-    full_speed = {"--percentages": "100,100"} if name == "bench" else {"--percentage": "100"}
-    result = invoke(name, *options(base, changes | full_speed))
-    assert_refused(result, "platform 'gpu' needs 2 CUDA GPUs")
+    changes = {"--platform": "gpu", "--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke(name, *options(base, changes)), "platform 'gpu' needs 2 CUDA GPUs or more")
 
 
 def test_an_output_below_a_file_is_refused(tmp_path, no_process):
     (tmp_path / "file").touch()
     result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "file" / "rows.csv")}))
-    assert_refused(result, f"cannot write {tmp_path}/file/rows.csv")
+    assert_refused(result, f"cannot write {tmp_path}/file/rows.csv: {tmp_path}/file is not a folder")
+
+
+def test_a_refused_job_leaves_no_folder(tmp_path, no_process):
+    changes = {"--output": str(tmp_path / "new" / "folder" / "rows.csv"), "--seq-lens": "0"}
+    assert_refused(invoke("bench", *options(BENCH, changes)), "seq_lens holds 0")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_fit_refuses(tmp_path):

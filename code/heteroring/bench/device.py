@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-PLATFORMS = ("cpu", "gpu")
+DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
+PLATFORMS = tuple(DEVICE_TYPES)
 
 
 class Device(Protocol):
@@ -92,7 +93,7 @@ class Cuda:
     def check(self, ranks: int) -> None:
         needed, found = max(2, ranks), torch.cuda.device_count()
         if found < needed:
-            raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs for {ranks} ranks, this machine has {found}")
+            raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs or more, this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
         # NVLink multicast is of no use to two ranks, and harms the host's other GPUs where it is not set up.

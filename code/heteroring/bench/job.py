@@ -8,6 +8,7 @@ from pathlib import Path
 
 from heteroring.allocate import ALLOCATORS, allocation
 from heteroring.allocate.even import even
+from heteroring.bench.device import DEVICE_TYPES
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.ring.partition import LAYOUTS, Partition
@@ -52,7 +53,7 @@ class Job:
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup)
         check_transport(self.transport)
-        check_block(self.block)
+        check_block(self.block, DEVICE_TYPES.get(self.platform))
         if self.model_source not in ("matmul", "attention"):
             raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
         if not self.strategies:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from heteroring.bench.device import Device
+from heteroring.bench.device import DEVICE_TYPES, Device
 from heteroring.bench.heartbeat import advance, beat
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.provenance import RankReport, report
@@ -50,7 +50,7 @@ class ProfileJob:
         check_lengths("sizes", self.sizes)
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup)
-        check_block(self.block)
+        check_block(self.block, DEVICE_TYPES.get(self.platform))
 
 
 class Operator(NamedTuple):

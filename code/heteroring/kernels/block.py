@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib import import_module
 from typing import Protocol
@@ -16,6 +17,14 @@ _HOME = {
     "flash": "heteroring.kernels.flash",
     "cpu": "heteroring.kernels.cpu",
     "reference": "heteroring.kernels.reference",
+}
+
+_DEVICE_TYPES = {
+    "triton": ("cuda",),
+    "cudnn": ("cuda",),
+    "flash": ("cuda",),
+    "cpu": ("cpu",),
+    "reference": ("cpu", "cuda"),
 }
 
 BACKENDS = tuple(_HOME)
@@ -47,10 +56,17 @@ class Block(Protocol):
         """
 
 
-def check_block(name: str) -> None:
-    """Raise ValueError unless `name` is "auto" or one of BACKENDS."""
-    if name != "auto" and name not in _HOME:
+def check_block(name: str, device_type: str | None = None) -> None:
+    """Raise ValueError unless `name` is "auto" or one of BACKENDS; given a device type, one that computes on it."""
+    if name == "auto":
+        return
+    if name not in _HOME:
         raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+    if device_type is None or device_type in _DEVICE_TYPES[name]:
+        return
+    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return
+    raise ValueError(f"block backend {name!r} computes on {_DEVICE_TYPES[name][0]}, not on {device_type}")
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:

@@ -15,7 +15,11 @@ _HOME = {
 
 THROTTLES = tuple(_HOME)
 
-__all__ = ["THROTTLES", "Throttle", "check_percentage", "throttle_type"]
+__all__ = ["DEFAULTS", "THROTTLES", "Throttle", "check_percentage", "throttle_type"]
+
+
+# What a platform's ranks are slowed by where nothing else is asked for.
+DEFAULTS = {"cpu": "pacing", "gpu": "mps"}
 
 
 def throttle_type(name: str) -> type[Throttle]:
