@@ -47,8 +47,8 @@ lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
 	$(WITHIN) workflow/setup/lock.sh 'torch==$(LOCKED_TORCH)'
 
 clean: ## delete figures, tables and the paper; measurements stay
-	rm -rf figures latex/images latex/generated data/*/derived logs runs
-	rm -f $(addprefix latex/report.,aux bbl blg fdb_latexmk fls log out pdf)
+	rm -rf {.,runs/*}/{figures,logs,latex/images,latex/generated,data/*/derived}
+	rm -f {.,runs/*}/latex/report.{aux,bbl,blg,fdb_latexmk,fls,log,out,pdf}
 
 help:
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14

@@ -1,6 +1,7 @@
 """pyproject.toml, constraints.txt, environment.yml and the Makefile describe one environment."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -117,3 +118,17 @@ def test_conda_python_is_one_that_is_locked_and_accepted(project):
 def test_makefile_installs_declared_extras(project):
     (extras,) = re.findall(r"^EXTRAS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(extras.split(",")) == {"workflow", "dev"} <= set(project["optional-dependencies"])
+
+
+def test_make_clean_keeps_measurements_and_sources(tmp_path):
+    kept = ("data/cpu/bench/pct-050.csv", "data/cpu/models/lut-matmul.json", "latex/report.tex")
+    gone = ("figures/cpu/strategy_eval.png", "latex/report.pdf", "latex/generated/numbers.tex", "logs/a.log")
+    gone += ("data/cpu/derived/cells.csv",)
+    for run in (tmp_path, tmp_path / "runs" / "mine"):
+        for name in kept + gone:
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            (run / name).touch()
+    subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    for run in (tmp_path, tmp_path / "runs" / "mine"):
+        assert all((run / name).exists() for name in kept)
+        assert not any((run / name).exists() for name in gone)
