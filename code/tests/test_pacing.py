@@ -44,7 +44,7 @@ def test_achieved_speed_is_the_nominal_one(percentage, seconds):
 
 
 def test_time_for_which_the_thread_was_put_off_is_not_lengthened():
-    clock = Clock(tick=0.0)
+    clock = Clock()
     busy = iter((10.0, 10.5))
 
     def put_off() -> None:
