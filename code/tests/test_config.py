@@ -13,6 +13,7 @@ pytest.importorskip("snakemake")
 from snakemake.utils import update_config  # noqa: E402
 from workflow.scripts import platforms  # noqa: E402
 from workflow.scripts.configuration import check  # noqa: E402
+from workflow.scripts.outputs import check_writable  # noqa: E402
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -224,3 +225,18 @@ def test_driver_that_fails_shows_no_gpu(nvidia_smi):
 def test_no_driver_shows_no_gpu(monkeypatch):
     monkeypatch.setattr(platforms.shutil, "which", lambda name: None)
     assert visible_gpus() == 0
+
+
+def test_output_folders_that_cannot_be_written_are_refused(tmp_path):
+    check_writable([tmp_path, tmp_path / "runs" / "mine" / "data"])
+    (tmp_path / "runs").touch()
+    complaint = f"cannot write in {tmp_path}/runs/mine/data: {tmp_path}/runs is not a folder"
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        check_writable([tmp_path / "figures", tmp_path / "runs" / "mine" / "data"])
+    assert not (tmp_path / "figures").exists()
+
+
+def test_output_folders_without_permission_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(ValueError, match=re.escape(f"no permission to write in {tmp_path}")):
+        check_writable([tmp_path / "figures"])

@@ -8,20 +8,18 @@ from pathlib import Path
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from workflow.scripts.configuration import check
+from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
 
 try:
     check(config, Path("workflow/schemas/config.schema.yaml"))
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
+    ROOT = f"runs/{config['run']}/" if config["run"] else ""
+    DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
+    check_writable([DATA, FIGURES, LATEX, LOGS])
 except ValueError as error:
     raise WorkflowError(str(error))
-
-ROOT = f"runs/{config['run']}/" if config["run"] else ""
-DATA = f"{ROOT}data"
-FIGURES = f"{ROOT}figures"
-LATEX = f"{ROOT}latex"
-LOGS = f"{ROOT}logs"
 
 STATE = Path(".snakemake")
 drop_stale_lock(STATE)

@@ -1,0 +1,15 @@
+"""Can results be written where this run puts them? Asked before any job starts."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def check_writable(folders: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise ValueError, naming folder and reason, unless each of `folders` can be made or written in."""
+    for folder in map(Path, folders):
+        there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"cannot write in {folder}: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"cannot write in {folder}: no permission to write in {there}")
