@@ -21,7 +21,7 @@ from heteroring.bench.launch import check_ranks, launch
 from heteroring.bench.stacks import Stacks
 from heteroring.throttle.pacing import Pacing
 
-# What the issue allows from the moment a rank is known to have died or to hang.
+# At most, from the moment a rank is known to have died or to hang.
 END_SECONDS = 10.0
 
 
