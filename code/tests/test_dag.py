@@ -264,6 +264,20 @@ def test_killed_run_blocks_nothing(tree, built):
     assert tree.measured().items() >= others.items()
 
 
+def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\necho 'GPU 0: one (UUID: a)'\necho 'GPU 1: two (UUID: b)'\n")
+    driver.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    status, output = tree.snakemake("-n", "all_but_pdf", PATH=path, CUDA_VISIBLE_DEVICES="0,1")
+    assert status == 0, output
+    commands = [line for line in output.splitlines() if "heteroring bench" in line]
+    assert len(commands) == 10
+    for command in commands:
+        assert "--platform gpu --throttle mps" in command
+        assert "--peers" in command
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

@@ -24,10 +24,12 @@ rule bench:
         source=config["model_source"],
         shape=lambda wildcards: shape_options(wildcards.live),
         repeats=lambda wildcards: repeat_options(wildcards.live),
+        # PyTorch's context_parallel and single-GPU attention run on CUDA only.
+        peers=lambda wildcards: "--peers" if wildcards.live == "gpu" else "",
     message:
         "Measure the ring on {wildcards.live} at {params.percentages} %"
     shell:
         "heteroring bench --platform {wildcards.live} --throttle {params.throttle}"
         " --percentages {params.percentages} --strategies {params.strategies}"
         " --models {params.models} --model-source {params.source} {params.shape} {params.repeats}"
-        " --output {output.rows} > {log} 2>&1"
+        " {params.peers} --output {output.rows} > {log} 2>&1"
