@@ -8,7 +8,7 @@
 PYTHON ?= python3
 CORES ?= 1
 VENV := .venv
-EXTRAS := workflow,dev
+EXTRAS := fms,workflow,dev
 LOCKED_TORCH := 2.13.0
 
 SHELL := bash
