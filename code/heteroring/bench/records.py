@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from heteroring.bench.rules import (
     BOOLEAN,
@@ -72,7 +72,7 @@ class Measurement:
     bytes_moved: int = column(INDEX)
 
     def __post_init__(self) -> None:
-        _check_columns(self)
+        check_columns(self)
         ranks = len(self.percentages)
         for name in ("block_lens", "busy_ms"):
             if len(getattr(self, name)) != ranks:
@@ -109,10 +109,10 @@ class ProfileRow:
     tflops: float = column(POSITIVE)
 
     def __post_init__(self) -> None:
-        _check_columns(self)
+        check_columns(self)
 
 
-Row = TypeVar("Row", Measurement, ProfileRow)
+Row = TypeVar("Row")
 
 
 @cache
@@ -120,7 +120,8 @@ def _rules(row_type: type) -> dict[str, Rule]:
     return {f.name: f.metadata["rule"] for f in fields(row_type)}
 
 
-def _check_columns(row: Measurement | ProfileRow) -> None:
+def check_columns(row: Any) -> None:
+    """Raise ValueError, naming column, value and rule, if a value of a row's breaks its rule."""
     for name, rule in _rules(type(row)).items():
         try:
             rule.check(getattr(row, name))
@@ -128,7 +129,7 @@ def _check_columns(row: Measurement | ProfileRow) -> None:
             raise ValueError(f"column {name}: {error}") from None
 
 
-def to_text(row: Measurement | ProfileRow) -> list[str]:
+def to_text(row: Any) -> list[str]:
     """The cells of `row`, in column order."""
     return [rule.show(getattr(row, name)) for name, rule in _rules(type(row)).items()]
 

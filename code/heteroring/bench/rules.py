@@ -70,6 +70,7 @@ COUNT = Rule(int, str, lambda n: n >= 1, "an integer from 1")
 INDEX = Rule(int, str, lambda n: n >= 0, "an integer from 0")
 PERCENTAGE = Rule(int, str, lambda n: 1 <= n <= 100, "an integer from 1 to 100")
 POSITIVE = Rule(float, _number, _positive, "a positive, finite number")
+TIME = Rule(float, _number, lambda t: t >= 0 and math.isfinite(t), "a finite number from 0")
 INDICES = Rule(
     _tuple_of(int), _row, lambda row: len(row) > 0 and min(row) >= 0, "a space-separated list of integers from 0"
 )

@@ -1,0 +1,95 @@
+"""The rows of a measured whole model: its prefills and decodes, and what one of its layers does when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heteroring.bench.records import DTYPES, check_columns, column
+from heteroring.bench.rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
+
+PHASES = ("prefill", "decode")
+MODEL_SYSTEMS = ("ring", "alone")
+MODEL_SOURCES = ("", "matmul", "attention", "layer", "block")
+TRACE_KINDS = ("layer", "block", "wait", "ready")
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One repetition of one phase of a whole model by one strategy. Lists have one entry a rank.
+
+    system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
+    a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;
+    of a decode, the time per token with seq_len tokens in the cache, the mean over new_tokens (0 in a prefill).
+    block_lens are the prompt's. peak_memory_bytes: the most that tensors took on the rank's device meanwhile, weights
+    and the ring's mailbox included (0 on a CPU).
+
+    Raises ValueError, naming column, value and rule, if a value breaks its rule.
+    """
+
+    platform: str = column(NAME)
+    phase: str = column(one_of(*PHASES))
+    system: str = column(one_of(*MODEL_SYSTEMS))
+    architecture: str = column(NAME)
+    variant: str = column(NAME)
+    layers: int = column(COUNT)
+    emb_dim: int = column(COUNT)
+    heads: int = column(COUNT)
+    kv_heads: int = column(COUNT)
+    head_dim: int = column(COUNT)
+    dtype: str = column(one_of(*DTYPES))
+    batch: int = column(COUNT)
+    seq_len: int = column(COUNT)
+    new_tokens: int = column(INDEX)
+    layout: str = column(one_of("contiguous", "zigzag"))
+    allocator: str = column(NAME)
+    model_source: str = column(one_of(*MODEL_SOURCES))
+    clamped: bool = column(BOOLEAN)
+    throttle: str = column(NAME)
+    percentages: tuple[int, ...] = column(PERCENTAGES)
+    block_lens: tuple[int, ...] = column(INDICES)
+    block: str = column(NAME)
+    transport: str = column(NAME)
+    repetition: int = column(INDEX)
+    latency_ms: float = column(POSITIVE)
+    peak_memory_bytes: tuple[int, ...] = column(INDICES)
+
+    def __post_init__(self) -> None:
+        check_columns(self)
+        ranks = len(self.percentages)
+        for name in ("block_lens", "peak_memory_bytes"):
+            if len(getattr(self, name)) != ranks:
+                raise ValueError(
+                    f"column {name}: {getattr(self, name)} has not one entry for each of the {ranks} percentages"
+                )
+        if sum(self.block_lens) != self.seq_len:
+            raise ValueError(f"column block_lens: {self.block_lens} does not sum to seq_len {self.seq_len}")
+        if (self.phase == "decode") != (self.new_tokens > 0):
+            raise ValueError(f"column new_tokens: {self.new_tokens} in phase {self.phase}")
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """What one rank's compute stream does between two points in time, in one layer of a prefill.
+
+    start_ms and stop_ms count from the ranks' common start of the prefill. kind `layer`: the whole layer; `block`: a
+    block of attention, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there;
+    `ready`: the moment (start_ms = stop_ms) at which the rank's own KV may be sent. step is 0 for layer and ready.
+
+    Raises ValueError, naming column, value and rule, if a value breaks its rule.
+    """
+
+    platform: str = column(NAME)
+    strategy: str = column(NAME)
+    seq_len: int = column(COUNT)
+    percentages: tuple[int, ...] = column(PERCENTAGES)
+    layer: int = column(INDEX)
+    rank: int = column(INDEX)
+    kind: str = column(one_of(*TRACE_KINDS))
+    step: int = column(INDEX)
+    start_ms: float = column(TIME)
+    stop_ms: float = column(TIME)
+
+    def __post_init__(self) -> None:
+        check_columns(self)
+        if self.stop_ms < self.start_ms:
+            raise ValueError(f"column stop_ms: {self.stop_ms} comes before start_ms {self.start_ms}")
