@@ -117,8 +117,12 @@ def heteroring(
 @reporting
 def profile(
     output: CsvOutput,
-    seq_lens: SeqLens,
-    sizes: Annotated[str, typer.Option(help="n of n x n x n matmuls, separated by commas.")],
+    seq_lens: Annotated[str, typer.Option(help="Sequence lengths, separated by commas: of all kinds but matmul.")] = "",
+    sizes: Annotated[str, typer.Option(help="n of n x n x n matmuls, separated by commas.")] = "",
+    kinds: Annotated[
+        str, typer.Option(help="What to time, separated by commas: matmul, attention, fold, layer, block.")
+    ] = "matmul,attention,fold",
+    model: Annotated[str, typer.Option(help="FMS architecture/variant whose transformer block `block` is.")] = "",
     percentage: Annotated[int, typer.Option(help="Speed of the rank, 1 to 100.")] = 100,
     platform: Platform = "cpu",
     label: Label = "",
@@ -134,8 +138,9 @@ def profile(
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
 ) -> None:
-    """Measure how fast one rank computes at one percentage: square matmuls and causal attention."""
-    lengths = {"sizes": integers("--sizes", sizes), "seq_lens": integers("--seq-lens", seq_lens)}
+    """Measure how fast one rank computes at one percentage: matmuls, causal attention, folds of a visit and more."""
+    named = {"sizes": ("--sizes", sizes), "seq_lens": ("--seq-lens", seq_lens)}
+    lengths = {name: integers(option, text) if text else () for name, (option, text) in named.items()}
     check_output(output, ".csv")
 
     from heteroring.bench import profile as stage
@@ -147,6 +152,8 @@ def profile(
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentage=percentage,
         **lengths,
+        kinds=tuple(kinds.split(",")),
+        model=model,
         shape=Shape(batch, heads, kv_heads, head_dim, dtype),
         block=block,
         repetitions=repetitions,

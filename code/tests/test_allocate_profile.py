@@ -88,7 +88,7 @@ def test_value_that_is_not_a_positive_number(tmp_path, column, value):
         ("percentage", "100.5", "line 4: percentage is 100.5: it must lie in 1..100"),
         ("percentage", "0.5", "line 4: percentage is 0.5: it must lie in 1..100"),
         ("size", "128.5", "line 4: size is 128.5: it must be a whole number"),
-        ("kind", "conv", "line 4: kind is 'conv': choose one of matmul, attention"),
+        ("kind", "conv", "line 4: kind is 'conv': choose one of matmul, attention, fold"),
         ("dtype", "float16", "dtype is 'float32' in {path}, line 2 and 'float16' in {path}, line 4"),
         ("platform", "gpu", "platform is 'cpu' in {path}, line 2 and 'gpu' in {path}, line 4"),
         ("causal", "True", "causal is 'False' in {path}, line 2 and 'True' in {path}, line 4"),

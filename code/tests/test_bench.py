@@ -104,9 +104,10 @@ def test_a_rank_is_busy_when_it_has_tokens_and_no_longer_than_the_call(folder):
 def test_profile_rows_count_the_operations_of_the_result(folder):
     rows = read_rows(folder / "profile/pct-050.csv", ProfileRow)
     found = Counter((row.kind, row.size) for row in rows)
-    assert found == dict.fromkeys([("matmul", 32), ("matmul", 64), ("attention", 64), ("attention", 128)], REPETITIONS)
+    kinds = [("matmul", 32), ("matmul", 64), ("attention", 64), ("attention", 128), ("fold", 64), ("fold", 128)]
+    assert found == dict.fromkeys(kinds, REPETITIONS)
     for row in rows:
-        pairs = row.size * (row.size + 1) // 2
+        pairs = row.size * (128 if row.kind == "fold" else (row.size + 1) / 2)
         flops = 2 * row.size**3 if row.kind == "matmul" else 4 * 4 * 16 * pairs
         assert row.tflops * row.latency_ms * 1e9 == pytest.approx(flops, rel=1e-6)
         assert (row.percentage, row.causal) == (50, row.kind == "attention")

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+# What profiles hold: square matmuls, causal attention, folds of FOLD_KEYS keys into a running result, FMS's attention
+# layer, and a whole transformer block.
+KINDS = ("matmul", "attention", "fold", "layer", "block")
+FOLD_KEYS = 128
+
+# What models of speed are fitted to.
 SOURCES = ("matmul", "attention")
 
 PathLike = str | os.PathLike[str]
@@ -108,8 +114,8 @@ def _rows(path: Path) -> Iterator[dict]:
         if len(fields) != len(header):
             raise ValueError(f"{place}: {len(fields)} values for {len(header)} columns")
         row = dict(zip(header, fields, strict=True)) | {"place": place}
-        if row["kind"] not in SOURCES:
-            raise ValueError(f"{place}: kind is {row['kind']!r}: choose one of {', '.join(SOURCES)}")
+        if row["kind"] not in KINDS:
+            raise ValueError(f"{place}: kind is {row['kind']!r}: choose one of {', '.join(KINDS)}")
         for column in _POSITIVE:
             row[column] = _positive(row, column)
         if not row["size"].is_integer():

@@ -1,10 +1,9 @@
-"""How fast one throttled rank computes: square matmuls, as the published study did, and the attention itself."""
+"""How fast one throttled rank computes: square matmuls, as the published study did, and what the ring consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from math import ceil
 from random import Random
 from typing import NamedTuple
@@ -14,24 +13,27 @@ import torch
 from heteroring.bench.device import DEVICE_TYPES, Device
 from heteroring.bench.heartbeat import advance, beat
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.bench.operators import check_kinds, operators, sizes
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import ProfileRow
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import no_garbage_collection
-from heteroring.kernels.block import check_block, resolve
+from heteroring.kernels.block import check_block
 
 # A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
 REPETITION_MS = 10.0
 _MOST_CALLS = 1000
+DEFAULT_KINDS = ("matmul", "attention", "fold")
 
 
 @dataclass(frozen=True)
 class ProfileJob:
     """What `heteroring profile` measures on one rank at one percentage.
 
-    platform: what it runs on; label: what its rows call that. sizes: n of n x n x n matmuls. seq_lens:
-    lengths of causal attention. Raises ValueError, naming value and rule, for anything that could not be
-    measured as asked.
+    platform: what it runs on; label: what its rows call that. kinds: what to time (see heteroring.bench.operators),
+    matmuls at `sizes` and everything else at `seq_lens`; the lengths of what no kind asks for may be empty. model:
+    architecture/variant whose transformer block the kind `block` is. Raises ValueError, naming value and rule, for
+    anything that could not be measured as asked.
     """
 
     platform: str
@@ -40,26 +42,22 @@ class ProfileJob:
     percentage: int
     sizes: tuple[int, ...]
     seq_lens: tuple[int, ...]
+    kinds: tuple[str, ...] = DEFAULT_KINDS
     shape: Shape = field(default_factory=Shape)
+    model: str = ""
     block: str = "auto"
     repetitions: int = 5
     warmup: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_lengths("sizes", self.sizes)
-        check_lengths("seq_lens", self.seq_lens)
+        if "matmul" in self.kinds or self.sizes:
+            check_lengths("sizes", self.sizes)
+        if set(self.kinds) - {"matmul"} or self.seq_lens:
+            check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
-
-
-class Operator(NamedTuple):
-    """A call to profile, and the floating-point operations that its result takes."""
-
-    kind: str
-    size: int
-    flops: int
-    call: Callable[[], object]
+        check_kinds(self)
 
 
 class Profile(NamedTuple):
@@ -72,7 +70,7 @@ class Profile(NamedTuple):
 
 def steps(job: ProfileJob) -> int:
     """Repetitions that the job makes: what a progress bar counts to."""
-    return (len(job.sizes) + len(job.seq_lens)) * (max(1, job.warmup) + job.repetitions)
+    return sum(len(sizes(kind, job)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 
 def run(
@@ -95,11 +93,11 @@ def run(
 
 def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tuple[int, float]], RankReport]:
     """(kind, size, repetition) -> (operations, milliseconds); operators are interleaved, in an order drawn anew."""
-    operators = [*_matmuls(rank, job), *_attentions(rank, job)]
+    timed = [operator for kind in job.kinds for operator in operators(kind, rank, job)]
     calls = {}
     times = {}
     with torch.no_grad():
-        for operator in operators:
+        for operator in timed:
             for _ in range(max(1, job.warmup)):
                 once = _time(operator.call, 1, rank.device)
                 advance()
@@ -107,30 +105,13 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
                 once = _time(operator.call, 1, rank.device)
             calls[operator] = min(_MOST_CALLS, max(1, ceil(REPETITION_MS / once)))
         for repetition in range(job.repetitions):
-            Random(f"{job.seed} {repetition}").shuffle(operators)
+            Random(f"{job.seed} {repetition}").shuffle(timed)
             with no_garbage_collection():
-                for operator in operators:
+                for operator in timed:
                     latency_ms = _time(operator.call, calls[operator], rank.device)
                     times[operator.kind, operator.size, repetition] = (operator.flops, latency_ms)
                     advance()
     return times, report(rank)
-
-
-def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    matmul = rank.throttle.wrap(torch.matmul)
-    generator = torch.Generator(rank.torch_device).manual_seed(job.seed)
-    for n in job.sizes:
-        a, b = torch.randn(2, n, n, generator=generator, device=rank.torch_device, dtype=job.shape.torch_dtype).unbind()
-        yield Operator("matmul", n, 2 * n**3, partial(matmul, a, b, out=torch.empty_like(a)))
-
-
-def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    shape = job.shape
-    block = rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
-    for seq_len in job.seq_lens:
-        q, k, v = job.shape.inputs(seq_len, job.seed, rank.torch_device)
-        call = partial(block, q, k, v, scale=job.shape.scale, causal_offset=0)
-        yield Operator("attention", seq_len, job.shape.flops(seq_len), call)
 
 
 def _time(call: Callable[[], object], calls: int, device: Device) -> float:
@@ -147,7 +128,7 @@ def _time(call: Callable[[], object], calls: int, device: Device) -> float:
 
 
 def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, latency_ms: float) -> ProfileRow:
-    shape = job.shape if kind == "attention" else None
+    shape = None if kind == "matmul" else job.shape
     return ProfileRow(
         platform=job.label,
         kind=kind,
@@ -157,7 +138,7 @@ def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, lat
         kv_heads=shape.kv_heads if shape else 0,
         head_dim=shape.head_dim if shape else 0,
         dtype=job.shape.dtype,
-        causal=shape is not None,
+        causal=kind not in ("matmul", "fold"),
         throttle=job.throttle,
         percentage=job.percentage,
         repetition=repetition,

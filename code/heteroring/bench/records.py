@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from heteroring.allocate.profile_table import KINDS
 from heteroring.bench.rules import (
     BOOLEAN,
     COUNT,
@@ -27,7 +28,7 @@ from heteroring.files import atomic_path
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
-KINDS = ("matmul", "attention")
+MODEL_SOURCES = tuple(kind for kind in KINDS if kind != "fold")
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -59,7 +60,7 @@ class Measurement:
     causal: bool = column(BOOLEAN)
     layout: str = column(one_of("contiguous", "zigzag"))
     allocator: str = column(NAME)
-    model_source: str = column(one_of("", *KINDS))
+    model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
     throttle: str = column(NAME)
     percentages: tuple[int, ...] = column(PERCENTAGES)
@@ -87,8 +88,10 @@ class Measurement:
 class ProfileRow:
     """One repetition of one operator on one throttled rank.
 
-    kind `matmul`: size x size x size; head counts and head_dim are 0, causal is False. kind `attention`: size
-    is the sequence length. tflops counts the operations that the result needs, masked pairs not among them.
+    kind `matmul`: size x size x size; head counts and head_dim are 0, causal is False. kind `fold`: size queries by
+    FOLD_KEYS keys, folded into a running result; causal is False. Other kinds (`attention`, FMS's attention `layer`, a
+    whole transformer `block`): size is the sequence length. tflops counts the operations that the result needs, masked
+    pairs not among them.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

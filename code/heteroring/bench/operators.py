@@ -1,0 +1,106 @@
+"""What `heteroring profile` times: a kind stands for an operator, at the sizes that a job asks for.
+
+Kinds are registered in `_HERE`, or in `_ELSEWHERE` by the name of a module that is imported only by a job that asks
+for its kind. Such a module offers
+
+    check(job: ProfileJob) -> None                            ValueError for what it could not measure, before a start
+    operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]       one for each of job.seq_lens, on the rank itself
+
+and wraps by `rank.throttle.wrap` whatever in its operators computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from heteroring.allocate.profile_table import FOLD_KEYS
+from heteroring.bench.launch import Rank
+from heteroring.bench.records import KINDS
+from heteroring.kernels.block import resolve
+from heteroring.ring.work import causal_flops
+
+if TYPE_CHECKING:
+    from heteroring.bench.profile import ProfileJob
+
+
+class Operator(NamedTuple):
+    """A call to profile, and the floating-point operations that its result takes."""
+
+    kind: str
+    size: int
+    flops: int
+    call: Callable[[], object]
+
+
+def check_kinds(job: ProfileJob) -> None:
+    """Raise ValueError unless every kind that `job` names is known, named once and can be measured."""
+    if not job.kinds:
+        raise ValueError("kinds is empty")
+    for kind in job.kinds:
+        if kind not in KINDS:
+            raise ValueError(f"profile kind {kind!r} is unknown: choose from {', '.join(KINDS)}")
+        if job.kinds.count(kind) > 1:
+            raise ValueError(f"kinds holds {kind} twice")
+        if kind in _ELSEWHERE:
+            _module(kind).check(job)
+
+
+def sizes(kind: str, job: ProfileJob) -> tuple[int, ...]:
+    """The sizes at which `job` measures `kind`."""
+    return job.sizes if kind == "matmul" else job.seq_lens
+
+
+def operators(kind: str, rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """The operators of `kind`, one for each of its sizes."""
+    return _HERE[kind](rank, job) if kind in _HERE else _module(kind).operators(rank, job)
+
+
+def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """Products of two square matrices, `size` wide."""
+    matmul = rank.throttle.wrap(torch.matmul)
+    generator = torch.Generator(rank.torch_device).manual_seed(job.seed)
+    for n in job.sizes:
+        a, b = torch.randn(2, n, n, generator=generator, device=rank.torch_device, dtype=job.shape.torch_dtype).unbind()
+        yield Operator("matmul", n, 2 * n**3, partial(matmul, a, b, out=torch.empty_like(a)))
+
+
+def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """The causal attention of `size` tokens."""
+    shape, block = job.shape, _block(rank, job)
+    for seq_len in job.seq_lens:
+        q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
+        call = partial(block, q, k, v, scale=shape.scale, causal_offset=0)
+        yield Operator("attention", seq_len, shape.flops(seq_len), call)
+
+
+def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """`size` queries by FOLD_KEYS keys, folded into a running result: a visit to another rank with next to no work.
+
+    The running out has the dtype of the queries, as it has where a rank makes one visit more than to its own KV.
+    """
+    shape, block = job.shape, _block(rank, job)
+    for rows in job.seq_lens:
+        q = shape.inputs(rows, job.seed, rank.torch_device)[0]
+        _, k, v = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
+        running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
+        flops = causal_flops(shape.batch, shape.heads, shape.head_dim, rows * FOLD_KEYS)
+        yield Operator("fold", rows, flops, partial(block, q, k, v, scale=shape.scale, running=running))
+
+
+def _block(rank: Rank, job: ProfileJob) -> Callable[..., object]:
+    shape = job.shape
+    return rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
+
+
+def _module(kind: str) -> ModuleType:
+    return import_module(_ELSEWHERE[kind])
+
+
+_HERE = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}
+_ELSEWHERE = {"layer": "heteroring.bench.layer", "block": "heteroring.bench.transformer_block"}
