@@ -1,0 +1,160 @@
+"""The metrics of a measured whole model, one definition each: its cells, and how a traced layer's time was spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+
+from heteroring.bench.model_records import ModelRow, TraceRow
+from heteroring.ring.work import capacity_bound
+
+MODEL_CELL = [
+    "platform",
+    "phase",
+    "system",
+    "layout",
+    "allocator",
+    "strategy",
+    "seq_len",
+    "percentage",
+    "percentages",
+    "new_tokens",
+]
+TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
+BASELINE = "contiguous/even"
+
+# The model, and whatever else may not differ between rows of one table.
+_MODEL = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
+_SETUP = ["platform", *_MODEL, "throttle"]
+_KEPT = [*_MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
+
+
+def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
+    """One row for each phase, system, strategy, length and throttle setting of a measured model.
+
+    `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone.
+    latency_ms is the median over repetitions, with its 20th and 80th percentile: of a prefill the time to first
+    token, of a decode the time per token. T being that latency,
+
+    - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
+    - fast_alone_ms = min_r T_r, T_r being rank r alone in the same job and phase;
+    - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction = bound_ms / T, of a prefill. A decode has none: each rank
+    computes every layer for the new token, and only attention is shared out;
+    - speedup = T_even / T, T_even the even contiguous ring of the same job and phase;
+    - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
+
+    A metric whose reference was not measured is NaN. Raises ValueError if rows of several models, dtypes or
+    throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
+    """
+    table = pd.DataFrame([asdict(row) for row in rows])
+    for column in _SETUP:
+        if table[column].nunique() > 1:
+            raise ValueError(f"rows of a model differ in {column}: {_listing(table[column])}")
+    table["percentage"] = table["percentages"].map(min)
+    table["strategy"] = [_strategy(row) for row in rows]
+    cells = pd.DataFrame([_cell(key, group) for key, group in table.groupby(MODEL_CELL, sort=False)])
+    return _against_references(cells)
+
+
+def _strategy(row: ModelRow) -> str:
+    if row.system == "alone":
+        return f"alone/rank{row.block_lens.index(row.seq_len)}"
+    return f"{row.layout}/{row.allocator}"
+
+
+def _listing(values: pd.Series) -> str:
+    return ", ".join(str(value) for value in values.unique())
+
+
+def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
+    named = dict(zip(MODEL_CELL, key, strict=True))
+    where = ", ".join(f"{name} {value}" for name, value in named.items())
+    for column in ("block_lens", "clamped"):
+        if group[column].nunique() > 1:
+            raise ValueError(f"repetitions differ in {column} ({_listing(group[column])}): {where}")
+    if group["repetition"].duplicated().any():
+        raise ValueError(f"a repetition occurs twice: {where}")
+    first, latency = group.iloc[0], group["latency_ms"]
+    tokens = first["batch"] * (first["seq_len"] if first["phase"] == "prefill" else 1)
+    peaks = np.max(group["peak_memory_bytes"].tolist(), axis=0)
+    return (
+        named
+        | {name: first[name] for name in _KEPT}
+        | {
+            "repetitions": len(group),
+            "latency_ms": latency.median(),
+            "latency_p20_ms": latency.quantile(0.2),
+            "latency_p80_ms": latency.quantile(0.8),
+            "tokens_per_second": 1e3 * tokens / latency.median(),
+            "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
+        }
+    )
+
+
+def _against_references(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add the metrics that relate a cell to other cells."""
+    place = ["phase", "seq_len", "percentages"]
+    even = cells[cells["strategy"] == BASELINE].set_index(place)["latency_ms"].to_dict()
+    alone = {
+        key: group["latency_ms"].tolist() for key, group in cells[cells["system"] == "alone"].groupby(place, sort=False)
+    }
+
+    def references(cell: pd.Series) -> pd.Series:
+        key = tuple(cell[name] for name in place)
+        times = alone.get(key, [])
+        complete = len(times) == len(cell["percentages"])
+        bounded = complete and cell["phase"] == "prefill"
+        return pd.Series(
+            {
+                "even": even.get(key, np.nan),
+                "bound_ms": capacity_bound(times) if bounded else np.nan,
+                "fast_alone_ms": min(times) if times else np.nan,
+            }
+        )
+
+    reference = cells.apply(references, axis=1)
+    return cells.assign(
+        bound_ms=reference["bound_ms"],
+        bound_fraction=reference["bound_ms"] / cells["latency_ms"],
+        fast_alone_ms=reference["fast_alone_ms"],
+        speedup=reference["even"] / cells["latency_ms"],
+    )
+
+
+def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
+    """One row an event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
+    table = pd.DataFrame([asdict(row) for row in rows])
+    return table.assign(percentage=table["percentages"].map(min))
+
+
+def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
+    """How each rank spent the traced layer, one row a strategy, length, throttle setting and rank; milliseconds.
+
+    `trace` is what `trace_table` makes. layer_ms is the time from the layer's start to its end on that rank, and is
+    the sum of
+
+    - waiting_ms: the stream was held for KV whose owner did not have it yet (its own `ready` comes later);
+    - exposed_ms: it was held for KV that its owner had: the part of the transfer that compute did not hide;
+    - busy_ms: the rest, in which it computed.
+
+    Whose KV a step brings follows from the order of the ring: in step s, rank r gets that of rank r - s.
+    """
+    rows = []
+    for key, layer in trace.groupby(TRACED, sort=False):
+        named = dict(zip(TRACED, key, strict=True))
+        ranks = len(named["percentages"])
+        ready = layer[layer["kind"] == "ready"].set_index("rank")["start_ms"].to_dict()
+        for rank, events in layer.groupby("rank"):
+            [whole] = events[events["kind"] == "layer"].itertuples()
+            waiting = exposed = 0.0
+            for wait in events[events["kind"] == "wait"].itertuples():
+                there = min(max(ready[(rank - wait.step) % ranks], wait.start_ms), wait.stop_ms)
+                waiting += there - wait.start_ms
+                exposed += wait.stop_ms - there
+            layer_ms = whole.stop_ms - whole.start_ms
+            shares = {"waiting_ms": waiting, "exposed_ms": exposed, "busy_ms": layer_ms - waiting - exposed}
+            rows.append(named | {"rank": rank, "layer_ms": layer_ms} | shares)
+    return pd.DataFrame(rows)

@@ -1,0 +1,166 @@
+"""Rows of a measured whole model say what breaks a rule; its cells and shares come out right by hand."""
+
+import pandas as pd
+import pytest
+
+from heteroring.bench.model_metrics import layer_shares, model_cells, trace_table
+from heteroring.bench.model_records import ModelRow, TraceRow
+from heteroring.bench.records import read_rows, write_rows
+
+
+def model_row(**changes) -> ModelRow:
+    """A prefill of 100 tokens by two ranks, the second at 50 %."""
+    values = {
+        "platform": "cpu",
+        "phase": "prefill",
+        "system": "ring",
+        "architecture": "llama",
+        "variant": "micro",
+        "layers": 4,
+        "emb_dim": 128,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 32,
+        "dtype": "float32",
+        "batch": 1,
+        "seq_len": 100,
+        "new_tokens": 0,
+        "layout": "contiguous",
+        "allocator": "even",
+        "model_source": "",
+        "clamped": False,
+        "throttle": "pacing",
+        "percentages": (100, 50),
+        "block_lens": (50, 50),
+        "block": "cpu",
+        "transport": "p2p",
+        "repetition": 0,
+        "latency_ms": 60.0,
+        "peak_memory_bytes": (3_000_000_000, 2_000_000_000),
+    }
+    return ModelRow(**values | changes)
+
+
+def alone(rank, latency_ms, **changes):
+    lens = tuple(100 * (rank == other) for other in (0, 1))
+    return model_row(system="alone", allocator="alone", block_lens=lens, latency_ms=latency_ms, **changes)
+
+
+def event(**changes) -> TraceRow:
+    values = {
+        "platform": "cpu",
+        "strategy": "zigzag/balanced",
+        "seq_len": 100,
+        "percentages": (100, 50),
+        "layer": 2,
+        "rank": 0,
+        "kind": "layer",
+        "step": 0,
+        "start_ms": 1.0,
+        "stop_ms": 2.0,
+    }
+    return TraceRow(**values | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"phase": "training"}, "column phase: 'training'"),
+        ({"block_lens": (50, 51)}, "does not sum to seq_len 100"),
+        ({"block_lens": (100,)}, "column block_lens"),
+        ({"peak_memory_bytes": (1,)}, "column peak_memory_bytes"),
+        ({"new_tokens": 3}, "column new_tokens: 3 in phase prefill"),
+        ({"phase": "decode"}, "column new_tokens: 0 in phase decode"),
+        ({"model_source": "fold"}, "column model_source"),
+        ({"latency_ms": float("nan")}, "column latency_ms"),
+    ],
+)
+def test_a_broken_model_row_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        model_row(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": "nap"}, "column kind"),
+        ({"start_ms": -0.1}, "column start_ms"),
+        ({"stop_ms": 0.5}, "column stop_ms: 0.5 comes before start_ms 1.0"),
+    ],
+)
+def test_a_broken_event_is_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        event(**changes)
+
+
+def test_rows_come_back_from_their_files(tmp_path):
+    rows = [model_row(), model_row(phase="decode", new_tokens=8, repetition=1)]
+    write_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv", ModelRow) == rows
+    write_rows(tmp_path / "trace.csv", [event()])
+    assert read_rows(tmp_path / "trace.csv", TraceRow) == [event()]
+
+
+class TestCells:
+    def rows(self):
+        return [
+            model_row(),
+            model_row(repetition=1, latency_ms=80.0, peak_memory_bytes=(1, 4_000_000_000)),
+            model_row(
+                layout="zigzag", allocator="balanced", model_source="block", block_lens=(66, 34), latency_ms=35.0
+            ),
+            alone(0, 40.0),
+            alone(1, 120.0),
+            model_row(layout="zigzag", allocator="balanced", phase="decode", new_tokens=8, latency_ms=5.0),
+            alone(0, 4.0, phase="decode", new_tokens=8),
+            alone(1, 8.0, phase="decode", new_tokens=8),
+        ]
+
+    def test_by_hand(self):
+        cells = model_cells(self.rows()).set_index(["phase", "strategy"])
+        even, balanced = cells.loc[("prefill", "contiguous/even")], cells.loc[("prefill", "zigzag/balanced")]
+        assert even.latency_ms == 70
+        assert even.repetitions == 2
+        assert even.peak_memory_gb == (3.0, 4.0)
+        assert even.tokens_per_second == pytest.approx(100 / 0.07)
+        assert balanced.speedup == 2
+        assert balanced.bound_ms == pytest.approx(1 / (1 / 40 + 1 / 120))
+        assert balanced.bound_fraction == pytest.approx(30 / 35)
+        assert balanced.fast_alone_ms == 40
+        assert balanced.percentage == 50
+
+    def test_a_decode_has_no_capacity_bound(self):
+        cells = model_cells(self.rows()).set_index(["phase", "strategy"])
+        decode = cells.loc[("decode", "zigzag/balanced")]
+        assert decode.tokens_per_second == 200
+        assert decode.fast_alone_ms == 4
+        assert pd.isna(decode.bound_ms)
+        assert pd.isna(decode.speedup)
+
+    def test_two_models_are_not_one_table(self):
+        with pytest.raises(ValueError, match="differ in variant: micro, 7b"):
+            model_cells([model_row(), model_row(variant="7b")])
+
+    def test_a_repetition_counts_once(self):
+        with pytest.raises(ValueError, match=r"a repetition occurs twice: .*strategy contiguous/even"):
+            model_cells([model_row(), model_row()])
+
+
+def test_a_wait_divides_into_waiting_and_exposed_transfer():
+    trace = trace_table(
+        [
+            event(rank=0, start_ms=10, stop_ms=30),
+            event(rank=0, kind="ready", start_ms=12, stop_ms=12),
+            event(rank=0, kind="block", start_ms=12, stop_ms=15),
+            event(rank=0, kind="wait", step=1, start_ms=15, stop_ms=21),
+            event(rank=0, kind="block", step=1, start_ms=21, stop_ms=25),
+            event(rank=1, start_ms=10, stop_ms=28),
+            event(rank=1, kind="ready", start_ms=19, stop_ms=19),
+            event(rank=1, kind="wait", step=1, start_ms=22, stop_ms=23),
+        ]
+    )
+    shares = layer_shares(trace).set_index("rank")
+    fast, slow = shares.loc[0], shares.loc[1]
+    assert (fast.waiting_ms, fast.exposed_ms, fast.busy_ms, fast.layer_ms) == (4, 2, 14, 20)
+    assert (slow.waiting_ms, slow.exposed_ms, slow.busy_ms) == (0, 1, 17)
+    assert fast.percentage == 50
