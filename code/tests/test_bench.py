@@ -131,7 +131,7 @@ def test_results_are_what_was_aggregated(folder):
     assert results.platform == "cpu"
     assert len(results.cells) == len(LENGTHS) * len(PERCENTAGES) * (len(STRATEGIES) + 2)
     assert len(results.measurements) == len(results.cells) * REPETITIONS
-    assert len(results.profile) == len(PERCENTAGES) * 4
+    assert len(results.profile) == len(PERCENTAGES) * 6
     assert set(results.models) == {"lut-matmul", "formula-matmul", "lut-attention"}
     assert results.models["lut-matmul"]["source"] == "matmul"
     assert results.provenance["percentages"] == [50, 100]

@@ -102,7 +102,7 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
 
 def _slowest(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
     """Median over `repetitions`, after one more, of the slowest rank's milliseconds."""
-    busy, mine = Busy(lambda: None, rank.device), []
+    busy, mine = Busy(rank.device), []
     with no_garbage_collection():
         for _ in range(1 + repetitions):
             mine.append(timed(call or (lambda: None), busy, rank.device).latency_ms)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from heteroring.allocate import ALLOCATORS, allocation
 from heteroring.allocate.even import even
 from heteroring.bench.device import DEVICE_TYPES
+from heteroring.bench.records import MODULES
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.ring.partition import LAYOUTS, Partition
@@ -26,8 +28,9 @@ class Job:
     platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
     "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
     model_source: the profile that lut and formula were fitted to. multiple: tokens that balanced gives out at a time,
-    0 for what suits the platform. peers: whether to measure PyTorch's own
-    attention too, on one GPU and by context parallelism.
+    0 for what suits the platform. peers: whether to measure PyTorch's own attention too, on one GPU and by context
+    parallelism. modules: what the strategies are measured of, the attention itself (`attention`) and the layer of the
+    Foundation Model Stack around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -48,6 +51,8 @@ class Job:
     seed: int = 0
     peers: bool = False
     multiple: int = 0
+    modules: tuple[str, ...] = ("attention",)
+    fms_seq_lens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
@@ -60,6 +65,7 @@ class Job:
             raise ValueError("strategies is empty")
         if self.multiple < 0:
             raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
+        self._check_modules()
         if self.peers and self.platform != "gpu":
             raise ValueError(f"platform {self.platform!r} has no peers: PyTorch's context parallelism needs 'gpu'")
         for strategy in self.strategies:
@@ -67,19 +73,45 @@ class Job:
             if self.strategies.count(strategy) > 1:
                 raise ValueError(f"strategies holds {strategy} twice")
 
+    def _check_modules(self) -> None:
+        if not self.modules:
+            raise ValueError("modules is empty")
+        for module in self.modules:
+            if module not in MODULES:
+                raise ValueError(f"module {module!r} is unknown: choose one of {', '.join(MODULES)}")
+            if self.modules.count(module) > 1:
+                raise ValueError(f"modules holds {module} twice")
+        if "fms" in self.modules and find_spec("fms") is None:
+            raise ValueError("module 'fms' needs ibm-fms, which is not installed: pip install 'heteroring[fms]'")
+        if self.fms_seq_lens:
+            check_lengths("fms_seq_lens", self.fms_seq_lens)
+            if "fms" not in self.modules:
+                raise ValueError("fms_seq_lens is given, but module 'fms' is not measured")
+        if self.peers and "attention" not in self.modules:
+            raise ValueError("peers are measured beside module 'attention', which is not among the modules")
+
+    def lengths(self, module: str) -> tuple[int, ...]:
+        """Those that `module` is measured at."""
+        return self.fms_seq_lens if module == "fms" and self.fms_seq_lens else self.seq_lens
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing that is measured: a strategy at a length, or a rank alone at it."""
+    """One thing that is measured: a strategy at a length, or a rank alone at it, of a module."""
 
     system: str
     allocator: str
     partition: Partition
     model_source: str = ""
     clamped: bool = False
+    module: str = "attention"
 
     @property
     def label(self) -> str:
+        return self._what if self.module == "attention" else f"{self.module} {self._what}"
+
+    @property
+    def _what(self) -> str:
         if self.system == "alone":
             return f"rank {self.rank_alone} alone at {self.partition.seq_len}"
         if self.system in PEERS:
@@ -110,35 +142,36 @@ def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     ValueError if an allocator cannot do its work, for want of a model for one.
     """
     cells, notes = [], []
-    for seq_len in job.seq_lens:
-        for strategy in job.strategies:
-            cell, said = _ring_cell(job, strategy, seq_len)
-            cells.append(cell)
-            notes += [f"{cell.label}: {note}" for note in said]
-        cells += _alone_cells(seq_len, len(job.percentages))
-        if job.peers:
-            cells += _peer_cells(seq_len, len(job.percentages))
+    for module in job.modules:
+        for seq_len in job.lengths(module):
+            for strategy in job.strategies:
+                cell, said = _ring_cell(job, module, strategy, seq_len)
+                cells.append(cell)
+                notes += [f"{cell.label}: {note}" for note in said]
+            cells += _alone_cells(module, seq_len, len(job.percentages))
+            if job.peers and module == "attention":
+                cells += _peer_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
 
 
-def _ring_cell(job: Job, strategy: str, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
+def _ring_cell(job: Job, module: str, strategy: str, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
     layout, allocator = split_strategy(strategy)
     given = allocation(
         allocator,
         seq_len,
         percentages=job.percentages,
-        profile=_model(job, allocator),
+        profile=_model(job, module, allocator),
         layout=layout,
         multiple=job.multiple or MULTIPLES[job.platform],
     )
     partition = Partition(layout, given.block_lens)
-    return Cell("ring", allocator, partition, given.model_source, given.clamped), given.notes
+    return Cell("ring", allocator, partition, given.model_source, given.clamped, module), given.notes
 
 
-def _alone_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
+def _alone_cells(module: str, seq_len: int, ranks: int) -> Iterator[Cell]:
     for rank in range(ranks):
         block_lens = tuple(seq_len * (other == rank) for other in range(ranks))
-        yield Cell("alone", "alone", Partition.contiguous(block_lens))
+        yield Cell("alone", "alone", Partition.contiguous(block_lens), module=module)
 
 
 def _peer_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
@@ -148,8 +181,8 @@ def _peer_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
     yield Cell("sdpa", "alone", Partition.contiguous((seq_len, *(0,) * (ranks - 1))))
 
 
-def _model(job: Job, allocator: str) -> Path | None:
-    """The model file that `allocator` works with, or None if it needs none."""
+def _model(job: Job, module: str, allocator: str) -> Path | None:
+    """The model file that `allocator` works with for `module`, or None if it needs none."""
     names = {
         "lut": f"lut-{job.model_source}.json",
         "formula": f"formula-{job.model_source}.json",

@@ -1,4 +1,4 @@
-"""The attention that is measured, but for its length."""
+"""The attention that is measured, and the layer around it, but for their length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from heteroring.bench.records import DTYPES
 from heteroring.ring.work import causal_flops, total_pairs
@@ -61,6 +62,25 @@ class Shape:
             )
             for heads in (self.heads, self.kv_heads, self.kv_heads)
         )
+
+    @property
+    def emb_dim(self) -> int:
+        """Width of the hidden states of a layer with these heads."""
+        return self.heads * self.head_dim
+
+    def hidden_states(self, seq_len: int, seed: int, device: torch.device) -> torch.Tensor:
+        """[B, N, heads * head_dim]: normal, and for a seed the same on devices alike."""
+        generator = torch.Generator(device).manual_seed(seed + seq_len)
+        size = (self.batch, seq_len, self.emb_dim)
+        return torch.randn(size, generator=generator, device=device, dtype=self.torch_dtype)
+
+
+def same_on_every_rank(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Those of rank 0: on GPUs with unlike numbers of multiprocessors, one seed gives unlike numbers."""
+    if tensors[0].is_cuda:
+        for x in tensors:
+            dist.broadcast(x, src=0)
+    return tensors
 
 
 def check_lengths(name: str, lengths: tuple[int, ...]) -> None:

@@ -1,10 +1,8 @@
-"""The ring, measured: all lengths and strategies of a job, interleaved in one process group."""
+"""The ring, measured: all modules, lengths and strategies of a job, interleaved in one process group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -14,14 +12,12 @@ import torch.distributed as dist
 from heteroring.bench.heartbeat import advance
 from heteroring.bench.job import PEERS, Cell, Job, plan
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.bench.modules import Module, open_module
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import Measurement
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, timed
-from heteroring.bench.verify import verify_rows
-from heteroring.kernels.block import choose, resolve
+from heteroring.kernels.block import choose
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
-from heteroring.ring.shard import shard
 from heteroring.ring.transport import choose_transport
 from heteroring.ring.work import kv_bytes
 
@@ -46,7 +42,10 @@ class _RankResult(NamedTuple):
 
 def steps(job: Job) -> int:
     """Calls that the job makes: what a progress bar counts to."""
-    cells = len(job.seq_lens) * (len(job.strategies) + len(job.percentages) + job.peers * len(PEERS))
+    own = len(job.strategies) + len(job.percentages)
+    cells = sum(own * len(job.lengths(module)) for module in job.modules)
+    if job.peers:
+        cells += len(PEERS) * len(job.lengths("attention"))
     return cells * (max(1, job.warmup) + job.repetitions)
 
 
@@ -83,67 +82,34 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     """
     block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
     transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
-    busy = Busy(rank.throttle.wrap(resolve(block, rank.torch_device)), rank.device)
-    inputs = {n: _same(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.seq_lens}
+    busy = Busy(rank.device)
     with torch.no_grad():
+        modules = {name: open_module(name, rank, job, block, busy) for name in job.modules}
         for cell in cells:
-            _verify(rank, job, cell, inputs[cell.partition.seq_len], busy)
+            _verify(modules[cell.module], cell)
             for _ in range(job.warmup - 1):
-                _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
+                _time(rank, modules[cell.module], cell, busy)
         times = {}
         for repetition in range(job.repetitions):
             order = list(enumerate(cells))
             Random(f"{job.seed} {repetition}").shuffle(order)
             with no_garbage_collection():
                 for index, cell in order:
-                    times[repetition, index] = _time(rank, job, cell, inputs[cell.partition.seq_len], busy)
+                    times[repetition, index] = _time(rank, modules[cell.module], cell, busy)
     return _RankResult(times, block, transport, report(rank))
 
 
-def _same(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Those of rank 0: on GPUs with unlike numbers of multiprocessors, one seed gives unlike numbers."""
-    if inputs[0].is_cuda:
-        for x in inputs:
-            dist.broadcast(x, src=0)
-    return inputs
-
-
-@contextmanager
-def _prepared(
-    rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy
-) -> Iterator[Callable | None]:
-    """What this rank does for `cell`, with its shards at hand, while the block runs; None if it has nothing to do."""
-    if cell.system == "context_parallel":
-        from heteroring.bench.context_parallel import context_parallel_call
-
-        with context_parallel_call(inputs, job.shape.scale) as call:
-            yield rank.throttle.wrap(call)
-        return
-    q, k, v = (shard(x, cell.partition, rank.rank, dim=2) for x in inputs)
-    if cell.system == "ring":
-        yield partial(ring_attention, q, k, v, cell.partition, block=busy, transport=job.transport)
-    elif not q.shape[2]:
-        yield None
-    elif cell.system == "alone":
-        yield partial(busy, q, k, v, scale=job.shape.scale, causal_offset=0)
-    else:
-        from heteroring.bench.context_parallel import single_gpu_call
-
-        yield rank.throttle.wrap(single_gpu_call((q, k, v), job.shape.scale))
-
-
-def _time(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> Times:
-    with _prepared(rank, job, cell, inputs, busy) as call:
+def _time(rank: Rank, module: Module, cell: Cell, busy: Busy) -> Times:
+    with module.prepared(cell) as call:
         times = timed(call or (lambda: None), busy, rank.device)
     advance()
     return times
 
 
-def _verify(rank: Rank, job: Job, cell: Cell, inputs: tuple[torch.Tensor, ...], busy: Busy) -> None:
-    with _prepared(rank, job, cell, inputs, busy) as call:
+def _verify(module: Module, cell: Cell) -> None:
+    with module.prepared(cell) as call:
         if call is not None:
-            out, lse = (call(), None) if cell.system in PEERS else call()
-            verify_rows(out, lse, *inputs, cell.partition, rank.rank, job.shape.scale, cell.label)
+            module.verify(cell, call())
     advance()
 
 
@@ -152,7 +118,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
     return Measurement(
         platform=job.label,
         system=cell.system,
-        module="attention",
+        module=cell.module,
         seq_len=partition.seq_len,
         batch=shape.batch,
         heads=shape.heads,

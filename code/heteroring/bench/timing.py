@@ -1,10 +1,11 @@
-"""How one call is timed: all ranks start together, and each one's time inside the attention block is counted."""
+"""How one call is timed: all ranks start together, and the time that each one computes is counted."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, NamedTuple
 
 from heteroring.bench.device import Device
@@ -19,25 +20,31 @@ class Times(NamedTuple):
 
 
 class Busy:
-    """A function that is timed each time it is called. With a throttled one, what the throttle adds counts."""
+    """Counts the time inside the functions that it wraps. In throttled ones, what the throttle adds counts."""
 
-    def __init__(self, function: Callable, device: Device) -> None:
-        self._function, self._device = function, device
+    def __init__(self, device: Device) -> None:
+        self._device = device
         self._marks: list[tuple[Any, Any]] = []
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        beat()
-        start = self._device.mark()
-        result = self._function(*args, **kwargs)
-        self._marks.append((start, self._device.mark()))
-        return result
+    def wrap(self, function: Callable) -> Callable:
+        """`function`, timed each time it is called. It calls no other one that is."""
+
+        @wraps(function)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            beat()
+            start = self._device.mark()
+            result = function(*args, **kwargs)
+            self._marks.append((start, self._device.mark()))
+            return result
+
+        return counted
 
     def forget(self) -> None:
         """Count from zero again."""
         self._marks.clear()
 
     def total_ms(self) -> float:
-        """Time inside the function since `forget`; the device must be synchronized."""
+        """Time inside the functions since `forget`; the device must be synchronized."""
         return sum(self._device.elapsed_ms(start, stop) for start, stop in self._marks)
 
 

@@ -1,6 +1,8 @@
-"""A time is worth nothing if the result was wrong: sampled rows are compared with an exact softmax."""
+"""A time is worth nothing if the result was wrong: sampled rows are compared with what they should be."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 
@@ -14,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 class WrongResult(RuntimeError):
-    """The measured attention is not the attention of its inputs."""
+    """What was measured is not what it should be."""
 
 
 def verify_rows(
@@ -33,13 +35,9 @@ def verify_rows(
     out [B, Hq, n_r, D] and lse [B, Hq, n_r] are the shards of `rank`; q [B, Hq, N, D] and k, v [B, Hkv, N, D]
     are whole. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
     """
-    positions = partition.positions(rank)
-    if not len(positions):
-        return
     tolerance = TOLERANCE[out.dtype]
     keys, values = k.double(), v.double()
-    for row in sorted({round(i * (len(positions) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)}):
-        at = int(positions[row])
+    for row, at in _sampled(partition, rank):
         seen = slice(0, at + 1)
         exact, exact_lse = attention(q[:, :, at : at + 1].double(), keys[:, :, seen], values[:, :, seen], scale=scale)
         error = (out[:, :, row : row + 1] - exact).norm() / exact.norm()
@@ -49,3 +47,28 @@ def verify_rows(
                 f"{label}, rank {rank}, token {at}: the result is off by {error:.2g} of its size and its LSE by "
                 f"{lse_error:.2g}, more than {tolerance:g}"
             )
+
+
+def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, label: str) -> None:
+    """Compare SAMPLES rows of this rank's `out`, its first and last among them, with those of `whole`.
+
+    out [B, n_r, E] is the shard of `rank`, whole [B, N, E] what one process without a ring makes of the whole prompt in
+    the same dtype. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
+    """
+    tolerance = TOLERANCE[out.dtype]
+    for row, at in _sampled(partition, rank):
+        expected = whole[:, at].double()
+        error = (out[:, row] - expected).norm() / expected.norm()
+        if not error <= tolerance:
+            raise WrongResult(
+                f"{label}, rank {rank}, token {at}: the result is off by {error:.2g} of its size, "
+                f"more than {tolerance:g}"
+            )
+
+
+def _sampled(partition: Partition, rank: int) -> Iterator[tuple[int, int]]:
+    """(row of the rank's shard, position in the prompt) of SAMPLES tokens of `rank`, fewer if it has not as many."""
+    positions = partition.positions(rank)
+    if len(positions):
+        for row in sorted({round(i * (len(positions) - 1) / (SAMPLES - 1)) for i in range(SAMPLES)}):
+            yield row, int(positions[row])

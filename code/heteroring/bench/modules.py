@@ -1,0 +1,40 @@
+"""What a job measures of a model, by name: the attention itself, and the layer around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from heteroring.bench.timing import Busy
+
+if TYPE_CHECKING:
+    from heteroring.bench.job import Cell, Job
+    from heteroring.bench.launch import Rank
+
+_HOME = {
+    "attention": "heteroring.bench.attention_module:AttentionModule",
+    "fms": "heteroring.bench.fms_module:FmsModule",
+}
+
+
+class Module(Protocol):
+    """One module of a job on this rank, with its inputs at every length that the job measures it at.
+
+    Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `block` names the backend.
+    """
+
+    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None: ...
+
+    def prepared(self, cell: Cell) -> AbstractContextManager[Callable[[], Any] | None]:
+        """What this rank does for `cell`, its shards at hand, while the block runs; None if it has nothing to do."""
+
+    def verify(self, cell: Cell, result: Any) -> None:
+        """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
+
+
+def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:
+    """The module called `name`, one of MODULES. Every rank opens the same ones in the same order."""
+    home, attribute = _HOME[name].split(":")
+    return getattr(import_module(home), attribute)(rank, job, block, busy)

@@ -1,0 +1,53 @@
+"""A module's computing, wrapped piece by piece: slowed or timed without what its attention waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def wrap_computing(module: nn.Module, wrap: Callable[[Callable], Callable]) -> None:
+    """Replace every function in which `module` computes, but for the attention itself, by `wrap(function)`.
+
+    `module` is a MultiHeadAttention of the Foundation Model Stack, or holds some. Of each, the projections before and
+    after the attention are wrapped, and the position encoder, once where layers share one; of everything else, the
+    largest modules that hold no such layer. The attention op is given its block, wrapped alike, by whoever calls the
+    module: wrapping the op would slow its waiting for other ranks, too. What a module adds up between its children,
+    residuals say, is not wrapped.
+
+    The change lasts, and doing it twice wraps twice. Raises ValueError, and changes nothing, if `module` holds no
+    MultiHeadAttention.
+    """
+    if not _holds_attention(module):
+        raise ValueError(f"{type(module).__name__} holds no MultiHeadAttention of the Foundation Model Stack")
+    _descend(module, wrap, set())
+
+
+def _descend(part: nn.Module, wrap: Callable[[Callable], Callable], seen: set[int]) -> None:
+    if _is_attention(part):
+        _replace(part.in_proj, "forward", wrap, seen)
+        if part.position_encoder is not None:
+            _replace(part.position_encoder, "adjusted_qk", wrap, seen)
+        _replace(part.dense, "forward", wrap, seen)
+    elif _holds_attention(part) or isinstance(part, nn.ModuleList | nn.ModuleDict):  # the latter are not called
+        for child in part.children():
+            _descend(child, wrap, seen)
+    else:
+        _replace(part, "forward", wrap, seen)
+
+
+def _replace(owner: object, name: str, wrap: Callable[[Callable], Callable], seen: set[int]) -> None:
+    if id(owner) not in seen:
+        seen.add(id(owner))
+        setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def _holds_attention(module: nn.Module) -> bool:
+    return any(map(_is_attention, module.modules()))
+
+
+def _is_attention(module: nn.Module) -> bool:
+    from fms.modules.attention import MultiHeadAttention
+
+    return isinstance(module, MultiHeadAttention)
