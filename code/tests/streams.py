@@ -34,12 +34,17 @@ def _word(address: int) -> ctypes.c_uint32:
     return ctypes.c_uint32.from_address(address)
 
 
+def word(address: int) -> int:
+    """The 32 bits at `address`."""
+    return _word(address).value
+
+
 def _write_flag(stream: Stream, address: int, value: int) -> None:
     stream.add(lambda: setattr(_word(address), "value", value))
 
 
 def _await_flag(stream: Stream, address: int, value: int) -> None:
-    stream.add(lambda: None, lambda: _word(address).value == value)
+    stream.add(lambda: None, lambda: word(address) == value)
 
 
 def _copy_rows(stream: Stream, target: int, source: int, rows: int, width: int, pitch: int) -> None:

@@ -1,5 +1,7 @@
 """The ring on GPUs: both transports against fp64 over the whole sequence, and calls that must not meet."""
 
+from functools import wraps
+
 import pytest
 import torch
 from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
@@ -7,6 +9,8 @@ from oracle import attention64
 from ranks import Ranks
 
 import heteroring as hr
+from heteroring.kernels.block import resolve
+from heteroring.kernels.hopper_block import ARCHITECTURE
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import choose_transport
 
@@ -81,11 +85,20 @@ class TestTwoRanksOnce:
         check(results, Partition.zigzag((700, 301)), *arguments, 7, causal=False)
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_twenty_calls_in_flight_do_not_meet(self, gpus, transport):
+    @pytest.mark.parametrize("lens", [(1100, 437), (1280, 768)], ids=str)
+    def test_twenty_calls_in_flight_do_not_meet(self, gpus, transport, lens):
         """An error that moves between repetitions is a race."""
         arguments = ((8, 8), 128, torch.bfloat16)
-        results = gpus.run(ring, "zigzag", (1100, 437), transport, *arguments, "auto", 11, 20)
-        check(results, Partition.zigzag((1100, 437)), *arguments, 11)
+        results = gpus.run(ring, "zigzag", lens, transport, *arguments, "auto", 11, 20)
+        check(results, Partition.zigzag(lens), *arguments, 11)
+
+    @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+    def test_whole_tiles_of_a_peer_are_met_in_the_same_pass_as_ones_own(self, gpus, layout):
+        if torch.cuda.get_device_capability() != ARCHITECTURE:
+            pytest.skip("needs Hopper GPUs")
+        assert gpus.run(passes, layout, (1280, 768), "copy-engine") == [1, 1]
+        assert gpus.run(passes, layout, (1281, 767), "copy-engine")[1] == 2
+        assert gpus.run(passes, layout, (1280, 768), "p2p")[1] == 2
 
     def test_gpus_of_one_host_use_the_copy_engine(self, gpus):
         assert gpus.run(transports) == [["copy-engine", "copy-engine", "p2p"]] * 2
@@ -97,9 +110,25 @@ class TestTwoRanksOnce:
             assert right
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_a_call_can_be_captured_in_a_graph(self, gpus, transport):
-        for errors in gpus.run(captured, transport):
+    @pytest.mark.parametrize("lens", [(1500, 548), (1536, 512)], ids=str)
+    def test_a_call_can_be_captured_in_a_graph(self, gpus, transport, lens):
+        for errors in gpus.run(captured, transport, lens):
             assert max(errors) == 0
+
+
+def passes(rank, world_size, layout, lens, transport):
+    """How often a call runs the block."""
+    partition, calls = Partition(layout, lens), []
+    block = resolve("triton", torch.device("cuda", rank))
+
+    @wraps(block)
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return block(*args, **kwargs)
+
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 5))
+    hr.ring_attention(q, k, v, partition, block=counted, transport=transport)
+    return len(calls)
 
 
 def transports(rank, world_size):
@@ -131,9 +160,9 @@ def mixed(rank, world_size, transport):
     return [torch.equal(want, got) for want, got in zip(one_by_one * 3, in_flight, strict=True)]
 
 
-def captured(rank, world_size, transport):
+def captured(rank, world_size, transport, lens):
     """Largest differences between replays of a captured call and eager calls on the same inputs."""
-    partition = Partition.zigzag((1500, 548))
+    partition = Partition.zigzag(lens)
     inputs = [
         [hr.shard(x, partition, rank, 2) for x in random_qkv(2048, 4, 4, 128, torch.bfloat16, seed)]
         for seed in range(5)

@@ -7,13 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from oracle import attention64
 
 from heteroring.kernels import hopper_block, tuned
-from heteroring.kernels.triton_block import block
+from heteroring.kernels.late import Late
+from heteroring.kernels.triton_block import block, takes_late
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_block.ARCHITECTURE
 on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
@@ -57,13 +59,15 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 from heteroring.kernels import hopper_kernel, tuned
 
 head_dim, dtype, causal, fold = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "fold"
+late = sys.argv[4] == "late"
 block_d, kernel = tuned.padded(head_dim), hopper_kernel.forward_kernel
 config, layout = tuned.HOPPER[block_d], NVMMASharedLayout(128, 16, rank=4)
 constants = dict(GROUP=4, HEAD_DIM=head_dim, BLOCK_N=config.block_n, BLOCK_D=block_d, STAGES=config.stages,
-                 CAUSAL=causal, FOLD=fold, Q_IN_REGISTERS=config.q_in_registers)
+                 CAUSAL=causal, FOLD=fold, Q_IN_REGISTERS=config.q_in_registers, LATE=late)
 tile = lambda rows: f"tensordesc<{dtype}[1, 1, {rows}, {block_d}],{layout!r}>"
-types = dict(q=tile(64), k=tile(config.block_n), v=tile(config.block_n), out="*fp32" if fold else "*" + dtype,
-             lse="*fp32", log2_scale="fp32")
+keys = tile(config.block_n)
+types = dict(q=tile(64), k=keys, v=keys, late_k=keys, late_v=keys, out="*fp32" if fold else "*" + dtype, lse="*fp32",
+             log2_scale="fp32", arrived="i64")
 names = kernel.arg_names
 signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
 aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in ("out", "stride_om", "stride_oh")}
@@ -83,7 +87,12 @@ print("shared", compiled.metadata.shared, "products", compiled.asm["ptx"].count(
 
 @pytest.mark.parametrize(
     ("head_dim", "dtype", "kind", "result"),
-    [(128, "bf16", "causal", "new"), (64, "fp16", "dense", "fold"), (256, "bf16", "causal", "fold")],
+    [
+        (128, "bf16", "causal", "new"),
+        (64, "fp16", "dense", "fold"),
+        (256, "bf16", "causal", "fold"),
+        (128, "bf16", "causal", "late"),
+    ],
 )
 def test_the_compiler_keeps_products_in_flight_and_registers_in_registers(head_dim, dtype, kind, result, tmp_path):
     """ptxas says when it had to serialise wgmma (C75xx) or to spill: in the loop, either would cost much of the speed.
@@ -238,3 +247,70 @@ def test_a_moving_error_is_a_race(path):
         again = block(q, k, v, scale=0.09, causal_offset=1000)
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
+
+
+def arriving(k, v, first_query, parts):
+    """What is late, not there yet: (Late, its counter, a function that has it arrive part by part).
+
+    It comes from the host, by a copy engine: a kernel might find no room beside the one that waits.
+    """
+    heads = k.shape[0] * k.shape[1] // parts
+    counter = torch.zeros(1, dtype=torch.int32, device="cuda")
+    room = torch.full((2, *k.shape), math.nan, dtype=k.dtype, device="cuda")
+    sent = torch.stack([k, v]).cpu().pin_memory()
+    counts = torch.arange(parts + 1, dtype=torch.int32).pin_memory()
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+
+    def arrive():
+        with torch.cuda.stream(stream):
+            for part in range(parts):
+                time.sleep(0.001)
+                for target, source in zip(room, sent, strict=True):
+                    rows = slice(part * heads, (part + 1) * heads)
+                    target.flatten(0, 1)[rows].copy_(source.flatten(0, 1)[rows], non_blocking=True)
+                counter.copy_(counts[part + 1 : part + 2], non_blocking=True)
+
+    return Late(*room.unbind(0), first_query, counter.data_ptr(), heads), counter, arrive
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("late_keys", [128, 768])
+@pytest.mark.parametrize(("m", "first_query"), [(256, 128), (777, 256), (1280, 0)])
+@pytest.mark.parametrize(("heads", "kv_heads", "batch", "parts"), [(4, 4, 1, 1), (8, 2, 3, 6), (8, 4, 2, 4)])
+def test_keys_that_arrive_while_it_computes_are_waited_for(
+    causal, late_keys, m, first_query, heads, kv_heads, batch, parts
+):
+    q, k, v = operands(m, m, heads=heads, kv_heads=kv_heads, batch=batch)
+    _, more_k, more_v = operands(m, late_keys, heads=heads, kv_heads=kv_heads, batch=batch)
+    offset = 0 if causal else None
+    late, counter, arrive = arriving(more_k, more_v, first_query, parts)
+    assert takes_late(q, k, v, offset, late)
+    got = block(q, k, v, scale=0.09, causal_offset=offset, late=late)
+    arrive()
+    torch.cuda.synchronize()
+    assert counter.item() == parts
+    # The late keys come first, so that one offset says who sees what: all of them, from first_query on.
+    rows = slice(first_query, None)
+    both = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
+    seen = None if offset is None else late_keys + first_query
+    assert_close([x[:, :, rows] for x in got], q[:, :, rows], *both, 0.09, seen)
+    if first_query:
+        own = slice(0, first_query)
+        assert_close([x[:, :, own] for x in got], q[:, :, own], k, v, 0.09, offset)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_late_keys_in_broken_tiles_are_not_taken():
+    q, k, v = operands(512, 512)
+    for late_keys, first_query, taken in ((128, 128, True), (128, 100, False), (100, 128, False), (0, 128, False)):
+        late = Late(k[:, :, :late_keys], v[:, :, :late_keys], first_query, 0, 2)
+        assert takes_late(q, k, v, 0, late) == taken
+        assert takes_late(q, k, v, None, late) == taken
+        assert not takes_late(q, k, v, -5, late)
+        if not taken:
+            with pytest.raises(ValueError, match="takes_late"):
+                block(q, k, v, scale=0.09, causal_offset=0, late=late)

@@ -129,8 +129,8 @@ def events(rank, world_size):
 
 
 def test_a_transfer_is_posted_before_the_compute_that_hides_it(ranks):
-    for log in ranks(3).run(events):
-        assert log == ["post", "compute", "post", "compute", "compute"]
+    for log in ranks(4).run(events):
+        assert log == ["post", "post", "compute", "compute", "post", "compute", "compute"]
 
 
 def subgroup(rank, world_size):

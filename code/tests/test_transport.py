@@ -1,11 +1,12 @@
 """What both transports promise, as far as no GPU is needed: exact messages, equal lists, and no two calls that meet."""
 
+from functools import partial
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 import torch
-from streams import Stream, driver, run_in_some_order
+from streams import Stream, driver, run_in_some_order, word
 
 from heteroring.ring import copy_engine, mailbox
 from heteroring.ring.copy_engine import CopyEngine
@@ -13,7 +14,7 @@ from heteroring.ring.mailbox import Mailbox
 from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
 from heteroring.ring.point_to_point import PointToPoint
-from heteroring.ring.transport import check_transport, choose_transport
+from heteroring.ring.transport import AHEAD, check_transport, choose_transport
 from heteroring.ring.work import kv_bytes
 
 PARTITIONS = [
@@ -94,7 +95,7 @@ class Host:
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.computes[self.rank])
 
 
-def enqueue(host, rank, call, partition, shape):
+def enqueue(host, rank, call, partition, shape, random):
     """Queue one call of one rank. Returns a list that its compute stream fills with whether each read was right."""
     host.rank = rank
     compute, seen = host.computes[rank], []
@@ -105,22 +106,30 @@ def enqueue(host, rank, call, partition, shape):
         compute.add(lambda: k.fill_(value))
     exchange = CopyEngine(k, v, partition, True, None)
     host.kept.append(exchange)  # CUDA's allocator gives memory back in stream order, the CPU's at once
-    exchange.start(1)
+    for step in range(1, min(partition.world_size, 1 + AHEAD)):
+        exchange.start(step)
     compute.add(lambda: None)
     for step in range(1, partition.world_size):
-        if step + 1 < partition.world_size:
-            exchange.start(step + 1)
         if step in messages(partition, rank, True).receives:
-            keys, values = exchange.wait(step)
             owner = (rank - step) % partition.world_size
             count = messages(partition, rank, True).receives[step].keys
+            by_itself = step == 1 and random.random() < 0.5
+            keys, values, _, counter, heads = exchange.late(1, 0) if by_itself else (*exchange.wait(step), 0, None, 6)
 
-            def read(keys=keys, values=values, expected=10.0 * call + owner, count=count):
-                right = keys.shape == (2, 3, count, 2) and (keys == expected).all() and (values == expected + 0.5).all()
-                seen.append(bool(right))
+            def read(part, keys=keys, values=values, expected=10.0 * call + owner, count=count, heads=heads):
+                right = keys.shape == (2, 3, count, 2)
+                for x, want in ((keys, expected), (values, expected + 0.5)):
+                    right &= bool((x.reshape(6, -1)[part * heads : (part + 1) * heads] == want).all())
+                seen.append(right)
 
-            for _ in range(3):  # a kernel reads for a while
-                compute.add(read)
+            for repeated in range(3 * 6):  # a kernel reads for a while, head by head
+                part = repeated * (6 // heads) // 18
+                ready = (lambda part=part, at=counter: word(at) > part) if by_itself else (lambda: True)
+                compute.add(partial(read, part), ready)
+            if by_itself:
+                exchange.taken(1)
+        if step + AHEAD < partition.world_size:
+            exchange.start(step + AHEAD)
     exchange.close()
     for x in (k, v):  # the caller may reuse them
         compute.add(lambda x=x: x.fill_(torch.nan))
@@ -143,11 +152,12 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(monkeypatch, wo
     """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
     random = Random(seed)
     host = Host(world_size, monkeypatch)
+    monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
     choices = [p for p in PARTITIONS if p.world_size == world_size]
     calls = [random.choice(choices) for _ in range(8)]
-    seen = [enqueue(host, rank, call, p, shape) for call, p in enumerate(calls) for rank in range(world_size)]
+    seen = [enqueue(host, rank, call, p, shape, random) for call, p in enumerate(calls) for rank in range(world_size)]
     run_in_some_order(host.computes + host.lanes, random)
-    expected = [3 * len(messages(partition, rank, True).receives) for partition in calls for rank in range(world_size)]
+    expected = [18 * len(messages(partition, rank, True).receives) for partition in calls for rank in range(world_size)]
     assert [len(each) for each in seen] == expected
     assert all(all(each) for each in seen)
     assert not any(flags.any() for flags in host.flags)

@@ -25,6 +25,7 @@ from heteroring.bench.launch import Rank, launch
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.kernels.block import resolve
+from heteroring.kernels.late import Late
 from heteroring.ring.capture import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention, rotate
@@ -60,12 +61,20 @@ class AtHand:
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
+        self._all_there = {step: torch.ones(1, dtype=torch.int32, device=k.device) for step, (k, _) in received.items()}
 
     def start(self, step: int) -> None:
         """Nothing needs to come."""
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._received[step]
+
+    def late(self, step: int, first_query: int) -> Late:
+        keys, values = self._received[step]
+        return Late(keys, values, first_query, self._all_there[step].data_ptr(), keys.shape[0] * keys.shape[1])
+
+    def taken(self, step: int) -> None:
+        """It is there for every call."""
 
     def close(self) -> None:
         """Nothing is under way."""

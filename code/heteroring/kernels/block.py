@@ -53,6 +53,10 @@ class Block(Protocol):
 
         With `running` = (out of either dtype, lse fp32) the block is folded into that pair in place, and the pair
         returned.
+
+        A backend that can go on, in the same pass, to keys that arrive while it computes has an attribute
+        `takes_late(q, k, v, causal_offset, late) -> bool`, and where that is true accepts `late`
+        (heteroring.kernels.late.Late) as one more argument.
         """
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import tuned
+from heteroring.kernels.late import Late
 
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M
@@ -28,25 +29,26 @@ class Plan:
     """A launch of the Hopper kernel on operands of certain shapes, strides and dtypes."""
 
     run: Callable[..., None]
-    descriptors: tuple[object, object, object]
+    descriptors: tuple[object, ...]
     rest: tuple[object, ...]
     blind: int  # leading queries, whole tiles of them, that see no key
     fold: bool
     device: int
 
-    def launch(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor) -> None:
+    def launch(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, late: Late | None = None) -> None:
         """Run it on operands like those it was made for."""
         if self.blind:
             if not self.fold:
                 out[:, :, : self.blind].zero_()
                 lse[:, :, : self.blind].fill_(-math.inf)
             q, out, lse = (x[:, :, self.blind :] for x in (q, out, lse))
-        maps = map(_addressed, self.descriptors, (q, k, v))
+        maps = map(_addressed, self.descriptors, (q, k, v, *((late.k, late.v) if late else (k, v))))
+        arrived = late.arrived if late else 0
         if self.device == torch.cuda.current_device():
-            self.run(*maps, out, lse, *self.rest)
+            self.run(*maps, out, lse, arrived, *self.rest)
         else:
             with torch.cuda.device(self.device):
-                self.run(*maps, out, lse, *self.rest)
+                self.run(*maps, out, lse, arrived, *self.rest)
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -64,6 +66,12 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
+def joins(q: Tensor, late: Late) -> bool:
+    """Whether operands that are covered can be joined with `late`: it comes in whole tiles of queries and of keys."""
+    tokens, tile = late.k.shape[2], tuned.HOPPER[tuned.padded(q.shape[3])].block_n
+    return tokens > 0 and tokens % tile == 0 and late.first_query % BLOCK_M == 0 and covers(q, late.k, late.v)
+
+
 def plan(
     q: Tensor,
     k: Tensor,
@@ -74,6 +82,7 @@ def plan(
     causal_offset: int | None,
     fold: bool,
     config: tuned.HopperConfig | None = None,
+    late: Late | None = None,
 ) -> Plan | None:
     """The plan for operands like these, with at least one visible key and scale > 0; None if they are not covered.
 
@@ -81,12 +90,13 @@ def plan(
     """
     if not q.is_cuda:
         return None
-    key = (q.device.index, scale, causal_offset, fold, config, *map(_likeness, (q, k, v, out, lse)))
+    joined = (late.first_query, late.heads, *map(_likeness, late[:2])) if late else None
+    key = (q.device.index, scale, causal_offset, fold, config, joined, *map(_likeness, (q, k, v, out, lse)))
     if key not in _PLANS:
         if len(_PLANS) >= MOST_PLANS:
             _PLANS.clear()
         covered = covers(q, k, v)
-        _PLANS[key] = _make(q, k, v, out, lse, scale, causal_offset, fold, config) if covered else None
+        _PLANS[key] = _make(q, k, v, out, lse, scale, causal_offset, fold, config, late) if covered else None
     return _PLANS[key]
 
 
@@ -107,6 +117,7 @@ def _make(
     causal_offset: int | None,
     fold: bool,
     config: tuned.HopperConfig | None,
+    late: Late | None,
 ) -> Plan:
     from triton.experimental.gluon.language import NVMMASharedLayout
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -123,15 +134,18 @@ def _make(
     config = config or tuned.HOPPER[block_d]
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
+    late_keys = late.k.shape[2] if late else 0
+    keys_and_values = ((k, n), (v, n), *(((late.k, late_keys), (late.v, late_keys)) if late else ((k, n), (v, n))))
     descriptors = tuple(
         TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], _strides(x), [1, 1, rows, block_d], layout)
-        for x, tokens, rows in ((q, m, BLOCK_M // 2), (k, n, config.block_n), (v, n, config.block_n))
+        for x, tokens, rows in ((q, m, BLOCK_M // 2), *((x, tokens, config.block_n) for x, tokens in keys_and_values))
     )
     rest = (
         *(*out.stride()[:3], *lse.stride()),
         *(batch, heads, m, n, offset),
         scale * math.log2(math.e),
-        tuned.section(batch * heads, group, n, head_dim, q.element_size()),
+        tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size()),
+        *((late_keys, late.first_query - blind, late.heads) if late else (0, 0, 1)),
     )
     constants = {
         "GROUP": group,
@@ -142,11 +156,13 @@ def _make(
         "CAUSAL": causal_offset is not None,
         "FOLD": fold,
         "Q_IN_REGISTERS": config.q_in_registers,
+        "LATE": late is not None,
     }
     grid = (-(-m // BLOCK_M) * batch * heads, 1, 1)
     out, lse = out[:, :, blind:], lse[:, :, blind:]
     with torch.cuda.device(q.device):
-        compiled = _kernel().warmup(*descriptors, out, lse, *rest, **constants, num_warps=4, grid=grid)
+        arrived = late.arrived if late else 0
+        compiled = _kernel().warmup(*descriptors, out, lse, arrived, *rest, **constants, num_warps=4, grid=grid)
         run = compiled[grid]
     for descriptor in descriptors:
         descriptor.base = None  # a plan outlives the tensors that it was made with

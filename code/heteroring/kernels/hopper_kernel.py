@@ -28,18 +28,54 @@ LN_2 = gl.constexpr(0.6931471805599453)
 
 @gluon.jit
 def _load(
-    q, k, v, s_q, q_full, ring, i_b, i_h, i_kv, first_row, num_tiles,
-    BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    q, k, v, late_k, late_v, arrived, s_q, q_full, ring, i_b, i_h, i_kv, first_row, num_own, num_tiles, late_part,
+    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
     """The loading warp: both halves of the query tile, then key and value tiles as stages of the ring fall free."""
-    s_k, k_full, k_free, s_v, v_full, v_free = ring
     mbarrier.expect(q_full, 2 * q.block_type.nbytes)
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row, 0], q_full, s_q.index(0))
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row + ROWS, 0], q_full, s_q.index(1))
-    for t in range(num_tiles):
+    _load_tiles(k, v, ring, i_b, i_kv, 0, num_own, BLOCK_N, STAGES)
+    if LATE and num_tiles > num_own:
+        _await(arrived, late_part + 1)
+        _load_tiles(late_k, late_v, ring, i_b, i_kv, num_own, num_tiles, BLOCK_N, STAGES)
+
+
+@gluon.jit
+def _await(address, least):
+    """Go on once the counter at `address` is `least` or more; what was written before it got there can then be loaded.
+
+    Whoever counts is not of this program's making: a copy engine, on behalf of a peer. The fence is for TMA, which
+    reads by another path than the counter was read by.
+    """
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred there;
+        again:
+        ld.acquire.sys.global.u32 $0, [$1];
+        setp.ge.u32 there, $0, $2;
+        @there bra done;
+        nanosleep.u32 100;
+        bra again;
+        done:
+        fence.proxy.async.global;
+        }""",
+        "=r,l,r",
+        [address, least],
+        dtype=gl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
+@gluon.jit
+def _load_tiles(k, v, ring, i_b, i_kv, first, last, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
+    """Tiles of visits first .. last - 1: those of k and v, down from the end to the beginning."""
+    s_k, k_full, k_free, s_v, v_full, v_free = ring
+    for t in range(first, last):
         stage = t % STAGES
         parity = (t // STAGES) & 1
-        key = (num_tiles - 1 - t) * BLOCK_N
+        key = (last - 1 - t) * BLOCK_N
         mbarrier.wait(k_free.index(stage), parity ^ 1)
         mbarrier.expect(k_full.index(stage), k.block_type.nbytes)
         tma.async_copy_global_to_shared(k, [i_b, i_kv, key, 0], k_full.index(stage), s_k.index(stage))
@@ -98,11 +134,14 @@ def _rescale(b_acc, b_factor):
 
 @gluon.jit
 def _visit_tiles(
-    b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, first, last, num_tiles,
+    b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, first, last, num_own, num_tiles,
     MASKED: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, DTYPE: gl.constexpr, L_S: gl.constexpr, L_O: gl.constexpr,
 ):  # fmt: skip
-    """Visits first .. last - 1. On entry to each, K of the visit has arrived and P of the one before is packed."""
+    """Visits first .. last - 1. On entry to each, K of the visit has arrived and P of the one before is packed.
+
+    Masked ones are among the first `num_own`, which go down to key 0.
+    """
     s_k, k_full, k_free, s_v, v_full, v_free = ring
     for t in range(first, last):
         stage = t % STAGES
@@ -118,7 +157,7 @@ def _visit_tiles(
         b_s = warpgroup_mma_wait(1, deps=[t_s])
         mbarrier.arrive(k_free.index(stage))
         b_p, b_max, b_decay = _softmax(
-            b_s, b_max, o_last, (num_tiles - 1 - t) * BLOCK_N, log2_scale, MASKED, BLOCK_N, L_S
+            b_s, b_max, o_last, (num_own - 1 - t) * BLOCK_N, log2_scale, MASKED, BLOCK_N, L_S
         )
         b_sum = _rescale(b_sum, b_decay) + _row_sums(b_p)
         # This wait belongs to the next visit. It stands here because ptxas moves the exponentials above past the wait
@@ -133,7 +172,7 @@ def _visit_tiles(
 @gluon.jit
 def _attend(
     out, lse, stride_om, stride_lm, s_q, q_full, ring,
-    first_row, m, n, offset, log2_scale, num_tiles, num_masked,
+    first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
     WARPGROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, DTYPE: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
 ):  # fmt: skip
@@ -156,17 +195,17 @@ def _attend(
     t_s = warpgroup_mma(a_q, b_k, b_zero, use_acc=False, is_async=True)
     b_s = warpgroup_mma_wait(0, deps=[t_s])
     mbarrier.arrive(k_free.index(0))
-    b_p, b_max, b_decay = _softmax(b_s, b_max, o_last, (num_tiles - 1) * BLOCK_N, log2_scale, True, BLOCK_N, L_S)
+    b_p, b_max, b_decay = _softmax(b_s, b_max, o_last, (num_own - 1) * BLOCK_N, log2_scale, True, BLOCK_N, L_S)
     b_sum = _row_sums(b_p)
     mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=num_tiles > 1)
     b_packed = _pack(b_p, DTYPE)
     b_packed, b_acc, b_decay, b_max, b_sum = _visit_tiles(
-        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, 1, num_masked, num_tiles,
+        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, 1, num_masked, num_own, num_tiles,
         True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
     b_packed, b_acc, b_decay, b_max, b_sum = _visit_tiles(
         b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_masked, 1), num_tiles,
-        num_tiles, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
+        num_own, num_tiles, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
     t = num_tiles - 1
     b_acc = _rescale(b_acc, b_decay)
@@ -205,17 +244,24 @@ def _attend(
 
 
 # Shard lengths differ from rank to rank and from call to call: none of them may trigger a compilation.
-VARIED = ["batch", "num_heads", "m", "n", "offset", "section", "stride_lb", "stride_lh", "stride_lm"]
+VARIED = [
+    "batch", "num_heads", "m", "n", "offset", "section", "stride_lb", "stride_lh", "stride_lm",
+    "arrived", "late_keys", "late_query", "late_heads",
+]  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=VARIED)
 def forward_kernel(
-    q, k, v, out, lse, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
-    batch, num_heads, m, n, offset, log2_scale, section,
+    q, k, v, late_k, late_v, out, lse, arrived, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
+    batch, num_heads, m, n, offset, log2_scale, section, late_keys, late_query, late_heads,
     GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
-    STAGES: gl.constexpr, CAUSAL: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
+    STAGES: gl.constexpr, CAUSAL: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
     """Attention of 128 queries of one head over its visible keys, of which there must be one at least.
+
+    With LATE, queries from late_query on then also see the late_keys keys of late_k and late_v, whole tiles of them
+    and whole tiles of queries: KV heads by the late_heads, as the counter at address `arrived` says that they are
+    there. Without, those arguments play no part.
 
     q, k, v are tensor descriptors over [batch, heads, tokens, HEAD_DIM] with blocks [1, 1, 64, BLOCK_D] (q) and
     [1, 1, BLOCK_N, BLOCK_D] (k, v); everything else is as in triton_kernel.forward_kernel. Launch with num_warps=4.
@@ -240,8 +286,13 @@ def forward_kernel(
         offset = n
         visible = n
         everywhere = n
-    num_tiles = gl.cdiv(visible, BLOCK_N)
-    num_masked = num_tiles - everywhere // BLOCK_N
+    num_own = gl.cdiv(visible, BLOCK_N)
+    num_masked = num_own - everywhere // BLOCK_N
+    num_tiles = num_own
+    if LATE:
+        num_tiles += gl.where(first_row >= late_query, late_keys // BLOCK_N, 0)
+    i_kv = i_h // GROUP
+    late_part = (i_b * (num_heads // GROUP) + i_kv) // late_heads
 
     DTYPE: gl.constexpr = q.dtype
     s_q = gl.allocate_shared_memory(DTYPE, [2, 1, 1, ROWS, BLOCK_D], q.layout)
@@ -265,16 +316,17 @@ def forward_kernel(
         [
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
-                first_row, m, n, offset, log2_scale, num_tiles, num_masked,
+                first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
                 0, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, FOLD, Q_IN_REGISTERS,
             )),
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
-                first_row, m, n, offset, log2_scale, num_tiles, num_masked,
+                first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
                 1, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, FOLD, Q_IN_REGISTERS,
             )),
             (_load, (
-                q, k, v, s_q, q_full, ring, i_b, i_h, i_h // GROUP, first_row, num_tiles, BLOCK_N, STAGES,
+                q, k, v, late_k, late_v, arrived, s_q, q_full, ring,
+                i_b, i_h, i_kv, first_row, num_own, num_tiles, late_part, BLOCK_N, STAGES, LATE,
             )),
         ],
         [4, 1],

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import hopper_block, tuned
+from heteroring.kernels.late import Late
 
 HEAD_DIMS = (64, 96, 128, 256)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -27,6 +28,7 @@ def block(
     causal_offset: int | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
+    late: Late | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Attention of the queries over one block of keys; returns (out, lse).
 
@@ -40,10 +42,15 @@ def block(
     merge that heteroring.kernels.merge defines, and returned; `out_dtype` then plays no part. Both may be views
     with any strides (out: 1 in the last).
 
+    `late`: keys and values that the queries from late.first_query on see besides. The kernel itself waits for them,
+    once it is through with k and v. Only for a new result, scale > 0, and what `takes_late`.
+
     Raises ValueError for operands that break a rule above, RuntimeError where Triton or a device is missing.
     """
     check(q, k, v, scale, causal_offset, running, out_dtype)
     m, n = q.shape[2], k.shape[2]
+    if late and not (running is None and scale > 0 and takes_late(q, k, v, causal_offset, late)):
+        raise ValueError("late keys need a new result, scale > 0 and operands for which takes_late holds")
     if running is None:
         out = q.new_empty(q.shape, dtype=out_dtype or q.dtype)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -58,9 +65,9 @@ def block(
     if scale <= 0:  # the kernel takes the largest score before it scales
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
-    plan = hopper_block.plan(q, k, v, out, lse, scale, offset, fold=running is not None)
+    plan = hopper_block.plan(q, k, v, out, lse, scale, offset, fold=running is not None, late=late)
     if plan:
-        plan.launch(q, k, v, out, lse)
+        plan.launch(q, k, v, out, lse, late)
     elif q.dtype == torch.bfloat16 and not q.is_cuda:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
         wide = out.float()
@@ -69,6 +76,19 @@ def block(
     else:
         launch(q, k, v, out, lse, scale, offset, fold=running is not None)
     return out, lse
+
+
+def takes_late(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, late: Late) -> bool:
+    """Whether `block` can go on to `late` in the same pass over these operands, which `check` would pass.
+
+    That spares each tile of queries the ending of one visit and the beginning of the next. It takes the Hopper
+    kernel, and late keys and queries in whole tiles; a causal block must be one in which every query sees a key.
+    """
+    seen = causal_offset is None or (causal_offset >= 0 and k.shape[2] <= q.shape[2] + causal_offset)
+    return seen and min(q.numel(), k.numel()) > 0 and hopper_block.covers(q, k, v) and hopper_block.joins(q, late)
+
+
+block.takes_late = takes_late
 
 
 def check(

@@ -20,23 +20,31 @@ class Disagreement(ValueError):
 
 
 def agree(
-    call: tuple[tuple[str, object], ...], problem: str | None, group: dist.ProcessGroup, device: torch.device
+    call: tuple[tuple[str, object], ...],
+    problem: str | None,
+    group: dist.ProcessGroup,
+    device: torch.device,
+    *,
+    every_call: bool = False,
 ) -> None:
     """Compare `call`, (field, value) pairs, and `problem`, an error in this rank's own arguments, with all ranks'.
 
     On the CPU the ranks exchange a digest of 16 bytes in every call, which is little beside attention there. A
     host that must not wait for its accelerator cannot do so: there a call is compared once for each group, and a
-    rank that later leaves an agreed call for another is only caught by the group's time-out.
+    rank that later leaves an agreed call for another is only caught by the group's time-out. `every_call` makes the
+    host wait and compare, for what is called so seldom that this costs nothing.
 
     Raises Disagreement, on every rank, naming what differs and each rank's value.
     """
+    every_call = every_call or device.type == "cpu"
     agreed = _agreed.setdefault(group, set())
-    if problem is None and call in agreed and device.type != "cpu":
+    if problem is None and not every_call and call in agreed:
         return
     mine = bytes(_DIGEST_BYTES) if problem else _digest(call)
     digests = _gather(mine, group, device)
     if problem is None and all(digest == mine for digest in digests):
-        agreed.add(call)
+        if not every_call:
+            agreed.add(call)
         return
     raise Disagreement(_difference(call, problem, group, device))
 
@@ -68,7 +76,7 @@ def _difference(
         if answer["problem"]:
             return f"rank {rank}: {answer['problem']}"
     for field in answers[0]["call"]:
-        values = [answer["call"][field] for answer in answers]
+        values = [answer["call"].get(field) for answer in answers]
         if any(value != values[0] for value in values):
             break
     return f"ranks disagree on {field}: " + ", ".join(

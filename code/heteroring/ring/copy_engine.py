@@ -7,13 +7,16 @@ from functools import lru_cache
 import torch
 import torch.distributed as dist
 
+from heteroring.kernels.late import Late
 from heteroring.ring.driver import copy_rows
 from heteroring.ring.lane import lane_of
 from heteroring.ring.mailbox import mailbox_of
-from heteroring.ring.messages import messages
+from heteroring.ring.messages import Message, messages
 from heteroring.ring.partition import Partition
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
+# Of a part of a message, at least: asking an engine for a copy costs as long as it takes to copy about 1 MB.
+_PART_BYTES = 8 << 20
 
 
 class CopyEngine:
@@ -30,7 +33,7 @@ class CopyEngine:
         batch, heads, _, head_dim = k.shape
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
         self._messages = messages(partition, self._rank, causal)
-        self._shape = (2, batch, heads, -1, head_dim)
+        self._shape, self._heads = (2, batch, heads, -1, head_dim), batch * heads
         self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
         self._token_bytes = 2 * batch * heads * self._head_bytes
         self._mailbox = mailbox_of(group, k.device, self._token_bytes * _most_keys(partition, causal))
@@ -48,24 +51,46 @@ class CopyEngine:
             message, stream = self._messages.sends[step], self._lane.cuda_stream
             self._mailbox.await_grant(reader, stream)
             target = self._mailbox.address(reader, message.slot)
-            for source in self._sources:
-                rows = source.shape[0] * source.shape[1]
-                width = message.keys * self._head_bytes
-                copy_rows(stream, target, source.data_ptr(), rows, width, _pitch(source) if rows > 1 else width)
-                target += rows * width
-            self._mailbox.announce(reader, stream)
+            width = message.keys * self._head_bytes
+            parts, heads = self._parts(message)
+            for part in range(parts):
+                for i, source in enumerate(self._sources):
+                    pitch, first = _pitch(source) if self._heads > 1 else width, part * heads
+                    there = target + (i * self._heads + first) * width
+                    copy_rows(stream, there, source.data_ptr() + first * pitch, heads, width, pitch)
+                self._mailbox.announce(reader, part + 1, stream)
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of `step`, each [B, Hkv, keys, D] contiguous."""
-        self._mailbox.await_message((self._rank - step) % self.world_size, self._current.cuda_stream)
+        parts, _ = self._parts(self._messages.receives[step])
+        self._mailbox.await_message((self._rank - step) % self.world_size, parts, self._current.cuda_stream)
+        return self._received(step)
+
+    def late(self, step: int, first_query: int) -> Late:
+        """Keys and values of `step` before they are there: whoever computes with them waits, and then says `taken`."""
+        _, heads = self._parts(self._messages.receives[step])
+        arrived = self._mailbox.arrived((self._rank - step) % self.world_size)
+        return Late(*self._received(step), first_query, arrived, heads)
+
+    def taken(self, step: int) -> None:
+        """What was asked for on the current stream has waited for `late` of `step`: let the next message come."""
+        self._mailbox.forget_message((self._rank - step) % self.world_size, self._current.cuda_stream)
+
+    def close(self) -> None:
+        """Have the current stream wait until this rank's keys and values have been copied."""
+        self._current.wait_stream(self._lane)
+
+    def _received(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         message = self._messages.receives[step]
         received = self._mailbox.slot(message.slot, message.keys * self._token_bytes)
         keys, values = received.view(self._dtype).view(self._shape).unbind(0)
         return keys, values
 
-    def close(self) -> None:
-        """Have the current stream wait until this rank's keys and values have been copied."""
-        self._current.wait_stream(self._lane)
+    def _parts(self, message: Message) -> tuple[int, int]:
+        """How many parts `message` is sent in, and the heads of keys, and of values, in each."""
+        most = min(self._heads, max(1, message.keys * self._token_bytes // _PART_BYTES))
+        parts = next(parts for parts in range(most, 0, -1) if self._heads % parts == 0)
+        return parts, self._heads // parts
 
 
 def _in_rows(x: torch.Tensor) -> torch.Tensor:

@@ -32,10 +32,10 @@ def mailbox_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> M
 class Mailbox:
     """SLOTS slots of `capacity` bytes in symmetric memory on every rank of a group, and a table of flags before them.
 
-    A message goes from its owner into a slot of its reader. The reader grants the slot; the owner awaits that, writes,
-    and announces the message; the reader awaits that before it reads. Every flag is set by one side and cleared by the
-    other, so that no count is kept which a replayed CUDA graph could not keep. All of it is work on a stream: the host
-    never waits.
+    A message goes from its owner into a slot of its reader, in one or more parts. The reader grants the slot; the owner
+    awaits that, writes, and announces part after part; the reader awaits the last before it reads, or reads on its
+    device what the count says is there. Every flag is set by one side and cleared by the other, so that no count is
+    kept which a replayed CUDA graph could not keep. All of it is work on a stream: the host never waits.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
@@ -69,18 +69,26 @@ class Mailbox:
 
     def await_grant(self, reader: int, stream: int) -> None:
         """Hold `stream` until this rank may write its next message for `reader`."""
-        self._await(stream, self._granted(self._rank, reader))
+        self._await(stream, self._granted(self._rank, reader), 1)
 
-    def announce(self, reader: int, stream: int) -> None:
-        """Tell `reader` that this rank's message for it is there, once `stream` gets so far."""
-        write_flag(stream, self._announced(reader, self._rank), 1)
+    def announce(self, reader: int, part: int, stream: int) -> None:
+        """Tell `reader` that part `part`, from 1, of this rank's message is there, once `stream` gets so far."""
+        write_flag(stream, self._announced(reader, self._rank), part)
 
-    def await_message(self, owner: int, stream: int) -> None:
-        """Hold `stream` until the message of `owner` is there."""
-        self._await(stream, self._announced(self._rank, owner))
+    def await_message(self, owner: int, parts: int, stream: int) -> None:
+        """Hold `stream` until all `parts` of the message of `owner` are there."""
+        self._await(stream, self._announced(self._rank, owner), parts)
 
-    def _await(self, stream: int, flag: int) -> None:
-        await_flag(stream, flag, 1)
+    def arrived(self, owner: int) -> int:
+        """Address of the count of parts of the message of `owner` that are there, for a kernel to wait for."""
+        return self._announced(self._rank, owner)
+
+    def forget_message(self, owner: int, stream: int) -> None:
+        """Count the parts of the next message of `owner` from 0, once `stream` is through with this one."""
+        write_flag(stream, self.arrived(owner), 0)
+
+    def _await(self, stream: int, flag: int, value: int) -> None:
+        await_flag(stream, flag, value)
         write_flag(stream, flag, 0)
 
     def _granted(self, owner: int, reader: int) -> int:

@@ -11,7 +11,7 @@ from heteroring.kernels.block import Block, check_block, resolve
 from heteroring.ring.agreement import agree
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
-from heteroring.ring.transport import Exchange, check_transport, open_exchange
+from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
 
 
 def ring_attention(
@@ -74,19 +74,21 @@ def rotate(
     scale: float,
     compute: Block,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visits `steps` of one rank of two or more, in ring order, each step's KV on its way while the last computes.
+    """The visits `steps` of one rank of two or more, in ring order, KV of the next steps on its way while one computes.
 
     What `ring_attention` does once its arguments are known to be right; returns the same.
     """
-    exchange.start(1)
-    out, lse = _own(q, k, v, steps, scale, compute)
+    for step in range(1, min(world_size, 1 + AHEAD)):
+        exchange.start(step)
+    joined = _joined(q, k, v, steps, exchange, scale, compute)
+    out, lse = joined or _own(q, k, v, steps, scale, compute)
     for step in range(1, world_size):
-        if step + 1 < world_size:
-            exchange.start(step + 1)
-        if step in steps:
+        if step in steps and not (joined and step == 1):
             keys, values = exchange.wait(step)
             rows = slice(steps[step].first_query, None)
             compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
+        if step + AHEAD < world_size:
+            exchange.start(step + AHEAD)
     exchange.close()
     return out.to(q.dtype), lse
 
@@ -94,18 +96,44 @@ def rotate(
 def _own(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, steps: dict[int, Visit], scale: float, compute: Block
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first visit, to the rank's own KV: what the others are folded into.
+    """The first visit, to the rank's own KV: what the others are folded into."""
+    if 0 not in steps:
+        return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    return compute(q, k, v, scale=scale, **_first(q, steps, merges=len(steps) - 1))
+
+
+def _joined(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    steps: dict[int, Visit],
+    exchange: Exchange,
+    scale: float,
+    compute: Block,
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The first visit and that of step 1 in one, where block and transport can do that; None where they cannot."""
+    takes_late = getattr(compute, "takes_late", None)
+    if takes_late is None or not isinstance(exchange, Joinable) or not {0, 1} <= steps.keys() or scale <= 0:
+        return None
+    late, how = exchange.late(1, steps[1].first_query), _first(q, steps, merges=len(steps) - 2)
+    if not takes_late(q, k, v, how["causal_offset"], late):
+        return None
+    result = compute(q, k, v, scale=scale, late=late, **how)
+    exchange.taken(1)
+    return result
+
+
+def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, object]:
+    """How the visit to the rank's own KV is made, given that `merges` others are folded into its result.
 
     Rounding it to the dtype of q, as one merge does without harm, saves a GPU whole passes over out. More merges
     would add their roundings up, and get fp32.
     """
-    if 0 not in steps:
-        return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    causal_offset = 0 if steps[0].causal else None
+    how: dict[str, object] = {"causal_offset": 0 if steps[0].causal else None}
     wide = torch.promote_types(q.dtype, torch.float32)
-    if wide == q.dtype or (q.is_cuda and len(steps) <= 2):
-        return compute(q, k, v, scale=scale, causal_offset=causal_offset)
-    return compute(q, k, v, scale=scale, causal_offset=causal_offset, out_dtype=wide)
+    if wide != q.dtype and not (q.is_cuda and merges <= 1):
+        how["out_dtype"] = wide
+    return how
 
 
 def _problem(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 
+from heteroring.kernels.late import Late
 from heteroring.ring.copy_engine import CopyEngine
+from heteroring.ring.messages import SLOTS
 from heteroring.ring.partition import Partition
 from heteroring.ring.peers import peers_can_be_accessed
 from heteroring.ring.point_to_point import PointToPoint
 
 TRANSPORTS = ("p2p", "copy-engine")
+AHEAD = SLOTS
+"""Steps whose KV may be on its way, or in use, at a time."""
 
 
 class Exchange(Protocol):
@@ -21,7 +25,7 @@ class Exchange(Protocol):
     def start(self, step: int) -> None:
         """Begin the messages of `step`, 1 to world size - 1 in order; nothing if it has none.
 
-        Begin a step before computing the one before it: that hides it. Only two steps' KV is held at a time.
+        At most AHEAD steps are begun before the first is computed, and one more with each that is.
         """
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +33,17 @@ class Exchange(Protocol):
 
     def close(self) -> None:
         """Complete what is under way; the caller may then reuse k and v."""
+
+
+@runtime_checkable
+class Joinable(Exchange, Protocol):
+    """An exchange whose messages a kernel on the device can wait for by itself."""
+
+    def late(self, step: int, first_query: int) -> Late:
+        """Keys and values of `step`, in place of `wait`, for queries from `first_query` on to wait for."""
+
+    def taken(self, step: int) -> None:
+        """The kernel that waits for `late` of `step` has been asked for, on the current stream."""
 
 
 def check_transport(name: str) -> None:

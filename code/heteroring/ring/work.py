@@ -57,6 +57,40 @@ def visit_pairs(partition: Partition, q_rank: int, kv_rank: int, causal: bool = 
     return sum(causal_pairs(queries, keys) for queries in partition.spans(q_rank) for keys in partition.spans(kv_rank))
 
 
+def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behind: int, causal: bool = True) -> int:
+    """Query rows that a shard of `length` tokens behind shards of `offset` tokens together visits beyond its own KV.
+
+    `in_front` and `behind` count the other ranks, before and after it, that hold tokens. Each of those in front meets
+    all rows; each of those behind meets all if not causal, and if causal the tail in zigzag, none in contiguous.
+    """
+    if not causal:
+        return (in_front + behind) * length
+    tail = 0
+    if layout == "zigzag":
+        _, (start, stop) = shard_spans(layout, offset + length, offset, length)
+        tail = stop - start
+    return in_front * length + behind * tail
+
+
+def extra_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
+    """Query rows that each rank visits beyond the one visit to its own KV, each visit counted by itself.
+
+    A shard of one token may have nothing that a rank behind it meets; it is counted as if it had.
+    """
+    holders = [rank for rank, length in enumerate(partition.block_lens) if length]
+    return tuple(
+        shard_extra_rows(
+            partition.layout,
+            offset,
+            length,
+            sum(other < rank for other in holders),
+            sum(other > rank for other in holders),
+            causal,
+        )
+        for rank, (offset, length) in enumerate(zip(partition.offsets, partition.block_lens, strict=True))
+    )
+
+
 def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:
     """Floating-point operations of `pairs` score pairs a head: two matrix products, 2 operations a term."""
     return 4 * batch * heads * head_dim * pairs
