@@ -8,6 +8,7 @@ those of the real data, but nothing of `heteroring.bench` computes them: this is
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula",
 
 @dataclass(frozen=True)
 class Grid:
-    """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed."""
+    """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed.
+
+    `model`: whole language models too. What a layer does to a token beside attention takes as long as `token_pairs`.
+    """
 
     platform: str
     throttle: str
@@ -29,12 +33,15 @@ class Grid:
     percentages: tuple[int, ...]
     matmul_sizes: tuple[int, ...]
     strategies: tuple[str, ...] = PUBLISHED + ZIGZAG
+    modules: tuple[str, ...] = ("attention", "fms")
+    model: bool = True
     repetitions: int = 5
     heads: int = 4
     head_dim: int = 64
     dtype: str = "float32"
     peers: bool = False
     pair_ns: float = 15.5
+    token_pairs: int = 600
     step_ms: float = 0.3
     matmul_tflops: float = 0.06
     speed_exponent: float = 1.0
@@ -72,6 +79,7 @@ GPU = Grid(
     dtype="bfloat16",
     peers=True,
     pair_ns=0.0268,
+    token_pairs=8_000,
     step_ms=0.03,
     matmul_tflops=760.0,
     speed_exponent=0.87,
@@ -91,10 +99,14 @@ class SyntheticResults:
     models: dict[str, dict]
     provenance: dict
     device_label: str
+    model: pd.DataFrame
+    trace: pd.DataFrame
 
 
 def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
     """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
+    from synthetic_model import write_model
+
     from heteroring.bench.aggregate import aggregate
     from heteroring.bench.provenance import write_json
     from heteroring.bench.records import Measurement, ProfileRow, write_rows
@@ -110,12 +122,16 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
         write_json(folder / "bench" / f"{name}.json", provenance(grid, (100, percentage)))
         write_rows(folder / "profile" / f"{name}.csv", [row for row in profile if row.percentage == percentage])
         write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)))
+    if grid.model:
+        write_model(folder, grid, rng)
     for name, model in synthetic_results(grid, seed).models.items():
         write_json(folder / "models" / f"{name}.json", model)
     aggregate(folder)
 
 
 def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
+    from synthetic_model import model_cells, model_rows, trace_rows, trace_table
+
     rng = np.random.default_rng(seed)
     measurements = pd.DataFrame(measurement_rows(grid, rng))
     profile = derived_profile(pd.DataFrame(profile_rows(grid, rng)))
@@ -127,6 +143,8 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
         models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")},
         provenance=provenance(grid, (100, min(grid.percentages))),
         device_label=grid.device_label,
+        model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),
+        trace=trace_table(trace_rows(grid, rng)) if grid.model else pd.DataFrame(),
     )
 
 
@@ -148,13 +166,18 @@ def block_lens(grid: Grid, strategy: str, seq_len: int, percentage: int, rng) ->
     return seq_len - slow, slow
 
 
-def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) -> tuple[float, float]:
-    """Noise-free computing time of each rank: contiguous spans cost (e^2 - s^2) / 2, zigzag shards n * N / 2."""
+def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int, module: str) -> tuple[float, float]:
+    """Noise-free computing time of each rank: contiguous spans cost (e^2 - s^2) / 2, zigzag shards n * N / 2.
+
+    The layer adds what each token costs in its projections.
+    """
     seq_len = sum(lens)
     if layout == "contiguous":
         pairs = (lens[0] ** 2 / 2, (seq_len**2 - lens[0] ** 2) / 2)
     else:
         pairs = tuple(n * seq_len / 2 for n in lens)
+    if module == "fms":
+        pairs = tuple(p + n * grid.token_pairs for p, n in zip(pairs, lens, strict=True))
     speeds = (grid.attention_speed(100), grid.attention_speed(percentage))
     steps = grid.step_ms * sum(n > 0 for n in lens)
     return tuple((p * grid.pair_ns * 1e-6 + steps * (p > 0)) / s for p, s in zip(pairs, speeds, strict=True))
@@ -163,48 +186,47 @@ def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) -> 
 def measurement_rows(grid: Grid, rng) -> list[dict]:
     """One dictionary a repetition, in the order in which one job a percentage would measure them."""
     rows = []
-    for percentage in grid.percentages:
-        for seq_len in grid.lengths:
-            systems = [("ring", s, block_lens(grid, s, seq_len, percentage, rng)) for s in grid.strategies]
-            systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
-            if grid.peers:
-                systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
-            for system, strategy, lens in systems:
-                layout, allocator = strategy.split("/")
-                exact = np.array(busy_ms(grid, layout, lens, percentage))
-                if system == "context_parallel":
-                    exact = exact * 1.1
-                for repetition in range(grid.repetitions):
-                    busy = tuple(map(float, exact * rng.normal(1.0, grid.noise, 2)))
-                    rows.append(
-                        {
-                            "platform": grid.platform,
-                            "system": system,
-                            "module": "attention",
-                            "seq_len": seq_len,
-                            "batch": 1,
-                            "heads": grid.heads,
-                            "kv_heads": grid.heads,
-                            "head_dim": grid.head_dim,
-                            "dtype": grid.dtype,
-                            "causal": True,
-                            "layout": layout,
-                            "allocator": allocator,
-                            "model_source": {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(
-                                allocator, ""
-                            ),
-                            "clamped": allocator == "formula" and percentage == 10,
-                            "throttle": grid.throttle,
-                            "percentages": (100, percentage),
-                            "block_lens": lens,
-                            "block": "cpu" if grid.throttle == "pacing" else "cudnn",
-                            "transport": "none" if system == "alone" else "p2p",
-                            "repetition": repetition,
-                            "latency_ms": max(busy) + (0 if system == "alone" else grid.step_ms),
-                            "busy_ms": busy,
-                            "bytes_moved": 0 if system == "alone" else seq_len * grid.heads * grid.head_dim * 8,
-                        }
-                    )
+    for percentage, module, seq_len in product(grid.percentages, grid.modules, grid.lengths):
+        systems = [("ring", s, block_lens(grid, s, seq_len, percentage, rng)) for s in grid.strategies]
+        systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
+        if grid.peers and module == "attention":
+            systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
+        for system, strategy, lens in systems:
+            layout, allocator = strategy.split("/")
+            exact = np.array(busy_ms(grid, layout, lens, percentage, module))
+            if system == "context_parallel":
+                exact = exact * 1.1
+            for repetition in range(grid.repetitions):
+                busy = tuple(map(float, exact * rng.normal(1.0, grid.noise, 2)))
+                rows.append(
+                    {
+                        "platform": grid.platform,
+                        "system": system,
+                        "module": module,
+                        "seq_len": seq_len,
+                        "batch": 1,
+                        "heads": grid.heads,
+                        "kv_heads": grid.heads,
+                        "head_dim": grid.head_dim,
+                        "dtype": grid.dtype,
+                        "causal": True,
+                        "layout": layout,
+                        "allocator": allocator,
+                        "model_source": {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(
+                            allocator, ""
+                        ),
+                        "clamped": allocator == "formula" and percentage == 10,
+                        "throttle": grid.throttle,
+                        "percentages": (100, percentage),
+                        "block_lens": lens,
+                        "block": "cpu" if grid.throttle == "pacing" else "cudnn",
+                        "transport": "none" if system == "alone" else "p2p",
+                        "repetition": repetition,
+                        "latency_ms": max(busy) + (0 if system == "alone" else grid.step_ms),
+                        "busy_ms": busy,
+                        "bytes_moved": 0 if system == "alone" else seq_len * grid.heads * grid.head_dim * 8,
+                    }
+                )
     return rows
 
 
@@ -237,22 +259,22 @@ def cells(measurements: pd.DataFrame) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(table)
-    latency = frame.set_index(["system", "strategy", "seq_len", "percentage"]).latency_ms.to_dict()
+    latency = frame.set_index(["module", "system", "strategy", "seq_len", "percentage"]).latency_ms.to_dict()
 
-    def reference(system: str, strategy: str, seq_len: int, percentage: int) -> float:
-        return latency.get((system, strategy, seq_len, percentage), np.nan)
+    def reference(*place: str | int) -> float:
+        return latency.get(place, np.nan)
 
     derived = []
     for row in frame.itertuples():
         at = (row.seq_len, row.percentage)
-        alone = [reference("alone", f"alone/rank{rank}", *at) for rank in (0, 1)]
+        alone = [reference(row.module, "alone", f"alone/rank{rank}", *at) for rank in (0, 1)]
         bound = 1 / sum(1 / value for value in alone)
-        homogeneous = reference("ring", f"{row.layout}/even", row.seq_len, 100)
+        homogeneous = reference(row.module, "ring", f"{row.layout}/even", row.seq_len, 100)
         derived.append(
             {
                 "slowdown": row.latency_ms / homogeneous,
                 "efficiency": homogeneous / row.latency_ms,
-                "speedup": reference("ring", f"{row.layout}/even", *at) / row.latency_ms,
+                "speedup": reference(row.module, "ring", f"{row.layout}/even", *at) / row.latency_ms,
                 "bound_ms": bound,
                 "bound_fraction": bound / row.latency_ms,
                 "fast_alone_ms": min(alone),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 from matplotlib.colors import to_hex
@@ -69,7 +70,8 @@ def test_every_figure_names_platform_and_device(name, grid):
     (note,) = [text for text in texts(drawn(name, grid)) if text.get_gid() == "source-note"]
     words = " ".join(note.get_text().split())
     assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
-    assert f"median of {GRIDS[grid].repetitions}" in words
+    summary = "in one prefill of" if name == "layer_trace" else f"median of {GRIDS[grid].repetitions}"
+    assert summary in words
 
 
 def test_cropping_to_what_is_drawn_as_notebooks_do_keeps_the_note():
@@ -168,6 +170,23 @@ def test_missing_rows_are_named(name, tables, message):
         figures.draw(name, without("tiny", **tables))
 
 
+@pytest.mark.parametrize(
+    ("name", "tables", "words"),
+    [
+        ("module_comparison", {"cells": lambda c: c[c.module != "fms"]}, "The FMS attention layer was not measured"),
+        ("model_ttft", {"model": lambda _: pd.DataFrame()}, "No language model was measured"),
+        ("model_ttft", {"model": lambda m: m[m.phase == "decode"]}, "No language model was measured"),
+        ("layer_trace", {"trace": lambda _: pd.DataFrame()}, "No layer was traced"),
+    ],
+)
+def test_what_a_platform_need_not_have_is_said_to_be_missing(name, tables, words):
+    figure = figures.draw(name, without("tiny", **tables))
+    assert panels(figure) == []
+    said, note = (" ".join(text.get_text().split()) for text in texts(figure))
+    assert said == f"{words} on platform cpu."
+    assert note == "Platform cpu: 2 paced CPU ranks (AMD EPYC 9B45)."
+
+
 def test_a_cell_that_occurs_twice_is_refused():
     twice = without("tiny", cells=lambda cells: cells.assign(percentage=50))
     with pytest.raises(ValueError, match="more than one row for the cell strategy contiguous/even, seq_len 128"):
@@ -210,7 +229,7 @@ def test_a_single_percentage_is_drawn_or_refused_for_a_reason(name, percentage):
 
 def test_importing_the_names_imports_no_plotting():
     code = (
-        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 17;"
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 20;"
         "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

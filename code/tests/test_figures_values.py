@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+import synthetic_model
 from matplotlib.colors import to_hex, to_rgb
 from sklearn.linear_model import LinearRegression
 from sklearn.preprocessing import PolynomialFeatures
@@ -26,7 +27,7 @@ def title_of(seq_len: int) -> str:
 
 def ring(grid: str):
     cells = results(grid).cells
-    return cells[cells.system == "ring"]
+    return cells[(cells.system == "ring") & (cells.module == "attention")]
 
 
 def contrast(one, other) -> float:
@@ -114,7 +115,7 @@ def test_extreme_bars_are_the_latencies_at_the_lowest_percentage(grid):
     cells = results(grid).cells
     for seq_len in GRIDS[grid].lengths:
         axes = panel(figure, title_of(seq_len))
-        at = cells[(cells.seq_len == seq_len) & (cells.percentage == lowest)]
+        at = cells[(cells.seq_len == seq_len) & (cells.percentage == lowest) & (cells.module == "attention")]
         latency = at[at.system == "ring"].set_index("strategy").latency_ms.to_dict()
         if GRIDS[grid].peers:
             latency["torch context_parallel"] = at[at.system == "context_parallel"].latency_ms.item()
@@ -322,8 +323,17 @@ def test_bound_fraction_of_the_fast_rank_alone_is_the_bound_over_its_time():
 def test_the_tables_that_figures_read_agree_with_an_independent_computation(tmp_path):
     synthetic.write_platform(tmp_path, synthetic.TINY)
     read, expected = Results.load(tmp_path), synthetic.synthetic_results(synthetic.TINY)
-    for name, keys in (("cells", synthetic.CELL_KEYS), ("profile", ["kind", "size", "percentage"])):
-        table, other = (getattr(source, name).sort_values(keys, ignore_index=True) for source in (read, expected))
+    keys_of = {
+        "cells": synthetic.CELL_KEYS,
+        "profile": ["kind", "size", "percentage"],
+        "model": synthetic_model.KEYS,
+        "trace": ["strategy", "percentage", "rank", "kind", "step"],
+    }
+    for name, keys in keys_of.items():
+        table, other = (
+            getattr(source, name).fillna({"model_source": ""}).sort_values(keys, ignore_index=True)
+            for source in (read, expected)
+        )
         assert set(table.columns) == set(other.columns)
         pd.testing.assert_frame_equal(table, other[list(table.columns)], rtol=1e-7, check_dtype=False)
     assert read.device_label == expected.device_label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ class Results:
     """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
 
     `measurements` has one row a repetition, `cells` one a cell of the grid, `profile` one an operator, size
-    and percentage; columns that hold one value a rank hold tuples.
+    and percentage; columns that hold one value a rank hold tuples. `models` are the fitted models of speed and cost.
+    `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
+    traced layer; both are empty where none was.
     """
 
     platform: str
@@ -30,6 +32,8 @@ class Results:
     measurements: pd.DataFrame
     models: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
+    model: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trace: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Results:
@@ -47,6 +51,8 @@ class Results:
             measurements=measurements,
             models={path.stem: read_json(path) for path in sorted((folder / "models").glob("*.json"))},
             provenance=provenance,
+            model=_read_optional(folder / "derived" / "model.csv"),
+            trace=_read_optional(folder / "derived" / "trace.csv"),
         )
 
     @property
@@ -60,7 +66,12 @@ class Results:
         return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
 
 
-_TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float}
+_TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory_gb": float}
+
+
+def _read_optional(path: Path) -> pd.DataFrame:
+    """The table, or one without rows if that was not measured."""
+    return _read_table(path) if path.is_file() else pd.DataFrame()
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -25,18 +25,21 @@ _METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
 
 
 def draw(name: str, results: Results) -> Figure:
-    """Draw figure `name` from `results`.
+    """Draw figure `name` from `results`, or a note that says what was not measured if that is optional.
 
     Raises ValueError if the name is unknown, or if the data lack the rows it shows (naming those).
     """
-    module = entry(name).module
+    chosen = entry(name)
+    from heteroring.figures.canvas import not_measured
     from heteroring.figures.select import MissingRows
     from heteroring.figures.style import paper_style
 
     with paper_style():
         try:
-            return getattr(import_module(f"{__name__}.{module}"), name)(results)
+            return getattr(import_module(f"{__name__}.{chosen.module}"), name)(results)
         except MissingRows as error:
+            if chosen.optional:
+                return not_measured(name, results, chosen.optional)
             raise MissingRows(f"figure {name} of platform {results.platform}: {error}") from None
 
 

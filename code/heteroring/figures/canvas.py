@@ -81,7 +81,7 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
         linespacing=1.1,
         gid="source-note",
     )
-    text = f"Platform {results.platform}: {results.device_label}. {details}"
+    text = f"Platform {results.platform}: {results.device_label}. {details}".rstrip()
     lines = _wrap(note, text, 0.96 - 2 * _MARGIN_INCHES / width)
     below = (1.25 * _NOTE_POINTS * lines / _POINTS_PER_INCH + _MARGIN_INCHES) / height
     if x_label:
@@ -89,6 +89,13 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
         below += 1.4 * _LABEL_POINTS / _POINTS_PER_INCH / height
     figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
     return figure
+
+
+def not_measured(name: str, results: Results, words: str) -> Figure:
+    """A figure of one line, for a platform without the measurements that figure `name` shows."""
+    figure = new_figure(name, 0.6)
+    figure.text(0.5, 0.66, f"{words} on platform {results.platform}.", ha="center", va="center", fontsize=_LABEL_POINTS)
+    return finish(figure, results, "")
 
 
 def _wrap(artist: Text, text: str, width: float) -> int:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from heteroring.figures.select import shown, throttle
 
 if TYPE_CHECKING:
-    from pandas import Series
+    from pandas import DataFrame, Series
 
     from heteroring.bench.results import Results
 
-_MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
+MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
 # What a percentage is a percentage of, and what imposes it.
 _THROTTLES = {
     "mps": ("MPS active threads", "MPS"),
@@ -21,16 +21,38 @@ _THROTTLES = {
 }
 
 
-def run_details(results: Results) -> str:
-    """What was measured, in words: the attention's shape, and how the repetitions were summarised."""
+def run_details(results: Results, module: str = "") -> str:
+    """What was measured, in words: the attention's shape, and how the repetitions were summarised.
+
+    `module`: the one to describe; if empty, the one that most figures show.
+    """
     rows = results.measurements
-    row = shown(rows[rows.system == "ring"]).iloc[0].to_dict()
-    heads = f"{row['heads']}" if row["heads"] == row["kv_heads"] else f"{row['heads']}:{row['kv_heads']}"
+    rows = rows[rows.system == "ring"]
+    row = (rows[rows.module == module] if module else shown(rows)).iloc[0].to_dict()
     kind = "causal" if row["causal"] else "full"
     return (
-        f"{_MODULES[row['module']]}, {kind}, batch {row['batch']}, {heads} heads of {row['head_dim']}, {row['dtype']}; "
+        f"{MODULES[row['module']]}, {kind}, batch {row['batch']}, {_heads(row)}, {row['dtype']}; "
         f"slowest rank, {_median_of(results.cells.repetitions)}."
     )
+
+
+def model_details(rows: DataFrame) -> str:
+    """Which language model the `rows` of the model's table are of, and how its repetitions were summarised."""
+    return f"{model_name(rows)}; slowest rank, {_median_of(rows.repetitions)}."
+
+
+def model_name(rows: DataFrame) -> str:
+    row = rows.iloc[0].to_dict()
+    return (
+        f"{row['architecture']}/{row['variant']} with random weights, {row['layers']} layers, batch {row['batch']}, "
+        f"{_heads(row)}, {row['dtype']}"
+    )
+
+
+def _heads(row: dict) -> str:
+    """32 heads of 128; 32:8 where they share KV heads."""
+    shared = "" if row["heads"] == row["kv_heads"] else f":{row['kv_heads']}"
+    return f"{row['heads']}{shared} heads of {row['head_dim']}"
 
 
 def profile_details(results: Results, kind: str) -> str:

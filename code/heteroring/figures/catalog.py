@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """`width`: "column" (3.5 in) or "text" (7.16 in) of an IEEE page. `shows`: one line for a reader."""
+    """`width`: "column" (3.5 in) or "text" (7.16 in) of an IEEE page. `shows`: one line for a reader.
+
+    `optional`: set where a platform need not have measured what is shown; then the figure consists of these words.
+    """
 
     module: str
     width: str
     shows: str
+    optional: str = ""
 
 
 CATALOG = {
@@ -34,6 +38,24 @@ CATALOG = {
     "regression_surface": Entry("regression", "text", "The fitted formula and the points it was fitted to."),
     "bound_fraction": Entry("heterogeneity", "text", "Capacity bound over latency, for every strategy."),
     "rank_timeline": Entry("timeline", "text", "Busy and waiting time of each rank, even against balanced."),
+    "module_comparison": Entry(
+        "modules",
+        "text",
+        "The attention call against the whole FMS attention layer.",
+        optional="The FMS attention layer was not measured",
+    ),
+    "model_ttft": Entry(
+        "models",
+        "text",
+        "Time to first token of a whole language model, against the bound.",
+        optional="No language model was measured",
+    ),
+    "layer_trace": Entry(
+        "layer_trace",
+        "text",
+        "One layer of the model on each rank: busy, waiting, exposed transfer.",
+        optional="No layer was traced",
+    ),
 }
 
 NAMES = tuple(CATALOG)

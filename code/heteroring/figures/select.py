@@ -31,22 +31,37 @@ def ring_cells(results: Results, *metrics: str) -> DataFrame:
 
     Rows in which one of `metrics` is not known are left out; MissingRows, saying why, if none is left.
     """
-    return _cells(results, "ring", metrics)
+    rows = results.cells
+    return _known(results, shown(rows[rows.system == "ring"]), metrics, "system ring")
+
+
+def module_cells(results: Results, module: str, *metrics: str) -> DataFrame:
+    """The same of one module: `attention`, the call alone, or `fms`, the whole layer."""
+    rows = results.cells
+    rows = rows[(rows.system == "ring") & (rows.module == module)]
+    return _known(results, rows, metrics, f"module {module}")
 
 
 def peer_cells(results: Results) -> DataFrame:
     """Cells of torch's context_parallel; empty where it was not measured."""
-    try:
-        return _cells(results, "context_parallel", ("latency_ms",))
-    except MissingRows:
-        return results.cells.iloc[:0]
-
-
-def _cells(results: Results, system: str, metrics: tuple[str, ...]) -> DataFrame:
     rows = results.cells
-    rows = shown(rows[rows.system == system])
+    rows = shown(rows[rows.system == "context_parallel"])
+    return rows if rows.empty else _known(results, rows, ("latency_ms",), "system context_parallel")
+
+
+def model_cells(results: Results, phase: str) -> DataFrame:
+    """Cells of a whole language model over the ring, in phase `prefill` or `decode`."""
+    rows = results.model
     if rows.empty:
-        raise MissingRows(f"no measurement of system {system}")
+        raise MissingRows("no whole language model was measured")
+    rows = rows[(rows.system == "ring") & (rows.phase == phase)]
+    return _known(results, rows, ("latency_ms",), f"phase {phase} of a language model")
+
+
+def _known(results: Results, rows: DataFrame, metrics: tuple[str, ...], what: str) -> DataFrame:
+    """The rows that know all metrics; MissingRows if there are none, ValueError if a cell has two."""
+    if rows.empty:
+        raise MissingRows(f"no measurement of {what}")
     repeated = rows[rows.duplicated(_CELL)]
     if not repeated.empty:
         cell = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _CELL)

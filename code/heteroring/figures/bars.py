@@ -1,0 +1,53 @@
+"""Horizontal bars from 0 with the value beside each, and the times that they are set against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from heteroring.figures.style import ALONE_LINE, BOUND_LINE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+REFERENCES = {"bound_ms": BOUND_LINE, "fast_alone_ms": ALONE_LINE}
+_VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4}, "zorder": 4}
+
+
+def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], references: DataFrame, scale: float = 1.0):
+    """Bars given as (place from the top, milliseconds, look), on an axis in milliseconds times `scale`.
+
+    The columns of `references` that REFERENCES names are drawn as lines, where they are known.
+    """
+    widths = []
+    for place, milliseconds, style in bars:
+        widths.append(scale * milliseconds)
+        bar = panel.barh(place, widths[-1], height=0.78, **style)
+        panel.bar_label(bar, [three_digits(widths[-1])], **_VALUE)
+    for column, style in REFERENCES.items():
+        if references[column].notna().any():
+            panel.axvline(scale * references[column].median(), zorder=3, **style)
+    panel.set_xlim(0, 1.42 * max(widths))
+    panel.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    panel.grid(axis="y", visible=False)
+    panel.tick_params(axis="y", length=0)
+
+
+def name_bars(panel: Axes, labels: Sequence[str]) -> None:
+    """Names from the top down, for a panel and those that share its y axis."""
+    panel.set_yticks(range(len(labels)), labels)
+    panel.set_ylim(len(labels) - 0.5, -0.5)
+
+
+def reference_handles(rows: DataFrame) -> list[Line2D]:
+    """The legend of those references that `rows` know."""
+    return [Line2D([], [], **style) for column, style in REFERENCES.items() if rows[column].notna().any()]
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits without an exponent: 0.0123, 1.20, 123, 1234."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".rstrip(".")
