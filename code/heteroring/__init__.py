@@ -12,11 +12,12 @@ _HOME = {
     "shard": "heteroring.ring.shard",
     "unshard": "heteroring.ring.shard",
     "ring_attention": "heteroring.ring.prefill",
+    "ring_decode": "heteroring.ring.decode",
     "CapturedRing": "heteroring.ring.capture",
     "allocate": "heteroring.allocate",
 }
 
-__all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "shard", "unshard"]
+__all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "ring_decode", "shard", "unshard"]
 
 
 def __getattr__(name: str):

@@ -12,6 +12,9 @@ from heteroring.kernels.decode_block import attend, combine
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
 
+# PyTorch 2.13 renamed it, and warns of the old name in every call.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def ring_decode(
     q: torch.Tensor,
@@ -53,7 +56,7 @@ def ring_decode(
 def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size: int) -> torch.Tensor:
     parts = part.new_empty((world_size, *part.shape))
     try:
-        dist.all_gather_into_tensor(parts.flatten(0, 1), part, group=group)
+        _all_gather(parts.flatten(0, 1), part, group=group)
     except RuntimeError as error:
         raise RuntimeError(f"rank {rank} lost another where ranks exchange their part of a token: {error}") from error
     return parts

@@ -1,0 +1,36 @@
+"""IBM's Foundation Model Stack over the ring: the models of `ibm-fms`, unmodified, with their prompt over all ranks.
+
+Importing this registers the attention op "ring" with FMS. It needs the package `ibm-fms` and raises MissingFMS, a
+ValueError, without it.
+"""
+
+from heteroring.fms.missing import MissingFMS
+
+try:
+    from heteroring.fms.attention import DecodeStep, Ring, register
+    from heteroring.fms.cache import RingCache
+    from heteroring.fms.decode import ring_decode_step
+    from heteroring.fms.generate import ring_generate
+    from heteroring.fms.models import ARCHITECTURES, get_model
+    from heteroring.fms.prefill import Prefill, ring_prefill
+    from heteroring.fms.strategy import RingAttentionStrategy
+except ImportError as error:
+    if (error.name or "").startswith("heteroring"):
+        raise
+    raise MissingFMS(f"heteroring.fms needs ibm-fms ({error}): pip install 'heteroring[fms]'") from error
+
+register()
+
+__all__ = [
+    "ARCHITECTURES",
+    "DecodeStep",
+    "MissingFMS",
+    "Prefill",
+    "Ring",
+    "RingAttentionStrategy",
+    "RingCache",
+    "get_model",
+    "ring_decode_step",
+    "ring_generate",
+    "ring_prefill",
+]

@@ -1,0 +1,157 @@
+"""The attention op "ring" of FMS: what its MultiHeadAttention calls instead of PyTorch's attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fms.modules.attention import get_attention_type, register_attention_op
+
+from heteroring.kernels.block import Block
+from heteroring.ring.decode import ring_decode
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefill import ring_attention
+
+OP = "ring"
+
+
+@dataclass(frozen=True)
+class DecodeStep:
+    """A step of decode on this rank: the tokens that its cache held before it, and whether the new one is its own."""
+
+    held: int
+    stores: bool
+
+
+@dataclass(frozen=True)
+class Ring:
+    """How the op "ring" is to attend: what a model or a layer is called with, `attn_name="ring", ring=Ring(...)`.
+
+    Without `step` the call is a prefill over `partition`: hidden states are this rank's shard [B, n_r, E], position
+    ids the global ones (`partition.positions(rank)`). With it, the call is a step of decode: hidden states are those
+    of one new token, the same on every rank, and the cache that is passed along is this rank's.
+    """
+
+    partition: Partition
+    group: dist.ProcessGroup | None = None
+    block: str | Block = "auto"
+    transport: str = "auto"
+    step: DecodeStep | None = None
+
+
+def register() -> None:
+    """Make the op "ring" known to FMS; nothing if it is."""
+    try:
+        get_attention_type(attn_name=OP)
+    except KeyError:
+        register_attention_op(
+            OP,
+            _store,
+            _prefill,
+            is_prefill_op=_is_prefill,
+            compute_decode_op=_decode,
+            validate_attn_kwargs_op=_validate,
+        )
+
+
+def _is_prefill(**attn_kwargs: Any) -> bool:
+    return _checked(attn_kwargs).step is None
+
+
+def _validate(**attn_kwargs: Any) -> None:
+    _checked(attn_kwargs)
+
+
+def _store(
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    key_cache: torch.Tensor | None,
+    value_cache: torch.Tensor | None,
+    **attn_kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Write keys and values [B, n, Hkv, D] into this rank's cache [B, Hkv, capacity, D], behind what it holds.
+
+    Returns what to attend to, as [B, held, Hkv, D] views of the cache, and the cache. Without a cache (None, or
+    without elements) keys and values become one.
+    """
+    step = _checked(attn_kwargs).step
+    held, new = (0, keys.shape[1]) if step is None else (step.held, int(step.stores))
+    if key_cache is None or value_cache is None or not key_cache.numel():
+        if step is not None and held:
+            raise ValueError(f"the attention op 'ring' was told that {held} tokens are cached, and given no cache")
+        key_cache, value_cache = keys[:, :new].transpose(1, 2), values[:, :new].transpose(1, 2)
+    elif new:
+        if held + new > key_cache.shape[2]:
+            raise ValueError(f"the cache has room for {key_cache.shape[2]} tokens, {held} are held and {new} are new")
+        key_cache[:, :, held : held + new].copy_(keys.transpose(1, 2))
+        value_cache[:, :, held : held + new].copy_(values.transpose(1, 2))
+    used = slice(0, held + new)
+    return key_cache[:, :, used].transpose(1, 2), value_cache[:, :, used].transpose(1, 2), key_cache, value_cache
+
+
+def _prefill(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    nheads: int,
+    kvheads: int,
+    p_dropout: float,
+    scale_factor: float | None,
+    **attn_kwargs: Any,
+) -> torch.Tensor:
+    """Attention of this rank's query [B, n_r, Hq, D] to the keys and values [B, n_r, Hkv, D] of all ranks."""
+    ring = _checked(attn_kwargs, p_dropout)
+    if query.shape[1] != keys.shape[1]:
+        raise ValueError(
+            f"the attention op 'ring' got {query.shape[1]} queries and {keys.shape[1]} keys on this rank: it computes "
+            "causal self-attention, not cross-attention"
+        )
+    q, k, v = (x.transpose(1, 2) for x in (query, keys, values))
+    out, _ = ring_attention(
+        q, k, v, ring.partition, ring.group, True, scale_factor, block=ring.block, transport=ring.transport
+    )
+    return out.transpose(1, 2).contiguous()
+
+
+def _decode(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    nheads: int,
+    kvheads: int,
+    p_dropout: float,
+    scale_factor: float | None,
+    **attn_kwargs: Any,
+) -> torch.Tensor:
+    """Attention of the new token's query [B, 1, Hq, D] to the keys and values [B, m_r, Hkv, D] of all ranks."""
+    ring = _checked(attn_kwargs, p_dropout)
+    q, k, v = (x.transpose(1, 2) for x in (query, keys, values))
+    return ring_decode(q, k, v, ring.group, scale_factor, block=ring.block).transpose(1, 2)
+
+
+def _checked(attn_kwargs: dict[str, Any], p_dropout: float = 0.0) -> Ring:
+    """The Ring among the keywords of a call; ValueError for keywords with which the ring would not be exact."""
+    ring = attn_kwargs.get("ring")
+    if not isinstance(ring, Ring):
+        raise ValueError("the attention op 'ring' needs ring=heteroring.fms.Ring(...), as ring_prefill passes it")
+    if attn_kwargs.get("mask") is not None:
+        raise ValueError(
+            "the attention op 'ring' takes no mask: which keys a query sees follows from the partition. Prompts of "
+            "different lengths (a ragged batch) must be prefilled one by one"
+        )
+    if attn_kwargs.get("is_causal_mask") is False:
+        raise ValueError("the attention op 'ring' is causal: is_causal_mask=False cannot be had")
+    if attn_kwargs.get("sinks") is not None:
+        raise ValueError("the attention op 'ring' has no attention sinks: they would enter every rank's softmax")
+    if attn_kwargs.get("sliding_window"):
+        raise ValueError(
+            f"the attention op 'ring' has no sliding window, sliding_window is {attn_kwargs['sliding_window']}: "
+            "every query attends to all tokens before it"
+        )
+    if p_dropout:
+        raise ValueError(
+            f"the attention op 'ring' drops nothing out, the layer's probability is {p_dropout}: call model.eval()"
+        )
+    return ring

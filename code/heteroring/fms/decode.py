@@ -1,0 +1,69 @@
+"""One new token through a model whose KV cache is spread over ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.attention import OP, DecodeStep, Ring
+from heteroring.fms.cache import RingCache, next_owner
+from heteroring.fms.models import check_model
+from heteroring.fms.weights import device_of, fingerprint
+
+
+@torch.no_grad()
+def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
+    """Logits [B, V] of the token that follows `token_ids` [B] or [B, 1], on every rank.
+
+    Every rank runs all layers on the one new token of each sequence; only attention is shared out, over the KV that
+    each rank holds in `cache` (from `ring_prefill`). The token's own KV is appended in place on the rank that
+    heteroring.fms.cache.next_owner says, the same for all layers and sequences.
+
+    Raises ValueError, on every rank, if the cache is full, not this model's, or not for as many sequences, and if the
+    ranks' caches or tokens differ; on CUDA, where the host would have to wait for that, ranks compare their caches'
+    models and partitions the first time only. RuntimeError if a rank is lost.
+    """
+    device, world_size = device_of(model), cache.partition.world_size
+
+    def describe() -> Call:
+        _check(model, token_ids, cache)
+        call = (
+            ("weights", fingerprint(model)),
+            ("batch", cache.batch),
+            ("layout", cache.partition.layout),
+            ("block_lens", cache.partition.block_lens),
+            ("capacities", cache.capacities),
+            ("decode_speeds", cache.speeds),
+        )
+        if device.type == "cpu":
+            call += (("tokens held", cache.held), ("token ids", tuple(token_ids.flatten().tolist())))
+        return call
+
+    agreed(describe, cache.group, world_size, device, every_call=False)
+    owner = next_owner(cache.held, cache.speeds)
+    step = DecodeStep(cache.held[cache.rank], owner == cache.rank)
+    logits, _ = model(
+        token_ids.reshape(-1, 1).to(device),
+        position_ids=torch.full((1, 1), cache.seq_len, device=device),
+        past_key_value_states=cache.layers,
+        use_cache=True,
+        attn_name=OP,
+        ring=Ring(cache.partition, cache.group, cache.block, step=step),
+    )
+    cache.held = tuple(held + (rank == owner) for rank, held in enumerate(cache.held))
+    return logits[:, -1]
+
+
+def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
+    check_model(model)
+    if fingerprint(model) != cache.fingerprint:
+        raise ValueError("the cache was filled by a model with other weights")
+    if token_ids.numel() != cache.batch or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
+        raise ValueError(
+            f"token_ids is of shape {tuple(token_ids.shape)}: a cache of {cache.batch} sequences takes a token of each"
+        )
+    if cache.room < 1:
+        raise ValueError(
+            f"the cache is full, with {cache.seq_len} tokens: call ring_prefill with the capacity for those to follow"
+        )

@@ -1,0 +1,105 @@
+"""Text from a model over the ring: prefill, then one token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.decode import ring_decode_step
+from heteroring.fms.models import strategy_of
+from heteroring.fms.prefill import ring_prefill
+from heteroring.fms.weights import device_of
+from heteroring.kernels.block import Block
+from heteroring.ring.members import members
+from heteroring.ring.partition import Partition
+
+
+@torch.no_grad()
+def ring_generate(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    partition: Partition | None = None,
+    max_new_tokens: int = 256,
+    *,
+    group: dist.ProcessGroup | None = None,
+    do_sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 10,
+    seed: int | None = None,
+    eos_token_id: int | None = None,
+    decode_speeds: Sequence[float] | None = None,
+    block: str | Block = "auto",
+    transport: str = "auto",
+) -> torch.Tensor:
+    """Continue input_ids [B, N] by up to `max_new_tokens`: [B, N + new] token ids, the same on every rank.
+
+    Greedy, or with `do_sample` drawn from the `top_k` likeliest tokens (0: from all) at `temperature`; with `seed`,
+    from a generator of its own, so that a call can be repeated. Rank 0 chooses and tells the others, because devices
+    that are not of one kind may round logits differently. Ends when every sequence has had an `eos_token_id`, that
+    token included; a sequence that has had one goes on until the others have, as in FMS's generate. Other arguments
+    are those of `ring_prefill`.
+
+    Raises ValueError, on every rank, for a sampling argument out of range, if prompt and new tokens exceed the model's
+    max_expected_seq_len, and as `ring_prefill` does.
+    """
+    group, _, world_size = members(group if group is not None else strategy_of(model).group)
+    device = device_of(model)
+
+    def describe() -> Call:
+        _check_sampling(model, max_new_tokens, temperature, top_k)
+        return (
+            ("max_new_tokens", max_new_tokens),
+            ("do_sample", do_sample),
+            ("temperature", temperature),
+            ("top_k", top_k),
+            ("seed", seed),
+            ("eos_token_id", eos_token_id),
+        )
+
+    agreed(describe, group, world_size, device)
+    logits, cache = ring_prefill(
+        model,
+        input_ids,
+        partition,
+        group=group,
+        capacity=max_new_tokens,
+        decode_speeds=decode_speeds,
+        block=block,
+        transport=transport,
+    )
+    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+    ids = input_ids.to(device)
+    ended = torch.zeros(len(ids), 1, dtype=torch.bool, device=device)
+    while True:
+        new = choose(logits, generator, temperature, top_k) if do_sample else logits.argmax(-1, keepdim=True)
+        if world_size > 1:
+            dist.broadcast(new, group=group, group_src=0)
+        ids = torch.cat((ids, new), 1)
+        if eos_token_id is not None:
+            ended |= new == eos_token_id
+        if ids.shape[1] == input_ids.shape[1] + max_new_tokens or (eos_token_id is not None and bool(ended.all())):
+            return ids
+        logits = ring_decode_step(model, new, cache)
+
+
+def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:
+    """One token [B, 1] for each row of logits [B, V], drawn from its `top_k` likeliest (0: all) at `temperature`."""
+    logits = logits / temperature
+    if top_k:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+
+
+def _check_sampling(model: nn.Module, max_new_tokens: int, temperature: float, top_k: int) -> None:
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}: at least one is generated")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be positive")
+    vocabulary = model.config.src_vocab_size
+    if not 0 <= top_k <= vocabulary:
+        raise ValueError(f"top_k is {top_k}: it must lie between 0 (all tokens) and the vocabulary's {vocabulary}")

@@ -1,0 +1,100 @@
+"""FMS's models, as the ring takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import fms.models
+import torch
+import torch.distributed as dist
+from fms.models.granite import Granite
+from fms.models.llama import LLaMA
+from fms.models.mistral import Mistral
+from fms.models.mixtral import Mixtral
+from fms.modules.attention import MultiHeadAttention
+from torch import nn
+
+from heteroring.fms.strategy import RingAttentionStrategy
+
+_CLASSES = {"llama": LLaMA, "granite": Granite, "mistral": Mistral, "mixtral": Mixtral}
+
+ARCHITECTURES = tuple(_CLASSES)
+"""FMS architectures whose logits over the ring are tested to be those of one process."""
+
+_INFERRED = ("hf_pretrained", "hf_configured")
+
+
+def get_model(
+    architecture: str,
+    variant: str | None = None,
+    model_path: str | None = None,
+    source: str | None = None,
+    device_type: str = "cpu",
+    data_type: str | torch.dtype | None = None,
+    distributed_strategy: str | None = "ring",
+    *,
+    block_lens: Iterable[int] | None = None,
+    layout: str = "zigzag",
+    group: dist.ProcessGroup | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """`fms.models.get_model` with one more strategy, "ring": every rank loads all weights and holds part of the prompt.
+
+    The model has a RingAttentionStrategy of `block_lens`, `layout` and `group`, and is in eval mode, ready for
+    `ring_prefill`. Everything else is FMS's, whose signature this is, and so is any other `distributed_strategy`.
+    Without `model_path` the weights are random: seed all ranks alike (`torch.manual_seed`). "cuda" is this process's
+    current device, unless LOCAL_RANK says which.
+
+    FMS's Mistral does not apply the sliding window of its configuration, and neither does the ring.
+
+    Raises ValueError for an architecture or variant that is unknown, or that the ring is not made for, naming those
+    that are.
+    """
+    if distributed_strategy != "ring":
+        kwargs |= {"distributed_strategy": distributed_strategy, "group": group}
+        return fms.models.get_model(architecture, variant, model_path, source, device_type, data_type, **kwargs)
+    _check_name(architecture, variant)
+    strategy = RingAttentionStrategy(block_lens, layout, group)
+    if device_type == "cuda" and "LOCAL_RANK" not in os.environ:
+        device_type = f"cuda:{torch.cuda.current_device()}"
+    # FMS shards nothing for a strategy it does not know: whole weights on every rank, as one process has them.
+    model = fms.models.get_model(architecture, variant, model_path, source, device_type, data_type, "ring", **kwargs)
+    check_model(model)
+    for part in (model, model.base_model):
+        part.distributed_strategy = strategy
+    return model.eval()
+
+
+def strategy_of(model: nn.Module) -> RingAttentionStrategy:
+    """The model's strategy, where it is one of the ring, else that of an even zigzag split over all processes."""
+    strategy = getattr(model, "distributed_strategy", None)
+    return strategy if isinstance(strategy, RingAttentionStrategy) else RingAttentionStrategy()
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise ValueError unless `model` is one that the ring computes exactly, in a state that it does."""
+    if not isinstance(model, tuple(_CLASSES.values())):
+        raise ValueError(
+            f"the model is a {type(model).__name__}: the ring computes those of FMS that it is tested with, "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    if model.training and model.config.p_dropout:
+        raise ValueError(f"the model is in training mode with dropout {model.config.p_dropout}: call model.eval()")
+
+
+def attention_layers(model: nn.Module) -> list[MultiHeadAttention]:
+    """The attention of every layer, first to last."""
+    return [module for module in model.base_model.layers.modules() if isinstance(module, MultiHeadAttention)]
+
+
+def _check_name(architecture: str, variant: str | None) -> None:
+    if architecture in _INFERRED:
+        return
+    if architecture not in _CLASSES:
+        known = "FMS has it, but its attention is not the ring's: " if architecture in fms.models.list_models() else ""
+        raise ValueError(f"architecture {architecture!r}: {known}choose one of {', '.join(ARCHITECTURES)}")
+    variants = fms.models.list_variants(architecture)
+    if variant not in variants:
+        raise ValueError(f"variant {variant!r} of {architecture} is unknown: choose one of {', '.join(variants)}")

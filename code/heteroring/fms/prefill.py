@@ -1,0 +1,194 @@
+"""A whole prompt through a model, every rank with its own part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from heteroring.fms.agreed import Call, agreed, digest
+from heteroring.fms.attention import OP, Ring
+from heteroring.fms.cache import RingCache, check_speeds, empty_cache
+from heteroring.fms.models import attention_layers, check_model, strategy_of
+from heteroring.fms.weights import device_of, dtype_of, fingerprint
+from heteroring.kernels.block import Block, check_block
+from heteroring.ring.members import members
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefill import ring_attention
+from heteroring.ring.shard import shard
+from heteroring.ring.transport import check_transport
+
+
+class Prefill(NamedTuple):
+    """What `ring_prefill` returns: logits, the same on every rank, and this rank's part of the KV cache."""
+
+    logits: torch.Tensor
+    cache: RingCache
+
+
+@torch.no_grad()
+def ring_prefill(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    partition: Partition | None = None,
+    *,
+    group: dist.ProcessGroup | None = None,
+    capacity: int = 0,
+    all_logits: bool = False,
+    decode_speeds: Sequence[float] | None = None,
+    block: str | Block = "auto",
+    transport: str = "auto",
+) -> Prefill:
+    """Run a prompt through an FMS model whose weights every rank holds, each rank with its tokens of `partition`.
+
+    input_ids [B, N] is the whole prompt, the same on every rank, B prompts of one length; `partition` and `group`
+    default to those of the model's RingAttentionStrategy. Returns the last token's logits [B, V] on every rank: the
+    rank that owns the token computes them, and nothing else is gathered; with `all_logits` those of all tokens,
+    [B, N, V]. The cache has room for `capacity` more tokens, spread by `decode_speeds`
+    (heteroring.fms.cache.next_owner). `block` and `transport` are those of `ring_attention`.
+
+    Raises ValueError, on every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than
+    the model's max_expected_seq_len, or not of the partition's length; if the ranks' models, prompts or other
+    arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES. RuntimeError if a rank is lost.
+    """
+    strategy = strategy_of(model)
+    group, rank, world_size = members(group if group is not None else strategy.group)
+    device = device_of(model)
+
+    def describe() -> Call:
+        check_model(model)
+        check_transport(transport)
+        if isinstance(block, str):
+            check_block(block, device.type)
+        chosen = _check_prompt(model, input_ids, partition, world_size, capacity)
+        return (
+            ("architecture", type(model).__name__),
+            ("dtype", str(dtype_of(model))),
+            ("weights", fingerprint(model)),
+            ("batch", input_ids.shape[0]),
+            ("prompt length", input_ids.shape[1]),
+            ("layout", chosen.layout),
+            ("block_lens", chosen.block_lens),
+            ("capacity", capacity),
+            ("all_logits", all_logits),
+            ("decode_speeds", check_speeds(decode_speeds, world_size)),
+            ("transport", transport),
+            ("token ids", digest(input_ids)),
+        )
+
+    agreed(describe, group, world_size, device)
+    partition = partition or strategy.partition(input_ids.shape[1], world_size)
+    cache = empty_cache(model, partition, input_ids.shape[0], capacity, decode_speeds, group, block)
+    ring = Ring(partition, group, block, transport)
+    tokens = shard(input_ids, partition, rank, 1).to(device)
+    last = _owner_of_last(partition)
+    logits = _forward(model, tokens, ring, rank, cache, head=all_logits or rank == last, all_tokens=all_logits)
+    if world_size == 1:
+        return Prefill(logits if all_logits else logits[:, -1], cache)
+    batch = len(input_ids)
+    if all_logits:
+        return Prefill(_gather(model, logits, batch, partition, group), cache)
+    return Prefill(_share(model, logits, batch, last, group), cache)
+
+
+def _check_prompt(
+    model: nn.Module, input_ids: torch.Tensor, partition: Partition | None, world_size: int, capacity: int
+) -> Partition:
+    """The partition of the prompt; ValueError if the prompt, it or `capacity` breaks a rule of `ring_prefill`."""
+    if input_ids.dim() != 2 or input_ids.is_floating_point() or not input_ids.numel():
+        raise ValueError(
+            f"input_ids is {input_ids.dtype} {tuple(input_ids.shape)}: it must be token ids [B, N], all of one length"
+        )
+    seq_len, longest = input_ids.shape[1], model.config.max_expected_seq_len
+    if seq_len < world_size:
+        raise ValueError(f"the prompt has {seq_len} tokens, fewer than the {world_size} ranks")
+    if capacity < 0:
+        raise ValueError(f"capacity is {capacity}: there is room for 0 new tokens or more")
+    if seq_len + capacity > longest:
+        raise ValueError(
+            f"a prompt of {seq_len} tokens and {capacity} new ones exceed the model's max_expected_seq_len of {longest}"
+        )
+    chosen = partition or strategy_of(model).partition(seq_len, world_size)
+    if chosen.world_size != world_size:
+        raise ValueError(
+            f"the partition has {chosen.world_size} ranks ({chosen.block_lens}), the group has {world_size}"
+        )
+    if chosen.seq_len != seq_len:
+        raise ValueError(f"block_lens {chosen.block_lens} sum to {chosen.seq_len}, but the prompt has {seq_len} tokens")
+    return chosen
+
+
+def _owner_of_last(partition: Partition) -> int:
+    """The rank that holds the prompt's last token."""
+    return next(
+        rank
+        for rank in range(partition.world_size)
+        if any(start < stop == partition.seq_len for start, stop in partition.spans(rank))
+    )
+
+
+def _forward(
+    model: nn.Module, tokens: torch.Tensor, ring: Ring, rank: int, cache: RingCache, head: bool, all_tokens: bool
+) -> torch.Tensor | None:
+    """This rank's part of the model on its `tokens` [B, n_r]; logits [B, n_r, V], or [B, 1, V] of the last, if `head`.
+
+    FMS cannot run on no tokens at all, so a rank without any only plays its part in each layer's ring.
+    """
+    if not tokens.shape[1]:
+        for layer, (keys, values) in zip(attention_layers(model), cache.layers, strict=True):
+            queries = keys.new_empty(len(tokens), layer.nheads, 0, layer.emb_kq_per_head)
+            nothing = keys[:, :, :0], values[:, :, :0]
+            ring_attention(
+                queries,
+                *nothing,
+                ring.partition,
+                ring.group,
+                scale=layer.scale_factor,
+                block=ring.block,
+                transport=ring.transport,
+            )
+        return None
+    inputs = {
+        "position_ids": torch.from_numpy(ring.partition.positions(rank)).to(tokens.device)[None],
+        "past_key_value_states": cache.layers,
+        "use_cache": True,
+        "attn_name": OP,
+        "ring": ring,
+    }
+    if not head:
+        model.base_model(tokens, **inputs)
+        return None
+    return model(tokens, last_n_tokens=0 if all_tokens else 1, **inputs)[0]
+
+
+def _share(
+    model: nn.Module, logits: torch.Tensor | None, batch: int, owner: int, group: dist.ProcessGroup
+) -> torch.Tensor:
+    """The [B, 1, V] logits of rank `owner` as [B, V] on every rank."""
+    shared = _room(model, batch) if logits is None else logits[:, -1].contiguous()
+    dist.broadcast(shared, group=group, group_src=owner)
+    return shared
+
+
+def _gather(
+    model: nn.Module, logits: torch.Tensor | None, batch: int, partition: Partition, group: dist.ProcessGroup
+) -> torch.Tensor:
+    """The logits [B, N, V] of all tokens, in order, on every rank, from each rank's [B, n_r, V]."""
+    whole = _room(model, batch, partition.seq_len)
+    for rank, length in enumerate(partition.block_lens):
+        if not length:
+            continue
+        part = logits.contiguous() if rank == dist.get_rank(group) else _room(model, batch, length)
+        dist.broadcast(part, group=group, group_src=rank)
+        taken = 0
+        for start, stop in partition.spans(rank):
+            whole[:, start:stop] = part[:, taken : taken + stop - start]
+            taken += stop - start
+    return whole
+
+
+def _room(model: nn.Module, *shape: int) -> torch.Tensor:
+    return torch.empty(*shape, model.config.src_vocab_size, dtype=dtype_of(model), device=device_of(model))
