@@ -7,18 +7,40 @@ wait. Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from heteroring import __version__
-from heteroring.bench.errors import RunError
-from heteroring.files import atomic_path
-from heteroring.throttle import DEFAULTS, THROTTLES
+from heteroring import __version__, cli_model
+from heteroring.cli_options import (
+    Batch,
+    Block,
+    CsvOutput,
+    Dtype,
+    HangTimeout,
+    HeadDim,
+    Heads,
+    KvHeads,
+    Label,
+    Models,
+    ModelSource,
+    Multiple,
+    Percentages,
+    Platform,
+    Repetitions,
+    Seed,
+    SeqLens,
+    Strategies,
+    ThrottleName,
+    Transport,
+    Warmup,
+    check_output,
+    integers,
+    measure,
+    reporting,
+)
+from heteroring.throttle import DEFAULTS
 
 app = typer.Typer(
     name="heteroring",
@@ -28,74 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
-Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
-ThrottleName = Annotated[
-    str,
-    typer.Option(
-        help=f"What makes ranks slow: {', '.join(THROTTLES)}.",
-        show_default=", ".join(f"{name} on {platform}" for platform, name in DEFAULTS.items()),
-    ),
-]
-SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")]
-Batch = Annotated[int, typer.Option(help="Sequences.")]
-Heads = Annotated[int, typer.Option(help="Query heads.")]
-KvHeads = Annotated[int, typer.Option(help="KV heads; heads is a multiple of them.")]
-HeadDim = Annotated[int, typer.Option(help="Elements of a head.")]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
-Block = Annotated[str, typer.Option(help="What computes a block of attention; auto: the best one there.")]
-Repetitions = Annotated[int, typer.Option(help="Timed repetitions of everything.")]
-Warmup = Annotated[int, typer.Option(help="Untimed calls before them; one is made in any case.")]
-Seed = Annotated[int, typer.Option(help="Of inputs and of the order in which things are measured.")]
-HangTimeout = Annotated[float, typer.Option(help="Seconds without a sign of life after which a rank hangs.")]
-CsvOutput = Annotated[Path, typer.Option(help="CSV of rows to write; a .json record goes beside it.")]
-
-
-def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with bad input and failed runs turned into a message on stderr and an exit code."""
-
-    @wraps(command)
-    def wrapper(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except ValueError as error:
-            _fail(str(error), 2)
-        except RunError as error:
-            _fail(str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail("interrupted", 130)
-
-    return wrapper
-
-
-def _fail(message: str, code: int) -> None:
-    print(f"heteroring: error: {message}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers in `text`, separated by commas. Raises ValueError, naming `option`, if one is none."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of integers separated by commas") from None
-
-
-class _Probed(Exception):
-    """The output can be written."""
-
-
-def check_output(path: Path, suffix: str) -> None:
-    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
-    if path.suffix != suffix:
-        raise ValueError(f"output {path} does not end in {suffix}")
-    missing = [folder for folder in path.parents if not folder.exists()]
-    with suppress(_Probed), atomic_path(path):
-        raise _Probed
-    for folder in missing:
-        with suppress(OSError):  # another job has begun to write there
-            folder.rmdir()
 
 
 def _version(asked: bool) -> None:
@@ -160,7 +114,7 @@ def profile(
         warmup=warmup,
         seed=seed,
     )
-    _measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %")
+    measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %")
 
 
 @app.command()
@@ -168,12 +122,10 @@ def profile(
 def bench(
     output: CsvOutput,
     seq_lens: SeqLens,
-    percentages: Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")],
-    strategies: Annotated[str, typer.Option(help="layout/allocator, separated by commas.")],
-    models: Annotated[Path | None, typer.Option(help="Folder of the fitted models.")] = None,
-    model_source: Annotated[
-        str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")
-    ] = "matmul",
+    percentages: Percentages,
+    strategies: Strategies,
+    models: Models = None,
+    model_source: ModelSource = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
     throttle: ThrottleName = "",
@@ -183,15 +135,20 @@ def bench(
     head_dim: HeadDim = 64,
     dtype: Dtype = "float32",
     block: Block = "auto",
-    transport: Annotated[
-        str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")
-    ] = "auto",
+    module: Annotated[
+        str,
+        typer.Option(
+            help="What to measure, separated by commas: attention, or fms, the layer of the Foundation Model Stack."
+        ),
+    ] = "attention",
+    fms_seq_lens: Annotated[
+        str, typer.Option(help="Sequence lengths of module fms.", show_default="those of --seq-lens")
+    ] = "",
+    transport: Transport = "auto",
     peers: Annotated[
         bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
     ] = False,
-    multiple: Annotated[
-        int, typer.Option(help="Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")
-    ] = 0,
+    multiple: Multiple = 0,
     repetitions: Repetitions = 5,
     warmup: Warmup = 1,
     seed: Seed = 0,
@@ -216,6 +173,8 @@ def bench(
         models=models,
         model_source=model_source,
         block=block,
+        modules=tuple(module.split(",")),
+        fms_seq_lens=integers("--fms-seq-lens", fms_seq_lens) if fms_seq_lens else (),
         transport=transport,
         peers=peers,
         multiple=multiple,
@@ -223,31 +182,7 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    _measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
-
-
-def _measure(
-    stage: Any, job: Any, percentages: tuple[int, ...], hang_timeout: float, output: Path, description: str
-) -> None:
-    """Run `job` by `stage` (the module sweep or profile), and write its record and then its rows."""
-    from heteroring.bench.progress import progress_bar
-    from heteroring.bench.provenance import provenance, settings_of, write_json
-    from heteroring.bench.records import write_rows
-
-    if not hang_timeout > 0:
-        raise ValueError(f"--hang-timeout {hang_timeout} is not positive")
-    with progress_bar(description, stage.steps(job)) as on_progress:
-        done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
-    record = provenance(
-        platform=job.label,
-        throttle=job.throttle,
-        percentages=percentages,
-        ranks=done.ranks,
-        settings=settings_of(job),
-        notes=done.notes,
-    )
-    write_json(output.with_suffix(".json"), record)
-    write_rows(output, done.rows)
+    measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
 
 
 @app.command()
@@ -257,14 +192,20 @@ def fit(
         list[Path], typer.Argument(help="CSVs that `heteroring profile` wrote.", metavar="PROFILE_CSV...")
     ],
     output: Annotated[Path, typer.Option(help="JSON of the model to write.")],
-    kind: Annotated[str, typer.Option(help="lut or formula.")] = "lut",
-    source: Annotated[str, typer.Option(help="Operator to fit to: matmul or attention.")] = "matmul",
+    kind: Annotated[str, typer.Option(help="lut, formula or cost.")] = "lut",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Operator to fit to: matmul or attention; for cost attention, layer or block.",
+            show_default="matmul; attention for cost",
+        ),
+    ] = "",
 ) -> None:
-    """Fit a model of speed, by length and percentage, to profiles."""
+    """Fit a model of speed or of cost, by length and percentage, to profiles."""
     check_output(output, ".json")
     from heteroring.allocate import fit
 
-    fit(kind, source, profiles).save(output)
+    fit(kind, source or ("attention" if kind == "cost" else "matmul"), profiles).save(output)
 
 
 @app.command()
@@ -272,7 +213,7 @@ def fit(
 def allocate(
     allocator: Annotated[str, typer.Argument(help="even, uneven, lut, formula or balanced.")],
     seq_len: Annotated[int, typer.Option(help="Tokens to share out.")],
-    percentages: Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")],
+    percentages: Percentages,
     model: Annotated[
         Path | None, typer.Option(help="Fitted model, or profile CSV, for lut, formula, balanced.")
     ] = None,
@@ -298,6 +239,9 @@ def aggregate(
 
     for path in aggregate(platform_dir):
         print(path)
+
+
+app.command()(cli_model.model)
 
 
 def main() -> None:

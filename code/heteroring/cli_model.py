@@ -1,0 +1,115 @@
+"""`heteroring model`: a whole model over the ring, measured under one throttle setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heteroring.cli_options import (
+    Batch,
+    Block,
+    CsvOutput,
+    Dtype,
+    HangTimeout,
+    Label,
+    Models,
+    ModelSource,
+    Multiple,
+    Percentages,
+    Platform,
+    Repetitions,
+    Seed,
+    SeqLens,
+    Strategies,
+    ThrottleName,
+    Transport,
+    check_output,
+    integers,
+    measure,
+    reporting,
+)
+from heteroring.throttle import DEFAULTS
+
+Layers = Annotated[int, typer.Option(help="Layers; 0: the model's own.")]
+EmbDim = Annotated[int, typer.Option(help="Width of hidden states; 0: the model's own.")]
+ModelHeads = Annotated[int, typer.Option(help="Query heads; 0: the model's own.")]
+ModelKvHeads = Annotated[int, typer.Option(help="KV heads; 0: the model's own.")]
+Vocabulary = Annotated[int, typer.Option(help="Tokens in the vocabulary; 0: the model's own.")]
+
+
+@reporting
+def model(
+    output: CsvOutput,
+    seq_lens: SeqLens,
+    percentages: Percentages,
+    strategies: Strategies,
+    model: Annotated[str, typer.Option(help="FMS architecture/variant; its weights are random.")] = "llama/3-8b",
+    layers: Layers = 0,
+    emb_dim: EmbDim = 0,
+    heads: ModelHeads = 0,
+    kv_heads: ModelKvHeads = 0,
+    vocabulary: Vocabulary = 0,
+    max_seq_len: Annotated[
+        int, typer.Option(help="Positions of the model; 0: those that the longest prompt and its new tokens need.")
+    ] = 0,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to decode behind the longest prompt.")] = 32,
+    models: Models = None,
+    model_source: ModelSource = "matmul",
+    platform: Platform = "cpu",
+    label: Label = "",
+    throttle: ThrottleName = "",
+    batch: Batch = 1,
+    dtype: Dtype = "float32",
+    block: Block = "auto",
+    transport: Transport = "auto",
+    multiple: Multiple = 0,
+    repetitions: Repetitions = 3,
+    cell_seconds: Annotated[
+        float, typer.Option(help="A strategy at a length that has taken so long is not repeated.")
+    ] = 10.0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV for what one layer does when.", show_default="trace-NNN.csv beside an output pct-NNN.csv"
+        ),
+    ] = None,
+    seed: Seed = 0,
+    hang_timeout: HangTimeout = 120.0,
+) -> None:
+    """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
+    lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
+    trace = trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
+    for path in (output, trace):
+        check_output(path, ".csv")
+
+    from heteroring.bench import model_sweep as stage
+    from heteroring.bench.model_job import ModelJob
+    from heteroring.bench.model_spec import ModelSpec
+    from heteroring.bench.records import write_rows
+
+    job = ModelJob(
+        platform=platform,
+        label=label or platform,
+        throttle=throttle or DEFAULTS.get(platform, "none"),
+        percentages=speeds,
+        model=ModelSpec(
+            model, dtype, layers, emb_dim, heads, kv_heads, vocabulary, max_seq_len or max(lengths) + new_tokens
+        ),
+        seq_lens=lengths,
+        strategies=tuple(strategies.split(",")),
+        models=models,
+        model_source=model_source,
+        batch=batch,
+        new_tokens=new_tokens,
+        block=block,
+        transport=transport,
+        repetitions=repetitions,
+        cell_seconds=cell_seconds,
+        seed=seed,
+        multiple=multiple,
+    )
+    done = measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %")
+    if done.trace:
+        write_rows(trace, done.trace)

@@ -1,0 +1,115 @@
+"""What the commands have in common: their options, how they fail, and how a job's results are written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heteroring.bench.errors import RunError
+from heteroring.files import atomic_path
+from heteroring.throttle import DEFAULTS, THROTTLES
+
+Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
+Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
+ThrottleName = Annotated[
+    str,
+    typer.Option(
+        help=f"What makes ranks slow: {', '.join(THROTTLES)}.",
+        show_default=", ".join(f"{name} on {platform}" for platform, name in DEFAULTS.items()),
+    ),
+]
+SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")]
+Percentages = Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")]
+Strategies = Annotated[str, typer.Option(help="layout/allocator, separated by commas.")]
+Models = Annotated[Path | None, typer.Option(help="Folder of the fitted models.")]
+ModelSource = Annotated[str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")]
+Batch = Annotated[int, typer.Option(help="Sequences.")]
+Heads = Annotated[int, typer.Option(help="Query heads.")]
+KvHeads = Annotated[int, typer.Option(help="KV heads; heads is a multiple of them.")]
+HeadDim = Annotated[int, typer.Option(help="Elements of a head.")]
+Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
+Block = Annotated[str, typer.Option(help="What computes a block of attention; auto: the best one there.")]
+Transport = Annotated[str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")]
+Multiple = Annotated[int, typer.Option(help="Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]
+Repetitions = Annotated[int, typer.Option(help="Timed repetitions of everything.")]
+Warmup = Annotated[int, typer.Option(help="Untimed calls before them; one is made in any case.")]
+Seed = Annotated[int, typer.Option(help="Of inputs and of the order in which things are measured.")]
+HangTimeout = Annotated[float, typer.Option(help="Seconds without a sign of life after which a rank hangs.")]
+CsvOutput = Annotated[Path, typer.Option(help="CSV of rows to write; a .json record goes beside it.")]
+
+
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, with bad input and failed runs turned into a message on stderr and an exit code."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except ValueError as error:
+            _fail(str(error), 2)
+        except RunError as error:
+            _fail(str(error), error.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", 130)
+
+    return wrapper
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"heteroring: error: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """The integers in `text`, separated by commas. Raises ValueError, naming `option`, if one is none."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{option} {text!r} is not a list of integers separated by commas") from None
+
+
+class _Probed(Exception):
+    """The output can be written."""
+
+
+def check_output(path: Path, suffix: str) -> None:
+    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
+    if path.suffix != suffix:
+        raise ValueError(f"output {path} does not end in {suffix}")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    with suppress(_Probed), atomic_path(path):
+        raise _Probed
+    for folder in missing:
+        with suppress(OSError):  # another job has begun to write there
+            folder.rmdir()
+
+
+def measure(
+    stage: Any, job: Any, percentages: tuple[int, ...], hang_timeout: float, output: Path, description: str
+) -> Any:
+    """Run `job` by `stage`, the module of a measurement, and write its record and then its rows; return the results."""
+    from heteroring.bench.progress import progress_bar
+    from heteroring.bench.provenance import provenance, settings_of, write_json
+    from heteroring.bench.records import write_rows
+
+    if not hang_timeout > 0:
+        raise ValueError(f"--hang-timeout {hang_timeout} is not positive")
+    with progress_bar(description, stage.steps(job)) as on_progress:
+        done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    record = provenance(
+        platform=job.label,
+        throttle=job.throttle,
+        percentages=percentages,
+        ranks=done.ranks,
+        settings=settings_of(job),
+        notes=done.notes,
+    )
+    write_json(output.with_suffix(".json"), record)
+    write_rows(output, done.rows)
+    return done
