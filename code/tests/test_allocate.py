@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heteroring.allocate import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_seconds
+from heteroring.allocate import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_ms
+from heteroring.allocate.costs import cost_of_speed
 from heteroring.allocate.formula import Formula
 from heteroring.allocate.lut import LookupTable
 from heteroring.allocate.profile_table import ProfileTable
@@ -71,6 +72,7 @@ def test_by_hand():
     balanced = allocation("balanced", 1024, percentages=(100, 40), profile=MODELS["balanced"])
     assert balanced.block_lens == (683, 341)
     assert balanced.model_source == "attention"
+    assert balanced.costs == (cost_of_speed(10.0), cost_of_speed(5.0))
     # Contiguous: rank 0 does 2/3 of the causal work on the first sqrt(2/3) of the tokens.
     lens = allocate("balanced", 1024, percentages=(100, 40), profile=MODELS["balanced"], layout="contiguous")
     assert lens == (836, 188)
@@ -121,10 +123,8 @@ def test_balanced_predicts_the_least_slowest_rank():
         name: allocation(name, 4001, percentages=percentages, profile=MODELS.get(name), layout="contiguous")
         for name in ALLOCATORS
     }
-    speeds = found["balanced"].speeds
-    slowest = {
-        name: max(predicted_seconds(Partition.contiguous(one.block_lens), speeds)) for name, one in found.items()
-    }
+    costs = found["balanced"].costs
+    slowest = {name: max(predicted_ms(Partition.contiguous(one.block_lens), costs)) for name, one in found.items()}
     assert min(slowest, key=slowest.get) == "balanced"
 
 
@@ -153,7 +153,8 @@ class TestProfile:
         path = self.csv(tmp_path / "profile.csv", "matmul", "attention")
         assert allocation("lut", 512, percentages=(100, 40), profile=path).speeds == (8.0, 4.0)
         assert allocation("formula", 512, percentages=(100,), profile=path).model_source == "matmul"
-        assert allocation("balanced", 512, percentages=(100, 40), profile=path).speeds == (9.0, 5.0)
+        costs = allocation("balanced", 512, percentages=(100, 40), profile=path).costs
+        assert costs == (cost_of_speed(9.0), cost_of_speed(5.0))
 
     def test_fit_reads_many_files(self, tmp_path):
         path = self.csv(tmp_path / "profile.csv", "matmul")
@@ -169,7 +170,11 @@ class TestProfile:
         [
             ("lut", None, "allocator 'lut' needs a lut model, the path of its JSON file or of a profile CSV"),
             ("formula", None, "allocator 'formula' needs a formula model, .* none was given"),
-            ("balanced", None, "allocator 'balanced' needs a lut model fitted to the attention profile"),
+            (
+                "balanced",
+                None,
+                "needs a cost model or lut model fitted to the attention profile, .* none was",
+            ),
             ("lut", MODELS["formula"], "needs a lut model; got a formula model fitted to the matmul profile"),
             ("formula", MODELS["lut"], "needs a formula model; got a lut model"),
             (

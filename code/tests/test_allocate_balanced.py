@@ -6,11 +6,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heteroring.allocate.balanced import balanced, predicted_seconds
+from heteroring.allocate.balanced import balanced
+from heteroring.allocate.costs import Cost, cost_of_speed, predicted_ms
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.work import score_pairs
+from heteroring.ring.work import score_pairs, total_pairs
 
 speed = st.one_of(st.integers(1, 10).map(float), st.floats(1e-3, 1e3))
+pair_us = st.one_of(st.integers(1, 10).map(float), st.floats(1e-2, 1e2))
+beside_us = st.one_of(st.just(0.0), st.integers(1, 30).map(float), st.floats(0, 30))
+cost = st.builds(Cost, pair_us, beside_us, beside_us)
+
+each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+causal_or_dense = pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
+
+
+def of_speeds(*speeds):
+    return [cost_of_speed(speed) for speed in speeds]
 
 
 def splits(seq_len, world_size):
@@ -19,43 +30,92 @@ def splits(seq_len, world_size):
         yield tuple(stop - start for start, stop in pairwise((0, *borders, seq_len)))
 
 
-def makespan(layout, lens, speeds, causal):
-    pairs = score_pairs(Partition(layout, lens), causal)
-    return max(work / speed for work, speed in zip(pairs, speeds, strict=True))
+def makespan(layout, lens, costs, causal):
+    return max(predicted_ms(Partition(layout, lens), costs, causal))
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("world_size", "longest"), [(1, 9), (2, 24), (3, 11), (4, 7)])
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_no_split_is_faster(layout, causal, world_size, longest, data):
-    seq_len = data.draw(st.integers(1, longest))
-    speeds = data.draw(st.lists(speed, min_size=world_size, max_size=world_size))
-    lens = balanced(seq_len, speeds, layout, causal)
+def check_split(lens, seq_len, world_size):
     assert len(lens) == world_size
     assert sum(lens) == seq_len
     assert min(lens) >= 0
-    best = min(makespan(layout, other, speeds, causal) for other in splits(seq_len, world_size))
-    assert makespan(layout, lens, speeds, causal) == best
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@causal_or_dense
+@each_layout
+@pytest.mark.parametrize(("world_size", "longest"), [(1, 9), (2, 24), (3, 11), (4, 7)])
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_no_split_is_faster_where_visits_cost_nothing(layout, causal, world_size, longest, data):
+    seq_len = data.draw(st.integers(1, longest))
+    free = st.builds(Cost, pair_us, beside_us, st.just(0.0))
+    costs = data.draw(st.lists(free, min_size=world_size, max_size=world_size))
+    lens = balanced(seq_len, costs, layout, causal)
+    check_split(lens, seq_len, world_size)
+    best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, world_size))
+    assert makespan(layout, lens, costs, causal) == best
+
+
+@causal_or_dense
+@each_layout
+@settings(max_examples=60, deadline=None)
+@given(seq_len=st.integers(1, 24), costs=st.tuples(cost, cost))
+def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs):
+    lens = balanced(seq_len, costs, layout, causal)
+    check_split(lens, seq_len, 2)
+    best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, 2))
+    assert makespan(layout, lens, costs, causal) == best
+
+
+@causal_or_dense
+@each_layout
+@pytest.mark.parametrize(("world_size", "longest"), [(3, 11), (4, 7)])
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_no_split_over_the_fastest_ranks_is_faster(layout, causal, world_size, longest, data):
+    # Sets of ranks that are not the fastest few are not looked at: the position of a rank counts, too.
+    seq_len = data.draw(st.integers(1, longest))
+    costs = data.draw(st.lists(cost, min_size=world_size, max_size=world_size))
+    lens = balanced(seq_len, costs, layout, causal)
+    check_split(lens, seq_len, world_size)
+    alone = [each.pair_us * total_pairs(seq_len, causal) + each.token_us * seq_len for each in costs]
+    order = sorted(range(world_size), key=alone.__getitem__)
+    fastest = [set(order[:size]) for size in range(1, world_size + 1)]
+    considered = [
+        other for other in splits(seq_len, world_size) if {rank for rank, n in enumerate(other) if n} in fastest
+    ]
+    best = min(makespan(layout, other, costs, causal) for other in considered)
+    assert makespan(layout, lens, costs, causal) <= best
+
+
+@causal_or_dense
+@each_layout
+@settings(max_examples=30, deadline=None)
+@given(units=st.integers(1, 12), multiple=st.integers(1, 300), costs=st.tuples(cost, cost))
+def test_whole_multiples_are_the_best_of_whole_multiples(layout, causal, units, multiple, costs):
+    seq_len = units * multiple
+    lens = balanced(seq_len, costs, layout, causal, multiple=multiple)
+    assert all(n % multiple == 0 for n in lens)
+    every = (tuple(n * multiple for n in other) for other in splits(units, 2))
+    best = min(makespan(layout, other, costs, causal) for other in every)
+    assert makespan(layout, lens, costs, causal) == best
+
+
+@causal_or_dense
+@each_layout
 @given(seq_len=st.integers(1, 10**6), speeds=st.lists(speed, min_size=1, max_size=6))
 @settings(max_examples=20, deadline=None)
 def test_long_sequences_beat_the_rounded_ideal_and_respect_the_bound(layout, causal, seq_len, speeds):
     # Ideal borders in real numbers: work is linear in tokens, but quadratic for a causal contiguous layout.
-    lens = balanced(seq_len, speeds, layout, causal)
-    assert sum(lens) == seq_len
-    assert min(lens) >= 0
+    costs = [Cost(pair_us=1e3 / speed) for speed in speeds]
+    lens = balanced(seq_len, costs, layout, causal)
+    check_split(lens, seq_len, len(speeds))
     power = 0.5 if causal and layout == "contiguous" else 1
     shares = [total / sum(speeds) for total in accumulate(speeds)]
     borders = [0, *(round(seq_len * min(share, 1.0) ** power) for share in shares[:-1]), seq_len]
     ideal = tuple(stop - start for start, stop in pairwise(borders))
     work = sum(score_pairs(Partition(layout, lens), causal))
-    time = makespan(layout, lens, speeds, causal)
-    assert work / sum(speeds) * (1 - 1e-12) <= time <= makespan(layout, ideal, speeds, causal)
+    time = makespan(layout, lens, costs, causal)
+    assert work / sum(speeds) * (1 - 1e-12) <= time <= makespan(layout, ideal, costs, causal) * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("percentages", [(100, 10), (100, 50, 20), (10, 100, 100, 70)])
@@ -63,51 +123,145 @@ def test_zigzag_is_proportional_to_speed_and_contiguous_is_not(percentages):
     # Uneven zigzag makes causal work linear in tokens; up to share f, a contiguous layout has done f^2 of it.
     seq_len = 65536
     whole = sum(percentages)
-    zigzag = balanced(seq_len, percentages, "zigzag")
+    zigzag = balanced(seq_len, of_speeds(*percentages), "zigzag")
     assert all(abs(n - seq_len * p / whole) <= 1.5 for n, p in zip(zigzag, percentages, strict=True))
-    contiguous = balanced(seq_len, percentages, "contiguous")
+    contiguous = balanced(seq_len, of_speeds(*percentages), "contiguous")
     for rank in range(len(percentages)):
         share = sum(percentages[: rank + 1]) / whole
         assert sum(contiguous[: rank + 1]) == pytest.approx(seq_len * share**0.5, abs=1.5)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@each_layout
 def test_equal_ranks_share_the_slack_evenly(layout):
     # A makespan of two tokens a rank would also allow (2, 2, 0): the split that is level wins.
-    assert sorted(balanced(4, (1, 1, 1), layout, causal=False)) == [1, 1, 2]
-    assert balanced(4096, (3.7, 3.7), "zigzag") == (2048, 2048)
-    lens = balanced(1003, (1.0,) * 8, layout, causal=False)
+    assert sorted(balanced(4, of_speeds(1, 1, 1), layout, causal=False)) == [1, 1, 2]
+    assert balanced(4096, of_speeds(3.7, 3.7), "zigzag") == (2048, 2048)
+    lens = balanced(1003, of_speeds(*[1.0] * 8), layout, causal=False)
     assert max(lens) - min(lens) == 1
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
+@each_layout
+@causal_or_dense
 def test_a_rank_not_worth_one_token_gets_none(layout, causal):
-    assert balanced(16, (1.0, 1e-6), layout, causal) == (16, 0)
-    assert balanced(16, (1e-6, 1.0, 1e-6), layout, causal) == (0, 16, 0)
+    assert balanced(16, of_speeds(1.0, 1e-6), layout, causal) == (16, 0)
+    assert balanced(16, of_speeds(1e-6, 1.0, 1e-6), layout, causal) == (0, 16, 0)
 
 
-def test_predicted_seconds_by_hand():
-    # 8 tokens, zigzag 4 + 4: 18 causal pairs each; 4 * 2 * 3 * 64 operations a pair; 1 and 2 TFLOP/s.
+def test_the_rank_behind_gets_fewer_tokens_for_its_visits():
+    # Equal ranks, 1 us a token of pairs: rank 0 revisits with half its rows, rank 1 with all. 3/4 : 1 at revisit 1.
+    seq_len = 7000
+    pair = 2 / (seq_len + 1)
+    first, second = balanced(seq_len, [Cost(pair, revisit_us=1.0)] * 2)
+    assert first / second == pytest.approx((1 + 1.0) / (1 + 0.5), rel=1e-3)
+    first, second = balanced(seq_len, [Cost(pair, token_us=3.0, revisit_us=1.0)] * 2)
+    assert first / second == pytest.approx((1 + 3 + 1.0) / (1 + 3 + 0.5), rel=1e-3)
+
+
+def test_a_rank_that_costs_the_others_more_than_it_brings_is_left_out():
+    # Per token: 1 us of pairs and 0.4 a visit. The third would bring 2 %, and cost the others half a visit and more.
+    seq_len = 4000
+    pair = 2 / (seq_len + 1)
+    fast, slow = Cost(pair, revisit_us=0.4), Cost(pair / 0.04, revisit_us=0.4 / 0.04)
+    for place in range(3):
+        costs = [fast, fast]
+        costs.insert(place, slow)
+        lens = balanced(seq_len, costs)
+        assert lens[place] == 0
+        assert tuple(n for rank, n in enumerate(lens) if rank != place) == balanced(seq_len, [fast, fast])
+    free = [Cost(each.pair_us) for each in (fast, fast, slow)]
+    assert balanced(seq_len, free)[2] == pytest.approx(seq_len * 0.04 / 2.04, abs=2)
+    assert balanced(seq_len, [fast, slow]) == (seq_len, 0)
+    assert balanced(seq_len, [slow, fast]) == (0, seq_len)
+
+
+def test_a_ring_must_gain_the_margin_on_the_fastest_rank_alone():
+    # The second rank brings 10 % without visits: alone takes 1.1 times as long as the ring.
+    costs = of_speeds(10, 1)
+    assert balanced(11000, costs, margin=0.0) == balanced(11000, costs, margin=0.0999) == (10000, 1000)
+    assert balanced(11000, costs, margin=0.1001) == (11000, 0)
+    assert balanced(11000, costs[::-1], margin=0.1001) == (0, 11000)
+    # Against fewer ranks that are still a ring there is no margin: every ring waits alike.
+    assert 0 not in balanced(32000, of_speeds(*[1] * 32), margin=0.05)
+
+
+# Milliseconds measured on two H200s: the ring at its split, and rank 0 alone; then whether the ring was worth it.
+H200 = [
+    (4096, (100, 10), (3840, 256), 0.3025, 0.2566),
+    (4096, (100, 50), (2560, 1536), 0.2496, 0.2566),
+    (8192, (100, 10), (7424, 768), 0.951, 0.853),
+    (16384, (100, 100), (8192, 8192), 1.763, 3.15),
+]
+
+
+@pytest.mark.parametrize(("seq_len", "percentages", "lens", "ring_ms", "alone_ms"), H200)
+def test_predictions_are_near_what_two_h200s_took(seq_len, percentages, lens, ring_ms, alone_ms):
+    # Speeds of attention by percentage as profiled; 0.0208 us a row visited again at 100 %, and 1 / share of it.
+    speeds = {10: 0.11, 50: 0.57, 100: 1.0}
+    pair = 1e3 * alone_ms / total_pairs(seq_len)
+    costs = [Cost(pair / speeds[p], revisit_us=0.0208 * 100 / p) for p in percentages]
+    predicted = makespan("zigzag", lens, costs, True)
+    assert predicted == pytest.approx(ring_ms, rel=0.1)
+    split = balanced(seq_len, costs, multiple=256, margin=0.05)
+    assert (split == (seq_len, 0)) == (ring_ms > alone_ms)
+    assert makespan("zigzag", split, costs, True) <= min(predicted, alone_ms) * (1 + 1e-9)
+
+
+@causal_or_dense
+@each_layout
+@settings(max_examples=60, deadline=None)
+@given(
+    seq_len=st.integers(2, 3000),
+    first=cost,
+    others=st.lists(cost, min_size=1, max_size=3),
+    place=st.integers(0, 3),
+    factor=st.floats(1, 20),
+)
+def test_a_rank_that_turns_slower_never_gets_more(layout, causal, seq_len, first, others, place, factor):
+    place = min(place, len(others))
+    slower = Cost(*(factor * value for value in first))
+    before = balanced(seq_len, [*others[:place], first, *others[place:]], layout, causal)
+    after = balanced(seq_len, [*others[:place], slower, *others[place:]], layout, causal)
+    # Borders are rounded to whole tokens on either side.
+    assert after[place] <= before[place] + 2
+
+
+def test_predicted_ms_by_hand():
+    # 8 tokens, zigzag 4 + 4: 18 causal pairs each. Rank 0 visits with its tail of 2 again, rank 1 with all 4.
     partition = Partition.zigzag((4, 4))
-    seconds = predicted_seconds(partition, (1.0, 2.0), batch=2, heads=3, head_dim=64)
-    assert seconds == pytest.approx((18 * 1536e-12, 18 * 1536e-12 / 2), rel=1e-15)
-    assert predicted_seconds(Partition.contiguous((0, 2)), (1.0, 1.0)) == (0.0, 12e-12)
-    assert predicted_seconds(Partition.contiguous((0, 2)), (1.0, 1.0), causal=False) == (0.0, 16e-12)
+    costs = (Cost(10.0), Cost(20.0, token_us=1000.0, revisit_us=7.0))
+    assert predicted_ms(partition, costs) == pytest.approx((0.18, 0.36 + 4.0 + 0.028), rel=1e-15)
+    assert predicted_ms(partition, costs[::-1]) == pytest.approx((0.36 + 4.0 + 0.014, 0.18), rel=1e-15)
+    # A rank that holds nothing is not visited.
+    assert predicted_ms(Partition.contiguous((0, 2)), costs) == pytest.approx((0.0, 0.06 + 2.0))
+    assert predicted_ms(Partition.contiguous((0, 2)), costs, causal=False) == pytest.approx((0.0, 0.08 + 2.0))
+    # Contiguous and causal: only the rank behind visits; not causal: both do.
+    assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1]) == pytest.approx((0.06 + 2.0, 0.07))
+    assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1], causal=False)[0] == pytest.approx(0.16 + 2.0 + 0.014)
 
 
-@pytest.mark.parametrize("speeds", [(1.0, 0.0), (1.0, -2.0), (1.0, float("nan")), (1.0, float("inf"))])
-def test_speed_that_is_not_positive_is_named(speeds):
-    with pytest.raises(ValueError, match=f"speed of rank 1 is {speeds[1]}"):
-        balanced(8, speeds)
-    with pytest.raises(ValueError, match=f"speed of rank 1 is {speeds[1]}"):
-        predicted_seconds(Partition.zigzag((4, 4)), speeds)
+def test_speed_becomes_a_cost():
+    # 2 TFLOP/s: a pair of one head of width 1 takes 4 operations.
+    assert cost_of_speed(2.0) == Cost(pair_us=2e-6)
 
 
-def test_missing_speeds_and_unknown_layout_are_named():
-    with pytest.raises(ValueError, match="speeds is empty"):
+@pytest.mark.parametrize("value", [-2.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", Cost._fields)
+def test_a_cost_that_breaks_its_rule_is_named(name, value):
+    costs = (Cost(1.0), Cost(1.0)._replace(**{name: value}))
+    with pytest.raises(ValueError, match=f"{name} of rank 1 is {value}: it must be "):
+        balanced(8, costs)
+    with pytest.raises(ValueError, match=f"{name} of rank 1 is {value}"):
+        predicted_ms(Partition.zigzag((4, 4)), costs)
+
+
+def test_other_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"pair_us of rank 0 is 0\.0: it must be positive"):
+        balanced(8, (Cost(0.0),))
+    with pytest.raises(ValueError, match="costs is empty"):
         balanced(8, ())
-    with pytest.raises(ValueError, match="3 speeds for 2 ranks"):
-        predicted_seconds(Partition.zigzag((4, 4)), (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="3 costs for 2 ranks"):
+        predicted_ms(Partition.zigzag((4, 4)), of_speeds(1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="layout 'striped' is unknown"):
-        balanced(8, (1.0, 1.0), "striped")
+        balanced(8, of_speeds(1.0, 1.0), "striped")
+    with pytest.raises(ValueError, match="multiple is 3: it must be 1 or more and divide seq_len 8"):
+        balanced(8, of_speeds(1.0, 1.0), multiple=3)

@@ -9,6 +9,7 @@ from heteroring.ring.schedule import visits
 from heteroring.ring.work import (
     capacity_bound,
     causal_flops,
+    extra_rows,
     kv_bytes,
     score_pairs,
     shard_pairs,
@@ -105,3 +106,23 @@ def test_capacity_bound_refuses_times_that_are_none(alone):
 
 def test_causal_flops_of_the_published_layer():
     assert causal_flops(1, 32, 128, total_pairs(65536)) == 4 * 32 * 128 * 65536 * 65537 // 2
+
+
+@given(partitions, st.booleans())
+def test_extra_rows_are_those_of_the_visits_beyond_the_own_shard(partition, causal):
+    if 1 in partition.block_lens:  # it may have no head for those behind to meet; counted all the same
+        return
+    for rank, rows in enumerate(extra_rows(partition, causal)):
+        length = partition.block_lens[rank]
+        visited = [visit for visit in visits(partition, rank, causal) if visit.kv_rank != rank]
+        assert rows == sum(length - visit.first_query for visit in visited)
+
+
+def test_extra_rows_by_hand():
+    # Zigzag: all rows meet the heads in front, tails meet those behind. A rank without tokens meets nobody.
+    assert extra_rows(Partition.zigzag((8, 0, 4, 6))) == (4 + 4, 0, 4 + 2, 6 + 6)
+    assert extra_rows(Partition.contiguous((8, 0, 4, 6))) == (0, 0, 4, 12)
+    assert extra_rows(Partition.zigzag((8, 0, 4, 6)), causal=False) == (16, 0, 8, 12)
+    assert extra_rows(Partition.zigzag((8,))) == (0,)
+    assert extra_rows(Partition.zigzag((3, 2))) == (2, 2)
+    assert extra_rows(Partition.zigzag((1, 4))) == (1, 4)

@@ -7,11 +7,11 @@ and its function of the same name an import has bound last.
 import sys
 from types import ModuleType
 
-from heteroring.allocate.balanced import predicted_seconds
+from heteroring.allocate.costs import Cost, predicted_ms
 from heteroring.allocate.dispatch import ALLOCATORS, Allocation, allocate, allocation
 from heteroring.allocate.models import fit, load_model
 
-__all__ = ["ALLOCATORS", "Allocation", "allocate", "allocation", "fit", "load_model", "predicted_seconds"]
+__all__ = ["ALLOCATORS", "Allocation", "Cost", "allocate", "allocation", "fit", "load_model", "predicted_ms"]
 
 
 class _CallableModule(ModuleType):

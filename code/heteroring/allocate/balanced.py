@@ -2,100 +2,129 @@
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
-from heteroring.ring.partition import Partition, check_layout
-from heteroring.ring.work import causal_flops, score_pairs, shard_pairs
+from heteroring.allocate.costs import Cost, check_costs
+from heteroring.ring.partition import check_layout
+from heteroring.ring.work import shard_extra_rows, shard_pairs, total_pairs
+
+# What a ring must be predicted to gain on its fastest rank alone to be worth having. The model knows what ranks
+# compute, not what they wait for: rings on two H200s took up to 7 % longer than it says.
+RING_MARGIN = 0.05
 
 
-def balanced(seq_len: int, speeds: Sequence[float], layout: str = "zigzag", causal: bool = True) -> tuple[int, ...]:
-    """Tokens per rank that minimise max_r (score pairs of rank r) / speeds[r], exactly, in integers.
+def balanced(
+    seq_len: int,
+    costs: Sequence[Cost],
+    layout: str = "zigzag",
+    causal: bool = True,
+    *,
+    multiple: int = 1,
+    margin: float = 0.0,
+) -> tuple[int, ...]:
+    """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
-    `speeds` are positive, in any one unit. A rank too slow to be worth a single token gets none.
+    A rank's time is that of `predicted_ms`: pair_us a score pair, token_us a token, and revisit_us a query row that it
+    visits beyond its own KV, of which there are the more, the more ranks hold tokens. So a rank may cost the others
+    more than it brings, and leaving it out is considered: once for every number of ranks, always the fastest ones, as
+    measured by the whole sequence alone. For each such set of ranks the split is the best there is, exactly. If one
+    rank alone needs no more than 1 + `margin` times the time of the best split, it gets all tokens.
 
-    In both layouts the pairs of a shard are W(stop) - W(start), where W(t) counts the pairs of the first t
-    tokens in rank order. W grows with t, so if each rank in turn takes all it can finish within a limit, no
-    other split gets further within it: the limit is feasible exactly if this greedy fill reaches `seq_len`.
-    Bisection down to neighbouring floats then finds the least feasible limit. Many splits may attain it; each
-    border goes as near as that limit allows to where speed-proportional work would put it, which leaves the
-    ranks below the limit balanced too.
+    For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
+    as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
+    it: the limit is feasible exactly if this greedy fill reaches `seq_len`. Bisection down to neighbouring floats
+    finds the least feasible limit. Many splits may attain it; each border goes as near as that limit allows to where
+    speed-proportional work would put it, which leaves the ranks below the limit balanced too.
 
-    Raises ValueError if the layout is unknown, there are no speeds, or one is not positive and finite.
+    Raises ValueError if the layout is unknown, `multiple` does not divide `seq_len`, there are no costs, or one is
+    negative, not finite, or nothing for a score pair.
     """
     check_layout(layout)
-    _check_speeds(speeds)
-    ranks = range(len(speeds))
+    check_costs(costs)
+    if multiple < 1 or seq_len % multiple:
+        raise ValueError(f"multiple is {multiple}: it must be 1 or more and divide seq_len {seq_len}")
+    pairs = total_pairs(seq_len, causal)
+    alone = [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
+    fastest_first = sorted(range(len(costs)), key=alone.__getitem__)
 
-    def work(tokens: int) -> int:
-        return shard_pairs(layout, seq_len, 0, tokens, causal)
+    limit, best = math.inf, None
+    for size in range(len(costs), 0, -1):  # all ranks first: on a tie nobody is left out
+        ring = _Ring(tuple(sorted(fastest_first[:size])), seq_len, tuple(costs), layout, causal, multiple)
+        if (found := ring.least_limit(math.nextafter(limit, 0.0))) is not None:
+            limit, best = found, ring.split(found)
+    if margin and alone[fastest_first[0]] <= (1 + margin) * limit:
+        return tuple(seq_len * (rank == fastest_first[0]) for rank in range(len(costs)))
+    return best
 
-    def last_stop(rank: int, start: int, limit: float) -> int:
-        done, stops = work(start), range(seq_len + 1)
-        return bisect_right(stops, limit, lo=start, key=lambda stop: (work(stop) - done) / speeds[rank]) - 1
 
-    def first_start(rank: int, stop: int, limit: float) -> int:
+@dataclass(frozen=True)
+class _Ring:
+    """Some of the ranks, in rank order, each reckoned to hold tokens. Borders count multiples from the front."""
+
+    members: tuple[int, ...]
+    seq_len: int
+    costs: tuple[Cost, ...]
+    layout: str
+    causal: bool
+    multiple: int
+
+    @property
+    def end(self) -> int:
+        return self.seq_len // self.multiple
+
+    def time(self, place: int, start: int, stop: int) -> float:
+        """Microseconds of the member at `place` for what lies between two borders."""
+        cost = self.costs[self.members[place]]
+        offset, length = start * self.multiple, (stop - start) * self.multiple
+        pairs = shard_pairs(self.layout, self.seq_len, offset, length, self.causal)
+        behind = len(self.members) - 1 - place
+        rows = shard_extra_rows(self.layout, offset, length, place, behind, self.causal)
+        return cost.pair_us * pairs + cost.token_us * length + cost.revisit_us * rows
+
+    def last_stop(self, place: int, start: int, limit: float) -> int:
+        stops = range(self.end + 1)
+        return bisect_right(stops, limit, lo=start, key=lambda stop: self.time(place, start, stop)) - 1
+
+    def first_start(self, place: int, stop: int, limit: float) -> int:
         # Time falls as the start rises, and bisection wants a rising key: hence the signs.
-        done, starts = work(stop), range(stop)
-        return bisect_left(starts, -limit, key=lambda start: (work(start) - done) / speeds[rank])
+        return bisect_left(range(stop), -limit, key=lambda start: -self.time(place, start, stop))
 
-    def feasible(limit: float) -> bool:
+    def feasible(self, limit: float) -> bool:
         border = 0
-        for rank in ranks:
-            border = last_stop(rank, border, limit)
-        return border == seq_len
+        for place in range(len(self.members)):
+            border = self.last_stop(place, border, limit)
+        return border == self.end
 
-    limit = _least(feasible, upper=work(seq_len) / max(speeds))
+    def least_limit(self, upper: float) -> float | None:
+        """The least feasible limit, or None if it is above `upper`."""
+        upper = min(upper, *(self.time(place, 0, self.end) for place in range(len(self.members))))
+        if not self.feasible(upper):
+            return None
+        lower = 0.0
+        while lower < (middle := (lower + upper) / 2) < upper:
+            lower, upper = (lower, middle) if self.feasible(middle) else (middle, upper)
+        return upper
 
-    earliest = [seq_len]
-    for rank in reversed(ranks):
-        earliest.append(first_start(rank, earliest[-1], limit))
-    earliest.reverse()
+    def split(self, limit: float) -> tuple[int, ...]:
+        """Tokens of every rank, within a feasible limit."""
+        places = range(len(self.members))
+        earliest = [self.end]
+        for place in reversed(places):
+            earliest.append(self.first_start(place, earliest[-1], limit))
+        earliest.reverse()
 
-    shares = list(accumulate(speeds))
-    borders = [0]
-    for rank in ranks:
-        ideal = bisect_left(range(seq_len), work(seq_len) * (shares[rank] / shares[-1]), key=work)
-        borders.append(min(max(ideal, earliest[rank + 1]), last_stop(rank, borders[-1], limit)))
-    return tuple(borders[rank + 1] - borders[rank] for rank in ranks)
+        shares = list(accumulate(1 / self.time(place, 0, self.end) for place in places))
+        lens = [0] * len(self.costs)
+        border = 0
+        for place in places:
+            share = shares[place] / shares[-1]
+            ideal = bisect_left(range(self.end), total_pairs(self.seq_len, self.causal) * share, key=self._pairs_before)
+            stop = min(max(ideal, earliest[place + 1]), self.last_stop(place, border, limit))
+            lens[self.members[place]] = (stop - border) * self.multiple
+            border = stop
+        return tuple(lens)
 
-
-def predicted_seconds(
-    partition: Partition,
-    speeds: Sequence[float],
-    *,
-    causal: bool = True,
-    batch: int = 1,
-    heads: int = 1,
-    head_dim: int = 1,
-) -> tuple[float, ...]:
-    """Busy time of each rank under the cost model of `balanced`: floating-point operations over speed.
-
-    `speeds` in TFLOP/s, one a rank; the result in seconds for one attention call of the given shape. The
-    default shape, a single head of width 1, serves to compare splits.
-
-    Raises ValueError if the number of speeds is not the world size or one is not positive and finite.
-    """
-    _check_speeds(speeds)
-    if len(speeds) != partition.world_size:
-        raise ValueError(f"{len(speeds)} speeds for {partition.world_size} ranks: one a rank is needed")
-    return tuple(
-        causal_flops(batch, heads, head_dim, pairs) / (speed * 1e12)
-        for pairs, speed in zip(score_pairs(partition, causal), speeds, strict=True)
-    )
-
-
-def _least(feasible: Callable[[float], bool], upper: float) -> float:
-    """The least feasible float in (0, upper]; `upper` is feasible, and so is all above a feasible one."""
-    lower = 0.0
-    while lower < (middle := (lower + upper) / 2) < upper:
-        lower, upper = (lower, middle) if feasible(middle) else (middle, upper)
-    return upper
-
-
-def _check_speeds(speeds: Sequence[float]) -> None:
-    if len(speeds) == 0:
-        raise ValueError("speeds is empty: at least one rank is needed")
-    for rank, speed in enumerate(speeds):
-        if not (math.isfinite(speed) and speed > 0):
-            raise ValueError(f"speed of rank {rank} is {speed}: it must be positive and finite")
+    def _pairs_before(self, border: int) -> int:
+        return shard_pairs(self.layout, self.seq_len, 0, border * self.multiple, self.causal)

@@ -7,10 +7,12 @@ from numbers import Real
 from operator import index
 
 from heteroring.allocate.apportion import apportion
-from heteroring.allocate.balanced import balanced
+from heteroring.allocate.balanced import RING_MARGIN, balanced
+from heteroring.allocate.cost_model import CostModel
+from heteroring.allocate.costs import Cost, cost_of_speed
 from heteroring.allocate.even import even
+from heteroring.allocate.fitted_model import FittedModel
 from heteroring.allocate.models import model_for
-from heteroring.allocate.speed_model import SpeedModel
 from heteroring.allocate.uneven import uneven
 from heteroring.ring.partition import check_layout
 
@@ -23,8 +25,8 @@ class Allocation:
 
     `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
     percentage, or its formula turned negative there. `notes` say which, what was used instead, and where a
-    formula extrapolates. `model_source` is the operator that the model was fitted to, and `speeds` are its
-    predictions in TFLOP/s, one a rank; both are empty for `even` and `uneven`.
+    formula extrapolates. `model_source` is the operator that the model was fitted to, empty for `even` and `uneven`.
+    `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one a rank, `costs` what `balanced` minimised.
     """
 
     block_lens: tuple[int, ...]
@@ -32,6 +34,7 @@ class Allocation:
     notes: tuple[str, ...] = ()
     model_source: str = ""
     speeds: tuple[float, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
 
 def allocation(
@@ -39,7 +42,7 @@ def allocation(
     seq_len: int,
     *,
     percentages: Iterable[float],
-    profile: SpeedModel | str | os.PathLike[str] | None = None,
+    profile: FittedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
     multiple: int = 1,
@@ -48,9 +51,11 @@ def allocation(
 
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
-    `layout` and `causal` really give it, with speeds from a look-up table of the attention profile. These
-    three take `profile`: a fitted model, the path of its JSON file, or that of a profile CSV (fitted on the
-    spot: to attention for `balanced`, otherwise to matmul where the file holds it). The other two ignore it.
+    `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. With a cost
+    model that knows what visits cost, ranks that do not pay are left out, and the fastest gets all if a ring gains
+    little (RING_MARGIN) on it. These three take `profile`: a fitted model, the path of its JSON file, or that of a
+    profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file holds it). The
+    other two ignore it.
 
     `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
     full takes a GPU as long as a full one.
@@ -73,18 +78,30 @@ def allocation(
 
     model = model_for(name, profile)
     predictions = [model.predict(seq_len, percentage) for percentage in percentages]
-    speeds = tuple(prediction.speed for prediction in predictions)
-    step = multiple if seq_len % multiple == 0 else 1
+    speeds, costs = (), ()
+    if isinstance(model, CostModel):
+        costs = tuple(prediction.cost for prediction in predictions)
+    else:
+        speeds = tuple(prediction.speed for prediction in predictions)
+    if name == "balanced":
+        speeds, costs = (), costs or tuple(map(cost_of_speed, speeds))
+        block_lens = balanced(
+            seq_len,
+            costs,
+            layout,
+            causal,
+            multiple=multiple if seq_len % multiple == 0 else 1,
+            margin=RING_MARGIN if any(cost.revisit_us for cost in costs) else 0.0,
+        )
+    else:
+        block_lens = apportion(speeds, seq_len)
     return Allocation(
-        block_lens=(
-            tuple(step * n for n in balanced(seq_len // step, speeds, layout, causal))
-            if name == "balanced"
-            else apportion(speeds, seq_len)
-        ),
+        block_lens=block_lens,
         clamped=any(prediction.clamped for prediction in predictions),
         notes=tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes)),
         model_source=model.source,
         speeds=speeds,
+        costs=costs,
     )
 
 
@@ -93,7 +110,7 @@ def allocate(
     seq_len: int,
     *,
     percentages: Iterable[float],
-    profile: SpeedModel | str | os.PathLike[str] | None = None,
+    profile: FittedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
 ) -> tuple[int, ...]:

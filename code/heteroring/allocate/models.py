@@ -4,27 +4,33 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from heteroring.allocate.cost_model import CostModel
+from heteroring.allocate.fitted_model import FittedModel, read_json
 from heteroring.allocate.formula import Formula
 from heteroring.allocate.lut import LookupTable
-from heteroring.allocate.profile_table import PathLike, read_profile
-from heteroring.allocate.speed_model import SpeedModel, read_json
+from heteroring.allocate.profile_table import PathLike, read_latencies
 
-MODELS: dict[str, type[SpeedModel]] = {model.kind: model for model in (LookupTable, Formula)}
+MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}
 
-# Allocator -> kind of model it needs, and the operator that must have been fitted (None: either).
-NEEDS = {"lut": ("lut", None), "formula": ("formula", None), "balanced": ("lut", "attention")}
+# Allocator -> (kind of model, operator that must have been fitted; None: any) that it works with.
+NEEDS = {
+    "lut": (("lut", None),),
+    "formula": (("formula", None),),
+    "balanced": (("cost", None), ("lut", "attention")),
+}
 
 
-def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> SpeedModel:
-    """Fit a model (`lut` or `formula`) to the `source` rows (`matmul` or `attention`) of profile CSVs.
+def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> FittedModel:
+    """Fit a model to the `source` rows of profile CSVs: `lut` or `formula` to matmul or attention, `cost` to attention,
+    layer or block, with the attention and the folds that are there.
 
-    `source` None means matmul where the files hold it, attention otherwise. Raises ValueError for an unknown
-    kind or source and for whatever `read_profile` refuses.
+    `source` None means attention for `cost`; otherwise matmul where the files hold it, and attention where not. Raises
+    ValueError for an unknown kind or source and for files that cannot be read or fitted.
     """
-    return _model_class(kind).fit(read_profile(profile_paths, source))
+    return _model_class(kind).from_profiles(profile_paths, source)
 
 
-def load_model(path: PathLike) -> SpeedModel:
+def load_model(path: PathLike) -> FittedModel:
     """The model saved in a JSON file. Raises ValueError, naming the file, if it does not hold one."""
     content = read_json(Path(path))
     try:
@@ -33,27 +39,36 @@ def load_model(path: PathLike) -> SpeedModel:
         raise ValueError(f"{path}: not a valid model file: {error}") from error
 
 
-def model_for(allocator: str, profile: SpeedModel | PathLike | None) -> SpeedModel:
+def model_for(allocator: str, profile: FittedModel | PathLike | None) -> FittedModel:
     """The model that `allocator` (a key of NEEDS) works with: as given, loaded, or fitted to a profile CSV.
 
+    For `balanced` that is the cost model of attention if the CSV holds folds, and the table of its speeds if not.
     Raises ValueError, naming what is needed, if `profile` is None or holds something else.
     """
-    kind, source = NEEDS[allocator]
-    needs = f"allocator {allocator!r} needs a {kind} model" + (f" fitted to the {source} profile" if source else "")
+    kinds = " or ".join(
+        f"{kind} model" + (f" fitted to the {source} profile" if source else "") for kind, source in NEEDS[allocator]
+    )
+    needs = f"allocator {allocator!r} needs a {kinds}"
     if isinstance(profile, str | os.PathLike):
         path = Path(profile)
-        model = fit(kind, source, path) if path.suffix == ".csv" else load_model(path)
-    elif isinstance(profile, SpeedModel):
+        model = _fitted_to(allocator, path) if path.suffix == ".csv" else load_model(path)
+    elif isinstance(profile, FittedModel):
         model = profile
     else:
         given = "none was given" if profile is None else f"got {type(profile).__name__}"
         raise ValueError(f"{needs}, the path of its JSON file or of a profile CSV as `profile`; {given}")
-    if model.kind != kind or source not in (None, model.source):
+    if not any(model.kind == kind and source in (None, model.source) for kind, source in NEEDS[allocator]):
         raise ValueError(f"{needs}; got a {model.kind} model fitted to the {model.source} profile")
     return model
 
 
-def _model_class(kind: str) -> type[SpeedModel]:
+def _fitted_to(allocator: str, path: Path) -> FittedModel:
+    if allocator != "balanced":
+        return fit(allocator, None, path)
+    return fit("cost" if "fold" in read_latencies(path) else "lut", "attention", path)
+
+
+def _model_class(kind: str) -> type[FittedModel]:
     if kind not in tuple(MODELS):  # by equality: a damaged file may hold a kind that cannot be hashed
         raise ValueError(f"model kind {kind!r} is unknown: choose one of {', '.join(MODELS)}")
     return MODELS[kind]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 # What profiles hold: square matmuls, causal attention, folds of FOLD_KEYS keys into a running result, FMS's attention
 # layer, and a whole transformer block.
@@ -16,6 +17,9 @@ FOLD_KEYS = 128
 
 # What models of speed are fitted to.
 SOURCES = ("matmul", "attention")
+
+# Fields of a Table that a ProfileTable has, too.
+_SHARED = ("platform", "setup", "lengths", "percentages", "rows")
 
 PathLike = str | os.PathLike[str]
 
@@ -43,6 +47,17 @@ class ProfileTable:
     rows: int
 
 
+class Table(NamedTuple):
+    """Medians of a column over an operator's repetitions, values[i][j] at lengths[i] and percentages[j]."""
+
+    platform: str
+    setup: dict[str, str]
+    lengths: tuple[int, ...]
+    percentages: tuple[float, ...]
+    values: tuple[tuple[float, ...], ...]
+    rows: int
+
+
 def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> ProfileTable:
     """The rows of `source` in profile CSVs (raw repetitions or derived medians) as one table.
 
@@ -54,39 +69,47 @@ def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> Pr
     """
     if source is not None and source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown: choose one of {', '.join(SOURCES)}")
+    names, rows = _read(paths)
+    source = source or ("matmul" if any(row["kind"] == "matmul" for row in rows) else "attention")
+    table = _table(names, rows, source, "tflops")
+    return ProfileTable(source=source, speeds=table.values, **{name: getattr(table, name) for name in _SHARED})
+
+
+def read_latencies(paths: PathLike | Iterable[PathLike]) -> dict[str, Table]:
+    """The latencies in profile CSVs by kind, of every kind that they hold. Raises ValueError as `read_profile` does."""
+    names, rows = _read(paths)
+    return {kind: _table(names, rows, kind, "latency_ms") for kind in KINDS if any(row["kind"] == kind for row in rows)}
+
+
+def _read(paths: PathLike | Iterable[PathLike]) -> tuple[str, list[dict]]:
+    """All rows, and the names of the files for what is said about them."""
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
         raise ValueError("no profile CSV is given: at least one is needed")
-    everything = [row for file in files for row in _rows(file)]
-    found = {row["kind"] for row in everything}
-    source = source or ("matmul" if "matmul" in found else "attention")
-    rows = [row for row in everything if row["kind"] == source]
-    names = ", ".join(map(str, files))
-    if not rows:
-        raise ValueError(f"{names}: no row of kind {source!r}, only of {', '.join(sorted(found))}")
+    return ", ".join(map(str, files)), [row for file in files for row in _rows(file)]
 
-    setup = {column: _single(rows, column) for column in _SETUP if all(column in row for row in rows)}
+
+def _table(names: str, everything: list[dict], kind: str, column: str) -> Table:
+    """The medians of `column` in the rows of `kind`."""
+    rows = [row for row in everything if row["kind"] == kind]
+    if not rows:
+        found = ", ".join(sorted({row["kind"] for row in everything}))
+        raise ValueError(f"{names}: no row of kind {kind!r}, only of {found}")
+    setup = {name: _single(rows, name) for name in _SETUP if all(name in row for row in rows)}
     cells = defaultdict(list)
     for row in rows:
-        cells[int(row["size"]), row["percentage"]].append(row["tflops"])
+        cells[int(row["size"]), row["percentage"]].append(row[column])
     lengths = tuple(sorted({length for length, _ in cells}))
     percentages = tuple(sorted({percentage for _, percentage in cells}))
     for length in lengths:
         for percentage in percentages:
             if (length, percentage) not in cells:
                 raise ValueError(
-                    f"{names}: no {source} row of size {length} at {percentage:g} %: every size is needed at "
+                    f"{names}: no {kind} row of size {length} at {percentage:g} %: every size is needed at "
                     "every percentage"
                 )
-    return ProfileTable(
-        source=source,
-        platform=setup.pop("platform"),
-        setup=setup,
-        lengths=lengths,
-        percentages=percentages,
-        speeds=tuple(tuple(median(cells[length, share]) for share in percentages) for length in lengths),
-        rows=len(rows),
-    )
+    values = tuple(tuple(median(cells[length, share]) for share in percentages) for length in lengths)
+    return Table(setup.pop("platform"), setup, lengths, percentages, values, len(rows))
 
 
 def _rows(path: Path) -> Iterator[dict]:

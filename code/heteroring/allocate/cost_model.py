@@ -1,0 +1,159 @@
+"""The cost model: what pairs, tokens and extra visits take, measured, at every length and percentage."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import ClassVar, NamedTuple, Self
+
+from heteroring.allocate.costs import Cost
+from heteroring.allocate.fitted_model import FittedModel
+from heteroring.allocate.profile_table import FOLD_KEYS, PathLike, Table, read_latencies
+from heteroring.ring.work import total_pairs
+
+
+class CostPrediction(NamedTuple):
+    """A rank's cost; `clamped` if it is not the model's own value there; and why."""
+
+    cost: Cost
+    clamped: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CostModel(FittedModel):
+    """Medians by lengths[i] and percentages[j], from the profile of one rank.
+
+    attention_ms: causal attention of the whole sequence, alone. token_us: what a token takes beside it, where `source`
+    is more than attention: (time of the source - time of the attention) / tokens; 0 for source attention. revisit_us:
+    what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0 everywhere
+    where no folds were profiled. A difference that is negative, as noise can make it, is held at 0, and
+    predictions near it say so.
+
+    Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the other two as multiples of
+    a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
+    and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
+    """
+
+    kind: ClassVar[str] = "cost"
+    sources: ClassVar[tuple[str, ...]] = ("attention", "layer", "block")
+    units: ClassVar[dict[str, str]] = {
+        "attention_ms": "ms, causal, whole sequence",
+        "token_us": "us a token, beside attention",
+        "revisit_us": "us a query row visited again, without its pairs",
+    }
+
+    attention_ms: tuple[tuple[float, ...], ...]
+    token_us: tuple[tuple[float, ...], ...]
+    revisit_us: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_table("attention_ms", "attention_ms")
+        self.check_table("token_us", "token_us", zero=True)
+        self.check_table("revisit_us", "revisit_us", zero=True)
+
+    @classmethod
+    def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
+        source = source or "attention"
+        cls.check_source(source)
+        return cls.fit(source, read_latencies(paths))
+
+    @classmethod
+    def fit(cls, source: str, latencies: dict[str, Table]) -> Self:
+        """The model of the tables that `read_latencies` read: of attention, of `source`, and of folds if there are any.
+
+        Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
+        """
+        used = {kind: latencies.get(kind) for kind in dict.fromkeys(("attention", source, "fold"))}
+        for kind in ("attention", source):
+            if used[kind] is None:
+                raise ValueError(
+                    f"a cost model of source {source!r} needs a profile of kind {kind!r}; there is "
+                    f"{', '.join(latencies)} only"
+                )
+        attention, whole, folds = used["attention"], used[source], used["fold"]
+        for kind, table in used.items():
+            if table is not None:
+                _check_alike(attention, kind, table)
+
+        def by_cell(value) -> tuple[tuple[float, ...], ...]:
+            return tuple(
+                tuple(value(i, j) for j in range(len(attention.percentages))) for i in range(len(attention.lengths))
+            )
+
+        def token_us(i: int, j: int) -> float:
+            return max(0.0, 1e3 * (whole.values[i][j] - attention.values[i][j]) / attention.lengths[i])
+
+        def revisit_us(i: int, j: int) -> float:
+            length = attention.lengths[i]
+            pairs_us = FOLD_KEYS * 1e3 * attention.values[i][j] / total_pairs(length)
+            return max(0.0, 1e3 * folds.values[i][j] / length - pairs_us)
+
+        return cls(
+            source=source,
+            platform=attention.platform,
+            setup=attention.setup,
+            rows=sum(table.rows for table in used.values() if table is not None),
+            lengths=attention.lengths,
+            percentages=attention.percentages,
+            attention_ms=attention.values,
+            token_us=by_cell(token_us),
+            revisit_us=by_cell(revisit_us if folds else lambda i, j: 0.0),
+        )
+
+    @property
+    def knows_visits(self) -> bool:
+        """Whether folds were profiled."""
+        return any(map(any, self.revisit_us))
+
+    def predict(self, length: int, percentage: float) -> CostPrediction:
+        """Cost of a rank at `length` (>= 1) tokens in the whole sequence and `percentage` (1 to 100)."""
+        pair_us = [
+            [1e3 * ms / total_pairs(n) for ms in row] for n, row in zip(self.lengths, self.attention_ms, strict=True)
+        ]
+        pair = 1 / self.interpolated([[1 / us for us in row] for row in pair_us], length, percentage)
+
+        def beside(table: tuple[tuple[float, ...], ...]) -> float:
+            multiples = [[x / us for x, us in zip(*rows, strict=True)] for rows in zip(table, pair_us, strict=True)]
+            return pair * self.interpolated(multiples, length, percentage)
+
+        cost = Cost(pair, beside(self.token_us), beside(self.revisit_us))
+        notes = [f"cost: {place}, read at its edge" for place in self.outside(length, percentage)]
+        notes += self._held_at_zero(length, percentage)
+        return CostPrediction(cost, bool(notes), tuple(notes))
+
+    def _held_at_zero(self, length: int, percentage: float) -> list[str]:
+        """A note for each cell that a prediction rests on and whose token_us or revisit_us could not be told from 0."""
+        cells = list(product(_neighbours(self.lengths, length), _neighbours(self.percentages, percentage)))
+        tables = {"token_us": self.token_us} if self.source != "attention" else {}
+        if self.knows_visits:
+            tables["revisit_us"] = self.revisit_us
+        return [
+            f"cost: {name} at {self.lengths[i]} tokens and {self.percentages[j]:g} % was not above 0, held there"
+            for name, table in tables.items()
+            for i, j in cells
+            if table[i][j] == 0
+        ]
+
+
+def _neighbours(levels: tuple[float, ...], value: float) -> list[int]:
+    """Indices of the levels that an interpolation to `value` weighs."""
+    if value in levels:
+        return [levels.index(value)]
+    above = sum(level < value for level in levels)
+    return [index for index in (above - 1, above) if 0 <= index < len(levels)]
+
+
+def _check_alike(attention: Table, kind: str, table: Table) -> None:
+    for name in ("platform", "lengths", "percentages"):
+        if getattr(table, name) != getattr(attention, name):
+            raise ValueError(
+                f"{name} of the {kind} profile are {getattr(table, name)}, those of the attention profile "
+                f"{getattr(attention, name)}: they must be the same"
+            )
+    for name in table.setup.keys() & attention.setup.keys() - {"causal"}:
+        if table.setup[name] != attention.setup[name]:
+            raise ValueError(
+                f"{name} is {table.setup[name]} in the {kind} profile and {attention.setup[name]} in the attention "
+                "profile: they must be the same"
+            )
