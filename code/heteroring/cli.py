@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,9 +82,9 @@ def profile(
     label: Label = "",
     throttle: ThrottleName = "",
     batch: Batch = 1,
-    heads: Heads = 4,
-    kv_heads: KvHeads = 4,
-    head_dim: HeadDim = 64,
+    heads: Annotated[int, typer.Option(help="Query heads.", show_default="4, or the model's")] = 0,
+    kv_heads: Annotated[int, typer.Option(help="KV heads.", show_default="4, or the model's")] = 0,
+    head_dim: Annotated[int, typer.Option(help="Elements of a head.", show_default="64, or the model's")] = 0,
     dtype: Dtype = "float32",
     block: Block = "auto",
     repetitions: Repetitions = 5,
@@ -98,7 +98,6 @@ def profile(
     check_output(output, ".csv")
 
     from heteroring.bench import profile as stage
-    from heteroring.bench.shape import Shape
 
     job = stage.ProfileJob(
         platform=platform,
@@ -108,13 +107,26 @@ def profile(
         **lengths,
         kinds=tuple(kinds.split(",")),
         model=model,
-        shape=Shape(batch, heads, kv_heads, head_dim, dtype),
+        shape=_shape(model, batch, heads, kv_heads, head_dim, dtype),
         block=block,
         repetitions=repetitions,
         warmup=warmup,
         seed=seed,
     )
     measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %")
+
+
+def _shape(model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:
+    """The Shape that was asked for; what is left open, 0, is that of `model`, if one is named."""
+    from heteroring.bench.shape import Shape
+
+    own = 4, 4, 64
+    if model:
+        from heteroring.bench.model_spec import ModelSpec
+
+        sizes = ModelSpec(model, dtype, heads=heads, kv_heads=kv_heads, emb_dim=heads * head_dim).sizes
+        own = sizes.heads, sizes.kv_heads, sizes.head_dim
+    return Shape(batch, heads or own[0], kv_heads or own[1], head_dim or own[2], dtype)
 
 
 @app.command()
