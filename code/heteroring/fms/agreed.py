@@ -35,6 +35,11 @@ def agreed(
     agree(call, problem, group, device, every_call=every_call)
 
 
-def digest(tokens: torch.Tensor) -> str:
-    """What tells one rank's token ids from another's."""
-    return hashlib.blake2b(tokens.cpu().numpy().tobytes(), digest_size=8).hexdigest()
+def checked_tokens(tokens: torch.Tensor, vocabulary: int) -> str:
+    """A digest of token ids, by which ranks compare them. Raises ValueError for one outside the vocabulary."""
+    tokens = tokens.long().cpu()
+    least, most = tokens.aminmax()
+    if least < 0 or most >= vocabulary:
+        worst = int(least if least < 0 else most)
+        raise ValueError(f"token id {worst} is outside the model's vocabulary of {vocabulary}")
+    return hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8).hexdigest()

@@ -127,6 +127,12 @@ def _decode(
 ) -> torch.Tensor:
     """Attention of the new token's query [B, 1, Hq, D] to the keys and values [B, m_r, Hkv, D] of all ranks."""
     ring = _checked(attn_kwargs, p_dropout)
+    cached = ring.step.held + int(ring.step.stores)
+    if keys.shape[1] != cached:
+        raise ValueError(
+            f"the attention op 'ring' decodes over {cached} cached tokens and got {keys.shape[1]}: it needs its cache, "
+            "use_cache=True and past_key_value_states"
+        )
     q, k, v = (x.transpose(1, 2) for x in (query, keys, values))
     return ring_decode(q, k, v, ring.group, scale_factor, block=ring.block).transpose(1, 2)
 

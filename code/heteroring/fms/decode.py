@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.agreed import Call, agreed, checked_tokens
 from heteroring.fms.attention import OP, DecodeStep, Ring
 from heteroring.fms.cache import RingCache, next_owner
 from heteroring.fms.models import check_model
@@ -28,8 +28,8 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
 
     def describe() -> Call:
         _check(model, token_ids, cache)
-        call = (
-            ("weights", fingerprint(model)),
+        call: Call = (
+            ("weights", cache.fingerprint),
             ("batch", cache.batch),
             ("layout", cache.partition.layout),
             ("block_lens", cache.partition.block_lens),
@@ -37,7 +37,8 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
             ("decode_speeds", cache.speeds),
         )
         if device.type == "cpu":
-            call += (("tokens held", cache.held), ("token ids", tuple(token_ids.flatten().tolist())))
+            tokens = checked_tokens(token_ids, model.config.src_vocab_size)
+            call += (("tokens held", cache.held), ("token ids", tokens))
         return call
 
     agreed(describe, cache.group, world_size, device, every_call=False)

@@ -53,6 +53,8 @@ def get_model(
     that are.
     """
     if distributed_strategy != "ring":
+        if block_lens is not None:
+            raise ValueError(f"block_lens are of the strategy 'ring', distributed_strategy is {distributed_strategy!r}")
         kwargs |= {"distributed_strategy": distributed_strategy, "group": group}
         return fms.models.get_model(architecture, variant, model_path, source, device_type, data_type, **kwargs)
     _check_name(architecture, variant)
@@ -61,10 +63,10 @@ def get_model(
         device_type = f"cuda:{torch.cuda.current_device()}"
     # FMS shards nothing for a strategy it does not know: whole weights on every rank, as one process has them.
     model = fms.models.get_model(architecture, variant, model_path, source, device_type, data_type, "ring", **kwargs)
-    check_model(model)
+    check_model(model.eval())
     for part in (model, model.base_model):
         part.distributed_strategy = strategy
-    return model.eval()
+    return model
 
 
 def strategy_of(model: nn.Module) -> RingAttentionStrategy:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed, digest
+from heteroring.fms.agreed import Call, agreed, checked_tokens
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.models import attention_layers, check_model, strategy_of
@@ -76,7 +76,7 @@ def ring_prefill(
             ("all_logits", all_logits),
             ("decode_speeds", check_speeds(decode_speeds, world_size)),
             ("transport", transport),
-            ("token ids", digest(input_ids)),
+            ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
         )
 
     agreed(describe, group, world_size, device)

@@ -1,42 +1,70 @@
 """Attention of one query a head: what decode needs, where keys are many and queries few.
 
-The unit that ranks and chunks of keys exchange is a packed part, [B, Hq, D + 1] in fp32 (fp64 for fp64 inputs): the
-output over some of the keys in the first D columns, its log-sum-exp, in natural log, in the last.
+The unit that chunks of keys and ranks give to be merged is a packed part, [B, Hq, D + 1] in fp32 (fp64 for fp64
+inputs): the output over some of the keys in the first D columns, its log-sum-exp, in natural log, in the last.
 """
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
+from heteroring.kernels import decode_split
 from heteroring.kernels.block import Block, resolve
 from heteroring.kernels.merge import merge_
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Block = "auto") -> Tensor:
-    """The packed part [B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], m >= 0, Hq a multiple of Hkv.
+def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Block = "auto") -> Tensor:
+    """Packed parts [S, B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], over disjoint keys, S >= 1.
 
-    `block` is a backend name or a Block. The queries that share a KV head become rows of one query tile, so that
-    every key and value is read once and none is expanded.
+    m may be 0; Hq is a multiple of Hkv. `block` is a backend name or a Block. On CUDA "auto" and "triton" are the
+    split-KV kernel where it covers the operands; everything else gives one part, from a block whose query rows are
+    the queries that share a KV head. Either way every key and value is read once and none is expanded.
     """
+    if _is_split(block, q, k, v):
+        return decode_split.partials(q, k, v, scale)
     batch, heads, _, head_dim = q.shape
-    kv_heads = k.shape[1]
-    grouped = q.reshape(batch, kv_heads, heads // kv_heads, head_dim)
+    grouped = q.reshape(batch, k.shape[1], heads // k.shape[1], head_dim)
     compute = resolve(block, q.device, q.dtype, head_dim) if isinstance(block, str) else block
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = compute(grouped, k, v, scale=scale, out_dtype=wide)
-    part = q.new_empty((batch, heads, head_dim + 1), dtype=wide)
+    part = q.new_empty((1, batch, heads, head_dim + 1), dtype=wide)
     part[..., :head_dim] = out.reshape(batch, heads, head_dim)
     part[..., head_dim] = lse.reshape(batch, heads)
     return part
 
 
-def combine(parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Attention over all keys, [B, Hq, 1, D] in `dtype`, from packed parts [S, B, Hq, D + 1] over disjoint keys.
-
-    Always folded in the order of S, so that ranks with the same parts get the same bits.
-    """
-    out, lse = parts[0, :, :, None, :-1].clone(), parts[0, :, :, None, -1].clone()
+def merge_parts(parts: Tensor) -> Tensor:
+    """The packed part [B, Hq, D + 1] over all keys of parts [S, B, Hq, D + 1]."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts.is_cuda and parts.dtype == torch.float32:
+        return decode_split.combine(parts, torch.float32, with_lse=True)
+    merged = parts[0].clone()
+    out, lse = _unpacked(merged)
     for part in parts[1:]:
-        merge_(out, lse, part[:, :, None, :-1], part[:, :, None, -1])
-    return out.to(dtype)
+        merge_(out, lse, *_unpacked(part))
+    return merged
+
+
+def finish(parts: Tensor, dtype: torch.dtype) -> Tensor:
+    """Attention over all keys of parts [S, B, Hq, D + 1]: [B, Hq, 1, D] in `dtype`.
+
+    Always merged in the order of S, so that ranks with the same parts get the same bits.
+    """
+    if parts.is_cuda and parts.dtype == torch.float32:
+        return decode_split.combine(parts, dtype, with_lse=False)[:, :, None]
+    return merge_parts(parts)[:, :, None, :-1].to(dtype)
+
+
+def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:
+    """out [B, Hq, 1, D] and lse [B, Hq, 1] of a packed part, as views."""
+    return part[:, :, None, :-1], part[:, :, None, -1]
+
+
+def _is_split(block: str | Block, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if block == "triton" and not q.is_cuda:
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return block in ("auto", "triton") and decode_split.covers(q, k, v)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.block import Block, check_block
-from heteroring.kernels.decode_block import attend, combine
+from heteroring.kernels.decode_block import finish, merge_parts, partials
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
 
@@ -32,8 +32,8 @@ def ring_decode(
     1/sqrt(D); `block` is a backend name or a Block. Returns out [B, Hq, 1, D] like q, with the same bits on all ranks
     (of one kind of device). A query that sees no key at all gives 0. Every rank of the group must call.
 
-    Each rank attends to what it holds; then one collective carries B x Hq x (D + 1) numbers a rank, and every rank
-    merges them by their LSE.
+    Each rank attends to what it holds; one collective then brings every rank B x Hq x (D + 1) numbers of each other,
+    to be merged by their LSE.
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks' shapes,
     dtypes or scales differ (on CUDA this is compared once for a call of its kind: see heteroring.ring.agreement);
@@ -48,9 +48,10 @@ def ring_decode(
     elif problem:
         raise ValueError(problem)
     with torch.no_grad():
-        part = attend(q, k, v, scale, block)
-        parts = part[None] if world_size == 1 else _gather(part, group, rank, world_size)
-        return combine(parts, q.dtype)
+        parts = partials(q, k, v, scale, block)
+        if world_size > 1:
+            parts = _gather(merge_parts(parts), group, rank, world_size)
+        return finish(parts, q.dtype)
 
 
 def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size: int) -> torch.Tensor:

@@ -1,0 +1,144 @@
+"""Split-KV decode: chunks of the keys of one head as parallel work, and the merge of what they give.
+
+Import this only where Triton is installed; `heteroring.kernels.decode_split` launches it. Names as in triton_kernel:
+`i_` the number of a program, `o_` a vector of offsets, `p_` pointers, `b_` a tile in registers, `m_` a mask.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _read_tile(
+    b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, start, stop, log2_scale,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, HEAD_DIM: tl.constexpr,
+    RAGGED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Fold keys start .. start + BLOCK_N - 1, of them those before `stop` if RAGGED, into the running softmax."""
+    o_n = tl.arange(0, BLOCK_N)
+    o_d = tl.arange(0, BLOCK_D)
+    at = tl.cast(start, tl.int64)
+    p_k_tile = p_k + (at + o_n)[:, None] * stride_kn + o_d[None, :]
+    p_v_tile = p_v + (at + o_n)[:, None] * stride_vn + o_d[None, :]
+    m_key = start + o_n < stop
+    if RAGGED:
+        m_load = m_key[:, None] & (o_d < HEAD_DIM)[None, :]
+        b_k = tl.load(p_k_tile, mask=m_load, other=0.0)
+        b_v = tl.load(p_v_tile, mask=m_load, other=0.0)
+    elif HEAD_DIM < BLOCK_D:
+        m_dim = (o_d < HEAD_DIM)[None, :]
+        b_k = tl.load(p_k_tile, mask=m_dim, other=0.0)
+        b_v = tl.load(p_v_tile, mask=m_dim, other=0.0)
+    else:
+        b_k = tl.load(p_k_tile)
+        b_v = tl.load(p_v_tile)
+    b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * log2_scale
+    if RAGGED:
+        b_s = tl.where(m_key[None, :], b_s, float("-inf"))
+    # A tile that is read has a key that is seen, so that the maximum is finite from the first one on.
+    b_new = tl.maximum(b_max, tl.max(b_s, 1))
+    b_p = tl.math.exp2(b_s - b_new[:, None])
+    b_decay = tl.math.exp2(b_max - b_new)
+    b_sum = b_sum * b_decay + tl.sum(b_p, 1)
+    b_acc = tl.dot(b_p.to(b_v.dtype), b_v, b_acc * b_decay[:, None], input_precision=PRECISION)
+    return b_acc, b_new, b_sum
+
+
+# The number of keys grows by one with every token: nothing that follows from it may trigger a compilation.
+@triton.jit(do_not_specialize=["kv_heads", "n", "chunk", "stride_ps", "stride_pb", "stride_ph"])
+def chunk_kernel(
+    q, k, v, parts,
+    stride_qb, stride_qh, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
+    stride_ps, stride_pb, stride_ph,
+    kv_heads, n, chunk, log2_scale,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Attention of the GROUP queries of one KV head to keys i * chunk .. (i + 1) * chunk - 1 of it, i the program.
+
+    q [batch, kv_heads * GROUP, HEAD_DIM], k and v [batch, kv_heads, n, HEAD_DIM], parts fp32 [chunks, batch,
+    kv_heads * GROUP, HEAD_DIM + 1]: out, then the LSE in natural log. `log2_scale` is scale * log2(e). Without keys
+    out is 0 and the LSE -inf. Grid: chunks x (batch * kv_heads).
+    """
+    i_chunk = tl.program_id(0)
+    i_b = (tl.program_id(1) // kv_heads).to(tl.int64)
+    i_h = (tl.program_id(1) % kv_heads).to(tl.int64)
+    o_g = tl.arange(0, BLOCK_G)
+    o_d = tl.arange(0, BLOCK_D)
+    o_head = i_h * GROUP + o_g
+    m_head = o_g < GROUP
+    m_tile = m_head[:, None] & (o_d < HEAD_DIM)[None, :]
+    p_k = k + i_b * stride_kb + i_h * stride_kh
+    p_v = v + i_b * stride_vb + i_h * stride_vh
+
+    b_q = tl.load(q + i_b * stride_qb + o_head[:, None] * stride_qh + o_d[None, :], mask=m_tile, other=0.0)
+    b_max = tl.full([BLOCK_G], float("-inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_G], tl.float32)
+    b_acc = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
+    first = i_chunk * chunk
+    stop = tl.minimum(first + chunk, n)
+    whole = first + (stop - first) // BLOCK_N * BLOCK_N
+    for start in range(first, whole, BLOCK_N):
+        b_acc, b_max, b_sum = _read_tile(
+            b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, start, stop, log2_scale,
+            BLOCK_N, BLOCK_D, HEAD_DIM, False, PRECISION,
+        )  # fmt: skip
+    for start in range(whole, stop, BLOCK_N):
+        b_acc, b_max, b_sum = _read_tile(
+            b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, start, stop, log2_scale,
+            BLOCK_N, BLOCK_D, HEAD_DIM, True, PRECISION,
+        )  # fmt: skip
+
+    # Not `b_sum > 0`: a NaN that came in has to come out.
+    b_some = b_max != float("-inf")
+    b_sum = tl.where(b_some, b_sum, 1.0)
+    b_lse = tl.where(b_some, b_max * LN_2 + tl.log(b_sum), float("-inf"))
+    p_part = parts + i_chunk.to(tl.int64) * stride_ps + i_b * stride_pb + o_head * stride_ph
+    tl.store(p_part[:, None] + o_d[None, :], b_acc / b_sum[:, None], mask=m_tile)
+    tl.store(p_part + HEAD_DIM, b_lse, mask=m_head)
+
+
+@triton.jit(do_not_specialize=["count", "heads", "stride_ps"])
+def combine_kernel(
+    parts, out,
+    stride_ps, stride_pb, stride_ph, stride_ob, stride_oh,
+    count, heads,
+    HEAD_DIM: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr, WITH_LSE: tl.constexpr,
+):  # fmt: skip
+    """Merge the `count` parts of one head into out [batch, heads, HEAD_DIM], or HEAD_DIM + 1 WITH_LSE.
+
+    parts fp32 [count, batch, heads, HEAD_DIM + 1] over disjoint keys. Grid: batch * heads.
+    """
+    i_b = (tl.program_id(0) // heads).to(tl.int64)
+    i_h = (tl.program_id(0) % heads).to(tl.int64)
+    o_s = tl.arange(0, BLOCK_S)
+    o_d = tl.arange(0, BLOCK_D)
+    m_dim = o_d < HEAD_DIM
+    p_parts = parts + i_b * stride_pb + i_h * stride_ph
+    b_max = float("-inf")
+    b_sum = 0.0
+    b_acc = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(0, count, BLOCK_S):
+        m_part = start + o_s < count
+        p_row = p_parts + (start + o_s).to(tl.int64) * stride_ps
+        b_lse = tl.load(p_row + HEAD_DIM, mask=m_part, other=float("-inf"))
+        b_part = tl.load(p_row[:, None] + o_d[None, :], mask=m_part[:, None] & m_dim[None, :], other=0.0)
+        b_new = tl.maximum(b_max, tl.max(b_lse, 0))
+        # Parts that saw nothing have LSE -inf: subtracting 0 instead gives exp(-inf) = 0 and no NaN.
+        b_shift = tl.where(b_new == float("-inf"), 0.0, b_new)
+        b_weight = tl.exp(b_lse - b_shift)
+        b_decay = tl.exp(b_max - b_shift)
+        b_sum = b_sum * b_decay + tl.sum(b_weight, 0)
+        b_acc = b_acc * b_decay + tl.sum(b_weight[:, None] * b_part, 0)
+        b_max = b_new
+    b_seen = b_sum != 0.0
+    p_out = out + i_b * stride_ob + i_h * stride_oh
+    b_out = b_acc / tl.where(b_seen, b_sum, 1.0)
+    tl.store(p_out + o_d, b_out.to(out.dtype.element_ty), mask=m_dim)
+    if WITH_LSE:
+        b_total = tl.where(b_seen, b_max + tl.log(tl.where(b_seen, b_sum, 1.0)), float("-inf"))
+        tl.store(p_out + HEAD_DIM, b_total.to(out.dtype.element_ty))

@@ -1,0 +1,109 @@
+"""Host side of split-KV decode: how the keys are cut, and the launches.
+
+One query a head leaves a GPU idle if only heads are parallel. So the keys of each KV head are cut into chunks, as
+many as it takes to give every multiprocessor work, and the chunks' results are merged by their LSE. The queries that
+share a KV head are rows of one tile: keys and values are read once, which is what the time of decode consists of.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+MOST_HEAD_DIM = 256
+
+# Chunks in flight on each multiprocessor: enough of them wait for memory that it never waits for them.
+_PROGRAMS = 2
+_BLOCK_S = 16
+
+
+def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the kernel takes these operands: on CUDA, with one query, heads of up to 256 contiguous numbers."""
+    return q.is_cuda and q.dtype in DTYPES and q.shape[3] <= MOST_HEAD_DIM and k.stride(3) == v.stride(3) == 1
+
+
+def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None) -> Tensor:
+    """Packed parts [S, B, Hq, D + 1] (see decode_block) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one a chunk.
+
+    `most` bounds the chunks of each KV head; by default they fill the device.
+    """
+    from heteroring.kernels.decode_kernel import chunk_kernel
+
+    batch, heads, _, head_dim = q.shape
+    kv_heads, n = k.shape[1], k.shape[2]
+    if q.stride(3) != 1:
+        q = q.contiguous()
+    if q.dtype == torch.bfloat16 and not q.is_cuda:
+        # Triton's interpreter multiplies the bit patterns of bf16 as integers.
+        q, k, v = q.float(), k.float(), v.float()
+    rows = _rows(head_dim, q.element_size())
+    if most is None:
+        most = max(1, _PROGRAMS * _multiprocessors(q.device) // (batch * kv_heads))
+    chunk, chunks = cut(n, rows, most)
+    parts = q.new_empty((chunks, batch, heads, head_dim + 1), dtype=torch.float32)
+    group = heads // kv_heads
+    with torch.cuda.device(q.device if q.is_cuda else -1):
+        chunk_kernel[(chunks, batch * kv_heads)](
+            q,
+            k,
+            v,
+            parts,
+            *(*q.stride()[:2], *k.stride()[:3], *v.stride()[:3], *parts.stride()[:3]),
+            *(kv_heads, n, chunk, scale * math.log2(math.e)),
+            GROUP=group,
+            HEAD_DIM=head_dim,
+            BLOCK_G=max(16, _power_of_two(group)),
+            BLOCK_N=rows,
+            BLOCK_D=max(16, _power_of_two(head_dim)),
+            PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+            num_warps=4,
+            num_stages=3 if q.element_size() == 2 else 2,
+        )
+    return parts
+
+
+def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
+    """One part [B, Hq, D + 1], or without LSE out [B, Hq, D], in `dtype` from fp32 parts [S, B, Hq, D + 1]."""
+    from heteroring.kernels.decode_kernel import combine_kernel
+
+    count, batch, heads, width = parts.shape
+    head_dim = width - 1
+    out = parts.new_empty((batch, heads, width if with_lse else head_dim), dtype=dtype)
+    with torch.cuda.device(parts.device if parts.is_cuda else -1):
+        combine_kernel[(batch * heads,)](
+            parts,
+            out,
+            *(*parts.stride()[:3], *out.stride()[:2], count, heads),
+            HEAD_DIM=head_dim,
+            BLOCK_S=_BLOCK_S,
+            BLOCK_D=_power_of_two(head_dim),
+            WITH_LSE=with_lse,
+            num_warps=4,
+        )
+    return out
+
+
+def cut(n: int, rows: int, most: int) -> tuple[int, int]:
+    """(keys a chunk, chunks) for `n` keys read `rows` at a time: at most `most` chunks, all but the last one equal."""
+    chunk = max(1, -(-n // (rows * most))) * rows
+    return chunk, max(1, -(-n // chunk))
+
+
+def _rows(head_dim: int, itemsize: int) -> int:
+    """Keys in a tile: what a few stages of keys and values leave shared memory for on every GPU since 8.0."""
+    return max(16, min(64, 16384 // (_power_of_two(head_dim) * itemsize)))
+
+
+def _power_of_two(x: int) -> int:
+    return 1 << (x - 1).bit_length()
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
