@@ -52,6 +52,7 @@ class TestMps:
         with pytest.raises(RunError):
             launch(task, platform="gpu", throttle="mps", percentages=(100, 50))
         assert mps_processes() == before
+        assert torch.ones(1, device="cuda").item() == 1  # this process was never bound to it
 
 
 def milliseconds(call):

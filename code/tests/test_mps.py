@@ -51,8 +51,8 @@ def control(tmp_path, monkeypatch):
     return tmp_path
 
 
-def pids():
-    return [int(pid) for pid in Path(os.environ[PIPES], "control").read_text().split()]
+def pids(pipes):
+    return [int(pid) for pid in Path(pipes, "control").read_text().split()]
 
 
 def alive(pid):
@@ -63,27 +63,27 @@ def alive(pid):
 
 
 def test_a_private_daemon_runs_while_the_block_does(control):
-    with mps_daemon():
-        started, folder = pids(), Path(os.environ[PIPES]).parent
-        assert len(os.environ[PIPES]) < 64
-        assert Path(os.environ[LOGS]).is_dir()
+    before = dict(os.environ)
+    with mps_daemon() as variables:
+        started, folder = pids(variables[PIPES]), Path(variables[PIPES]).parent
+        assert len(variables[PIPES]) < 64
+        assert Path(variables[LOGS]).is_dir()
         assert all(map(alive, started))
+        assert dict(os.environ) == before
     assert not any(map(alive, started))
     assert not folder.exists()
-    assert PIPES not in os.environ
-    assert LOGS not in os.environ
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_it_ends_with_a_block_that_raises(control, error):
     started = []
 
-    def fail():
-        started.extend(pids())
+    def fail(variables):
+        started.extend(pids(variables[PIPES]))
         raise error
 
-    with pytest.raises(error), mps_daemon():
-        fail()
+    with pytest.raises(error), mps_daemon() as variables:
+        fail(variables)
     assert len(started) == 2
     assert not any(map(alive, started))
 
@@ -91,24 +91,24 @@ def test_it_ends_with_a_block_that_raises(control, error):
 @pytest.mark.parametrize("behaviour", ["stubborn", "orphan"])
 def test_what_does_not_end_itself_is_ended(control, monkeypatch, behaviour):
     monkeypatch.setenv("FAKE_MPS", behaviour)
-    with mps_daemon():
-        started = pids()
+    with mps_daemon() as variables:
+        started = pids(variables[PIPES])
     assert not any(map(alive, started))
 
 
 def test_a_daemon_that_was_killed_takes_its_server_along(control):
-    with mps_daemon():
-        started = pids()
+    with mps_daemon() as variables:
+        started = pids(variables[PIPES])
         os.kill(started[0], signal.SIGKILL)
     assert not any(map(alive, started))
 
 
 def test_ctrl_c_ends_the_daemon_of_a_whole_process(control, tmp_path):
     code = (
-        "import os, time\n"
+        "import time\n"
         "from heteroring.throttle.mps_daemon import mps_daemon\n"
-        "with mps_daemon():\n"
-        "    print(open(os.environ['CUDA_MPS_PIPE_DIRECTORY'] + '/control').read(), flush=True)\n"
+        "with mps_daemon() as variables:\n"
+        "    print(open(variables['CUDA_MPS_PIPE_DIRECTORY'] + '/control').read(), flush=True)\n"
         "    time.sleep(60)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -130,14 +130,14 @@ def test_a_daemon_that_the_environment_names_is_left_alone(control, tmp_path, mo
     try:
         while not (foreign / "control").exists():
             time.sleep(0.01)
-        before = pids()
-        with mps_daemon():
-            assert os.environ[PIPES] == str(foreign)
+        before = pids(foreign)
+        with mps_daemon() as variables:
+            assert variables == {}
         assert all(map(alive, before))
         assert not (foreign / "quit").exists()
         monkeypatch.delenv(PIPES)
-        with mps_daemon():
-            assert not set(pids()) & set(before)
+        with mps_daemon() as variables:
+            assert not set(pids(variables[PIPES])) & set(before)
         assert all(map(alive, before))
     finally:
         (foreign / "quit").touch()
@@ -160,9 +160,9 @@ def test_a_refusal_is_passed_on(control, monkeypatch):
 
 def test_a_session_leaves_the_environment_as_it_was(control):
     before = dict(os.environ)
-    with Mps.session():
-        assert alive(pids()[0])
-    assert dict(os.environ) == before
+    with Mps.session() as variables:
+        assert alive(pids(variables[PIPES])[0])
+        assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(("percentage", "count"), [(100, 132), (50, 66), (20, 26), (10, 12), (1, 2)])

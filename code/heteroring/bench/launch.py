@@ -55,6 +55,7 @@ class _Setup:
     throttle: str
     percentages: tuple[int, ...]
     hang_timeout: float
+    variables: dict[str, str]
 
 
 def launch(
@@ -80,11 +81,11 @@ def launch(
     check_ranks(platform, throttle, percentages)
     with tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
-        setup = _Setup(folder, os.getpid(), platform, throttle, percentages, hang_timeout)
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
-            with throttle_type(throttle).session(), _quiet_launcher(), _own_signals(), watchdog:
+            with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
+                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, hang_timeout, dict(variables))
                 results = elastic_launch(_config(folder, len(percentages)), _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
@@ -181,7 +182,7 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
 
 def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
-    os.environ.update(throttle.environment())
+    os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))
     throttle.start()

@@ -18,9 +18,9 @@ class Throttle:
     """Slows one rank to `percentage` of full speed. This one leaves every rank at full speed.
 
     The order of calls, each of which a throttle overrides if it needs it: `session` once, in the process that
-    launches the ranks and around all of them; then in each rank `environment`, whose variables are set before
-    CUDA starts, `start`, once the rank has its device, `wrap` for every function whose speed matters, and
-    `report` at the end.
+    launches the ranks and around all of them; then in each rank `environment`, whose variables are set before CUDA
+    starts, with those of the session, `start`, once the rank has its device, `wrap` for every function whose speed
+    matters, and `report` at the end.
 
     Raises ValueError if `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
     """
@@ -34,9 +34,9 @@ class Throttle:
             raise ValueError(f"percentage {percentage} needs a throttle: 'none' runs every rank at 100")
 
     @classmethod
-    def session(cls) -> AbstractContextManager[None]:
-        """Whatever must run beside the ranks for as long as they do."""
-        return nullcontext()
+    def session(cls) -> AbstractContextManager[Mapping[str, str]]:
+        """Whatever must run beside the ranks for as long as they do; environment variables that lead them to it."""
+        return nullcontext({})
 
     def environment(self) -> Mapping[str, str]:
         """Environment variables of this rank."""

@@ -40,15 +40,11 @@ class Mps(Throttle):
 
     @classmethod
     @contextmanager
-    def session(cls) -> Iterator[None]:
-        """A daemon for the ranks (see `mps_daemon`), told how many multiprocessors their GPUs have without it."""
+    def session(cls) -> Iterator[Mapping[str, str]]:
+        """A daemon for the ranks (see `mps_daemon`), who are told how many multiprocessors GPUs have without it."""
         counts = _whole_devices()
-        with mps_daemon():
-            os.environ[_WHOLE] = " ".join(map(str, counts))
-            try:
-                yield
-            finally:
-                del os.environ[_WHOLE]
+        with mps_daemon() as variables:
+            yield {**variables, _WHOLE: " ".join(map(str, counts))}
 
     def environment(self) -> Mapping[str, str]:
         return {PERCENTAGE: str(self.percentage)}

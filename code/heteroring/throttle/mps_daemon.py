@@ -25,32 +25,32 @@ class MpsUnavailable(ValueError):
 
 
 @contextmanager
-def mps_daemon() -> Iterator[None]:
-    """Have the CUDA programs that are started in the block run under MPS.
+def mps_daemon() -> Iterator[Mapping[str, str]]:
+    """A daemon for as long as the block runs: the variables with which a CUDA program runs under it.
 
-    Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves them and is left as it is.
-    Otherwise one is started with pipes and logs in a temporary folder, and ends with the block, together with its
-    servers: also if the block raises, and also if a client was killed and the servers do not notice.
+    This process does not get them: one that starts CUDA with them is bound to the daemon, and cannot use a GPU any
+    more when that has gone. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves and is
+    left as it is. Otherwise one is started with pipes and logs in a temporary folder, and ends with the block,
+    together with its servers: also if the block raises, and also if a client was killed and the servers do not notice.
 
     Raises MpsUnavailable if no daemon can be started.
     """
     if os.environ.get(PIPES):
-        yield
+        yield {}
         return
     # Sockets are made in this folder, and their names may have 107 characters: TMPDIR can be too deep for that.
     with tempfile.TemporaryDirectory(prefix="mps-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ours = {PIPES: f"{folder}/pipe", LOGS: f"{folder}/log"}
         for path in ours.values():
             os.mkdir(path)
-        with _environment(ours):
-            daemon = _start(folder)
-            try:
-                yield
-            finally:
-                _stop(daemon, ours[PIPES])
+        daemon = _start(folder, ours)
+        try:
+            yield ours
+        finally:
+            _stop(daemon, ours)
 
 
-def _start(folder: str) -> subprocess.Popen:
+def _start(folder: str, ours: Mapping[str, str]) -> subprocess.Popen:
     if shutil.which(CONTROL) is None:
         raise MpsUnavailable(f"throttle 'mps' needs the program {CONTROL}, which is not on PATH{_INSTEAD}")
     output = Path(folder, "output")
@@ -61,16 +61,17 @@ def _start(folder: str) -> subprocess.Popen:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
+            env=os.environ | ours,
             start_new_session=True,
             preexec_fn=_end_with_parent,
         )
     deadline = time.monotonic() + START_SECONDS
     while daemon.poll() is None and time.monotonic() < deadline:
-        if _ask("get_default_active_thread_percentage") is not None:
+        if _ask("get_default_active_thread_percentage", ours) is not None:
             return daemon
         time.sleep(0.05)
     state = "does not answer" if daemon.poll() is None else f"ended with exit code {daemon.returncode}"
-    _stop(daemon, os.environ[PIPES])
+    _stop(daemon, ours)
     said = [line.strip() for line in output.read_text(errors="replace").splitlines() if line.strip()]
     reason = f": {said[-1]}" if said else ""
     raise MpsUnavailable(f"throttle 'mps': {CONTROL} {state}{reason}{_INSTEAD}")
@@ -84,25 +85,31 @@ def _end_with_parent() -> None:
 _INSTEAD = "; --throttle green limits multiprocessors without it"
 
 
-def _ask(command: str) -> str | None:
+def _ask(command: str, ours: Mapping[str, str]) -> str | None:
     """The daemon's answer to one command, or None if it has none."""
     try:
         done = subprocess.run(
-            [CONTROL], input=f"{command}\n", capture_output=True, text=True, timeout=QUIT_SECONDS, check=True
+            [CONTROL],
+            input=f"{command}\n",
+            env=os.environ | ours,
+            capture_output=True,
+            text=True,
+            timeout=QUIT_SECONDS,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
 
 
-def _stop(daemon: subprocess.Popen, pipes: str) -> None:
+def _stop(daemon: subprocess.Popen, ours: Mapping[str, str]) -> None:
     """End the daemon and its servers: as they wish to end, and if they do not, by force."""
     if daemon.poll() is None:
-        _ask(f"quit -t {QUIT_SECONDS:.0f}")
+        _ask(f"quit -t {QUIT_SECONDS:.0f}", ours)
         with suppress(subprocess.TimeoutExpired):
             daemon.wait(QUIT_SECONDS)
     deadline = time.monotonic() + QUIT_SECONDS
-    while (left := _processes(pipes)) and time.monotonic() < deadline:
+    while (left := _processes(ours[PIPES])) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -120,17 +127,3 @@ def _processes(pipes: str) -> list[int]:
             if is_mps and f"{PIPES}={pipes}".encode() in (path / "environ").read_bytes().split(b"\0"):
                 found.append(int(path.name))
     return found
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
