@@ -86,19 +86,21 @@ def _load_tiles(k, v, ring, i_b, i_kv, first, last, BLOCK_N: gl.constexpr, STAGE
 
 @gluon.jit
 def _softmax(b_s, b_max, o_last, key, log2_scale, MASKED: gl.constexpr, BLOCK_N: gl.constexpr, LAYOUT: gl.constexpr):
-    """Unnormalised weights of one score tile, the new row maxima (unscaled), and the factor for what was summed before.
+    """Unnormalised weights of one score tile, the new row maxima (scaled), and the factor for what was summed before.
 
-    o_last [ROWS] is the last key that each row sees. A row that has met no key yet keeps the maximum -inf.
+    o_last [ROWS] is the last key that each row sees. A row that has met no key yet keeps the maximum -inf. What is
+    carried is the maximum as it is subtracted, scaled and rounded: while it stays, the factor is 1 exactly, and not a
+    rounding away from it, tile after tile.
     """
     if MASKED:
         o_key = key + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LAYOUT))
         b_s = gl.where(o_key[None, :] <= o_last[:, None], b_s, float("-inf"))
-    b_new = gl.maximum(b_max, gl.max(b_s, 1))
-    b_shift = b_new * log2_scale
+    b_new = gl.maximum(b_max, gl.max(b_s, 1) * log2_scale)
+    b_shift = b_new
     if MASKED:
-        b_shift = gl.where(b_new == float("-inf"), 0.0, b_shift)
+        b_shift = gl.where(b_new == float("-inf"), 0.0, b_new)
     b_p = gl.exp2(b_s * log2_scale - b_shift[:, None])
-    return b_p, b_new, gl.exp2(b_max * log2_scale - b_shift)
+    return b_p, b_new, gl.exp2(b_max - b_shift)
 
 
 @gluon.jit
@@ -218,8 +220,7 @@ def _attend(
     # Not `b_sum > 0`: a NaN that came in has to come out.
     b_some = b_max != float("-inf")
     b_sum = gl.where(b_some, b_sum, 1.0)
-    # The maximum as the weights were shifted by it, and one rounding at the end: the LSE is what rings merge by.
-    b_lse = gl.where(b_some, (b_max * log2_scale) * LN_2 + gl.log(b_sum), float("-inf"))
+    b_lse = gl.where(b_some, b_max * LN_2 + gl.log(b_sum), float("-inf"))
     b_out = _rescale(b_acc, 1.0 / b_sum)
 
     o_row_out = gl.convert_layout(o_row, gl.SliceLayout(1, L_O))
