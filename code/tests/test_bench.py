@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
             *(*SHAPE, "--output", path),
         )
     profiles = sorted((folder / "profile").glob("*.csv"))
-    for kind, source in (("lut", "matmul"), ("formula", "matmul"), ("lut", "attention")):
+    for kind, source in (("lut", "matmul"), ("formula", "matmul"), ("cost", "attention")):
         model = folder / f"models/{kind}-{source}.json"
         heteroring("fit", "--kind", kind, "--source", source, "--output", model, *profiles)
     for percentage in PERCENTAGES:
@@ -132,7 +132,7 @@ def test_results_are_what_was_aggregated(folder):
     assert len(results.cells) == len(LENGTHS) * len(PERCENTAGES) * (len(STRATEGIES) + 2)
     assert len(results.measurements) == len(results.cells) * REPETITIONS
     assert len(results.profile) == len(PERCENTAGES) * 6
-    assert set(results.models) == {"lut-matmul", "formula-matmul", "lut-attention"}
+    assert set(results.models) == {"lut-matmul", "formula-matmul", "cost-attention"}
     assert results.models["lut-matmul"]["source"] == "matmul"
     assert results.provenance["percentages"] == [50, 100]
     assert results.device_label.startswith("2 paced CPU ranks (")

@@ -1,11 +1,15 @@
 """A job knows what it will measure before any process starts, and refuses what it could not."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from heteroring.bench import modules
 from heteroring.bench.job import Job, plan
 from heteroring.bench.shape import Shape
+
+needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 
 
 def job(**changes):
@@ -33,6 +37,46 @@ def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():
         ("rank 1 alone at 60", (0, 60)),
     ]
     assert notes == ()
+
+
+@needs_fms
+def test_every_module_is_planned_at_its_own_lengths():
+    cells, _ = plan(job(modules=("attention", "fms"), fms_seq_lens=(60, 90), strategies=("zigzag/uneven",)))
+    assert [(cell.module, cell.label, cell.partition.block_lens) for cell in cells] == [
+        ("attention", "zigzag/uneven at 30", (20, 10)),
+        ("attention", "rank 0 alone at 30", (30, 0)),
+        ("attention", "rank 1 alone at 30", (0, 30)),
+        ("attention", "zigzag/uneven at 60", (40, 20)),
+        ("attention", "rank 0 alone at 60", (60, 0)),
+        ("attention", "rank 1 alone at 60", (0, 60)),
+        ("fms", "fms zigzag/uneven at 60", (40, 20)),
+        ("fms", "fms rank 0 alone at 60", (60, 0)),
+        ("fms", "fms rank 1 alone at 60", (0, 60)),
+        ("fms", "fms zigzag/uneven at 90", (60, 30)),
+        ("fms", "fms rank 0 alone at 90", (90, 0)),
+        ("fms", "fms rank 1 alone at 90", (0, 90)),
+    ]
+
+
+@needs_fms
+def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
+    assert job(modules=("fms",)).lengths("fms") == (30, 60)
+    assert job(modules=("attention", "fms"), fms_seq_lens=(8,)).lengths("attention") == (30, 60)
+
+
+@needs_fms
+def test_peers_are_those_of_the_attention():
+    gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "peers": True}
+    cells, _ = plan(job(**gpu, modules=("attention", "fms")))
+    assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 2
+    with pytest.raises(ValueError, match="peers are measured beside module 'attention'"):
+        job(**gpu, modules=("fms",))
+
+
+def test_a_layer_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setattr(modules, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install 'heteroring\[fms\]'"):
+        job(modules=("fms",))
 
 
 def test_three_ranks_are_planned_for():
@@ -81,6 +125,10 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"model_source": "guess"}, "model_source 'guess' is unknown"),
         ({"peers": True}, "platform 'cpu' has no peers"),
         ({"multiple": -1}, "multiple is -1"),
+        ({"modules": ()}, "modules is empty"),
+        ({"modules": ("mamba",)}, "module 'mamba' is unknown: choose one of attention, fms"),
+        ({"modules": ("attention", "attention")}, "modules holds attention twice"),
+        ({"fms_seq_lens": (64,)}, "fms_seq_lens is given, but module 'fms' is not measured"),
     ],
 )
 def test_a_job_refuses_what_it_could_not_measure(changes, complaint):
@@ -89,13 +137,26 @@ def test_a_job_refuses_what_it_could_not_measure(changes, complaint):
 
 
 @pytest.mark.parametrize(
-    ("allocator", "name"), [("lut", "lut-matmul"), ("formula", "formula-matmul"), ("balanced", "lut-attention")]
+    ("allocator", "name"), [("lut", "lut-matmul"), ("formula", "formula-matmul"), ("balanced", "cost-attention")]
 )
 def test_a_missing_model_is_named(tmp_path, allocator, name):
     with pytest.raises(ValueError, match=f"allocator '{allocator}' needs a model: .* {name}.json"):
         plan(job(strategies=(f"zigzag/{allocator}",)))
     with pytest.raises(ValueError, match=f"needs the model {tmp_path / name}.json, which does not exist"):
         plan(job(strategies=(f"zigzag/{allocator}",), models=Path(tmp_path)))
+
+
+@needs_fms
+def test_balanced_plans_a_layer_by_what_the_layer_costs(tmp_path):
+    with pytest.raises(ValueError, match=r"cost-layer\.json, which does not exist"):
+        plan(job(strategies=("zigzag/balanced",), modules=("fms",), models=Path(tmp_path)))
+
+
+@needs_fms
+@pytest.mark.parametrize("lengths", [(0,), (64, 64)])
+def test_lengths_of_the_layer_are_checked(lengths):
+    with pytest.raises(ValueError, match="fms_seq_lens holds"):
+        job(modules=("attention", "fms"), fms_seq_lens=lengths)
 
 
 @pytest.mark.parametrize(

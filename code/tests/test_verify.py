@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from heteroring.bench.shape import Shape
-from heteroring.bench.verify import WrongResult, verify_rows
+from heteroring.bench.verify import WrongResult, verify_hidden_states, verify_rows
 from heteroring.kernels.block import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard
@@ -63,3 +63,42 @@ def test_an_empty_shard_has_nothing_to_verify():
     empty = torch.empty(1, 1, 0, 4)
     x = torch.randn(1, 1, 5, 4)
     verify_rows(empty, empty[..., 0], x, x, x, partition, 1, 1.0, "contiguous/even at 5")
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def layer(request):
+    whole = torch.randn(2, 63, 24).to(getattr(torch, request.param))
+    return shard(whole, PARTITION, RANK, dim=1).clone(), whole
+
+
+def verify_layer(out, whole):
+    verify_hidden_states(out, whole, PARTITION, RANK, "fms zigzag/even at 63")
+
+
+def test_the_right_layer_passes(layer):
+    verify_layer(*layer)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_wrong_row_of_a_layer_is_found(layer, row):
+    out, whole = layer
+    out[1, row] *= 1.5
+    with pytest.raises(WrongResult, match=r"fms zigzag/even at 63, rank 1, token \d+: the result is off by"):
+        verify_layer(out, whole)
+
+
+def test_nan_in_a_layer_is_wrong(layer):
+    out, whole = layer
+    with pytest.raises(WrongResult):
+        verify_layer(out * torch.nan, whole)
+
+
+def test_a_layer_of_other_tokens_is_found(layer):
+    out, whole = layer
+    with pytest.raises(WrongResult):
+        verify_layer(out.roll(1, dims=1), whole)
+
+
+def test_an_empty_shard_of_a_layer_has_nothing_to_verify():
+    whole = torch.randn(1, 5, 4)
+    verify_hidden_states(whole[:, :0], whole, Partition.contiguous((5, 0)), 1, "fms contiguous/even at 5")

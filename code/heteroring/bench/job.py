@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from heteroring.allocate import ALLOCATORS, allocation
 from heteroring.allocate.even import even
 from heteroring.bench.device import DEVICE_TYPES
+from heteroring.bench.modules import check_fms
 from heteroring.bench.records import MODULES
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
@@ -17,6 +17,8 @@ from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.transport import check_transport
 
 PEERS = ("context_parallel", "sdpa")
+# The profile that what a module costs is fitted to.
+_COSTS = {"attention": "attention", "fms": "layer"}
 # A head and a tail of whole tiles of queries, 128 on every GPU that was tuned for.
 MULTIPLES = {"cpu": 1, "gpu": 256}
 
@@ -27,10 +29,10 @@ class Job:
 
     platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
     "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
-    model_source: the profile that lut and formula were fitted to. multiple: tokens that balanced gives out at a time,
-    0 for what suits the platform. peers: whether to measure PyTorch's own attention too, on one GPU and by context
-    parallelism. modules: what the strategies are measured of, the attention itself (`attention`) and the layer of the
-    Foundation Model Stack around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens.
+    model_source: the profile that lut and formula were fitted to, whatever the module. multiple: tokens that balanced
+    gives out at a time, 0 for what suits the platform. peers: whether to measure PyTorch's own attention too, on one
+    GPU and by context parallelism. modules: what every strategy is measured of, the attention itself (`attention`) and
+    the layer of the Foundation Model Stack around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -81,8 +83,8 @@ class Job:
                 raise ValueError(f"module {module!r} is unknown: choose one of {', '.join(MODULES)}")
             if self.modules.count(module) > 1:
                 raise ValueError(f"modules holds {module} twice")
-        if "fms" in self.modules and find_spec("fms") is None:
-            raise ValueError("module 'fms' needs ibm-fms, which is not installed: pip install 'heteroring[fms]'")
+        if "fms" in self.modules:
+            check_fms("module 'fms'")
         if self.fms_seq_lens:
             check_lengths("fms_seq_lens", self.fms_seq_lens)
             if "fms" not in self.modules:
@@ -186,7 +188,7 @@ def _model(job: Job, module: str, allocator: str) -> Path | None:
     names = {
         "lut": f"lut-{job.model_source}.json",
         "formula": f"formula-{job.model_source}.json",
-        "balanced": "lut-attention.json",
+        "balanced": f"cost-{_COSTS[module]}.json",
     }
     if allocator not in names:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from heteroring.bench.timing import Busy
@@ -32,6 +33,12 @@ class Module(Protocol):
 
     def verify(self, cell: Cell, result: Any) -> None:
         """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
+
+
+def check_fms(what: str) -> None:
+    """Raise ValueError, saying that `what` needs it, unless the package ibm-fms is installed."""
+    if find_spec("fms") is None:
+        raise ValueError(f"{what} needs ibm-fms, which is not installed: pip install 'heteroring[fms]'")
 
 
 def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:

@@ -1,0 +1,43 @@
+"""The attention layer of IBM's Foundation Model Stack, which the published study timed, with random weights."""
+
+from __future__ import annotations
+
+import torch
+from fms.modules.attention import MultiHeadAttention
+from fms.modules.positions import RotaryEmbedding
+
+from heteroring.bench.shape import Shape, same_on_every_rank
+from heteroring.ring.partition import Partition
+
+
+def random_layer(shape: Shape, max_seq_len: int, seed: int, device: torch.device) -> MultiHeadAttention:
+    """A layer of width heads * head_dim with rotary positions up to `max_seq_len`, the same on every rank.
+
+    Its weights are as large as give queries and keys of normal hidden states the size that normal ones have.
+    """
+    with torch.device(device):
+        layer = MultiHeadAttention(
+            shape.emb_dim,
+            shape.head_dim,
+            shape.head_dim,
+            shape.heads,
+            shape.kv_heads,
+            position_encoder=RotaryEmbedding(shape.head_dim, max_seq_len=max_seq_len),
+        )
+    layer = layer.to(shape.torch_dtype).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(seed)
+    for weight in layer.parameters():
+        weight.normal_(std=shape.emb_dim**-0.5, generator=generator)
+    same_on_every_rank(tuple(layer.parameters()))
+    return layer
+
+
+def layer_flops(shape: Shape, seq_len: int) -> int:
+    """Floating-point operations of the layer: its attention and its four projections, not the rotation."""
+    columns = 2 * shape.heads + 2 * shape.kv_heads  # of queries and output, of keys and values
+    return shape.flops(seq_len) + 2 * shape.batch * seq_len * shape.emb_dim * columns * shape.head_dim
+
+
+def positions(partition: Partition, rank: int, device: torch.device) -> torch.Tensor:
+    """[1, n_r]: where the tokens of `rank` lie in the prompt."""
+    return torch.from_numpy(partition.positions(rank)).to(device)[None]

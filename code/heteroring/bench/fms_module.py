@@ -1,0 +1,79 @@
+"""The attention layer of IBM's Foundation Model Stack over the ring: hidden states in, hidden states out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed as dist
+
+from heteroring.bench.fms_layer import positions, random_layer
+from heteroring.bench.heartbeat import beat
+from heteroring.bench.job import Cell, Job
+from heteroring.bench.launch import Rank
+from heteroring.bench.shape import same_on_every_rank
+from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.timing import Busy
+from heteroring.bench.verify import verify_hidden_states
+from heteroring.fms import Ring
+from heteroring.kernels.block import resolve
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefill import ring_attention
+from heteroring.ring.shard import shard
+
+
+class FmsModule:
+    """A Module: projections, rotary positions, causal attention and output projection of random hidden states.
+
+    What it must make of a prompt is what the same layer makes of all of it on this rank, by PyTorch's attention.
+    """
+
+    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
+        self._rank, self._transport = rank, job.transport
+        lengths, device = job.lengths("fms"), rank.torch_device
+        self._layer = random_layer(job.shape, max(lengths), job.seed, device)
+        self._inputs, self._expected = {}, {}
+        for seq_len in lengths:
+            inputs = job.shape.hidden_states(seq_len, job.seed, device)
+            (self._inputs[seq_len],) = same_on_every_rank((inputs,))
+            beat()
+            self._expected[seq_len] = self._layer(inputs)
+
+        def wrap(function: Callable) -> Callable:
+            return busy.wrap(rank.throttle.wrap(function))
+
+        wrap_computing(self._layer, wrap)
+        self._block = wrap(resolve(block, device))
+        self._empty = [
+            torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
+            for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
+        ]
+        # Of this rank and no other: a ring of one, in which the rank alone waits for nobody.
+        self._alone = [dist.new_group([each], backend="gloo") for each in range(rank.world_size)][rank.rank]
+
+    @contextmanager
+    def prepared(self, cell: Cell) -> Iterator[Callable[[], torch.Tensor] | None]:
+        partition, seq_len = cell.partition, cell.partition.seq_len
+        hidden = shard(self._inputs[seq_len], partition, self._rank.rank, dim=1)
+        at = positions(partition, self._rank.rank, hidden.device)
+        if cell.system == "alone":
+            whole = Partition.contiguous((seq_len,))
+            ring = Ring(whole, self._alone, self._block, self._transport)
+        else:
+            ring = Ring(partition, None, self._block, self._transport)
+        if hidden.shape[1]:
+            yield partial(self._layer, hidden, position_ids=at, attn_name="ring", ring=ring)
+        elif cell.system == "alone":
+            yield None
+        else:  # FMS rotates no empty tensor, and the others wait for this rank's part in the ring
+            yield partial(self._attend_to_nothing, partition)
+
+    def _attend_to_nothing(self, partition: Partition) -> torch.Tensor:
+        ring_attention(*self._empty, partition, block=self._block, transport=self._transport)
+        return next(iter(self._inputs.values()))[:, :0]
+
+    def verify(self, cell: Cell, result: torch.Tensor) -> None:
+        partition = cell.partition
+        verify_hidden_states(result, self._expected[partition.seq_len], partition, self._rank.rank, cell.label)
