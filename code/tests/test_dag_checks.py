@@ -8,7 +8,7 @@ from workflow.scripts.check_measurements import main, violations
 
 GRID = {
     "percentages": [100, 50],
-    "seq_lens": [256, 512],
+    "seq_lens": {"attention": [256, 512], "fms": [256]},
     "strategies": ["contiguous/even", "zigzag/balanced"],
     "repetitions": 3,
 }
@@ -17,13 +17,14 @@ GRID = {
 def rows_of(grid: dict) -> pd.DataFrame:
     """Complete measurements of `grid`: even shards for every strategy, and each rank alone."""
     rows = []
-    for percentage, n in product(grid["percentages"], grid["seq_lens"]):
+    lengths = [(module, n) for module, seq_lens in grid["seq_lens"].items() for n in seq_lens]
+    for percentage, (module, n) in product(grid["percentages"], lengths):
         measured = [("ring", *strategy.split("/"), f"{n // 2} {n // 2}") for strategy in grid["strategies"]]
         measured += [("alone", "contiguous", "alone", lens) for lens in (f"{n} 0", f"0 {n}")]
         rows += [
             {
                 "system": system,
-                "module": "attention",
+                "module": module,
                 "seq_len": n,
                 "layout": layout,
                 "allocator": allocator,
@@ -94,8 +95,18 @@ def test_repeated_row_is_named(rows, cells):
 def test_cell_outside_the_grid_is_named(rows, cells):
     smaller = GRID | {"percentages": [100]}
     found = check(rows, cells, smaller)
-    assert len(found) == 8
+    assert len(found) == 12
     assert all(line.startswith("not in the configured grid:") and "100 50 %" in line for line in found)
+
+
+def test_every_module_has_a_grid_of_its_own(rows, cells):
+    longer = GRID | {"seq_lens": {"attention": [256, 512], "fms": [256, 512]}}
+    found = check(rows, cells, longer)
+    assert len(found) == 8
+    assert all(line.startswith("missing: fms") and "at 512 tokens" in line for line in found)
+    found = check(rows, cells, GRID | {"seq_lens": {"attention": [256, 512]}})
+    assert len(found) == 8
+    assert all(line.startswith("not in the configured grid: fms") for line in found)
 
 
 def test_other_systems_are_extras(rows, cells):

@@ -36,8 +36,16 @@ def test_every_percentage_is_profiled_and_measured(tmp_path):
     levels = [f"pct-{p:03d}" for p in sorted(SETTINGS["percentages"], reverse=True)]
     assert names[: len(levels)] == [f"profile {level}" for level in levels]
     assert names[-len(levels) :] == [f"bench {level}" for level in levels]
-    assert len(names) == 2 * len(levels) + 4
+    models = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
+    assert names[len(levels) : -len(levels)] == [f"fit {m}" for m in (*models, "cost-attention", "cost-layer")]
     assert all("h200x2" in job.arguments for job in found if job.stage != "fit")
+
+
+def test_without_the_layer_only_attention_is_recorded():
+    found = list(jobs(Path("data/x"), SETTINGS | {"modules": ["attention"]}))
+    assert not any("layer" in word or "fms" in word for job in found for word in job.arguments)
+    bench = next(job for job in found if job.stage == "bench")
+    assert bench.arguments[bench.arguments.index("--module") + 1] == "attention"
 
 
 @pytest.mark.parametrize("stage", ["profile", "fit", "bench"])

@@ -1,11 +1,9 @@
-# The ring itself, one job per throttle setting of the last rank; all lengths and strategies interleave inside it.
+# The ring itself, one job per throttle setting of the last rank, in which all modules, lengths and strategies interleave.
 
 
 rule bench:
     input:
-        models=lambda wildcards: expand(
-            f"{DATA}/{wildcards.live}/models/{{kind}}-{{source}}.json", kind=KINDS, source=SOURCES
-        ),
+        models=lambda wildcards: model_files(folder_of(wildcards.live)),
     output:
         rows=f"{DATA}/{{live}}/bench/pct-{{percentage}}.csv",
         provenance=f"{DATA}/{{live}}/bench/pct-{{percentage}}.json",
@@ -22,6 +20,7 @@ rule bench:
         strategies=comma(config["strategies"]),
         models=lambda wildcards, input: Path(input.models[0]).parent,
         source=config["model_source"],
+        modules=lambda wildcards: module_options(wildcards.live),
         shape=lambda wildcards: shape_options(wildcards.live),
         repeats=lambda wildcards: repeat_options(wildcards.live),
         # PyTorch's context_parallel and single-GPU attention run on CUDA only.
@@ -31,5 +30,5 @@ rule bench:
     shell:
         "heteroring bench --platform {wildcards.live} --throttle {params.throttle}"
         " --percentages {params.percentages} --strategies {params.strategies}"
-        " --models {params.models} --model-source {params.source} {params.shape} {params.repeats}"
-        " {params.peers} --output {output.rows} > {log} 2>&1"
+        " --models {params.models} --model-source {params.source} {params.modules}"
+        " {params.shape} {params.repeats} {params.peers} --output {output.rows} > {log} 2>&1"

@@ -3,10 +3,12 @@ import os
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from workflow.scripts.configuration import check
 from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
@@ -25,8 +27,16 @@ STATE = Path(".snakemake")
 drop_stale_lock(STATE)
 
 
+# What is measured: ibm-fms has no release for Python 3.13.
+HAS_FMS = find_spec("fms") is not None
+MODULES = [module for module in config["modules"] if module != "fms" or HAS_FMS]
+SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
+
+
 onstart:
     take_ownership(STATE)
+    if MODULES != config["modules"]:
+        logger.warning("ibm-fms cannot be imported here: without its layer, attention alone is measured.")
 
 
 ENVIRONMENT = "../envs/heteroring.yml"
@@ -37,8 +47,14 @@ if shutil.which("heteroring") is None:
     os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
 
 PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
-KINDS = ("lut", "formula")
-SOURCES = ("matmul", "attention")
+# Kinds of model, and the profiles that each is fitted to. A layer costs what its whole profile says.
+PROFILES = ["matmul", "attention", "fold", *(["layer"] if "fms" in MODULES else [])]
+FITS = {
+    "lut": ["matmul", "attention"],
+    "formula": ["matmul", "attention"],
+    "cost": [source for source in ("attention", "layer") if source in PROFILES],
+}
+MODELS = [f"{kind}-{source}" for kind, sources in FITS.items() for source in sources]
 TABLES = ("profile", "measurements", "cells")
 
 
@@ -75,12 +91,19 @@ def job_files(folder, stage):
     return expand(f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"])
 
 
+def model_files(folder):
+    """The fitted models of a platform's folder."""
+    if FOLDERS[folder] in PLATFORMS.recorded:
+        return sorted(str(path) for path in Path(folder, "models").glob("*.json"))
+    return expand(f"{folder}/models/{{model}}.json", model=MODELS)
+
+
 def results_of(platform):
     """Everything that Results.load reads."""
     folder = folder_of(platform)
     return [
         *expand(f"{folder}/derived/{{table}}.csv", table=TABLES),
-        *expand(f"{folder}/models/{{kind}}-{{source}}.json", kind=KINDS, source=SOURCES),
+        *model_files(folder),
         f"{folder}/provenance.json",
     ]
 
@@ -90,8 +113,7 @@ wildcard_constraints:
     folder=one_of(FOLDERS),
     platform="[a-z0-9]+",
     percentage=r"\d{3}",
-    kind=one_of(KINDS),
-    source=one_of(SOURCES),
+    model=one_of(MODELS),
     name="[A-Za-z0-9_-]+",
 
 
@@ -120,6 +142,12 @@ def repeat_options(platform):
     return f"--warmup {settings['warmup']} --repetitions {settings['repetitions']}"
 
 
+def module_options(platform):
+    """What the ring is measured of, and the lengths that are not those of the attention."""
+    lengths = settings_of(platform)["fms_seq_lens"]
+    return f"--module {comma(MODULES)}" + (f" --fms-seq-lens {comma(lengths)}" if "fms" in MODULES else "")
+
+
 def grid_of(platform):
     """What the measurements of a live platform must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
@@ -127,7 +155,7 @@ def grid_of(platform):
     settings = settings_of(platform)
     return {
         "percentages": config["percentages"],
-        "seq_lens": settings["seq_lens"],
+        "seq_lens": {module: settings[SEQ_LENS[module]] for module in MODULES},
         "strategies": config["strategies"],
         "repetitions": settings["repetitions"],
     }

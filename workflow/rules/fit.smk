@@ -1,4 +1,4 @@
-# Speed models for the allocators: a lookup table and a regression, from either kind of profile.
+# Models for the allocators: of speed, a lookup table and a regression; of cost, of each module that is measured.
 
 
 rule fit:
@@ -7,13 +7,16 @@ rule fit:
             f"{DATA}/{wildcards.live}/profile/pct-{{percentage}}.csv", percentage=PERCENTAGES
         ),
     output:
-        model=f"{DATA}/{{live}}/models/{{kind}}-{{source}}.json",
+        model=f"{DATA}/{{live}}/models/{{model}}.json",
     log:
-        f"{LOGS}/{{live}}/models/{{kind}}-{{source}}.log",
+        f"{LOGS}/{{live}}/models/{{model}}.log",
     conda:
         ENVIRONMENT
+    params:
+        kind=lambda wildcards: wildcards.model.partition("-")[0],
+        source=lambda wildcards: wildcards.model.partition("-")[2],
     message:
-        "Fit the {wildcards.kind} model to the {wildcards.source} profile of {wildcards.live}"
+        "Fit the {params.kind} model to the {params.source} profile of {wildcards.live}"
     shell:
-        "heteroring fit --kind {wildcards.kind} --source {wildcards.source}"
+        "heteroring fit --kind {params.kind} --source {params.source}"
         " --output {output.model} {input.profile} > {log} 2>&1"

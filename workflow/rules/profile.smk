@@ -1,4 +1,4 @@
-# How fast one rank computes at each throttle setting: square matmuls, and attention at each length.
+# How fast one rank computes at each throttle setting: square matmuls, and what the ring consists of at each length.
 
 
 rule profile:
@@ -16,11 +16,12 @@ rule profile:
         percentage=lambda wildcards: int(wildcards.percentage),
         throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
         shape=lambda wildcards: shape_options(wildcards.live),
+        kinds=comma(PROFILES),
         sizes=lambda wildcards: comma(settings_of(wildcards.live)["matmul_sizes"]),
         repeats=lambda wildcards: repeat_options(wildcards.live),
     message:
         "Profile one {wildcards.live} rank at {params.percentage} %"
     shell:
         "heteroring profile --platform {wildcards.live} --throttle {params.throttle}"
-        " --percentage {params.percentage} --sizes {params.sizes} {params.shape} {params.repeats}"
+        " --percentage {params.percentage} --kinds {params.kinds} --sizes {params.sizes} {params.shape} {params.repeats}"
         " --output {output.rows} > {log} 2>&1"

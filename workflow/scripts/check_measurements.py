@@ -40,7 +40,11 @@ def expected_cells(measurements: pd.DataFrame, grid: Mapping | None) -> set[tupl
     if grid is not None:
         strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
         percentages = [f"100 {percentage}" for percentage in grid["percentages"]]
-        return set(product(["attention"], strategies, grid["seq_lens"], percentages))
+        return {
+            cell
+            for module, seq_lens in grid["seq_lens"].items()
+            for cell in product([module], strategies, seq_lens, percentages)
+        }
     cells: set[tuple] = set()
     own = measurements[measurements["system"].isin(["ring", "alone"])]
     for module, rows in own.groupby("module"):
@@ -101,7 +105,7 @@ def bound_violations(cells: pd.DataFrame, noise: float) -> Iterator[str]:
 def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
     """Every rule that the tables break, one line each.
 
-    grid: percentages (of the last of two ranks), seq_lens, strategies, repetitions. None for recorded
+    grid: percentages (of the last of two ranks), seq_lens of each module, strategies, repetitions. None for recorded
     measurements, which are held against the grid that they span themselves.
     """
     if measurements.empty:
