@@ -23,6 +23,7 @@ class Grid:
     """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed.
 
     `model`: whole language models too. What a layer does to a token beside attention takes as long as `token_pairs`.
+    `visit_pairs`: the price of visiting a query row once more, in the same unit; 0 where it was not profiled.
     """
 
     platform: str
@@ -35,6 +36,7 @@ class Grid:
     strategies: tuple[str, ...] = PUBLISHED + ZIGZAG
     modules: tuple[str, ...] = ("attention", "fms")
     model: bool = True
+    visit_pairs: int = 300
     repetitions: int = 5
     heads: int = 4
     head_dim: int = 64
@@ -140,7 +142,8 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
         cells=cells(measurements),
         profile=profile,
         measurements=measurements,
-        models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")},
+        models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")}
+        | ({"cost-attention": cost_model(grid)} if grid.visit_pairs else {}),
         provenance=provenance(grid, (100, min(grid.percentages))),
         device_label=grid.device_label,
         model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),
@@ -388,4 +391,23 @@ def formula_model(profile: pd.DataFrame, kind: str) -> dict:
         "r2": r2(terms @ coefficients),
         "r2_leave_one_percentage_out": r2(held_out),
         "r2_leave_one_length_out": None,
+    }
+
+
+def cost_model(grid: Grid) -> dict:
+    """What `heteroring fit --kind cost` stores of prices that are multiples of a pair's."""
+
+    def table(units) -> list[list[float]]:
+        """`units(n)` pairs at every length and percentage, in microseconds."""
+        speeds = [grid.attention_speed(p) for p in sorted(grid.percentages)]
+        return [[units(n) * grid.pair_ns * 1e-3 / speed for speed in speeds] for n in grid.lengths]
+
+    return {
+        "kind": "cost",
+        "source": "attention",
+        "lengths": list(grid.lengths),
+        "percentages": [float(p) for p in sorted(grid.percentages)],
+        "attention_ms": [[us / 1e3 for us in row] for row in table(lambda n: n * (n + 1) / 2)],
+        "token_us": table(lambda n: 0),
+        "revisit_us": table(lambda n: grid.visit_pairs),
     }

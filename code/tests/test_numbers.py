@@ -28,9 +28,14 @@ def scripts():
             tex=importlib.import_module("paper_tex"),
             numbers=importlib.import_module("paper_numbers"),
             published=importlib.import_module("published_study"),
+            models=importlib.import_module("paper_models"),
         )
     finally:
         sys.path.remove(str(SCRIPTS))
+
+
+def numbers(scripts, main, live) -> dict[str, str]:
+    return scripts.numbers.numbers(main, live, scripts.published.read(PUBLISHED))
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,8 @@ def by_hand() -> SimpleNamespace:
         cells=pd.DataFrame(cells),
         measurements=pd.DataFrame(measurements),
         profile=pd.DataFrame(profile),
+        model=pd.DataFrame(),
+        trace=pd.DataFrame(),
         models={
             f"formula-{kind}": {"r2": 0.9, "r2_leave_one_percentage_out": -1.5} for kind in ("matmul", "attention")
         },
@@ -183,7 +190,7 @@ def test_lists_and_names_read_well(scripts):
 
 def test_values_are_those_worked_out_by_hand(scripts):
     results = by_hand()
-    macros = scripts.numbers.numbers(results, results)
+    macros = numbers(scripts, results, results)
     expected = {
         "LiveIsMain": "1",
         "MainDevice": r"2 paced CPU ranks (R\&D\_1)",
@@ -245,7 +252,7 @@ def test_the_work_model_counts_pairs_at_the_speed_of_each_rank_alone(scripts):
 
 
 def test_the_best_of_a_row_is_bold(scripts):
-    macros = scripts.numbers.numbers(by_hand(), by_hand())
+    macros = numbers(scripts, by_hand(), by_hand())
     row = next(line for line in macros["MainLatencyTable"].splitlines() if line.startswith("100 &"))
     assert row == r"100 & 6.67 & 10.0 & 16.0 & 12.0 & 12.5 & 11.0 & 10.0 & 7.00 & 7.50 & 7.25 & \textbf{6.75} \\"
     fractions = macros["MainFractionTable"].splitlines()
@@ -256,7 +263,7 @@ def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_
     grid = replace(GPU, lengths=(4096, 8192), percentages=(10, 100), repetitions=2)
     write_platform(tmp_path / grid.platform, grid)
     recorded = Results.load(tmp_path / grid.platform)
-    alike, apart = scripts.numbers.numbers(tiny, tiny), scripts.numbers.numbers(recorded, tiny)
+    alike, apart = numbers(scripts, tiny, tiny), numbers(scripts, recorded, tiny)
     assert list(alike) == list(apart)
     assert (alike["LiveIsMain"], apart["LiveIsMain"]) == ("1", "0")
     assert apart["MainDevice"] == "2 x NVIDIA H200, MPS"
@@ -276,7 +283,7 @@ def test_the_file_is_written_whole_and_defines_every_macro(scripts, tiny, tmp_pa
     text = output.read_text()
     of_study = scripts.published.numbers(scripts.published.read(PUBLISHED))
     assert of_study
-    for name in [*scripts.numbers.numbers(tiny, tiny), *of_study]:
+    for name in [*numbers(scripts, tiny, tiny), *of_study]:
         assert text.count(rf"\newcommand{{\{name}}}{{") == 1
     assert list(output.parent.iterdir()) == [output]
 
@@ -286,7 +293,7 @@ def test_a_strategy_that_was_not_measured_is_named(scripts, name):
     results = by_hand()
     results.cells = results.cells[results.cells.strategy != name]
     with pytest.raises(scripts.numbers.MissingData, match=rf"platform cpu.* {name} at 100 tokens"):
-        scripts.numbers.numbers(by_hand(), results)
+        numbers(scripts, by_hand(), results)
 
 
 @pytest.mark.parametrize("column", ["bound_fraction", "speedup", "fast_alone_ms", "slowdown"])
@@ -294,7 +301,7 @@ def test_a_metric_without_its_reference_is_named(scripts, column):
     results = by_hand()
     results.cells[column] = math.nan
     with pytest.raises(scripts.numbers.MissingData, match=f"no {column} of strategy"):
-        scripts.numbers.numbers(results, results)
+        numbers(scripts, results, results)
 
 
 def without_alone(results):
@@ -324,7 +331,7 @@ def without_date(results):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (without_alone, "system alone: no latency_ms of strategy alone/rank0 at 100 tokens and 50 %"),
+        (without_alone, "module attention, system alone: no latency_ms of strategy alone/rank0 at 100 tokens and 50 %"),
         (without_throttling, "measured at 100, not below 100 %"),
         (without_cells, "measured at no percentage at all"),
         (without_attention_profile, "the attention profile has no speed at 50 %"),
@@ -336,4 +343,4 @@ def test_what_is_missing_is_named(scripts, spoil, message):
     results = copy.copy(by_hand())
     spoil(results)
     with pytest.raises(scripts.numbers.MissingData, match=message):
-        scripts.numbers.numbers(results, results)
+        numbers(scripts, results, results)

@@ -22,8 +22,12 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 # the quotations are typed.
 WITHOUT_TYPED_NUMBERS = (
     *("abstract", "introduction", "background", "analysis", "implementation", "setup", "results", "threats"),
-    *("conclusion", "figures", "machine"),
+    *("conclusion", "figures", "machine", "models"),
 )
+
+
+# A platform that has measured no more than it must.
+ATTENTION_ONLY = {"modules": ("attention",), "model": False, "visit_pairs": 0}
 
 
 def source(path: Path) -> str:
@@ -57,7 +61,7 @@ def macros(scripts) -> dict[str, str]:
 def generated(scripts, main, live) -> dict[str, str]:
     """All macros of generated/numbers.tex."""
     study = scripts("published_study")
-    return {**scripts("paper_numbers").numbers(main, live), **study.numbers(study.read(ROOT / "data" / "published"))}
+    return scripts("paper_numbers").numbers(main, live, study.read(ROOT / "data" / "published"))
 
 
 def quoted() -> set[str]:
@@ -84,6 +88,20 @@ def test_macros_used_and_macros_defined_are_the_same(macros):
     assert quoted() & set(macros) == set(), "both quoted and computed"
     assert used - set(macros) == set(), "used, but not defined by the scripts"
     assert set(macros) - used == set(), "defined by the scripts, but not used"
+
+
+def test_what_need_not_be_measured_is_quoted_behind_its_flag_only(scripts, macros):
+    """Where a platform lacks it, TeX skips the text that quotes it, so that its macros need not exist."""
+    bare = replace(TINY, **ATTENTION_ONLY)
+    defined = generated(scripts, synthetic_results(bare), synthetic_results(bare))
+    flags = {name for name, text in defined.items() if re.search(r"(?:Main|Live)Has[A-Z]", name) and text == "0"}
+    assert flags == {"MainHasCost", "MainHasLayer", "MainHasWhole", "MainHasTrace", "LiveHasWhole"}
+    text = everything()
+    for flag in sorted(flags):
+        text = re.sub(rf"\\ifnum\\{flag}=1\n.*?(?=\\else\n|\\fi\n)", "", text, flags=re.DOTALL)
+    used = set(re.findall(r"\\((?:Main|Live)[A-Z][A-Za-z]*)", text))
+    assert used - set(defined) == set()
+    assert set(macros) - set(defined)
 
 
 def test_quoted_numbers_are_used():
@@ -211,10 +229,11 @@ def build(scripts, folder: Path, main, live) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
-@pytest.mark.parametrize("case", ["one-platform", "two-platforms"])
+@pytest.mark.parametrize("case", ["one-platform", "two-platforms", "attention-only"])
 def test_the_paper_builds_with_a_clean_log(scripts, tmp_path, case):
-    live = synthetic_results(TINY)
-    grid = replace(GPU, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition, MPS")
+    bare = ATTENTION_ONLY if case == "attention-only" else {}
+    live = synthetic_results(replace(TINY, **bare))
+    grid = replace(GPU, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition, MPS", **bare)
     main = live if case == "one-platform" else synthetic_results(grid)
     log = build(scripts, tmp_path, main, live)
     assert scripts("check_latex_log").problems(log.read_text(errors="replace")) == []

@@ -2,7 +2,7 @@
 
 # What the analysis is computed from: measurements of others, so no platform.
 PUBLISHED = "data/published"
-PUBLISHED_TABLES = ("l40x2_ring_sweep", "l40_matmul_mps_sweep", "l40_formula")
+PUBLISHED_TABLES = ("l40x2_ring_sweep", "l40_matmul_mps_sweep", "l40_formula", "h200x2_layer")
 
 
 rule numbers:
@@ -10,7 +10,9 @@ rule numbers:
         main=results_of(PLATFORMS.main),
         live=results_of(PLATFORMS.live),
         published=expand("{folder}/{table}.csv", folder=PUBLISHED, table=PUBLISHED_TABLES),
-        modules=expand("workflow/scripts/{module}.py", module=["paper_tex", "published_study"]),
+        modules=expand(
+            "workflow/scripts/{module}.py", module=["paper_cells", "paper_models", "paper_tex", "published_study"]
+        ),
         formula="code/heteroring/allocate/formula.py",
     output:
         tex=f"{LATEX}/generated/numbers.tex",

@@ -14,15 +14,24 @@ from statistics import geometric_mean, median
 import published_study
 from heteroring.bench.results import Results
 from heteroring.files import atomic_path
-from heteroring.ring.partition import Partition
-from heteroring.ring.work import score_pairs
+from paper_cells import (
+    BALANCED,
+    CONTIGUOUS,
+    EVEN,
+    STRATEGIES,
+    UNEVEN,
+    ZIGZAG,
+    ZIGZAG_EVEN,
+    ZIGZAG_UNEVEN,
+    Cell,
+    Cells,
+    MissingData,
+    place,
+    ring_cells,
+    strategy,
+)
+from paper_models import beyond_the_call, constants
 from paper_tex import count, escaped, listed, percent, render, rounded, tabular, versus
-
-CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
-ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
-STRATEGIES = CONTIGUOUS + ZIGZAG
-EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
-ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
 
 THROTTLES = {
     "mps": "CUDA MPS limits on active threads",
@@ -46,6 +55,7 @@ LIVE = frozenset(
         "EnvironmentTable",
         "EvenMs",
         "GridTable",
+        "HasWhole",
         "LatencyTable",
         "LongLength",
         "LowPercentage",
@@ -53,92 +63,18 @@ LIVE = frozenset(
         "StrategyTable",
         "TokensTable",
         "UnevenMs",
+        "WholeBalancedFraction",
+        "WholeBalancedVersusEven",
+        "WholeLongLength",
+        "WholeLowPercentage",
+        "WholeName",
+        "WholeTable",
         "Winner",
         "WinnerCount",
     }
 )
 # What it says where the reader's machine is the main platform.
 ONLY_LIVE = frozenset({"GridTable", "TokensTable"})
-
-Cell = tuple[int, int]
-
-
-class MissingData(ValueError):
-    """The paper quotes a number that the measurements do not hold."""
-
-
-class Cells:
-    """Cells of one system on one platform, attention only: values by strategy and (seq_len, percentage)."""
-
-    def __init__(self, results: Results, system: str = "ring") -> None:
-        rows = results.cells
-        rows = rows[(rows.system == system) & (rows.module == "attention")]
-        self.platform, self.system = results.platform, system
-        self.lengths = sorted(map(int, rows.seq_len.unique()))
-        self.percentages = sorted(map(int, rows.percentage.unique()))
-        self.throttled = [(n, p) for n in self.lengths for p in self.percentages if p < 100]
-        self._rows = {
-            (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
-        }
-        self.alone = Cells(results, "alone") if system == "ring" else None
-
-    def __bool__(self) -> bool:
-        return bool(self._rows)
-
-    def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
-        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
-        value = self._rows.get((name, *cell), {}).get(column)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise MissingData(
-                f"platform {self.platform}, system {self.system}: no {column} of strategy {name} at "
-                f"{cell[0]} tokens and {cell[1]} %"
-            )
-        return value
-
-    def over_grid(self, name: str, column: str = "latency_ms") -> list[float]:
-        """The value in each throttled cell."""
-        return [self(name, cell, column) for cell in self.throttled]
-
-    def wins(self, name: str, other: str) -> str:
-        """In how many throttled cells `name` is faster than `other`."""
-        return count(sum(a < b for a, b in zip(self.over_grid(name), self.over_grid(other), strict=True)))
-
-    def fastest(self, cell: Cell) -> str:
-        return min(STRATEGIES, key=lambda name: self(name, cell))
-
-    def predicted(self, name: str, cell: Cell) -> float:
-        """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
-        lens = self(name, cell, "block_lens")
-        pairs = score_pairs(Partition(name.split("/")[0], lens))
-        alone = [self.alone(f"alone/rank{rank}", cell) for rank in range(len(lens))]
-        return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)
-
-    @property
-    def extreme(self) -> Cell:
-        """The longest length, with the slow rank at its slowest."""
-        return self.lengths[-1], self.percentages[0]
-
-    @property
-    def equal(self) -> Cell:
-        """The longest length, with all ranks at full speed."""
-        return self.lengths[-1], 100
-
-
-def ring_cells(results: Results) -> Cells:
-    """The ring's cells. Raises MissingData if no rank of it was ever throttled."""
-    cells = Cells(results)
-    if not cells.throttled:
-        found = ", ".join(map(str, cells.percentages)) or "no percentage at all"
-        raise MissingData(f"platform {results.platform}: the ring was measured at {found}, not below 100 %")
-    return cells
-
-
-def strategy(name: str) -> str:
-    return rf"\strategy{{{name}}}"
-
-
-def place(cell: Cell) -> str:
-    return f"{count(cell[0])} tokens and {percent(cell[1])}"
 
 
 def environment(results: Results, cells: Cells) -> dict[str, str]:
@@ -390,7 +326,7 @@ def tables(results: Results, cells: Cells) -> dict[str, str]:
     }
 
 
-def platform_numbers(results: Results) -> dict[str, str]:
+def platform_numbers(results: Results, study: published_study.Study) -> dict[str, str]:
     """Everything that can be said about one platform, by unprefixed name."""
     cells = ring_cells(results)
     return {
@@ -401,16 +337,19 @@ def platform_numbers(results: Results) -> dict[str, str]:
         **profile(results, cells),
         **peers(results, cells),
         **tables(results, cells),
+        **beyond_the_call(results, study),
     }
 
 
-def numbers(main: Results, live: Results) -> dict[str, str]:
+def numbers(main: Results, live: Results, study: published_study.Study) -> dict[str, str]:
     """All macros by name, in order; LiveIsMain is 1 if both are the same platform, and 0 otherwise.
 
     Raises MissingData, naming platform, strategy and cell, if the paper quotes what was not measured.
     """
-    of_main, of_live = platform_numbers(main), platform_numbers(live)
+    of_main, of_live = (platform_numbers(results, study) for results in (main, live))
     return {
+        **published_study.numbers(study),
+        **constants(),
         "LiveIsMain": str(int(main.platform == live.platform)),
         **{f"Main{name}": text for name, text in of_main.items() if name not in ONLY_LIVE},
         **{f"Live{name}": text for name, text in of_live.items() if name in LIVE},
@@ -419,8 +358,7 @@ def numbers(main: Results, live: Results) -> dict[str, str]:
 
 def write(main: Path, live: Path, published: Path, output: Path) -> None:
     """Load both platforms' folders and the published record, and write all macros to `output`, whole or not at all."""
-    of_study = published_study.numbers(published_study.read(published))
-    text = render({**numbers(Results.load(main), Results.load(live)), **of_study})
+    text = render(numbers(Results.load(main), Results.load(live), published_study.read(published)))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -35,6 +35,11 @@ def _grouped(text: str) -> str:
     return text.replace(",", "{,}")
 
 
+def duration(milliseconds: float) -> str:
+    """A time with its unit, seconds from one second on."""
+    return rf"{rounded(milliseconds / 1e3)}\,s" if milliseconds >= 1000 else rf"{rounded(milliseconds)}\,ms"
+
+
 def percent(value: int) -> str:
     return rf"{value}\,\%"
 

@@ -1,6 +1,6 @@
 """What the paper's analysis derives from the published study's record: two L40s, contiguous shards, rank 1 throttled.
 
-The files and their source are described in data/published/README.md. Nothing here was measured by this project.
+The files and their source are described in data/published/README.md. No code of this project was measured for them.
 """
 
 import math
@@ -27,8 +27,9 @@ COLUMNS = {
     ),
     "l40_matmul_mps_sweep.csv": ("size", "mps_pct", "dtype", "tflops"),
     "l40_formula.csv": ("term", "coefficient"),
+    "h200x2_layer.csv": ("device", "split_type", "seq_len", "slowdown_pct", "overall_latency_ms"),
 }
-RING, MATMUL, COEFFICIENTS = COLUMNS
+RING, MATMUL, COEFFICIENTS, RERUN = COLUMNS
 
 # The model counts score pairs only: it is held against lengths at which they dominate.
 CHECKED_LENGTH = 16384
@@ -46,13 +47,15 @@ class MissingRecord(ValueError):
 @dataclass(frozen=True)
 class Study:
     """The record: a latency in ms and two shard lengths by split and (seq_len, percentage), the profile of
-    matrix products in TFLOP/s, and the released coefficients by term.
+    matrix products in TFLOP/s, and the released coefficients by term. `rerun`: latencies in ms of the released code on
+    other devices, by (device, split, seq_len, percentage).
     """
 
     latency: dict[str, dict[Cell, float]]
     tokens: dict[str, dict[Cell, tuple[int, int]]]
     profile: ProfileTable
     coefficients: dict[str, float]
+    rerun: dict[tuple[str, str, int, int], float]
 
     @property
     def cells(self) -> list[Cell]:
@@ -105,7 +108,7 @@ def best_masked_share(speed: float) -> float:
 
 def read(folder: Path) -> Study:
     """The record in `folder`. Raises MissingRecord, naming file and what lacks, unless it is whole."""
-    ring, matmul, coefficients = (_table(folder / name, columns) for name, columns in COLUMNS.items())
+    ring, matmul, coefficients, rerun = (_table(folder / name, columns) for name, columns in COLUMNS.items())
     cells = [(int(n), int(p)) for n, p in zip(ring.seq_len, ring.slowdown_pct, strict=True)]
     rows = dict(zip(zip(ring.split_type, cells, strict=True), ring.to_dict("records"), strict=True))
     lengths, percentages = sorted(set(ring.seq_len)), sorted(set(ring.slowdown_pct))
@@ -137,6 +140,10 @@ def read(folder: Path) -> Study:
             rows=len(matmul),
         ),
         coefficients=terms,
+        rerun={
+            (row.device, row.split_type, int(row.seq_len), int(row.slowdown_pct)): float(row.overall_latency_ms)
+            for row in rerun.itertuples()
+        },
     )
 
 

@@ -1,0 +1,100 @@
+"""Are the measurements of a platform's whole model whole and plausible? Lists every violation, not only the first."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+TRACED = ("layer", "ready", "block")
+
+
+def describe(phase: str, strategy: str, seq_len: int, percentages: str) -> str:
+    return f"{phase} of {strategy} at {seq_len} tokens and {percentages} %"
+
+
+def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
+    """(phase, strategy, seq_len, percentages) that `grid` asks for; without one, what the cells themselves span."""
+    prefills = cells[cells["phase"] == "prefill"]
+    strategies, seq_lens = prefills["strategy"].unique(), prefills["seq_len"].unique()
+    percentages = cells["percentages"].unique()
+    decoded = cells[cells["phase"] == "decode"]["strategy"].unique()
+    if grid is not None:
+        strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
+        seq_lens = grid["seq_lens"]
+        percentages = [f"100 {percentage}" for percentage in grid["percentages"]]
+        decoded = ["zigzag/balanced", "alone/rank0", "alone/rank1"] if grid["new_tokens"] else []
+    return {
+        *product(["prefill"], strategies, seq_lens, percentages),
+        *product(["decode"], decoded, [max(seq_lens)], percentages),
+    }
+
+
+def cell_violations(cells: pd.DataFrame, grid: Mapping | None) -> Iterator[str]:
+    """Missing and unexpected cells, times that cannot be, and ranks whose tokens do not add up."""
+    found = set(cells[["phase", "strategy", "seq_len", "percentages"]].itertuples(index=False, name=None))
+    expected = expected_cells(cells, grid)
+    for cell in sorted(expected - found):
+        yield f"missing: {describe(*cell)}"
+    for cell in sorted(found - expected):
+        yield f"not in the configured grid: {describe(*cell)}"
+    for cell in cells.to_dict("records"):
+        where = describe(cell["phase"], cell["strategy"], cell["seq_len"], cell["percentages"])
+        lens = [int(part) for part in str(cell["block_lens"]).split()]
+        if sum(lens) != cell["seq_len"]:
+            yield f"block_lens {lens} do not share out {cell['seq_len']} tokens: {where}"
+        if not 0 < cell["latency_ms"] < float("inf"):
+            yield f"latency {cell['latency_ms']} ms is not positive and finite: {where}"
+
+
+def bound_violations(cells: pd.DataFrame, noise: float) -> Iterator[str]:
+    """No ring is faster than every rank busy all the time, but for noise."""
+    scored = cells[cells["bound_fraction"].notna() & (cells["system"] == "ring")]
+    for cell in scored[scored["bound_fraction"] > 1 + noise].to_dict("records"):
+        where = describe(cell["phase"], cell["strategy"], cell["seq_len"], cell["percentages"])
+        yield f"bound fraction {cell['bound_fraction']:.3f} exceeds 1 by more than {noise}: {where}"
+    if scored.empty:
+        yield "no cell has a bound fraction"
+
+
+def trace_violations(trace: pd.DataFrame) -> Iterator[str]:
+    """A rank's traced layer has a beginning, an end and all that lies between, inside them."""
+    for key, events in trace.groupby(["strategy", "seq_len", "percentages", "rank"]):
+        where = f"trace of {key[0]} at {key[1]} tokens and {key[2]} %, rank {key[3]}"
+        kinds = list(events["kind"])
+        if kinds.count("layer") != 1 or not set(TRACED) <= set(kinds):
+            yield f"{sorted(kinds)} are not a layer with its ready and its blocks: {where}"
+            continue
+        layer = events[events["kind"] == "layer"].iloc[0]
+        if events["start_ms"].min() < layer["start_ms"] or events["stop_ms"].max() > layer["stop_ms"]:
+            yield f"something happens outside the layer: {where}"
+
+
+def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
+    """Every rule that the tables break, one line each. grid: strategies, seq_lens, percentages, new_tokens, or None."""
+    return [*cell_violations(cells, grid), *bound_violations(cells, noise), *trace_violations(trace)]
+
+
+def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: float) -> None:
+    """Write `report`, or exit with status 1 after printing what is wrong."""
+    cells = pd.read_csv(model)
+    found = violations(cells, pd.read_csv(trace), grid, noise)
+    if found:
+        sys.exit("\n".join([f"{len(found)} violations in {model} and {trace}:", *found]))
+    ring = cells[cells["system"] == "ring"]
+    report.write_text(
+        f"{len(cells)} cells: every one there, token sums right, times positive, the traced layers whole\n"
+        f"largest bound fraction: {ring['bound_fraction'].max():.3f}, allowed: {1 + noise:g}\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
+    main(
+        Path(snakemake.input.model),
+        Path(snakemake.input.trace),
+        Path(snakemake.output.report),
+        snakemake.params.grid,
+        snakemake.params.noise,
+    )

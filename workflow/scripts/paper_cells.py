@@ -1,0 +1,92 @@
+"""The cells of a platform's grid, as the paper quotes them."""
+
+import math
+
+from heteroring.bench.results import Results
+from heteroring.ring.partition import Partition
+from heteroring.ring.work import score_pairs
+from paper_tex import count, percent
+
+CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
+ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+STRATEGIES = CONTIGUOUS + ZIGZAG
+EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
+ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
+
+Cell = tuple[int, int]
+
+
+class MissingData(ValueError):
+    """The paper quotes a number that the measurements do not hold."""
+
+
+class Cells:
+    """Cells of one system and module on one platform: values by strategy and (seq_len, percentage)."""
+
+    def __init__(self, results: Results, system: str = "ring", module: str = "attention") -> None:
+        rows = results.cells
+        rows = rows[(rows.system == system) & (rows.module == module)]
+        self.platform, self.system, self.module = results.platform, system, module
+        self.lengths = sorted(map(int, rows.seq_len.unique()))
+        self.percentages = sorted(map(int, rows.percentage.unique()))
+        self.throttled = [(n, p) for n in self.lengths for p in self.percentages if p < 100]
+        self._rows = {
+            (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
+        }
+        self.alone = Cells(results, "alone", module) if system == "ring" else None
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
+        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
+        value = self._rows.get((name, *cell), {}).get(column)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            where = f"platform {self.platform}, module {self.module}, system {self.system}"
+            raise MissingData(f"{where}: no {column} of strategy {name} at {cell[0]} tokens and {cell[1]} %")
+        return value
+
+    def over_grid(self, name: str, column: str = "latency_ms") -> list[float]:
+        """The value in each throttled cell."""
+        return [self(name, cell, column) for cell in self.throttled]
+
+    def wins(self, name: str, other: str) -> str:
+        """In how many throttled cells `name` is faster than `other`."""
+        return count(sum(a < b for a, b in zip(self.over_grid(name), self.over_grid(other), strict=True)))
+
+    def fastest(self, cell: Cell) -> str:
+        return min(STRATEGIES, key=lambda name: self(name, cell))
+
+    def predicted(self, name: str, cell: Cell) -> float:
+        """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
+        lens = self(name, cell, "block_lens")
+        pairs = score_pairs(Partition(name.split("/")[0], lens))
+        alone = [self.alone(f"alone/rank{rank}", cell) for rank in range(len(lens))]
+        return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)
+
+    @property
+    def extreme(self) -> Cell:
+        """The longest length, with the slow rank at its slowest."""
+        return self.lengths[-1], self.percentages[0]
+
+    @property
+    def equal(self) -> Cell:
+        """The longest length, with all ranks at full speed."""
+        return self.lengths[-1], 100
+
+
+def ring_cells(results: Results) -> Cells:
+    """The ring's cells, attention alone. Raises MissingData if no rank of it was ever throttled."""
+    cells = Cells(results)
+    if not cells.throttled:
+        found = ", ".join(map(str, cells.percentages)) or "no percentage at all"
+        raise MissingData(f"platform {results.platform}: the ring was measured at {found}, not below 100 %")
+    return cells
+
+
+def strategy(name: str) -> str:
+    return rf"\strategy{{{name}}}"
+
+
+def place(cell: Cell) -> str:
+    return f"{count(cell[0])} tokens and {percent(cell[1])}"
