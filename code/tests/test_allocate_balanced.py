@@ -14,7 +14,7 @@ from heteroring.ring.work import score_pairs, total_pairs
 speed = st.one_of(st.integers(1, 10).map(float), st.floats(1e-3, 1e3))
 pair_us = st.one_of(st.integers(1, 10).map(float), st.floats(1e-2, 1e2))
 beside_us = st.one_of(st.just(0.0), st.integers(1, 30).map(float), st.floats(0, 30))
-cost = st.builds(Cost, pair_us, beside_us, beside_us)
+cost = st.builds(Cost, pair_us, beside_us, beside_us, beside_us)
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 causal_or_dense = pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
@@ -47,7 +47,7 @@ def check_split(lens, seq_len, world_size):
 @given(data=st.data())
 def test_no_split_is_faster_where_visits_cost_nothing(layout, causal, world_size, longest, data):
     seq_len = data.draw(st.integers(1, longest))
-    free = st.builds(Cost, pair_us, beside_us, st.just(0.0))
+    free = st.builds(Cost, pair_us, beside_us, st.just(0.0), st.just(0.0))
     costs = data.draw(st.lists(free, min_size=world_size, max_size=world_size))
     lens = balanced(seq_len, costs, layout, causal)
     check_split(lens, seq_len, world_size)
@@ -151,17 +151,41 @@ def test_the_rank_behind_gets_fewer_tokens_for_its_visits():
     # Equal ranks, 1 us a token of pairs: rank 0 revisits with half its rows, rank 1 with all. 3/4 : 1 at revisit 1.
     seq_len = 7000
     pair = 2 / (seq_len + 1)
-    first, second = balanced(seq_len, [Cost(pair, revisit_us=1.0)] * 2)
+    first, second = balanced(seq_len, [Cost(pair, join_us=1.0)] * 2)
     assert first / second == pytest.approx((1 + 1.0) / (1 + 0.5), rel=1e-3)
-    first, second = balanced(seq_len, [Cost(pair, token_us=3.0, revisit_us=1.0)] * 2)
+    first, second = balanced(seq_len, [Cost(pair, token_us=3.0, join_us=1.0)] * 2)
     assert first / second == pytest.approx((1 + 3 + 1.0) / (1 + 3 + 0.5), rel=1e-3)
+
+
+def test_only_visits_beyond_the_first_step_are_revisits():
+    # With two ranks there are none; with three, rank 0 meets the last one first, and then its tail the middle one.
+    seq_len = 9000
+    pair = 2 / (seq_len + 1)
+    joining = Cost(pair, revisit_us=1.0)
+    assert balanced(seq_len, [joining] * 2) == (4500, 4500)
+    lens = balanced(seq_len, [joining] * 3)
+    per_token = (1 + 0.5, 1 + 0.5, 1 + 1.0)
+    speeds = [1 / each for each in per_token]
+    assert lens == pytest.approx([seq_len * speed / sum(speeds) for speed in speeds], rel=1e-3)
+
+
+def test_a_rank_whose_predecessor_holds_nothing_joins_nothing():
+    # Rank 1 is not worth its visits: rank 2, which would join its keys, visits rank 0 later, and by a fold.
+    seq_len = 9000
+    pair = 2 / (seq_len + 1)
+    fast = Cost(pair, revisit_us=1.0)
+    lens = balanced(seq_len, [fast, Cost(100 * pair, revisit_us=100.0), fast])
+    assert lens[1] == 0
+    # Rank 0 joins the tail of its queries with the keys of rank 2, the rank before it in the ring.
+    assert lens[0] / lens[2] == pytest.approx((1 + 1.0) / 1, rel=1e-3)
 
 
 def test_a_rank_that_costs_the_others_more_than_it_brings_is_left_out():
     # Per token: 1 us of pairs and 0.4 a visit. The third would bring 2 %, and cost the others half a visit and more.
     seq_len = 4000
     pair = 2 / (seq_len + 1)
-    fast, slow = Cost(pair, revisit_us=0.4), Cost(pair / 0.04, revisit_us=0.4 / 0.04)
+    fast = Cost(pair, revisit_us=0.4, join_us=0.4)
+    slow = Cost(*(value / 0.04 for value in fast))
     for place in range(3):
         costs = [fast, fast]
         costs.insert(place, slow)
@@ -184,7 +208,7 @@ def test_a_ring_must_gain_the_margin_on_the_fastest_rank_alone():
     assert 0 not in balanced(32000, of_speeds(*[1] * 32), margin=0.05)
 
 
-# Milliseconds measured on two H200s: the ring at its split, and rank 0 alone; then whether the ring was worth it.
+# Milliseconds on two H200s, with a kernel that joined no visits: the ring at its split, and rank 0 alone.
 H200 = [
     (4096, (100, 10), (3840, 256), 0.3025, 0.2566),
     (4096, (100, 50), (2560, 1536), 0.2496, 0.2566),
@@ -198,7 +222,8 @@ def test_predictions_are_near_what_two_h200s_took(seq_len, percentages, lens, ri
     # Speeds of attention by percentage as profiled; 0.0208 us a row visited again at 100 %, and 1 / share of it.
     speeds = {10: 0.11, 50: 0.57, 100: 1.0}
     pair = 1e3 * alone_ms / total_pairs(seq_len)
-    costs = [Cost(pair / speeds[p], revisit_us=0.0208 * 100 / p) for p in percentages]
+    visit = {p: 0.0208 * 100 / p for p in percentages}
+    costs = [Cost(pair / speeds[p], revisit_us=visit[p], join_us=visit[p]) for p in percentages]
     predicted = makespan("zigzag", lens, costs, True)
     assert predicted == pytest.approx(ring_ms, rel=0.1)
     split = balanced(seq_len, costs, multiple=256, margin=0.05)
@@ -228,7 +253,7 @@ def test_a_rank_that_turns_slower_never_gets_more(layout, causal, seq_len, first
 def test_predicted_ms_by_hand():
     # 8 tokens, zigzag 4 + 4: 18 causal pairs each. Rank 0 visits with its tail of 2 again, rank 1 with all 4.
     partition = Partition.zigzag((4, 4))
-    costs = (Cost(10.0), Cost(20.0, token_us=1000.0, revisit_us=7.0))
+    costs = (Cost(10.0), Cost(20.0, token_us=1000.0, revisit_us=99.0, join_us=7.0))
     assert predicted_ms(partition, costs) == pytest.approx((0.18, 0.36 + 4.0 + 0.028), rel=1e-15)
     assert predicted_ms(partition, costs[::-1]) == pytest.approx((0.36 + 4.0 + 0.014, 0.18), rel=1e-15)
     # A rank that holds nothing is not visited.
@@ -237,6 +262,13 @@ def test_predicted_ms_by_hand():
     # Contiguous and causal: only the rank behind visits; not causal: both do.
     assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1]) == pytest.approx((0.06 + 2.0, 0.07))
     assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1], causal=False)[0] == pytest.approx(0.16 + 2.0 + 0.014)
+
+
+def test_predicted_ms_of_three_ranks_by_hand():
+    # Zigzag 4 + 2 + 2. Rank 2 joins with rank 1 and then visits rank 0; rank 0 joins its tail with rank 2.
+    costs = [Cost(1e-6, revisit_us=10.0**rank, join_us=3 * 10.0**rank) for rank in range(3)]
+    tails = Partition.zigzag((4, 2, 2))
+    assert predicted_ms(tails, costs) == pytest.approx((0.006 + 0.002, 0.06 + 0.01, 0.6 + 0.2), rel=1e-4)
 
 
 def test_speed_becomes_a_cost():

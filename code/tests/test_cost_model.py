@@ -20,6 +20,7 @@ LENGTHS, PERCENTAGES = (1024, 4096), (10, 50, 100)
 
 # Invented truths: ns a pair, us a token beside attention and us a row visited again, by (length, percentage).
 PAIR_NS = {(n, p): (3.0 if n == 1024 else 2.0) * 100 / p for n in LENGTHS for p in PERCENTAGES}
+JOIN_US = {(n, p): 0.01 * 120 / p for n in LENGTHS for p in PERCENTAGES}
 TOKEN_US = {(n, p): (4.0 if n == 1024 else 5.0) * 100 / p for n in LENGTHS for p in PERCENTAGES}
 REVISIT_US = {(n, p): (0.5 if n == 1024 else 0.25) * 110 / p for n in LENGTHS for p in PERCENTAGES}
 
@@ -30,6 +31,7 @@ def latency_ms(kind, n, p):
         "matmul": 1e3,
         "attention": total_pairs(n) * pairs_us,
         "fold": n * (128 * pairs_us + REVISIT_US[n, p]),
+        "join": total_pairs(n) * pairs_us + n * (128 * pairs_us + JOIN_US[n, p]),
         "layer": total_pairs(n) * pairs_us + n * TOKEN_US[n, p],
     }
     return whole[kind] / 1e3
@@ -53,7 +55,7 @@ def write(path, rows):
 
 @pytest.fixture
 def profile(tmp_path):
-    return write(tmp_path / "profile.csv", lines("matmul", "attention", "fold", "layer"))
+    return write(tmp_path / "profile.csv", lines("matmul", "attention", "fold", "join", "layer"))
 
 
 @pytest.mark.parametrize("source", ["attention", "layer"])
@@ -61,13 +63,13 @@ def test_what_was_profiled_comes_back(profile, source):
     model = fit("cost", source, profile)
     assert (model.kind, model.source, model.platform) == ("cost", source, "box")
     assert (model.lengths, model.percentages) == (LENGTHS, PERCENTAGES)
-    assert model.rows == 6 * (2 if source == "attention" else 3)
+    assert model.rows == 6 * (3 if source == "attention" else 4)
     assert model.setup["heads"] == "4"
     for n in LENGTHS:
         for p in PERCENTAGES:
             cost, clamped, notes = model.predict(n, p)
             token = TOKEN_US[n, p] if source == "layer" else 0.0
-            assert cost == pytest.approx((PAIR_NS[n, p] * 1e-3, token, REVISIT_US[n, p]), rel=1e-9)
+            assert cost == pytest.approx((PAIR_NS[n, p] * 1e-3, token, REVISIT_US[n, p], JOIN_US[n, p]), rel=1e-9)
             assert (clamped, notes) == (False, ())
 
 
@@ -87,6 +89,20 @@ def test_without_folds_visits_cost_nothing(tmp_path):
     assert not prediction.clamped
 
 
+def test_without_joins_the_first_visit_is_like_any_other(tmp_path):
+    model = fit("cost", "attention", write(tmp_path / "p.csv", lines("attention", "fold")))
+    assert model.join_us == model.revisit_us
+    assert model.predict(2000, 33).cost.join_us == model.predict(2000, 33).cost.revisit_us > 0
+
+
+def test_a_join_that_costs_nothing_is_no_flaw(tmp_path):
+    rows = [*lines("attention", "fold"), *(line("join", n, p, latency=1e-3) for n in LENGTHS for p in PERCENTAGES)]
+    model = fit("cost", "attention", write(tmp_path / "p.csv", rows))
+    cost, clamped, _ = model.predict(1024, 50)
+    assert (cost.join_us, clamped) == (0.0, False)
+    assert cost.revisit_us > 0
+
+
 def test_between_the_levels_speed_and_multiples_of_a_pair_are_linear(profile):
     model = fit("cost", "layer", profile)
     axes = np.log(LENGTHS), PERCENTAGES
@@ -99,11 +115,11 @@ def test_between_the_levels_speed_and_multiples_of_a_pair_are_linear(profile):
     assert not clamped
     pair_us = 1 / linear(lambda cell: 1 / (PAIR_NS[cell] * 1e-3))
     assert cost.pair_us == pytest.approx(pair_us, rel=1e-12)
-    for found, truth in ((cost.token_us, TOKEN_US), (cost.revisit_us, REVISIT_US)):
+    for found, truth in ((cost.token_us, TOKEN_US), (cost.revisit_us, REVISIT_US), (cost.join_us, JOIN_US)):
         multiple = linear(lambda cell, truth=truth: truth[cell] / (PAIR_NS[cell] * 1e-3))
         assert found == pytest.approx(pair_us * multiple, rel=1e-9)
     # Times that are inverse to the percentage stay so between the levels.
-    assert model.predict(1024, 75).cost == pytest.approx((3e-3 / 0.75, 4.0 / 0.75, 0.55 / 0.75), rel=1e-9)
+    assert model.predict(1024, 75).cost == pytest.approx((3e-3 / 0.75, 4.0 / 0.75, 0.55 / 0.75, 0.012 / 0.75), rel=1e-9)
 
 
 def test_outside_the_levels_the_edge_holds_and_it_is_said(profile):
@@ -142,7 +158,7 @@ def test_round_trip_and_file(profile, tmp_path):
     content = json.loads((tmp_path / "cost-layer.json").read_text())
     assert (content["kind"], content["source"]) == ("cost", "layer")
     assert content["units"]["revisit_us"].startswith("us a query row")
-    for name in ("attention_ms", "token_us", "revisit_us"):
+    for name in ("attention_ms", "token_us", "revisit_us", "join_us"):
         assert np.shape(content[name]) == (2, 3)
 
 
@@ -239,6 +255,7 @@ class TestBalanced:
                 attention_ms=((100.0 * 100 / percentage, 100.0),),
                 token_us=((0.0, 0.0),),
                 revisit_us=((revisit, revisit),),
+                join_us=((revisit, revisit),),
             )
             return allocation("balanced", 1000, percentages=(100, percentage), profile=model)
 

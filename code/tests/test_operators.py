@@ -1,5 +1,7 @@
 """What a profile times: the work of each kind of operator, and kinds whose modules are imported only when asked for."""
 
+import ctypes
+import gc
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -58,6 +60,39 @@ def test_a_fold_is_a_visit_of_128_keys_that_goes_on_from_a_running_result():
         operator.call()
         assert torch.allclose(lse, torch.logaddexp(torch.zeros_like(once), once + torch.log(torch.tensor(2.0))))
         assert not torch.equal(out, before)
+
+
+class Joining:
+    """A block that can go on to late keys: writes down what it was given."""
+
+    def __init__(self, tile):
+        self.tile = tile
+
+    def takes_late(self, q, k, v, causal_offset, late):
+        return causal_offset == 0 and q.shape[2] % self.tile == 0
+
+    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, late=None):
+        if late:
+            counter = ctypes.c_int32.from_address(late.arrived).value
+            return q.shape, late.k.shape, late.v.shape, late.first_query, counter * late.heads
+        return running
+
+
+def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_block_can(monkeypatch):
+    monkeypatch.setattr(registry, "resolve", lambda *_: Joining(tile=8))
+    here = rank()
+    here.throttle.wrap = lambda function: function
+    found = list(operators("fold", here, job(seq_lens=(16, 3, 200))))
+    assert [(each.kind, each.size) for each in found] == [
+        *(("fold", n) for n in (16, 3, 200)),
+        ("join", 16),
+        ("join", 200),
+    ]
+    join = found[-1]
+    assert join.flops == 4 * 2 * 4 * 8 * (200 * 201 // 2 + 200 * 128)
+    gc.collect()
+    # All KV heads of the batch are there.
+    assert join.call() == ((2, 4, 200, 8), (2, 2, 128, 8), (2, 2, 128, 8), 0, 4)
 
 
 def test_steps_count_the_operators_of_every_kind():

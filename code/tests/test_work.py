@@ -11,6 +11,7 @@ from heteroring.ring.work import (
     causal_flops,
     extra_rows,
     kv_bytes,
+    next_rows,
     score_pairs,
     shard_pairs,
     total_pairs,
@@ -116,6 +117,8 @@ def test_extra_rows_are_those_of_the_visits_beyond_the_own_shard(partition, caus
         length = partition.block_lens[rank]
         visited = [visit for visit in visits(partition, rank, causal) if visit.kv_rank != rank]
         assert rows == sum(length - visit.first_query for visit in visited)
+        first = [visit for visit in visited if visit.step == 1]
+        assert next_rows(partition, causal)[rank] == sum(length - visit.first_query for visit in first)
 
 
 def test_extra_rows_by_hand():
@@ -126,3 +129,12 @@ def test_extra_rows_by_hand():
     assert extra_rows(Partition.zigzag((8,))) == (0,)
     assert extra_rows(Partition.zigzag((3, 2))) == (2, 2)
     assert extra_rows(Partition.zigzag((1, 4))) == (1, 4)
+
+
+def test_next_rows_by_hand():
+    assert next_rows(Partition.zigzag((8, 4, 6))) == (4, 4, 6)
+    assert next_rows(Partition.zigzag((8, 0, 4, 6))) == (4, 0, 0, 6)
+    assert next_rows(Partition.contiguous((8, 4, 6))) == (0, 4, 6)
+    assert next_rows(Partition.contiguous((8, 4, 6)), causal=False) == (8, 4, 6)
+    assert next_rows(Partition.zigzag((8, 0))) == (0, 0)
+    assert next_rows(Partition.zigzag((8,))) == (0,)

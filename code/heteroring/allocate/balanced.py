@@ -26,11 +26,12 @@ def balanced(
 ) -> tuple[int, ...]:
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
-    A rank's time is that of `predicted_ms`: pair_us a score pair, token_us a token, and revisit_us a query row that it
-    visits beyond its own KV, of which there are the more, the more ranks hold tokens. So a rank may cost the others
-    more than it brings, and leaving it out is considered: once for every number of ranks, always the fastest ones, as
-    measured by the whole sequence alone. For each such set of ranks the split is the best there is, exactly. If one
-    rank alone needs no more than 1 + `margin` times the time of the best split, it gets all tokens.
+    A rank's time is that of `predicted_ms`: pair_us a score pair, token_us a token, and revisit_us (join_us in the
+    first step) a query row that it visits beyond its own KV, of which there are the more, the more ranks hold tokens.
+    So a rank may cost the others more than it brings, and leaving it out is considered: once for every number of
+    ranks, always the fastest ones, as measured by the whole sequence alone. For each such set of ranks the split is
+    the best there is, exactly. If one rank alone needs no more than 1 + `margin` times the time of the best split, it
+    gets all tokens.
 
     For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
     as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
@@ -81,7 +82,14 @@ class _Ring:
         pairs = shard_pairs(self.layout, self.seq_len, offset, length, self.causal)
         behind = len(self.members) - 1 - place
         rows = shard_extra_rows(self.layout, offset, length, place, behind, self.causal)
-        return cost.pair_us * pairs + cost.token_us * length + cost.revisit_us * rows
+        joined = shard_extra_rows(self.layout, offset, length, *self.met_first(place), self.causal)
+        return cost.time_us(pairs, length, rows, joined)
+
+    def met_first(self, place: int) -> tuple[int, int]:
+        """How many members a member meets in the ring's first step, in front of and behind it: one at most."""
+        rank, ranks = self.members[place], len(self.costs)
+        meets = ranks > 1 and (rank - 1) % ranks in self.members
+        return int(meets and rank > 0), int(meets and rank == 0)
 
     def last_stop(self, place: int, start: int, limit: float) -> int:
         stops = range(self.end + 1)

@@ -26,10 +26,12 @@ class CostModel(FittedModel):
     attention_ms: causal attention of the whole sequence, alone. token_us: what a token takes beside it, where `source`
     is more than attention: (time of the source - time of the attention) / tokens; 0 for source attention. revisit_us:
     what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0 everywhere
-    where no folds were profiled. A difference that is negative, as noise can make it, is held at 0, and
-    predictions near it say so.
+    where no folds were profiled. join_us: the same where the visit is joined with that to a rank's own KV, (time of a
+    join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us everywhere where no joins were
+    profiled, because the block makes none. A difference that is negative, as noise can make it, is held at 0;
+    predictions near one of the first two say so, joins are hardly more than 0 at best.
 
-    Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the other two as multiples of
+    Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
     and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
     """
@@ -40,17 +42,20 @@ class CostModel(FittedModel):
         "attention_ms": "ms, causal, whole sequence",
         "token_us": "us a token, beside attention",
         "revisit_us": "us a query row visited again, without its pairs",
+        "join_us": "us a query row visited again in one pass with the visit to the own KV, without its pairs",
     }
 
     attention_ms: tuple[tuple[float, ...], ...]
     token_us: tuple[tuple[float, ...], ...]
     revisit_us: tuple[tuple[float, ...], ...]
+    join_us: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_table("attention_ms", "attention_ms")
         self.check_table("token_us", "token_us", zero=True)
         self.check_table("revisit_us", "revisit_us", zero=True)
+        self.check_table("join_us", "join_us", zero=True)
 
     @classmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
@@ -60,18 +65,18 @@ class CostModel(FittedModel):
 
     @classmethod
     def fit(cls, source: str, latencies: dict[str, Table]) -> Self:
-        """The model of the tables that `read_latencies` read: of attention, of `source`, and of folds if there are any.
+        """The model of what `read_latencies` read of attention, of `source`, and of folds and joins if there are any.
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
         """
-        used = {kind: latencies.get(kind) for kind in dict.fromkeys(("attention", source, "fold"))}
+        used = {kind: latencies.get(kind) for kind in dict.fromkeys(("attention", source, "fold", "join"))}
         for kind in ("attention", source):
             if used[kind] is None:
                 raise ValueError(
                     f"a cost model of source {source!r} needs a profile of kind {kind!r}; there is "
                     f"{', '.join(latencies)} only"
                 )
-        attention, whole, folds = used["attention"], used[source], used["fold"]
+        attention, whole, folds, joins = used["attention"], used[source], used["fold"], used["join"]
         for kind, table in used.items():
             if table is not None:
                 _check_alike(attention, kind, table)
@@ -84,11 +89,13 @@ class CostModel(FittedModel):
         def token_us(i: int, j: int) -> float:
             return max(0.0, 1e3 * (whole.values[i][j] - attention.values[i][j]) / attention.lengths[i])
 
-        def revisit_us(i: int, j: int) -> float:
+        def visit_us(i: int, j: int, latency_ms: float) -> float:
             length = attention.lengths[i]
             pairs_us = FOLD_KEYS * 1e3 * attention.values[i][j] / total_pairs(length)
-            return max(0.0, 1e3 * folds.values[i][j] / length - pairs_us)
+            return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
+        revisit_us = by_cell(lambda i, j: visit_us(i, j, folds.values[i][j]) if folds else 0.0)
+        join_us = by_cell(lambda i, j: visit_us(i, j, joins.values[i][j] - attention.values[i][j]) if joins else 0.0)
         return cls(
             source=source,
             platform=attention.platform,
@@ -98,7 +105,8 @@ class CostModel(FittedModel):
             percentages=attention.percentages,
             attention_ms=attention.values,
             token_us=by_cell(token_us),
-            revisit_us=by_cell(revisit_us if folds else lambda i, j: 0.0),
+            revisit_us=revisit_us,
+            join_us=join_us if joins else revisit_us,
         )
 
     @property
@@ -117,7 +125,7 @@ class CostModel(FittedModel):
             multiples = [[x / us for x, us in zip(*rows, strict=True)] for rows in zip(table, pair_us, strict=True)]
             return pair * self.interpolated(multiples, length, percentage)
 
-        cost = Cost(pair, beside(self.token_us), beside(self.revisit_us))
+        cost = Cost(pair, *map(beside, (self.token_us, self.revisit_us, self.join_us)))
         notes = [f"cost: {place}, read at its edge" for place in self.outside(length, percentage)]
         notes += self._held_at_zero(length, percentage)
         return CostPrediction(cost, bool(notes), tuple(notes))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import extra_rows, score_pairs
+from heteroring.ring.work import extra_rows, next_rows, score_pairs
 
 
 class Cost(NamedTuple):
@@ -13,12 +13,18 @@ class Cost(NamedTuple):
 
     pair_us: a score pair, in all heads and sequences of the batch. token_us: whatever else is done for each token,
     beside attention. revisit_us: a query row folded into a result that is there already, its pairs not counted; that
-    is, a visit's start and end of a tile, and its merge.
+    is, a visit's start and end of a tile, and its merge. join_us: the same in the ring's first step, which some kernels
+    join with the visit to a rank's own KV, in one pass; others fold it in like any other.
     """
 
     pair_us: float
     token_us: float = 0.0
     revisit_us: float = 0.0
+    join_us: float = 0.0
+
+    def time_us(self, pairs: int, tokens: int, rows: int, joined: int) -> float:
+        """Time for score pairs, tokens and extra rows, `joined` of which are visited in the first step."""
+        return self.pair_us * pairs + self.token_us * tokens + self.revisit_us * (rows - joined) + self.join_us * joined
 
 
 def cost_of_speed(speed: float) -> Cost:
@@ -48,8 +54,6 @@ def predicted_ms(partition: Partition, costs: Sequence[Cost], causal: bool = Tru
     check_costs(costs)
     if len(costs) != partition.world_size:
         raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one a rank is needed")
-    work = zip(costs, score_pairs(partition, causal), partition.block_lens, extra_rows(partition, causal), strict=True)
-    return tuple(
-        (cost.pair_us * pairs + cost.token_us * tokens + cost.revisit_us * rows) / 1e3
-        for cost, pairs, tokens, rows in work
-    )
+    pairs, rows, joined = (count(partition, causal) for count in (score_pairs, extra_rows, next_rows))
+    work = zip(costs, pairs, partition.block_lens, rows, joined, strict=True)
+    return tuple(cost.time_us(*each) / 1e3 for cost, *each in work)

@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-# What profiles hold: square matmuls, causal attention, folds of FOLD_KEYS keys into a running result, FMS's attention
-# layer, and a whole transformer block.
-KINDS = ("matmul", "attention", "fold", "layer", "block")
+# What profiles hold: square matmuls, causal attention, folds of FOLD_KEYS keys into a running result, causal attention
+# joined with FOLD_KEYS more keys in one pass, FMS's attention layer, and a whole transformer block.
+KINDS = ("matmul", "attention", "fold", "join", "layer", "block")
 FOLD_KEYS = 128
 
 # What models of speed are fitted to.

@@ -21,8 +21,8 @@ import torch
 
 from heteroring.allocate.profile_table import FOLD_KEYS
 from heteroring.bench.launch import Rank
-from heteroring.bench.records import KINDS
 from heteroring.kernels.block import resolve
+from heteroring.kernels.late import Late
 from heteroring.ring.work import causal_flops
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ class Operator(NamedTuple):
 
 def check_kinds(job: ProfileJob) -> None:
     """Raise ValueError unless every kind that `job` names is known, named once and can be measured."""
+    known = (*_HERE, *_ELSEWHERE)
     if not job.kinds:
         raise ValueError("kinds is empty")
     for kind in job.kinds:
-        if kind not in KINDS:
-            raise ValueError(f"profile kind {kind!r} is unknown: choose from {', '.join(KINDS)}")
+        if kind not in known:
+            raise ValueError(f"profile kind {kind!r} is unknown: choose from {', '.join(known)}")
         if job.kinds.count(kind) > 1:
             raise ValueError(f"kinds holds {kind} twice")
         if kind in _ELSEWHERE:
@@ -57,7 +58,7 @@ def sizes(kind: str, job: ProfileJob) -> tuple[int, ...]:
 
 
 def operators(kind: str, rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """The operators of `kind`, one for each of its sizes."""
+    """The operators of `kind`, one for each of its sizes; of `fold` the joins besides, where the block makes any."""
     return _HERE[kind](rank, job) if kind in _HERE else _module(kind).operators(rank, job)
 
 
@@ -91,6 +92,31 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
         running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
         flops = causal_flops(shape.batch, shape.heads, shape.head_dim, rows * FOLD_KEYS)
         yield Operator("fold", rows, flops, partial(block, q, k, v, scale=shape.scale, running=running))
+    yield from _joins(rank, job)
+
+
+def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """The causal attention of `size` tokens that all see FOLD_KEYS keys besides, which are there from the start.
+
+    That is how the ring makes its first two visits where the block can go on from one to the next; elsewhere nothing.
+    """
+    shape, block = job.shape, _block(rank, job)
+    for seq_len in job.seq_lens:
+        q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
+        _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
+        there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
+        late = Late(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
+        takes_late = getattr(block, "takes_late", None)
+        if takes_late is None or not takes_late(q, k, v, 0, late):
+            continue
+        flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
+        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, late=late)
+        yield Operator("join", seq_len, flops, call)
+
+
+def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **kwargs: object) -> object:
+    """The function's result; `kept` lives as long as whoever may call."""
+    return function(*args, **kwargs)
 
 
 def _block(rank: Rank, job: ProfileJob) -> Callable[..., object]:

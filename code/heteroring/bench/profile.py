@@ -69,7 +69,7 @@ class Profile(NamedTuple):
 
 
 def steps(job: ProfileJob) -> int:
-    """Repetitions that the job makes: what a progress bar counts to."""
+    """Repetitions that the job makes, without those of joins: what a progress bar counts to."""
     return sum(len(sizes(kind, job)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 

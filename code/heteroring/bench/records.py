@@ -28,7 +28,7 @@ from heteroring.files import atomic_path
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
-MODEL_SOURCES = tuple(kind for kind in KINDS if kind != "fold")
+MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
 
 
@@ -89,7 +89,8 @@ class ProfileRow:
     """One repetition of one operator on one throttled rank.
 
     kind `matmul`: size x size x size; head counts and head_dim are 0, causal is False. kind `fold`: size queries by
-    FOLD_KEYS keys, folded into a running result; causal is False. Other kinds (`attention`, FMS's attention `layer`, a
+    FOLD_KEYS keys, folded into a running result; causal is False. kind `join`: causal attention of size tokens, joined
+    with FOLD_KEYS keys that all of them see, in one pass. Other kinds (`attention`, FMS's attention `layer`, a
     whole transformer `block`): size is the sequence length. tflops counts the operations that the result needs, masked
     pairs not among them.
 

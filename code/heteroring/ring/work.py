@@ -91,6 +91,22 @@ def extra_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
     )
 
 
+def next_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
+    """Those of `extra_rows` that each rank visits in the first step of the ring: with KV of the rank before it."""
+    ranks = partition.world_size
+    return tuple(
+        shard_extra_rows(
+            partition.layout,
+            offset,
+            length,
+            int(rank > 0 and partition.block_lens[rank - 1] > 0),
+            int(rank == 0 < ranks - 1 and partition.block_lens[-1] > 0),
+            causal,
+        )
+        for rank, (offset, length) in enumerate(zip(partition.offsets, partition.block_lens, strict=True))
+    )
+
+
 def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:
     """Floating-point operations of `pairs` score pairs a head: two matrix products, 2 operations a term."""
     return 4 * batch * heads * head_dim * pairs
