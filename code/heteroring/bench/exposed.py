@@ -61,7 +61,6 @@ class AtHand:
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
-        self._all_there = {step: torch.ones(1, dtype=torch.int32, device=k.device) for step, (k, _) in received.items()}
 
     def start(self, step: int) -> None:
         """Nothing needs to come."""
@@ -69,15 +68,23 @@ class AtHand:
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._received[step]
 
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+class AtHandForKernels(AtHand):
+    """The same where a kernel asks for itself: the count says that all is there."""
+
+    def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__(received)
+        self._counts = {step: torch.ones(1, dtype=torch.int32, device=k.device) for step, (k, _) in received.items()}
+
     def late(self, step: int, first_query: int) -> Late:
         keys, values = self._received[step]
-        return Late(keys, values, first_query, self._all_there[step].data_ptr(), keys.shape[0] * keys.shape[1])
+        return Late(keys, values, first_query, self._counts[step].data_ptr(), keys.shape[0] * keys.shape[1])
 
     def taken(self, step: int) -> None:
         """It is there for every call."""
-
-    def close(self) -> None:
-        """Nothing is under way."""
 
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
@@ -97,7 +104,10 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
                 shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
                 steps = {visit.step: visit for visit in visits(partition, rank.rank, True)}
                 received = {step: _keys_of(visit, partition, whole) for step, visit in steps.items()}
-                compute = time(partial(rotate, *shards, steps, AtHand(received), rank.world_size, shape.scale, block))
+                compute = {
+                    kind: time(partial(rotate, *shards, steps, kind(received), rank.world_size, shape.scale, block))
+                    for kind in (AtHand, AtHandForKernels)
+                }
                 ways = {
                     name: partial(ring_attention, *shards, partition, block=block, transport=name)
                     for name in transports
@@ -105,7 +115,8 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
                 if shards[0].is_cuda:
                     ways["graph"] = CapturedRing(*shards, partition, block=block)
                 for way, ring in ways.items():
-                    lines.append(Line(seq_len, split, lens, way, time(ring), compute, capacity_bound(alone)))
+                    same = compute[AtHand if way == "p2p" else AtHandForKernels]
+                    lines.append(Line(seq_len, split, lens, way, time(ring), same, capacity_bound(alone)))
     return lines
 
 

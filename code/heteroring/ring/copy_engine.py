@@ -11,7 +11,7 @@ from heteroring.kernels.late import Late
 from heteroring.ring.driver import copy_rows
 from heteroring.ring.lane import lane_of
 from heteroring.ring.mailbox import mailbox_of
-from heteroring.ring.messages import Message, messages
+from heteroring.ring.messages import SLOTS, Message, messages
 from heteroring.ring.partition import Partition
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
@@ -22,7 +22,7 @@ _PART_BYTES = 8 << 20
 class CopyEngine:
     """Each rank writes the keys and values that a peer's queries see straight from its tensors into the peer's slot.
 
-    Copies and their signals run on a side stream, beside compute; the compute stream itself only sets and awaits
+    Copies and their signals run on a side stream, beside compute; the compute stream itself only awaits and clears
     flags. (An engine could as well copy in the other direction, but only out of memory that peers have mapped, and
     putting keys and values there is a kernel or a copy by multiprocessors, which full ones keep waiting.)
     """
@@ -45,7 +45,11 @@ class CopyEngine:
     def start(self, step: int) -> None:
         """Let the owner write this rank's message of `step`, and write the reader's; nothing if there is none."""
         if step in self._messages.receives:
-            self._mailbox.grant((self._rank - step) % self.world_size, self._current.cuda_stream)
+            # On the side stream, for compute need not wait until a peer's memory is written to; but behind the compute
+            # that still reads the slot.
+            if step > SLOTS:
+                self._lane.wait_stream(self._current)
+            self._mailbox.grant((self._rank - step) % self.world_size, self._lane.cuda_stream)
         if step in self._messages.sends:
             reader = (self._rank + step) % self.world_size
             message, stream = self._messages.sends[step], self._lane.cuda_stream
