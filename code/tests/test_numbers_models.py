@@ -1,0 +1,203 @@
+"""What the paper says of layers, models, a traced layer and the price of a visit, on frames worked out by hand."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    sys.path.append(str(ROOT / "workflow" / "scripts"))
+    try:
+        study = importlib.import_module("published_study")
+        yield SimpleNamespace(
+            models=importlib.import_module("paper_models"), study=study.read(ROOT / "data" / "published")
+        )
+    finally:
+        sys.path.remove(str(ROOT / "workflow" / "scripts"))
+
+
+def lines(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line[:-2].split("&")] for line in table.splitlines() if "&" in line]
+
+
+def test_a_platform_without_measurements_has_flags_alone(scripts):
+    bare = SimpleNamespace(
+        platform="cpu",
+        cells=pd.DataFrame(columns=["system", "module", "seq_len", "percentage", "strategy"]),
+        model=pd.DataFrame(),
+        trace=pd.DataFrame(),
+        models={"lut-attention": {}},
+    )
+    flags = {"HasCost": "0", "HasLayer": "0", "HasWhole": "0", "HasTrace": "0"}
+    assert scripts.models.beyond_the_call(bare, scripts.study) == flags
+
+
+def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts):
+    """1,000 rows of 2 us are visited again beside 8 ms of pairs: 2 of 10 ms; at 4,000 tokens 4 of 132 ms."""
+    model = {
+        "lengths": [2000, 4000],
+        "percentages": [10.0, 100.0],
+        "attention_ms": [[160.0, 16.0], [2560.0, 256.0]],
+        "revisit_us": [[20.0, 2.0], [20.0, 2.0]],
+    }
+    numbers = scripts.models.visits(SimpleNamespace(models={"cost-attention": model}))
+    assert numbers == {
+        "HasCost": "1",
+        "CostRow": r"2{,}000\,ns",
+        "CostRowSlow": r"20{,}000\,ns",
+        "CostSlowPercentage": "10",
+        "CostShortLength": "2{,}000",
+        "CostShortShare": r"20\,\%",
+        "CostLongLength": "4{,}000",
+        "CostLongShare": r"3.0\,\%",
+    }
+
+
+def layer_cells(latency: dict[str, tuple[float, float]], seq_len: int = 65536, percentage: int = 10) -> pd.DataFrame:
+    """Cells of both modules; the call takes half the layer's time. `latency`: ms at 100 % and at `percentage`."""
+    cells = []
+    for module, factor in (("fms", 1.0), ("attention", 0.5)):
+        for index, at in enumerate((100, percentage)):
+            common = {"module": module, "seq_len": seq_len, "percentage": at}
+            alone = [100.0 * factor, 100.0 * factor * 100 / at]
+            bound = 1 / sum(1 / time for time in alone)
+            for rank, time in enumerate(alone):
+                cells.append(common | {"system": "alone", "strategy": f"alone/rank{rank}", "latency_ms": time})
+            for name, times in latency.items():
+                time = factor * times[index]
+                cells.append(
+                    common
+                    | {"system": "ring", "strategy": name, "latency_ms": time, "bound_ms": bound}
+                    | {"bound_fraction": bound / time, "fast_alone_ms": alone[0]}
+                    | {"speedup": latency["contiguous/even"][index] / times[index]}
+                )
+    return pd.DataFrame(cells)
+
+
+LAYER = {"contiguous/even": (80.0, 640.0), "contiguous/uneven": (80.0, 160.0), "zigzag/balanced": (50.0, 100.0)}
+
+
+def test_the_layer_is_set_beside_call_and_record(scripts):
+    results = SimpleNamespace(platform="x", cells=layer_cells(LAYER), provenance={"devices": ["NVIDIA H200"] * 2})
+    numbers = scripts.models.layer(results, scripts.study)
+    expected = {
+        "HasLayer": "1",
+        "LayerLongLength": "65{,}536",
+        "LayerEvenMs": "640",
+        "LayerBalancedMs": "100",
+        "LayerBoundMs": "90.9",  # 1 / (1/100 + 1/1000)
+        "LayerAloneMs": "100",
+        "LayerUnevenSpeedup": "4.00",
+        "LayerUnevenFraction": "0.568",
+        "LayerBalancedFraction": "0.909",
+        "LayerCallBalancedFraction": "0.909",
+        "LayerCallShare": "0.500",
+        "LayerBalancedVersusEven": "6.40 times faster than",
+        "LayerBalancedWorstPlace": r"65{,}536 tokens and 10\,\%",
+    }
+    assert {name: numbers[name] for name in expected} == expected
+    # published at 65,536 tokens and 10 %: even 8.09, proportional 1.82 times the homogeneous run
+    assert lines(numbers["LayerTable"])[-1] == [r"10\,\%", "8.09", "1.82", "8.00", "2.00", "1.25"]
+    sentence = numbers["LayerCodeSentence"]
+    assert r"6{,}419\,ms with \strategy{even}" in sentence
+    assert "14.6 times faster than the best of these" in sentence  # 1456.06 / 100
+
+
+@pytest.mark.parametrize(
+    ("devices", "seq_len", "percentage"),
+    [(["NVIDIA L40"] * 2, 65536, 10), (["NVIDIA H200"] * 2, 65536, 20), (["NVIDIA H200"] * 2, 4096, 10)],
+)
+def test_the_released_code_is_compared_on_the_same_devices_and_cell_only(scripts, devices, seq_len, percentage):
+    cells = layer_cells(LAYER, seq_len, percentage)
+    results = SimpleNamespace(platform="x", cells=cells, provenance={"devices": devices})
+    assert "no measurements" in scripts.models.layer(results, scripts.study)["LayerCodeSentence"]
+
+
+def model_table(peak: float = 20.0) -> pd.DataFrame:
+    times = dict(zip(STRATEGIES, (9000.0, 4000.0, 2500.0, 2000.0), strict=True))
+    common = {"seq_len": 4096, "percentage": 10, "architecture": "llama", "variant": "3_1", "layers": 2}
+    common |= {"emb_dim": 1024, "heads": 8, "kv_heads": 2, "head_dim": 128, "dtype": "bfloat16", "repetitions": 3}
+    common |= {"peak_memory_gb": (peak, peak / 2), "bound_ms": 1900.0, "fast_alone_ms": 2200.0}
+    rows = [
+        common
+        | {"phase": "prefill", "system": "ring", "strategy": name, "latency_ms": time, "bound_fraction": 1900 / time}
+        | {"block_lens": (3996, 100), "new_tokens": 0}
+        for name, time in times.items()
+    ]
+    rows.append(common | {"phase": "prefill", "system": "alone", "strategy": "alone/rank0", "latency_ms": 2200.0})
+    for name, rate in (("alone/rank0", 50.0), ("alone/rank1", 45.0), ("zigzag/balanced", 60.0)):
+        system = "alone" if name.startswith("alone") else "ring"
+        rows.append(
+            common
+            | {"phase": "decode", "system": system, "strategy": name, "tokens_per_second": rate, "new_tokens": 32}
+        )
+    return pd.DataFrame(rows)
+
+
+def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
+    results = SimpleNamespace(platform="x", model=model_table())
+    numbers = scripts.models.whole(results)
+    expected = {
+        "HasWhole": "1",
+        "WholeName": r"\code{llama/3\_1}",
+        "WholeShape": "2 layers, 1{,}024 wide, 8 heads (2 of KV) of 128, bfloat16",
+        "WholeRepetitions": "3",
+        "WholeEvenTtft": r"9.00\,s",
+        "WholeBalancedTtft": r"2.00\,s",
+        "WholeAloneTtft": r"2.20\,s",
+        "WholeBalancedVersusEven": "4.50 times faster than",
+        "WholeBalancedVersusAlone": "1.10 times faster than",
+        "WholeBalancedFraction": "0.950",
+        "WholeWorstPlace": r"4{,}096 tokens and 10\,\%",
+        "DecodeNewTokens": "32",
+        "DecodeSlowRate": "60.0",
+        "DecodeVersusAlone": "1.20 times faster than",
+    }
+    assert {name: numbers[name] for name in expected} == expected
+    assert r"20.0\,GB on rank~0 and 10.0\,GB on rank~1" in numbers["WholeMemorySentence"]
+    row = [r"4{,}096", r"10\,\%", "1.90", "2.20", "9.00", "4.00", "2.50", r"\textbf{2.00}", "0.950", "100"]
+    assert lines(numbers["WholeTable"])[-1] == [*row, "20.0", "10.0"]
+    assert lines(numbers["DecodeTable"])[-1] == [r"10\,\%", "50.0", "45.0", "60.0"]
+
+
+def test_memory_that_is_not_recorded_has_no_columns(scripts):
+    numbers = scripts.models.whole(SimpleNamespace(platform="x", model=model_table(peak=0.0)))
+    assert numbers["WholeMemorySentence"] == "Memory is not recorded on this platform."
+    assert "memory" not in numbers["WholeTable"]
+    assert len(lines(numbers["WholeTable"])[-1]) == 10
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_of_the_model_that_was_not_measured_is_named(scripts, name):
+    table = model_table()
+    results = SimpleNamespace(platform="x", model=table[table.strategy != name])
+    with pytest.raises(ValueError, match=f"platform x, prefill of a model: no .* of strategy {name} at 4096"):
+        scripts.models.whole(results)
+
+
+def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
+    """Rank 1 of 100 ms waits 4 ms until rank 0 is ready and 6 more for the transfer."""
+    events = [
+        *(("zigzag/balanced", 0, "layer", 0, 0, 90), ("zigzag/balanced", 0, "ready", 0, 14, 14)),
+        *(("zigzag/balanced", 1, "layer", 0, 0, 100), ("zigzag/balanced", 1, "ready", 0, 8, 8)),
+        ("zigzag/balanced", 1, "wait", 1, 10, 20),
+        *(("contiguous/even", 0, "layer", 0, 0, 30), ("contiguous/even", 0, "ready", 0, 5, 5)),
+        *(("contiguous/even", 1, "layer", 0, 0, 300), ("contiguous/even", 1, "ready", 0, 50, 50)),
+    ]
+    trace = pd.DataFrame(events, columns=["strategy", "rank", "kind", "step", "start_ms", "stop_ms"])
+    trace = trace.assign(platform="x", seq_len=4096, percentage=10, layer=16)
+    trace["percentages"] = [(100, 10)] * len(trace)
+    numbers = scripts.models.trace(SimpleNamespace(trace=trace))
+    assert (numbers["TraceWaiting"], numbers["TraceExposed"], numbers["TraceLayer"]) == (r"4.0\,\%", r"6.0\,\%", "16")
+    even, _, balanced, slow = lines(numbers["TraceTable"])[1:]
+    assert even == [r"10\,\%", r"\strategy{contiguous/even}", "0", "30.0", "30.0", "0.00", "0.00"]
+    assert balanced[:3] == ["", r"\strategy{zigzag/balanced}", "0"]
+    assert slow == ["", "", "1", "100", "90.0", "4.00", "6.00"]
