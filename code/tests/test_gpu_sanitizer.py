@@ -1,0 +1,53 @@
+"""The kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race for shared memory."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpu import one_gpu
+
+SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+
+# Odd sizes, a causal block, a dense one folded into it, and whole tiles that are joined with it where a kernel can.
+CASE = """
+import torch
+from heteroring.kernels.block import resolve
+from heteroring.kernels.late import Late
+
+def operands(m, n):
+    return [torch.randn(1, heads, length, 128, device="cuda").bfloat16() for heads, length in ((4, m), (2, n), (2, n))]
+
+block = resolve("triton", torch.device("cuda"))
+q, k, v = operands(333, 333)
+out, lse = block(q, k, v, scale=0.09, causal_offset=0)
+_, far_k, far_v = operands(333, 201)
+block(q, far_k, far_v, scale=0.09, running=(out, lse))
+there = torch.ones(1, dtype=torch.int32, device="cuda")
+late = Late(*operands(128, 256)[1:], 128, there.data_ptr(), 2)
+if getattr(block, "takes_late", lambda *_: False)(q, k, v, 0, late):
+    block(q, k, v, scale=0.09, causal_offset=0, late=late)
+torch.cuda.synchronize()
+assert out.isfinite().all() and lse.isfinite().all()
+"""
+
+
+@pytest.mark.skipif(SANITIZER is None, reason="needs compute-sanitizer")
+@pytest.mark.parametrize(("tool", "clean"), [("memcheck", "0 errors"), ("racecheck", "0 hazards displayed")])
+class TestSanitizer:
+    pytestmark = one_gpu
+
+    def test_a_small_case_is_clean(self, tool, clean):
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        done = subprocess.run(
+            [SANITIZER, "--tool", tool, sys.executable, "-c", CASE],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert f"SUMMARY: {clean}" in done.stdout, done.stdout[-2000:]
