@@ -65,6 +65,7 @@ def test_as_accurate_as_torch_over_all_keys_and_the_same_on_every_rank(ranks, he
     assert_as_accurate_as_torch(outs[0], want_lse.float(), q, k, v, want, want_lse)
     for out in outs:
         assert out.dtype == dtype
+        assert out.is_contiguous()
         assert torch.equal(out, outs[0])
 
 

@@ -56,7 +56,7 @@ def finish(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if parts.is_cuda and parts.dtype == torch.float32:
         return decode_split.combine(parts, dtype, with_lse=False)[:, :, None]
-    return merge_parts(parts)[:, :, None, :-1].to(dtype)
+    return merge_parts(parts)[:, :, None, :-1].to(dtype).contiguous()
 
 
 def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:
