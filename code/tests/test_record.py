@@ -35,25 +35,38 @@ def test_every_percentage_is_profiled_and_measured(tmp_path):
     names = [f"{job.stage} {job.output.stem}" for job in found]
     levels = [f"pct-{p:03d}" for p in sorted(SETTINGS["percentages"], reverse=True)]
     assert names[: len(levels)] == [f"profile {level}" for level in levels]
-    assert names[-len(levels) :] == [f"bench {level}" for level in levels]
+    assert names[len(levels) + 6 : 2 * len(levels) + 6] == [f"bench {level}" for level in levels]
     models = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
-    assert names[len(levels) : -len(levels)] == [f"fit {m}" for m in (*models, "cost-attention", "cost-layer")]
+    assert names[len(levels) : len(levels) + 6] == [f"fit {m}" for m in (*models, "cost-attention", "cost-layer")]
+    whole = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
+    assert names[2 * len(levels) + 6 :] == [
+        *(f"profile {level}" for level in whole),
+        "fit cost-block",
+        *(f"model {level}" for level in whole),
+    ]
     assert all("h200x2" in job.arguments for job in found if job.stage != "fit")
 
 
 def test_without_the_layer_only_attention_is_recorded():
-    found = list(jobs(Path("data/x"), SETTINGS | {"modules": ["attention"]}))
+    found = list(jobs(Path("data/x"), SETTINGS | {"modules": ["attention"], "model_percentages": []}))
     assert not any("layer" in word or "fms" in word for job in found for word in job.arguments)
     bench = next(job for job in found if job.stage == "bench")
     assert bench.arguments[bench.arguments.index("--module") + 1] == "attention"
 
 
-@pytest.mark.parametrize("stage", ["profile", "fit", "bench"])
+@pytest.mark.parametrize("stage", ["profile", "fit", "bench", "model"])
 def test_its_commands_are_those_of_the_command_line(tmp_path, stage):
-    job = next(job for job in jobs(tmp_path / "x", SETTINGS) if job.stage == stage)
-    result = CliRunner().invoke(cli.app, job.arguments)
-    assert "No such option" not in result.output
-    assert "Missing" not in result.output
+    for job in [job for job in jobs(tmp_path / "x", SETTINGS) if job.stage == stage][:: len(SETTINGS["percentages"])]:
+        result = CliRunner().invoke(cli.app, job.arguments)
+        assert "No such option" not in result.output
+        assert "Missing" not in result.output
+
+
+def test_a_part_can_be_recorded_by_itself(tmp_path):
+    machine = Machine()
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="model") == []
+    outputs = [Path(arguments[-1]).relative_to(tmp_path).parts[0] for arguments in machine.ran]
+    assert set(outputs) == {"model"}
 
 
 def test_what_does_not_fit_in_the_time_is_left_and_then_done(tmp_path):

@@ -5,9 +5,10 @@ rule aggregate:
     input:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),
         profile=lambda wildcards: job_files(wildcards.folder, "profile"),
-        code=expand("code/heteroring/bench/{module}.py", module=["aggregate", "metrics"]),
+        model=lambda wildcards: whole_model_files(wildcards.folder),
+        code=expand("code/heteroring/bench/{module}.py", module=["aggregate", "metrics", "model_metrics"]),
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
+        tables=expand("{{folder}}/derived/{table}.csv", table=tables_of(MEASURED_FOLDERS[0])),
         provenance="{folder}/provenance.json",
     log:
         "{folder}/derived/aggregate.log",
@@ -21,9 +22,16 @@ rule aggregate:
         "heteroring aggregate --platform-dir {wildcards.folder} > {log} 2>&1"
 
 
-# Recorded measurements come with their provenance.
+# Recorded measurements come with their provenance, and some without a whole model.
 use rule aggregate as aggregate_recorded with:
+    output:
+        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES + MODEL_TABLES),
+    wildcard_constraints:
+        folder=one_of(folder for folder in RECORDED_FOLDERS if has_whole_model(folder)),
+
+
+use rule aggregate as aggregate_recorded_layers with:
     output:
         tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
     wildcard_constraints:
-        folder=one_of(RECORDED_FOLDERS),
+        folder=one_of(folder for folder in RECORDED_FOLDERS if not has_whole_model(folder)),

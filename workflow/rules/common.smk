@@ -56,6 +56,11 @@ FITS = {
 }
 MODELS = [f"{kind}-{source}" for kind, sources in FITS.items() for source in sources]
 TABLES = ("profile", "measurements", "cells")
+# Of whole models, which ibm-fms builds.
+MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["model_percentages"], reverse=True)]
+MODEL_PROFILES = sorted({"100", *MODEL_PERCENTAGES}, reverse=True)
+MODEL_TABLES = ("model", "trace")
+MODEL_OPTIONS = ("layers", "emb_dim", "heads", "kv_heads", "new_tokens", "dtype", "repetitions", "cell_seconds")
 
 
 def folder_of(platform):
@@ -91,6 +96,30 @@ def job_files(folder, stage):
     return expand(f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"])
 
 
+def has_whole_model(folder):
+    """Whether a whole model is measured there, or was."""
+    if FOLDERS[folder] in PLATFORMS.recorded:
+        return any(Path(folder, "model").glob("pct-*.csv"))
+    return HAS_FMS and bool(MODEL_PERCENTAGES)
+
+
+def whole_model_files(folder):
+    """Rows, traces and provenance of whole models, and of the profile that their cost is fitted to."""
+    if FOLDERS[folder] in PLATFORMS.recorded:
+        return sorted(str(path) for path in Path(folder, "model").rglob("*-*.*") if path.parent.name != "models")
+    if not has_whole_model(folder):
+        return []
+    return [
+        *expand(f"{folder}/model/pct-{{percentage}}.{{kind}}", percentage=MODEL_PERCENTAGES, kind=["csv", "json"]),
+        *expand(f"{folder}/model/trace-{{percentage}}.csv", percentage=MODEL_PERCENTAGES),
+        *expand(f"{folder}/model/profile/pct-{{percentage}}.{{kind}}", percentage=MODEL_PROFILES, kind=["csv", "json"]),
+    ]
+
+
+def tables_of(folder):
+    return (*TABLES, *(MODEL_TABLES if has_whole_model(folder) else ()))
+
+
 def model_files(folder):
     """The fitted models of a platform's folder."""
     if FOLDERS[folder] in PLATFORMS.recorded:
@@ -102,7 +131,7 @@ def results_of(platform):
     """Everything that Results.load reads."""
     folder = folder_of(platform)
     return [
-        *expand(f"{folder}/derived/{{table}}.csv", table=TABLES),
+        *expand(f"{folder}/derived/{{table}}.csv", table=tables_of(folder)),
         *model_files(folder),
         f"{folder}/provenance.json",
     ]
@@ -148,6 +177,25 @@ def module_options(platform):
     return f"--module {comma(MODULES)}" + (f" --fms-seq-lens {comma(lengths)}" if "fms" in MODULES else "")
 
 
+def model_shape(platform):
+    """Heads and their width as the profile takes them; 0 is the model's own."""
+    settings = settings_of(platform)["model"]
+    head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
+    return (
+        f"--model {settings['name']} --heads {settings['heads']} --kv-heads {settings['kv_heads']}"
+        f" --head-dim {head_dim} --dtype {settings['dtype']} --repetitions {settings['repetitions']}"
+    )
+
+
+def model_options(platform):
+    """The model, and what is measured of it."""
+    settings = settings_of(platform)["model"]
+    options = {"--model": settings["name"], "--seq-lens": comma(settings["seq_lens"])}
+    for key in MODEL_OPTIONS:
+        options[f"--{key.replace('_', '-')}"] = settings[key]
+    return " ".join(f"{option} {value}" for option, value in options.items())
+
+
 def grid_of(platform):
     """What the measurements of a live platform must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
@@ -158,6 +206,19 @@ def grid_of(platform):
         "seq_lens": {module: settings[SEQ_LENS[module]] for module in MODULES},
         "strategies": config["strategies"],
         "repetitions": settings["repetitions"],
+    }
+
+
+def model_grid_of(platform):
+    """What the measurements of a live platform's whole model must hold; a recorded platform states its own grid."""
+    if platform in PLATFORMS.recorded:
+        return None
+    settings = settings_of(platform)["model"]
+    return {
+        "percentages": config["model_percentages"],
+        "seq_lens": settings["seq_lens"],
+        "strategies": config["model_strategies"],
+        "new_tokens": settings["new_tokens"],
     }
 
 
@@ -181,6 +242,7 @@ def everything_but_pdf():
     folders = [folder_of(platform) for platform in PLATFORMS.shown]
     return [
         *(path for folder in folders for stage in ("profile", "bench") for path in job_files(folder, stage)),
+        *(path for folder in folders for path in whole_model_files(folder)),
         *(path for platform in PLATFORMS.shown for path in results_of(platform)),
         *expand(
             f"{FIGURES}/{{platform}}/{{name}}.{{suffix}}",
@@ -192,5 +254,6 @@ def everything_but_pdf():
         *expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
         *expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
         *expand("{folder}/derived/checks.txt", folder=folders),
+        *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         f"{LATEX}/generated/numbers.tex",
     ]

@@ -61,6 +61,32 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     for percentage in percentages:
         path = folder / "bench" / f"pct-{percentage:03d}.csv"
         yield _job("bench", path, *shared, *measured, "--percentages", f"100,{percentage}")
+    yield from _model_jobs(folder / "model", config)
+
+
+def _model_jobs(folder: Path, config: dict) -> Iterator[Job]:
+    """Whole models, and the profile of a block that their balanced split needs."""
+    settings = config["platforms"]["gpu"]["model"]
+    shared = ["--platform", "gpu", "--label", folder.parent.name, "--throttle", config["platforms"]["gpu"]["throttle"]]
+    shared += ["--model", settings["name"], "--seq-lens", _listed(settings["seq_lens"])]
+    shared += ["--dtype", settings["dtype"], "--repetitions", settings["repetitions"]]
+    percentages = sorted(config["model_percentages"], reverse=True)
+    profiles = [folder / "profile" / f"pct-{each:03d}.csv" for each in sorted({100, *percentages}, reverse=True)]
+    heads = ["--heads", settings["heads"], "--kv-heads", settings["kv_heads"]]
+    head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
+    for path in profiles if percentages else []:
+        options = ["--kinds", "attention,fold,block", "--head-dim", head_dim, "--percentage", int(path.stem[4:])]
+        yield _job("profile", path, *shared, *heads, *options)
+    cost = folder / "models" / "cost-block.json"
+    if percentages:
+        yield _job("fit", cost, "--kind", "cost", "--source", "block", *profiles)
+    options = ["--layers", settings["layers"], "--emb-dim", settings["emb_dim"], "--new-tokens", settings["new_tokens"]]
+    options += ["--cell-seconds", settings["cell_seconds"], "--strategies", _listed(config["model_strategies"])]
+    for percentage in percentages:
+        path = folder / f"pct-{percentage:03d}.csv"
+        yield _job(
+            "model", path, *shared, *heads, *options, "--models", cost.parent, "--percentages", f"100,{percentage}"
+        )
 
 
 def record(
@@ -69,18 +95,22 @@ def record(
     minutes: float,
     run: Callable[[tuple[str, ...]], None],
     clock: Callable[[], float] = time.monotonic,
+    only: str = "",
 ) -> list[Job]:
-    """Run what is missing, by `run`, as far as it goes in `minutes`. Returns what is left to do."""
+    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what lies in that part of `folder`.
+
+    Returns what is left to do.
+    """
     deadline = clock() + 60 * minutes
     longest = {"fit": 10.0}
-    todo = [job for job in jobs(folder, config) if not job.output.exists()]
+    todo = [job for job in jobs(folder, config) if not job.output.exists() and job.output.is_relative_to(folder / only)]
     while todo and clock() + longest.get(todo[0].stage, GUESS_SECONDS) <= deadline:
         job, start = todo.pop(0), clock()
         job.output.parent.mkdir(parents=True, exist_ok=True)
         run(job.arguments)
         longest[job.stage] = max(longest.get(job.stage, 0.0), clock() - start)
         print(f"{job.output}: {clock() - start:.1f} s, {len(todo)} jobs left", flush=True)
-    if not todo:
+    if not todo and not only:
         run(("aggregate", "--platform-dir", str(folder)))
     return todo
 
@@ -102,6 +132,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
+    parser.add_argument("--only", default="", help="part of the folder to record: profile, models, bench or model")
     parser.add_argument("--warmup", type=int, help="in place of the config's")
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
     options = parser.parse_args()
@@ -110,7 +141,7 @@ def main() -> int:
         if getattr(options, key) is not None:
             config["platforms"]["gpu"][key] = getattr(options, key)
     try:
-        left = record(options.folder, config, options.minutes, _heteroring)
+        left = record(options.folder, config, options.minutes, _heteroring, only=options.only)
     except subprocess.CalledProcessError as error:
         print(f"heteroring {error.cmd[3]} failed with exit code {error.returncode}", file=sys.stderr)
         return 1

@@ -1,0 +1,89 @@
+# Whole models over the ring: what one of their blocks costs a rank, then a job per throttle setting of the last rank.
+
+
+rule model_profile:
+    output:
+        rows=f"{DATA}/{{live}}/model/profile/pct-{{percentage}}.csv",
+        provenance=f"{DATA}/{{live}}/model/profile/pct-{{percentage}}.json",
+    log:
+        f"{LOGS}/{{live}}/model/profile/pct-{{percentage}}.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        machine=1,
+    params:
+        percentage=lambda wildcards: int(wildcards.percentage),
+        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
+        shape=lambda wildcards: model_shape(wildcards.live),
+        seq_lens=lambda wildcards: comma(settings_of(wildcards.live)["model"]["seq_lens"]),
+    message:
+        "Profile a block of the model on one {wildcards.live} rank at {params.percentage} %"
+    shell:
+        "heteroring profile --platform {wildcards.live} --throttle {params.throttle}"
+        " --percentage {params.percentage} --kinds attention,fold,block {params.shape} --seq-lens {params.seq_lens}"
+        " --output {output.rows} > {log} 2>&1"
+
+
+rule model_fit:
+    input:
+        profile=lambda wildcards: expand(
+            f"{DATA}/{wildcards.live}/model/profile/pct-{{percentage}}.csv", percentage=MODEL_PROFILES
+        ),
+    output:
+        model=f"{DATA}/{{live}}/model/models/cost-block.json",
+    log:
+        f"{LOGS}/{{live}}/model/models/cost-block.log",
+    conda:
+        ENVIRONMENT
+    message:
+        "Fit the cost of the model's block on {wildcards.live}"
+    shell:
+        "heteroring fit --kind cost --source block --output {output.model} {input.profile} > {log} 2>&1"
+
+
+rule model:
+    input:
+        cost=f"{DATA}/{{live}}/model/models/cost-block.json",
+    output:
+        rows=f"{DATA}/{{live}}/model/pct-{{percentage}}.csv",
+        provenance=f"{DATA}/{{live}}/model/pct-{{percentage}}.json",
+        trace=f"{DATA}/{{live}}/model/trace-{{percentage}}.csv",
+    log:
+        f"{LOGS}/{{live}}/model/pct-{{percentage}}.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        machine=1,
+    params:
+        percentages=lambda wildcards: comma((100, int(wildcards.percentage))),
+        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
+        strategies=comma(config["model_strategies"]),
+        models=lambda wildcards, input: Path(input.cost).parent,
+        model=lambda wildcards: model_options(wildcards.live),
+    message:
+        "Measure the whole model on {wildcards.live} at {params.percentages} %"
+    shell:
+        "heteroring model --platform {wildcards.live} --throttle {params.throttle}"
+        " --percentages {params.percentages} --strategies {params.strategies} --models {params.models}"
+        " {params.model} --output {output.rows} --trace {output.trace} > {log} 2>&1"
+
+
+rule model_checks:
+    input:
+        model="{folder}/derived/model.csv",
+        trace="{folder}/derived/trace.csv",
+    output:
+        report="{folder}/derived/model-checks.txt",
+    log:
+        "{folder}/derived/model-checks.log",
+    conda:
+        ENVIRONMENT
+    params:
+        grid=lambda wildcards: model_grid_of(FOLDERS[wildcards.folder]),
+        noise=config["checks"]["bound_fraction_noise"],
+    message:
+        "Check the measurements of the whole model in {wildcards.folder}"
+    script:
+        "../scripts/check_model.py"
