@@ -410,4 +410,5 @@ def cost_model(grid: Grid) -> dict:
         "attention_ms": [[us / 1e3 for us in row] for row in table(lambda n: n * (n + 1) / 2)],
         "token_us": table(lambda n: 0),
         "revisit_us": table(lambda n: grid.visit_pairs),
+        "join_us": table(lambda n: grid.visit_pairs / 4 if grid.throttle == "mps" else grid.visit_pairs),
     }

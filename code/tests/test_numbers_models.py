@@ -40,15 +40,26 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
     assert scripts.models.beyond_the_call(bare, scripts.study) == flags
 
 
-def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts):
+@pytest.mark.parametrize(
+    ("join_us", "said"),
+    [
+        ([[20.0, 2.0], [20.0, 2.0]], "makes each visit a pass of its own"),
+        # 1 of 9 ms and 1 of 129 ms
+        ([[5.0, 1.0], [5.0, 0.5]], r"costs 500\,ns, and the shares fall to 11\,\% and 0.78\,\%."),
+    ],
+    ids=["folded", "joined"],
+)
+def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts, join_us, said):
     """1,000 rows of 2 us are visited again beside 8 ms of pairs: 2 of 10 ms; at 4,000 tokens 4 of 132 ms."""
     model = {
+        "join_us": join_us,
         "lengths": [2000, 4000],
         "percentages": [10.0, 100.0],
         "attention_ms": [[160.0, 16.0], [2560.0, 256.0]],
         "revisit_us": [[20.0, 2.0], [20.0, 2.0]],
     }
     numbers = scripts.models.visits(SimpleNamespace(models={"cost-attention": model}))
+    assert said in numbers.pop("CostJoinSentence")
     assert numbers == {
         "HasCost": "1",
         "CostRow": r"2{,}000\,ns",
