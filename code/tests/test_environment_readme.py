@@ -48,20 +48,37 @@ def test_files_named_are_in_the_tree_or_produced(path):
     assert path in produced or (ROOT / path).is_file()
 
 
-def test_example_runs_as_written(tmp_path):
-    (example,) = blocks("python")
-    (tmp_path / "ring.py").write_text(example)
+def printed(example: str, folder: Path) -> list[tuple[int, str]]:
+    """What each of two ranks says: how many tokens it has, and which ones were generated."""
+    (folder / "ring.py").write_text(example)
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ring.py"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    held = [int(tokens) for tokens in re.findall(r"^rank \d holds (\d+) tokens", done.stdout, re.MULTILINE)]
+    # Ranks write at the same time, so that one may end its line behind the other's.
+    found = re.findall(r"rank (\d) (?:holds|held) (\d+) tokens(?: of the prompt, and got (.*?\]))?", done.stdout)
+    assert [rank for rank, _, _ in sorted(found)] == ["0", "1"]
+    return [(int(tokens), generated) for _, tokens, generated in found]
+
+
+def test_attention_example_runs_as_written(tmp_path):
+    held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path)]
     assert sum(held) == 4096
     assert max(held) > 3 * min(held)
+
+
+def test_model_example_runs_as_written(tmp_path):
+    pytest.importorskip("fms")
+    example = blocks("python")[1]
+    lines = printed(example, tmp_path)
+    assert sorted(tokens for tokens, _ in lines) == [60, 240]
+    (generated,) = {ids for _, ids in lines}
+    assert len(re.findall(r"\d+", generated)) == 16
+    assert len([line for line in example.splitlines() if line and not line.startswith(("import", "from"))]) <= 10
 
 
 def test_command_line_example_runs_as_written():
