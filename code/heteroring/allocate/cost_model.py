@@ -24,12 +24,13 @@ class CostModel(FittedModel):
     """Medians by lengths[i] and percentages[j], from the profile of one rank.
 
     attention_ms: causal attention of the whole sequence, alone. token_us: what a token takes beside it, where `source`
-    is more than attention: (time of the source - time of the attention) / tokens; 0 for source attention. revisit_us:
-    what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0 everywhere
-    where no folds were profiled. join_us: the same where the visit is joined with that to a rank's own KV, (time of a
-    join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us everywhere where no joins were
-    profiled, because the block makes none. A difference that is negative, as noise can make it, is held at 0;
-    predictions near one of the first two say so, joins are hardly more than 0 at best.
+    is more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source
+    cannot be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
+
+    revisit_us: what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0
+    everywhere where no folds were profiled. join_us: the same where the visit is joined with that to a rank's own KV,
+    (time of a join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us where no joins were
+    profiled, because the block makes none. A visit that takes no longer than its pairs costs 0.
 
     Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
@@ -109,11 +110,6 @@ class CostModel(FittedModel):
             join_us=join_us if joins else revisit_us,
         )
 
-    @property
-    def knows_visits(self) -> bool:
-        """Whether folds were profiled."""
-        return any(map(any, self.revisit_us))
-
     def predict(self, length: int, percentage: float) -> CostPrediction:
         """Cost of a rank at `length` (>= 1) tokens in the whole sequence and `percentage` (1 to 100)."""
         pair_us = [
@@ -131,16 +127,15 @@ class CostModel(FittedModel):
         return CostPrediction(cost, bool(notes), tuple(notes))
 
     def _held_at_zero(self, length: int, percentage: float) -> list[str]:
-        """A note for each cell that a prediction rests on and whose token_us or revisit_us could not be told from 0."""
-        cells = list(product(_neighbours(self.lengths, length), _neighbours(self.percentages, percentage)))
-        tables = {"token_us": self.token_us} if self.source != "attention" else {}
-        if self.knows_visits:
-            tables["revisit_us"] = self.revisit_us
+        """A note for each cell that a prediction rests on and whose source was no slower than its attention."""
+        if self.source == "attention":
+            return []
+        cells = product(_neighbours(self.lengths, length), _neighbours(self.percentages, percentage))
         return [
-            f"cost: {name} at {self.lengths[i]} tokens and {self.percentages[j]:g} % was not above 0, held there"
-            for name, table in tables.items()
+            f"cost: the {self.source} took no longer than its attention at {self.lengths[i]} tokens and "
+            f"{self.percentages[j]:g} %, token_us held at 0"
             for i, j in cells
-            if table[i][j] == 0
+            if self.token_us[i][j] == 0
         ]
 
 

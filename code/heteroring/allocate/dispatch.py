@@ -24,9 +24,10 @@ class Allocation:
     """Tokens per rank, and how far to trust them.
 
     `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
-    percentage, or its formula turned negative there. `notes` say which, what was used instead, and where a
-    formula extrapolates. `model_source` is the operator that the model was fitted to, empty for `even` and `uneven`.
-    `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one a rank, `costs` what `balanced` minimised.
+    percentage, or its formula turned negative there. `notes` say which, what was used instead, where a formula
+    extrapolates, and which ranks a cost model leaves out. `model_source` is the operator that the model was fitted
+    to, empty for `even` and `uneven`. `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one a rank,
+    `costs` what `balanced` minimised.
     """
 
     block_lens: tuple[int, ...]
@@ -51,9 +52,9 @@ def allocation(
 
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
-    `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. With a cost
-    model that knows what visits cost, ranks that do not pay are left out, and the fastest gets all if a ring gains
-    little (RING_MARGIN) on it. These three take `profile`: a fitted model, the path of its JSON file, or that of a
+    `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
+    model, which knows what visits take, ranks that do not pay are left out, and the fastest gets all if a ring would
+    gain little (RING_MARGIN) on it. These three take `profile`: a fitted model, the path of its JSON file, or that of a
     profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file holds it). The
     other two ignore it.
 
@@ -91,14 +92,20 @@ def allocation(
             layout,
             causal,
             multiple=multiple if seq_len % multiple == 0 else 1,
-            margin=RING_MARGIN if any(cost.revisit_us for cost in costs) else 0.0,
+            margin=RING_MARGIN if isinstance(model, CostModel) else 0.0,
         )
     else:
         block_lens = apportion(speeds, seq_len)
+    notes = [note for prediction in predictions for note in prediction.notes]
+    if isinstance(model, CostModel):
+        left_out = [rank for rank, length in enumerate(block_lens) if not length]
+        notes += [
+            f"balanced: rank {rank} gets no tokens: the ring would gain little or nothing by it" for rank in left_out
+        ]
     return Allocation(
         block_lens=block_lens,
         clamped=any(prediction.clamped for prediction in predictions),
-        notes=tuple(dict.fromkeys(note for prediction in predictions for note in prediction.notes)),
+        notes=tuple(dict.fromkeys(notes)),
         model_source=model.source,
         speeds=speeds,
         costs=costs,
