@@ -1,6 +1,7 @@
 """The notebook runs from top to bottom on any platform's folder, and is kept without outputs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -37,13 +38,18 @@ def test_notebook_runs_on_a_platform_that_it_finds(tmp_path, monkeypatch):
     notebook = executed(tmp_path, monkeypatch)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert outputs[0]["data"]["text/plain"] == "['tiny']"
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     printed = "".join(output["text"] for output in outputs if output.output_type == "stream")
     assert printed.startswith("cpu: 2 paced CPU ranks (AMD EPYC 9B45), 2026-01-01")
     tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert len(tables) == 3
+    assert len(tables) == 5
     for strategy in synthetic.TINY.strategies:
         assert strategy in tables[1]
+
+
+def test_notebook_runs_on_a_platform_without_models(tmp_path, monkeypatch):
+    synthetic.write_platform(tmp_path / "tiny", replace(synthetic.TINY, model=False))
+    executed(tmp_path, monkeypatch)
 
 
 def test_without_tables_the_notebook_says_what_makes_them(tmp_path, monkeypatch):
