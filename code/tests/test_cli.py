@@ -130,6 +130,8 @@ def test_fit_refuses(tmp_path):
     empty.touch()
     assert_refused(invoke("fit", "--output", model, empty), str(empty))
     assert_refused(invoke("fit", "--kind", "oracle", "--output", model, empty), "'oracle'")
+    complaint = "source 'matmul' is unknown: choose one of attention, layer, block"
+    assert_refused(invoke("fit", "--kind", "cost", "--source", "matmul", "--output", model, empty), complaint)
     assert_refused(invoke("fit", "--output", tmp_path / "model.csv", empty), "does not end in .json")
     assert not model.exists()
 
