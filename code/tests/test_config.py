@@ -126,7 +126,7 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("platforms", "cpu", "throttle"), "mps", "platforms.cpu.throttle: 'mps' is not one of"),
         (("platforms", "cpu", "repetitions"), 0, "platforms.cpu.repetitions: 0 is less"),
         (("platforms", "cpu", "dtype"), "float64", "platforms.cpu.dtype: 'float64' is not one of"),
-        (("platforms", "cpu", "kv_heads"), 3, "platforms.cpu.heads: 4 is not a multiple of kv_heads, 3"),
+        (("platforms", "cpu", "kv_heads"), 3, "platforms.cpu.heads: 2 is not a multiple of kv_heads, 3"),
         (("platforms", "gpu", "throttle"), "none", "platforms.gpu.throttle: 'none' is not one of"),
         (("checks", "bound_fraction_noise"), -0.1, "checks.bound_fraction_noise: -0.1 is less"),
     ],

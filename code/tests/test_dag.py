@@ -284,6 +284,29 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
         assert "--peers" in command
 
 
+# Read by every Python that starts with its folder on the path.
+HIDE_FMS = """
+import importlib.util
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "fms" else find_spec(name, package)
+"""
+
+
+def test_without_ibm_fms_attention_alone_is_measured(tree, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(HIDE_FMS)
+    without = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{tree.env['PYTHONPATH']}"}
+    status, output = tree.tiny("runs/bare/data/cpu/profile/pct-100.csv", "--config", "run=bare", **without)
+    assert status == 0, output
+    assert "attention alone is measured" in output
+    status, output = tree.tiny("-n", "all_but_pdf", "--config", "run=bare", **without)
+    assert status == 0, output
+    commands = [line for line in output.splitlines() if "Shell command: heteroring" in line]
+    assert sum("heteroring bench" in command for command in commands) == len(PERCENTAGES)
+    for word in ("layer", "fms", "block", "heteroring model"):
+        assert not [command for command in commands if word in command]
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

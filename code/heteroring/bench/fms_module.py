@@ -50,8 +50,8 @@ class FmsModule:
             torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
             for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
         ]
-        # Of this rank and no other: a ring of one, in which the rank alone waits for nobody.
-        self._alone = [dist.new_group([each], backend="gloo") for each in range(rank.world_size)][rank.rank]
+        # A ring of this rank alone, which waits for nobody. Every rank takes part in making every group.
+        self._alone = [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
     def prepared(self, cell: Cell) -> Iterator[Callable[[], torch.Tensor] | None]:
