@@ -36,7 +36,9 @@ SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 onstart:
     take_ownership(STATE)
     if MODULES != config["modules"]:
-        logger.warning("ibm-fms is not installed: attention alone is measured, no layer around it and no whole model.")
+        logger.warning(
+            "ibm-fms is not installed: attention alone is measured, no layer around it and no whole model."
+        )
 
 
 ENVIRONMENT = "../envs/heteroring.yml"
