@@ -3,66 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import nn
 
-from heteroring.allocate.even import even
-from heteroring.bench.heartbeat import advance, beat
+from heteroring.bench.heartbeat import advance
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
-from heteroring.bench.layer_trace import Event, LayerTrace
+from heteroring.bench.layer_trace import Event
+from heteroring.bench.model_bench import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.model_job import ModelCell, ModelJob, plan
 from heteroring.bench.model_records import ModelRow, TraceRow
 from heteroring.bench.provenance import RankReport, report
-from heteroring.bench.throttled_module import wrap_computing
 from heteroring.bench.timing import no_garbage_collection
-from heteroring.bench.verify import WrongResult
-from heteroring.kernels.block import Block, choose, resolve
-from heteroring.ring.partition import Partition
-from heteroring.ring.transport import choose_transport
-
-# Error of the logits relative to their own size: rounding adds up from layer to layer, and a layer that lost a shard
-# is off by as much as its own size.
-LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
-WARM_TOKENS = 4
-SHORT_PROMPT = 64
 
 
 class ModelSweep(NamedTuple):
-    """The rows of a job and its trace, what each rank ran on, and what there is to say about it."""
+    """The rows of a job and its trace, what each rank ran on, and what there is to say about it.
+
+    `generated` has what the cells that decode generated, by their label: the ids of every sequence, on rank 0.
+    """
 
     rows: list[ModelRow]
     trace: list[TraceRow]
     ranks: list[RankReport]
     notes: tuple[str, ...]
-
-
-class Taken(NamedTuple):
-    """What one repetition of a cell took on one rank: milliseconds, and bytes. decode_ms is per token, 0 for none."""
-
-    prefill_ms: float
-    decode_ms: float
-    prefill_bytes: int
-    decode_bytes: int
-
-
-class _Trial(NamedTuple):
-    """A repetition as its rank has it: what it took, logits [B, V], and what the traced layer did."""
-
-    taken: Taken
-    logits: torch.Tensor
-    events: list[Event]
+    generated: dict[str, list[list[int]]]
 
 
 class _RankResult(NamedTuple):
     taken: dict[tuple[int, int], Taken]
     events: dict[int, list[Event]]
-    errors: dict[int, tuple[float, bool]]
+    checks: dict[int, Check]
+    ids: dict[int, torch.Tensor]
     block: str
     transport: str
     report: RankReport
@@ -98,7 +71,9 @@ def run(
             taken = [result.taken.get((index, repetition)) for result in results]
             rows += _rows(job, cell, repetition, taken, results[0])
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
-    return ModelSweep(rows, trace, [result.report for result in results], (*notes, *_verdict(cells, results)))
+    generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
+    notes = (*notes, *_verdict(job, cells, results))
+    return ModelSweep(rows, trace, [result.report for result in results], notes, generated)
 
 
 def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankResult:
@@ -107,11 +82,10 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
     The order of cells is drawn anew for each repetition, the same on every rank. The first repetition's logits are
     compared with those of rank 0 alone, and its layer in the middle is traced.
     """
-    bench = _Bench(rank, job)
+    bench = ModelBench(rank, job)
     taken: dict[tuple[int, int], Taken] = {}
-    events: dict[int, list[Event]] = {}
-    logits: dict[int, torch.Tensor] = {}
-    errors: dict[int, tuple[float, bool]] = {}
+    checks: dict[int, Check] = {}
+    trials: dict[int, Trial] = {}
     spent = [[0.0] * rank.world_size for _ in cells]
     with torch.no_grad():
         bench.warm_up(cells)
@@ -128,174 +102,13 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
                     if trial:
                         taken[index, repetition] = trial.taken
                     if not repetition:
-                        events[index], logits[index] = trial.events, trial.logits
+                        trials[index] = trial
                 advance()
             if not repetition:
-                errors = bench.verify(cells, logits)
-                logits.clear()
-    return _RankResult(taken, events, errors, bench.block_name, bench.transport, report(rank))
-
-
-class _Bench:
-    """A model on one rank, ready to be timed."""
-
-    def __init__(self, rank: Rank, job: ModelJob) -> None:
-        self.rank, self.job = rank, job
-        shape, device = job.model.shape(job.batch), rank.torch_device
-        self.block_name = choose(job.block, device, shape.torch_dtype, shape.head_dim)
-        self.transport = choose_transport(job.transport, dist.group.WORLD, device)
-        self.model = job.model.build(device, job.seed)
-        beat()
-        wrap_computing(self.model, rank.throttle.wrap)
-        plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
-        self._compute: Block = rank.throttle.wrap(plain)
-        # By its name, a block brings along what it has for one query against many keys; slowed, it does not.
-        self._block = job.block if self._compute is plain else self._compute
-        # Every rank takes part in making every group.
-        groups = [dist.new_group([each]) for each in range(rank.world_size)]
-        self._alone = groups[rank.rank]
-        generator = torch.Generator().manual_seed(job.seed)
-        prompt = (job.batch, max(job.seq_lens))
-        self._prompt = torch.randint(job.model.sizes.vocabulary, prompt, generator=generator)
-
-    def warm_up(self, cells: tuple[ModelCell, ...]) -> None:
-        """Run the first layer of every cell, and a short prompt through all of them, tokens decoded included."""
-        for cell in cells:
-            with first_layer(self.model):
-                self._prefill(cell, self._block)
-            self.rank.device.synchronize()
-            advance()
-        # A short prompt through the whole model leaves nothing that the host would first do in a timed one.
-        short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
-        for cell in cells:
-            if cell.partition.seq_len == max(self.job.seq_lens):
-                prefill = self._prefill(_shortened(cell, short), self._block)
-                if cell.decodes:
-                    self._decode(prefill, min(WARM_TOKENS, self.job.new_tokens))
-                self.rank.device.synchronize()
-                beat()
-
-    def take(self, cell: ModelCell, works: bool, trace: bool) -> _Trial | None:
-        """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
-        device = self.rank.device
-        tracer = LayerTrace(device, self._compute)
-        prefill = None
-        with tracer.of(_middle_layer(self.model)) if trace else nullcontext():
-            start = self._start()
-            if works:
-                prefill = self._prefill(cell, tracer if trace else self._block)
-            stop = device.mark()
-            device.synchronize()
-        prefill_ms, prefill_bytes = device.elapsed_ms(start, stop), self._peak_bytes(cell)
-        events = tracer.events(start, cell.partition, self.rank.rank) if trace else []
-        decode_ms, decode_bytes = 0.0, 0
-        if cell.decodes:
-            start = self._start()
-            if prefill:
-                self._decode(prefill, self.job.new_tokens)
-            stop = device.mark()
-            device.synchronize()
-            decode_ms, decode_bytes = device.elapsed_ms(start, stop) / self.job.new_tokens, self._peak_bytes(cell)
-        if not prefill:
-            return None
-        return _Trial(Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes), prefill.logits.float(), events)
-
-    def _start(self) -> Any:
-        """The mark from which all ranks begin."""
-        self.rank.device.synchronize()
-        if self.rank.torch_device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        beat()
-        self.rank.device.align()
-        return self.rank.device.mark()
-
-    def gather(self, trial: _Trial | None) -> list[float]:
-        """Milliseconds that each rank's prefill took: 0 where a rank did not work."""
-        mine = torch.tensor([trial.taken.prefill_ms if trial else 0.0], device=self.rank.torch_device)
-        times = [torch.empty_like(mine) for _ in range(self.rank.world_size)]
-        dist.all_gather(times, mine)
-        return [time.item() for time in times]
-
-    def verify(self, cells: tuple[ModelCell, ...], logits: dict[int, torch.Tensor]) -> dict[int, tuple[float, bool]]:
-        """(error relative to rank 0 alone, whether the same token comes first) of each cell's logits on this rank.
-
-        Raises WrongResult, naming the cell, if an error exceeds LOGITS_TOLERANCE.
-        """
-        errors = {}
-        tolerance = LOGITS_TOLERANCE[self.job.model.torch_dtype]
-        exact: dict[int, torch.Tensor] = {}
-        for index, cell in enumerate(cells):
-            if cell.system == "alone":
-                exact[cell.partition.seq_len] = logits[index].clone()
-                dist.broadcast(exact[cell.partition.seq_len], src=0)
-        for index, cell in enumerate(cells):
-            expected = exact[cell.partition.seq_len]
-            error = ((logits[index] - expected).norm() / expected.norm()).item()
-            if not error <= tolerance:
-                raise WrongResult(
-                    f"{cell.label}, rank {self.rank.rank}: the logits are off by {error:.2g} of their size, more than "
-                    f"{tolerance:g}"
-                )
-            errors[index] = error, bool((logits[index].argmax(-1) == expected.argmax(-1)).all())
-        return errors
-
-    def _prefill(self, cell: ModelCell, block: str | Block) -> Any:
-        from heteroring.fms import ring_prefill
-
-        return ring_prefill(
-            self.model,
-            self._prompt[:, : cell.partition.seq_len],
-            cell.partition,
-            group=self._alone if cell.system == "alone" else None,
-            capacity=self.job.new_tokens if cell.decodes else 0,
-            block=block,
-            transport=self.job.transport,
-        )
-
-    def _decode(self, prefill: Any, tokens: int) -> None:
-        """Generate `tokens` more, each the likeliest."""
-        from heteroring.fms import ring_decode_step
-
-        prefill.cache.block = self._block
-        logits = prefill.logits
-        for _ in range(tokens):
-            beat()
-            logits = ring_decode_step(self.model, logits.argmax(-1), prefill.cache)
-
-    def _peak_bytes(self, cell: ModelCell) -> int:
-        if self.rank.torch_device.type != "cuda":
-            return 0
-        mailbox = 0
-        if cell.system == "ring" and self.transport == "copy-engine":
-            from heteroring.ring.mailbox import mailbox_bytes
-
-            mailbox = mailbox_bytes(dist.group.WORLD, self.rank.torch_device)
-        return torch.cuda.max_memory_allocated() + mailbox
-
-
-@contextmanager
-def first_layer(model: nn.Module) -> Iterator[None]:
-    """`model` with no layer but its first: every kind and size of work that it has, for a small part of its time."""
-    layers = model.base_model.layers
-    model.base_model.layers = layers[:1]
-    try:
-        yield
-    finally:
-        model.base_model.layers = layers
-
-
-def _middle_layer(model: nn.Module) -> nn.Module:
-    return model.base_model.layers[_middle(len(model.base_model.layers))]
-
-
-def _middle(layers: int) -> int:
-    return layers // 2
-
-
-def _shortened(cell: ModelCell, seq_len: int) -> ModelCell:
-    """The same with a prompt of `seq_len` tokens, evenly shared."""
-    lens = even(seq_len, cell.partition.world_size)
-    return replace(cell, partition=Partition(cell.partition.layout, lens))
+                checks = bench.verify(cells, trials)
+    events = {index: trial.events for index, trial in trials.items()}
+    ids = {index: trial.ids for index, trial in trials.items() if cells[index].decodes}
+    return _RankResult(taken, events, checks, ids, bench.block_name, bench.transport, report(rank))
 
 
 def _rows(
@@ -361,18 +174,23 @@ def _trace_rows(job: ModelJob, cell: ModelCell, events: list[list[Event]]) -> It
                 strategy=cell.strategy,
                 seq_len=cell.partition.seq_len,
                 percentages=job.percentages,
-                layer=_middle(job.model.sizes.layers),
+                layer=middle(job.model.sizes.layers),
                 rank=rank,
                 **event._asdict(),
             )
 
 
-def _verdict(cells: tuple[ModelCell, ...], results: list[_RankResult]) -> tuple[str, ...]:
-    """How far the cells' logits were from those of rank 0 alone, in words."""
-    compared = [[result.errors[index] for result in results] for index in range(len(cells))]
-    worst = max(error for each in compared for error, _ in each)
-    same = sum(all(first for _, first in each) for each in compared)
-    return (
+def _verdict(job: ModelJob, cells: tuple[ModelCell, ...], results: list[_RankResult]) -> tuple[str, ...]:
+    """How the cells' results compared with those of rank 0 alone, in words."""
+    checks = [[result.checks[index] for result in results] for index in range(len(cells))]
+    worst = max(check.error for each in checks for check in each)
+    first = sum(all(check.first for check in each) for each in checks)
+    notes = [
         f"logits of the last token differ from those of rank 0 alone by {worst:.2g} of their size at most, and the "
-        f"likeliest token is the same in {same} of {len(cells)} cells",
-    )
+        f"likeliest token is the same in {first} of {len(cells)} cells"
+    ]
+    for cell, each in zip(cells, checks, strict=True):
+        if cell.decodes and cell.system == "ring":
+            same = min(check.same for check in each)
+            notes.append(f"{cell.label}: the first {same} of {job.new_tokens} ids are those of rank 0 alone")
+    return tuple(notes)

@@ -29,6 +29,11 @@ def mailbox_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> M
     return made[-1]
 
 
+def mailbox_bytes(group: dist.ProcessGroup, device: torch.device) -> int:
+    """Memory of `device` that the mailboxes of `group` take, beside what PyTorch's allocator counts."""
+    return sum(mailbox.nbytes for mailbox in _mailboxes.get(group, {}).get(device, []))
+
+
 class Mailbox:
     """SLOTS slots of `capacity` bytes in symmetric memory on every rank of a group, and a table of flags before them.
 
@@ -53,6 +58,11 @@ class Mailbox:
         mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
         self._addresses = [each.data_ptr() for each in mapped]
         self._mapped = handle, mapped  # as long as these live, so do the mappings
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes on this rank."""
+        return self._memory.numel()
 
     def slot(self, index: int, nbytes: int) -> torch.Tensor:
         """The first `nbytes` of this rank's slot `index`: uint8 [nbytes]."""

@@ -1,0 +1,239 @@
+"""A whole model on one rank, ready to be timed: a prefill and the decode behind it, and whether they were right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from heteroring.allocate.even import even
+from heteroring.bench.heartbeat import advance, beat
+from heteroring.bench.launch import Rank
+from heteroring.bench.layer_trace import Event, LayerTrace
+from heteroring.bench.model_job import ModelCell, ModelJob
+from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.verify import WrongResult
+from heteroring.kernels.block import Block, choose, resolve
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport import choose_transport
+
+# Error of the logits relative to their own size: rounding adds up from layer to layer, and a layer that lost a shard
+# is off by as much as its own size.
+LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+WARM_TOKENS = 4
+SHORT_PROMPT = 64
+
+
+class Taken(NamedTuple):
+    """What one repetition of a cell took on one rank: milliseconds, and bytes. decode_ms is per token, 0 for none."""
+
+    prefill_ms: float
+    decode_ms: float
+    prefill_bytes: int
+    decode_bytes: int
+
+
+class Trial(NamedTuple):
+    """A repetition as its rank has it: what it took, logits [B, V], new ids [B, n], and what the traced layer did."""
+
+    taken: Taken
+    logits: torch.Tensor
+    ids: torch.Tensor
+    events: list[Event]
+
+
+class Check(NamedTuple):
+    """How a result compares with that of rank 0 alone.
+
+    error: of the logits, relative to their size. first: whether the likeliest token is the same; same: how many of the
+    ids generated are, from the first on, in the sequence where fewest are.
+    """
+
+    error: float
+    first: bool
+    same: int
+
+
+def prompt(job: ModelJob) -> torch.Tensor:
+    """[B, longest of seq_lens] random ids, the same for a seed; shorter prompts are the beginning of it."""
+    generator = torch.Generator().manual_seed(job.seed)
+    return torch.randint(job.model.sizes.vocabulary, (job.batch, max(job.seq_lens)), generator=generator)
+
+
+class ModelBench:
+    """A model on one rank, ready to be timed."""
+
+    def __init__(self, rank: Rank, job: ModelJob) -> None:
+        self.rank, self.job = rank, job
+        shape, device = job.model.shape(job.batch), rank.torch_device
+        self.block_name = choose(job.block, device, shape.torch_dtype, shape.head_dim)
+        self.transport = choose_transport(job.transport, dist.group.WORLD, device)
+        self.model = job.model.build(device, job.seed)
+        beat()
+        wrap_computing(self.model, rank.throttle.wrap)
+        plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
+        self._compute: Block = rank.throttle.wrap(plain)
+        # By its name, a block brings along what it has for one query against many keys; slowed, it does not.
+        self._block = job.block if self._compute is plain else self._compute
+        # Every rank takes part in making every group.
+        groups = [dist.new_group([each]) for each in range(rank.world_size)]
+        self._alone = groups[rank.rank]
+        self._prompt = prompt(job)
+
+    def warm_up(self, cells: tuple[ModelCell, ...]) -> None:
+        """Run the first layer of every cell, and a short prompt through all of them, tokens decoded included."""
+        for cell in cells:
+            with first_layer(self.model):
+                self._prefill(cell, self._block)
+            self.rank.device.synchronize()
+            advance()
+        # A short prompt through the whole model leaves nothing that the host would first do in a timed one.
+        short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
+        for cell in cells:
+            if cell.partition.seq_len == max(self.job.seq_lens):
+                prefill = self._prefill(_shortened(cell, short), self._block)
+                if cell.decodes:
+                    self._decode(prefill, min(WARM_TOKENS, self.job.new_tokens))
+                self.rank.device.synchronize()
+                beat()
+
+    def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
+        """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
+        device = self.rank.device
+        tracer = LayerTrace(device, self._compute)
+        prefill = None
+        with tracer.of(_middle_layer(self.model)) if trace else nullcontext():
+            start = self._start()
+            if works:
+                prefill = self._prefill(cell, tracer if trace else self._block)
+            stop = device.mark()
+            device.synchronize()
+        prefill_ms, prefill_bytes = device.elapsed_ms(start, stop), self._peak_bytes(cell)
+        events = tracer.events(start, cell.partition, self.rank.rank) if trace else []
+        decode_ms, decode_bytes, ids = 0.0, 0, torch.empty(0, dtype=torch.long)
+        if cell.decodes:
+            start = self._start()
+            if prefill:
+                ids = self._decode(prefill, self.job.new_tokens)
+            stop = device.mark()
+            device.synchronize()
+            decode_ms, decode_bytes = device.elapsed_ms(start, stop) / self.job.new_tokens, self._peak_bytes(cell)
+        if not prefill:
+            return None
+        taken = Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes)
+        return Trial(taken, prefill.logits.float(), ids.cpu(), events)
+
+    def _start(self) -> Any:
+        """The mark from which all ranks begin."""
+        self.rank.device.synchronize()
+        if self.rank.torch_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        beat()
+        self.rank.device.align()
+        return self.rank.device.mark()
+
+    def gather(self, trial: Trial | None) -> list[float]:
+        """Milliseconds that each rank's prefill took: 0 where a rank did not work."""
+        mine = torch.tensor([trial.taken.prefill_ms if trial else 0.0], device=self.rank.torch_device)
+        times = [torch.empty_like(mine) for _ in range(self.rank.world_size)]
+        dist.all_gather(times, mine)
+        return [time.item() for time in times]
+
+    def verify(self, cells: tuple[ModelCell, ...], trials: dict[int, Trial]) -> dict[int, Check]:
+        """Each cell's result on this rank against that of rank 0 alone.
+
+        Raises WrongResult, naming the cell, if logits are off by more than LOGITS_TOLERANCE.
+        """
+        exact: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for index, cell in enumerate(cells):
+            if cell.system == "alone":
+                logits, ids = trials[index].logits.clone(), trials[index].ids.to(self.rank.torch_device)
+                for tensor in (logits, ids):
+                    if tensor.numel():
+                        dist.broadcast(tensor, src=0)
+                exact[cell.partition.seq_len] = logits, ids.cpu()
+        checks = {}
+        for index, cell in enumerate(cells):
+            logits, ids = exact[cell.partition.seq_len]
+            checks[index] = compare(trials[index], logits, ids)
+            tolerance = LOGITS_TOLERANCE[self.job.model.torch_dtype]
+            if not checks[index].error <= tolerance:
+                raise WrongResult(
+                    f"{cell.label}, rank {self.rank.rank}: the logits are off by {checks[index].error:.2g} of their "
+                    f"size, more than {tolerance:g}"
+                )
+        return checks
+
+    def _prefill(self, cell: ModelCell, block: str | Block) -> Any:
+        from heteroring.fms import ring_prefill
+
+        return ring_prefill(
+            self.model,
+            self._prompt[:, : cell.partition.seq_len],
+            cell.partition,
+            group=self._alone if cell.system == "alone" else None,
+            capacity=self.job.new_tokens if cell.decodes else 0,
+            block=block,
+            transport=self.job.transport,
+        )
+
+    def _decode(self, prefill: Any, tokens: int) -> torch.Tensor:
+        """[B, tokens] new ids, each the likeliest, and the KV of all of them in the cache."""
+        from heteroring.fms import ring_decode_step
+
+        prefill.cache.block = self._block
+        ids, logits = [], prefill.logits
+        for _ in range(tokens):
+            beat()
+            ids.append(logits.argmax(-1))
+            logits = ring_decode_step(self.model, ids[-1], prefill.cache)
+        return torch.stack(ids, dim=1)
+
+    def _peak_bytes(self, cell: ModelCell) -> int:
+        if self.rank.torch_device.type != "cuda":
+            return 0
+        mailbox = 0
+        if cell.system == "ring" and self.transport == "copy-engine":
+            from heteroring.ring.mailbox import mailbox_bytes
+
+            mailbox = mailbox_bytes(dist.group.WORLD, self.rank.torch_device)
+        return torch.cuda.max_memory_allocated() + mailbox
+
+
+@contextmanager
+def first_layer(model: nn.Module) -> Iterator[None]:
+    """`model` with no layer but its first: every kind and size of work that it has, for a small part of its time."""
+    layers = model.base_model.layers
+    model.base_model.layers = layers[:1]
+    try:
+        yield
+    finally:
+        model.base_model.layers = layers
+
+
+def _middle_layer(model: nn.Module) -> nn.Module:
+    return model.base_model.layers[middle(len(model.base_model.layers))]
+
+
+def middle(layers: int) -> int:
+    """The layer that is traced."""
+    return layers // 2
+
+
+def _shortened(cell: ModelCell, seq_len: int) -> ModelCell:
+    """The same with a prompt of `seq_len` tokens, evenly shared."""
+    lens = even(seq_len, cell.partition.world_size)
+    return replace(cell, partition=Partition(cell.partition.layout, lens))
+
+
+def compare(trial: Trial, logits: torch.Tensor, ids: torch.Tensor) -> Check:
+    """`trial` against the logits [B, V] and ids [B, n] of rank 0 alone."""
+    error = ((trial.logits - logits).norm() / logits.norm()).item()
+    first = bool((trial.logits.argmax(-1) == logits.argmax(-1)).all())
+    same = int((trial.ids == ids).long().cumprod(1).sum(1).min()) if trial.ids.numel() else 0
+    return Check(error, first, same)
