@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from heteroring.kernels.block import Block, check_block, resolve
 from heteroring.ring.agreement import agree
+from heteroring.ring.members import members
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
 from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
@@ -40,11 +41,7 @@ def ring_attention(
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
     partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
     """
-    if group is None and dist.is_available() and dist.is_initialized():
-        group = dist.group.WORLD
-    rank, world_size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
-    if rank < 0:
-        raise ValueError("this process is not a member of the group it passed")
+    group, rank, world_size = members(group)
     if scale is None:
         scale = 1.0 / math.sqrt(max((1, *q.shape[-1:])))
 

@@ -1,0 +1,80 @@
+"""Measure split-KV decode on this machine's GPU: time and memory traffic by the number of chunks.
+
+    python -m heteroring.kernels.bench_decode --keys 59000,6000 --heads 32 --kv-heads 8
+
+A step of decode reads every key and value once and computes next to nothing, so what counts is the share of the
+memory's bandwidth that it reaches; a plain copy of as many bytes is measured beside it. Each launch reads another of
+several caches, which together exceed L2. Times are device-event times, the median of the repetitions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+
+from heteroring.kernels import decode_block, decode_split
+
+CACHES_BYTES = 1 << 30
+PROGRAMS = (1, 2, 3, 4, 8)
+
+
+def median_ms(run: Callable[[int], object], repetitions: int) -> float:
+    """Median time of run(i) on the device, i counting up, the first ones left out as warm-up."""
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repetitions + 3)]
+    for i, (start, stop) in enumerate(events):
+        start.record()
+        run(i)
+        stop.record()
+    torch.cuda.synchronize()
+    return statistics.median(start.elapsed_time(stop) for start, stop in events[3:])
+
+
+def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: int) -> None:
+    """Print one row for a copy, one for the call as `ring_decode` makes it, and one for each number of chunks."""
+    shape = (1, kv_heads, keys, head_dim)
+    size = 2 * 2 * kv_heads * keys * head_dim
+    caches = [
+        [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+        for _ in range(max(2, CACHES_BYTES // size))
+    ]
+    q = torch.randn(1, heads, 1, head_dim, device="cuda", dtype=torch.bfloat16)
+    target = torch.empty_like(caches[0][0])
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+
+    def split(most: int | None) -> Callable[[int], object]:
+        def run(i: int) -> object:
+            k, v = caches[i % len(caches)]
+            return decode_block.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
+
+        return run
+
+    rows: list[tuple[str, Callable[[int], object], int]] = [
+        ("copy of the keys (read + write)", lambda i: target.copy_(caches[i % len(caches)][0]), size),
+        ("split-KV, as called", split(None), size),
+    ]
+    for programs in PROGRAMS:
+        most = max(1, programs * multiprocessors // kv_heads)
+        rows.append((f"split-KV, {programs} a multiprocessor ({most} chunks)", split(most), size))
+    print(f"{keys} keys, {heads} query and {kv_heads} KV heads of {head_dim}, bf16: {size / 1e6:.1f} MB of KV")
+    for name, run, traffic in rows:
+        ms = median_ms(run, repetitions)
+        print(f"  {name:45s} {ms * 1e3:8.1f} us {traffic / ms / 1e9:8.2f} TB/s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keys", default="59000,32768,6000", help="comma list of cache lengths")
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--repetitions", type=int, default=50)
+    arguments = parser.parse_args()
+    for keys in arguments.keys.split(","):
+        measure(int(keys), arguments.heads, arguments.kv_heads, arguments.head_dim, arguments.repetitions)
+
+
+if __name__ == "__main__":
+    main()
