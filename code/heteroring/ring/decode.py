@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.block import Block, check_block
+from heteroring.kernels.block import Block
 from heteroring.kernels.decode_block import finish, merge_parts, partials
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
+from heteroring.ring.operands import broken_rule, default_scale, shapes_of
 
 # PyTorch 2.13 renamed it, and warns of the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -40,9 +39,10 @@ def ring_decode(
     RuntimeError if a rank is lost.
     """
     group, rank, world_size = members(group)
-    if scale is None:
-        scale = 1.0 / math.sqrt(max((1, *q.shape[-1:])))
-    problem = _problem(q, k, v, scale, block)
+    scale = default_scale(q) if scale is None else scale
+    problem = broken_rule(q, k, v, scale, block, "ring_decode")
+    if problem is None and q.shape[2] != 1:
+        problem = f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}"
     if world_size > 1:
         agree(() if problem else _description(q, k, scale), problem, group, q.device)
     elif problem:
@@ -61,35 +61,6 @@ def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size:
     except RuntimeError as error:
         raise RuntimeError(f"rank {rank} lost another where ranks exchange their part of a token: {error}") from error
     return parts
-
-
-def _problem(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, block: str | Block) -> str | None:
-    """The first rule that this rank's own arguments break, in words."""
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if any(x.dim() != 4 for x in (q, k, v)):
-        return f"{shapes}: each must be [B, H, n, D]"
-    if q.shape[2] != 1:
-        return f"{shapes}: decode takes one query, q has {q.shape[2]}"
-    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        return f"{shapes}: k and v must have one shape, and q their batch and head dimension"
-    if q.shape[0] < 1 or q.shape[3] < 1:
-        return f"{shapes}: batch and head dimension must be at least 1"
-    if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
-        return f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second"
-    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
-        return f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must be of one floating-point dtype"
-    if not q.device == k.device == v.device:
-        return f"q is on {q.device}, k on {k.device}, v on {v.device}: they must be on one device"
-    if not math.isfinite(scale):
-        return f"scale is {scale}: it must be finite"
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        return "an input requires a gradient, and ring_decode is forward only: call it under torch.no_grad()"
-    if isinstance(block, str):
-        try:
-            check_block(block)
-        except ValueError as error:
-            return str(error)
-    return None
 
 
 def _description(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.block import Block, check_block, resolve
+from heteroring.kernels.block import Block, resolve
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
+from heteroring.ring.operands import broken_rule, default_scale, shapes_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
 from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
@@ -42,10 +41,12 @@ def ring_attention(
     partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
     """
     group, rank, world_size = members(group)
-    if scale is None:
-        scale = 1.0 / math.sqrt(max((1, *q.shape[-1:])))
-
-    problem = _problem(q, k, v, partition, rank, world_size, scale) or _unknown_name(block, transport)
+    scale = default_scale(q) if scale is None else scale
+    problem = (
+        broken_rule(q, k, v, scale, block, "ring_attention")
+        or _misfit(q, k, v, partition, rank, world_size)
+        or _unknown_transport(transport)
+    )
     if world_size > 1:
         call = () if problem else _description(q, k, partition, causal, scale, transport)
         agree(call, problem, group, q.device)
@@ -133,47 +134,21 @@ def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, o
     return how
 
 
-def _problem(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    partition: Partition,
-    rank: int,
-    world_size: int,
-    scale: float,
+def _misfit(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
 ) -> str | None:
-    """The first rule that this rank's own arguments break, in words."""
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    """How this rank's tensors, or the group, differ from the partition, in words."""
     if partition.world_size != world_size:
         return f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
-    if any(x.dim() != 4 for x in (q, k, v)):
-        return f"{shapes}: each must be [B, H, n, D]"
-    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        return f"{shapes}: k and v must have one shape, and q their batch and head dimension"
-    if q.shape[0] < 1 or q.shape[3] < 1:
-        return f"{shapes}: batch and head dimension must be at least 1"
-    if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
-        return f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second"
     expected = partition.block_lens[rank]
     if q.shape[2] != expected or k.shape[2] != expected:
-        return f"{shapes}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
-    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
-        return f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must be of one floating-point dtype"
-    if not q.device == k.device == v.device:
-        return f"q is on {q.device}, k on {k.device}, v on {v.device}: they must be on one device"
-    if not math.isfinite(scale):
-        return f"scale is {scale}: it must be finite"
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        return "an input requires a gradient, and ring_attention is forward only: call it under torch.no_grad()"
+        return f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
     return None
 
 
-def _unknown_name(block: str | Block, transport: str) -> str | None:
-    """What is wrong with the name of a backend or of a transport, in words."""
+def _unknown_transport(name: str) -> str | None:
     try:
-        check_transport(transport)
-        if isinstance(block, str):
-            check_block(block)
+        check_transport(name)
     except ValueError as error:
         return str(error)
     return None
