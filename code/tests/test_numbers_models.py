@@ -212,3 +212,7 @@ def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
     assert even == [r"10\,\%", r"\strategy{contiguous/even}", "0", "30.0", "30.0", "0.00", "0.00"]
     assert balanced[:3] == ["", r"\strategy{zigzag/balanced}", "0"]
     assert slow == ["", "", "1", "100", "90.0", "4.00", "6.00"]
+    ahead = r"the layer takes it 30.0\,ms where it takes rank~1 300\,ms"
+    assert numbers["TraceAheadSentence"] == f"{ahead}, and it waits for the difference at the end of the prefill."
+    trace.loc[trace.strategy.eq("contiguous/even") & trace.kind.eq("layer") & trace["rank"].eq(0), "stop_ms"] = 250
+    assert "keep step" in scripts.models.trace(SimpleNamespace(trace=trace))["TraceAheadSentence"]

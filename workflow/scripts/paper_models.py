@@ -184,7 +184,7 @@ def whole(results: Results) -> dict[str, str]:
         "WholeName": rf"\code{{{escaped(row['architecture'])}/{escaped(row['variant'])}}}",
         "WholeShape": f"{row['layers']} layers, {count(row['emb_dim'])} wide, {row['heads']} heads{shared} of "
         f"{row['head_dim']}, {escaped(row['dtype'])}",
-        "WholeRepetitions": listed(map(str, cells.repetitions)),
+        "WholeRepetitions": " to ".join(map(str, sorted({cells.repetitions[0], cells.repetitions[-1]}))),
         "WholeLongLength": count(cell[0]),
         "WholeLowPercentage": str(cell[1]),
         "WholeAloneTtft": duration(alone),
@@ -310,8 +310,15 @@ def trace(results: Results) -> dict[str, str]:
         for _, group in shares.groupby("percentage", sort=False)
     ]
     head = [("slow rank", "strategy", "rank", "layer", "busy", "waiting", "exposed")]
+    low = shares[(shares.strategy == EVEN) & (shares.percentage == shares.percentage.min())]
+    first, last = low.layer_ms.iloc[0], low.layer_ms.iloc[-1]
+    times = f"the layer takes it {duration(first)} where it takes rank~{len(low) - 1} {duration(last)}"
     return {
         "HasTrace": "1",
+        "TraceAheadSentence": f"{times}, and it waits for the difference at the end of the prefill."
+        if first < last / 2
+        else f"{times}. Ranks that compare their calls in every layer, as they do on CPUs, keep step; "
+        "that wait is outside of the marks, and counts as busy.",
         "TraceLayer": str(int(shares.iloc[0].layer)),
         "TraceLength": count(int(shares.iloc[0].seq_len)),
         "TraceWaiting": most("waiting_ms"),

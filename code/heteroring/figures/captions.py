@@ -62,7 +62,9 @@ def profile_details(results: Results, kind: str) -> str:
 
 def _median_of(repetitions: Series) -> str:
     """With no-break spaces, so that the number does not end up alone on a line."""
-    return f"median\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{repetitions.min()}"
+    fewest, most = repetitions.min(), repetitions.max()
+    words = f"median of {fewest}" if fewest == most else f"median of {fewest} to {most}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def throttle_label(results: Results, subject: str = "") -> str:
