@@ -12,6 +12,7 @@ from torch import nn
 from heteroring.fms.agreed import Call, agreed, checked_tokens
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
+from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block, check_block
@@ -88,10 +89,10 @@ def ring_prefill(
     logits = _forward(model, tokens, ring, rank, cache, head=all_logits or rank == last, all_tokens=all_logits)
     if world_size == 1:
         return Prefill(logits if all_logits else logits[:, -1], cache)
-    batch = len(input_ids)
+    like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
     if all_logits:
-        return Prefill(_gather(model, logits, batch, partition, group), cache)
-    return Prefill(_share(model, logits, batch, last, group), cache)
+        return Prefill(gather_all(logits, partition, like, group), cache)
+    return Prefill(share_last(logits, last, like, group), cache)
 
 
 def _check_prompt(
@@ -162,33 +163,3 @@ def _forward(
         model.base_model(tokens, **inputs)
         return None
     return model(tokens, last_n_tokens=0 if all_tokens else 1, **inputs)[0]
-
-
-def _share(
-    model: nn.Module, logits: torch.Tensor | None, batch: int, owner: int, group: dist.ProcessGroup
-) -> torch.Tensor:
-    """The [B, 1, V] logits of rank `owner` as [B, V] on every rank."""
-    shared = _room(model, batch) if logits is None else logits[:, -1].contiguous()
-    dist.broadcast(shared, group=group, group_src=owner)
-    return shared
-
-
-def _gather(
-    model: nn.Module, logits: torch.Tensor | None, batch: int, partition: Partition, group: dist.ProcessGroup
-) -> torch.Tensor:
-    """The logits [B, N, V] of all tokens, in order, on every rank, from each rank's [B, n_r, V]."""
-    whole = _room(model, batch, partition.seq_len)
-    for rank, length in enumerate(partition.block_lens):
-        if not length:
-            continue
-        part = logits.contiguous() if rank == dist.get_rank(group) else _room(model, batch, length)
-        dist.broadcast(part, group=group, group_src=rank)
-        taken = 0
-        for start, stop in partition.spans(rank):
-            whole[:, start:stop] = part[:, taken : taken + stop - start]
-            taken += stop - start
-    return whole
-
-
-def _room(model: nn.Module, *shape: int) -> torch.Tensor:
-    return torch.empty(*shape, model.config.src_vocab_size, dtype=dtype_of(model), device=device_of(model))

@@ -1,0 +1,35 @@
+"""Logits that one rank has computed, or each for its own tokens, brought to all ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from heteroring.ring.partition import Partition
+
+
+def share_last(logits: torch.Tensor | None, owner: int, like: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """The logits [B, 1, V] of rank `owner` as [B, V] on every rank; `like` [B, 0, V] says of what kind they are."""
+    batch, _, vocabulary = like.shape
+    shared = like.new_empty(batch, vocabulary) if logits is None else logits[:, -1].contiguous()
+    dist.broadcast(shared, group=group, group_src=owner)
+    return shared
+
+
+def gather_all(
+    logits: torch.Tensor | None, partition: Partition, like: torch.Tensor, group: dist.ProcessGroup
+) -> torch.Tensor:
+    """All tokens' logits [B, N, V] in order, on every rank, from each rank's [B, n_r, V]; `like` as in `share_last`."""
+    batch, _, vocabulary = like.shape
+    whole = like.new_empty(batch, partition.seq_len, vocabulary)
+    for rank, length in enumerate(partition.block_lens):
+        if not length:
+            continue
+        mine = rank == dist.get_rank(group)
+        part = logits.contiguous() if mine else like.new_empty(batch, length, vocabulary)
+        dist.broadcast(part, group=group, group_src=rank)
+        taken = 0
+        for start, stop in partition.spans(rank):
+            whole[:, start:stop] = part[:, taken : taken + stop - start]
+            taken += stop - start
+    return whole
