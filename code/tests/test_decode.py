@@ -181,3 +181,19 @@ def mixed(rank, world_size):
 def test_bad_arguments_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         hr.ring_decode(**(dict(zip("qkv", whole(5), strict=True)) | changes))
+
+
+def deserted(rank, world_size):
+    """Rank 1 leaves after the first token."""
+    q, k, v = whole(5)
+    hr.ring_decode(q, k, v)
+    if rank:
+        torch.distributed.destroy_process_group()
+        return None
+    return hr.ring_decode(q, k, v)
+
+
+def test_a_rank_that_is_lost_is_an_error_on_the_others(fresh_ranks):
+    left, _ = fresh_ranks(2, 20.0).attempt(deserted)
+    assert isinstance(left, RankError)
+    assert re.search("RuntimeError|DistBackendError|DistError", left.kind)
