@@ -1,4 +1,4 @@
-"""The command line: `heteroring profile | fit | allocate | bench | aggregate`.
+"""The command line: `heteroring profile | fit | allocate | bench | model | aggregate | demo`.
 
 Torch, pandas and the like are imported by the command that needs them, so that help and mistakes cost no
 wait. Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended by signal n.
@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heteroring import __version__, cli_model
+from heteroring import __version__, cli_demo, cli_model
 from heteroring.cli_options import (
     Batch,
     Block,
@@ -254,6 +254,7 @@ def aggregate(
 
 
 app.command()(cli_model.model)
+app.command()(cli_demo.demo)
 
 
 def main() -> None:

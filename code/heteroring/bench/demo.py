@@ -1,0 +1,169 @@
+"""A small model prefilled by two unequal ranks on any machine: an even split against a balanced one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from heteroring.allocate import fit
+from heteroring.bench import model_sweep, profile
+from heteroring.bench.launch import check_ranks
+from heteroring.bench.model_bench import prompt
+from heteroring.bench.model_job import DECODED, MODEL_FILES, ModelJob
+from heteroring.bench.model_metrics import model_cells
+from heteroring.bench.model_spec import ModelSpec
+from heteroring.bench.records import write_rows
+
+EVEN = "contiguous/even"
+STRATEGIES = (EVEN, "zigzag/even", DECODED)
+KINDS = ("attention", "fold", "block")
+REPETITIONS = 3
+CELL_SECONDS = 0.5  # what takes longer is slow enough to be told apart the first time
+HANG_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One split of the prompt: tokens a rank, time to first token, and that against the even split and the bound."""
+
+    name: str
+    tokens: tuple[int, ...]
+    ttft_ms: float
+    speedup: float
+    bound_fraction: float
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo found: its lines, the capacity bound, and what ring and one process generated."""
+
+    percentages: tuple[int, ...]
+    lines: tuple[Line, ...]
+    bound_ms: float
+    generated: list[int]
+    expected: list[int]
+
+    @property
+    def right(self) -> bool:
+        return self.generated == self.expected
+
+
+def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int, models: Path | None = None) -> ModelJob:
+    """A LLaMA of 4 layers on two paced CPU ranks, at 100 % and at `percentage`."""
+    spec = ModelSpec(
+        "llama/micro",
+        layers=4,
+        emb_dim=256,
+        heads=4,
+        kv_heads=2,
+        vocabulary=1024,
+        max_seq_len=seq_len + new_tokens,
+    )
+    return ModelJob(
+        platform="cpu",
+        label="cpu",
+        throttle="pacing",
+        percentages=(100, percentage),
+        model=spec,
+        seq_lens=(seq_len,),
+        strategies=STRATEGIES,
+        models=models,
+        new_tokens=new_tokens,
+        repetitions=REPETITIONS,
+        cell_seconds=CELL_SECONDS,
+        seed=seed,
+    )
+
+
+def run(job: ModelJob, progress: Progress) -> Demo:
+    """Measure what a block of the model costs each rank, share the prompt out by that, and prefill and decode it.
+
+    Raises ValueError if the ranks cannot be had, and what `heteroring.bench.launch.launch` raises.
+    """
+    check_ranks(job.platform, job.throttle, job.percentages)
+    with tempfile.TemporaryDirectory(prefix="heteroring-demo-") as folder:
+        profiles = []
+        for percentage in dict.fromkeys(job.percentages):
+            costs = _profile_job(job, percentage)
+            with _step(progress, f"What a block costs at {percentage} %", profile.steps(costs)) as on_progress:
+                measured = profile.run(costs, hang_timeout=HANG_SECONDS, on_progress=on_progress)
+            profiles.append(Path(folder, f"pct-{percentage:03d}.csv"))
+            write_rows(profiles[-1], measured.rows)
+        fit("cost", "block", profiles).save(Path(folder, MODEL_FILES["balanced"]))
+        job = demo_job(job.seq_lens[0], job.percentages[-1], job.new_tokens, job.seed, Path(folder))
+        with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
+            sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)
+    with _step(progress, "The same in one process", 1) as on_progress:
+        expected = one_process(job)
+        on_progress(1)
+    cells = model_cells(sweep.rows)
+    cells = cells[cells["phase"] == "prefill"].set_index("strategy")
+    lines = [_line(cells.loc[name], name) for name in STRATEGIES]
+    lines.append(_line(cells.loc["alone/rank0"], "fast rank alone"))
+    [generated] = sweep.generated[f"{DECODED} at {job.seq_lens[0]}"]
+    return Demo(job.percentages, tuple(lines), float(cells["bound_ms"].iloc[0]), generated, expected)
+
+
+def one_process(job: ModelJob) -> list[int]:
+    """What FMS's own generate continues the prompt with, in this process, without a ring."""
+    from fms.utils.generation import generate
+
+    model = job.model.build(torch.device("cpu"), job.seed)
+    ids, length = prompt(job), job.seq_lens[0] + job.new_tokens
+    with torch.no_grad():
+        whole = generate(model, ids, max_seq_len=length, max_new_tokens=job.new_tokens, do_sample=False, use_cache=True)
+    return whole[0, job.seq_lens[0] :].tolist()
+
+
+def table(demo: Demo) -> Table:
+    """The lines of the demo."""
+    shown = Table(title="Time to first token of a small LLaMA on two paced CPU ranks", box=SIMPLE_HEAD)
+    shown.add_column("tokens", no_wrap=True)
+    for column in [*(f"at {p} %" for p in demo.percentages), "ms", "speedup", "of bound"]:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for line in demo.lines:
+        numbers = (f"{line.ttft_ms:.0f}", f"{line.speedup:.2f}x", f"{line.bound_fraction:.2f}")
+        shown.add_row(line.name, *map(str, line.tokens), *numbers)
+    return shown
+
+
+def _line(cell, name: str) -> Line:
+    return Line(name, cell.block_lens, float(cell.latency_ms), float(cell.speedup), float(cell.bound_fraction))
+
+
+def _profile_job(job: ModelJob, percentage: int) -> profile.ProfileJob:
+    return profile.ProfileJob(
+        platform=job.platform,
+        label=job.label,
+        throttle=job.throttle,
+        percentage=percentage,
+        sizes=(),
+        seq_lens=job.seq_lens,
+        kinds=KINDS,
+        shape=job.model.shape(job.batch),
+        model=job.model.name,
+        repetitions=REPETITIONS,
+        seed=job.seed,
+    )
+
+
+def progress_display(console) -> Progress:
+    """A line for each thing that the demo does."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console)
+
+
+@contextmanager
+def _step(progress: Progress, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A line of the display, full when the block ends."""
+    task = progress.add_task(name, total=total)
+    yield lambda done: progress.update(task, completed=min(done, total))
+    progress.update(task, completed=total)
