@@ -13,7 +13,10 @@ rule numbers:
         modules=expand(
             "workflow/scripts/{module}.py", module=["paper_cells", "paper_models", "paper_tex", "published_study"]
         ),
-        formula="code/heteroring/allocate/formula.py",
+        code=expand(
+            "code/heteroring/{module}.py",
+            module=["allocate/balanced", "allocate/formula", "allocate/profile_table", "bench/model_metrics"],
+        ),
     output:
         tex=f"{LATEX}/generated/numbers.tex",
     log:
