@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from heteroring.bench.records import write_rows
 from heteroring.cli import app
 
-COMMANDS = ("profile", "fit", "allocate", "bench", "aggregate")
+COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
 PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
 
