@@ -226,6 +226,8 @@ def test_values_are_those_worked_out_by_hand(scripts):
         "MainZigzagFormulaWins": "0",
         "MainBalancedWins": "1",
         "MainBalancedAloneWins": "1",
+        "MainBalancedAloneWorst": "0.675",  # 6.75 / 10
+        "MainBalancedLeftOut": "0",
         "MainBestSpeedup": "1.33",
         "MainBestSpeedupPlace": r"100 tokens and 50\,\%",
         "MainSpread": r"20\,\%",

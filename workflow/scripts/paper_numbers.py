@@ -176,7 +176,8 @@ def across(cells: Cells) -> dict[str, str]:
     winner = max(STRATEGIES, key=fastest.count)
     speedups = cells.over_grid(UNEVEN, "speedup")
     fractions = cells.over_grid(BALANCED, "bound_fraction")
-    beside_alone = zip(cells.over_grid(BALANCED), cells.over_grid(BALANCED, "fast_alone_ms"), strict=True)
+    beside_alone = {cell: cells(BALANCED, cell) / cells(BALANCED, cell, "fast_alone_ms") for cell in cells.throttled}
+    worst_alone = max(beside_alone, key=beside_alone.get)
     each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
     spreads = [(cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each]
     ratios = {one: cells(*one) / cells.predicted(*one) for one in each}
@@ -194,7 +195,10 @@ def across(cells: Cells) -> dict[str, str]:
         "ZigzagLutWins": cells.wins("zigzag/lut", ZIGZAG_UNEVEN),
         "ZigzagFormulaWins": cells.wins("zigzag/formula", ZIGZAG_UNEVEN),
         "BalancedWins": cells.wins(BALANCED, ZIGZAG_UNEVEN),
-        "BalancedAloneWins": count(sum(ours < alone for ours, alone in beside_alone)),
+        "BalancedAloneWins": count(sum(ratio < 1 for ratio in beside_alone.values())),
+        "BalancedAloneWorst": rounded(beside_alone[worst_alone]),
+        "BalancedAloneWorstPlace": place(worst_alone),
+        "BalancedLeftOut": count(sum(0 in lens for lens in cells.over_grid(BALANCED, "block_lens"))),
         "BalancedWorstFraction": rounded(min(fractions)),
         "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
         "Spread": rf"{rounded(100 * median(spreads), 2)}\,\%",
