@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+from functools import wraps
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -29,6 +30,7 @@ class Throttle:
         self.calls = []
 
     def wrap(self, function):
+        @wraps(function)
         def wrapped(*args, **kwargs):
             self.calls.append((args, kwargs))
             return function(*args, **kwargs)

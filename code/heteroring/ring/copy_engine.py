@@ -15,7 +15,7 @@ from heteroring.ring.messages import SLOTS, Message, messages
 from heteroring.ring.partition import Partition
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
-# Of a part of a message, at least: asking an engine for a copy costs as long as it takes to copy about 1 MB.
+# Of a part of a message, about: each costs as long as it takes to copy some 2 MB.
 _PART_BYTES = 8 << 20
 
 
@@ -92,8 +92,7 @@ class CopyEngine:
 
     def _parts(self, message: Message) -> tuple[int, int]:
         """How many parts `message` is sent in, and the heads of keys, and of values, in each."""
-        most = min(self._heads, max(1, message.keys * self._token_bytes // _PART_BYTES))
-        parts = next(parts for parts in range(most, 0, -1) if self._heads % parts == 0)
+        parts = _divided(message.keys * self._token_bytes, self._heads, _PART_BYTES)
         return parts, self._heads // parts
 
 
@@ -104,6 +103,14 @@ def _in_rows(x: torch.Tensor) -> torch.Tensor:
     even = batch == 1 or heads == 1 or x.stride(0) == heads * x.stride(1)
     apart = x.shape[2] * head_dim <= _pitch(x) // x.element_size() or batch * heads == 1
     return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else x.contiguous()
+
+
+@lru_cache(maxsize=1024)
+def _divided(nbytes: int, heads: int, part: int) -> int:
+    """How many parts of as many heads each come nearest to `part` bytes of `nbytes`."""
+    wanted = nbytes / part
+    divisors = [parts for parts in range(1, heads + 1) if heads % parts == 0]
+    return min(divisors, key=lambda parts: max(parts / wanted, wanted / parts))
 
 
 def _pitch(x: torch.Tensor) -> int:
