@@ -157,10 +157,28 @@ def test_a_wait_divides_into_waiting_and_exposed_transfer():
             event(rank=1, start_ms=10, stop_ms=28),
             event(rank=1, kind="ready", start_ms=19, stop_ms=19),
             event(rank=1, kind="wait", step=1, start_ms=22, stop_ms=23),
+            event(rank=1, kind="sent", step=1, start_ms=25, stop_ms=25.5),
         ]
     )
     shares = layer_shares(trace).set_index("rank")
     fast, slow = shares.loc[0], shares.loc[1]
     assert (fast.waiting_ms, fast.exposed_ms, fast.busy_ms, fast.layer_ms) == (4, 2, 14, 20)
-    assert (slow.waiting_ms, slow.exposed_ms, slow.busy_ms) == (0, 1, 17)
+    assert (slow.waiting_ms, slow.exposed_ms, slow.busy_ms) == (0, 1.5, 16.5)
     assert fast.percentage == 50
+
+
+def test_who_is_waited_for_follows_from_the_order_of_the_ring():
+    rows = [
+        event(rank=rank, kind=kind, start_ms=start, stop_ms=stop, step=step, percentages=(100, 50, 10))
+        for rank, kind, step, start, stop in [
+            *((rank, "layer", 0, 0, 100) for rank in range(3)),
+            *((rank, "ready", 0, at, at) for rank, at in enumerate((10, 20, 40))),
+            (0, "wait", 1, 15, 50),  # for rank 2
+            (0, "wait", 2, 60, 61),  # for rank 1
+            (1, "sent", 1, 30, 45),  # to rank 2
+        ]
+    ]
+    shares = layer_shares(trace_table(rows)).set_index("rank")
+    assert (shares.loc[0].waiting_ms, shares.loc[0].exposed_ms) == (25, 11)
+    assert (shares.loc[1].waiting_ms, shares.loc[1].exposed_ms) == (10, 5)
+    assert (shares.loc[2].waiting_ms, shares.loc[2].busy_ms) == (0, 100)

@@ -88,15 +88,15 @@ class TestMeasured:
         _, _, trace = measured
         assert {(row.strategy, row.seq_len, row.layer) for row in trace} == {("contiguous/even", 96, 1)}
         steps = {(row.rank, row.kind, row.step) for row in trace}
-        own = {(rank, kind, 0) for rank in (0, 1) for kind in ("layer", "ready", "block")}
-        assert steps == own | {(1, "wait", 1), (1, "block", 1)}  # rank 0 sees nothing of what follows it
+        own = {(rank, kind, 0) for rank in (0, 1) for kind in ("layer", "ready", "wait", "block")}
+        assert steps == own | {(0, "sent", 1), (1, "wait", 1), (1, "block", 1)}  # rank 0 sees nothing behind it
 
     def test_events_follow_one_another_inside_the_layer(self, measured):
         shares = layer_shares(trace_table(measured[2]))
         assert (shares[["busy_ms", "waiting_ms", "exposed_ms"]].min() >= 0).all()
         assert (shares["busy_ms"] <= shares["layer_ms"]).all()
         for rank in (0, 1):
-            events = [row for row in measured[2] if row.rank == rank and row.kind in ("block", "wait")]
+            events = [row for row in measured[2] if row.rank == rank and row.kind in ("block", "wait", "sent")]
             spans = sorted((row.start_ms, row.stop_ms) for row in events)
             assert all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans))
 

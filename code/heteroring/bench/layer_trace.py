@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from heteroring.bench.device import Device
+from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import visits
+from heteroring.ring.transport import Exchange, watched
 
 
 class Event(NamedTuple):
@@ -24,34 +26,34 @@ class Event(NamedTuple):
 
 
 class LayerTrace:
-    """Marks on a rank's stream around one layer, and around each block of attention in it.
+    """Marks on a rank's stream around one layer, around each block of attention in it, and where it waits for others.
 
-    A block of attention is asked for as soon as its KV is there, so that the gap between two blocks of a layer is the
-    time for which the stream was held. Between marks, work that a kernel could do without the host, such as waiting
-    for KV by itself, is done apart, so that it can be told.
+    A kernel of the traced layer does not wait for KV by itself, as it may in others: nobody could see that wait.
+    `meets`: whether ranks meet before each exchange, to agree on the call, as they do on a CPU; that is a wait, too.
     """
 
-    def __init__(self, device: Device, block: Callable) -> None:
-        self._device, self._block = device, block
+    def __init__(self, device: Device, block: Callable, meets: bool) -> None:
+        self._device, self._block, self._meets = device, block, meets
         self._inside = False
         self._layer: list[Any] = []
+        self._computed: Any = None
+        self._ready: Any = None
         self._blocks: list[tuple[Any, Any]] = []
+        self._waits: dict[int, tuple[Any, Any]] = {}
+        self._sent: tuple[Any, Any] | None = None
 
     def takes_late(self, *args: Any) -> bool:
         """Whether the block can wait for late KV itself; not in the traced layer."""
         inner = getattr(self._block, "takes_late", None)
         return not self._inside and inner is not None and inner(*args)
 
-    def block(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The block of attention that was given, marked inside the traced layer."""
         if not self._inside:
             return self._block(*args, **kwargs)
-        start = self._device.mark()
-        result = self._block(*args, **kwargs)
-        self._blocks.append((start, self._device.mark()))
+        result, marks = self._marked(self._block, *args, **kwargs)
+        self._blocks.append(marks)
         return result
-
-    __call__ = block
 
     @contextmanager
     def of(self, layer: nn.Module) -> Iterator[None]:
@@ -65,10 +67,20 @@ class LayerTrace:
             self._inside = False
             self._layer.append(self._device.mark())
 
+        def rotated(*args: Any, **kwargs: Any) -> Any:
+            result = rotate(*args, **kwargs)
+            if self._inside:
+                self._computed = self._device.mark()
+            return result
+
         hooks = layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)
+        encoder = layer.attn.position_encoder
+        rotate, encoder.adjusted_qk = encoder.adjusted_qk, rotated
         try:
-            yield
+            with watched(self._watch):
+                yield
         finally:
+            encoder.adjusted_qk = rotate
             for hook in hooks:
                 hook.remove()
 
@@ -80,12 +92,43 @@ class LayerTrace:
         if not self._layer:
             return []
 
-        def at(mark: Any) -> float:
-            return self._device.elapsed_ms(start, mark)
+        def event(kind: str, step: int, marks: tuple[Any, Any]) -> Event:
+            return Event(kind, step, *(self._device.elapsed_ms(start, mark) for mark in marks))
 
         steps = [visit.step for visit in visits(partition, rank, True)]
-        blocks = [Event("block", step, at(a), at(b)) for step, (a, b) in zip(steps, self._blocks, strict=True)]
-        ready = blocks[0].start_ms
-        waits = [Event("wait", block.step, before.stop_ms, block.start_ms) for before, block in pairwise(blocks)]
-        begin, end = self._layer
-        return [Event("layer", 0, at(begin), at(end)), Event("ready", 0, ready, ready), *blocks, *waits]
+        found = [event("layer", 0, tuple(self._layer)), event("ready", 0, (self._ready, self._ready))]
+        found += [event("block", step, marks) for step, marks in zip(steps, self._blocks, strict=True)]
+        found += [event("wait", step, marks) for step, marks in self._waits.items()]
+        if self._meets:
+            found.append(event("wait", 0, (self._computed, self._ready)))
+        if self._sent and (sends := messages(partition, rank, True).sends):
+            found.append(event("sent", max(sends), self._sent))
+        return found
+
+    def _marked(self, function: Callable, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Any, Any]]:
+        start = self._device.mark()
+        result = function(*args, **kwargs)
+        return result, (start, self._device.mark())
+
+    def _watch(self, exchange: Exchange) -> Exchange:
+        if not self._inside:
+            return exchange
+        self._ready = self._device.mark()
+        return _Watched(self, exchange)
+
+
+class _Watched:
+    """An exchange whose waits are marked."""
+
+    def __init__(self, trace: LayerTrace, exchange: Exchange) -> None:
+        self._trace, self._exchange = trace, exchange
+
+    def start(self, step: int) -> None:
+        self._exchange.start(step)
+
+    def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        received, self._trace._waits[step] = self._trace._marked(self._exchange.wait, step)
+        return received
+
+    def close(self) -> None:
+        _, self._trace._sent = self._trace._marked(self._exchange.close)

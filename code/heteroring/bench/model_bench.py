@@ -105,7 +105,7 @@ class ModelBench:
     def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
         """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
         device = self.rank.device
-        tracer = LayerTrace(device, self._compute)
+        tracer = LayerTrace(device, self._compute, meets=self.rank.torch_device.type == "cpu")
         prefill = None
         with tracer.of(_middle_layer(self.model)) if trace else nullcontext():
             start = self._start()

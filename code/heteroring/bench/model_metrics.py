@@ -25,6 +25,8 @@ MODEL_CELL = [
 ]
 TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
 BASELINE = "contiguous/even"
+HELD = ("wait", "sent")
+"""Kinds of a trace's events in which a rank does nothing but wait."""
 
 # The model, and whatever else may not differ between rows of one table.
 _MODEL = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
@@ -130,17 +132,21 @@ def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
     return table.assign(percentage=table["percentages"].map(min))
 
 
+def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
+    """Whom a rank waits for in an event of HELD: the owner of the KV to come, or the reader of its own."""
+    return (rank - step if kind == "wait" else rank + step) % ranks
+
+
 def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
     """How each rank spent the traced layer, one row a strategy, length, throttle setting and rank; milliseconds.
 
     `trace` is what `trace_table` makes. layer_ms is the time from the layer's start to its end on that rank, and is
     the sum of
 
-    - waiting_ms: the stream was held for KV whose owner did not have it yet (its own `ready` comes later);
-    - exposed_ms: it was held for KV that its owner had: the part of the transfer that compute did not hide;
+    - waiting_ms: the stream was held for another rank that had not come so far (its `ready` is later): for KV that
+    its owner did not have yet, or for a reader of this rank's own KV;
+    - exposed_ms: it was held though the other rank was ready: the part of the transfer that compute did not hide;
     - busy_ms: the rest, in which it computed.
-
-    Whose KV a step brings follows from the order of the ring: in step s, rank r gets that of rank r - s.
     """
     rows = []
     for key, layer in trace.groupby(TRACED, sort=False):
@@ -150,10 +156,11 @@ def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
         for rank, events in layer.groupby("rank"):
             [whole] = events[events["kind"] == "layer"].itertuples()
             waiting = exposed = 0.0
-            for wait in events[events["kind"] == "wait"].itertuples():
-                there = min(max(ready[(rank - wait.step) % ranks], wait.start_ms), wait.stop_ms)
-                waiting += there - wait.start_ms
-                exposed += wait.stop_ms - there
+            for held in events[events["kind"].isin(HELD)].itertuples():
+                other = ready[other_rank(rank, held.kind, held.step, ranks)]
+                there = min(max(other, held.start_ms), held.stop_ms)
+                waiting += there - held.start_ms
+                exposed += held.stop_ms - there
             layer_ms = whole.stop_ms - whole.start_ms
             shares = {"waiting_ms": waiting, "exposed_ms": exposed, "busy_ms": layer_ms - waiting - exposed}
             rows.append(named | {"rank": rank, "layer_ms": layer_ms} | shares)

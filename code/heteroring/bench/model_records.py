@@ -10,7 +10,7 @@ from heteroring.bench.rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENT
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
 MODEL_SOURCES = ("", "matmul", "attention", "layer", "block")
-TRACE_KINDS = ("layer", "block", "wait", "ready")
+TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,11 @@ class TraceRow:
     """What one rank's compute stream does between two points in time, in one layer of a prefill.
 
     start_ms and stop_ms count from the ranks' common start of the prefill. kind `layer`: the whole layer; `block`: a
-    block of attention, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there;
-    `ready`: the moment (start_ms = stop_ms) at which the rank's own KV may be sent. step is 0 for layer and ready.
+    block of attention, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there (of
+    step 0: until all ranks have come to the attention, as they must on a CPU, where they agree on each call); `sent`:
+    it is held at the end of the attention until the rank's own KV has gone out, last to the reader of ring step
+    `step`; `ready`: the moment (start_ms = stop_ms) at which the rank's own KV may be sent, and others' received. step
+    is 0 for layer and ready. In step s, rank r receives from rank r - s and sends to rank r + s.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from heteroring.bench.model_metrics import HELD, other_rank
 from heteroring.figures.axes import spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, model_name, tokens
@@ -32,8 +33,9 @@ def layer_trace(results: Results) -> Figure:
     """Horizontal bars from each rank's own start of the layer, at the lowest, the middle and the highest percentage.
 
     Attention is in the strategy's colour and the rest of the layer in a lighter shade of it. Where a rank is held up
-    for KV, it waits until the rank that sends it has it, and what remains is transfer that nothing hides. A rank that
-    is through sooner than the slowest one goes ahead, and is idle for the difference by the end of the prefill.
+    for KV, or for a reader of its own, it waits until the other has come so far, and what remains is transfer that
+    nothing hides. A rank that is through sooner than the slowest one goes ahead, and is idle for the difference by the
+    end of the prefill.
     """
     if results.trace.empty:
         raise MissingRows("no layer was traced")
@@ -64,7 +66,7 @@ def _places(strategies: list[str], strategy: str, ranks: list[int]) -> dict[int,
 
 
 def _strategy_bars(panel: Axes, rows: DataFrame, places: dict[int, float]) -> None:
-    of_kind = {kind: rows[rows.kind == kind] for kind in ("layer", "block", "wait", "ready")}
+    of_kind = {kind: rows[rows.kind == kind] for kind in ("layer", "block", "ready")}
     ready = of_kind["ready"].set_index("rank").start_ms.to_dict()
     layers = of_kind["layer"].set_index("rank")
     slowest = (layers.stop_ms - layers.start_ms).max()
@@ -79,11 +81,11 @@ def _strategy_bars(panel: Axes, rows: DataFrame, places: dict[int, float]) -> No
         bar(start, layer.stop_ms, {"facecolor": _lighter(attention["facecolor"]), "edgecolor": "none"})
         for block in of_kind["block"][of_kind["block"]["rank"] == rank].itertuples():
             bar(block.start_ms, block.stop_ms, attention)
-        for wait in of_kind["wait"][of_kind["wait"]["rank"] == rank].itertuples():
-            sender = (rank - wait.step) % len(layers)
-            sent = min(max(wait.start_ms, ready[sender]), wait.stop_ms)
-            bar(wait.start_ms, sent, WAITING)
-            bar(sent, wait.stop_ms, EXPOSED)
+        for held in rows[rows["kind"].isin(HELD) & (rows["rank"] == rank)].itertuples():
+            other = ready[other_rank(rank, held.kind, held.step, len(layers))]
+            there = min(max(held.start_ms, other), held.stop_ms)
+            bar(held.start_ms, there, WAITING)
+            bar(there, held.stop_ms, EXPOSED)
         bar(layer.stop_ms, start + slowest, _AHEAD)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -68,4 +71,17 @@ def open_exchange(
 ) -> Exchange:
     """The messages of one call, by the transport that `name` comes to."""
     kind = CopyEngine if choose_transport(name, group, k.device) == "copy-engine" else PointToPoint
-    return kind(k, v, partition, causal, group)
+    return _watcher.get()(kind(k, v, partition, causal, group))
+
+
+_watcher: ContextVar[Callable[[Exchange], Exchange]] = ContextVar("watcher", default=lambda exchange: exchange)
+
+
+@contextmanager
+def watched(watcher: Callable[[Exchange], Exchange]) -> Iterator[None]:
+    """Have calls made in the block use `watcher(exchange)` for every exchange they open: to see who waits, and when."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
