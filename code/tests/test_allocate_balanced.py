@@ -204,6 +204,9 @@ def test_a_ring_must_gain_the_margin_on_the_fastest_rank_alone():
     assert balanced(11000, costs, margin=0.0) == balanced(11000, costs, margin=0.0999) == (10000, 1000)
     assert balanced(11000, costs, margin=0.1001) == (11000, 0)
     assert balanced(11000, costs[::-1], margin=0.1001) == (0, 11000)
+    gain_us = costs[0].pair_us * total_pairs(11000) / 11
+    assert balanced(11000, costs, wait_us=0.999 * gain_us) == (10000, 1000)
+    assert balanced(11000, costs, wait_us=1.001 * gain_us) == (11000, 0)
     # Against fewer ranks that are still a ring there is no margin: every ring waits alike.
     assert 0 not in balanced(32000, of_speeds(*[1] * 32), margin=0.05)
 

@@ -50,13 +50,6 @@ def test_heads_side_by_side_fit_in_l2():
         assert heads == 32 or (heads // 4 + 1) * 2 * keys * 128 * 2 > tuned.L2_BYTES
 
 
-def test_the_first_tiles_want_the_keys_of_few_heads():
-    assert tuned.first_section(32, 1, 32, 132) == 5
-    assert tuned.first_section(32, 1, 6, 12) == 2
-    assert tuned.first_section(32, 4, 6, 132) == 24
-    assert tuned.first_section(8, 4, 1, 132) == 8
-
-
 COMPILE = """
 import os, re, subprocess, sys, tempfile
 import triton

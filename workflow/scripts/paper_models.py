@@ -9,7 +9,7 @@ from statistics import median
 
 import pandas as pd
 
-from heteroring.allocate.balanced import RING_MARGIN
+from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocate.profile_table import FOLD_KEYS
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
@@ -22,7 +22,11 @@ QUOTED = {"Even": EVEN, "ZigzagEven": ZIGZAG_EVEN, "Uneven": ZIGZAG_UNEVEN, "Bal
 
 def constants() -> dict[str, str]:
     """What the method's text takes from the allocator."""
-    return {"ModelRingMargin": rf"{rounded(100 * RING_MARGIN, 1)}\,\%", "ModelFoldKeys": count(FOLD_KEYS)}
+    return {
+        "ModelRingMargin": rf"{rounded(100 * RING_MARGIN, 1)}\,\%",
+        "ModelRingWait": rf"{rounded(RING_WAIT_US, 2)}\,\textmu s",
+        "ModelFoldKeys": count(FOLD_KEYS),
+    }
 
 
 def visits(results: Results) -> dict[str, str]:

@@ -10,9 +10,11 @@ from heteroring.allocate.costs import Cost, check_costs
 from heteroring.ring.partition import check_layout
 from heteroring.ring.work import shard_extra_rows, shard_pairs, total_pairs
 
-# What a ring must be predicted to gain on its fastest rank alone to be worth having. The model knows what ranks
-# compute, not what they wait for: rings on two H200s took up to 7 % longer than it says.
-RING_MARGIN = 0.05
+# What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its time.
+# The model knows what ranks compute, not what they wait for: until the first keys come, a rank on two H200s waited for
+# up to 90 us (ring/EXPERIMENTS.md).
+RING_MARGIN = 0.03
+RING_WAIT_US = 60.0
 
 
 def balanced(
@@ -23,6 +25,7 @@ def balanced(
     *,
     multiple: int = 1,
     margin: float = 0.0,
+    wait_us: float = 0.0,
 ) -> tuple[int, ...]:
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
@@ -30,8 +33,8 @@ def balanced(
     first step) a query row that it visits beyond its own KV, of which there are the more, the more ranks hold tokens.
     So a rank may cost the others more than it brings, and leaving it out is considered: once for every number of
     ranks, always the fastest ones, as measured by the whole sequence alone. For each such set of ranks the split is
-    the best there is, exactly. If one rank alone needs no more than 1 + `margin` times the time of the best split, it
-    gets all tokens.
+    the best there is, exactly. If one rank alone needs no more than 1 + `margin` times the time of the best split, and
+    `wait_us` more, it gets all tokens.
 
     For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
     as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
@@ -55,7 +58,7 @@ def balanced(
         ring = _Ring(tuple(sorted(fastest_first[:size])), seq_len, tuple(costs), layout, causal, multiple)
         if (found := ring.least_limit(math.nextafter(limit, 0.0))) is not None:
             limit, best = found, ring.split(found)
-    if margin and alone[fastest_first[0]] <= (1 + margin) * limit:
+    if (margin or wait_us) and alone[fastest_first[0]] <= (1 + margin) * limit + wait_us:
         return tuple(seq_len * (rank == fastest_first[0]) for rank in range(len(costs)))
     return best
 

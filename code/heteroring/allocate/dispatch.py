@@ -7,7 +7,7 @@ from numbers import Real
 from operator import index
 
 from heteroring.allocate.apportion import apportion
-from heteroring.allocate.balanced import RING_MARGIN, balanced
+from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.costs import Cost, cost_of_speed
 from heteroring.allocate.even import even
@@ -54,9 +54,9 @@ def allocation(
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
     `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
     model, which knows what visits take, ranks that do not pay are left out, and the fastest gets all if a ring would
-    gain little (RING_MARGIN) on it. These three take `profile`: a fitted model, the path of its JSON file, or that of a
-    profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file holds it). The
-    other two ignore it.
+    gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its JSON
+    file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file
+    holds it). The other two ignore it.
 
     `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
     full takes a GPU as long as a full one.
@@ -86,14 +86,9 @@ def allocation(
         speeds = tuple(prediction.speed for prediction in predictions)
     if name == "balanced":
         speeds, costs = (), costs or tuple(map(cost_of_speed, speeds))
-        block_lens = balanced(
-            seq_len,
-            costs,
-            layout,
-            causal,
-            multiple=multiple if seq_len % multiple == 0 else 1,
-            margin=RING_MARGIN if isinstance(model, CostModel) else 0.0,
-        )
+        step = multiple if seq_len % multiple == 0 else 1
+        waits = {"margin": RING_MARGIN, "wait_us": RING_WAIT_US} if isinstance(model, CostModel) else {}
+        block_lens = balanced(seq_len, costs, layout, causal, multiple=step, **waits)
     else:
         block_lens = apportion(speeds, seq_len)
     notes = [note for prediction in predictions for note in prediction.notes]

@@ -140,15 +140,11 @@ def _make(
         TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], _strides(x), [1, 1, rows, block_d], layout)
         for x, tokens, rows in ((q, m, BLOCK_M // 2), *((x, tokens, config.block_n) for x, tokens in keys_and_values))
     )
-    section = tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size())
-    if late:
-        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        section = min(section, tuned.first_section(batch * heads, group, -(-m // BLOCK_M), multiprocessors))
     rest = (
         *(*out.stride()[:3], *lse.stride()),
         *(batch, heads, m, n, offset),
         scale * math.log2(math.e),
-        section,
+        tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size()),
         *((late_keys, late.first_query - blind, late.heads) if late else (0, 0, 1)),
     )
     constants = {

@@ -87,11 +87,3 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
 def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> int:
     """How many of the batch's query heads to run side by side: whole groups sharing KV, as many as fit in L2."""
     return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))
-
-
-def first_section(heads: int, group: int, tiles: int, multiprocessors: int) -> int:
-    """How many query heads give the multiprocessors work at the start, with `tiles` of queries each: whole groups.
-
-    Running more side by side than that, where keys arrive head by head, would have the first tiles wait for more.
-    """
-    return min(heads, group * -(-multiprocessors // (group * tiles)))
