@@ -92,18 +92,18 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
         for repetition in range(job.repetitions):
             order = list(range(len(cells)))
             Random(f"{job.seed} {repetition}").shuffle(order)
-            for index in order:
-                cell = cells[index]
-                worth = [not repetition or ms < 1e3 * job.cell_seconds for ms in spent[index]]
-                if all(worth) or (cell.system == "alone" and any(worth)):
-                    with no_garbage_collection():
+            with no_garbage_collection():
+                for index in order:
+                    cell = cells[index]
+                    worth = [not repetition or ms < 1e3 * job.cell_seconds for ms in spent[index]]
+                    if all(worth) or (cell.system == "alone" and any(worth)):
                         trial = bench.take(cell, works=worth[rank.rank], trace=cell.traced and not repetition)
-                    spent[index] = [sum(ms) for ms in zip(spent[index], bench.gather(trial), strict=True)]
-                    if trial:
-                        taken[index, repetition] = trial.taken
-                    if not repetition:
-                        trials[index] = trial
-                advance()
+                        spent[index] = [sum(ms) for ms in zip(spent[index], bench.gather(trial), strict=True)]
+                        if trial:
+                            taken[index, repetition] = trial.taken
+                        if not repetition:
+                            trials[index] = trial
+                    advance()
             if not repetition:
                 checks = bench.verify(cells, trials)
     events = {index: trial.events for index, trial in trials.items()}
