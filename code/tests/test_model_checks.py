@@ -1,0 +1,97 @@
+"""The check of a platform's whole model finds what is missing, what cannot be, and a layer that is not whole."""
+
+import pandas as pd
+import pytest
+from workflow.scripts.check_model import main, violations
+
+GRID = {
+    "percentages": [100, 50],
+    "seq_lens": [64, 128],
+    "strategies": ["contiguous/even", "zigzag/balanced"],
+    "new_tokens": 4,
+}
+
+
+def cell(phase, strategy, seq_len, percentages, **changes):
+    alone = strategy.startswith("alone")
+    lens = {"alone/rank0": (seq_len, 0), "alone/rank1": (0, seq_len)}.get(strategy, (seq_len // 2, seq_len // 2))
+    return {
+        "phase": phase,
+        "system": "alone" if alone else "ring",
+        "strategy": strategy,
+        "seq_len": seq_len,
+        "percentages": percentages,
+        "block_lens": " ".join(map(str, lens)),
+        "latency_ms": 2.0,
+        "bound_fraction": 0.9,
+    } | changes
+
+
+def table():
+    strategies = [*GRID["strategies"], "alone/rank0", "alone/rank1"]
+    rows = [
+        cell("prefill", strategy, seq_len, f"100 {percentage}")
+        for strategy in strategies
+        for seq_len in GRID["seq_lens"]
+        for percentage in GRID["percentages"]
+    ]
+    rows += [cell("decode", s, 128, f"100 {p}") for s in strategies[1:] for p in GRID["percentages"]]
+    return pd.DataFrame(rows)
+
+
+def trace():
+    kinds = [("layer", 1.0, 9.0), ("ready", 2.0, 2.0), ("block", 2.0, 5.0)]
+    return pd.DataFrame(
+        [
+            {"strategy": "contiguous/even", "seq_len": 128, "percentages": "100 50", "rank": rank, "kind": kind}
+            | {"start_ms": start, "stop_ms": stop}
+            for rank in (0, 1)
+            for kind, start, stop in kinds
+        ]
+    )
+
+
+def changed(frame, row, **values):
+    frame = frame.copy()
+    for name, value in values.items():
+        frame.loc[row, name] = value
+    return frame
+
+
+@pytest.mark.parametrize("grid", [GRID, None])
+def test_a_whole_grid_is_sound(grid):
+    assert violations(table(), trace(), grid, 0.1) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "events", "says"),
+    [
+        (table().drop(index=0), trace(), "missing: prefill of contiguous/even at 64 tokens and 100 100 %"),
+        (table().drop(index=table().index[-1]), trace(), "missing: decode of alone/rank1 at 128 tokens and 100 50 %"),
+        (
+            changed(table(), 0, strategy="zigzag/uneven"),
+            trace(),
+            "not in the configured grid: prefill of zigzag/uneven",
+        ),
+        (changed(table(), 0, block_lens="60 5"), trace(), "block_lens [60, 5] do not share out 64 tokens"),
+        (changed(table(), 0, latency_ms=float("inf")), trace(), "latency inf ms is not positive and finite"),
+        (changed(table(), 0, bound_fraction=1.2), trace(), "bound fraction 1.200 exceeds 1 by more than 0.1"),
+        (table().assign(bound_fraction=float("nan")), trace(), "no cell has a bound fraction"),
+        (table(), trace().drop(index=0), "are not a layer with its ready and its blocks"),
+        (table(), changed(trace(), 2, stop_ms=9.5), "something happens outside the layer: trace of contiguous/even"),
+    ],
+)
+def test_what_is_wrong_is_said(cells, events, says):
+    assert any(says in line for line in violations(cells, events, GRID, 0.1))
+
+
+def test_the_report_is_written_only_if_all_is_well(tmp_path):
+    paths = [tmp_path / name for name in ("model.csv", "trace.csv", "checks.txt")]
+    table().to_csv(paths[0], index=False)
+    trace().to_csv(paths[1], index=False)
+    main(*paths, GRID, 0.1)
+    assert "22 cells: every one there" in paths[2].read_text()
+    paths[2].unlink()
+    with pytest.raises(SystemExit, match="4 violations in"):
+        main(*paths, GRID | {"strategies": GRID["strategies"][1:]}, 0.1)
+    assert not paths[2].exists()
