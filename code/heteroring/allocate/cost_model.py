@@ -96,7 +96,11 @@ class CostModel(FittedModel):
             return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
         revisit_us = by_cell(lambda i, j: visit_us(i, j, folds.values[i][j]) if folds else 0.0)
-        join_us = by_cell(lambda i, j: visit_us(i, j, joins.values[i][j] - attention.values[i][j]) if joins else 0.0)
+        join_us = by_cell(
+            lambda i, j: (
+                min(revisit_us[i][j], visit_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
+            )
+        )
         return cls(
             source=source,
             platform=attention.platform,

@@ -55,9 +55,9 @@ def ring_attention(
 
     compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
     with torch.no_grad():
-        if world_size == 1:
-            return compute(q, k, v, scale=scale, causal_offset=0 if causal else None)
         steps = {visit.step: visit for visit in visits(partition, rank, causal)}
+        if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
+            return _own(q, k, v, steps, scale, compute)
         exchange = open_exchange(transport, k, v, partition, causal, group)
         return rotate(q, k, v, steps, exchange, world_size, scale, compute)
 
@@ -129,7 +129,7 @@ def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, o
     """
     how: dict[str, object] = {"causal_offset": 0 if steps[0].causal else None}
     wide = torch.promote_types(q.dtype, torch.float32)
-    if wide != q.dtype and not (q.is_cuda and merges <= 1):
+    if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         how["out_dtype"] = wide
     return how
 
