@@ -102,7 +102,7 @@ def test_a_visit_that_costs_no_more_than_its_pairs_is_no_flaw(tmp_path, kind):
     cost, clamped, _ = fit("cost", "attention", write(tmp_path / "p.csv", rows)).predict(1024, 50)
     free, other = (cost.revisit_us, cost.join_us)[:: 1 if kind == "fold" else -1]
     assert (free, clamped) == (0.0, False)
-    assert other > 0
+    assert (other > 0) == (kind == "join")  # joining never costs more than folding
 
 
 def test_between_the_levels_speed_and_multiples_of_a_pair_are_linear(profile):
