@@ -1,8 +1,8 @@
 """The kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race for shared memory.
 
-racecheck sees the portable kernel only. Of any Gluon kernel that specialises warps, one that touches no shared memory
-of its own included, it reports what the compiler does to start them (kernels/EXPERIMENTS.md); races of the Hopper
-kernel are looked for in test_hopper_block.py, by results that change.
+racecheck judges the portable kernel only: in the Hopper kernel it sees nothing but how Triton hands over to specialised
+warps, and takes that for races (kernels/EXPERIMENTS.md). Real ones are looked for in test_hopper_block.py, by results
+that change.
 """
 
 import os

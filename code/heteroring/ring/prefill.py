@@ -34,8 +34,9 @@ def ring_attention(
     transport name. Returns (out, lse): out [B, Hq, n_r, D] like q, lse [B, Hq, n_r] fp32 (fp64 for fp64), natural
     log. Every rank of the group must call, also one whose shard is empty.
 
-    A rank's first visit is to its own KV; the messages of the next step are under way while a step computes. No
-    shard is ever padded.
+    A rank's first visit is to its own KV; the messages of the next steps are under way while a step computes. No
+    shard is ever padded. On Hopper the kernel itself waits for the first peer's keys, and keeps its multiprocessors
+    meanwhile: what that peer's call is waiting for (a collective on another stream, say) may not need them.
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
     partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
