@@ -43,14 +43,20 @@ def assert_on_all(results, words, kind="Disagreement"):
         ),
         ({**GOOD, "keywords": {"capacity": 181}}, "12 tokens and 181 new ones exceed .* of 192"),
         ({**GOOD, "keywords": {"capacity": -1}}, "capacity is -1"),
+        ({**GOOD, "keywords": {"capacity": 1.5}}, "capacity is 1.5"),
         ({"length": 12, "lens": (8, 5)}, r"block_lens \(8, 5\) sum to 13, but the prompt has 12 tokens"),
         ({"length": 12, "lens": (8, 2, 2)}, r"the partition has 3 ranks \(\(8, 2, 2\)\), the group has 2"),
         ({**GOOD, "keywords": {"block": "cuda"}}, "block backend 'cuda' is unknown"),
+        ({**GOOD, "keywords": {"block": None}}, "block backend None is unknown"),
         ({**GOOD, "keywords": {"block": "flash"}}, "block backend 'flash' computes on cuda, not on cpu"),
         ({**GOOD, "keywords": {"transport": "pigeon"}}, "transport 'pigeon' is unknown"),
         ({**GOOD, "keywords": {"decode_speeds": (1, 0)}}, "2 ranks need 2 positive numbers"),
+        ({**GOOD, "keywords": {"decode_speeds": 2.0}}, r"decode_speeds are 2.0: 2 ranks need 2 positive numbers"),
     ],
-    ids=["short", "long", "capacity", "negative", "sum", "ranks", "block", "device", "transport", "speeds"],
+    ids=[
+        *("short", "long", "capacity", "negative", "fraction", "sum", "ranks"),
+        *("block", "no-block", "device", "transport", "speeds", "speed"),
+    ],
 )
 def test_what_breaks_a_rule_is_an_error_on_every_rank(ranks, both, words):
     assert_on_all(ranks(2).attempt(prefill, [both, both]), words)
@@ -91,6 +97,37 @@ def test_ranks_with_models_of_two_kinds(ranks):
     assert_on_all(
         ranks(2).attempt(other_models), "ranks disagree on architecture: rank 0 has Mistral, rank 1 has LLaMA"
     )
+
+
+def of_another_kind(rank, world_size, which):
+    """Rank 1 brings something that is no prompt or no partition, and would find out only as it uses it."""
+    arguments = {"input_ids": fms_models.prompt(12), "partition": Partition.zigzag((8, 4))}
+    if rank:
+        arguments[which] = {"input_ids": arguments["input_ids"].tolist(), "partition": (8, 4)}[which]
+    return ring_prefill(fms_models.ring("llama3"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("which", "words"),
+    [
+        ("input_ids", r"input_ids is of type list: it must be a tensor of token ids \[B, N\]"),
+        ("partition", r"the partition is \(8, 4\): it must be a Partition"),
+    ],
+)
+def test_a_prompt_or_partition_of_another_kind_on_one_rank(ranks, which, words):
+    assert_on_all(ranks(2).attempt(of_another_kind, which), words)
+
+
+def unforeseen(rank, world_size):
+    """What is wrong with rank 1 is not one of the things that are looked for."""
+    model = fms_models.ring("llama3")
+    if rank:
+        del model.config
+    return ring_prefill(model, fms_models.prompt(12))
+
+
+def test_an_error_that_nobody_foresaw_leaves_no_rank_waiting(ranks):
+    assert_on_all(ranks(2).attempt(unforeseen), "has no attribute 'config'")
 
 
 def strategy_lens(rank, world_size):
@@ -138,12 +175,13 @@ STEP = ((8, 4), None, 2, [7])
         ([((8, 4), None, 1, [7])] * 2, "the cache is full, with 13 tokens: call ring_prefill with the capacity"),
         (
             [((8, 4), None, 2, [7, 8])] * 2,
-            r"token_ids is of shape \(2,\): a cache of 1 sequences takes a token of each",
+            r"token_ids is torch.int64 \(2,\): a cache of 1 sequences takes the id of a token of each",
         ),
+        ([((8, 4), None, 2, [7.0])] * 2, r"token_ids is torch.float32 \(1,\)"),
         ([STEP, ((8, 4), None, 2, [8])], "ranks disagree on token ids"),
         ([STEP, ((8, 4), None, 2, [97])], "token id 97 is outside the model's vocabulary"),
     ],
-    ids=["partition", "model-of-one", "model", "full", "batch", "tokens", "vocabulary"],
+    ids=["partition", "model-of-one", "model", "full", "batch", "float", "tokens", "vocabulary"],
 )
 def test_a_cache_or_token_that_does_not_fit(ranks, steps, words):
     assert_on_all(ranks(2).attempt(decode, steps), words)
@@ -172,10 +210,14 @@ def generate(rank, world_size, per_rank):
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": 181}, "12 tokens and 181 new ones exceed"),
-        ({"temperature": 0.0}, "temperature is 0.0: it must be positive"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: it must be a whole number"),
+        ({"temperature": 0.0}, "temperature is 0.0: it must be positive and finite"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"seed": 0.5}, "seed is 0.5: it must be a whole number"),
+        ({"eos_token_id": [4, 5]}, r"eos_token_id is \[4, 5\]: it must be a whole number"),
         ({"top_k": 98}, "top_k is 98: it must lie between 0 .all tokens. and the vocabulary's 97"),
     ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
 def test_generation_out_of_range(ranks, other, words):
     assert_on_all(ranks(2).attempt(generate, [other, other]), words)
@@ -190,11 +232,16 @@ def test_generation_that_differs_between_ranks(ranks, other):
 
 @pytest.mark.parametrize(
     "ids",
-    [torch.ones(12, dtype=torch.long), torch.ones(1, 12), torch.ones(1, 0, dtype=torch.long)],
-    ids=["1d", "float", "0"],
+    [
+        torch.ones(12, dtype=torch.long),
+        torch.ones(1, 12),
+        torch.ones(1, 12, dtype=torch.bool),
+        torch.ones(1, 0, dtype=torch.long),
+    ],
+    ids=["1d", "float", "bool", "0"],
 )
 def test_what_is_not_token_ids(ids):
-    with pytest.raises(ValueError, match=r"it must be token ids \[B, N\], all of one length"):
+    with pytest.raises(ValueError, match=r"it must be a tensor of token ids \[B, N\], all of one length"):
         ring_prefill(fms_models.ring("llama3"), ids)
 
 

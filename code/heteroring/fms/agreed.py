@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
-from heteroring.ring.agreement import agree
+from heteroring.ring.agreement import Disagreement, agree
 
 Call = tuple[tuple[str, object], ...]
 
@@ -21,25 +20,20 @@ def agreed(
     *,
     every_call: bool = True,
 ) -> None:
-    """Have all ranks compare what `describe()` returns, (field, value) pairs; a ValueError it raises stops all ranks.
+    """Have all ranks compare what `describe()` returns, (field, value) pairs of what JSON can hold.
 
-    On CUDA the host waits for the device, unless `every_call` is False and this description has been agreed before.
+    An error that it raises on any rank is one on all of them, a Disagreement, which is a ValueError. On CUDA the host
+    waits for the device, unless `every_call` is False and this description has been agreed before.
     """
     if world_size == 1:
         describe()
         return
+    call, problem, cause = (), None, None
     try:
-        call, problem = describe(), None
-    except (ValueError, TypeError) as error:
-        call, problem = (), str(error)
-    agree(call, problem, group, device, every_call=every_call)
-
-
-def checked_tokens(tokens: torch.Tensor, vocabulary: int) -> str:
-    """A digest of token ids, by which ranks compare them. Raises ValueError for one outside the vocabulary."""
-    tokens = tokens.long().cpu()
-    least, most = tokens.aminmax()
-    if least < 0 or most >= vocabulary:
-        worst = int(least if least < 0 else most)
-        raise ValueError(f"token id {worst} is outside the model's vocabulary of {vocabulary}")
-    return hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8).hexdigest()
+        call = describe()
+    except Exception as error:  # whatever it is: the others must not wait for a rank that has left
+        problem, cause = str(error) or type(error).__name__, error
+    try:
+        agree(call, problem, group, device, every_call=every_call)
+    except Disagreement as disagreement:
+        raise disagreement from cause

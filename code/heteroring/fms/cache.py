@@ -45,10 +45,13 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
     """`speeds` as a tuple, equal ones for None. Raises ValueError unless they are positive, one a rank."""
     if speeds is None:
         return (1.0,) * world_size
-    speeds = tuple(float(speed) for speed in speeds)
-    if len(speeds) != world_size or not all(math.isfinite(speed) and speed > 0 for speed in speeds):
-        raise ValueError(f"decode_speeds are {speeds}: {world_size} ranks need {world_size} positive numbers")
-    return speeds
+    try:
+        checked = tuple(float(speed) for speed in speeds)
+    except (TypeError, ValueError):
+        checked = ()
+    if len(checked) != world_size or not all(math.isfinite(speed) and speed > 0 for speed in checked):
+        raise ValueError(f"decode_speeds are {speeds!r}: {world_size} ranks need {world_size} positive numbers")
+    return checked
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed, checked_tokens
+from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.arguments import checked_tokens, described, is_token_ids
 from heteroring.fms.attention import OP, DecodeStep, Ring
 from heteroring.fms.cache import RingCache, next_owner
 from heteroring.fms.models import check_model
@@ -60,9 +61,9 @@ def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
     check_model(model)
     if fingerprint(model) != cache.fingerprint:
         raise ValueError("the cache was filled by a model with other weights")
-    if token_ids.numel() != cache.batch or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
+    if not is_token_ids(token_ids) or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
         raise ValueError(
-            f"token_ids is of shape {tuple(token_ids.shape)}: a cache of {cache.batch} sequences takes a token of each"
+            f"token_ids is {described(token_ids)}: a cache of {cache.batch} sequences takes the id of a token of each"
         )
     if cache.room < 1:
         raise ValueError(

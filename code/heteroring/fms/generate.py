@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,8 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.arguments import whole_number, whole_or_none
 from heteroring.fms.decode import ring_decode_step
-from heteroring.fms.models import strategy_of
+from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
 from heteroring.kernels.block import Block
@@ -50,14 +52,19 @@ def ring_generate(
     device = device_of(model)
 
     def describe() -> Call:
-        _check_sampling(model, max_new_tokens, temperature, top_k)
+        check_model(model)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature is {temperature}: it must be positive and finite")
+        most = model.config.src_vocab_size
+        top = whole_number("top_k", top_k, f"it must lie between 0 (all tokens) and the vocabulary's {most}", most=most)
+        new = whole_number("max_new_tokens", max_new_tokens, "it must be a whole number of 1 or more", least=1)
         return (
-            ("max_new_tokens", max_new_tokens),
-            ("do_sample", do_sample),
-            ("temperature", temperature),
-            ("top_k", top_k),
-            ("seed", seed),
-            ("eos_token_id", eos_token_id),
+            ("max_new_tokens", new),
+            ("do_sample", bool(do_sample)),
+            ("temperature", float(temperature)),
+            ("top_k", top),
+            ("seed", whole_or_none("seed", seed)),
+            ("eos_token_id", whole_or_none("eos_token_id", eos_token_id)),
         )
 
     agreed(describe, group, world_size, device)
@@ -93,13 +100,3 @@ def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)
-
-
-def _check_sampling(model: nn.Module, max_new_tokens: int, temperature: float, top_k: int) -> None:
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}: at least one is generated")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be positive")
-    vocabulary = model.config.src_vocab_size
-    if not 0 <= top_k <= vocabulary:
-        raise ValueError(f"top_k is {top_k}: it must lie between 0 (all tokens) and the vocabulary's {vocabulary}")

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed, checked_tokens
+from heteroring.fms.agreed import Call, agreed
+from heteroring.fms.arguments import checked_tokens, described, is_token_ids, whole_number
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
@@ -62,8 +63,7 @@ def ring_prefill(
     def describe() -> Call:
         check_model(model)
         check_transport(transport)
-        if isinstance(block, str):
-            check_block(block, device.type)
+        check_block(block, device.type)
         chosen = _check_prompt(model, input_ids, partition, world_size, capacity)
         return (
             ("architecture", type(model).__name__),
@@ -73,8 +73,8 @@ def ring_prefill(
             ("prompt length", input_ids.shape[1]),
             ("layout", chosen.layout),
             ("block_lens", chosen.block_lens),
-            ("capacity", capacity),
-            ("all_logits", all_logits),
+            ("capacity", int(capacity)),
+            ("all_logits", bool(all_logits)),
             ("decode_speeds", check_speeds(decode_speeds, world_size)),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
@@ -99,18 +99,21 @@ def _check_prompt(
     model: nn.Module, input_ids: torch.Tensor, partition: Partition | None, world_size: int, capacity: int
 ) -> Partition:
     """The partition of the prompt; ValueError if the prompt, it or `capacity` breaks a rule of `ring_prefill`."""
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or not input_ids.numel():
+    if not is_token_ids(input_ids) or input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(
-            f"input_ids is {input_ids.dtype} {tuple(input_ids.shape)}: it must be token ids [B, N], all of one length"
+            f"input_ids is {described(input_ids)}: it must be a tensor of token ids [B, N], all of one length"
         )
     seq_len, longest = input_ids.shape[1], model.config.max_expected_seq_len
     if seq_len < world_size:
         raise ValueError(f"the prompt has {seq_len} tokens, fewer than the {world_size} ranks")
-    if capacity < 0:
-        raise ValueError(f"capacity is {capacity}: there is room for 0 new tokens or more")
+    whole_number("capacity", capacity, "there is room for 0 new tokens or more")
     if seq_len + capacity > longest:
         raise ValueError(
             f"a prompt of {seq_len} tokens and {capacity} new ones exceed the model's max_expected_seq_len of {longest}"
+        )
+    if not isinstance(partition, Partition | None):
+        raise ValueError(
+            f"the partition is {partition!r}: it must be a Partition, such as Partition.zigzag((200, 100))"
         )
     chosen = partition or strategy_of(model).partition(seq_len, world_size)
     if chosen.world_size != world_size:

@@ -60,17 +60,20 @@ class Block(Protocol):
         """
 
 
-def check_block(name: str, device_type: str | None = None) -> None:
-    """Raise ValueError unless `name` is "auto" or one of BACKENDS; given a device type, one that computes on it."""
-    if name == "auto":
+def check_block(block: str | Block, device_type: str | None = None) -> None:
+    """Raise ValueError unless `block` can be called, or is "auto" or one of BACKENDS, one that computes on the device.
+
+    Without `device_type` any device will do.
+    """
+    if callable(block) or block == "auto":
         return
-    if name not in _HOME:
-        raise ValueError(f"block backend {name!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
-    if device_type is None or device_type in _DEVICE_TYPES[name]:
+    if block not in _HOME:
+        raise ValueError(f"block backend {block!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+    if device_type is None or device_type in _DEVICE_TYPES[block]:
         return
-    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+    if block == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
         return
-    raise ValueError(f"block backend {name!r} computes on {_DEVICE_TYPES[name][0]}, not on {device_type}")
+    raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:

@@ -30,11 +30,10 @@ def broken_rule(
         return f"scale is {scale}: it must be finite"
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return f"an input requires a gradient, and {call} is forward only: call it under torch.no_grad()"
-    if isinstance(block, str):
-        try:
-            check_block(block)
-        except ValueError as error:
-            return str(error)
+    try:
+        check_block(block)
+    except ValueError as error:
+        return str(error)
     return None
 
 
