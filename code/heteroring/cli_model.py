@@ -83,6 +83,8 @@ def model(
     trace = trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
     for path in (output, trace):
         check_output(path, ".csv")
+    if trace.resolve() == output.resolve():
+        raise ValueError(f"output and trace are both {output}: they are two files")
 
     from heteroring.bench import model_sweep as stage
     from heteroring.bench.model_job import ModelJob
@@ -113,3 +115,5 @@ def model(
     done = measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %")
     if done.trace:
         write_rows(trace, done.trace)
+    else:
+        trace.unlink(missing_ok=True)  # it would be that of an earlier job

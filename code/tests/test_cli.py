@@ -215,6 +215,30 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo"],
+        ["model", "--percentages", "100,50", "--seq-lens", "64", "--strategies", "zigzag/even", "--output", "x/m.csv"],
+        ["bench", *options(BENCH, {"--module": "fms", "--output": "x/b.csv"})],
+        ["profile", *options(PROFILE, {"--kinds": "layer", "--output": "x/l.csv"})],
+        ["profile", *options(PROFILE, {"--kinds": "block", "--model": "llama/micro", "--output": "x/p.csv"})],
+    ],
+    ids=lambda words: f"{words[0]}-{words[-1]}",
+)
+def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
+    without = "import sys; sys.modules['fms'] = None; from heteroring.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ran = subprocess.run(
+        [sys.executable, "-c", without, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("heteroring: error: ")
+    assert "needs ibm-fms" in ran.stderr
+    assert "pip install 'heteroring[fms]'" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_as_a_module_and_tells_its_version():
     done = run_python("-m", "heteroring", "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")

@@ -53,6 +53,29 @@ def test_all_logits_are_those_of_one_process_in_order(ranks, whole, layout, name
         torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
 
 
+def configured(rank, world_size, name, changes):
+    return ring_prefill(
+        fms_models.ring(name, **changes), fms_models.prompt(37, 2), Partition.zigzag((20, 3, 14))
+    ).logits
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama3", {"attn_bias": True, "mlp_bias": True}),
+        ("llama3", {"fused_weights": False}),
+        ("llama", {"nheads": 6, "emb_dim": 96, "kvheads": 3, "tie_heads": True}),
+        ("granite", {"ntk_scaling": True}),
+    ],
+    ids=["bias", "unfused", "tied", "ntk"],
+)
+def test_other_ways_to_configure_a_model_are_as_exact(ranks, name, changes):
+    with torch.no_grad():
+        want = fms_models.stock(name, **changes)(fms_models.prompt(37, 2))[:, -1]
+    for logits in ranks(3).run(configured, name, changes):
+        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+
+
 def defaults(rank, world_size):
     model = fms_models.ring("llama3")
     logits, cache = ring_prefill(model, fms_models.prompt(41))

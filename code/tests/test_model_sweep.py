@@ -165,6 +165,23 @@ def test_the_command_refuses_in_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_trace_over_the_rows_is_refused(tmp_path):
+    output = tmp_path / "pct-050.csv"
+    result = CliRunner().invoke(app, options(output, "--trace", str(output)))
+    assert result.exit_code == 2
+    assert "output and trace are both" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
+    output, trace = tmp_path / "pct-050.csv", tmp_path / "trace-050.csv"
+    trace.write_text("of an earlier job")
+    result = CliRunner().invoke(app, options(output, "--strategies", "zigzag/uneven", "--seq-lens", "40"))
+    assert result.exit_code == 0, result.output
+    assert output.exists()
+    assert not trace.exists()
+
+
 def test_a_random_model_is_the_same_for_a_seed():
     one, other, third = (spec().build(torch.device("cpu"), seed) for seed in (3, 3, 4))
     weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (one, other, third)]

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -135,7 +137,7 @@ def table(demo: Demo) -> Table:
     return shown
 
 
-def _line(cell, name: str) -> Line:
+def _line(cell: pd.Series, name: str) -> Line:
     return Line(name, cell.block_lens, float(cell.latency_ms), float(cell.speedup), float(cell.bound_fraction))
 
 
@@ -155,7 +157,7 @@ def _profile_job(job: ModelJob, percentage: int) -> profile.ProfileJob:
     )
 
 
-def progress_display(console) -> Progress:
+def progress_display(console: Console) -> Progress:
     """A line for each thing that the demo does."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)

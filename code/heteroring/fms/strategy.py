@@ -35,7 +35,7 @@ class RingAttentionStrategy(DistributedStrategy):
         self.group = group
 
     def partition(self, seq_len: int, world_size: int) -> Partition:
-        """The partition of a prompt of `seq_len` tokens"""
+        """How `world_size` ranks share a prompt of `seq_len` tokens; by `block_lens` if given, which may not fit it."""
         if self.block_lens is None:
             lens = allocate("even", seq_len, percentages=(100,) * world_size, layout=self.layout)
             return Partition(self.layout, lens)
