@@ -51,6 +51,8 @@ class LayerTrace:
         """The block of attention that was given, marked inside the traced layer."""
         if not self._inside:
             return self._block(*args, **kwargs)
+        if self._ready is None:  # no exchange has been opened: this rank holds all tokens, and nobody is to receive any
+            self._ready = self._device.mark()
         result, marks = self._marked(self._block, *args, **kwargs)
         self._blocks.append(marks)
         return result
