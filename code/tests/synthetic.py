@@ -103,6 +103,7 @@ class SyntheticResults:
     device_label: str
     model: pd.DataFrame
     trace: pd.DataFrame
+    notes: str = ""
 
 
 def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:

@@ -28,7 +28,7 @@ def scripts():
             tex=importlib.import_module("paper_tex"),
             numbers=importlib.import_module("paper_numbers"),
             published=importlib.import_module("published_study"),
-            models=importlib.import_module("paper_models"),
+            verdicts=importlib.import_module("paper_verdicts"),
         )
     finally:
         sys.path.remove(str(SCRIPTS))
@@ -115,6 +115,7 @@ def by_hand() -> SimpleNamespace:
         profile=pd.DataFrame(profile),
         model=pd.DataFrame(),
         trace=pd.DataFrame(),
+        notes="Recorded at 100 % of R&D's speed.",
         models={
             f"formula-{kind}": {"r2": 0.9, "r2_leave_one_percentage_out": -1.5} for kind in ("matmul", "attention")
         },
@@ -160,6 +161,32 @@ def test_rounding_keeps_significant_digits_and_the_integer_part(scripts, value, 
 def test_what_is_not_finite_is_never_printed(scripts, value):
     with pytest.raises(ValueError, match="finite"):
         scripts.tex.rounded(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "text"), [(0.00683, 2, "0.01"), (0.0, 2, "0.00"), (0.695, 2, "0.69"), (57.52, 2, "57.5")]
+)
+def test_rounding_can_be_held_to_some_decimals(scripts, value, places, text):
+    assert scripts.tex.rounded(value, places=places) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (0.213, r"21\,\%"),
+        (0.00019, r"0.019\,\%"),
+        (0.0001, r"0.010\,\%"),
+        (0.00009, r"less than 0.01\,\%"),
+        (0.0, r"less than 0.01\,\%"),
+    ],
+)
+def test_a_share_that_is_next_to_nothing_is_not_called_nothing(scripts, part, text):
+    assert scripts.tex.share(part) == text
+
+
+@pytest.mark.parametrize(("number", "text"), [(45, "all 45"), (0, "none of 45"), (36, "36 of 45")])
+def test_counts_out_of_all_are_words_where_words_say_more(scripts, number, text):
+    assert scripts.tex.out_of(number, 45) == text
 
 
 @pytest.mark.parametrize(
@@ -219,17 +246,20 @@ def test_values_are_those_worked_out_by_hand(scripts):
         "MainEqualZigzagMegabytes": "2.50",
         "MainWinner": r"\strategy{zigzag/balanced}",
         "MainWinnerCount": "1",
-        "MainZigzagWins": "1",
+        "MainZigzagWins": "all 1",
         "MainUnevenLosses": "0",
         "MainLutWins": "0",
         "MainFormulaWins": "1",
         "MainZigzagFormulaWins": "0",
         "MainBalancedWins": "1",
-        "MainBalancedAloneWins": "1",
-        "MainBalancedAloneWorst": "0.675",  # 6.75 / 10
-        "MainBalancedLeftOut": "0",
-        "MainBestSpeedup": "1.33",
-        "MainBestSpeedupPlace": r"100 tokens and 50\,\%",
+        "MainContiguousBest": r"\strategy{contiguous/formula}",
+        "MainContiguousBestMs": "11.0",
+        "MainBalancedVersusContiguous": "1.63 times faster than",
+        "MainBalancedByLength": "0.988 at 100",
+        "MainBestSpeedupSentence": "Ours is the largest of the grid",
+        "MainRecordNote": r"Recorded at 100 \% of R\&D's speed.",
+        "MainAboveOneSentence": "",
+        "MainEfficiencySentence": "",
         "MainSpread": r"20\,\%",
         "MainClampedCount": "0",
         "MainRingCount": "9",
@@ -261,6 +291,64 @@ def test_the_best_of_a_row_is_bold(scripts):
     assert r"50\,\% & 0.417 & 0.556 & 0.533 & 0.606 & 0.667 & 0.952 & 0.889 & 0.920 & \textbf{0.988} \\" in fractions
 
 
+def test_whatever_reads_like_the_best_is_bold_too(scripts):
+    assert scripts.tex.emphasized(["1.76", "1.75", "1.75"], "1.75") == ["1.76", r"\textbf{1.75}", r"\textbf{1.75}"]
+
+
+def change(results, strategy: str, percentage: int = 50, **values) -> None:
+    """Put other values into a ring's cell."""
+    at = (results.cells.strategy == strategy) & (results.cells.percentage == percentage)
+    for column, value in values.items():
+        results.cells.loc[at, column] = pd.Series([value] * at.sum(), index=results.cells.index[at])
+
+
+def test_the_split_is_set_beside_the_rank_alone(scripts):
+    """6.75 of 10 ms; then with all tokens on rank 0, where the call takes 11 ms."""
+    results = by_hand()
+    say = scripts.verdicts.beside_the_rank_alone
+    assert say(scripts.numbers.ring_cells(results)) == (
+        "Balanced zigzag shards beat the unthrottled rank alone in all 1 cells. A split over both ranks takes at most "
+        r"0.675 times as long as that, at 100 tokens and 50\,\%."
+    )
+    change(results, "zigzag/balanced", latency_ms=11.0, block_lens=(100, 0))
+    assert say(scripts.numbers.ring_cells(results)) == (
+        "Balanced zigzag shards beat the unthrottled rank alone in none of 1 cells. In 1 the allocator itself leaves "
+        "the slow rank out; the call then takes up to 1.10 times as long as the rank alone."
+    )
+
+
+def test_what_exceeds_the_bound_or_the_reference_is_said(scripts):
+    results = by_hand()
+    change(results, "zigzag/balanced", bound_fraction=1.036)
+    change(results, "zigzag/uneven", 100, bound_fraction=1.01)
+    change(results, "contiguous/formula", efficiency=1.12)
+    found = scripts.verdicts.verdicts(results, scripts.numbers.ring_cells(results))
+    above = r"In 2 of 18 measured cells, of all strategies, the fraction exceeds one, by 3.6\,\% at most."
+    assert found["AboveOneSentence"] == above
+    assert "in 1 throttled cells and by up to 1.12:" in found["EfficiencySentence"]
+    results.measurements["throttle"] = "mps"
+    found = scripts.verdicts.verdicts(results, scripts.numbers.ring_cells(results))
+    assert found["AboveOneSentence"].startswith(above + " We put that down to the power limit")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "zigzag_ms", "words"),
+    [
+        ((70, 30), 7.25, "In all 1 cells the formula gives the slow rank fewer tokens"),
+        ((70, 30), 6.9, "the faster one in 1 with contiguous shards and in 1 with zigzag ones."),
+        ((67, 33), 7.25, "In none of 1 cells"),
+    ],
+)
+def test_what_an_understated_share_does_to_each_layout(scripts, tokens, zigzag_ms, words):
+    """The formula is faster than the label with contiguous shards (11 of 12 ms), and slower with zigzag ones."""
+    results = by_hand()
+    change(results, "contiguous/formula", block_lens=tokens)
+    change(results, "zigzag/formula", latency_ms=zigzag_ms)
+    sentence = scripts.verdicts.understated(scripts.numbers.ring_cells(results))
+    assert words in sentence
+    assert ("reward whatever understates" in sentence) == (tokens == (70, 30) and zigzag_ms > 7)
+
+
 def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_path):
     grid = replace(GPU, lengths=(4096, 8192), percentages=(10, 100), repetitions=2)
     write_platform(tmp_path / grid.platform, grid)
@@ -268,7 +356,7 @@ def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_
     alike, apart = numbers(scripts, tiny, tiny), numbers(scripts, recorded, tiny)
     assert list(alike) == list(apart)
     assert (alike["LiveIsMain"], apart["LiveIsMain"]) == ("1", "0")
-    assert apart["MainDevice"] == "2 x NVIDIA H200, MPS"
+    assert apart["MainDevice"] == r"2~$\times$~NVIDIA H200, MPS"
     assert apart["LiveDevice"] == alike["MainDevice"] == alike["LiveDevice"]
     assert "takes" in apart["MainPeerSentence"]
     assert "torch CP" in apart["MainLatencyTable"]

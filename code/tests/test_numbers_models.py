@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[2]
+H200 = {"devices": ["NVIDIA H200"] * 2}
 STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
 
 
@@ -18,7 +19,9 @@ def scripts():
     try:
         study = importlib.import_module("published_study")
         yield SimpleNamespace(
-            models=importlib.import_module("paper_models"), study=study.read(ROOT / "data" / "published")
+            models=importlib.import_module("paper_models"),
+            whole=importlib.import_module("paper_whole"),
+            study=study.read(ROOT / "data" / "published"),
         )
     finally:
         sys.path.remove(str(ROOT / "workflow" / "scripts"))
@@ -37,7 +40,24 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
         models={"lut-attention": {}},
     )
     flags = {"HasCost": "0", "HasLayer": "0", "HasWhole": "0", "HasTrace": "0"}
-    assert scripts.models.beyond_the_call(bare, scripts.study) == flags
+    instead = {
+        "LayerCodeSentence": "We have no measurements of the released code on these devices.",
+        "BeyondTheCall": "says what was not measured here",
+    }
+    assert scripts.models.beyond_the_call(bare, scripts.study) == flags | instead
+
+
+@pytest.mark.parametrize(
+    ("layer", "whole", "words"),
+    [
+        (True, True, "goes on to a whole attention layer, as in the study, and to a whole model"),
+        (True, False, "whole models were not measured here"),
+        (False, True, "the attention layer by itself, as in the study, was not measured here"),
+        (False, False, "says what was not measured here"),
+    ],
+)
+def test_what_is_beyond_the_call_is_said_as_it_was_measured(scripts, layer, whole, words):
+    assert words in scripts.models.what_was_measured(layer, whole)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +66,12 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
         ([[20.0, 2.0], [20.0, 2.0]], "makes each visit a pass of its own"),
         # 1 of 9 ms and 1 of 129 ms
         ([[5.0, 1.0], [5.0, 0.5]], r"costs 500\,ns, and the shares fall to 11\,\% and 0.78\,\%."),
+        (
+            [[5.0, 1.0], [5.0, 0.0]],
+            r"costs nothing that we could measure, and the shares fall to 11\,\% and less than 0.01\,\%.",
+        ),
     ],
-    ids=["folded", "joined"],
+    ids=["folded", "joined", "free"],
 )
 def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts, join_us, said):
     """1,000 rows of 2 us are visited again beside 8 ms of pairs: 2 of 10 ms; at 4,000 tokens 4 of 132 ms."""
@@ -122,6 +146,36 @@ def test_the_layer_is_set_beside_call_and_record(scripts):
     assert "14.6 times faster than the best of these" in sentence  # 1456.06 / 100
 
 
+def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measured(scripts):
+    """The call's balanced split takes 50 ms, the slower rank of a traced block 104."""
+    cells = layer_cells(LAYER)
+    trace = pd.DataFrame(
+        [
+            ("zigzag/balanced", rank, kind, 0, 0, stop)
+            for rank in (0, 1)
+            for kind, stop in (("layer", 96 + 8 * rank), ("ready", 0))
+        ],
+        columns=["strategy", "rank", "kind", "step", "start_ms", "stop_ms"],
+    ).assign(platform="x", seq_len=65536, percentage=10, layer=1)
+    trace["percentages"] = [(100, 10)] * len(trace)
+    results = SimpleNamespace(
+        platform="x",
+        cells=cells[cells.module == "attention"],
+        provenance={"devices": ["NVIDIA H200"] * 2},
+        model=model_table(),
+        trace=trace,
+    )
+    numbers = scripts.models.layer(results, scripts.study)
+    assert numbers.pop("HasLayer") == "0"
+    sentence = numbers.pop("LayerCodeSentence")
+    assert numbers == {}
+    assert r"takes 6{,}419\,ms with \strategy{even} shards, 1{,}456\,ms with \strategy{uneven}" in sentence
+    assert r"the balanced zigzag split's attention call takes 50.0\,ms" in sentence
+    assert r"but fewer heads of KV, 104\,ms in the traced prefill" in sentence
+    results.trace = pd.DataFrame()
+    assert "block" not in scripts.models.layer(results, scripts.study)["LayerCodeSentence"]
+
+
 @pytest.mark.parametrize(
     ("devices", "seq_len", "percentage"),
     [(["NVIDIA L40"] * 2, 65536, 10), (["NVIDIA H200"] * 2, 65536, 20), (["NVIDIA H200"] * 2, 4096, 10)],
@@ -136,14 +190,17 @@ def model_table(peak: float = 20.0) -> pd.DataFrame:
     times = dict(zip(STRATEGIES, (9000.0, 4000.0, 2500.0, 2000.0), strict=True))
     common = {"seq_len": 4096, "percentage": 10, "architecture": "llama", "variant": "3_1", "layers": 2}
     common |= {"emb_dim": 1024, "heads": 8, "kv_heads": 2, "head_dim": 128, "dtype": "bfloat16", "repetitions": 3}
-    common |= {"peak_memory_gb": (peak, peak / 2), "bound_ms": 1900.0, "fast_alone_ms": 2200.0}
+    common |= {"peak_memory_gb": (peak, peak / 2), "bound_ms": 1900.0, "fast_alone_ms": 2200.0, "throttle": "mps"}
+    common |= {"percentages": (100, 10)}
     rows = [
         common
         | {"phase": "prefill", "system": "ring", "strategy": name, "latency_ms": time, "bound_fraction": 1900 / time}
         | {"block_lens": (3996, 100), "new_tokens": 0}
         for name, time in times.items()
     ]
-    rows.append(common | {"phase": "prefill", "system": "alone", "strategy": "alone/rank0", "latency_ms": 2200.0})
+    for rank, latency in enumerate((2200.0, 22000.0)):
+        name = f"alone/rank{rank}"
+        rows.append(common | {"phase": "prefill", "system": "alone", "strategy": name, "latency_ms": latency})
     for name, rate in (("alone/rank0", 50.0), ("alone/rank1", 45.0), ("zigzag/balanced", 60.0)):
         system = "alone" if name.startswith("alone") else "ring"
         rows.append(
@@ -154,8 +211,8 @@ def model_table(peak: float = 20.0) -> pd.DataFrame:
 
 
 def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
-    results = SimpleNamespace(platform="x", model=model_table())
-    numbers = scripts.models.whole(results)
+    results = SimpleNamespace(platform="x", model=model_table(), models={}, provenance=H200)
+    numbers = scripts.whole.whole(results)
     expected = {
         "HasWhole": "1",
         "WholeName": r"\code{llama/3\_1}",
@@ -171,6 +228,11 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
         "DecodeNewTokens": "32",
         "DecodeSlowRate": "60.0",
         "DecodeVersusAlone": "1.20 times faster than",
+        "DecodeLimitSentence": "",
+        "WholeFasterStill": "",
+        "WholePredictionSentence": "",
+        "WholeAboveSentence": "",
+        "WholeFastestSentence": "The balanced split is the fastest of the four in all 1 cells.",
     }
     assert {name: numbers[name] for name in expected} == expected
     assert r"20.0\,GB on rank~0 and 10.0\,GB on rank~1" in numbers["WholeMemorySentence"]
@@ -179,8 +241,66 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
     assert lines(numbers["DecodeTable"])[-1] == [r"10\,\%", "50.0", "45.0", "60.0"]
 
 
+def test_a_balanced_split_that_loses_is_said_to(scripts):
+    """The proportional split takes 1,800 ms instead of 2,500; 2,000 is 1.11 times that, and 1,900 / 1,800 is 1.056."""
+    table = model_table()
+    faster = table.strategy == "zigzag/uneven"
+    table.loc[faster, ["latency_ms", "bound_fraction"]] = (1800.0, 1900 / 1800)
+    price = {
+        "kind": "cost",
+        "source": "block",
+        "platform": "x",
+        "setup": {},
+        "rows": 1,
+        "lengths": [4096],
+        "percentages": [10.0, 100.0],
+        "attention_ms": [[1e-3, 1e-4]],
+        "token_us": [[2600.0, 280.0]],
+        "revisit_us": [[0.0, 0.0]],
+        "join_us": [[0.0, 0.0]],
+    }
+    results = SimpleNamespace(platform="x", model=table, models={"cost-block": price}, provenance=H200)
+    numbers = scripts.whole.whole(results)
+    assert numbers["WholeFasterStill"] == r"; \strategy{zigzag/uneven} is 1.11 times faster still"
+    assert numbers["WholeFastestSentence"] == (
+        r"The balanced split is the fastest of the four in none of 1 cells, \strategy{zigzag/uneven} in 1; the "
+        "balanced split takes at most 1.11 times as long as the fastest."
+    )
+    assert (
+        r"In 1 of 4 measured cells, of all strategies, the fraction exceeds one, by 5.6\,\% at most."
+        in (numbers["WholeAboveSentence"])
+    )
+    # 2 x 280 us x 3,996 tokens = 2,238 ms; alone 2 x 280 us x 4,096 = 2,294 of 2,200 ms, and 21,299 of 22,000.
+    assert r"at 2.24\,s, because of rank~0, and not at the 1.80\,s" in numbers["WholePredictionSentence"]
+    assert "at 1.04 times on rank~0 and 0.968 times on rank~1" in numbers["WholePredictionSentence"]
+    price["token_us"] = [[2600.0, 180.0]]
+    assert scripts.whole.whole(results)["WholePredictionSentence"] == "", "1.44 s is no reason not to choose it"
+
+
+@pytest.mark.parametrize(
+    ("ring", "slow", "devices", "words"),
+    [
+        (40.0, 45.0, "NVIDIA H200", r"20.0\,GB that rank~0 held takes 4.2\,ms at the 4.8\,TB/s"),  # where 20 ms a token
+        (40.0, 45.0, "Another GPU", r"at 10\,\% of its multiprocessors, 45.0 at 100\,\%. What is left is the host"),
+        (40.0, 20.0, "NVIDIA H200", ""),
+        (60.0, 45.0, "NVIDIA H200", ""),
+    ],
+    ids=["no-gain", "unknown-memory", "limited-by-computing", "gain"],
+)
+def test_a_ring_that_decodes_no_faster_is_explained_by_what_does_not_limit_it(scripts, ring, slow, devices, words):
+    table = model_table()
+    whole = table[table.phase == "decode"].assign(percentage=100)
+    table.loc[(table.phase == "decode") & (table.strategy == "zigzag/balanced"), "tokens_per_second"] = ring
+    table.loc[(table.phase == "decode") & (table.strategy == "alone/rank1"), "tokens_per_second"] = slow
+    results = SimpleNamespace(platform="x", model=pd.concat([table, whole]), provenance={"devices": [devices] * 2})
+    sentence = scripts.whole.decode(results)["DecodeLimitSentence"]
+    assert (words in sentence) if words else sentence == ""
+
+
 def test_memory_that_is_not_recorded_has_no_columns(scripts):
-    numbers = scripts.models.whole(SimpleNamespace(platform="x", model=model_table(peak=0.0)))
+    numbers = scripts.whole.whole(
+        SimpleNamespace(platform="x", model=model_table(peak=0.0), models={}, provenance=H200)
+    )
     assert numbers["WholeMemorySentence"] == "Memory is not recorded on this platform."
     assert "memory" not in numbers["WholeTable"]
     assert len(lines(numbers["WholeTable"])[-1]) == 10
@@ -189,9 +309,9 @@ def test_memory_that_is_not_recorded_has_no_columns(scripts):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_of_the_model_that_was_not_measured_is_named(scripts, name):
     table = model_table()
-    results = SimpleNamespace(platform="x", model=table[table.strategy != name])
+    results = SimpleNamespace(platform="x", model=table[table.strategy != name], models={}, provenance=H200)
     with pytest.raises(ValueError, match=f"platform x, prefill of a model: no .* of strategy {name} at 4096"):
-        scripts.models.whole(results)
+        scripts.whole.whole(results)
 
 
 def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
@@ -206,13 +326,17 @@ def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
     trace = pd.DataFrame(events, columns=["strategy", "rank", "kind", "step", "start_ms", "stop_ms"])
     trace = trace.assign(platform="x", seq_len=4096, percentage=10, layer=16)
     trace["percentages"] = [(100, 10)] * len(trace)
-    numbers = scripts.models.trace(SimpleNamespace(trace=trace))
+    numbers = scripts.whole.trace(SimpleNamespace(trace=trace))
     assert (numbers["TraceWaiting"], numbers["TraceExposed"], numbers["TraceLayer"]) == (r"4.0\,\%", r"6.0\,\%", "16")
     even, _, balanced, slow = lines(numbers["TraceTable"])[1:]
     assert even == [r"10\,\%", r"\strategy{contiguous/even}", "0", "30.0", "30.0", "0.00", "0.00"]
     assert balanced[:3] == ["", r"\strategy{zigzag/balanced}", "0"]
     assert slow == ["", "", "1", "100", "90.0", "4.00", "6.00"]
+    assert numbers["TraceBusy"] == r"90.0\,ms and 90.0\,ms"
     ahead = r"the layer takes it 30.0\,ms where it takes rank~1 300\,ms"
-    assert numbers["TraceAheadSentence"] == f"{ahead}, and it waits for the difference at the end of the prefill."
-    trace.loc[trace.strategy.eq("contiguous/even") & trace.kind.eq("layer") & trace["rank"].eq(0), "stop_ms"] = 250
-    assert "keep step" in scripts.models.trace(SimpleNamespace(trace=trace))["TraceAheadSentence"]
+    assert numbers["TraceAheadSentence"] == f"{ahead}, and it is idle for the difference by the end of the prefill."
+    # It is held for 24 ms by a reader that comes to the layer at 50.
+    held = trace[trace.strategy.eq("contiguous/even") & trace.kind.eq("ready") & trace["rank"].eq(0)]
+    held = held.assign(kind="sent", step=1, start_ms=6, stop_ms=30)
+    numbers = scripts.whole.trace(SimpleNamespace(trace=pd.concat([trace, held])))
+    assert r"though it is busy for 6.00\,ms only: it does not go on before" in numbers["TraceAheadSentence"]

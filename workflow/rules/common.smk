@@ -129,13 +129,22 @@ def model_files(folder):
     return expand(f"{folder}/models/{{model}}.json", model=MODELS)
 
 
+def block_model(folder):
+    """The model that the splits of whole models were made from, where there is one."""
+    path = Path(folder, "model", "models", "cost-block.json")
+    there = path.exists() if FOLDERS[folder] in PLATFORMS.recorded else has_whole_model(folder)
+    return [str(path)] if there else []
+
+
 def results_of(platform):
     """Everything that Results.load reads."""
     folder = folder_of(platform)
     return [
         *expand(f"{folder}/derived/{{table}}.csv", table=tables_of(folder)),
         *model_files(folder),
+        *block_model(folder),
         f"{folder}/provenance.json",
+        *(str(path) for path in Path(folder).glob("notes.txt")),
     ]
 
 

@@ -11,11 +11,18 @@ rule numbers:
         live=results_of(PLATFORMS.live),
         published=expand("{folder}/{table}.csv", folder=PUBLISHED, table=PUBLISHED_TABLES),
         modules=expand(
-            "workflow/scripts/{module}.py", module=["paper_cells", "paper_models", "paper_tex", "published_study"]
+            "workflow/scripts/{module}.py",
+            module=[
+                *("paper_cells", "paper_models", "paper_tables", "paper_tex", "paper_verdicts", "paper_whole"),
+                "published_study",
+            ],
         ),
         code=expand(
             "code/heteroring/{module}.py",
-            module=["allocate/balanced", "allocate/formula", "allocate/profile_table", "bench/model_metrics"],
+            module=[
+                *(f"allocate/{module}" for module in ("balanced", "cost_model", "costs", "formula", "profile_table")),
+                "bench/model_metrics",
+            ],
         ),
     output:
         tex=f"{LATEX}/generated/numbers.tex",

@@ -5,13 +5,16 @@ import math
 from heteroring.bench.results import Results
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import score_pairs
-from paper_tex import count, percent
+from paper_tex import count, out_of, percent, share
 
 CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
 ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
 STRATEGIES = CONTIGUOUS + ZIGZAG
 EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
 ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
+
+# Throttles that take multiprocessors from a GPU.
+MULTIPROCESSORS = ("mps", "green")
 
 Cell = tuple[int, int]
 
@@ -82,6 +85,23 @@ def ring_cells(results: Results) -> Cells:
         found = ", ".join(map(str, cells.percentages)) or "no percentage at all"
         raise MissingData(f"platform {results.platform}: the ring was measured at {found}, not below 100 %")
     return cells
+
+
+def above_one(fractions: list[float], throttle: str) -> str:
+    """How many bound fractions exceed one, and by how much; the sentence is empty if none does."""
+    above = [fraction for fraction in fractions if fraction > 1]
+    if not above:
+        return ""
+    sentence = (
+        f"In {out_of(len(above), len(fractions))} measured cells, of all strategies, the fraction exceeds one, by "
+        f"{share(max(above) - 1)} at most."
+    )
+    if throttle not in MULTIPROCESSORS:
+        return sentence
+    return (
+        f"{sentence} We put that down to the power limit, which holds a whole GPU back for as long as it computes: one "
+        "that computes everything alone runs at a lower clock than one that computes a part."
+    )
 
 
 def strategy(name: str) -> str:

@@ -7,9 +7,9 @@ is not called numbers.py because the standard library has a module of that name.
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import geometric_mean, median
+from statistics import median
 
 import published_study
 from heteroring.bench.results import Results
@@ -23,7 +23,6 @@ from paper_cells import (
     ZIGZAG,
     ZIGZAG_EVEN,
     ZIGZAG_UNEVEN,
-    Cell,
     Cells,
     MissingData,
     place,
@@ -31,7 +30,9 @@ from paper_cells import (
     strategy,
 )
 from paper_models import beyond_the_call, constants
-from paper_tex import count, escaped, listed, percent, render, rounded, tabular, versus
+from paper_tables import tables
+from paper_tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
+from paper_verdicts import verdicts
 
 THROTTLES = {
     "mps": "CUDA MPS limits on active threads",
@@ -103,9 +104,11 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
     date = escaped(str(known("date"))[:10])
+    # "2 x NVIDIA H200" does not fall apart at the end of a line.
+    device = escaped(results.device_label).replace(" x ", r"~$\times$~")
     commits = listed(escaped(commit[:10]) for commit in str(known("commit")).split())
     table = [
-        ("Platform", rf"\code{{{escaped(results.platform)}}}: {escaped(results.device_label)}"),
+        ("Platform", rf"\code{{{escaped(results.platform)}}}: {device}"),
         ("Devices", listed(rf"{number} $\times$ {name}" for name, number in devices.items())),
         ("Host", f"{escaped(known('cpu')['model'])}, {known('cpu')['cores']} cores"),
         ("Driver", escaped(record.get("driver") or "none")),
@@ -120,11 +123,12 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
         ("Measured", f"{date}, commit {commits}" + " (modified)" * bool(record.get("dirty"))),
     ]
     return {
-        "Device": escaped(results.device_label),
+        "Device": device,
         "Throttle": throttle,
         "Repetitions": listed(map(str, repetitions)),
         "Date": date,
         "Profiled": profiled + studied,
+        "RecordNote": escaped(results.notes),
         "EnvironmentTable": tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", table),
     }
 
@@ -143,6 +147,12 @@ def extreme(cells: Cells) -> dict[str, str]:
     """The longest prompt with the slow rank at its slowest, and what the work model predicts for it."""
     cell = cells.extreme
     ours, alone = cells(BALANCED, cell), cells(BALANCED, cell, "fast_alone_ms")
+    contiguous = min(CONTIGUOUS, key=lambda name: cells(name, cell))
+
+    def median_at(length: int) -> str:
+        at = [cells(BALANCED, each, "bound_fraction") for each in cells.throttled if each[0] == length]
+        return f"{rounded(median(at))} at {count(length)}"
+
     numbers = {
         "LongLength": count(cell[0]),
         "ShortLength": count(cells.lengths[0]),
@@ -157,6 +167,10 @@ def extreme(cells: Cells) -> dict[str, str]:
         "PredictedSpeedup": rounded(cells.predicted(EVEN, cell) / cells.predicted(UNEVEN, cell)),
         "PredictedFraction": rounded(cells(UNEVEN, cell, "bound_ms") / cells.predicted(UNEVEN, cell)),
         "PerfectEfficiency": rounded(cells(EVEN, cells.equal, "bound_ms") / cells(EVEN, cell, "bound_ms")),
+        "ContiguousBest": strategy(contiguous),
+        "ContiguousBestMs": rounded(cells(contiguous, cell)),
+        "BalancedVersusContiguous": versus(ours, cells(contiguous, cell)),
+        "BalancedByLength": listed(map(median_at, cells.lengths)),
         "BalancedVersusEven": versus(ours, cells(EVEN, cell)),
         "BalancedVersusUneven": versus(ours, cells(UNEVEN, cell)),
         "BalancedVersusAlone": versus(ours, alone),
@@ -176,8 +190,7 @@ def across(cells: Cells) -> dict[str, str]:
     winner = max(STRATEGIES, key=fastest.count)
     speedups = cells.over_grid(UNEVEN, "speedup")
     fractions = cells.over_grid(BALANCED, "bound_fraction")
-    beside_alone = {cell: cells(BALANCED, cell) / cells(BALANCED, cell, "fast_alone_ms") for cell in cells.throttled}
-    worst_alone = max(beside_alone, key=beside_alone.get)
+    best = cells.throttled[speedups.index(max(speedups))]
     each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
     spreads = [(cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each]
     ratios = {one: cells(*one) / cells.predicted(*one) for one in each}
@@ -186,22 +199,19 @@ def across(cells: Cells) -> dict[str, str]:
         "CellCount": count(len(cells.throttled)),
         "Winner": strategy(winner),
         "WinnerCount": count(fastest.count(winner)),
-        "ZigzagWins": count(sum(name in ZIGZAG for name in fastest)),
-        "BestSpeedup": rounded(max(speedups)),
-        "BestSpeedupPlace": place(cells.throttled[speedups.index(max(speedups))]),
+        "ZigzagWins": out_of(sum(name in ZIGZAG for name in fastest), len(fastest)),
+        "BestSpeedupSentence": "Ours is the largest of the grid"
+        if best == cells.extreme
+        else f"The largest such speedup of the grid, {rounded(max(speedups))}, is at {place(best)}",
         "UnevenLosses": cells.wins(EVEN, UNEVEN),
         "LutWins": cells.wins("contiguous/lut", UNEVEN),
         "FormulaWins": cells.wins("contiguous/formula", UNEVEN),
         "ZigzagLutWins": cells.wins("zigzag/lut", ZIGZAG_UNEVEN),
         "ZigzagFormulaWins": cells.wins("zigzag/formula", ZIGZAG_UNEVEN),
         "BalancedWins": cells.wins(BALANCED, ZIGZAG_UNEVEN),
-        "BalancedAloneWins": count(sum(ratio < 1 for ratio in beside_alone.values())),
-        "BalancedAloneWorst": rounded(beside_alone[worst_alone]),
-        "BalancedAloneWorstPlace": place(worst_alone),
-        "BalancedLeftOut": count(sum(0 in lens for lens in cells.over_grid(BALANCED, "block_lens"))),
         "BalancedWorstFraction": rounded(min(fractions)),
         "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
-        "Spread": rf"{rounded(100 * median(spreads), 2)}\,\%",
+        "Spread": share(median(spreads)),
         "ModelRatio": rounded(median(ratios.values())),
         "ModelRatioLong": rounded(median(long)),
         "ClampedCount": count(sum(bool(cells(*one, "clamped")) for one in each)),
@@ -241,95 +251,6 @@ def _relative_speeds(results: Results, kind: str, percentages: Sequence[int]) ->
     return speeds
 
 
-def peers(results: Results, cells: Cells) -> dict[str, str]:
-    """PyTorch's own context parallelism, where it was measured."""
-    name = r"PyTorch's \code{context\_parallel}"
-    peer = Cells(results, "context_parallel")
-    if not peer:
-        return {"PeerSentence": f"{name} was not measured on this platform."}
-
-    def comparison(ours: str, cell: Cell) -> str:
-        time, other = cells(ours, cell), peer(ZIGZAG_EVEN, cell)
-        return f"{rounded(other)}\\,ms at {percent(cell[1])}, where {strategy(ours)} takes {rounded(time)}\\,ms"
-
-    both = listed([comparison(ZIGZAG_EVEN, cells.equal), comparison(BALANCED, cells.extreme)])
-    return {"PeerSentence": f"{name}, which shards evenly, takes {both}."}
-
-
-def tables(results: Results, cells: Cells) -> dict[str, str]:
-    """Whole tabulars, because their columns depend on the grid."""
-    low, longest = cells.percentages[0], cells.lengths[-1]
-    downwards = cells.percentages[::-1]
-    peer = Cells(results, "context_parallel")
-    by_strategy = "@{}l" + "r" * len(STRATEGIES)
-
-    def head(*first: str, last: Sequence[str] = ()) -> list[Sequence[str]]:
-        layouts = [(CONTIGUOUS, "contiguous"), (ZIGZAG, "zigzag")]
-        spans = [rf"\multicolumn{{{len(names)}}}{{c}}{{{layout}}}" for names, layout in layouts]
-        allocators = [strategy(name.split("/")[1]) for name in STRATEGIES]
-        return [("",) * len(first) + (*spans, *("" for _ in last)), (*first, *allocators, *last)]
-
-    def marked(best: Callable, cell: Cell, column: str = "latency_ms") -> list[str]:
-        values = [cells(name, cell, column) for name in STRATEGIES]
-        return [rf"\textbf{{{rounded(v)}}}" if v == best(values) else rounded(v) for v in values]
-
-    latency = [
-        (
-            count(n),
-            rounded(cells(BALANCED, (n, low), "bound_ms")),
-            rounded(cells(BALANCED, (n, low), "fast_alone_ms")),
-            *marked(min, (n, low)),
-            *([rounded(peer(ZIGZAG_EVEN, (n, low)))] if peer else []),
-        )
-        for n in cells.lengths
-    ]
-    fractions = [(percent(p), *marked(max, (longest, p), "bound_fraction")) for p in downwards]
-    tokens = [
-        (percent(p), *(count(int(cells(name, (longest, p), "block_lens")[-1])) for name in ZIGZAG)) for p in downwards
-    ]
-    grid = [
-        (percent(p), *(rounded(cells(BALANCED, (n, p), "bound_fraction")) for n in cells.lengths)) for p in downwards
-    ]
-    fastest = [cells.fastest(cell) for cell in cells.throttled]
-    summary = {
-        name: (
-            strategy(name),
-            count(fastest.count(name)),
-            rounded(geometric_mean(cells.over_grid(name, "speedup"))),
-            rounded(median(cells.over_grid(name, "bound_fraction"))),
-            rounded(min(cells.over_grid(name, "bound_fraction"))),
-            rounded(median(cells.over_grid(name, "imbalance"))),
-        )
-        for name in STRATEGIES
-    }
-    summary_head = [
-        ("", "cells", "speed-", r"\multicolumn{2}{c}{bound fraction}", "imbal-"),
-        ("", "won", "up", "median", "least", "ance"),
-    ]
-    return {
-        "LatencyTable": tabular(
-            "@{}rrr" + "r" * (len(STRATEGIES) + bool(peer)) + "@{}",
-            head("tokens", "bound", "fast alone", last=["torch CP"] if peer else []),
-            latency,
-        ),
-        "FractionTable": tabular(by_strategy + "@{}", head("slow rank"), fractions),
-        "StrategyTable": tabular(
-            "@{}l*{5}{r@{\\hspace{6pt}}}@{}",
-            summary_head,
-            [summary[name] for name in CONTIGUOUS],
-            [summary[name] for name in ZIGZAG],
-        ),
-        "GridTable": tabular(
-            "@{}l" + "r" * len(cells.lengths) + "@{}", [("slow rank", *map(count, cells.lengths))], grid
-        ),
-        "TokensTable": tabular(
-            "@{}l" + "r" * len(ZIGZAG) + "@{}",
-            [("slow rank", *(strategy(name.split("/")[1]) for name in ZIGZAG))],
-            tokens,
-        ),
-    }
-
-
 def platform_numbers(results: Results, study: published_study.Study) -> dict[str, str]:
     """Everything that can be said about one platform, by unprefixed name."""
     cells = ring_cells(results)
@@ -338,8 +259,8 @@ def platform_numbers(results: Results, study: published_study.Study) -> dict[str
         **equal_ranks(cells),
         **extreme(cells),
         **across(cells),
+        **verdicts(results, cells),
         **profile(results, cells),
-        **peers(results, cells),
         **tables(results, cells),
         **beyond_the_call(results, study),
     }

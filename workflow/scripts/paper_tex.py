@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 # Times nearer to each other than this, relatively, are called equal.
 TIE = 0.01
+# What a share of something is given as that has none to speak of, in percent.
+LEAST_SHARE = 0.01
 
 _SPECIAL = {
     **{character: rf"\{character}" for character in "&%$#_{}"},
@@ -14,15 +16,16 @@ _SPECIAL = {
 }
 
 
-def rounded(value: float, digits: int = 3) -> str:
+def rounded(value: float, digits: int = 3, places: int = 9) -> str:
     """`value` with `digits` significant digits, but never short of its integer part: 0.0954, 43.2, 6{,}196.
 
-    The one place where a number of the paper is rounded. Raises ValueError if it is not finite.
+    It has no more than `places` decimals. The one place where a number of the paper is rounded. Raises ValueError if it
+    is not finite.
     """
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be printed: a number of the paper must be finite")
     exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
-    return _grouped(f"{value:,.{max(0, digits - 1 - exponent)}f}")
+    return _grouped(f"{value:,.{min(places, max(0, digits - 1 - exponent))}f}")
 
 
 def count(value: int) -> str:
@@ -42,6 +45,18 @@ def duration(milliseconds: float) -> str:
 
 def percent(value: int) -> str:
     return rf"{value}\,\%"
+
+
+def share(part: float) -> str:
+    """A part of one in percent, two digits of it: 21\\,\\%, 0.78\\,\\%, or that it is less than 0.01\\,\\%."""
+    return rf"{rounded(100 * part, 2)}\,\%" if 100 * part >= LEAST_SHARE else rf"less than {LEAST_SHARE}\,\%"
+
+
+def out_of(number: int, total: int) -> str:
+    """`all 45`, `none of 45` or `36 of 45`."""
+    if number == total:
+        return f"all {count(total)}"
+    return f"{count(number) if number else 'none'} of {count(total)}"
 
 
 def listed(items: Iterable[str]) -> str:
@@ -68,6 +83,16 @@ def tabular(columns: str, *groups: Sequence[Sequence[str]]) -> str:
     blocks = ["\n".join(" & ".join(row) + r" \\" for row in group) for group in groups]
     body = "\n\\midrule\n".join(blocks)
     return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+
+
+def emphasized(texts: Iterable[str], best: str) -> list[str]:
+    """The row's best in bold, and whatever reads the same."""
+    return [rf"\textbf{{{text}}}" if text == best else text for text in texts]
+
+
+def spanning(columns: int, text: str) -> str:
+    """A cell of a table over several columns."""
+    return rf"\multicolumn{{{columns}}}{{c}}{{{text}}}"
 
 
 def render(macros: dict[str, str]) -> str:

@@ -21,9 +21,11 @@ class Results:
     """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
 
     `measurements` has one row a repetition, `cells` one a cell of the grid, `profile` one an operator, size
-    and percentage; columns that hold one value a rank hold tuples. `models` are the fitted models of speed and cost.
+    and percentage; columns that hold one value a rank hold tuples. `models` are the fitted models of speed and cost,
+    those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
-    traced layer; both are empty where none was.
+    traced layer; both are empty where none was. `notes` says what else a reader must know of how it was recorded:
+    notes.txt of the folder, in one line.
     """
 
     platform: str
@@ -34,6 +36,7 @@ class Results:
     provenance: dict[str, Any]
     model: pd.DataFrame = field(default_factory=pd.DataFrame)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame)
+    notes: str = ""
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Results:
@@ -44,15 +47,18 @@ class Results:
         folder = Path(folder)
         measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
         provenance = read_json(folder / "provenance.json")
+        fitted = [path for part in ("models", "model/models") for path in sorted((folder / part).glob("*.json"))]
+        notes = folder / "notes.txt"
         return cls(
             platform=provenance["platform"],
             cells=_read_table(folder / "derived" / "cells.csv"),
             profile=_read_table(folder / "derived" / "profile.csv"),
             measurements=measurements,
-            models={path.stem: read_json(path) for path in sorted((folder / "models").glob("*.json"))},
+            models={path.stem: read_json(path) for path in fitted},
             provenance=provenance,
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),
+            notes=" ".join(notes.read_text(encoding="utf-8").split()) if notes.is_file() else "",
         )
 
     @property

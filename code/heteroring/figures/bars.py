@@ -21,17 +21,18 @@ _VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecol
 def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], references: DataFrame, scale: float = 1.0):
     """Bars given as (place from the top, milliseconds, look), on an axis in milliseconds times `scale`.
 
-    The columns of `references` that REFERENCES names are drawn as lines, where they are known.
+    The columns of `references` that REFERENCES names are drawn as lines, where they are known, on an axis that has room
+    for them.
     """
     widths = []
     for place, milliseconds, style in bars:
         widths.append(scale * milliseconds)
         bar = panel.barh(place, widths[-1], height=0.78, **style)
         panel.bar_label(bar, [three_digits(widths[-1])], **_VALUE)
-    for column, style in REFERENCES.items():
-        if references[column].notna().any():
-            panel.axvline(scale * references[column].median(), zorder=3, **style)
-    panel.set_xlim(0, 1.42 * max(widths))
+    lines = {column: scale * references[column].median() for column in REFERENCES if references[column].notna().any()}
+    for column, place in lines.items():
+        panel.axvline(place, zorder=3, **REFERENCES[column])
+    panel.set_xlim(0, max(1.42 * max(widths), 1.05 * max(lines.values(), default=0)))
     panel.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)

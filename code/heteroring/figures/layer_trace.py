@@ -26,7 +26,7 @@ _HEIGHT = 0.82
 _IDLE_EDGE = {"edgecolor": "#9A9A9A", "linestyle": (0, (2, 1.5)), "linewidth": 0.5}
 WAITING = {"facecolor": WAITING_COLOUR, **_IDLE_EDGE}
 _AHEAD = {"facecolor": "none", **_IDLE_EDGE}
-EXPOSED = {"facecolor": INK, "edgecolor": INK, "linewidth": 0.3}
+EXPOSED = {"facecolor": INK, "edgecolor": "none"}
 
 
 def layer_trace(results: Results) -> Figure:
