@@ -15,6 +15,7 @@ from heteroring.bench.model_records import ModelRow, TraceRow
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.provenance import read_json
 from heteroring.bench.records import read_rows
+from heteroring.bench.transformer_block import block_flops
 from heteroring.cli import app
 
 TINY = {"layers": 3, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 97, "max_seq_len": 104}
@@ -254,3 +255,13 @@ def test_a_block_that_cannot_be_profiled_is_refused(tmp_path, more, says):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_of_a_models_experts_those_that_a_token_is_sent_to_are_counted():
+    sizes = {"layers": 1, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 32, "max_seq_len": 16}
+    small = ModelSpec("mixtral/8x7b", **sizes)
+    model, shape = small.build(torch.device("cpu"), 0), small.shape(1)
+    attention = 64 * (64 + 32 + 32) + 64 * 64
+    experts = 64 * 8 + 2 * 3 * 64 * 14336  # the gate over 8, and three matrices of 2 of them
+    got = block_flops(model.base_model.layers[0], model.config, shape, 10)
+    assert got == shape.flops(10) + 2 * 10 * (attention + experts)
