@@ -365,6 +365,19 @@ def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_
         assert "nan" not in text.lower().replace("contiguous", ""), name
 
 
+def test_notes_and_the_prices_of_blocks_come_with_a_platform(tmp_path):
+    folder = tmp_path / TINY.platform
+    write_platform(folder, TINY)
+    assert Results.load(folder).notes == ""
+    (folder / "notes.txt").write_text("Taken two\nat a time.\n")
+    (folder / "model" / "models").mkdir()
+    (folder / "model" / "models" / "cost-block.json").write_text('{"kind": "cost"}')
+    results = Results.load(folder)
+    assert results.notes == "Taken two at a time."
+    assert results.models["cost-block"] == {"kind": "cost"}
+    assert {"formula-matmul", "cost-attention"} < set(results.models)
+
+
 def test_the_file_is_written_whole_and_defines_every_macro(scripts, tiny, tmp_path):
     folder = tmp_path / TINY.platform
     write_platform(folder, TINY)
