@@ -172,3 +172,11 @@ def test_report_says_what_was_checked(rows, cells, tmp_path):
     text = report.read_text()
     assert f"{len(rows)} repetitions in 2 cells" in text
     assert "1.040" in text
+    assert "modules: attention, fms\n" in text
+
+
+def test_report_says_what_was_not_measured(rows, cells, tmp_path):
+    rows[rows.module == "attention"].to_csv(tmp_path / "measurements.csv", index=False)
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    main(tmp_path / "measurements.csv", tmp_path / "cells.csv", tmp_path / "checks.txt", None, 0.05)
+    assert "modules: attention; not measured: fms\n" in (tmp_path / "checks.txt").read_text()

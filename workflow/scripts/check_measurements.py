@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from heteroring.bench.records import MODULES
+
 # One cell of the grid: what was measured, before repetitions.
 CELL = ["module", "strategy", "seq_len", "percentages"]
 
@@ -118,6 +120,13 @@ def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | 
     ]
 
 
+def modules_of(measurements: pd.DataFrame) -> str:
+    """What was measured, and what was not."""
+    found = [module for module in MODULES if module in set(measurements["module"])]
+    absent = [module for module in MODULES if module not in found]
+    return f"modules: {', '.join(found)}" + (f"; not measured: {', '.join(absent)}" if absent else "")
+
+
 def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, noise: float) -> None:
     """Write `report`, or exit with status 1 after printing what is wrong."""
     rows, table = pd.read_csv(measurements), pd.read_csv(cells)
@@ -127,6 +136,7 @@ def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, no
     report.write_text(
         f"{len(rows)} repetitions in {len(table)} cells: every cell there, every repetition once, "
         "token sums right, times positive\n"
+        f"{modules_of(rows)}\n"
         f"largest bound fraction: {table['bound_fraction'].max():.3f}, allowed: {1 + noise:g}\n"
     )
 
