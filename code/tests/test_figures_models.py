@@ -79,3 +79,15 @@ def test_a_traced_wait_is_parted_where_the_sender_was_ready():
     assert [bar for bar in slow if bar[2] == red] == [(2, 6, red), (10, 16, red)]
     assert [bar for bar in slow if bar[2] == waiting] == [(6, 7, waiting)]
     assert [bar for bar in slow if bar[2] == exposed] == [(7, 10, exposed)]
+
+
+def test_a_trace_of_the_one_rank_that_holds_tokens_is_drawn():
+    """Rank 1 has all of them; on a CPU it waits from 2 to 3 ms for the other to come and agree."""
+    events = [(1, "layer", 1, 9), (1, "ready", 3, 3), (1, "wait", 2, 3), (1, "block", 3, 7)]
+    trace = pd.DataFrame(events, columns=["rank", "kind", "start_ms", "stop_ms"])
+    trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, step=0)
+    trace["percentages"] = [(50, 100)] * len(trace)
+    (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
+    bars = bars_at(axes, axes.get_yticks()[0])
+    assert (1, 2, to_hex(WAITING["facecolor"])) in bars
+    assert (2, 6, to_hex(look("zigzag/balanced").colour)) in bars

@@ -82,7 +82,7 @@ def _strategy_bars(panel: Axes, rows: DataFrame, places: dict[int, float]) -> No
         for block in of_kind["block"][of_kind["block"]["rank"] == rank].itertuples():
             bar(block.start_ms, block.stop_ms, attention)
         for held in rows[rows["kind"].isin(HELD) & (rows["rank"] == rank)].itertuples():
-            other = ready[other_rank(rank, held.kind, held.step, len(layers))]
+            other = ready[other_rank(rank, held.kind, held.step, len(held.percentages))]
             there = min(max(held.start_ms, other), held.stop_ms)
             bar(held.start_ms, there, WAITING)
             bar(there, held.stop_ms, EXPOSED)
