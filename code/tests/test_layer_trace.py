@@ -35,7 +35,7 @@ def traced(rank, world_size, lens):
         ((41, 0), [{("block", 0), ("wait", 0)}, None]),
         ((0, 41), [None, {("block", 0), ("wait", 0)}]),
     ],
-    ids=str,
+    ids=["both", "first", "second"],
 )
 def test_every_rank_with_tokens_has_its_events_in_order(ranks, lens, expected):
     with torch.no_grad():

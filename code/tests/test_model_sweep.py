@@ -144,7 +144,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"block": "triton"}, "computes on cuda, not on cpu"),
+        ({"block": "flash"}, "computes on cuda, not on cpu"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(changes, says):
