@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.bench.records import Measurement, ProfileRow
+from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.ring.work import capacity_bound
 
 CELL = ["platform", "module", "system", "layout", "allocator", "strategy", "seq_len", "percentage"]
@@ -27,14 +28,8 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """
     table = pd.DataFrame([asdict(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)
-    table["strategy"] = [_strategy(row) for row in measurements]
+    table["strategy"] = [strategy_of(row) for row in measurements]
     return table
-
-
-def _strategy(row: Measurement) -> str:
-    if row.system == "alone":
-        return f"alone/rank{row.block_lens.index(row.seq_len)}"
-    return f"{row.layout}/{row.allocator}"
 
 
 def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
@@ -57,34 +52,21 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     table = measurement_table(measurements)
     for column in _SETUP:
         if table.groupby("module")[column].nunique().gt(1).any():
-            raise ValueError(f"measurements differ in {column}: {_listing(table[column])}")
+            raise ValueError(f"measurements differ in {column}: {listing(table[column])}")
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
     return _against_references(rows)
 
 
-def _listing(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in values.unique())
-
-
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
-    where = ", ".join(f"{name} {value}" for name, value in named.items())
-    for column in ("percentages", "block_lens", "clamped", "bytes_moved"):
-        if group[column].nunique() > 1:
-            raise ValueError(f"repetitions differ in {column} ({_listing(group[column])}): {where}")
-    if group["repetition"].duplicated().any():
-        raise ValueError(f"a repetition occurs twice: {where}")
+    check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"))
     first = group.iloc[0]
-    latency = group["latency_ms"]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     return named | {
         "percentages": first["percentages"],
         "block_lens": first["block_lens"],
         "clamped": first["clamped"],
-        "repetitions": len(group),
-        "latency_ms": latency.median(),
-        "latency_p20_ms": latency.quantile(0.2),
-        "latency_p80_ms": latency.quantile(0.8),
+        **latency_of(group),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if any(busy) else np.nan,
         "bytes_moved": first["bytes_moved"],
@@ -154,7 +136,7 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     table = pd.DataFrame([asdict(row) for row in rows])
     for column in _SETUP:
         if table.groupby("kind")[column].nunique().gt(1).any():
-            raise ValueError(f"profile rows differ in {column}: {_listing(table[column])}")
+            raise ValueError(f"profile rows differ in {column}: {listing(table[column])}")
     if table.duplicated(["kind", "size", "percentage", "repetition"]).any():
         raise ValueError("a repetition of the profile occurs twice: two files hold the same percentage")
     table["flops"] = table["tflops"] * table["latency_ms"]

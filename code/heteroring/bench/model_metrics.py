@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.bench.model_records import ModelRow, TraceRow
+from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.ring.work import capacity_bound
 
 MODEL_CELL = [
@@ -54,43 +55,25 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     table = pd.DataFrame([asdict(row) for row in rows])
     for column in _SETUP:
         if table[column].nunique() > 1:
-            raise ValueError(f"rows of a model differ in {column}: {_listing(table[column])}")
+            raise ValueError(f"rows of a model differ in {column}: {listing(table[column])}")
     table["percentage"] = table["percentages"].map(min)
-    table["strategy"] = [_strategy(row) for row in rows]
+    table["strategy"] = [strategy_of(row) for row in rows]
     cells = pd.DataFrame([_cell(key, group) for key, group in table.groupby(MODEL_CELL, sort=False)])
     return _against_references(cells)
 
 
-def _strategy(row: ModelRow) -> str:
-    if row.system == "alone":
-        return f"alone/rank{row.block_lens.index(row.seq_len)}"
-    return f"{row.layout}/{row.allocator}"
-
-
-def _listing(values: pd.Series) -> str:
-    return ", ".join(str(value) for value in values.unique())
-
-
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(MODEL_CELL, key, strict=True))
-    where = ", ".join(f"{name} {value}" for name, value in named.items())
-    for column in ("block_lens", "clamped"):
-        if group[column].nunique() > 1:
-            raise ValueError(f"repetitions differ in {column} ({_listing(group[column])}): {where}")
-    if group["repetition"].duplicated().any():
-        raise ValueError(f"a repetition occurs twice: {where}")
-    first, latency = group.iloc[0], group["latency_ms"]
+    check_cell(group, named, ("block_lens", "clamped"))
+    first, times = group.iloc[0], latency_of(group)
     tokens = first["batch"] * (first["seq_len"] if first["phase"] == "prefill" else 1)
     peaks = np.max(group["peak_memory_bytes"].tolist(), axis=0)
     return (
         named
         | {name: first[name] for name in _KEPT}
+        | times
         | {
-            "repetitions": len(group),
-            "latency_ms": latency.median(),
-            "latency_p20_ms": latency.quantile(0.2),
-            "latency_p80_ms": latency.quantile(0.8),
-            "tokens_per_second": 1e3 * tokens / latency.median(),
+            "tokens_per_second": 1e3 * tokens / times["latency_ms"],
             "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
         }
     )

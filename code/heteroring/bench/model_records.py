@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heteroring.bench.records import DTYPES, check_columns, column
+from heteroring.bench.records import DTYPES, MODEL_SOURCES, check_columns, check_split, column
 from heteroring.bench.rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
-MODEL_SOURCES = ("", "matmul", "attention", "layer", "block")
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
@@ -42,7 +41,7 @@ class ModelRow:
     new_tokens: int = column(INDEX)
     layout: str = column(one_of("contiguous", "zigzag"))
     allocator: str = column(NAME)
-    model_source: str = column(one_of(*MODEL_SOURCES))
+    model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
     throttle: str = column(NAME)
     percentages: tuple[int, ...] = column(PERCENTAGES)
@@ -55,14 +54,7 @@ class ModelRow:
 
     def __post_init__(self) -> None:
         check_columns(self)
-        ranks = len(self.percentages)
-        for name in ("block_lens", "peak_memory_bytes"):
-            if len(getattr(self, name)) != ranks:
-                raise ValueError(
-                    f"column {name}: {getattr(self, name)} has not one entry for each of the {ranks} percentages"
-                )
-        if sum(self.block_lens) != self.seq_len:
-            raise ValueError(f"column block_lens: {self.block_lens} does not sum to seq_len {self.seq_len}")
+        check_split(self, "block_lens", "peak_memory_bytes")
         if (self.phase == "decode") != (self.new_tokens > 0):
             raise ValueError(f"column new_tokens: {self.new_tokens} in phase {self.phase}")
 

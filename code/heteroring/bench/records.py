@@ -74,14 +74,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         check_columns(self)
-        ranks = len(self.percentages)
-        for name in ("block_lens", "busy_ms"):
-            if len(getattr(self, name)) != ranks:
-                raise ValueError(
-                    f"column {name}: {getattr(self, name)} has not one entry for each of the {ranks} percentages"
-                )
-        if sum(self.block_lens) != self.seq_len:
-            raise ValueError(f"column block_lens: {self.block_lens} does not sum to seq_len {self.seq_len}")
+        check_split(self, "block_lens", "busy_ms")
 
 
 @dataclass(frozen=True)
@@ -131,6 +124,18 @@ def check_columns(row: Any) -> None:
             rule.check(getattr(row, name))
         except ValueError as error:
             raise ValueError(f"column {name}: {error}") from None
+
+
+def check_split(row: Any, *per_rank: str) -> None:
+    """Raise ValueError unless columns `per_rank` have an entry for each percentage, and block_lens sum to seq_len."""
+    ranks = len(row.percentages)
+    for name in per_rank:
+        if len(getattr(row, name)) != ranks:
+            raise ValueError(
+                f"column {name}: {getattr(row, name)} has not one entry for each of the {ranks} percentages"
+            )
+    if sum(row.block_lens) != row.seq_len:
+        raise ValueError(f"column block_lens: {row.block_lens} does not sum to seq_len {row.seq_len}")
 
 
 def to_text(row: Any) -> list[str]:

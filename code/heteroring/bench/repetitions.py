@@ -1,0 +1,51 @@
+"""From the repetitions of a cell to the cell: what tables of calls and tables of models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import pandas as pd
+
+
+class Split(Protocol):
+    """A row of something measured under one split of a prompt."""
+
+    system: str
+    layout: str
+    allocator: str
+    seq_len: int
+    block_lens: tuple[int, ...]
+
+
+def strategy_of(row: Split) -> str:
+    """What `row` is called: layout/allocator, or alone/rank0 for rank 0 alone."""
+    if row.system == "alone":
+        return f"alone/rank{row.block_lens.index(row.seq_len)}"
+    return f"{row.layout}/{row.allocator}"
+
+
+def listing(values: pd.Series) -> str:
+    """The different values, in words."""
+    return ", ".join(str(value) for value in values.unique())
+
+
+def check_cell(group: pd.DataFrame, cell: dict[str, object], same: Iterable[str]) -> None:
+    """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice."""
+    where = ", ".join(f"{name} {value}" for name, value in cell.items())
+    for column in same:
+        if group[column].nunique() > 1:
+            raise ValueError(f"repetitions differ in {column} ({listing(group[column])}): {where}")
+    if group["repetition"].duplicated().any():
+        raise ValueError(f"a repetition occurs twice: {where}")
+
+
+def latency_of(group: pd.DataFrame) -> dict[str, object]:
+    """How many repetitions there are, and the median of their latency with its 20th and 80th percentile."""
+    latency = group["latency_ms"]
+    return {
+        "repetitions": len(group),
+        "latency_ms": latency.median(),
+        "latency_p20_ms": latency.quantile(0.2),
+        "latency_p80_ms": latency.quantile(0.8),
+    }
