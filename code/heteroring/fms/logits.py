@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.ring.partition import Partition
+from heteroring.ring.shard import place
 
 
 def share_last(logits: torch.Tensor | None, owner: int, like: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
@@ -28,8 +29,5 @@ def gather_all(
         mine = rank == dist.get_rank(group)
         part = logits.contiguous() if mine else like.new_empty(batch, length, vocabulary)
         dist.broadcast(part, group=group, group_src=rank)
-        taken = 0
-        for start, stop in partition.spans(rank):
-            whole[:, start:stop] = part[:, taken : taken + stop - start]
-            taken += stop - start
+        place(part, whole, partition, rank, dim=1)
     return whole

@@ -39,8 +39,13 @@ def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> t
     shape[dim] = partition.seq_len
     whole = shards[0].new_empty(shape)
     for rank, part in enumerate(shards):
-        taken = 0
-        for start, stop in partition.spans(rank):
-            whole.narrow(dim, start, stop - start).copy_(part.narrow(dim, taken, stop - start))
-            taken += stop - start
+        place(part, whole, partition, rank, dim)
     return whole
+
+
+def place(part: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, dim: int) -> None:
+    """Write the shard `part` of `rank` where its tokens lie along `dim` of the sequence `whole`."""
+    taken = 0
+    for start, stop in partition.spans(rank):
+        whole.narrow(dim, start, stop - start).copy_(part.narrow(dim, taken, stop - start))
+        taken += stop - start
