@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from heteroring.ring.partition import Partition, Span, shard_spans
 from heteroring.ring.schedule import visits
@@ -77,34 +77,24 @@ def extra_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
 
     A shard of one token may have nothing that a rank behind it meets; it is counted as if it had.
     """
-    holders = [rank for rank, length in enumerate(partition.block_lens) if length]
-    return tuple(
-        shard_extra_rows(
-            partition.layout,
-            offset,
-            length,
-            sum(other < rank for other in holders),
-            sum(other > rank for other in holders),
-            causal,
-        )
-        for rank, (offset, length) in enumerate(zip(partition.offsets, partition.block_lens, strict=True))
-    )
+    return _rows_met(partition, causal, lambda rank: range(partition.world_size))
 
 
 def next_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
     """Those of `extra_rows` that each rank visits in the first step of the ring: with KV of the rank before it."""
-    ranks = partition.world_size
-    return tuple(
-        shard_extra_rows(
-            partition.layout,
-            offset,
-            length,
-            int(rank > 0 and partition.block_lens[rank - 1] > 0),
-            int(rank == 0 < ranks - 1 and partition.block_lens[-1] > 0),
-            causal,
-        )
-        for rank, (offset, length) in enumerate(zip(partition.offsets, partition.block_lens, strict=True))
-    )
+    return _rows_met(partition, causal, lambda rank: [(rank - 1) % partition.world_size])
+
+
+def _rows_met(partition: Partition, causal: bool, met: Callable[[int], Sequence[int]]) -> tuple[int, ...]:
+    """Query rows that each rank visits with KV of those of the ranks `met(rank)` that are others and hold tokens."""
+    lens = partition.block_lens
+
+    def rows(rank: int) -> int:
+        holders = [other for other in met(rank) if lens[other]]
+        in_front, behind = sum(other < rank for other in holders), sum(other > rank for other in holders)
+        return shard_extra_rows(partition.layout, partition.offsets[rank], lens[rank], in_front, behind, causal)
+
+    return tuple(map(rows, range(partition.world_size)))
 
 
 def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:
