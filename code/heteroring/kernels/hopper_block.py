@@ -84,7 +84,8 @@ def plan(
     config: tuned.HopperConfig | None = None,
     late: Late | None = None,
 ) -> Plan | None:
-    """The plan for operands like these, with at least one visible key and scale > 0; None if they are not covered.
+    """The plan for operands like these, with at least one visible key and scale > 0; None if they are not covered, or
+    `late` cannot be joined with them.
 
     Made, and the kernel compiled, at the first call with such operands.
     """
@@ -95,7 +96,7 @@ def plan(
     if key not in _PLANS:
         if len(_PLANS) >= MOST_PLANS:
             _PLANS.clear()
-        covered = covers(q, k, v)
+        covered = covers(q, k, v) and (late is None or joins(q, late))
         _PLANS[key] = _make(q, k, v, out, lse, scale, causal_offset, fold, config, late) if covered else None
     return _PLANS[key]
 

@@ -49,8 +49,8 @@ def block(
     """
     check(q, k, v, scale, causal_offset, running, out_dtype)
     m, n = q.shape[2], k.shape[2]
-    if late and not (running is None and scale > 0 and takes_late(q, k, v, causal_offset, late)):
-        raise ValueError("late keys need a new result, scale > 0 and operands for which takes_late holds")
+    if late and not (running is None and scale > 0 and _all_see(q, k, causal_offset)):
+        raise ValueError(_NOT_LATE)
     if running is None:
         out = q.new_empty(q.shape, dtype=out_dtype or q.dtype)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -66,6 +66,8 @@ def block(
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
     plan = hopper_block.plan(q, k, v, out, lse, scale, offset, fold=running is not None, late=late)
+    if late and not plan:
+        raise ValueError(_NOT_LATE)
     if plan:
         plan.launch(q, k, v, out, lse, late)
     elif q.dtype == torch.bfloat16 and not q.is_cuda:
@@ -84,11 +86,17 @@ def takes_late(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, late:
     That spares each tile of queries the ending of one visit and the beginning of the next. It takes the Hopper
     kernel, and late keys and queries in whole tiles; a causal block must be one in which every query sees a key.
     """
-    seen = causal_offset is None or (causal_offset >= 0 and k.shape[2] <= q.shape[2] + causal_offset)
-    return seen and min(q.numel(), k.numel()) > 0 and hopper_block.covers(q, k, v) and hopper_block.joins(q, late)
+    return _all_see(q, k, causal_offset) and hopper_block.covers(q, k, v) and hopper_block.joins(q, late)
 
 
 block.takes_late = takes_late
+_NOT_LATE = "late keys need a new result, scale > 0 and operands for which takes_late holds"
+
+
+def _all_see(q: Tensor, k: Tensor, causal_offset: int | None) -> bool:
+    """Whether there are queries and keys, every query sees a key, and every key is seen."""
+    seen = causal_offset is None or (causal_offset >= 0 and k.shape[2] <= q.shape[2] + causal_offset)
+    return seen and min(q.numel(), k.numel()) > 0
 
 
 def check(
