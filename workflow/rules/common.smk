@@ -189,12 +189,12 @@ def module_options(platform):
 
 
 def model_shape(platform):
-    """Heads and their width as the profile takes them; 0 is the model's own."""
-    settings = settings_of(platform)["model"]
+    """Heads and their width as the profile takes them, 0 is the model's own; and how often, as in every profile."""
+    settings, repetitions = settings_of(platform)["model"], settings_of(platform)["repetitions"]
     head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
     return (
         f"--model {settings['name']} --heads {settings['heads']} --kv-heads {settings['kv_heads']}"
-        f" --head-dim {head_dim} --dtype {settings['dtype']} --repetitions {settings['repetitions']}"
+        f" --head-dim {head_dim} --dtype {settings['dtype']} --repetitions {repetitions}"
     )
 
 

@@ -66,22 +66,24 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
 
 def _model_jobs(folder: Path, config: dict) -> Iterator[Job]:
     """Whole models, and the profile of a block that their balanced split needs."""
-    settings = config["platforms"]["gpu"]["model"]
-    shared = ["--platform", "gpu", "--label", folder.parent.name, "--throttle", config["platforms"]["gpu"]["throttle"]]
-    shared += ["--model", settings["name"], "--seq-lens", _listed(settings["seq_lens"])]
-    shared += ["--dtype", settings["dtype"], "--repetitions", settings["repetitions"]]
+    platform = config["platforms"]["gpu"]
+    settings = platform["model"]
+    shared = ["--platform", "gpu", "--label", folder.parent.name, "--throttle", platform["throttle"]]
+    shared += ["--model", settings["name"], "--seq-lens", _listed(settings["seq_lens"]), "--dtype", settings["dtype"]]
     percentages = sorted(config["model_percentages"], reverse=True)
     profiles = [folder / "profile" / f"pct-{each:03d}.csv" for each in sorted({100, *percentages}, reverse=True)]
     heads = ["--heads", settings["heads"], "--kv-heads", settings["kv_heads"]]
     head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
     for path in profiles if percentages else []:
         options = ["--kinds", "attention,fold,block", "--head-dim", head_dim, "--percentage", int(path.stem[4:])]
+        options += ["--repetitions", platform["repetitions"]]
         yield _job("profile", path, *shared, *heads, *options)
     cost = folder / "models" / "cost-block.json"
     if percentages:
         yield _job("fit", cost, "--kind", "cost", "--source", "block", *profiles)
     options = ["--layers", settings["layers"], "--emb-dim", settings["emb_dim"], "--new-tokens", settings["new_tokens"]]
-    options += ["--cell-seconds", settings["cell_seconds"], "--strategies", _listed(config["model_strategies"])]
+    options += ["--repetitions", settings["repetitions"], "--cell-seconds", settings["cell_seconds"]]
+    options += ["--strategies", _listed(config["model_strategies"])]
     for percentage in percentages:
         path = folder / f"pct-{percentage:03d}.csv"
         yield _job(
