@@ -41,18 +41,17 @@ def test_rows_of_a_shard_fold_into_their_part_of_a_result(backend, m):
     q, k, v = random_qkv(2049, 32, 8, 128, torch.bfloat16, seed=torch.seed() % 2**31)
     tail, first, rest = slice(2049 - m, None), slice(0, 1000), slice(1000, 2049)
     out, lse = block(q, k[:, :, first], v[:, :, first], scale=0.1)
-    before = out[:, :, : tail.start].clone()
+    before, head = out[:, :, : tail.start].clone(), (out[:, :, tail].double(), lse[:, :, tail].double())
     got = block(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1, running=(out[:, :, tail], lse[:, :, tail]))
     assert got[0].data_ptr() == out[:, :, tail].data_ptr()
     assert torch.equal(out[:, :, : tail.start], before)
     want, want_lse = attention64(q[:, :, tail], k, v, scale=0.1)
     if backend != "triton":
         # These round each part to 16 bits; the fold may add the rounding of its result, and no more.
-        parts = [block(q[:, :, tail], k[:, :, keys], v[:, :, keys], scale=0.1) for keys in (first, rest)]
-        merged = parts[0][0].double(), parts[0][1].double()
-        merge_(*merged, parts[1][0].double(), parts[1][1].double())
-        torch.testing.assert_close(out[:, :, tail].double(), merged[0], rtol=2**-8, atol=1e-5)
-        torch.testing.assert_close(lse[:, :, tail].double(), merged[1], rtol=1e-5, atol=1e-5)
+        part, part_lse = block(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1)
+        merge_(*head, part.double(), part_lse.double())
+        torch.testing.assert_close(out[:, :, tail].double(), head[0], rtol=2**-8, atol=1e-5)
+        torch.testing.assert_close(lse[:, :, tail].double(), head[1], rtol=1e-5, atol=1e-5)
         return
     own = torch.ops.aten._scaled_dot_product_flash_attention(q[:, :, tail], k, v, 0.0, False, False, scale=0.1)
     errors = (own[0] - want).abs().max(), (own[1] - want_lse).abs().max()

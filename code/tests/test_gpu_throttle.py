@@ -6,9 +6,11 @@ import subprocess
 
 import pytest
 import torch
-from gpu import one_gpu, two_gpus
+from gpu import one_gpu, poison, two_gpus
+from torch.nn.functional import linear
 
 from heteroring.bench.errors import RunError
+from heteroring.bench.heartbeat import beat
 from heteroring.bench.launch import launch
 from heteroring.throttle.green import Green
 
@@ -34,8 +36,36 @@ def mps_processes():
     ).stdout.split()
 
 
+def products(rank):
+    """The largest error of products of many shapes, in proportion to what rounding explains."""
+    worst = {}
+    g = torch.Generator(rank.torch_device).manual_seed(0)
+    for k, n in ((4096, 12288), (4096, 4096), (1024, 1024), (14336, 4096)):
+        weight, bias = (torch.randn(shape, generator=g, device="cuda").bfloat16() for shape in ((n, k), (n,)))
+        for m in (1, 64, 256, 409, 1024, 2048, 4096):
+            beat()
+            a = torch.randn(m, k, generator=g, device="cuda").bfloat16()
+            exact = a.double() @ weight.double().t()
+            slack = 2**-7 * (exact.abs() + bias.double().abs()) + 1e-5 * a.double().abs() @ weight.double().t().abs()
+            rows = weight.t().contiguous()
+            for name, call, shift in (
+                ("linear", lambda a=a, weight=weight: linear(a[None], weight)[0], 0),
+                ("with bias", lambda a=a, weight=weight, bias=bias: linear(a, weight, bias), bias.double()),
+                ("matmul", lambda a=a, rows=rows: a @ rows, 0),
+                ("batch", lambda a=a, rows=rows: torch.stack([a, a]) @ rows[None].expand(2, -1, -1), 0),
+            ):
+                poison()
+                worst[name, m, k, n] = ((call().double() - exact - shift).abs() / slack).max().item()
+    return worst
+
+
 class TestMps:
     pytestmark = two_gpus
+
+    @pytest.mark.parametrize("percentage", [80, 60, 40, 20])
+    def test_products_are_right_in_part_of_a_gpu(self, percentage):
+        for errors in launch(products, platform="gpu", throttle="mps", percentages=(100, percentage)):
+            assert {shape: error for shape, error in errors.items() if not error <= 1} == {}
 
     @pytest.mark.parametrize("percentage", [50, 10])
     def test_a_rank_has_the_share_that_it_reports(self, percentage):
@@ -82,6 +112,18 @@ class TestGreen:
         assert quarter > 2.5 * whole
         throttle.set(100)
         assert milliseconds(lambda: product(a, a)) < 1.5 * whole
+
+    @pytest.mark.parametrize("percentage", [80, 40])
+    def test_half_precision_products_are_right_in_part_of_a_gpu(self, percentage):
+        throttle = Green(percentage)
+        throttle.start()
+        g = torch.Generator("cuda").manual_seed(0)
+        for m in (1, 256, 1024, 4096):
+            a, weight = (torch.randn(rows, 4096, generator=g, device="cuda").bfloat16() for rows in (m, 12288))
+            exact = a.double() @ weight.double().t()
+            poison()
+            got = throttle.wrap(linear)(a, weight)
+            assert ((got.double() - exact).abs() <= 2**-7 * exact.abs() + 0.05).all()
 
     def test_results_are_those_of_the_whole_device(self):
         throttle = Green(50)

@@ -13,6 +13,7 @@ from heteroring.bench import operators as registry
 from heteroring.bench.operators import Operator, operators
 from heteroring.bench.profile import ProfileJob, steps
 from heteroring.bench.shape import Shape
+from heteroring.bench.verify import WrongResult
 
 SHAPE = Shape(batch=2, heads=4, kv_heads=2, head_dim=8)
 
@@ -95,6 +96,26 @@ def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_block_can(mo
     gc.collect()
     # All KV heads of the batch are there.
     assert join.call() == ((2, 4, 200, 8), (2, 2, 128, 8), (2, 2, 128, 8), 0, 4)
+
+
+def off_by_a_tile(function):
+    def wrong(*args, **kwargs):
+        result = function(*args, **kwargs)
+        (result if torch.is_tensor(result) else result[0])[..., :4, :4] = 7
+        return result
+
+    return wrong
+
+
+@pytest.mark.parametrize("kind", ["matmul", "attention"])
+def test_a_wrong_result_is_told_from_a_right_one(kind):
+    here = rank()
+    for operator in operators(kind, here, job()):
+        operator.verify(operator.call())
+    here.throttle.wrap = off_by_a_tile
+    for operator in operators(kind, here, job()):
+        with pytest.raises(WrongResult, match=f"{kind} of {operator.size}"):
+            operator.verify(operator.call())
 
 
 def test_steps_count_the_operators_of_every_kind():

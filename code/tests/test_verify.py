@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from heteroring.bench.shape import Shape
-from heteroring.bench.verify import WrongResult, verify_hidden_states, verify_rows
+from heteroring.bench.verify import WrongResult, verify_hidden_states, verify_product, verify_rows
 from heteroring.kernels.block import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard
@@ -102,3 +102,15 @@ def test_a_layer_of_other_tokens_is_found(layer):
 def test_an_empty_shard_of_a_layer_has_nothing_to_verify():
     whole = torch.randn(1, 5, 4)
     verify_hidden_states(whole[:, :0], whole, Partition.contiguous((5, 0)), 1, "fms contiguous/even at 5")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_right_product_passes_and_one_with_a_tile_left_out_does_not(dtype):
+    a, b = (torch.randn(512, 512, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (1, 2))
+    out = (a.float() @ b.float()).to(dtype)
+    verify_product(out, a, b, "matmul of 512")
+    out[128:256, 64:128] = 7
+    with pytest.raises(WrongResult, match="matmul of 512: the result is off by"):
+        verify_product(out, a, b, "matmul of 512")
+    with pytest.raises(WrongResult):
+        verify_product(out * torch.nan, a, b, "matmul of 512")

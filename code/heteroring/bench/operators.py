@@ -15,14 +15,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from heteroring.allocate.profile_table import FOLD_KEYS
 from heteroring.bench.launch import Rank
+from heteroring.bench.verify import verify_product, verify_rows
 from heteroring.kernels.block import resolve
 from heteroring.kernels.late import Late
+from heteroring.ring.partition import Partition
 from heteroring.ring.work import causal_flops
 
 if TYPE_CHECKING:
@@ -30,12 +32,16 @@ if TYPE_CHECKING:
 
 
 class Operator(NamedTuple):
-    """A call to profile, and the floating-point operations that its result takes."""
+    """A call to profile, the floating-point operations that its result takes, and a check of that result.
+
+    `verify` raises WrongResult.
+    """
 
     kind: str
     size: int
     flops: int
-    call: Callable[[], object]
+    call: Callable[[], Any]
+    verify: Callable[[Any], None] | None = None
 
 
 def check_kinds(job: ProfileJob) -> None:
@@ -68,7 +74,8 @@ def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     generator = torch.Generator(rank.torch_device).manual_seed(job.seed)
     for n in job.sizes:
         a, b = torch.randn(2, n, n, generator=generator, device=rank.torch_device, dtype=job.shape.torch_dtype).unbind()
-        yield Operator("matmul", n, 2 * n**3, partial(matmul, a, b, out=torch.empty_like(a)))
+        verify = partial(verify_product, a=a, b=b, label=f"matmul of {n}")
+        yield Operator("matmul", n, 2 * n**3, partial(matmul, a, b, out=torch.empty_like(a)), verify)
 
 
 def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
@@ -77,7 +84,12 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     for seq_len in job.seq_lens:
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         call = partial(block, q, k, v, scale=shape.scale, causal_offset=0)
-        yield Operator("attention", seq_len, shape.flops(seq_len), call)
+        whole, label = Partition.contiguous((seq_len,)), f"attention of {seq_len}"
+
+        def verify(result: tuple[torch.Tensor, torch.Tensor], q=q, k=k, v=v, whole=whole, label=label) -> None:
+            verify_rows(*result, q, k, v, whole, 0, shape.scale, label)
+
+        yield Operator("attention", seq_len, shape.flops(seq_len), call, verify)
 
 
 def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:

@@ -98,6 +98,9 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
     times = {}
     with torch.no_grad():
         for operator in timed:
+            if operator.verify:
+                operator.verify(operator.call())
+                beat()
             for _ in range(max(1, job.warmup)):
                 once = _time(operator.call, 1, rank.device)
                 advance()

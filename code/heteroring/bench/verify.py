@@ -66,6 +66,21 @@ def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Part
             )
 
 
+def verify_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, label: str) -> None:
+    """Compare `out` [M, N] with a [M, K] @ b [K, N], all of it, by what both make of a random vector.
+
+    (R. Freivalds, Probabilistic machines can use less running time, IFIP Congress 1977.) Raises WrongResult, naming
+    `label`, if an element of that exceeds TOLERANCE in proportion to the root of their mean square.
+    """
+    tolerance = TOLERANCE[out.dtype]
+    generator = torch.Generator(out.device).manual_seed(0)
+    vector = torch.randn(out.shape[1], generator=generator, dtype=torch.float64, device=out.device)
+    exact = a.double() @ (b.double() @ vector)
+    error = (out.double() @ vector - exact).abs().max() / exact.square().mean().sqrt()
+    if not error <= tolerance:
+        raise WrongResult(f"{label}: the result is off by {error:.2g} of its size, more than {tolerance:g}")
+
+
 def _sampled(partition: Partition, rank: int) -> Iterator[tuple[int, int]]:
     """(row of the rank's shard, position in the prompt) of SAMPLES tokens of `rank`, fewer if it has not as many."""
     positions = partition.positions(rank)

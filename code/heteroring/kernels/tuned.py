@@ -30,6 +30,18 @@ class HopperConfig:
     q_in_registers: bool
 
 
+@dataclass(frozen=True)
+class MatmulConfig:
+    """A launch of the matrix product: its tile, rows of tiles that go side by side, warps, pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    group: int
+    warps: int
+    stages: int
+
+
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands.
 HOPPER: dict[int, HopperConfig] = {
     64: HopperConfig(128, 2, True),
@@ -62,6 +74,13 @@ L2_BYTES = 32 << 20
 
 INTERPRETED = Config(32, 32, 4, 1)
 
+# Rows of the product from which on it is bound by the matrix units; with fewer, by reading the other matrix.
+MANY_ROWS = 65
+MATMUL_WIDE = MatmulConfig(128, 256, 64, 8, 8, 3)
+MATMUL_NARROW = MatmulConfig(128, 128, 64, 8, 8, 4)
+MATMUL_FLAT = MatmulConfig(64, 64, 128, 1, 4, 4)
+MATMUL_INTERPRETED = MatmulConfig(16, 32, 16, 2, 4, 1)
+
 
 def padded(head_dim: int) -> int:
     """Head size of the tile that holds `head_dim`: the next power of two, at least 64."""
@@ -87,3 +106,16 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
 def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> int:
     """How many of the batch's query heads to run side by side: whole groups sharing KV, as many as fit in L2."""
     return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))
+
+
+def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig:
+    """Configuration of a matrix product of so many rows and columns; `multiprocessors` is None in Triton's interpreter.
+
+    Narrow tiles are slower, each for itself, and are for products of which wide ones would leave multiprocessors idle.
+    """
+    if multiprocessors is None:
+        return MATMUL_INTERPRETED
+    if rows < MANY_ROWS:
+        return MATMUL_FLAT
+    wide = -(-rows // MATMUL_WIDE.block_m) * -(-columns // MATMUL_WIDE.block_n)
+    return MATMUL_WIDE if wide >= multiprocessors else MATMUL_NARROW
