@@ -77,8 +77,8 @@ def test_a_rank_reads_its_own_keys_once_and_sends_one_small_part(ranks, lens):
 
 
 def test_the_kernel_decodes_over_ranks(ranks):
-    """In Triton's interpreter, where there is no GPU."""
-    pytest.importorskip("triton")
+    """In Triton's interpreter; that of 3.6 fails with the NumPy of today."""
+    pytest.importorskip("triton", minversion="3.7")
     q, k, v = whole(64, 4, 2, seed=3)
     for out in ranks(2).run(interpreted, (59, 5)):
         torch.testing.assert_close(out.double(), attention64(q, k, v)[0], atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -49,8 +50,10 @@ def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[...,
             return originals["bmm"].call_boxed(keys, a, b)
         return torch.stack([matmul(*each) for each in zip(a, b, strict=True)])
 
-    for name, kernel in (("mm", mm), ("mm.out", mm_out), ("addmm", addmm), ("bmm", bmm)):
-        library.impl(name, kernel, with_keyset=True)
+    with warnings.catch_warnings():  # PyTorch warns of what is done here on purpose
+        warnings.filterwarnings("ignore", message="Warning only once for all operators")
+        for name, kernel in (("mm", mm), ("mm.out", mm_out), ("addmm", addmm), ("bmm", bmm)):
+            library.impl(name, kernel, with_keyset=True)
     return library
 
 
