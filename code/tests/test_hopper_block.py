@@ -13,7 +13,7 @@ import pytest
 import torch
 from oracle import attention64
 
-from heteroring.kernels import hopper_block, tuned
+from heteroring.kernels import hopper_block, tensor_map, tuned
 from heteroring.kernels.late import Late
 from heteroring.kernels.triton_block import block, takes_late
 
@@ -23,7 +23,7 @@ on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
 
 def test_tensor_maps_take_aligned_addresses_and_strides_only():
     x = torch.zeros(2, 3, 40, 64, dtype=torch.bfloat16)
-    fits = hopper_block._fits_a_tensor_map
+    fits = tensor_map.fits
     assert fits(x)
     assert fits(x.transpose(1, 2))
     assert fits(x[:, :, 5:])
@@ -33,8 +33,8 @@ def test_tensor_maps_take_aligned_addresses_and_strides_only():
     # The stride of a dimension of one element is never used.
     lone = x[:1, :1].as_strided((1, 1, 40, 64), (1, 3, 64, 1))
     assert fits(lone)
-    assert hopper_block._strides(lone) == [64, 64, 64, 1]
-    assert hopper_block._strides(x) == list(x.stride())
+    assert tensor_map.strides(lone) == [64, 64, 64, 1]
+    assert tensor_map.strides(x) == list(x.stride())
 
 
 def test_the_cpu_is_not_covered():

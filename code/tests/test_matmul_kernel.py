@@ -8,9 +8,10 @@ import torch
 GPU = torch.cuda.is_available()
 if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
-from heteroring.kernels.matmul import covers, matmul  # noqa: E402
+from heteroring.kernels import tuned  # noqa: E402
+from heteroring.kernels.matmul import covers, fits, matmul  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
 # Triton's interpreter takes what a tensor descriptor loads of bfloat16 for integers.
@@ -58,4 +59,53 @@ def test_operands_may_be_parts_of_larger_matrices():
 
 def test_without_a_gpu_nothing_is_covered():
     a, b = (torch.ones(16, 16, dtype=torch.bfloat16) for _ in range(2))
+    assert fits(a, b)
     assert not covers(a, b)
+
+
+def half(rows, columns):
+    return torch.zeros(rows, columns, dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("operands", "fit"),
+    {
+        "weights": ((half(5, 16), half(24, 16).t()), True),
+        "rows": ((half(5, 16), half(16, 24)), True),
+        "one row": ((half(1, 16), half(16, 24)), True),
+        "an odd row of a matrix": ((half(40, 3).t()[1:2], half(40, 24)), False),
+        "parts": ((half(9, 40)[2:, 8:24], half(40, 32)[8:24, 8:]), True),
+        "into out": ((half(5, 16), half(16, 24), half(5, 24)), True),
+        "into a part": ((half(5, 16), half(16, 24), half(9, 40)[2:7, 8:32]), True),
+        "shapes that do not meet": ((half(5, 16), half(24, 16)), False),
+        "nothing": ((half(0, 16), half(16, 24)), False),
+        "no columns": ((half(5, 16), half(16, 0)), False),
+        "rows of 12 elements": ((half(5, 12), half(12, 24)), False),
+        "results of 12 elements": ((half(5, 16), half(16, 12)), False),
+        "an address of 8 bytes": ((half(5, 24)[:, 4:20], half(16, 24)), False),
+        "columns on the left": ((half(16, 8).t(), half(16, 24)), False),
+        "every other column": ((half(5, 16), half(16, 48)[:, ::2]), False),
+        "broadcast rows": ((half(1, 16).expand(5, 16), half(16, 24)), False),
+        "out by columns": ((half(5, 16), half(16, 24), half(24, 8).t()[:5]), False),
+        "out of another shape": ((half(5, 16), half(16, 24), half(6, 24)), False),
+        "out of another dtype": ((half(5, 16), half(16, 24), half(5, 24).bfloat16()), False),
+        "out with rows on one another": ((half(5, 16), half(16, 24), half(5, 24).as_strided((5, 24), (8, 1))), False),
+        "more than two dimensions": ((half(5, 16)[None], half(16, 24)[None]), False),
+    }.values(),
+)
+def test_what_fits(operands, fit):
+    assert fits(*operands) is fit
+
+
+def test_what_is_written_to_must_not_be_read():
+    a, b = half(16, 16), half(16, 16)
+    assert not fits(a, b, a)
+    assert not fits(a, b, b)
+
+
+def test_the_tile_is_the_one_whose_waves_end_first():
+    assert tuned.matmul(64, 4096, 132) == tuned.MATMUL_FLAT
+    assert tuned.matmul(256, 4096, 132) == tuned.MATMUL_NARROW  # one wave either way
+    assert tuned.matmul(2048, 2048, 132) == tuned.MATMUL_WIDE  # 1 against 2
+    assert tuned.matmul(2048, 2048, 118) == tuned.MATMUL_NARROW  # 2 against 3
+    assert tuned.matmul(8192, 8192, 132) == tuned.MATMUL_WIDE  # 16 against 32

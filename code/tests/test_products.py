@@ -3,15 +3,22 @@
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from heteroring.bench import products
+from heteroring.bench.products import avoid_clusters
+
 PROGRAM = """
 import torch
 from torch.nn.functional import linear
-from heteroring.throttle.products import divert
+from heteroring.bench.products import divert
 
 taken = []
 
 def covers(a, b, out=None):
-    return a.dtype == torch.float64
+    fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and a.dtype == b.dtype == torch.float64
+    return fits and (out is None or out.is_contiguous())
 
 def product(a, b, out=None):
     taken.append((tuple(a.shape), tuple(b.shape)))
@@ -44,6 +51,25 @@ for name, (call, count) in calls.items():
     taken.clear()
     assert torch.equal(call(*(t.float() for t in tensors)), single[name]), name
     assert not taken, (name, taken)
+taken.clear()
+rows = torch.empty(4, 5, dtype=torch.float64).t()
+torch.testing.assert_close(torch.mm(x[0], w.T, out=rows), want["matmul"])
+assert not taken, "an out that is not covered"
+refused = [
+    lambda: torch.addmm(bias.float(), x[0], w.T),
+    lambda: torch.addmm(torch.zeros(8, 4).double(), x[0, :1], w.T),
+    lambda: torch.addmm(torch.zeros(2, 1, 4).double(), x[0, :1], w.T),
+    lambda: torch.bmm(pair[:2], other[:3]),
+    lambda: torch.bmm(pair[:, :, :2], other),
+    lambda: torch.mm(x[0], w),
+]
+for i, call in enumerate(refused):
+    try:
+        call()
+    except RuntimeError:
+        continue
+    raise AssertionError(f"call {i} was not refused")
+assert torch.bmm(pair[:0], other[:0]).shape == (0, 5, 2)
 del library
 taken.clear()
 torch.testing.assert_close(linear(x, w), want["linear"])
@@ -55,3 +81,16 @@ print("done")
 def test_covered_products_are_taken_over_and_others_left():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_devices_other_than_hopper_are_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert avoid_clusters(torch.device("cpu")) is None
+    assert avoid_clusters(torch.device("cuda", 5)) is None
+
+
+def test_a_hopper_without_triton_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(products, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"Triton, .* is not installed: install it, or take --throttle green"):
+        avoid_clusters(torch.device("cuda", 6))

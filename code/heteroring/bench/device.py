@@ -88,7 +88,7 @@ class Cuda:
     backend = "nccl"
     # Of a multiprocessor, 2 to a nanosecond: longer than the host takes to ask for a ring, and for one operator.
     ring_cycles = 8_000_000
-    call_cycles = 100_000
+    call_cycles = 400_000
 
     def check(self, ranks: int) -> None:
         needed, found = max(2, ranks), torch.cuda.device_count()

@@ -186,6 +186,11 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))
     throttle.start()
+    if throttle.scatters:
+        # On every rank, so that ranks differ in nothing but what they were left.
+        from heteroring.bench.products import avoid_clusters
+
+        avoid_clusters(torch_device)
     # The watchdog speaks first and names the rank; the group's own time-out is for what it cannot see.
     timeout = timedelta(seconds=2 * setup.hang_timeout + 60)
     dist.init_process_group(

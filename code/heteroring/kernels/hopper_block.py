@@ -15,12 +15,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from heteroring.kernels import tuned
+from heteroring.kernels import tensor_map, tuned
 from heteroring.kernels.late import Late
 
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M
-TMA_ALIGNMENT = 16  # bytes: of every address and stride in a tensor map
 MOST_PLANS = 4096
 
 
@@ -61,7 +60,7 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
         q.is_cuda
         and q.element_size() == 2
         and torch.cuda.get_device_capability(q.device) == ARCHITECTURE
-        and all(_fits_a_tensor_map(x) for x in (q, k, v))
+        and all(map(tensor_map.fits, (q, k, v)))
         and _kernel() is not None
     )
 
@@ -105,7 +104,7 @@ _PLANS: dict[tuple[object, ...], Plan | None] = {}
 
 
 def _likeness(x: Tensor) -> tuple[object, ...]:
-    return x.shape, x.stride(), x.dtype, x.data_ptr() % TMA_ALIGNMENT
+    return x.shape, x.stride(), x.dtype, x.data_ptr() % tensor_map.ALIGNMENT
 
 
 def _make(
@@ -138,7 +137,7 @@ def _make(
     late_keys = late.k.shape[2] if late else 0
     keys_and_values = ((k, n), (v, n), *(((late.k, late_keys), (late.v, late_keys)) if late else ((k, n), (v, n))))
     descriptors = tuple(
-        TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], _strides(x), [1, 1, rows, block_d], layout)
+        TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], tensor_map.strides(x), [1, 1, rows, block_d], layout)
         for x, tokens, rows in ((q, m, BLOCK_M // 2), *((x, tokens, config.block_n) for x, tokens in keys_and_values))
     )
     rest = (
@@ -175,17 +174,6 @@ def _addressed(descriptor: object, x: Tensor) -> object:
     descriptor = copy.copy(descriptor)
     descriptor.base = x
     return descriptor
-
-
-def _fits_a_tensor_map(x: Tensor) -> bool:
-    step = TMA_ALIGNMENT // x.element_size()
-    strides = [stride for stride, size in zip(x.stride()[:3], x.shape[:3], strict=True) if size > 1]
-    return x.data_ptr() % TMA_ALIGNMENT == 0 and all(s > 0 and s % step == 0 for s in strides)
-
-
-def _strides(x: Tensor) -> list[int]:
-    """The strides of x, with that of a dimension of one element, which means nothing, made acceptable to TMA."""
-    return [stride if size > 1 else x.shape[3] for stride, size in zip(x.stride()[:3], x.shape[:3], strict=True)] + [1]
 
 
 @lru_cache(maxsize=1)

@@ -41,6 +41,10 @@ class MatmulConfig:
     warps: int
     stages: int
 
+    def tiles(self, rows: int, columns: int) -> int:
+        """Tiles of a product of so many rows and columns."""
+        return -(-rows // self.block_m) * -(-columns // self.block_n)
+
 
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands.
 HOPPER: dict[int, HopperConfig] = {
@@ -74,10 +78,9 @@ L2_BYTES = 32 << 20
 
 INTERPRETED = Config(32, 32, 4, 1)
 
-# Rows of the product from which on it is bound by the matrix units; with fewer, by reading the other matrix.
-MANY_ROWS = 65
 MATMUL_WIDE = MatmulConfig(128, 256, 64, 8, 8, 3)
 MATMUL_NARROW = MatmulConfig(128, 128, 64, 8, 8, 4)
+NARROW_OVER_WIDE = 0.54  # time of a tile over that of a tile, 4096 columns of a deep
 MATMUL_FLAT = MatmulConfig(64, 64, 128, 1, 4, 4)
 MATMUL_INTERPRETED = MatmulConfig(16, 32, 16, 2, 4, 1)
 
@@ -111,11 +114,11 @@ def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> 
 def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig:
     """Configuration of a matrix product of so many rows and columns; `multiprocessors` is None in Triton's interpreter.
 
-    Narrow tiles are slower, each for itself, and are for products of which wide ones would leave multiprocessors idle.
+    All tiles of a wave take the same time, however few there are of them; so that tile is taken whose waves end first.
     """
     if multiprocessors is None:
         return MATMUL_INTERPRETED
-    if rows < MANY_ROWS:
+    if rows <= MATMUL_FLAT.block_m:
         return MATMUL_FLAT
-    wide = -(-rows // MATMUL_WIDE.block_m) * -(-columns // MATMUL_WIDE.block_n)
-    return MATMUL_WIDE if wide >= multiprocessors else MATMUL_NARROW
+    waves = {config: -(-config.tiles(rows, columns) // multiprocessors) for config in (MATMUL_WIDE, MATMUL_NARROW)}
+    return MATMUL_NARROW if waves[MATMUL_NARROW] * NARROW_OVER_WIDE < waves[MATMUL_WIDE] else MATMUL_WIDE

@@ -34,12 +34,12 @@ class Mps(Throttle):
     MPS divides multiprocessors, by whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), and
     neither memory bandwidth, L2, NVLink nor the copy engines. It is fixed when the process starts CUDA.
 
-    What it leaves of a GPU with thread block clusters cuBLAS does not use rightly, so products are computed by another
-    kernel, at every percentage (see `heteroring.throttle.products`).
+    What it leaves is scattered over the GPU.
     """
 
     name: ClassVar[str] = "mps"
     platforms: ClassVar[tuple[str, ...]] = ("gpu",)
+    scatters: ClassVar[bool] = True
 
     @classmethod
     @contextmanager
@@ -51,11 +51,6 @@ class Mps(Throttle):
 
     def environment(self) -> Mapping[str, str]:
         return {PERCENTAGE: str(self.percentage)}
-
-    def start(self) -> None:
-        from heteroring.throttle.products import avoid_clusters
-
-        avoid_clusters()
 
     def report(self) -> dict[str, float]:
         """multiprocessors: as CUDA counts them in this process; expected_multiprocessors: what was asked for."""

@@ -1,0 +1,75 @@
+"""Matrix products that are right where a process has part of a GPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch.library import Library, get_kernel
+
+from heteroring.kernels.matmul import ARCHITECTURE, covers, matmul
+
+
+@cache
+def avoid_clusters(device: torch.device) -> Library | None:
+    """From now on, have PyTorch compute products in this process without thread block clusters, where `covers` allows.
+
+    The cuBLAS of CUDA 13.0 seems to work out how many clusters it has room for by the number of multiprocessors. Where
+    a throttle leaves some here and some there, it leaves tiles of the result unwritten at many a size and setting: no
+    error, just what was in memory before. On a Hopper `device`, heteroring's own kernel takes the place of cuBLAS's in
+    mm, addmm and bmm (so in matmul, linear and einsum), for 16-bit operands in whole rows or columns. What else there
+    is stays with cuBLAS: 32-bit products, baddbmm, addmm into a given tensor, a left operand that is transposed.
+    The change lasts as long as the process. Other devices are left alone.
+
+    Raises RuntimeError on a Hopper device without Triton.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != ARCHITECTURE:
+        return None
+    if find_spec("triton") is None:
+        raise RuntimeError(
+            "this throttle leaves part of a Hopper GPU, where cuBLAS gets products wrong, and Triton, which would "
+            "compute them instead, is not installed: install it, or take --throttle green"
+        )
+    return divert("CUDA", covers, matmul)
+
+
+def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[..., torch.Tensor]) -> Library:
+    """PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)` where `covers` says so of the same arguments.
+
+    A bias is added to what is rounded already, and so is a factor other than 1. For as long as the returned Library is
+    there.
+    """
+    library = Library("aten", "IMPL", dispatch_key)
+    originals = {name: get_kernel(f"aten::{name}", dispatch_key) for name in ("mm", "mm.out", "addmm", "bmm")}
+
+    def mm(keys, a, b):
+        return matmul(a, b) if covers(a, b) else originals["mm"].call_boxed(keys, a, b)
+
+    def mm_out(keys, a, b, *, out):
+        return matmul(a, b, out) if covers(a, b, out) else originals["mm.out"].call_boxed(keys, a, b, out=out)
+
+    def addmm(keys, bias, a, b, *, beta=1, alpha=1):
+        if not (covers(a, b) and bias.dtype == a.dtype and _expands(bias.shape, (len(a), b.shape[1]))):
+            return originals["addmm"].call_boxed(keys, bias, a, b, beta=beta, alpha=alpha)
+        product = matmul(a, b) if alpha == 1 else matmul(a, b) * alpha
+        return torch.add(product, bias, alpha=beta) if beta else product
+
+    def bmm(keys, a, b):
+        if not (a.dim() == b.dim() == 3 and 0 < len(a) == len(b) and all(map(covers, a, b))):
+            return originals["bmm"].call_boxed(keys, a, b)
+        return torch.stack([matmul(*each) for each in zip(a, b, strict=True)])
+
+    with warnings.catch_warnings():  # PyTorch warns of what is done here on purpose
+        warnings.filterwarnings("ignore", message="Warning only once for all operators")
+        for name, kernel in (("mm", mm), ("mm.out", mm_out), ("addmm", addmm), ("bmm", bmm)):
+            library.impl(name, kernel, with_keyset=True)
+    return library
+
+
+def _expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Whether a tensor of `shape` can be expanded to the shape `to`."""
+    there = to[len(to) - len(shape) :] if len(shape) <= len(to) else ()
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in zip(shape, there, strict=True))

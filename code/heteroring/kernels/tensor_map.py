@@ -1,0 +1,24 @@
+"""What the tensor maps of TMA ask of the memory that they describe."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes: of every address and stride
+
+
+def fits(x: Tensor) -> bool:
+    """Whether a tensor map can describe `x`, whose last dimension is contiguous.
+
+    Its address and the strides of its other dimensions are multiples of 16 bytes, and none of them is broadcast.
+    """
+    step = ALIGNMENT // x.element_size()
+    strides = [stride for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True) if size > 1]
+    return x.data_ptr() % ALIGNMENT == 0 and all(s > 0 and s % step == 0 for s in strides)
+
+
+def strides(x: Tensor) -> list[int]:
+    """The strides of `x`, with that of a dimension of one element, which means nothing, made acceptable to TMA."""
+    step = ALIGNMENT // x.element_size()
+    row = -(-x.shape[-1] // step) * step
+    return [stride if size > 1 else row for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True)] + [1]
