@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from heteroring.bench.device import DEVICE_TYPES, Device
 from heteroring.bench.heartbeat import advance, beat
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
-from heteroring.bench.operators import check_kinds, operators, sizes
+from heteroring.bench.operators import Operator, check_kinds, operators, sizes
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import ProfileRow
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
@@ -98,10 +98,9 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
     times = {}
     with torch.no_grad():
         for operator in timed:
-            if operator.verify:
-                operator.verify(operator.call())
-                beat()
-            for _ in range(max(1, job.warmup)):
+            once = _verified(operator, rank.device)
+            advance()
+            for _ in range(job.warmup - 1):
                 once = _time(operator.call, 1, rank.device)
                 advance()
             if once < 10 * REPETITION_MS:  # the first call of a small operator is mostly start-up
@@ -115,6 +114,15 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
                     times[operator.kind, operator.size, repetition] = (operator.flops, latency_ms)
                     advance()
     return times, report(rank)
+
+
+def _verified(operator: Operator, device: Device) -> float:
+    """Milliseconds of the operator's first call, once its result has been found right."""
+    results: list[Any] = []
+    once = _time(lambda: results.append(operator.call()), 1, device)
+    if operator.verify:
+        operator.verify(*results)
+    return once
 
 
 def _time(call: Callable[[], object], calls: int, device: Device) -> float:
