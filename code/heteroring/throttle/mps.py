@@ -32,9 +32,8 @@ class Mps(Throttle):
     """Limits a process, its NCCL kernels among the rest, by CUDA_MPS_ACTIVE_THREAD_PERCENTAGE.
 
     MPS divides multiprocessors, by whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), and
-    neither memory bandwidth, L2, NVLink nor the copy engines. It is fixed when the process starts CUDA.
-
-    What it leaves is scattered over the GPU.
+    neither memory bandwidth, L2, NVLink nor the copy engines. What it leaves lies here and there on the GPU. The share
+    is fixed when the process starts CUDA.
     """
 
     name: ClassVar[str] = "mps"
