@@ -24,7 +24,7 @@ paper: setup tex ## build everything; without TeX, everything but the PDF
 	$(WITHIN) snakemake --cores $(CORES) $$target
 
 test: setup tex lint ## lint and run every test
-	$(WITHIN) pytest -n 2 --dist loadfile
+	$(WITHIN) pytest
 
 lint: setup ## check style of Python and of the workflow
 	$(WITHIN) ruff check .
