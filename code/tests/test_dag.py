@@ -68,9 +68,9 @@ class Tree:
         process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
         try:
             deadline = time.monotonic() + PATIENCE
-            while not when() and process.poll() is None and time.monotonic() < deadline:
+            # A shell that has opened the job's log, but not yet started the job, would swallow the signal.
+            while not (when() and job_runs(process.pid)) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
-            # A shell that has opened the job's log, but not yet become the job, would swallow the signal.
             time.sleep(1.0)
             assert process.poll() is None, process.communicate()[0]
             os.killpg(process.pid, how)
@@ -89,6 +89,18 @@ class Tree:
     def log_of(self, percentage: str) -> Path:
         """Made when the ring's job begins."""
         return self.root / RUN / "logs" / "cpu" / "bench" / f"pct-{percentage}.log"
+
+
+def job_runs(session: int) -> bool:
+    """Whether one of the processes that Snakemake, the leader of `session`, has started is a `heteroring` command."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+            if os.getsid(int(path.parent.name)) == session and len(words) > 1 and words[1].endswith(b"/heteroring"):
+                return True
+        except OSError:
+            continue  # it has ended
+    return False
 
 
 def sources() -> list[str]:
