@@ -52,8 +52,9 @@ def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[...,
         return matmul(a, b, out) if covers(a, b, out) else originals["mm.out"].call_boxed(keys, a, b, out=out)
 
     def addmm(keys, bias, a, b, *, beta=1, alpha=1):
-        if not (covers(a, b) and bias.dtype == a.dtype and _expands(bias.shape, (len(a), b.shape[1]))):
+        if not (covers(a, b) and bias.dtype == a.dtype):
             return originals["addmm"].call_boxed(keys, bias, a, b, beta=beta, alpha=alpha)
+        bias = bias.expand(len(a), b.shape[1])
         product = matmul(a, b) if alpha == 1 else matmul(a, b) * alpha
         return torch.add(product, bias, alpha=beta) if beta else product
 
@@ -67,9 +68,3 @@ def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[...,
         for name, kernel in (("mm", mm), ("mm.out", mm_out), ("addmm", addmm), ("bmm", bmm)):
             library.impl(name, kernel, with_keyset=True)
     return library
-
-
-def _expands(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    """Whether a tensor of `shape` can be expanded to the shape `to`."""
-    there = to[len(to) - len(shape) :] if len(shape) <= len(to) else ()
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in zip(shape, there, strict=True))

@@ -54,7 +54,7 @@ def main() -> None:
             a = torch.randn(rows, k, device="cuda", dtype=torch.bfloat16)
             out = torch.empty(rows, n, device="cuda", dtype=torch.bfloat16)
             if not covers(a, b, out):
-                raise SystemExit("needs a GPU with thread block clusters (compute capability 9.0), and Triton")
+                raise SystemExit("needs a Hopper GPU (compute capability 9.0)")
             wrong = {name: share_wrong(way, a, b) for name, way in ways.items()}
             times: dict[str, list[float]] = {name: [] for name in ways}
             for repetition in range(3 + options.repetitions):
