@@ -3,14 +3,14 @@
 import csv
 import json
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from heteroring.bench import sweep
-from heteroring.bench.job import Job
+from heteroring.bench.job import Job, plan
 from heteroring.bench.metrics import cells
 from heteroring.bench.records import Measurement, ProfileRow, read_rows
 from heteroring.bench.results import Results
@@ -167,6 +167,23 @@ def test_tables_are_plain_csv(folder):
         rows = list(csv.DictReader(file))
     assert rows[0]["percentages"] == "100 50"
     assert pd.read_csv(folder / "derived/measurements.csv").shape[0] == len(rows) * REPETITIONS
+
+
+def test_what_is_compared_is_measured_together_in_ever_another_order():
+    def job(percentage):
+        strategies = ("contiguous/even", "zigzag/even", "zigzag/uneven")
+        return Job("gpu", "two", "mps", (100, percentage), (512, 1024, 2048), strategies, peers=True)
+
+    cells, _ = plan(job(50))
+    assert len(cells) == 21
+    orders = [sweep.order(job(percentage), cells, repetition) for percentage in (50, 10) for repetition in range(5)]
+    assert len(set(map(tuple, orders))) == 10
+    assert orders[0] == sweep.order(job(50), cells, 0)
+    for order in orders:
+        assert sorted(order) == list(range(21))
+        lengths = [cells[index].partition.seq_len for index in order]
+        assert sum(a != b for a, b in pairwise(lengths)) == 2
+    assert len({tuple(index for index in order if index < 7) for order in orders}) > 5
 
 
 def test_three_ranks_in_bfloat16():

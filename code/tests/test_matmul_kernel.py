@@ -1,5 +1,6 @@
 """Matrix products by our kernel against exact ones. Without a GPU it runs in Triton's interpreter."""
 
+import dataclasses
 import os
 
 import pytest
@@ -10,14 +11,16 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
+from heteroring.kernels import matmul as matmul_module  # noqa: E402
 from heteroring.kernels import tuned  # noqa: E402
-from heteroring.kernels.matmul import covers, fits, matmul  # noqa: E402
+from heteroring.kernels.matmul import matmul  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
 # Triton's interpreter takes what a tensor descriptor loads of bfloat16 for integers.
 DTYPES = [torch.float16, torch.bfloat16] if GPU else [torch.float16]
 
 SHAPES = [(1, 8, 8), (1, 40, 64), (17, 32, 48), (64, 24, 40), (65, 40, 8), (100, 72, 136)]
+TRANSPOSED = tuned.MatmulConfig(16, 32, 16, 2, 4, 3, columns_first=True)
 LARGE = [(1, 4096, 12288), (64, 4096, 4096), (409, 4096, 12288), (1024, 14336, 4096), (3000, 1000, 5000)]
 
 
@@ -43,6 +46,23 @@ def test_it_is_the_product(shape, dtype, by_columns):
     assert_right(matmul(a, b), a, b)
 
 
+@pytest.mark.parametrize("by_columns", [True, False], ids=["weights", "rows"])
+@pytest.mark.parametrize("shape", SHAPES + (LARGE[:3] if GPU else []), ids=str)
+def test_it_is_the_product_by_transposed_tiles(shape, by_columns):
+    config = dataclasses.replace(TRANSPOSED, block_n=64, block_k=128) if GPU else TRANSPOSED
+    a, b = operands(*shape, torch.float16, by_columns)
+    assert_right(matmul(a, b, config=config), a, b)
+
+
+def test_one_plan_serves_all_operands_alike_and_no_others():
+    for seed in range(3):
+        a, b = operands(33, 40, 24, torch.float16, True, seed)
+        assert_right(matmul(a, b), a, b)
+    for m, k, n, by_columns in ((33, 40, 24, False), (33, 24, 40, True), (17, 40, 24, True)):
+        a, b = operands(m, k, n, torch.float16, by_columns)
+        assert_right(matmul(a, b), a, b)
+
+
 def test_it_goes_where_it_is_told_and_nowhere_else():
     a, b = operands(33, 40, 24, torch.float16, True)
     whole = torch.full((40, 64), torch.nan, dtype=torch.float16, device=DEVICE)
@@ -57,14 +77,18 @@ def test_operands_may_be_parts_of_larger_matrices():
     assert_right(matmul(a[5:30, 8:40], b[:32, 16:]), a[5:30, 8:40], b[:32, 16:])
 
 
-def test_without_a_gpu_nothing_is_covered():
-    a, b = (torch.ones(16, 16, dtype=torch.bfloat16) for _ in range(2))
-    assert fits(a, b)
-    assert not covers(a, b)
+@pytest.mark.skipif(GPU, reason="of machines without a GPU")
+def test_without_a_gpu_it_does_nothing_unless_triton_interprets(monkeypatch):
+    matmul_module._runs_on.cache_clear()
+    monkeypatch.delenv("TRITON_INTERPRET")
+    try:
+        assert matmul(half(56, 16), half(16, 16)) is None
+    finally:
+        matmul_module._runs_on.cache_clear()
 
 
 def half(rows, columns):
-    return torch.zeros(rows, columns, dtype=torch.float16)
+    return torch.ones(rows, columns, dtype=torch.float16, device=DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -93,14 +117,19 @@ def half(rows, columns):
         "more than two dimensions": ((half(5, 16)[None], half(16, 24)[None]), False),
     }.values(),
 )
-def test_what_fits(operands, fit):
-    assert fits(*operands) is fit
+def test_what_is_covered(operands, fit):
+    got = matmul(*operands)
+    assert (got is not None) is fit
+    if fit:
+        assert (got == operands[0].shape[1]).all()
 
 
 def test_what_is_written_to_must_not_be_read():
     a, b = half(16, 16), half(16, 16)
-    assert not fits(a, b, a)
-    assert not fits(a, b, b)
+    assert matmul(a, b, a) is None
+    assert matmul(a, b, b) is None
+    assert (a == 1).all()
+    assert (b == 1).all()
 
 
 def test_the_tile_is_the_one_whose_waves_end_first():

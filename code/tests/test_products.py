@@ -16,11 +16,10 @@ from heteroring.bench.products import divert
 
 taken = []
 
-def covers(a, b, out=None):
-    fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and a.dtype == b.dtype == torch.float64
-    return fits and (out is None or out.is_contiguous())
-
 def product(a, b, out=None):
+    fits = a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and a.dtype == b.dtype == torch.float64
+    if not fits or (out is not None and not out.is_contiguous()):
+        return None
     taken.append((tuple(a.shape), tuple(b.shape)))
     want = (a[:, :, None] * b[None]).sum(1)
     return want if out is None else out.copy_(want)
@@ -43,7 +42,7 @@ calls = {
 tensors = x, w, bias, pair, other
 want = {name: call(*tensors) for name, (call, _) in calls.items()}
 single = {name: call(*(t.float() for t in tensors)) for name, (call, _) in calls.items()}
-library = divert("CPU", covers, product)
+library = divert("CPU", product)
 for name, (call, count) in calls.items():
     taken.clear()
     torch.testing.assert_close(call(*tensors), want[name])

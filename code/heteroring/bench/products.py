@@ -10,12 +10,12 @@ from importlib.util import find_spec
 import torch
 from torch.library import Library, get_kernel
 
-from heteroring.kernels.matmul import ARCHITECTURE, covers, matmul
+from heteroring.kernels.matmul import ARCHITECTURE, matmul
 
 
 @cache
 def avoid_clusters(device: torch.device) -> Library | None:
-    """From now on, have PyTorch compute products in this process without thread block clusters, where `covers` allows.
+    """From now on, have PyTorch compute products in this process without thread block clusters, where `matmul` can.
 
     The cuBLAS of CUDA 13.0 seems to work out how many clusters it has room for by the number of multiprocessors. Where
     a throttle leaves some here and some there, it leaves tiles of the result unwritten at many a size and setting: no
@@ -33,11 +33,11 @@ def avoid_clusters(device: torch.device) -> Library | None:
             "this throttle leaves part of a Hopper GPU, where cuBLAS gets products wrong, and Triton, which would "
             "compute them instead, is not installed: install it, or take --throttle green"
         )
-    return divert("CUDA", covers, matmul)
+    return divert("CUDA", matmul)
 
 
-def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[..., torch.Tensor]) -> Library:
-    """PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)` where `covers` says so of the same arguments.
+def divert(dispatch_key: str, matmul: Callable[..., torch.Tensor | None]) -> Library:
+    """PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)`, unless it gives None for the operands.
 
     A bias is added to what is rounded already, and so is a factor other than 1. For as long as the returned Library is
     there.
@@ -46,22 +46,28 @@ def divert(dispatch_key: str, covers: Callable[..., bool], matmul: Callable[...,
     originals = {name: get_kernel(f"aten::{name}", dispatch_key) for name in ("mm", "mm.out", "addmm", "bmm")}
 
     def mm(keys, a, b):
-        return matmul(a, b) if covers(a, b) else originals["mm"].call_boxed(keys, a, b)
+        product = matmul(a, b)
+        return originals["mm"].call_boxed(keys, a, b) if product is None else product
 
     def mm_out(keys, a, b, *, out):
-        return matmul(a, b, out) if covers(a, b, out) else originals["mm.out"].call_boxed(keys, a, b, out=out)
+        product = matmul(a, b, out)
+        return originals["mm.out"].call_boxed(keys, a, b, out=out) if product is None else product
 
     def addmm(keys, bias, a, b, *, beta=1, alpha=1):
-        if not (covers(a, b) and bias.dtype == a.dtype):
+        product = matmul(a, b) if bias.dtype == a.dtype else None
+        if product is None:
             return originals["addmm"].call_boxed(keys, bias, a, b, beta=beta, alpha=alpha)
-        bias = bias.expand(len(a), b.shape[1])
-        product = matmul(a, b) if alpha == 1 else matmul(a, b) * alpha
+        bias = bias.expand(product.shape)
+        product = product if alpha == 1 else product * alpha
         return torch.add(product, bias, alpha=beta) if beta else product
 
     def bmm(keys, a, b):
-        if not (a.dim() == b.dim() == 3 and 0 < len(a) == len(b) and all(map(covers, a, b))):
+        products = []
+        if a.dim() == b.dim() == 3 and len(a) == len(b):
+            products = [matmul(*each) for each in zip(a, b, strict=True)]
+        if not products or any(product is None for product in products):
             return originals["bmm"].call_boxed(keys, a, b)
-        return torch.stack([matmul(*each) for each in zip(a, b, strict=True)])
+        return torch.stack(products)
 
     with warnings.catch_warnings():  # PyTorch warns of what is done here on purpose
         warnings.filterwarnings("ignore", message="Warning only once for all operators")

@@ -75,11 +75,7 @@ def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[
 
 
 def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
-    """One rank's part: every cell is warmed up, and its first result verified; then come the repetitions.
-
-    The order of cells is drawn anew for each repetition, the same on every rank, so that no cell always
-    follows the same other one.
-    """
+    """One rank's part: every cell is warmed up, and its first result verified; then come the repetitions."""
     block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
     transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
     busy = Busy(rank.device)
@@ -91,12 +87,28 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
                 _time(rank, modules[cell.module], cell, busy)
         times = {}
         for repetition in range(job.repetitions):
-            order = list(enumerate(cells))
-            Random(f"{job.seed} {repetition}").shuffle(order)
             with no_garbage_collection():
-                for index, cell in order:
+                for index in order(job, cells, repetition):
+                    cell = cells[index]
                     times[repetition, index] = _time(rank, modules[cell.module], cell, busy)
     return _RankResult(times, block, transport, report(rank))
+
+
+def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
+    """The indices of `cells` in the order of one repetition, the same on every rank.
+
+    What is compared, the cells of one module and length, is measured together: a call that is 16 times as long leaves a
+    GPU at a lower clock, which would be the next one's. The order is drawn anew for each repetition and throttle
+    setting, so that no cell always follows the same other one.
+    """
+    together: dict[tuple[str, int], list[int]] = {}
+    for index, cell in enumerate(cells):
+        together.setdefault((cell.module, cell.partition.seq_len), []).append(index)
+    draw, groups = Random(f"{job.seed} {job.percentages} {repetition}"), list(together.values())
+    draw.shuffle(groups)
+    for group in groups:
+        draw.shuffle(group)
+    return [index for group in groups for index in group]
 
 
 def _time(rank: Rank, module: Module, cell: Cell, busy: Busy) -> Times:

@@ -1,72 +1,149 @@
 """Hold our product of matrices against PyTorch's on this machine's GPU: which is right, and which is faster.
 
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.kernels.bench_matmul [--rows 1,409,4096]
+    python -m heteroring.kernels.bench_matmul --tune --rows 1,16   # launch configurations for kernels/tuned.py
 
-Times are device-event times, taken alternately, the median of the repetitions. A product is wrong where an element is
-further from the exact one than rounding explains; what is never written keeps the 7 that was there before.
+Times are device-event times, taken alternately, the median of the repetitions. Of each right operand there are as many
+as L2 cannot hold, and they are read in turn, as a model reads its weights; a time is that of a round of them over their
+number. A product is wrong where an element is further from the exact one than rounding explains; what is never written
+keeps the 7 that was there before.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 
-from heteroring.kernels.matmul import covers, matmul
+from heteroring.kernels import tuned
+from heteroring.kernels.matmul import matmul
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
 WEIGHTS = ((4096, 4096), (4096, 6144), (4096, 12288), (4096, 28672), (14336, 4096))
 ROWS = (1, 64, 256, 409, 1024, 2048, 4096, 8192)
+COLD_BYTES = 256 << 20  # of right operands that are read in turn: several times the L2 of an H200
+WARMUP = 3
+
+Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """Time of one call on the device."""
+def milliseconds(way: Way, a: torch.Tensor, weights: Sequence[torch.Tensor], out: torch.Tensor) -> float:
+    """Time of one product on the device, while the host runs ahead."""
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(200_000 * (1 + len(weights)))
     start.record()
-    call()
+    for b in weights:
+        way(a, b, out)
     stop.record()
     torch.cuda.synchronize()
-    return start.elapsed_time(stop)
+    return start.elapsed_time(stop) / len(weights)
 
 
-def share_wrong(call: Callable[..., torch.Tensor], a: torch.Tensor, b: torch.Tensor) -> float:
-    """Share of the elements of call(a, b, out) that are not a @ b, rounded once."""
+def share_wrong(way: Way, a: torch.Tensor, b: torch.Tensor) -> float:
+    """Share of the elements of way(a, b, out) that are not a @ b, rounded once."""
     out = torch.full((a.shape[0], b.shape[1]), 7.0, device=a.device, dtype=a.dtype)
-    call(a, b, out)
+    way(a, b, out)
     exact = a.double() @ b.double()
     slack = torch.finfo(a.dtype).eps * exact.abs() + 1e-5 * a.double().abs() @ b.double().abs()
     return ((out.double() - exact).abs() > slack).double().mean().item()
 
 
+def host_microseconds(way: Way, calls: int = 200) -> float:
+    """What asking for one product takes the host, while the device has enough to do: fastest of 5 rounds."""
+    a, b, out = (torch.zeros(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    rounds = []
+    for _ in range(5):
+        torch.cuda.synchronize()
+        torch.cuda._sleep(100_000_000)
+        start = time.perf_counter()
+        for _ in range(calls):
+            way(a, b, out)
+        rounds.append((time.perf_counter() - start) / calls * 1e6)
+    return min(rounds)
+
+
+def torch_mm(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """PyTorch's product."""
+    return torch.mm(a, b, out=out)
+
+
+def configured(config: tuned.MatmulConfig) -> Way:
+    """Our product, launched as `config` says."""
+    return lambda a, b, out: matmul(a, b, out, config=config)
+
+
+def candidates(rows: int) -> dict[str, Way]:
+    """Launch configurations for so many rows that compile here, by name; the one in use comes first."""
+    if rows <= tuned.MATMUL_FLAT.block_m:
+        stages = {
+            (32, 128): [6],
+            (32, 256): [4],
+            (64, 64): [8],
+            (64, 128): [4, 6, 8],
+            (64, 256): [3, 4],
+            (128, 64): [6],
+        }
+        tall = 16 if rows <= 16 else 64
+        tiles = [tuned.MatmulConfig(tall, *tile, 1, 4, s, True) for tile, most in stages.items() for s in most]
+        tiles += [tuned.MatmulConfig(64, 64, 128, 1, 4, s) for s in (3, 4, 6)]
+    else:
+        launches = ((128, 256, 8, 3), (128, 128, 8, 4), (128, 128, 4, 4), (64, 128, 4, 4))
+        tiles = [tuned.MatmulConfig(m, n, 64, 8, warps, s) for m, n, warps, s in launches]
+    ways = {str(config): configured(config) for config in tiles}
+    return {"in use": matmul} | {name: way for name, way in ways.items() if _runs_here(way)}
+
+
+def _runs_here(way: Way) -> bool:
+    """Whether the configuration compiles and fits the multiprocessor."""
+    a, b, out = (torch.zeros(256, 256, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    try:
+        way(a, b.t(), out)
+    except Exception:  # Triton raises its own and the driver's errors, of no common type
+        return False
+    return True
+
+
+def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -> dict[str, tuple[float, float]]:
+    """(share of wrong elements, milliseconds) of each way, at a [rows, k] @ b [k, n]."""
+    count = math.ceil(COLD_BYTES / (2 * k * n))
+    weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16).t() for _ in range(count)]
+    a = torch.randn(rows, k, device="cuda", dtype=torch.bfloat16)
+    out = torch.empty(rows, n, device="cuda", dtype=torch.bfloat16)
+    wrong = {name: share_wrong(way, a, weights[0]) for name, way in ways.items()}
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repetition in range(WARMUP + repetitions):
+        for name, way in ways.items():
+            ms = milliseconds(way, a, weights, out)
+            if repetition >= WARMUP:
+                times[name].append(ms)
+    return {name: (wrong[name], statistics.median(each)) for name, each in times.items()}
+
+
 def main() -> None:
+    """Print a line for each product."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="rows of the left matrix")
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--tune", action="store_true", help="race launch configurations instead of PyTorch")
     options = parser.parse_args()
-    ways = {"torch": lambda a, b, out: torch.mm(a, b, out=out), "ours": matmul}
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        parser.error("needs a Hopper GPU (compute capability 9.0)")
     print(f"{torch.cuda.get_device_properties(0).multi_processor_count} multiprocessors, CUDA {torch.version.cuda}")
-    print(f"{'rows':>5} {'K':>6} {'N':>6}   {'torch':>11} {'ours':>11}   TFLOP/s torch, ours")
-    for k, n in WEIGHTS:
-        b = torch.randn(n, k, device="cuda", dtype=torch.bfloat16).t()
-        for rows in map(int, options.rows.split(",")):
-            a = torch.randn(rows, k, device="cuda", dtype=torch.bfloat16)
-            out = torch.empty(rows, n, device="cuda", dtype=torch.bfloat16)
-            if not covers(a, b, out):
-                raise SystemExit("needs a Hopper GPU (compute capability 9.0)")
-            wrong = {name: share_wrong(way, a, b) for name, way in ways.items()}
-            times: dict[str, list[float]] = {name: [] for name in ways}
-            for repetition in range(3 + options.repetitions):
-                for name, way in ways.items():
-                    torch.cuda._sleep(1_000_000)
-                    ms = milliseconds(lambda way=way, a=a, b=b, out=out: way(a, b, out))
-                    if repetition >= 3:
-                        times[name].append(ms)
-            speeds = {name: 2 * rows * k * n / statistics.median(each) / 1e9 for name, each in times.items()}
-            verdicts = [f"{wrong[name]:.0%} wrong" if wrong[name] else "right" for name in ways]
-            tflops = ", ".join(f"{speed:.1f}" for speed in speeds.values())
-            print(f"{rows:5} {k:6} {n:6}   {verdicts[0]:>11} {verdicts[1]:>11}   {tflops}")
+    both: dict[str, Way] = {"torch": torch_mm, "ours": matmul}
+    print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us a call" for name, way in both.items()))
+    print(f"{'rows':>5} {'K':>6} {'N':>6}   microseconds, GB/s, TFLOP/s")
+    for rows in map(int, options.rows.split(",")):
+        ways = candidates(rows) if options.tune else both
+        for k, n in WEIGHTS:
+            for name, (wrong, ms) in compare(ways, rows, k, n, options.repetitions).items():
+                verdict = f"{wrong:.0%} wrong" if wrong else "right"
+                moved, flops = 2 * (rows * k + k * n + rows * n), 2 * rows * k * n
+                figures = f"{1e3 * ms:8.1f} {moved / ms / 1e6:8.1f} {flops / ms / 1e9:8.1f}"
+                print(f"{rows:5} {k:6} {n:6}   {figures}   {verdict:>10}  {name}")
 
 
 if __name__ == "__main__":

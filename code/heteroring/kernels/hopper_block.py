@@ -6,7 +6,6 @@ everything that follows from shapes, strides and dtypes is worked out once, as a
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ class Plan:
                 out[:, :, : self.blind].zero_()
                 lse[:, :, : self.blind].fill_(-math.inf)
             q, out, lse = (x[:, :, self.blind :] for x in (q, out, lse))
-        maps = map(_addressed, self.descriptors, (q, k, v, *((late.k, late.v) if late else (k, v))))
+        maps = map(tensor_map.addressed, self.descriptors, (q, k, v, *((late.k, late.v) if late else (k, v))))
         arrived = late.arrived if late else 0
         if self.device == torch.cuda.current_device():
             self.run(*maps, out, lse, arrived, *self.rest)
@@ -90,8 +89,8 @@ def plan(
     """
     if not q.is_cuda:
         return None
-    joined = (late.first_query, late.heads, *map(_likeness, late[:2])) if late else None
-    key = (q.device.index, scale, causal_offset, fold, config, joined, *map(_likeness, (q, k, v, out, lse)))
+    joined = (late.first_query, late.heads, *map(tensor_map.likeness, late[:2])) if late else None
+    key = (q.device.index, scale, causal_offset, fold, config, joined, *map(tensor_map.likeness, (q, k, v, out, lse)))
     if key not in _PLANS:
         if len(_PLANS) >= MOST_PLANS:
             _PLANS.clear()
@@ -101,10 +100,6 @@ def plan(
 
 
 _PLANS: dict[tuple[object, ...], Plan | None] = {}
-
-
-def _likeness(x: Tensor) -> tuple[object, ...]:
-    return x.shape, x.stride(), x.dtype, x.data_ptr() % tensor_map.ALIGNMENT
 
 
 def _make(
@@ -164,16 +159,8 @@ def _make(
         arrived = late.arrived if late else 0
         compiled = _kernel().warmup(*descriptors, out, lse, arrived, *rest, **constants, num_warps=4, grid=grid)
         run = compiled[grid]
-    for descriptor in descriptors:
-        descriptor.base = None  # a plan outlives the tensors that it was made with
-    return Plan(run, descriptors, (*rest, *constants.values()), blind, fold, q.device.index)
-
-
-def _addressed(descriptor: object, x: Tensor) -> object:
-    """The descriptor, pointing at x."""
-    descriptor = copy.copy(descriptor)
-    descriptor.base = x
-    return descriptor
+    detached = tuple(tensor_map.addressed(descriptor, None) for descriptor in descriptors)
+    return Plan(run, detached, (*rest, *constants.values()), blind, fold, q.device.index)
 
 
 @lru_cache(maxsize=1)

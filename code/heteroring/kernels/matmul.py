@@ -1,92 +1,140 @@
 """Products of 16-bit matrices without thread block clusters, for processes in which those of cuBLAS cannot be trusted.
 
 `python -m heteroring.kernels.bench_matmul` holds them against PyTorch's; EXPERIMENTS.md says where those are wrong.
+A token that is decoded asks for hundreds of small products, so what follows from shapes, strides and dtypes is worked
+out once, as a `Plan`; a launch fills in addresses.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from heteroring.kernels import tensor_map, tuned
 
 ARCHITECTURE = (9, 0)
+MOST_PLANS = 4096
 
 
-def covers(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> bool:
-    """Whether `matmul` takes these operands.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A launch of the kernel on operands of certain shapes, strides and dtypes."""
 
-    That is a [M, K] and b [K, N], none of them empty, of the same 16-bit dtype, on one Hopper GPU; rows of a, and rows
-    or columns of b, in one piece and 16 bytes or a multiple of it apart; so are the rows of `out` [M, N], which has the
-    same dtype and shares no memory with them, or those of what will be allocated for it.
+    run: Callable[..., None]
+    descriptors: tuple[object, ...]
+    rest: tuple[object, ...]
+    by_columns: bool
+    device: int | None
+
+    def launch(self, a: Tensor, b: Tensor, out: Tensor) -> None:
+        """Run it on operands like those it was made for."""
+        operands = (a, b.t() if self.by_columns else b, out)
+        maps = map(tensor_map.addressed, self.descriptors, operands)
+        if self.device is None or self.device == torch.cuda.current_device():
+            self.run(*maps, *self.rest)
+        else:
+            with torch.cuda.device(self.device):
+                self.run(*maps, *self.rest)
+
+
+def matmul(
+    a: Tensor, b: Tensor, out: Tensor | None = None, *, config: tuned.MatmulConfig | None = None
+) -> Tensor | None:
+    """a [M, K] @ b [K, N], into `out` [M, N] if there is one; None, and nothing done, for what it does not cover.
+
+    It covers matrices of the same 16-bit dtype, none of them empty, on one Hopper GPU (or where Triton interprets, on
+    the CPU); rows of a, and rows or columns of b, in one piece and 16 bytes or a multiple of it apart; so are the rows
+    of `out`, which has the same dtype and shares no memory with them, or those of what is allocated for it.
+    Forward only.
     """
-    return (
-        a.is_cuda
-        and a.device == b.device
-        and a.dtype == b.dtype
-        and a.dtype in (torch.bfloat16, torch.float16)
-        and _capability(a.device) == ARCHITECTURE
-        and fits(a, b, out)
-    )
+    key = (a.device, b.device, config, tensor_map.likeness(a), tensor_map.likeness(b))
+    if out is not None:
+        if out.untyped_storage().data_ptr() in (a.untyped_storage().data_ptr(), b.untyped_storage().data_ptr()):
+            return None
+        key += (out.device, *tensor_map.likeness(out))
+    if key not in _PLANS:
+        if len(_PLANS) >= MOST_PLANS:
+            _PLANS.clear()
+        _PLANS[key] = _make(a, b, out, config) if _covers(a, b, out) else None
+    plan = _PLANS[key]
+    if plan is None:
+        return None
+    out = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
+    plan.launch(a, b, out)
+    return out
 
 
-def fits(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> bool:
-    """Whether the shapes, strides and addresses are such as `covers` says."""
+_PLANS: dict[tuple[object, ...], Plan | None] = {}
+
+
+def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
     if not (a.dim() == b.dim() == 2 and a.shape[1] == b.shape[0] and a.numel() and b.numel()):
         return False
     if out is None:
         aligned = b.shape[1] * b.element_size() % tensor_map.ALIGNMENT == 0
     else:
-        aligned = (
-            (out.shape, out.dtype, out.device) == ((a.shape[0], b.shape[1]), a.dtype, a.device)
-            and _in_rows(out)
-            and (out.stride(0) >= out.shape[1] or out.shape[0] == 1)
-            and out.untyped_storage().data_ptr() not in (x.untyped_storage().data_ptr() for x in (a, b))
-        )
-    return aligned and _in_rows(a) and (_in_rows(b.t()) or _in_rows(b))
+        expected = ((a.shape[0], b.shape[1]), a.dtype, a.device)
+        apart = out.dim() == 2 and (out.stride(0) >= out.shape[1] or out.shape[0] == 1)
+        aligned = (out.shape, out.dtype, out.device) == expected and apart and _in_rows(out)
+    return (
+        aligned
+        and a.device == b.device
+        and a.dtype == b.dtype
+        and a.dtype in (torch.bfloat16, torch.float16)
+        and _in_rows(a)
+        and (_in_rows(b.t()) or _in_rows(b))
+        and _runs_on(a.device)
+    )
 
 
-def matmul(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """a [M, K] @ b [K, N], into `out` [M, N] if there is one: operands that `covers` says yes to. Forward only."""
+def _make(a: Tensor, b: Tensor, out: Tensor | None, config: tuned.MatmulConfig | None) -> Plan:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from heteroring.kernels.matmul_kernel import matmul_kernel
 
     (m, k), n = a.shape, b.shape[1]
     multiprocessors = _multiprocessors(a.device) if a.is_cuda else None
-    config = tuned.matmul(m, n, multiprocessors)
+    config = config or tuned.matmul(m, n, multiprocessors)
     out = a.new_empty(m, n) if out is None else out
     by_columns = _in_rows(b.t())
     stored, block = (b.t(), [config.block_n, config.block_k]) if by_columns else (b, [config.block_k, config.block_n])
+    operands = ((a, [config.block_m, config.block_k]), (stored, block), (out, [config.block_m, config.block_n]))
+    descriptors = tuple(TensorDescriptor(x, list(x.shape), tensor_map.strides(x), tile) for x, tile in operands)
     programs = min(config.tiles(m, n), multiprocessors or 3)
-    with torch.cuda.device(a.device if a.is_cuda else -1):
-        matmul_kernel[(programs,)](
-            TensorDescriptor(a, list(a.shape), tensor_map.strides(a), [config.block_m, config.block_k]),
-            TensorDescriptor(stored, list(stored.shape), tensor_map.strides(stored), block),
-            TensorDescriptor(out, list(out.shape), tensor_map.strides(out), [config.block_m, config.block_n]),
-            m,
-            n,
-            k,
-            programs,
-            BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n,
-            BLOCK_K=config.block_k,
-            GROUP=config.group,
-            B_BY_COLUMNS=by_columns,
-            num_warps=config.warps,
-            num_stages=config.stages,
-        )
-    return out
+    rest = (m, n, k, programs)
+    constants = {
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "BLOCK_K": config.block_k,
+        "GROUP": config.group,
+        "B_BY_COLUMNS": by_columns,
+        "COLUMNS_FIRST": config.columns_first,
+    }
+    grid = (programs, 1, 1)
+    if a.is_cuda:
+        how = {"num_warps": config.warps, "num_stages": config.stages}
+        with torch.cuda.device(a.device):
+            run = matmul_kernel.warmup(*descriptors, *rest, **constants, **how, grid=grid)[grid]
+    else:
+        run = matmul_kernel[grid]
+    detached = tuple(tensor_map.addressed(descriptor, None) for descriptor in descriptors)
+    return Plan(run, detached, (*rest, *constants.values()), by_columns, a.device.index)
 
 
-def _in_rows(x: torch.Tensor) -> bool:
+def _in_rows(x: Tensor) -> bool:
     return (x.stride(1) == 1 or x.shape[1] == 1) and tensor_map.fits(x)
 
 
 @cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def _runs_on(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) == ARCHITECTURE
+    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @cache

@@ -1,6 +1,8 @@
-"""What the tensor maps of TMA ask of the memory that they describe."""
+"""The tensor maps of TMA: what they ask of the memory that they describe, and how to make one for all tensors alike."""
 
 from __future__ import annotations
+
+import copy
 
 from torch import Tensor
 
@@ -22,3 +24,18 @@ def strides(x: Tensor) -> list[int]:
     step = ALIGNMENT // x.element_size()
     row = -(-x.shape[-1] // step) * step
     return [stride if size > 1 else row for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True)] + [1]
+
+
+def likeness(x: Tensor) -> tuple[object, ...]:
+    """Everything about `x` that its tensor map depends on, but for its address."""
+    return x.shape, x.stride(), x.dtype, x.data_ptr() % ALIGNMENT
+
+
+def addressed(descriptor: object, x: Tensor | None) -> object:
+    """A copy of a descriptor of Triton's, pointing at `x`, which is like the tensor that it was made for.
+
+    With None it points nowhere, and can outlive that tensor.
+    """
+    descriptor = copy.copy(descriptor)
+    descriptor.base = x
+    return descriptor

@@ -32,7 +32,10 @@ class HopperConfig:
 
 @dataclass(frozen=True)
 class MatmulConfig:
-    """A launch of the matrix product: its tile, rows of tiles that go side by side, warps, pipeline stages."""
+    """A launch of the matrix product: its tile, rows of tiles that go side by side, warps, pipeline stages.
+
+    With columns_first, columns of the right operand take the side of the matrix units that is 64 long at the least.
+    """
 
     block_m: int
     block_n: int
@@ -40,6 +43,7 @@ class MatmulConfig:
     group: int
     warps: int
     stages: int
+    columns_first: bool = False
 
     def tiles(self, rows: int, columns: int) -> int:
         """Tiles of a product of so many rows and columns."""
