@@ -21,7 +21,8 @@ DTYPES = [torch.float16, torch.bfloat16] if GPU else [torch.float16]
 
 SHAPES = [(1, 8, 8), (1, 40, 64), (17, 32, 48), (64, 24, 40), (65, 40, 8), (100, 72, 136)]
 TRANSPOSED = tuned.MatmulConfig(16, 32, 16, 2, 4, 3, columns_first=True)
-LARGE = [(1, 4096, 12288), (64, 4096, 4096), (409, 4096, 12288), (1024, 14336, 4096), (3000, 1000, 5000)]
+THIN = [(1, 4096, 12288), (16, 1000, 264), (17, 1000, 264), (64, 4096, 4096)]
+LARGE = [(409, 4096, 12288), (1024, 14336, 4096), (3000, 1000, 5000)]
 
 
 def operands(m, k, n, dtype, by_columns, seed=0):
@@ -40,14 +41,14 @@ def assert_right(got, a, b):
 
 @pytest.mark.parametrize("by_columns", [True, False], ids=["weights", "rows"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES + (LARGE if GPU else []), ids=str)
+@pytest.mark.parametrize("shape", SHAPES + (THIN + LARGE if GPU else []), ids=str)
 def test_it_is_the_product(shape, dtype, by_columns):
     a, b = operands(*shape, dtype, by_columns)
     assert_right(matmul(a, b), a, b)
 
 
 @pytest.mark.parametrize("by_columns", [True, False], ids=["weights", "rows"])
-@pytest.mark.parametrize("shape", SHAPES + (LARGE[:3] if GPU else []), ids=str)
+@pytest.mark.parametrize("shape", SHAPES + (THIN if GPU else []), ids=str)
 def test_it_is_the_product_by_transposed_tiles(shape, by_columns):
     config = dataclasses.replace(TRANSPOSED, block_n=64, block_k=128) if GPU else TRANSPOSED
     a, b = operands(*shape, torch.float16, by_columns)
@@ -133,7 +134,8 @@ def test_what_is_written_to_must_not_be_read():
 
 
 def test_the_tile_is_the_one_whose_waves_end_first():
-    assert tuned.matmul(64, 4096, 132) == tuned.MATMUL_FLAT
+    assert tuned.matmul(16, 4096, 132) == tuned.MATMUL_THIN
+    assert tuned.matmul(17, 4096, 132) == tuned.matmul(64, 4096, 132) == tuned.MATMUL_FLAT
     assert tuned.matmul(256, 4096, 132) == tuned.MATMUL_NARROW  # one wave either way
     assert tuned.matmul(2048, 2048, 132) == tuned.MATMUL_WIDE  # 1 against 2
     assert tuned.matmul(2048, 2048, 118) == tuned.MATMUL_NARROW  # 2 against 3

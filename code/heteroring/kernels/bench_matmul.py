@@ -87,7 +87,7 @@ def candidates(rows: int) -> dict[str, Way]:
             (64, 256): [3, 4],
             (128, 64): [6],
         }
-        tall = 16 if rows <= 16 else 64
+        tall = 16 if rows <= tuned.MATMUL_THIN.block_m else 64
         tiles = [tuned.MatmulConfig(tall, *tile, 1, 4, s, True) for tile, most in stages.items() for s in most]
         tiles += [tuned.MatmulConfig(64, 64, 128, 1, 4, s) for s in (3, 4, 6)]
     else:

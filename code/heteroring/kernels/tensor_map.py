@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor
 
 ALIGNMENT = 16  # bytes: of every address and stride
@@ -36,6 +34,7 @@ def addressed(descriptor: object, x: Tensor | None) -> object:
 
     With None it points nowhere, and can outlive that tensor.
     """
-    descriptor = copy.copy(descriptor)
-    descriptor.base = x
-    return descriptor
+    # Not by copy.copy, which takes 1 us longer, several times a call.
+    other = object.__new__(type(descriptor))
+    other.__dict__.update(descriptor.__dict__, base=x)
+    return other

@@ -82,11 +82,12 @@ L2_BYTES = 32 << 20
 
 INTERPRETED = Config(32, 32, 4, 1)
 
-# Matrix products, compute capability 9.0, 16-bit operands; flat ones are bound by reading the right operand.
+# Matrix products, compute capability 9.0, 16-bit operands; flat and thin ones are bound by reading the right operand.
 MATMUL_WIDE = MatmulConfig(128, 256, 64, 8, 8, 3)
 MATMUL_NARROW = MatmulConfig(128, 128, 64, 8, 8, 4)
 NARROW_OVER_WIDE = 0.54  # time of a narrow tile over that of a wide one
 MATMUL_FLAT = MatmulConfig(64, 64, 128, 1, 4, 4)
+MATMUL_THIN = MatmulConfig(16, 64, 256, 1, 4, 4, columns_first=True)
 MATMUL_INTERPRETED = MatmulConfig(16, 32, 16, 2, 4, 1)
 
 
@@ -123,7 +124,8 @@ def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig
     """
     if multiprocessors is None:
         return MATMUL_INTERPRETED
-    if rows <= MATMUL_FLAT.block_m:
-        return MATMUL_FLAT
+    for config in (MATMUL_THIN, MATMUL_FLAT):
+        if rows <= config.block_m:
+            return config
     waves = {config: -(-config.tiles(rows, columns) // multiprocessors) for config in (MATMUL_WIDE, MATMUL_NARROW)}
     return MATMUL_NARROW if waves[MATMUL_NARROW] * NARROW_OVER_WIDE < waves[MATMUL_WIDE] else MATMUL_WIDE
