@@ -86,7 +86,7 @@ INTERPRETED = Config(32, 32, 4, 1)
 MATMUL_WIDE = MatmulConfig(128, 256, 64, 8, 8, 3)
 MATMUL_NARROW = MatmulConfig(128, 128, 64, 8, 8, 4)
 NARROW_OVER_WIDE = 0.54  # time of a narrow tile over that of a wide one
-MATMUL_FLAT = MatmulConfig(64, 64, 128, 1, 4, 4)
+MATMUL_FLAT = MatmulConfig(64, 64, 128, 1, 4, 6)
 MATMUL_THIN = MatmulConfig(16, 64, 256, 1, 4, 4, columns_first=True)
 MATMUL_INTERPRETED = MatmulConfig(16, 32, 16, 2, 4, 1)
 
