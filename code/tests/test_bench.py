@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from itertools import pairwise, product
+from itertools import groupby, product
 
 import pandas as pd
 import pytest
@@ -169,20 +169,26 @@ def test_tables_are_plain_csv(folder):
     assert pd.read_csv(folder / "derived/measurements.csv").shape[0] == len(rows) * REPETITIONS
 
 
-def test_what_is_compared_is_measured_together_in_ever_another_order():
+def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
+    pytest.importorskip("fms")
+
     def job(percentage):
         strategies = ("contiguous/even", "zigzag/even", "zigzag/uneven")
-        return Job("gpu", "two", "mps", (100, percentage), (512, 1024, 2048), strategies, peers=True)
+        modules = {"modules": ("attention", "fms"), "fms_seq_lens": (512,)}
+        return Job("gpu", "two", "mps", (100, percentage), (512, 1024, 2048), strategies, peers=True, **modules)
 
     cells, _ = plan(job(50))
-    assert len(cells) == 21
+    assert len(cells) == 26
     orders = [sweep.order(job(percentage), cells, repetition) for percentage in (50, 10) for repetition in range(5)]
     assert len(set(map(tuple, orders))) == 10
     assert orders[0] == sweep.order(job(50), cells, 0)
+    turns = set()
     for order in orders:
-        assert sorted(order) == list(range(21))
-        lengths = [cells[index].partition.seq_len for index in order]
-        assert sum(a != b for a, b in pairwise(lengths)) == 2
+        assert sorted(order) == list(range(26))
+        groups = [group for group, _ in groupby((cells[i].module, cells[i].partition.seq_len) for i in order)]
+        assert len(groups) == 4
+        turns.add(tuple(groups))
+    assert len(turns) > 5
     assert len({tuple(index for index in order if index < 7) for order in orders}) > 5
 
 

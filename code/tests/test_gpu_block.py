@@ -52,7 +52,7 @@ def test_rows_of_a_shard_fold_into_their_part_of_a_result(backend, m):
         torch.testing.assert_close(out[:, :, tail].double(), head[0], rtol=2**-8, atol=1e-5)
         torch.testing.assert_close(lse[:, :, tail].double(), head[1], rtol=1e-5, atol=1e-5)
         return
-    # The first part was rounded before; the fold may add the rounding of its result, and no more.
+    # The first part was rounded before; the fold may add an error as that of a single call.
     merge_(*head, *attention64(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1))
     want, want_lse = attention64(q[:, :, tail], k, v, scale=0.1)
     own = torch.ops.aten._scaled_dot_product_flash_attention(q[:, :, tail], k, v, 0.0, False, False, scale=0.1)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from itertools import takewhile
 
 import torch
 from torch.library import Library, get_kernel
@@ -21,7 +22,8 @@ def avoid_clusters(device: torch.device) -> Library | None:
     a throttle leaves some here and some there, it leaves tiles of the result unwritten at many a size and setting: no
     error, just what was in memory before. On a Hopper `device`, heteroring's own kernel takes the place of cuBLAS's in
     mm, addmm and bmm (so in matmul, linear and einsum), for 16-bit operands in whole rows or columns. What else there
-    is stays with cuBLAS: 32-bit products, baddbmm, addmm into a given tensor, a left operand that is transposed.
+    is stays with cuBLAS, among others 32-bit products, a matrix times a vector, baddbmm, addmm and bmm into a given
+    tensor, and a left operand that is transposed.
     The change lasts as long as the process. Other devices are left alone.
 
     Raises RuntimeError on a Hopper device without Triton.
@@ -39,8 +41,8 @@ def avoid_clusters(device: torch.device) -> Library | None:
 def divert(dispatch_key: str, matmul: Callable[..., torch.Tensor | None]) -> Library:
     """PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)`, unless it gives None for the operands.
 
-    A bias is added to what is rounded already, and so is a factor other than 1. For as long as the returned Library is
-    there.
+    A product is rounded before it is multiplied by a factor other than 1, and before a bias is added. This lasts for as
+    long as the returned Library is there.
     """
     library = Library("aten", "IMPL", dispatch_key)
     originals = {name: get_kernel(f"aten::{name}", dispatch_key) for name in ("mm", "mm.out", "addmm", "bmm")}
@@ -62,12 +64,11 @@ def divert(dispatch_key: str, matmul: Callable[..., torch.Tensor | None]) -> Lib
         return torch.add(product, bias, alpha=beta) if beta else product
 
     def bmm(keys, a, b):
-        products = []
-        if a.dim() == b.dim() == 3 and len(a) == len(b):
-            products = [matmul(*each) for each in zip(a, b, strict=True)]
-        if not products or any(product is None for product in products):
-            return originals["bmm"].call_boxed(keys, a, b)
-        return torch.stack(products)
+        each = map(matmul, a, b) if a.dim() == b.dim() == 3 else ()
+        products = list(takewhile(lambda product: product is not None, each))
+        if products and len(products) == len(a) == len(b):
+            return torch.stack(products)
+        return originals["bmm"].call_boxed(keys, a, b)
 
     with warnings.catch_warnings():  # PyTorch warns of what is done here on purpose
         warnings.filterwarnings("ignore", message="Warning only once for all operators")

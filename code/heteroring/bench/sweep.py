@@ -1,4 +1,4 @@
-"""The ring, measured: all modules, lengths and strategies of a job, interleaved in one process group."""
+"""The ring, measured: all modules, lengths and strategies of a job, turn by turn in one process group."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
 def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
     """The indices of `cells` in the order of one repetition, the same on every rank.
 
-    What is compared, the cells of one module and length, is measured together: a call that is 16 times as long leaves a
-    GPU at a lower clock, which would be the next one's. The order is drawn anew for each repetition and throttle
+    What is compared, the cells of one module and length, is measured together: a long call leaves a GPU at a lower
+    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition and throttle
     setting, so that no cell always follows the same other one.
     """
     together: dict[tuple[str, int], list[int]] = {}

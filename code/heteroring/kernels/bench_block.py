@@ -165,10 +165,10 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
     runs |= {str(config): run_portable(config) for config in portable}
     if hopper_block.covers(q, k, v):
         runs |= {str(config): run_hopper(config) for config in hopper}
-    return {name: run for name, run in runs.items() if _runs_here(name, run)}
+    return {name: run for name, run in runs.items() if runs_here(name, run)}
 
 
-def _runs_here(name: str, run: Callable[[], object]) -> bool:
+def runs_here(name: str, run: Callable[[], object]) -> bool:
     """Whether the configuration compiles and fits the multiprocessor."""
     try:
         run()

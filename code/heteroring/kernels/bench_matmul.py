@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from heteroring.kernels import tuned
-from heteroring.kernels.matmul import matmul
+from heteroring.kernels.bench_block import runs_here
+from heteroring.kernels.matmul import ARCHITECTURE, matmul
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
 WEIGHTS = ((4096, 4096), (4096, 6144), (4096, 12288), (4096, 28672), (14336, 4096))
@@ -93,18 +94,11 @@ def candidates(rows: int) -> dict[str, Way]:
     else:
         launches = ((128, 256, 8, 3), (128, 128, 8, 4), (128, 128, 4, 4), (64, 128, 4, 4))
         tiles = [tuned.MatmulConfig(m, n, 64, 8, warps, s) for m, n, warps, s in launches]
-    ways = {str(config): configured(config) for config in tiles}
-    return {"in use": matmul} | {name: way for name, way in ways.items() if _runs_here(way)}
-
-
-def _runs_here(way: Way) -> bool:
-    """Whether the configuration compiles and fits the multiprocessor."""
     a, b, out = (torch.zeros(256, 256, device="cuda", dtype=torch.bfloat16) for _ in range(3))
-    try:
-        way(a, b.t(), out)
-    except Exception:  # Triton raises its own and the driver's errors, of no common type
-        return False
-    return True
+    ways = {str(config): configured(config) for config in tiles}
+    return {"in use": matmul} | {
+        name: way for name, way in ways.items() if runs_here(name, lambda way=way: way(a, b.t(), out))
+    }
 
 
 def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -> dict[str, tuple[float, float]]:
@@ -123,20 +117,29 @@ def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -
     return {name: (wrong[name], statistics.median(each)) for name, each in times.items()}
 
 
+def _positive(text: str) -> list[int]:
+    numbers = [int(part) for part in text.split(",")]
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{min(numbers)} is below 1")
+    return numbers
+
+
 def main() -> None:
     """Print a line for each product."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(map(str, ROWS)), help="rows of the left matrix")
+    parser.add_argument("--rows", type=_positive, default=ROWS, help="rows of the left matrix, comma separated")
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of PyTorch")
     options = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+    if options.repetitions < 1:
+        parser.error(f"--repetitions is {options.repetitions}, but must be 1 or more")
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != ARCHITECTURE:
         parser.error("needs a Hopper GPU (compute capability 9.0)")
     print(f"{torch.cuda.get_device_properties(0).multi_processor_count} multiprocessors, CUDA {torch.version.cuda}")
     both: dict[str, Way] = {"torch": torch_mm, "ours": matmul}
     print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us a call" for name, way in both.items()))
     print(f"{'rows':>5} {'K':>6} {'N':>6}   microseconds, GB/s, TFLOP/s")
-    for rows in map(int, options.rows.split(",")):
+    for rows in options.rows:
         ways = candidates(rows) if options.tune else both
         for k, n in WEIGHTS:
             for name, (wrong, ms) in compare(ways, rows, k, n, options.repetitions).items():

@@ -49,19 +49,21 @@ def matmul(
 
     It covers matrices of the same 16-bit dtype, none of them empty, on one Hopper GPU (or where Triton interprets, on
     the CPU); rows of a, and rows or columns of b, in one piece and 16 bytes or a multiple of it apart; so are the rows
-    of `out`, which has the same dtype and shares no memory with them, or those of what is allocated for it.
-    Forward only.
+    of `out`, which has the same dtype and a storage of its own, or those of what is allocated for it. `config` is the
+    launch to take, in place of that of `tuned`. Forward only.
+
+    Raises ImportError without Triton, and Triton's own error for a `config` that the GPU has no room for.
     """
     key = (a.device, b.device, config, tensor_map.likeness(a), tensor_map.likeness(b))
     if out is not None:
         if out.untyped_storage().data_ptr() in (a.untyped_storage().data_ptr(), b.untyped_storage().data_ptr()):
             return None
         key += (out.device, *tensor_map.likeness(out))
-    if key not in _PLANS:
+    plan = _PLANS.get(key, _UNSEEN)
+    if plan is _UNSEEN:
         if len(_PLANS) >= MOST_PLANS:
             _PLANS.clear()
-        _PLANS[key] = _make(a, b, out, config) if _covers(a, b, out) else None
-    plan = _PLANS[key]
+        _PLANS[key] = plan = _make(a, b, out, config) if _covers(a, b, out) else None
     if plan is None:
         return None
     out = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
@@ -70,6 +72,7 @@ def matmul(
 
 
 _PLANS: dict[tuple[object, ...], Plan | None] = {}
+_UNSEEN = object()
 
 
 def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
@@ -132,9 +135,9 @@ def _in_rows(x: Tensor) -> bool:
 
 @cache
 def _runs_on(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) == ARCHITECTURE
-    return device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return device.type == "cpu"
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) == ARCHITECTURE
 
 
 @cache

@@ -20,7 +20,8 @@ def matmul_kernel(
 
     a, b and out are tensor descriptors with blocks [BLOCK_M, BLOCK_K], [BLOCK_K, BLOCK_N] and [BLOCK_M, BLOCK_N]. With
     B_BY_COLUMNS, b describes the transposed matrix [n, k], as weights are stored, with blocks [BLOCK_N, BLOCK_K]. With
-    COLUMNS_FIRST, a tile is computed transposed. Sums are taken in fp32 and rounded once.
+    COLUMNS_FIRST, a tile is computed transposed: a wgmma takes 64 rows or more, of which a few rows of a would leave
+    most empty, but as few as 8 columns. Sums are taken in fp32 and rounded once.
     """
     num_m = tl.cdiv(m, BLOCK_M)
     num_n = tl.cdiv(n, BLOCK_N)

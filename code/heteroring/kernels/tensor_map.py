@@ -1,4 +1,4 @@
-"""The tensor maps of TMA: what they ask of the memory that they describe, and how to make one for all tensors alike."""
+"""The tensor maps of TMA: what they ask of the memory that they describe, and one made for tensors that are alike."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Launch configurations measured to be the fastest, by architecture, head size and kind of rectangle.
 
 The table is data, and nothing is measured at import. `python -m heteroring.kernels.bench_block --tune`
-measures the candidates on the GPU it runs on and prints the rows to put here.
+measures the candidates on the GPU it runs on and prints the rows to put here; `bench_matmul --tune` prints the times
+of those of matrix products.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> 
 def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig:
     """Configuration of a matrix product of so many rows and columns; `multiprocessors` is None in Triton's interpreter.
 
-    All tiles of a wave take the same time, however few there are of them; so that tile is taken whose waves end first.
+    Up to 16 and up to 64 rows, they are bound by reading the right operand, and a tile is as high. Above, all tiles of
+    a wave take the same time, however few there are of them; so that tile is taken whose waves end first.
     """
     if multiprocessors is None:
         return MATMUL_INTERPRETED
