@@ -77,6 +77,9 @@ def profile(
         str, typer.Option(help="What to time, separated by commas: matmul, attention, fold, layer, block.")
     ] = "matmul,attention,fold",
     model: Annotated[str, typer.Option(help="FMS architecture/variant whose transformer block `block` is.")] = "",
+    fms_seq_lens: Annotated[
+        str, typer.Option(help="Sequence lengths of kind layer.", show_default="those of --seq-lens")
+    ] = "",
     percentage: Annotated[int, typer.Option(help="Speed of the rank, 1 to 100.")] = 100,
     platform: Platform = "cpu",
     label: Label = "",
@@ -94,6 +97,7 @@ def profile(
 ) -> None:
     """Measure how fast one rank computes at one percentage: matmuls, causal attention, folds of a visit and more."""
     named = {"sizes": ("--sizes", sizes), "seq_lens": ("--seq-lens", seq_lens)}
+    named["fms_seq_lens"] = ("--fms-seq-lens", fms_seq_lens)
     lengths = {name: integers(option, text) if text else () for name, (option, text) in named.items()}
     check_output(output, ".csv")
 

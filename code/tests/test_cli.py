@@ -91,6 +91,8 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--kinds": "attention,fold", "--seq-lens": ""}, "seq_lens is empty"),
         ({"--kinds": "sort"}, "profile kind 'sort' is unknown: choose from matmul, attention, fold, layer, block"),
         ({"--kinds": "fold,fold"}, "kinds holds fold twice"),
+        ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but kind 'layer' is not measured"),
+        ({"--fms-seq-lens": "64,64", "--kinds": "layer"}, "fms_seq_lens holds 64 twice"),
         ({"--kinds": ""}, "profile kind '' is unknown"),
         ({"--platform": "abacus"}, "platform 'abacus'"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),

@@ -59,6 +59,16 @@ def profile(tmp_path):
     return write(tmp_path / "profile.csv", lines("matmul", "attention", "fold", "join", "layer"))
 
 
+def test_a_layer_may_be_profiled_at_fewer_lengths_than_its_attention(tmp_path):
+    one = len(PERCENTAGES)
+    few = write(tmp_path / "few.csv", lines("attention", "fold", "join") + lines("layer")[:one])
+    alone = [each for kind in ("attention", "fold", "join", "layer") for each in lines(kind)[:one]]
+    model, same = fit("cost", "layer", few), fit("cost", "layer", write(tmp_path / "alone.csv", alone))
+    assert model.lengths == LENGTHS[:1]
+    for name in ("attention_ms", "token_us", "revisit_us", "join_us"):
+        assert getattr(model, name) == getattr(same, name)
+
+
 @pytest.mark.parametrize("source", ["attention", "layer"])
 def test_what_was_profiled_comes_back(profile, source):
     model = fit("cost", source, profile)
@@ -185,7 +195,7 @@ def test_a_damaged_file_is_refused(profile, tmp_path, entry, value, message):
         (lines("matmul", "layer", "fold"), "needs a profile of kind 'attention'; there is matmul, fold, layer only"),
         (lines("attention", "fold"), "source 'layer' needs a profile of kind 'layer'"),
         (lines("attention", "layer")[:-1], "no layer row of size 4096 at 100 %"),
-        (lines("attention") + lines("layer")[:3], "lengths of the layer profile are .*: they must be the same"),
+        (lines("attention")[:3] + lines("layer"), "lengths of the layer profile are .*: they must be the same"),
         (
             lines("attention", "layer") + [line("fold", n, 100) for n in LENGTHS],
             "percentages of the fold profile are .*100.0,.*: they must be the same",

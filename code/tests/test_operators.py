@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from heteroring.bench import operators as registry
-from heteroring.bench.operators import Operator, operators
+from heteroring.bench.operators import Operator, operators, sizes
 from heteroring.bench.profile import ProfileJob, steps
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import WrongResult
@@ -134,6 +134,16 @@ def test_a_kind_elsewhere_checks_the_job_and_makes_its_operators(monkeypatch):
     asked = job(kinds=("attention", "layer"))
     assert seen == [asked]
     assert [each.size for each in operators("layer", rank(), asked)] == [3, 200]
+
+
+def test_a_layer_has_lengths_of_its_own_at_which_its_attention_is_measured_too(monkeypatch):
+    monkeypatch.setitem(registry._ELSEWHERE, "layer", "heteroring_test_kind")
+    monkeypatch.setattr(registry, "_module", lambda kind: SimpleNamespace(check=lambda job: None))
+    asked = job(kinds=("matmul", "attention", "fold", "layer"), fms_seq_lens=(200, 40))
+    found = {kind: sizes(kind, asked) for kind in asked.kinds}
+    assert found == {"matmul": (8,), "attention": (3, 200, 40), "fold": (3, 200, 40), "layer": (200, 40)}
+    assert [each.size for kind in ("attention", "fold") for each in operators(kind, rank(), asked)] == [3, 200, 40] * 2
+    assert steps(asked) == (1 + 3 + 3 + 2) * (asked.warmup + asked.repetitions)
 
 
 def test_a_kind_elsewhere_can_refuse_before_a_process_starts(monkeypatch):

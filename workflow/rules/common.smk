@@ -182,10 +182,14 @@ def repeat_options(platform):
     return f"--warmup {settings['warmup']} --repetitions {settings['repetitions']}"
 
 
+def fms_lengths(platform):
+    """Lengths of FMS's layer, as the profile and bench commands take them."""
+    return f" --fms-seq-lens {comma(settings_of(platform)['fms_seq_lens'])}" if "fms" in MODULES else ""
+
+
 def module_options(platform):
     """What the ring is measured of, and the lengths that are not those of the attention."""
-    lengths = settings_of(platform)["fms_seq_lens"]
-    return f"--module {comma(MODULES)}" + (f" --fms-seq-lens {comma(lengths)}" if "fms" in MODULES else "")
+    return f"--module {comma(MODULES)}" + fms_lengths(platform)
 
 
 def model_shape(platform):

@@ -45,19 +45,19 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in percentages}
     models = folder / "models"
     layer = ["layer"] if "fms" in config["modules"] else []
-    kinds = ["matmul", "attention", "fold", *layer]
+    fms_lengths = ["--fms-seq-lens", _listed(settings["fms_seq_lens"])] if layer else []
+    kinds = ["--kinds", _listed(["matmul", "attention", "fold", *layer]), *fms_lengths]
     fits = {"lut": ["matmul", "attention"], "formula": ["matmul", "attention"], "cost": ["attention", *layer]}
     for percentage, path in profiles.items():
         sizes = _listed(settings["matmul_sizes"])
-        yield _job("profile", path, *shared, "--percentage", percentage, "--sizes", sizes, "--kinds", _listed(kinds))
+        yield _job("profile", path, *shared, "--percentage", percentage, "--sizes", sizes, *kinds)
     for kind, sources in fits.items():
         for source in sources:
             path = models / f"{kind}-{source}.json"
             yield _job("fit", path, "--kind", kind, "--source", source, *profiles.values())
     measured = ["--strategies", _listed(config["strategies"]), "--peers"]
     measured += ["--models", models, "--model-source", config["model_source"], "--module", _listed(config["modules"])]
-    if layer:
-        measured += ["--fms-seq-lens", _listed(settings["fms_seq_lens"])]
+    measured += fms_lengths
     for percentage in percentages:
         path = folder / "bench" / f"pct-{percentage:03d}.csv"
         yield _job("bench", path, *shared, *measured, "--percentages", f"100,{percentage}")

@@ -32,6 +32,7 @@ class CostModel(FittedModel):
     (time of a join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us where no joins were
     profiled, because the block makes none. A visit that takes no longer than its pairs costs 0.
 
+    The lengths are those of the source, which attention, folds and joins may have been profiled at more than.
     Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
     and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
@@ -77,6 +78,7 @@ class CostModel(FittedModel):
                     f"a cost model of source {source!r} needs a profile of kind {kind!r}; there is "
                     f"{', '.join(latencies)} only"
                 )
+        used = {kind: table and _at(table, used[source].lengths) for kind, table in used.items()}
         attention, whole, folds, joins = used["attention"], used[source], used["fold"], used["join"]
         for kind, table in used.items():
             if table is not None:
@@ -149,6 +151,14 @@ def _neighbours(levels: tuple[float, ...], value: float) -> list[int]:
         return [levels.index(value)]
     above = sum(level < value for level in levels)
     return [index for index in (above - 1, above) if 0 <= index < len(levels)]
+
+
+def _at(table: Table, lengths: tuple[int, ...]) -> Table:
+    """The table at `lengths` alone, if it has them all."""
+    if not set(lengths) <= set(table.lengths):
+        return table
+    values = dict(zip(table.lengths, table.values, strict=True))
+    return table._replace(lengths=lengths, values=tuple(values[length] for length in lengths))
 
 
 def _check_alike(attention: Table, kind: str, table: Table) -> None:

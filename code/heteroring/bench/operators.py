@@ -4,7 +4,7 @@ Kinds are registered in `_HERE`, or in `_ELSEWHERE` by the name of a module that
 for its kind. Such a module offers
 
     check(job: ProfileJob) -> None                            ValueError for what it could not measure, before a start
-    operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]       one for each of job.seq_lens, on the rank itself
+    operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]       one for each of `sizes`, on the rank itself
 
 and wraps by `rank.throttle.wrap` whatever in its operators computes.
 """
@@ -59,8 +59,17 @@ def check_kinds(job: ProfileJob) -> None:
 
 
 def sizes(kind: str, job: ProfileJob) -> tuple[int, ...]:
-    """The sizes at which `job` measures `kind`."""
-    return job.sizes if kind == "matmul" else job.seq_lens
+    """The sizes at which `job` measures `kind`.
+
+    The cost of a layer is what it takes beside its attention, so attention and folds are measured wherever it is.
+    """
+    if kind == "matmul":
+        return job.sizes
+    if kind == "layer":
+        return job.fms_seq_lens or job.seq_lens
+    if kind in ("attention", "fold"):
+        return tuple(dict.fromkeys((*job.seq_lens, *job.fms_seq_lens)))
+    return job.seq_lens
 
 
 def operators(kind: str, rank: Rank, job: ProfileJob) -> Iterator[Operator]:
@@ -81,7 +90,7 @@ def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """The causal attention of `size` tokens."""
     shape, block = job.shape, _block(rank, job)
-    for seq_len in job.seq_lens:
+    for seq_len in sizes("attention", job):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         call = partial(block, q, k, v, scale=shape.scale, causal_offset=0)
         whole, label = Partition.contiguous((seq_len,)), f"attention of {seq_len}"
@@ -98,7 +107,7 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     The running out has the dtype of the queries, as it has where a rank makes one visit more than to its own KV.
     """
     shape, block = job.shape, _block(rank, job)
-    for rows in job.seq_lens:
+    for rows in sizes("fold", job):
         q = shape.inputs(rows, job.seed, rank.torch_device)[0]
         _, k, v = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
@@ -113,7 +122,7 @@ def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     That is how the ring makes its first two visits where the block can go on from one to the next; elsewhere nothing.
     """
     shape, block = job.shape, _block(rank, job)
-    for seq_len in job.seq_lens:
+    for seq_len in sizes("fold", job):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)

@@ -31,9 +31,9 @@ class ProfileJob:
     """What `heteroring profile` measures on one rank at one percentage.
 
     platform: what it runs on; label: what its rows call that. kinds: what to time (see heteroring.bench.operators),
-    matmuls at `sizes` and everything else at `seq_lens`; the lengths of what no kind asks for may be empty. model:
-    architecture/variant whose transformer block the kind `block` is. Raises ValueError, naming value and rule, for
-    anything that could not be measured as asked.
+    matmuls at `sizes` and everything else at `seq_lens`; the lengths of what no kind asks for may be empty.
+    fms_seq_lens: those of the kind `layer`, if not seq_lens. model: architecture/variant whose transformer block the
+    kind `block` is. Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
 
     platform: str
@@ -49,12 +49,17 @@ class ProfileJob:
     repetitions: int = 5
     warmup: int = 1
     seed: int = 0
+    fms_seq_lens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if "matmul" in self.kinds or self.sizes:
             check_lengths("sizes", self.sizes)
         if set(self.kinds) - {"matmul"} or self.seq_lens:
             check_lengths("seq_lens", self.seq_lens)
+        if self.fms_seq_lens:
+            check_lengths("fms_seq_lens", self.fms_seq_lens)
+            if "layer" not in self.kinds:
+                raise ValueError("fms_seq_lens is given, but kind 'layer' is not measured")
         check_repetitions(self.repetitions, self.warmup)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
         check_kinds(self)
