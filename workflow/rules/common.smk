@@ -189,7 +189,7 @@ def fms_lengths(platform):
 
 def module_options(platform):
     """What the ring is measured of, and the lengths that are not those of the attention."""
-    return f"--module {comma(MODULES)}" + fms_lengths(platform)
+    return f"--module {comma(MODULES)}{fms_lengths(platform)}"
 
 
 def model_shape(platform):

@@ -16,7 +16,7 @@ rule profile:
         percentage=lambda wildcards: int(wildcards.percentage),
         throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
         shape=lambda wildcards: shape_options(wildcards.live),
-        kinds=lambda wildcards: comma(PROFILES) + fms_lengths(wildcards.live),
+        kinds=lambda wildcards: f"{comma(PROFILES)}{fms_lengths(wildcards.live)}",
         sizes=lambda wildcards: comma(settings_of(wildcards.live)["matmul_sizes"]),
         repeats=lambda wildcards: repeat_options(wildcards.live),
     message:
