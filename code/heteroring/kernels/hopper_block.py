@@ -7,7 +7,6 @@ everything that follows from shapes, strides and dtypes is worked out once, as a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,22 +15,19 @@ from torch import Tensor
 
 from heteroring.kernels import tensor_map, tuned
 from heteroring.kernels.late import Late
+from heteroring.kernels.plans import BoundKernel, Plans
 
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M
-MOST_PLANS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A launch of the Hopper kernel on operands of certain shapes, strides and dtypes."""
 
-    run: Callable[..., None]
-    descriptors: tuple[object, ...]
-    rest: tuple[object, ...]
+    kernel: BoundKernel
     blind: int  # leading queries, whole tiles of them, that see no key
     fold: bool
-    device: int
 
     def launch(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, late: Late | None = None) -> None:
         """Run it on operands like those it was made for."""
@@ -40,13 +36,8 @@ class Plan:
                 out[:, :, : self.blind].zero_()
                 lse[:, :, : self.blind].fill_(-math.inf)
             q, out, lse = (x[:, :, self.blind :] for x in (q, out, lse))
-        maps = map(tensor_map.addressed, self.descriptors, (q, k, v, *((late.k, late.v) if late else (k, v))))
-        arrived = late.arrived if late else 0
-        if self.device == torch.cuda.current_device():
-            self.run(*maps, out, lse, arrived, *self.rest)
-        else:
-            with torch.cuda.device(self.device):
-                self.run(*maps, out, lse, arrived, *self.rest)
+        keys_and_values = (k, v, *((late.k, late.v) if late else (k, v)))
+        self.kernel((q, *keys_and_values), out, lse, late.arrived if late else 0)
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -91,15 +82,15 @@ def plan(
         return None
     joined = (late.first_query, late.heads, *map(tensor_map.likeness, late[:2])) if late else None
     key = (q.device.index, scale, causal_offset, fold, config, joined, *map(tensor_map.likeness, (q, k, v, out, lse)))
-    if key not in _PLANS:
-        if len(_PLANS) >= MOST_PLANS:
-            _PLANS.clear()
+
+    def made() -> Plan | None:
         covered = covers(q, k, v) and (late is None or joins(q, late))
-        _PLANS[key] = _make(q, k, v, out, lse, scale, causal_offset, fold, config, late) if covered else None
-    return _PLANS[key]
+        return _make(q, k, v, out, lse, scale, causal_offset, fold, config, late) if covered else None
+
+    return _PLANS.kept(key, made)
 
 
-_PLANS: dict[tuple[object, ...], Plan | None] = {}
+_PLANS = Plans()
 
 
 def _make(
@@ -159,8 +150,7 @@ def _make(
         arrived = late.arrived if late else 0
         compiled = _kernel().warmup(*descriptors, out, lse, arrived, *rest, **constants, num_warps=4, grid=grid)
         run = compiled[grid]
-    detached = tuple(tensor_map.addressed(descriptor, None) for descriptor in descriptors)
-    return Plan(run, detached, (*rest, *constants.values()), blind, fold, q.device.index)
+    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), q.device.index), blind, fold)
 
 
 @lru_cache(maxsize=1)

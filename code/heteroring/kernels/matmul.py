@@ -8,38 +8,27 @@ out once, as a `Plan`; a launch fills in addresses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from heteroring.kernels import tensor_map, tuned
+from heteroring.kernels.plans import BoundKernel, Plans
 
 ARCHITECTURE = (9, 0)
-MOST_PLANS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A launch of the kernel on operands of certain shapes, strides and dtypes."""
 
-    run: Callable[..., None]
-    descriptors: tuple[object, ...]
-    rest: tuple[object, ...]
+    kernel: BoundKernel
     by_columns: bool
-    device: int | None
 
     def launch(self, a: Tensor, b: Tensor, out: Tensor) -> None:
         """Run it on operands like those it was made for."""
-        operands = (a, b.t() if self.by_columns else b, out)
-        maps = map(tensor_map.addressed, self.descriptors, operands)
-        if self.device is None or self.device == torch.cuda.current_device():
-            self.run(*maps, *self.rest)
-        else:
-            with torch.cuda.device(self.device):
-                self.run(*maps, *self.rest)
+        self.kernel((a, b.t() if self.by_columns else b, out))
 
 
 def matmul(
@@ -59,11 +48,7 @@ def matmul(
         if out.untyped_storage().data_ptr() in (a.untyped_storage().data_ptr(), b.untyped_storage().data_ptr()):
             return None
         key += (out.device, *tensor_map.likeness(out))
-    plan = _PLANS.get(key, _UNSEEN)
-    if plan is _UNSEEN:
-        if len(_PLANS) >= MOST_PLANS:
-            _PLANS.clear()
-        _PLANS[key] = plan = _make(a, b, out, config) if _covers(a, b, out) else None
+    plan = _PLANS.kept(key, lambda: _make(a, b, out, config) if _covers(a, b, out) else None)
     if plan is None:
         return None
     out = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
@@ -71,8 +56,7 @@ def matmul(
     return out
 
 
-_PLANS: dict[tuple[object, ...], Plan | None] = {}
-_UNSEEN = object()
+_PLANS = Plans()
 
 
 def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
@@ -101,7 +85,7 @@ def _make(a: Tensor, b: Tensor, out: Tensor | None, config: tuned.MatmulConfig |
     from heteroring.kernels.matmul_kernel import matmul_kernel
 
     (m, k), n = a.shape, b.shape[1]
-    multiprocessors = _multiprocessors(a.device) if a.is_cuda else None
+    multiprocessors = torch.cuda.get_device_properties(a.device).multi_processor_count if a.is_cuda else None
     config = config or tuned.matmul(m, n, multiprocessors)
     out = a.new_empty(m, n) if out is None else out
     by_columns = _in_rows(b.t())
@@ -125,22 +109,14 @@ def _make(a: Tensor, b: Tensor, out: Tensor | None, config: tuned.MatmulConfig |
             run = matmul_kernel.warmup(*descriptors, *rest, **constants, **how, grid=grid)[grid]
     else:
         run = matmul_kernel[grid]
-    detached = tuple(tensor_map.addressed(descriptor, None) for descriptor in descriptors)
-    return Plan(run, detached, (*rest, *constants.values()), by_columns, a.device.index)
+    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), a.device.index), by_columns)
 
 
 def _in_rows(x: Tensor) -> bool:
     return (x.stride(1) == 1 or x.shape[1] == 1) and tensor_map.fits(x)
 
 
-@cache
 def _runs_on(device: torch.device) -> bool:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return device.type == "cpu"
     return device.type == "cuda" and torch.cuda.get_device_capability(device) == ARCHITECTURE
-
-
-@cache
-def _multiprocessors(device: torch.device) -> int:
-    """Multiprocessors of `device` as CUDA counts them in this process."""
-    return torch.cuda.get_device_properties(device).multi_processor_count
