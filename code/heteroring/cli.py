@@ -96,8 +96,11 @@ def profile(
     hang_timeout: HangTimeout = 120.0,
 ) -> None:
     """Measure how fast one rank computes at one percentage: matmuls, causal attention, folds of a visit and more."""
-    named = {"sizes": ("--sizes", sizes), "seq_lens": ("--seq-lens", seq_lens)}
-    named["fms_seq_lens"] = ("--fms-seq-lens", fms_seq_lens)
+    named = {
+        "sizes": ("--sizes", sizes),
+        "seq_lens": ("--seq-lens", seq_lens),
+        "fms_seq_lens": ("--fms-seq-lens", fms_seq_lens),
+    }
     lengths = {name: integers(option, text) if text else () for name, (option, text) in named.items()}
     check_output(output, ".csv")
 

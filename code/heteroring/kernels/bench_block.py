@@ -200,14 +200,14 @@ def share(percentage: int):
 def main(arguments: list[str] | None = None) -> None:
     """Print a table, and write it as CSV where --output says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seq-lens", default="16384,32768,65536", type=_integers, help="comma separated")
+    parser.add_argument("--seq-lens", default="16384,32768,65536", type=integers, help="comma separated")
     parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
-    parser.add_argument("--head-dim", default="128", type=_integers, help=f"of {triton_block.HEAD_DIMS}")
+    parser.add_argument("--head-dim", default="128", type=integers, help=f"of {triton_block.HEAD_DIMS}")
     parser.add_argument("--heads", default=32, type=int)
     parser.add_argument("--kv-heads", default=32, type=int)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--rounds", default=9, type=int)
-    parser.add_argument("--percentages", default="100", type=_integers, help="of the multiprocessors")
+    parser.add_argument("--percentages", default="100", type=integers, help="of the multiprocessors")
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
     parser.add_argument("--output", help="CSV file")
     options = parser.parse_args(arguments)
@@ -241,7 +241,8 @@ def main(arguments: list[str] | None = None) -> None:
             writer.writerows(dataclasses.asdict(row) for row in found)
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
+    """Numbers separated by commas."""
     return [int(part) for part in text.split(",")]
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from heteroring.kernels import tuned
-from heteroring.kernels.bench_block import runs_here
+from heteroring.kernels.bench_block import integers, runs_here
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
@@ -118,7 +118,7 @@ def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -
 
 
 def _positive(text: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",")]
+    numbers = integers(text)
     if min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"{min(numbers)} is below 1")
     return numbers
