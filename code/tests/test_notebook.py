@@ -1,6 +1,7 @@
 """The notebook runs from top to bottom on any platform's folder, and is kept without outputs."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import synthetic
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from heteroring.bench.results import Results
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_results.ipynb"
 CODE = Path(__file__).parents[1]
@@ -45,6 +48,17 @@ def test_notebook_runs_on_a_platform_that_it_finds(tmp_path, monkeypatch):
     assert len(tables) == 5
     for strategy in synthetic.TINY.strategies:
         assert strategy in tables[1]
+    assert [float(text) for text in re.findall(r"<td>([\d.]+)</td>", tables[1])] == pytest.approx(
+        percent_behind_the_best(tmp_path / "tiny")
+    )
+
+
+def percent_behind_the_best(platform: Path) -> list[float]:
+    """Of every strategy in every cell of the attention call, row by row."""
+    cells = Results.load(platform).cells
+    call = cells[(cells.system == "ring") & (cells.module == "attention")].sort_values(["seq_len", "percentage"])
+    rows = [group.sort_values("strategy") for _, group in call.groupby(["seq_len", "percentage"])]
+    return [round(100 * (ms / row.latency_ms.min() - 1), 1) for row in rows for ms in row.latency_ms]
 
 
 def test_notebook_runs_on_a_platform_without_models(tmp_path, monkeypatch):
