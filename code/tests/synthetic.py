@@ -406,6 +406,9 @@ def cost_model(grid: Grid) -> dict:
     return {
         "kind": "cost",
         "source": "attention",
+        "platform": grid.platform,
+        "setup": {},
+        "rows": 1,
         "lengths": list(grid.lengths),
         "percentages": [float(p) for p in sorted(grid.percentages)],
         "attention_ms": [[us / 1e3 for us in row] for row in table(lambda n: n * (n + 1) / 2)],

@@ -69,6 +69,16 @@ def test_the_lowest_latency_is_marked(grid):
         assert marked == at.loc[at.groupby("percentage").latency_ms.idxmin()].set_index("percentage").strategy.to_dict()
 
 
+def test_where_a_layout_has_one_split_only_none_of_its_strategies_is_marked():
+    results = results_of(synthetic.TINY)
+    cells = results.cells
+    equal = (cells.percentage == 100) & cells.strategy.str.startswith("zigzag")
+    cells.loc[equal, "block_lens"] = pd.Series([(64, 64)] * equal.sum(), index=cells.index[equal])
+    axes = panel(figures.draw("strategy_eval", results), title_of(128))
+    marks = [round(mark.get_xdata()[0]) for mark in axes.lines if mark.get_marker() == "v"]
+    assert [synthetic.TINY.percentages[place] for place in marks] == [50]
+
+
 def test_the_lowest_panel_of_each_column_names_its_percentages():
     grid = replace(synthetic.TINY, lengths=(128, 256, 512))
     figure = figures.draw("strategy_eval", results_of(grid))
@@ -188,7 +198,7 @@ def test_token_shares_and_their_ideals():
     assert list(line(above, "contiguous/even").get_ydata()) == [50.0] * len(percentages)
     balanced = line(below, "zigzag/balanced").get_ydata()
     assert list(balanced) == pytest.approx(100 * work, abs=100 / 65536)
-    assert list(line(below, "clamped").get_xdata()) == [10]
+    assert list(line(below, "prediction flagged").get_xdata()) == [10]
 
 
 @grids

@@ -43,6 +43,7 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
     instead = {
         "LayerCodeSentence": "We have no measurements of the released code on these devices.",
         "BeyondTheCall": "says what was not measured here",
+        "ContiguousSentence": "",
     }
     assert scripts.models.beyond_the_call(bare, scripts.study) == flags | instead
 
@@ -65,10 +66,14 @@ def test_what_is_beyond_the_call_is_said_as_it_was_measured(scripts, layer, whol
     [
         ([[20.0, 2.0], [20.0, 2.0]], "makes each visit a pass of its own"),
         # 1 of 9 ms and 1 of 129 ms
-        ([[5.0, 1.0], [5.0, 0.5]], r"costs 500\,ns, and the shares fall to 11\,\% and 0.78\,\%."),
+        (
+            [[5.0, 1.0], [5.0, 0.5]],
+            r"costs 1{,}000\,ns at 2{,}000 and 500\,ns at 4{,}000 tokens, and the shares fall to 11\,\% and 0.78\,\%.",
+        ),
         (
             [[5.0, 1.0], [5.0, 0.0]],
-            r"costs nothing that we could measure, and the shares fall to 11\,\% and less than 0.01\,\%.",
+            r"costs 1{,}000\,ns at 2{,}000 and nothing that we could measure at 4{,}000 tokens, and the shares fall to "
+            r"11\,\% and less than 0.01\,\%.",
         ),
     ],
     ids=["folded", "joined", "free"],
@@ -121,7 +126,9 @@ LAYER = {"contiguous/even": (80.0, 640.0), "contiguous/uneven": (80.0, 160.0), "
 
 
 def test_the_layer_is_set_beside_call_and_record(scripts):
-    results = SimpleNamespace(platform="x", cells=layer_cells(LAYER), provenance={"devices": ["NVIDIA H200"] * 2})
+    results = SimpleNamespace(
+        platform="x", cells=layer_cells(LAYER), provenance={"devices": ["NVIDIA H200"] * 2}, models={}
+    )
     numbers = scripts.models.layer(results, scripts.study)
     expected = {
         "HasLayer": "1",
@@ -144,6 +151,20 @@ def test_the_layer_is_set_beside_call_and_record(scripts):
     sentence = numbers["LayerCodeSentence"]
     assert r"6{,}419\,ms with \strategy{even}" in sentence
     assert "14.6 times faster than the best of these" in sentence  # 1456.06 / 100
+    assert "a factor of 9.10, at the same strategy, and layout and allocator for 1.60." in sentence  # 1456.06 / 160
+    assert numbers["LayerContiguousSentence"] == ""
+
+
+def test_the_best_contiguous_split_is_what_the_prices_say(scripts):
+    """10 s of pairs at full speed, 100 s at a tenth: 9.09 s in either layout, up to the last row of pairs."""
+    price = {"kind": "cost", "source": "attention", "platform": "x", "setup": {}, "rows": 1}
+    price |= {"lengths": [65536], "percentages": [10.0, 100.0], "attention_ms": [[100_000.0, 10_000.0]]}
+    price |= {name: [[0.0, 0.0]] for name in ("token_us", "revisit_us", "join_us")}
+    cells = layer_cells(LAYER)
+    cells["block_lens"] = [(32768, 32768)] * len(cells)
+    results = SimpleNamespace(platform="x", cells=cells, models={"cost-attention": price})
+    sentence = scripts.models.unmeasured(results, scripts.models.Cells(results), "cost-attention")
+    assert r"best contiguous split at 9{,}091\,ms there, and the best zigzag split at 9{,}091\,ms." in sentence
 
 
 def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measured(scripts):
@@ -182,7 +203,7 @@ def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measu
 )
 def test_the_released_code_is_compared_on_the_same_devices_and_cell_only(scripts, devices, seq_len, percentage):
     cells = layer_cells(LAYER, seq_len, percentage)
-    results = SimpleNamespace(platform="x", cells=cells, provenance={"devices": devices})
+    results = SimpleNamespace(platform="x", cells=cells, provenance={"devices": devices}, models={})
     assert "no measurements" in scripts.models.layer(results, scripts.study)["LayerCodeSentence"]
 
 
@@ -227,7 +248,6 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
         "WholeWorstPlace": r"4{,}096 tokens and 10\,\%",
         "DecodeNewTokens": "32",
         "DecodeSlowRate": "60.0",
-        "DecodeVersusAlone": "1.20 times faster than",
         "DecodeLimitSentence": "",
         "WholeFasterStill": "",
         "WholePredictionSentence": "",
@@ -239,6 +259,35 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
     row = [r"4{,}096", r"10\,\%", "1.90", "2.20", "9.00", "4.00", "2.50", r"\textbf{2.00}", "0.950", "100"]
     assert lines(numbers["WholeTable"])[-1] == [*row, "20.0", "10.0"]
     assert lines(numbers["DecodeTable"])[-1] == [r"10\,\%", "50.0", "45.0", "60.0"]
+
+
+def decoding(**rates: tuple[float, float]) -> SimpleNamespace:
+    """Results with tokens a second of rank 0 alone, rank 1 alone and the ring, each at 100 and at 10 %."""
+    table = model_table()
+    slow = table[table.phase == "decode"]
+    table = pd.concat([table, slow.assign(percentage=100)], ignore_index=True)
+    names = {"fast": "alone/rank0", "slow": "alone/rank1", "ring": "zigzag/balanced"}
+    for key, (full, low) in rates.items():
+        for percentage, rate in ((100, full), (10, low)):
+            at = (table.phase == "decode") & (table.strategy == names[key]) & (table.percentage == percentage)
+            table.loc[at, "tokens_per_second"] = rate
+    return SimpleNamespace(platform="x", model=table, models={}, provenance=H200)
+
+
+def test_decoding_is_judged_at_every_percentage(scripts):
+    """A gain on rank 0 at 10 % is none on rank 1, nor at 100 %."""
+    found = scripts.whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(20.0, 28.0)))
+    assert found["DecodeVersusSentence"] == (
+        r"Beside rank~0 alone, the ring is 1.50 times slower than it at 100\,\% and 1.12 times faster than it at "
+        r"10\,\%; beside rank~1 alone, 1.60 times slower than it at 100\,\% and 1.11 times slower than it at 10\,\%. "
+        "The medians are of 3 repetitions, and rank~0 alone, which is never throttled, generates 25.0 to 30.0 tokens "
+        "per second."
+    )
+    assert found["DecodeVerdict"] == "faster than each rank alone in none of 2 settings"
+    assert "rank~1 alone generates 31.0 tokens per second" in found["DecodeLimitSentence"], "it loses at 100 %"
+    gains = scripts.whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(33.0, 33.0)))
+    assert gains["DecodeVerdict"] == "faster than each rank alone in all 2 settings"
+    assert gains["DecodeLimitSentence"] == ""
 
 
 def test_a_balanced_split_that_loses_is_said_to(scripts):
@@ -267,7 +316,7 @@ def test_a_balanced_split_that_loses_is_said_to(scripts):
         "balanced split takes at most 1.11 times as long as the fastest."
     )
     assert (
-        r"In 1 of 4 measured cells, of all strategies, the fraction exceeds one, by 5.6\,\% at most."
+        r"In 1 of 4 measurements, of all strategies in all cells, the fraction exceeds one, by 5.6\,\% at most."
         in (numbers["WholeAboveSentence"])
     )
     # 2 x 280 us x 3,996 tokens = 2,238 ms; alone 2 x 280 us x 4,096 = 2,294 of 2,200 ms, and 21,299 of 22,000.

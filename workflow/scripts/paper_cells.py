@@ -1,6 +1,7 @@
 """The cells of a platform's grid, as the paper quotes them."""
 
 import math
+from statistics import median
 
 from heteroring.bench.results import Results
 from heteroring.ring.partition import Partition
@@ -60,6 +61,29 @@ class Cells:
     def fastest(self, cell: Cell) -> str:
         return min(STRATEGIES, key=lambda name: self(name, cell))
 
+    def clearly_won(self, cell: Cell) -> bool:
+        """Whether most repetitions of the fastest strategy are faster than most of any that splits otherwise.
+
+        Most: its 80th percentile is below their 20th.
+        """
+        fastest = self.fastest(cell)
+        others = set(STRATEGIES) - set(self.twins(fastest, cell))
+        return all(self(fastest, cell, "latency_p80_ms") < self(name, cell, "latency_p20_ms") for name in others)
+
+    def twins(self, name: str, cell: Cell) -> list[str]:
+        """The strategies, `name` among them, that make the same split in `cell`, and so the same calls."""
+        split = self(name, cell, "block_lens")
+        layout = CONTIGUOUS if name in CONTIGUOUS else ZIGZAG
+        return [each for each in layout if self(each, cell, "block_lens") == split]
+
+    def pooled(self, name: str, cell: Cell) -> float:
+        """Latency of the split that `name` makes: the median over all strategies that make it."""
+        return median(self(each, cell) for each in self.twins(name, cell))
+
+    def shared_out(self, name: str, cell: Cell) -> bool:
+        """Whether every rank holds tokens."""
+        return 0 not in self(name, cell, "block_lens")
+
     def predicted(self, name: str, cell: Cell) -> float:
         """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
         lens = self(name, cell, "block_lens")
@@ -87,20 +111,14 @@ def ring_cells(results: Results) -> Cells:
     return cells
 
 
-def above_one(fractions: list[float], throttle: str) -> str:
+def above_one(fractions: list[float]) -> str:
     """How many bound fractions exceed one, and by how much; the sentence is empty if none does."""
     above = [fraction for fraction in fractions if fraction > 1]
     if not above:
         return ""
-    sentence = (
-        f"In {out_of(len(above), len(fractions))} measured cells, of all strategies, the fraction exceeds one, by "
-        f"{share(max(above) - 1)} at most."
-    )
-    if throttle not in MULTIPROCESSORS:
-        return sentence
     return (
-        f"{sentence} We put that down to the power limit, which holds a whole GPU back for as long as it computes: one "
-        "that computes everything alone runs at a lower clock than one that computes a part."
+        f"In {out_of(len(above), len(fractions))} measurements, of all strategies in all cells, the fraction exceeds "
+        f"one, by {share(max(above) - 1)} at most."
     )
 
 

@@ -5,13 +5,17 @@ and the paper's text is guarded by it. Without measurements the flag is all that
 in their place.
 """
 
+from collections.abc import Mapping
 from statistics import median
 
-from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US
+from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
+from heteroring.allocate.cost_model import CostModel
+from heteroring.allocate.costs import predicted_ms
 from heteroring.allocate.profile_table import FOLD_KEYS
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
-from paper_cells import BALANCED, EVEN, UNEVEN, Cell, Cells, place, strategy
+from heteroring.ring.partition import LAYOUTS, Partition
+from paper_cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
 from paper_tex import count, listed, percent, rounded, share, spanning, tabular, versus
 from paper_whole import model_name, trace, whole
 from published_study import Study
@@ -41,14 +45,19 @@ def visits(results: Results) -> dict[str, str]:
         revisits = model[price][index][fast] * lengths[index] / 2
         return share(revisits / (1e3 * model["attention_ms"][index][fast] / 2 + revisits))
 
-    def nanoseconds(percentage: int, price: str = "revisit_us") -> str:
-        return rf"{rounded(1e3 * model[price][-1][percentage])}\,ns"
+    def nanoseconds(percentage: int) -> str:
+        return rf"{rounded(1e3 * model['revisit_us'][-1][percentage])}\,ns"
 
-    free = model["join_us"][-1][fast] == 0
+    def join_price(index: int) -> str:
+        price = 1e3 * model["join_us"][index][fast]
+        return (rf"{rounded(price)}\,ns" if price else "nothing that we could measure") + f" at {count(lengths[index])}"
+
+    each_length = (0, len(lengths) - 1) if len(lengths) > 1 else (0,)
+
     joined = (
         "Joined with the visit to the rank's own keys, as the kernel measured here does it in the ring's first step, "
-        f"the same row costs {'nothing that we could measure' if free else nanoseconds(fast, 'join_us')}, and the "
-        f"shares fall to {part(0, 'join_us')} and {part(-1, 'join_us')}."
+        f"the same row costs {listed(map(join_price, each_length))} tokens, and the shares fall to "
+        f"{part(0, 'join_us')} and {part(-1, 'join_us')}. {join_unsaved(model)}"
     )
     return {
         "HasCost": "1",
@@ -63,6 +72,40 @@ def visits(results: Results) -> dict[str, str]:
         "CostLongLength": count(lengths[-1]),
         "CostLongShare": part(-1),
     }
+
+
+def join_unsaved(model: Mapping) -> str:
+    """Where the profile found that a joined visit costs no less than one of its own; empty if nowhere."""
+    unsaved: dict[int, list[float]] = {}
+    for length, prices, alone in zip(model["lengths"], model["join_us"], model["revisit_us"], strict=True):
+        for percentage, joined, visit in zip(model["percentages"], prices, alone, strict=True):
+            if joined >= visit > 0:
+                unsaved.setdefault(length, []).append(percentage)
+    if not unsaved:
+        return ""
+    places = listed(
+        f"{count(length)} tokens and {listed(str(round(p)) for p in percentages)}\\,\\%"
+        for length, percentages in unsaved.items()
+    )
+    return f"At {places} the profile found no saving."
+
+
+def unmeasured(results: Results, cells: Cells, name: str) -> str:
+    """What the cost model `name` expects of the best contiguous split, which the sweep does not have."""
+    content = results.models.get(name)
+    if content is None:
+        return ""
+    length, low = cells.extreme
+    ranks = len(cells(BALANCED, cells.extreme, "block_lens"))
+    model = CostModel.from_json(content)
+    costs = [model.predict(length, percentage).cost for percentage in (*[100] * (ranks - 1), low)]
+    contiguous, zigzag = (
+        rounded(max(predicted_ms(Partition(layout, balanced(length, costs, layout)), costs))) for layout in LAYOUTS
+    )
+    return (
+        f"The cost model of Section~\\ref{{sec:visits}} puts the best contiguous split at {contiguous}\\,ms there, and "
+        f"the best zigzag split at {zigzag}\\,ms."
+    )
 
 
 def layer(results: Results, study: Study) -> dict[str, str]:
@@ -89,6 +132,7 @@ def layer(results: Results, study: Study) -> dict[str, str]:
         "LayerCellCount": count(len(cells.throttled)),
         "LayerCallShare": rounded(call.alone("alone/rank0", cells.equal) / cells.alone("alone/rank0", cells.equal)),
         "LayerCodeSentence": released_code(results, cells, study),
+        "LayerContiguousSentence": unmeasured(results, cells, "cost-layer"),
         "LayerTable": layer_table(cells, study),
     }
     for key, name in {"Even": EVEN, "Uneven": UNEVEN, "Balanced": BALANCED}.items():
@@ -131,8 +175,15 @@ def released_code(results: Results, cells: Cells, study: Study) -> str:
     theirs = _rerun(results, cells.extreme, study)
     if not theirs:
         return NOT_RERUN
-    ours = cells(BALANCED, cells.extreme)
-    return f"{_quoted(theirs)}; the balanced zigzag layer is {versus(ours, min(theirs.values()))} the best of these."
+    ours, best = cells(BALANCED, cells.extreme), min(theirs, key=theirs.get)
+    sentence = f"{_quoted(theirs)}; the balanced zigzag layer is {versus(ours, theirs[best])} the best of these"
+    if (same := f"contiguous/{best}") not in CONTIGUOUS:
+        return f"{sentence}."
+    split = cells(same, cells.extreme)
+    return (
+        f"{sentence}. Of this, the implementation accounts for a factor of {rounded(theirs[best] / split)}, at the "
+        f"same strategy, and layout and allocator for {rounded(split / ours)}."
+    )
 
 
 def beside_released_code(results: Results, call: Cells, study: Study) -> str:
@@ -181,4 +232,5 @@ def beyond_the_call(results: Results, study: Study) -> dict[str, str]:
     """Everything of one platform, by unprefixed name."""
     numbers = {**visits(results), **layer(results, study), **whole(results), **trace(results)}
     measured = what_was_measured(numbers["HasLayer"] == "1", numbers["HasWhole"] == "1")
-    return {**numbers, "BeyondTheCall": measured}
+    contiguous = unmeasured(results, Cells(results), "cost-attention")
+    return {**numbers, "BeyondTheCall": measured, "ContiguousSentence": contiguous}

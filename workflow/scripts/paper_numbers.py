@@ -23,6 +23,7 @@ from paper_cells import (
     ZIGZAG,
     ZIGZAG_EVEN,
     ZIGZAG_UNEVEN,
+    Cell,
     Cells,
     MissingData,
     place,
@@ -44,6 +45,7 @@ OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
 # The main platform is quoted in full; this is what the appendix says of the reader's machine.
 LIVE = frozenset(
     {
+        "AloneSentence",
         "BalancedFraction",
         "BalancedMedianFraction",
         "BalancedMs",
@@ -134,11 +136,12 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
 
 
 def equal_ranks(cells: Cells) -> dict[str, str]:
-    """Both ranks at full speed: what the published study calls homogeneous."""
-    numbers = {"EqualVersus": versus(cells(ZIGZAG_EVEN, cells.equal), cells(EVEN, cells.equal))}
+    """Both ranks at full speed, what the published study calls homogeneous; strategies that make one split, pooled."""
+    times = {"Contiguous": cells.pooled(EVEN, cells.equal), "Zigzag": cells.pooled(ZIGZAG_EVEN, cells.equal)}
+    numbers = {"EqualVersus": versus(times["Zigzag"], times["Contiguous"])}
     for key, name in (("Contiguous", EVEN), ("Zigzag", ZIGZAG_EVEN)):
-        numbers[f"Equal{key}Ms"] = rounded(cells(name, cells.equal))
-        numbers[f"Equal{key}Fraction"] = rounded(cells(name, cells.equal, "bound_fraction"))
+        numbers[f"Equal{key}Ms"] = rounded(times[key])
+        numbers[f"Equal{key}Fraction"] = rounded(cells(name, cells.equal, "bound_ms") / times[key])
         numbers[f"Equal{key}Megabytes"] = rounded(cells(name, cells.equal, "bytes_moved") / 1e6)
     return numbers
 
@@ -192,14 +195,20 @@ def across(cells: Cells) -> dict[str, str]:
     fractions = cells.over_grid(BALANCED, "bound_fraction")
     best = cells.throttled[speedups.index(max(speedups))]
     each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
-    spreads = [(cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each]
+    spreads = {one: (cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each}
     ratios = {one: cells(*one) / cells.predicted(*one) for one in each}
-    long = [ratio for (_, cell), ratio in ratios.items() if cell[0] == cells.lengths[-1]]
+
+    def at_the_longest(values: dict[tuple[str, Cell], float]) -> list[float]:
+        return [value for (_, cell), value in values.items() if cell[0] == cells.lengths[-1]]
+
+    modelled = [one for one in each if one[0].split("/")[1] in ("lut", "formula")]
+    shared = [(name, cell) for name, cell in zip(fastest, cells.throttled, strict=True) if cells.shared_out(name, cell)]
     return {
         "CellCount": count(len(cells.throttled)),
         "Winner": strategy(winner),
         "WinnerCount": count(fastest.count(winner)),
-        "ZigzagWins": out_of(sum(name in ZIGZAG for name in fastest), len(fastest)),
+        "ZigzagWins": out_of(sum(name in ZIGZAG for name, _ in shared), len(fastest)),
+        "ClearWins": out_of(sum(map(cells.clearly_won, cells.throttled)), len(fastest)),
         "BestSpeedupSentence": "Ours is the largest of the grid"
         if best == cells.extreme
         else f"The largest such speedup of the grid, {rounded(max(speedups))}, is at {place(best)}",
@@ -211,11 +220,12 @@ def across(cells: Cells) -> dict[str, str]:
         "BalancedWins": cells.wins(BALANCED, ZIGZAG_UNEVEN),
         "BalancedWorstFraction": rounded(min(fractions)),
         "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
-        "Spread": share(median(spreads)),
+        "Spread": share(median(spreads.values())),
+        "SpreadLong": share(median(at_the_longest(spreads))),
+        "SpreadLongMost": share(max(at_the_longest(spreads))),
         "ModelRatio": rounded(median(ratios.values())),
-        "ModelRatioLong": rounded(median(long)),
-        "ClampedCount": count(sum(bool(cells(*one, "clamped")) for one in each)),
-        "RingCount": count(len(each)),
+        "ModelRatioLong": rounded(median(at_the_longest(ratios))),
+        "ClampedCount": out_of(sum(bool(cells(*one, "clamped")) for one in modelled), len(modelled)),
     }
 
 
@@ -237,7 +247,15 @@ def profile(results: Results, cells: Cells) -> dict[str, str]:
             if model.get(key) is None:
                 raise MissingData(f"platform {results.platform}: model formula-{kind} has no {key}")
             numbers[f"{kind.capitalize()}{suffix}"] = rounded(model[key])
-    return numbers
+    by_length = [results.models[f"formula-{kind}"].get("r2_leave_one_length_out") for kind in OPERATORS]
+    return {**numbers, "HeldLengthClause": held_length(by_length)}
+
+
+def held_length(by_length: Sequence[float | None]) -> str:
+    """How well the formula predicts each size from the others; empty where an operator has one size only."""
+    if None in by_length:
+        return ""
+    return f"; predicting each size from the others, {listed(map(rounded, by_length))}"
 
 
 def _relative_speeds(results: Results, kind: str, percentages: Sequence[int]) -> dict[int, float]:

@@ -7,6 +7,9 @@ from heteroring.bench.results import Results
 from paper_cells import BALANCED, CONTIGUOUS, STRATEGIES, ZIGZAG, ZIGZAG_EVEN, Cell, Cells, strategy
 from paper_tex import count, emphasized, percent, rounded, spanning, tabular
 
+# Behind a time that is of one rank, which holds the whole prompt.
+LEFT_OUT = r"\rlap{$^{\ast}$}"
+
 
 def tables(results: Results, cells: Cells) -> dict[str, str]:
     """Whole tabulars, because their columns depend on the grid."""
@@ -22,8 +25,15 @@ def tables(results: Results, cells: Cells) -> dict[str, str]:
         return [("",) * len(first) + (*spans, *("" for _ in last)), (*first, *allocators, *last)]
 
     def marked(best: Callable, cell: Cell, column: str = "latency_ms") -> list[str]:
+        """The best is marked, unless all strategies of its layout make the same split: then they differ by chance."""
         values = [cells(name, cell, column) for name in STRATEGIES]
-        return emphasized([rounded(value) for value in values], rounded(best(values)))
+        texts = [rounded(value) for value in values]
+        chosen = STRATEGIES[values.index(best(values))]
+        alike = len(cells.twins(chosen, cell)) == len(CONTIGUOUS if chosen in CONTIGUOUS else ZIGZAG)
+        marks = texts if alike else emphasized(texts, rounded(best(values)))
+        return [
+            text + LEFT_OUT * (not cells.shared_out(name, cell)) for name, text in zip(STRATEGIES, marks, strict=True)
+        ]
 
     latency = [
         (

@@ -111,7 +111,7 @@ def whole(results: Results) -> dict[str, str]:
         "WholeFasterStill": faster_still(cells, cell),
         "WholeFastestSentence": fastest_sentence(cells),
         "WholePredictionSentence": prediction(results, cells, cell),
-        "WholeAboveSentence": above_one(each, row["throttle"]),
+        "WholeAboveSentence": above_one(each),
         "WholeMemorySentence": memory(cells, cell),
         "WholeTable": whole_table(cells),
     }
@@ -244,7 +244,8 @@ def decode(results: Results) -> dict[str, str]:
         "DecodeFullRate": rounded(rate(best, cells.percentages[-1])),
         "DecodeSlowRate": rounded(rate(best, low)),
         "DecodeLowPercentage": str(low),
-        "DecodeVersusAlone": versus(1 / rate(best, low), 1 / rate("alone/rank0", low)),
+        "DecodeVersusSentence": decode_versus(cells),
+        "DecodeVerdict": decode_verdict(cells),
         "DecodeLimitSentence": decode_limit(results, cells),
         "DecodeTable": tabular(
             "@{}l" + "r" * len(names) + "@{}",
@@ -254,22 +255,50 @@ def decode(results: Results) -> dict[str, str]:
     }
 
 
+def decode_rates(cells: WholeCells, name: str) -> dict[int, float]:
+    """Tokens a second behind the longest prompt, by percentage, from the highest down."""
+    return {p: cells(name, (cells.lengths[-1], p), "tokens_per_second") for p in cells.percentages[::-1]}
+
+
+def decode_versus(cells: WholeCells) -> str:
+    """The ring beside each rank alone at every percentage, and how much rank 0 alone differs from itself."""
+    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
+
+    def beside(other: dict[int, float]) -> str:
+        return listed(f"{versus(1 / ours[p], 1 / other[p])} it at {percent(p)}" for p in ours)
+
+    least, most = min(fast.values()), max(fast.values())
+    repetitions = listed(map(str, sorted({int(cells(cells.strategies[-1], at, "repetitions")) for at in cells.grid})))
+    return (
+        f"Beside rank~0 alone, the ring is {beside(fast)}; beside rank~1 alone, {beside(slow)}. The medians are of "
+        f"{repetitions} repetitions, and rank~0 alone, which is never throttled, generates {rounded(least)} to "
+        f"{rounded(most)} tokens per second."
+    )
+
+
+def decode_verdict(cells: WholeCells) -> str:
+    """How often decoding over the ring is faster than both ranks alone, as the end of a sentence."""
+    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
+    wins = sum(ours[p] > max(fast[p], slow[p]) for p in ours)
+    return f"faster than each rank alone in {out_of(wins, len(ours))} settings"
+
+
 def decode_limit(results: Results, cells: WholeCells) -> str:
     """What does not limit the rates on a GPU, where the ring does not gain: multiprocessors, and reading memory."""
-    (length, low), high = (cells.lengths[-1], cells.percentages[0]), cells.percentages[-1]
-    slow, full = (cells("alone/rank1", (length, at), "tokens_per_second") for at in (low, high))
-    ours, alone = (cells(name, (length, low), "tokens_per_second") for name in (cells.strategies[-1], "alone/rank0"))
-    if cells.row["throttle"] not in MULTIPROCESSORS or ours > alone or slow < 0.9 * full or low == high:
+    low, high = cells.percentages[0], cells.percentages[-1]
+    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
+    gains = all(ours[p] > fast[p] for p in ours)
+    if cells.row["throttle"] not in MULTIPROCESSORS or gains or slow[low] < 0.9 * slow[high] or low == high:
         return ""
-    held = cells("alone/rank0", (length, low), "peak_memory_gb")[0]
+    alone, held = fast[high], cells("alone/rank0", (cells.lengths[-1], high), "peak_memory_gb")[0]
     bandwidth = BANDWIDTH.get(results.provenance["devices"][0], math.inf)
     reading = (
         f", and reading all of the {rounded(held)}\\,GB that rank~0 held takes {rounded(held / bandwidth, 2)}\\,ms at "
         rf"the {bandwidth}\,TB/s of its memory~\cite{{nvidia2024h200}}, where a token takes {rounded(1e3 / alone)}\,ms"
     )
     return (
-        f"It is not computing that takes the time: rank~1 alone generates {rounded(slow)} tokens per second at "
-        f"{percent(low)} of its multiprocessors, {rounded(full)} at {percent(high)}"
+        f"It is not computing that takes the time: rank~1 alone generates {rounded(slow[low])} tokens per second at "
+        f"{percent(low)} of its multiprocessors, {rounded(slow[high])} at {percent(high)}"
         f"{reading if held / bandwidth else ''}. "
         "What is left is the host, which launches the kernels of each layer one by one, and in a ring the collective."
     )

@@ -14,7 +14,7 @@ import pandas as pd
 from heteroring.allocate import allocation
 from heteroring.allocate.formula import TERMS, Formula
 from heteroring.allocate.profile_table import ProfileTable
-from paper_tex import count, listed, percent, rounded, tabular
+from paper_tex import count, listed, out_of, percent, rounded, tabular
 
 EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS = "even", "uneven", "lut", "formula", "reference_homogeneous"
 SPLITS = (EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS)
@@ -192,11 +192,13 @@ def check(study: Study) -> dict[str, str]:
     checked = {key: value for key, value in excess.items() if key[1][0] >= CHECKED_LENGTH}
     below = [value for key, value in excess.items() if key[1][0] < CHECKED_LENGTH]
     groups: dict[str, list[float]] = {"keys": [], "queries": [], "neither": []}
+    alone = 0
     for (split, cell), value in checked.items():
         first, second = study.tokens[split][cell]
         tile = math.gcd(first, second)
         fits = "keys" if tile % KEY_TILE == 0 else "queries" if tile % QUERY_TILE == 0 else "neither"
         groups[fits].append(value)
+        alone += fits == "keys" and second == 0
     labels = {
         "keys": f"multiple of {KEY_TILE}",
         "queries": f"of {QUERY_TILE}, not of {KEY_TILE}",
@@ -226,6 +228,8 @@ def check(study: Study) -> dict[str, str]:
         "PublishedKeyTile": count(KEY_TILE),
         "PublishedQueryTile": count(QUERY_TILE),
         "PublishedAlignedError": rf"{rounded(100 * max(abs(v - 1) for v in groups['keys']), 2)}\,\%",
+        "PublishedAlignedCells": count(len(groups["keys"])),
+        "PublishedAlignedAlone": count(alone),
         "PublishedUnalignedCost": rf"{rounded(100 * (median(groups['neither']) - 1), 2)}\,\%",
         "PublishedModelLeast": rounded(min(checked.values())),
         "PublishedModelMost": rounded(max(checked.values())),
@@ -251,7 +255,13 @@ def speeds(study: Study) -> dict[str, str]:
             (rf"Product of size {count(size)}", *(rounded(products[p]) for p in shown)),
         ],
     )
-    label_wins = sum(study.loss(cell[1] / 100, cell) < study.loss(study.speed(cell), cell) for cell in study.cells)
+    label_wins = [each for each in study.cells if study.loss(each[1] / 100, each) < study.loss(study.speed(each), each)]
+    efficiencies = [
+        study.latency[HOMOGENEOUS][n, study.percentages[0]] / study.latency[split][n, study.percentages[0]]
+        for split in UNEQUAL
+        for n in study.lengths
+    ]
+    tested = [each for each in study.cells if each[0] >= CHECKED_LENGTH]
     speed = study.speed(cell)
     return {
         "PublishedShortest": count(study.lengths[0]),
@@ -267,7 +277,12 @@ def speeds(study: Study) -> dict[str, str]:
         "PublishedLabelLoss": rounded(study.loss(middle / 100, cell)),
         "PublishedSpeedLoss": rounded(study.loss(speed, cell)),
         "PublishedTableLoss": rounded(study.loss(study.ratio(TABLE, cell), cell)),
-        "PublishedLabelWins": count(label_wins),
+        "PublishedLabelWins": out_of(sum(n >= CHECKED_LENGTH for n, _ in label_wins), len(tested)),
+        "PublishedLabelWinsShort": out_of(
+            sum(n < CHECKED_LENGTH for n, _ in label_wins), len(study.cells) - len(tested)
+        ),
+        "PublishedEfficiencyLeast": percent(round(100 * min(efficiencies))),
+        "PublishedEfficiencyMost": percent(round(100 * max(efficiencies))),
         "PublishedCells": count(len(study.cells)),
     }
 

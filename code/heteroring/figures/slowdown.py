@@ -28,8 +28,9 @@ _FASTEST = {"marker": "v", "color": INK, "markersize": 3.2, "linestyle": "none"}
 def strategy_eval(results: Results) -> Figure:
     """Slowdown bars on a log-2 axis, from the line at 1.0 up (slower) or down (faster); the fastest is marked.
 
-    The mark goes to the lowest latency of a group. That need not be the shortest bar: slowdown is relative to
-    the strategy's own layout, and the two layouts differ even on equal ranks.
+    The mark goes to the lowest latency of a group, unless all strategies of its layout make the same split: then they
+    differ by chance. That need not be the shortest bar: slowdown is relative to the strategy's own layout, and the two
+    layouts differ even on equal ranks.
     """
     rows = ring_cells(results, "slowdown")
     lengths = sorted(set(rows.seq_len))
@@ -68,4 +69,6 @@ def _bars(panel: Axes, rows: DataFrame, percentages: list[int], strategies: list
         panel.bar(x, line.slowdown - 1.0, bottom=1.0, width=width, **look(strategy).bar())
     panel.axhline(1.0, **UNIT_LINE)
     for _, best in rows.loc[rows.groupby("percentage").latency_ms.idxmin()].iterrows():
-        panel.plot(place[best.strategy, best.percentage], 1.12 * max(best.slowdown, 1.0), **_FASTEST)
+        layout = series(rows, layout=best.layout, percentage=best.percentage)
+        if len(layout) == 1 or layout.block_lens.nunique() > 1:
+            panel.plot(place[best.strategy, best.percentage], 1.12 * max(best.slowdown, 1.0), **_FASTEST)

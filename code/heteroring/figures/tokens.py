@@ -30,7 +30,7 @@ _CLAMPED = {
     "markersize": 5,
     "markeredgewidth": 0.8,
     "linestyle": "none",
-    "label": "clamped",
+    "label": "prediction flagged",
 }
 
 
@@ -38,7 +38,8 @@ def token_distribution(results: Results) -> Figure:
     """Share of the throttled rank in percent of the tokens: a row per layout, a column per length.
 
     Nominal share: its percentage over the sum of all. Ideal share: what would keep every rank busy to the end, from
-    the measured time of each rank alone. A cross marks a model's prediction that had to be clamped.
+    the measured time of each rank alone. A cross marks a model's prediction that was flagged: read at
+    the edge of its table, or kept positive.
     """
     rows = ring_cells(results)
     slow = rows.percentages.map(_throttled_rank)
