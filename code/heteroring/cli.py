@@ -13,11 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from heteroring import __version__, cli_demo, cli_model
+from heteroring.bench.defaults import grid_of, strategies_of
 from heteroring.cli_options import (
     Batch,
     Block,
     CsvOutput,
-    Dtype,
+    GridDtype,
     HangTimeout,
     HeadDim,
     Heads,
@@ -30,14 +31,16 @@ from heteroring.cli_options import (
     Platform,
     Repetitions,
     Seed,
-    SeqLens,
-    Strategies,
+    ShapeHeadDim,
+    ShapeHeads,
+    ShapeKvHeads,
     ThrottleName,
     Transport,
     Warmup,
     check_output,
     integers,
     measure,
+    of_each_platform,
     reporting,
 )
 from heteroring.throttle import DEFAULTS
@@ -85,10 +88,10 @@ def profile(
     label: Label = "",
     throttle: ThrottleName = "",
     batch: Batch = 1,
-    heads: Annotated[int, typer.Option(help="Query heads.", show_default="4, or the model's")] = 0,
-    kv_heads: Annotated[int, typer.Option(help="KV heads.", show_default="4, or the model's")] = 0,
-    head_dim: Annotated[int, typer.Option(help="Elements of a head.", show_default="64, or the model's")] = 0,
-    dtype: Dtype = "float32",
+    heads: ShapeHeads = 0,
+    kv_heads: ShapeKvHeads = 0,
+    head_dim: ShapeHeadDim = 0,
+    dtype: GridDtype = "",
     block: Block = "auto",
     repetitions: Repetitions = 5,
     warmup: Warmup = 1,
@@ -114,7 +117,7 @@ def profile(
         **lengths,
         kinds=tuple(kinds.split(",")),
         model=model,
-        shape=_shape(model, batch, heads, kv_heads, head_dim, dtype),
+        shape=_shape(platform, model, batch, heads, kv_heads, head_dim, dtype),
         block=block,
         repetitions=repetitions,
         warmup=warmup,
@@ -123,36 +126,46 @@ def profile(
     measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %")
 
 
-def _shape(model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:
-    """The Shape that was asked for; what is left open, 0, is that of `model`, if one is named."""
+def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:
+    """The Shape that was asked for; what is left open is that of `model`, if one is named, or else of the grid."""
     from heteroring.bench.shape import Shape
 
-    own = 4, 4, 64
+    own = grid_of(platform)
+    dtype = dtype or own.dtype
     if model:
         from heteroring.bench.model_spec import ModelSpec
 
-        sizes = ModelSpec(model, dtype, heads=heads, kv_heads=kv_heads, emb_dim=heads * head_dim).sizes
-        own = sizes.heads, sizes.kv_heads, sizes.head_dim
-    return Shape(batch, heads or own[0], kv_heads or own[1], head_dim or own[2], dtype)
+        own = ModelSpec(model, dtype, heads=heads, kv_heads=kv_heads, emb_dim=heads * head_dim).sizes
+    return Shape(batch, heads or own.heads, kv_heads or own.kv_heads, head_dim or own.head_dim, dtype)
 
 
 @app.command()
 @reporting
 def bench(
-    output: CsvOutput,
-    seq_lens: SeqLens,
-    percentages: Percentages,
-    strategies: Strategies,
+    output: Annotated[
+        Path | None, typer.Option(help="CSV of rows to write, beside printing; a .json record goes beside it.")
+    ] = None,
+    seq_lens: Annotated[
+        str | None,
+        typer.Option(help="Sequence lengths, separated by commas.", show_default=of_each_platform("seq_lens")),
+    ] = None,
+    percentages: Percentages = "100,100",
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            help="layout/allocator, separated by commas.", show_default="all; without --models, all that need none"
+        ),
+    ] = None,
     models: Models = None,
     model_source: ModelSource = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
     throttle: ThrottleName = "",
     batch: Batch = 1,
-    heads: Heads = 4,
-    kv_heads: KvHeads = 4,
-    head_dim: HeadDim = 64,
-    dtype: Dtype = "float32",
+    heads: Heads = None,
+    kv_heads: KvHeads = None,
+    head_dim: HeadDim = None,
+    dtype: GridDtype = "",
     block: Block = "auto",
     module: Annotated[
         str,
@@ -173,13 +186,20 @@ def bench(
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
 ) -> None:
-    """Measure the ring under one throttle setting: all lengths and strategies, and each rank alone."""
-    lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
-    check_output(output, ".csv")
+    """Measure the ring under one throttle setting, all lengths and strategies, and each rank alone; print medians."""
+    grid = grid_of(platform)
+    lengths = grid.seq_lens if seq_lens is None else integers("--seq-lens", seq_lens)
+    asked = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype or None}
+    speeds = integers("--percentages", percentages)
+    if output is not None:
+        check_output(output, ".csv")
+
+    from rich.console import Console
 
     from heteroring.bench import sweep as stage
     from heteroring.bench.job import Job
     from heteroring.bench.shape import Shape
+    from heteroring.bench.summary import summary
 
     job = Job(
         platform=platform,
@@ -187,8 +207,8 @@ def bench(
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         seq_lens=lengths,
-        strategies=tuple(strategies.split(",")),
-        shape=Shape(batch, heads, kv_heads, head_dim, dtype),
+        strategies=strategies_of(models) if strategies is None else tuple(strategies.split(",")),
+        shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),
         models=models,
         model_source=model_source,
         block=block,
@@ -201,7 +221,8 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
+    done = measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
+    Console().print(summary(done.rows))
 
 
 @app.command()

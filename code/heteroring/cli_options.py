@@ -11,9 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
+from heteroring.bench.defaults import GRIDS
 from heteroring.bench.errors import RunError
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
+
+
+def of_each_platform(name: str) -> str:
+    """What is measured on each platform unless something else is asked for, for an option's help."""
+
+    def shown(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return "; ".join(f"{shown(getattr(grid, name))} on {platform}" for platform, grid in GRIDS.items())
+
 
 Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
 Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
@@ -30,9 +41,18 @@ Strategies = Annotated[str, typer.Option(help="layout/allocator, separated by co
 Models = Annotated[Path | None, typer.Option(help="Folder of the fitted models.")]
 ModelSource = Annotated[str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")]
 Batch = Annotated[int, typer.Option(help="Sequences.")]
-Heads = Annotated[int, typer.Option(help="Query heads.")]
-KvHeads = Annotated[int, typer.Option(help="KV heads; heads is a multiple of them.")]
-HeadDim = Annotated[int, typer.Option(help="Elements of a head.")]
+Heads = Annotated[int | None, typer.Option(help="Query heads.", show_default=of_each_platform("heads"))]
+KvHeads = Annotated[
+    int | None, typer.Option(help="KV heads; heads is a multiple of them.", show_default=of_each_platform("kv_heads"))
+]
+HeadDim = Annotated[int | None, typer.Option(help="Elements of a head.", show_default=of_each_platform("head_dim"))]
+GridDtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.", show_default=of_each_platform("dtype"))]
+_OR_MODEL = "; or the model's"
+ShapeHeads = Annotated[int, typer.Option(help="Query heads.", show_default=of_each_platform("heads") + _OR_MODEL)]
+ShapeKvHeads = Annotated[int, typer.Option(help="KV heads.", show_default=of_each_platform("kv_heads") + _OR_MODEL)]
+ShapeHeadDim = Annotated[
+    int, typer.Option(help="Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
+]
 Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Block = Annotated[str, typer.Option(help="What computes a block of attention; auto: the best one there.")]
 Transport = Annotated[str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")]
@@ -91,9 +111,12 @@ def check_output(path: Path, suffix: str) -> None:
 
 
 def measure(
-    stage: Any, job: Any, percentages: tuple[int, ...], hang_timeout: float, output: Path, description: str
+    stage: Any, job: Any, percentages: tuple[int, ...], hang_timeout: float, output: Path | None, description: str
 ) -> Any:
-    """Run `job` by `stage`, the module of a measurement, and write its record and then its rows; return the results."""
+    """Run `job` by `stage`, the module of a measurement, and return the results.
+
+    Where there is an `output`, their record is written beside it, and then their rows to it.
+    """
     from heteroring.bench.progress import progress_bar
     from heteroring.bench.provenance import provenance, settings_of, write_json
     from heteroring.bench.records import write_rows
@@ -102,6 +125,8 @@ def measure(
         raise ValueError(f"--hang-timeout {hang_timeout} is not positive")
     with progress_bar(description, stage.steps(job)) as on_progress:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    if output is None:
+        return done
     record = provenance(
         platform=job.label,
         throttle=job.throttle,

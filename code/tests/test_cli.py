@@ -4,12 +4,18 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import synthetic
+import typer
+import yaml
 from typer.testing import CliRunner
 
-from heteroring.bench.records import write_rows
+from heteroring.bench.records import Measurement, write_rows
+from heteroring.bench.summary import summary
 from heteroring.cli import app
 
 COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
@@ -58,6 +64,7 @@ def options(base, changes):
         ({"--strategies": "zigzag/balanced"}, "allocator 'balanced' needs a model"),
         ({"--strategies": "contiguous/lut", "--models": "/nowhere"}, "needs the model /nowhere/lut-matmul.json"),
         ({"--heads": "4", "--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"--heads": "0"}, "heads is 0: it must be 1 or more"),
         ({"--dtype": "int4"}, "dtype 'int4' is unknown"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
         ({"--block": "cudnn"}, "block backend 'cudnn' computes on cuda, not on cpu"),
@@ -96,7 +103,7 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--kinds": ""}, "profile kind '' is unknown"),
         ({"--platform": "abacus"}, "platform 'abacus'"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
-        ({"--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"--kv-heads": "3"}, "heads 2 is not a multiple of kv_heads 3"),
     ],
 )
 def test_profile_refuses(tmp_path, no_process, changes, complaint):
@@ -111,6 +118,60 @@ def test_platform_gpu_needs_two_gpus(tmp_path, no_process, monkeypatch, command)
     name, base = command
     changes = {"--platform": "gpu", "--output": str(tmp_path / "rows.csv")}
     assert_refused(invoke(name, *options(base, changes)), "platform 'gpu' needs 2 CUDA GPUs or more")
+
+
+def measured_job(monkeypatch, *words):
+    """The Job that `heteroring bench` with `words` would measure, and where to."""
+    asked = []
+
+    def measure(stage, job, percentages, hang_timeout, output, description):
+        asked.append((job, output))
+        raise typer.Exit
+
+    monkeypatch.setattr("heteroring.cli.measure", measure)
+    assert invoke("bench", *words).exit_code == 0
+    return asked[0]
+
+
+def test_bench_without_options_measures_the_grid(monkeypatch):
+    """What a person must type to repeat the numbers is the platform, not its shapes."""
+    config = yaml.safe_load((Path(__file__).parents[2] / "workflow" / "config" / "default.yaml").read_text())
+    for platform, words in {"cpu": [], "gpu": ["--peers"]}.items():
+        job, output = measured_job(monkeypatch, "--platform", platform, *words)
+        settings = config["platforms"][platform]
+        assert output is None
+        assert list(job.seq_lens) == settings["seq_lens"]
+        for name in ("heads", "kv_heads", "head_dim", "dtype"):
+            assert getattr(job.shape, name) == settings[name]
+        assert (job.throttle, job.percentages, job.peers) == (settings["throttle"], (100, 100), platform == "gpu")
+        assert set(job.strategies) < set(config["strategies"])
+        assert not any(strategy.endswith(("lut", "formula", "balanced")) for strategy in job.strategies)
+
+
+def test_bench_with_models_measures_every_strategy_of_the_grid(monkeypatch):
+    config = yaml.safe_load((Path(__file__).parents[2] / "workflow" / "config" / "default.yaml").read_text())
+    job, _ = measured_job(monkeypatch, "--models", "somewhere", "--heads", "8")
+    assert sorted(job.strategies) == sorted(config["strategies"])
+    assert (job.shape.heads, job.shape.kv_heads) == (8, 2)
+
+
+def test_what_was_measured_is_printed_beside_its_bound():
+    grid = replace(synthetic.GPU, lengths=(4096,), percentages=(50,), noise=0.0, modules=("attention",))
+    rows = [Measurement(**row) for row in synthetic.measurement_rows(grid, np.random.default_rng(0))]
+    table = summary(rows)
+    columns = [list(column.cells) for column in table.columns]
+    lines = {what: (split, ms, bound) for _, what, split, ms, bound in zip(*columns, strict=True)}
+    alone = [row.latency_ms for row in rows if row.system == "alone" and row.repetition == 0]
+    bound = 1 / sum(1 / time for time in alone)
+    assert lines["rank 1 alone"] == ("0 4096", f"{alone[1]:.4g}", f"{bound / alone[1]:.3f}")
+    even = next(row for row in rows if (row.system, row.layout, row.allocator) == ("ring", "zigzag", "even"))
+    assert lines["zigzag/even"] == ("2048 2048", f"{even.latency_ms:.4g}", f"{bound / even.latency_ms:.3f}")
+    assert "torch context_parallel" in lines
+    assert table.title == "Ranks at 100 %, 50 %; median of 5"
+    layer = replace(grid, modules=("attention", "fms"))
+    both = summary([Measurement(**row) for row in synthetic.measurement_rows(layer, np.random.default_rng(0))])
+    assert [column.header for column in both.columns[:2]] == ["module", "tokens"]
+    assert set(both.columns[0].cells) == {"attention", "fms"}
 
 
 def test_an_output_below_a_file_is_refused(tmp_path, no_process):
@@ -194,7 +255,7 @@ def test_every_command_has_help(command):
 
 
 def test_usage_errors_exit_with_2():
-    assert invoke("bench").exit_code == 2
+    assert invoke("profile").exit_code == 2
     assert invoke("fly").exit_code == 2
 
 

@@ -1,0 +1,35 @@
+"""What is measured on each platform unless something else is asked for: the lengths and the shape of the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sequence lengths, heads and element type; they are those of workflow/config/default.yaml."""
+
+    seq_lens: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+
+GRIDS = {
+    "cpu": Grid((512, 1024, 2048, 4096), 2, 2, 64, "float32"),
+    "gpu": Grid((4096, 8192, 16384, 32768, 65536), 32, 32, 128, "bfloat16"),
+}
+
+WITHOUT_MODELS = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/uneven")
+WITH_MODELS = ("contiguous/lut", "contiguous/formula", "zigzag/lut", "zigzag/formula", "zigzag/balanced")
+
+
+def grid_of(platform: str) -> Grid:
+    """That of `platform`; of one that does not exist the CPU's, for whoever measures to complain about the name."""
+    return GRIDS.get(platform, GRIDS["cpu"])
+
+
+def strategies_of(models: object) -> tuple[str, ...]:
+    """All strategies that can be had: those that need a fitted model only where there are `models`."""
+    return WITHOUT_MODELS if models is None else WITHOUT_MODELS + WITH_MODELS

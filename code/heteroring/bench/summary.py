@@ -1,0 +1,42 @@
+"""What a job of `heteroring bench` measured, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from heteroring.bench.metrics import cells
+from heteroring.bench.records import Measurement
+
+_SYSTEMS = {"context_parallel": "torch context_parallel", "sdpa": "torch, one device"}
+
+
+def summary(rows: Sequence[Measurement]) -> Table:
+    """A line for each thing measured: the split, the median latency in ms, and the capacity bound over it."""
+    measured = cells(rows)
+    modules = list(dict.fromkeys(measured["module"]))
+    [percentages] = set(measured["percentages"])
+    speeds = ", ".join(f"{percentage} %" for percentage in percentages)
+    table = Table(title=f"Ranks at {speeds}; median of {measured['repetitions'].max()}", box=SIMPLE_HEAD)
+    if len(modules) > 1:
+        table.add_column("module", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    for column in ("split", "ms", "of bound"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for (module, seq_len), group in measured.groupby(["module", "seq_len"], sort=False):
+        for row in group.itertuples():
+            fraction = "" if pd.isna(row.bound_fraction) else f"{row.bound_fraction:.3f}"
+            texts = (str(seq_len), _name(row), " ".join(map(str, row.block_lens)), f"{row.latency_ms:.4g}", fraction)
+            table.add_row(*([module] if len(modules) > 1 else []), *texts)
+        table.add_section()
+    return table
+
+
+def _name(row: tuple) -> str:
+    if row.system == "alone":
+        return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
+    return _SYSTEMS.get(row.system, row.strategy)
