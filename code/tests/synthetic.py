@@ -1,4 +1,4 @@
-"""Measurements that no machine made: what DESIGN's cost model predicts for two unequal ranks, plus seeded noise.
+"""Measurements that no machine made: what counting score pairs predicts for two unequal ranks, plus seeded noise.
 
 The figures and the notebook are tested on these. Work is counted in score pairs, a rank at p % computes
 `speed(p)` times as fast as at 100 %, and the slowest rank sets the latency. Columns, units and metric definitions are
@@ -238,7 +238,7 @@ CELL_KEYS = ["platform", "module", "system", "layout", "allocator", "strategy", 
 
 
 def cells(measurements: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell with DESIGN's metrics; NaN where the run that a metric is relative to is missing."""
+    """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
     rows = measurements.assign(percentage=measurements.percentages.map(min))
     rows["strategy"] = [
         f"alone/rank{np.argmax(lens)}" if system == "alone" else f"{layout}/{allocator}"

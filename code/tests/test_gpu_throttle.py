@@ -2,17 +2,22 @@
 
 import os
 import signal
-import subprocess
 
 import pytest
 import torch
-from gpu import one_gpu, poison, two_gpus
+from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
+from oracle import attention64
 from torch.nn.functional import linear
 
+import heteroring as hr
 from heteroring.bench.errors import RunError
 from heteroring.bench.heartbeat import beat
 from heteroring.bench.launch import launch
+from heteroring.ring.partition import Partition
+from heteroring.throttle import mps_daemon
 from heteroring.throttle.green import Green
+
+HALF = torch.bfloat16
 
 
 def report(rank):
@@ -30,10 +35,23 @@ def fail(rank):
     raise RuntimeError(f"rank {rank.rank} fails")
 
 
-def mps_processes():
-    return subprocess.run(
-        ["pgrep", "-f", "nvidia-cuda-mps"], capture_output=True, text=True, check=False
-    ).stdout.split()
+@pytest.fixture
+def left_behind(monkeypatch):
+    """A function that lists the MPS processes left of the daemons that the test started: one at least, of its own."""
+    monkeypatch.delenv(mps_daemon.PIPES, raising=False)
+    pipes, start = [], mps_daemon._start
+
+    def noted(folder, ours):
+        pipes.append(ours[mps_daemon.PIPES])
+        return start(folder, ours)
+
+    monkeypatch.setattr(mps_daemon, "_start", noted)
+
+    def left():
+        assert pipes
+        return [process for each in pipes for process in mps_daemon._processes(each)]
+
+    return left
 
 
 def products(rank):
@@ -59,8 +77,32 @@ def products(rank):
     return worst
 
 
+def rings(rank, partition, transport, seeds):
+    """This rank's part of one ring after another, on poisoned memory."""
+    parts = []
+    for seed in seeds:
+        beat()
+        shards = [hr.shard(x, partition, rank.rank, 2) for x in random_qkv(partition.seq_len, 8, 2, 128, HALF, seed)]
+        poison()
+        parts.append([x.cpu() for x in hr.ring_attention(*shards, partition, transport=transport)])
+    return parts
+
+
 class TestMps:
     pytestmark = two_gpus
+
+    @pytest.mark.parametrize("transport", ["p2p", "copy-engine"])
+    @pytest.mark.parametrize("lens", [(1792, 256), (1701, 347)], ids=str)
+    def test_a_ring_is_as_accurate_in_part_of_a_gpu_as_torch_is_on_all_of_one(self, lens, transport):
+        """In whole tiles, which are met in one pass, and in others; inputs of 20 calls differ."""
+        partition, seeds = Partition.zigzag(lens), range(20)
+        ranks = launch(rings, partition, transport, seeds, platform="gpu", throttle="mps", percentages=(100, 20))
+        positions = torch.arange(partition.seq_len, device="cuda")
+        for seed, *parts in zip(seeds, *ranks, strict=True):
+            q, k, v = random_qkv(partition.seq_len, 8, 2, 128, HALF, seed)
+            want, want_lse = attention64(q, k, v, positions, positions)
+            out, lse = (hr.unshard(each, partition, 2).cuda() for each in zip(*parts, strict=True))
+            assert_accurate(out, lse, want, want_lse, flash_errors(q, k, v, True, want, want_lse))
 
     @pytest.mark.parametrize("percentage", [80, 60, 40, 20])
     def test_products_are_right_in_part_of_a_gpu(self, percentage):
@@ -68,20 +110,18 @@ class TestMps:
             assert {shape: error for shape, error in errors.items() if not error <= 1} == {}
 
     @pytest.mark.parametrize("percentage", [50, 10])
-    def test_a_rank_has_the_share_that_it_reports(self, percentage):
-        before = mps_processes()
+    def test_a_rank_has_the_share_that_it_reports(self, percentage, left_behind):
         full, throttled = launch(report, platform="gpu", throttle="mps", percentages=(100, percentage))
         assert full["multiprocessors"] == full["expected_multiprocessors"]
         assert throttled["multiprocessors"] == throttled["expected_multiprocessors"]
         assert throttled["multiprocessors"] <= full["multiprocessors"] * percentage / 100
-        assert mps_processes() == before
+        assert left_behind() == []
 
     @pytest.mark.parametrize("task", [die, fail])
-    def test_the_daemon_ends_when_a_rank_is_killed_or_raises(self, task):
-        before = mps_processes()
+    def test_the_daemon_ends_when_a_rank_is_killed_or_raises(self, task, left_behind):
         with pytest.raises(RunError):
             launch(task, platform="gpu", throttle="mps", percentages=(100, 50))
-        assert mps_processes() == before
+        assert left_behind() == []
         assert torch.ones(1, device="cuda").item() == 1  # this process was never bound to it
 
 
