@@ -259,7 +259,7 @@ def cells(measurements: pd.DataFrame) -> pd.DataFrame:
                 "latency_p20_ms": group.latency_ms.quantile(0.2),
                 "latency_p80_ms": group.latency_ms.quantile(0.8),
                 "busy_ms": tuple(float(value) for value in busy),
-                "imbalance": busy.max() / busy.mean(),
+                "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
             }
         )
     frame = pd.DataFrame(table)

@@ -70,6 +70,12 @@ def test_imbalance_is_the_busiest_over_the_mean(table):
     assert table.loc["zigzag/uneven", 25].busy_ms == (3.0, 1.0)
 
 
+def test_a_layer_has_no_imbalance_for_its_kernels_may_have_waited_while_busy():
+    [cell] = cells(repeated([1.0, 2.0], module="fms", busy_ms=(3.0, 1.0))).itertuples()
+    assert cell.busy_ms == (3.0, 1.0)
+    assert math.isnan(cell.imbalance)
+
+
 def test_a_rank_alone_is_named_by_its_rank(table):
     assert table.loc["alone/rank1", 25].block_lens == (0, 100)
     assert table.loc["alone/rank1", 25].bound_fraction == pytest.approx(8 / 40)

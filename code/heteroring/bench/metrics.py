@@ -44,9 +44,10 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction =
     bound_ms / T;
     - fast_alone_ms = min_r T_r;
-    - imbalance = the largest of busy_ms over their mean.
+    - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
+    while its kernel waits for a peer's projections (`Measurement`).
 
-    A metric whose reference was not measured is NaN. Raises ValueError if measurements of different shapes,
+    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. Raises ValueError if measurements of different shapes,
     dtypes or throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
     """
     table = measurement_table(measurements)
@@ -62,13 +63,14 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"))
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
+    of_computing = any(busy) and named["module"] == "attention"
     return named | {
         "percentages": first["percentages"],
         "block_lens": first["block_lens"],
         "clamped": first["clamped"],
         **latency_of(group),
         "busy_ms": busy,
-        "imbalance": max(busy) / mean(busy) if any(busy) else np.nan,
+        "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],
     }
 
