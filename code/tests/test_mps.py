@@ -144,6 +144,20 @@ def test_a_daemon_that_the_environment_names_is_left_alone(control, tmp_path, mo
         daemon.wait(10)
 
 
+def test_a_named_daemon_that_does_not_answer_is_refused(control, tmp_path, monkeypatch):
+    """CUDA would run without a limit, and its times be recorded as those of a limited GPU."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.setenv(PIPES, str(gone))
+    with pytest.raises(
+        MpsUnavailable, match=rf"{PIPES} names {gone}, where no daemon answers: start one there, or unset"
+    ):
+        mps_daemon().__enter__()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with mps_daemon() as variables:
+        assert variables == {}
+
+
 def test_without_the_program_there_is_another_way(control, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(MpsUnavailable, match=r"nvidia-cuda-mps-control, which is not on PATH; --throttle green"):

@@ -16,6 +16,7 @@ from pathlib import Path
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
+_ALIVE = "get_default_active_thread_percentage"  # any question
 START_SECONDS = 10.0
 QUIT_SECONDS = 5.0
 
@@ -30,12 +31,17 @@ def mps_daemon() -> Iterator[Mapping[str, str]]:
 
     This process does not get them: one that starts CUDA with them is bound to the daemon, and cannot use a GPU any
     more when that has gone. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves and is
-    left as it is. Otherwise one is started with pipes and logs in a temporary folder, and ends with the block,
+    left as it is; it must answer, for without it CUDA programs run as if there were no limit. Otherwise one is started with pipes and logs in a temporary folder, and ends with the block,
     together with its servers: also if the block raises, and also if a client was killed and the servers do not notice.
 
-    Raises MpsUnavailable if no daemon can be started.
+    Raises MpsUnavailable if no daemon can be started, or the one that the environment names does not answer.
     """
-    if os.environ.get(PIPES):
+    if named := os.environ.get(PIPES):
+        # Whoever has the pipes of a daemon, as in a container, need not have the program that asks it.
+        if shutil.which(CONTROL) is not None and _ask(_ALIVE, {}) is None:
+            raise MpsUnavailable(
+                f"throttle 'mps': {PIPES} names {named}, where no daemon answers: start one there, or unset it"
+            )
         yield {}
         return
     # Sockets are made in this folder, and their names may have 107 characters: TMPDIR can be too deep for that.
@@ -67,7 +73,7 @@ def _start(folder: str, ours: Mapping[str, str]) -> subprocess.Popen:
         )
     deadline = time.monotonic() + START_SECONDS
     while daemon.poll() is None and time.monotonic() < deadline:
-        if _ask("get_default_active_thread_percentage", ours) is not None:
+        if _ask(_ALIVE, ours) is not None:
             return daemon
         time.sleep(0.05)
     state = "does not answer" if daemon.poll() is None else f"ended with exit code {daemon.returncode}"
