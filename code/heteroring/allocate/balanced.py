@@ -1,4 +1,4 @@
-"""The makespan-minimal allocator: no split into whole tokens has a faster predicted slowest rank."""
+"""The makespan-minimal allocator: among the ranks that it uses, no split has a faster predicted slowest rank."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -33,7 +33,8 @@ def balanced(
     first step) a query row that it visits beyond its own KV, of which there are the more, the more ranks hold tokens.
     So a rank may cost the others more than it brings, and leaving it out is considered: once for every number of
     ranks, always the fastest ones, as measured by the whole sequence alone. For each such set of ranks the split is
-    the best there is, exactly. If one rank alone needs no more than 1 + `margin` times the time of the best split, and
+    the best there is, exactly; of three ranks or more, another set may do better where a fast one's visits or tokens
+    are dear. If one rank alone needs no more than 1 + `margin` times the time of the best split, and
     `wait_us` more, it gets all tokens.
 
     For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
