@@ -47,8 +47,9 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
     while its kernel waits for a peer's projections (`Measurement`).
 
-    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. Raises ValueError if measurements of different shapes,
-    dtypes or throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
+    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. Raises ValueError if
+    measurements of different shapes, dtypes or throttles are mixed, or if a cell's repetitions differ in block_lens or
+    occur twice.
     """
     table = measurement_table(measurements)
     for column in _SETUP:

@@ -43,9 +43,9 @@ class Measurement:
     system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). latency_ms is that of the slowest
     rank. busy_ms is time inside the attention block, what the throttle adds included; 0 for what is not ours. Where the
-    kernel itself waits for the first peer's keys (`heteroring.ring.transport.Joinable`), that counts as busy: a transfer
-    in the call, and in a layer also whatever that peer still has to do before it has keys.
-    bytes_moved sums the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    kernel itself waits for the first peer's keys (`heteroring.ring.transport.Joinable`), that counts as busy: a
+    transfer in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums
+    the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

@@ -29,10 +29,11 @@ class MpsUnavailable(ValueError):
 def mps_daemon() -> Iterator[Mapping[str, str]]:
     """A daemon for as long as the block runs: the variables with which a CUDA program runs under it.
 
-    This process does not get them: one that starts CUDA with them is bound to the daemon, and cannot use a GPU any
-    more when that has gone. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves and is
-    left as it is; it must answer, for without it CUDA programs run as if there were no limit. Otherwise one is started with pipes and logs in a temporary folder, and ends with the block,
-    together with its servers: also if the block raises, and also if a client was killed and the servers do not notice.
+    This process does not get them: one that starts CUDA with them is bound to the daemon, and cannot use a GPU any more
+    when that has gone. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves and is left as
+    it is; it must answer, for without it CUDA programs run as if there were no limit. Otherwise one is started with
+    pipes and logs in a temporary folder, and ends with the block, together with its servers: also if the block raises,
+    and also if a client was killed and the servers do not notice.
 
     Raises MpsUnavailable if no daemon can be started, or the one that the environment names does not answer.
     """
