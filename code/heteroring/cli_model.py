@@ -112,8 +112,11 @@ def model(
         seed=seed,
         multiple=multiple,
     )
-    done = measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %")
-    if done.trace:
-        write_rows(trace, done.trace)
-    else:
-        trace.unlink(missing_ok=True)  # it would be that of an earlier job
+
+    def write_trace(done: stage.ModelSweep) -> None:
+        if done.trace:
+            write_rows(trace, done.trace)
+        else:
+            trace.unlink(missing_ok=True)  # it would be that of an earlier job
+
+    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_trace)

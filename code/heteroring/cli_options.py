@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,18 +112,27 @@ def check_output(path: Path, suffix: str) -> None:
 
 
 def measure(
-    stage: Any, job: Any, percentages: tuple[int, ...], hang_timeout: float, output: Path | None, description: str
+    stage: Any,
+    job: Any,
+    percentages: tuple[int, ...],
+    hang_timeout: float,
+    output: Path | None,
+    description: str,
+    write_beside: Callable[[Any], None] = lambda done: None,
 ) -> Any:
     """Run `job` by `stage`, the module of a measurement, and return the results.
 
-    Where there is an `output`, their record is written beside it, and then their rows to it.
+    Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
+    `output`: where rows are, the rest is, and belongs to them.
     """
+    from heteroring.bench.commit import read_commit
     from heteroring.bench.progress import progress_bar
     from heteroring.bench.provenance import provenance, settings_of, write_json
     from heteroring.bench.records import write_rows
 
-    if not hang_timeout > 0:
-        raise ValueError(f"--hang-timeout {hang_timeout} is not positive")
+    if not 0 < hang_timeout < inf:
+        raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
+    commit = read_commit()  # the one that is measured, and not one that is made meanwhile
     with progress_bar(description, stage.steps(job)) as on_progress:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
     if output is None:
@@ -133,8 +143,11 @@ def measure(
         percentages=percentages,
         ranks=done.ranks,
         settings=settings_of(job),
+        commit=commit,
         notes=done.notes,
     )
+    output.unlink(missing_ok=True)  # an older result's rows must not be found beside a newer record
+    write_beside(done)
     write_json(output.with_suffix(".json"), record)
     write_rows(output, done.rows)
     return done

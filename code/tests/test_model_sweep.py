@@ -183,6 +183,16 @@ def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
     assert not trace.exists()
 
 
+def test_a_trace_that_cannot_be_written_leaves_no_rows_to_go_on_from(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("heteroring.bench.records.write_rows", full)
+    result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv", "--seq-lens", "40", "--repetitions", "1"))
+    assert result.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_random_model_is_the_same_for_a_seed():
     one, other, third = (spec().build(torch.device("cpu"), seed) for seed in (3, 3, 4))
     weights = [torch.cat([p.flatten() for p in model.parameters()]) for model in (one, other, third)]

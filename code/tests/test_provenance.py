@@ -1,11 +1,11 @@
 """The record beside measurements says where they come from, with git and without."""
 
 import json
-import subprocess
+from pathlib import Path
 
 import pytest
 
-from heteroring.bench import provenance as module
+from heteroring.bench.commit import Commit
 from heteroring.bench.job import Job
 from heteroring.bench.provenance import RankReport, merge, provenance, read_json, settings_of, write_json
 
@@ -38,6 +38,7 @@ def record(**changes):
         "percentages": (100, 50),
         "ranks": [RankReport("EPYC", 0, {"achieved_percentage": 99.0}), RankReport("EPYC", 0, {})],
         "settings": {"repetitions": 5},
+        "commit": Commit("a1b2c3", False),
     }
     return provenance(**values | changes)
 
@@ -64,21 +65,8 @@ def test_multiprocessors_are_those_that_each_rank_saw():
     assert record(platform="gpu", ranks=ranks)["multiprocessors"] == [132, 14]
 
 
-def test_a_commit_is_recorded_and_is_unknown_without_git(monkeypatch):
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=module.Path(__file__).parent
-    )
-    if head.returncode == 0:
-        assert record()["commit"] == head.stdout.strip()
-        assert record()["dirty"] in (True, False)
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert record()["commit"] == "unknown"
-    assert record()["dirty"] is None
-
-
-def test_a_tree_copied_without_git_is_told_its_commit(monkeypatch):
-    monkeypatch.setenv("HETERORING_COMMIT", "abc123")
-    assert (record()["commit"], record()["dirty"]) == ("abc123", None)
+def test_a_record_names_the_commit_that_it_is_given():
+    assert (record()["commit"], record()["dirty"]) == ("a1b2c3", False)
 
 
 def test_the_command_is_the_one_to_give_again(monkeypatch):
@@ -92,7 +80,7 @@ def test_a_tree_is_called_clean_only_if_every_job_knows(states, merged):
 
 
 def test_settings_of_a_job_are_json():
-    job = Job("cpu", "cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=module.Path("models"))
+    job = Job("cpu", "cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=Path("models"))
     settings = settings_of(job)
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"
@@ -119,9 +107,31 @@ def test_merged_records_describe_the_unthrottled_platform():
     assert merged["jobs"] == jobs
 
 
-def test_jobs_of_several_platforms_do_not_merge():
-    with pytest.raises(ValueError, match="several platforms cannot be merged: cpu, gpu"):
-        merge({"a": record(), "b": record(platform="gpu")})
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"platform": "gpu"}, "platform is cpu in one and gpu in the other"),
+        ({"torch": "1.0"}, "torch is 2.9 in one and 1.0 in the other"),
+        ({"driver": "580.1"}, "driver is 570.2 in one and 580.1 in the other"),
+        ({"throttle": "green"}, "throttle is pacing in one and green in the other"),
+        ({"devices": ["Xeon", "EPYC"]}, "devices is EPYC, EPYC in one and Xeon, EPYC in the other"),
+        ({"devices": ["Xeon"]}, "devices is EPYC, EPYC in one and Xeon in the other"),
+    ],
+)
+def test_jobs_that_were_not_measured_alike_do_not_merge(changes, says):
+    one = record() | {"torch": "2.9", "driver": "570.2"}
+    jobs = {"bench/pct-010": one, "bench/pct-050": one, "bench/pct-100": one | changes}
+    with pytest.raises(ValueError, match=f"^bench/pct-010 and bench/pct-100 cannot be merged: {says}$"):
+        merge(jobs)
+
+
+@pytest.mark.parametrize("changes", [{"throttle": "none"}, {"driver": "unknown"}, {"devices": ["EPYC"]}])
+def test_jobs_without_a_throttle_or_with_fewer_ranks_merge_with_the_others(changes):
+    one = record() | {"driver": "570.2"}
+    assert len(merge({"a": one | changes, "b": one, "c": one | changes})["jobs"]) == 3
+
+
+def test_no_jobs_do_not_merge():
     with pytest.raises(ValueError, match="no record"):
         merge({})
 

@@ -6,7 +6,6 @@ import json
 import os
 import platform as python_platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,13 +14,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heteroring.bench.commit import UNKNOWN, Commit
+from heteroring.bench.output import output_of
 from heteroring.files import atomic_path
 
 if TYPE_CHECKING:
     from heteroring.bench.launch import Rank
 
-UNKNOWN = "unknown"
-COMMIT_VARIABLE = "HETERORING_COMMIT"
+_ALIKE = ("platform", "torch", "driver", "throttle")
+"""What has one value in all records that are merged, if it is known; of throttles, "none" goes with any other."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,18 @@ def provenance(
     percentages: Sequence[int],
     ranks: Sequence[RankReport],
     settings: Mapping[str, Any],
+    commit: Commit,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The record of one job, in JSON types.
 
-    `platform` is what its rows call it, `settings` what the job was asked to do, `notes` what is odd about it.
-    Lists have one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found
-    out, the commit without git for one, is "unknown", and `dirty` then null.
+    `platform` is what its rows call it, `settings` what the job was asked to do, `commit` the code that did it,
+    `notes` what is odd about it. Lists have one entry a rank; `multiprocessors` is empty on platforms that have none.
+    What cannot be found out, the commit without git for one, is "unknown", and `dirty` then null.
     """
     # Whoever only reads records has no use for torch, which `device` imports.
     from heteroring.bench.device import cpu_model
 
-    commit, dirty = _commit()
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
     return {
         "platform": platform,
@@ -69,8 +70,8 @@ def provenance(
         "triton": _version("triton"),
         "numpy": _version("numpy"),
         "cpu": {"model": cpu_model(), "cores": os.cpu_count()},
-        "commit": commit,
-        "dirty": dirty,
+        "commit": commit.name,
+        "dirty": commit.dirty,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([_program(), *sys.argv[1:]]),
         "throttle": throttle,
@@ -115,13 +116,12 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     It describes the platform as the first job with every rank at 100 % saw it (the first job, if none has).
     date is the last job's, percentages is every one that was set, commit and command name all there were, and
-    `jobs` keeps each job's own record. Raises ValueError if there are no jobs, or jobs of several platforms.
+    `jobs` keeps each job's own record. Raises ValueError if there are no jobs, or, naming two of them, if they differ
+    in platform, devices, torch, driver or throttle: their rows could not be compared.
     """
     if not jobs:
         raise ValueError("there is no record of a job to merge")
-    platforms = sorted({job["platform"] for job in jobs.values()})
-    if len(platforms) > 1:
-        raise ValueError(f"jobs of several platforms cannot be merged: {', '.join(platforms)}")
+    _check_alike(jobs)
     # A ring's job says more about the platform than a profile's, which has one rank.
     ordered = [jobs[name] for name in sorted(jobs)]
     unthrottled = [job for job in ordered if set(job["percentages"]) == {100}]
@@ -136,6 +136,27 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "settings": base["settings"],
         "jobs": dict(sorted(jobs.items())),
     }
+
+
+def _check_alike(jobs: Mapping[str, Mapping[str, Any]]) -> None:
+    for key in _ALIKE:
+        known = {name: job[key] for name, job in sorted(jobs.items()) if job[key] not in (UNKNOWN, "none")}
+        first = next(iter(known), "")
+        for name, value in known.items():
+            if value != known[first]:
+                raise _unlike(key, first, known[first], name, value)
+    # The profile of a machine with different devices has one rank, and sees one of them.
+    names = sorted(jobs)
+    largest = max(names, key=lambda name: len(jobs[name]["devices"]))
+    devices = jobs[largest]["devices"]
+    for name in names:
+        found = jobs[name]["devices"]
+        if found != devices and (len(found) == len(devices) or not set(found) <= set(devices)):
+            raise _unlike("devices", largest, ", ".join(devices), name, ", ".join(found))
+
+
+def _unlike(key: str, one: str, value: str, other: str, different: str) -> ValueError:
+    return ValueError(f"{one} and {other} cannot be merged: {key} is {value} in one and {different} in the other")
 
 
 def _any_dirty(states: Iterable[bool | None]) -> bool | None:
@@ -157,25 +178,6 @@ def _version(package: str) -> str:
         return UNKNOWN
 
 
-def _commit() -> tuple[str, bool | None]:
-    """The commit, and whether the tree differs from it. COMMIT_VARIABLE names that of a tree copied without git."""
-    if COMMIT_VARIABLE in os.environ:
-        return os.environ[COMMIT_VARIABLE], None
-    here = ["git", "-C", str(Path(__file__).parent)]
-    head = _output([*here, "rev-parse", "HEAD"])
-    if head is None:
-        return UNKNOWN, None
-    return head, bool(_output([*here, "status", "--porcelain"]))
-
-
 def _driver() -> str:
-    versions = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    versions = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return versions.splitlines()[0] if versions else UNKNOWN
-
-
-def _output(command: list[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

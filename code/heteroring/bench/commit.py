@@ -1,0 +1,43 @@
+"""Which commit of this package is running, and whether its tree was changed since."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from heteroring.bench.output import output_of
+
+UNKNOWN = "unknown"
+COMMIT_VARIABLE = "HETERORING_COMMIT"
+
+
+class Commit(NamedTuple):
+    """`name` is the commit, or "unknown"; `dirty` whether the tree differs from it, None where that is not known."""
+
+    name: str
+    dirty: bool | None
+
+
+def read_commit() -> Commit:
+    """The commit of the tree that this package lies in, as it is now.
+
+    COMMIT_VARIABLE names that of a tree copied without git. Dirty is what can change results: a tracked file that
+    differs, or a new one in the package. Data does not count, or every job would make the next one dirty.
+    """
+    if COMMIT_VARIABLE in os.environ:
+        return Commit(os.environ[COMMIT_VARIABLE], None)
+    file = Path(__file__)
+    # A package installed inside somebody's repository is not a part of it.
+    if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        return Commit(UNKNOWN, None)
+    head, package = _git(file.parent, "rev-parse", "HEAD"), file.parents[1]
+    tracked = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)data")
+    inside = _git(package, "status", "--porcelain", "--untracked-files=all", "--", ".")
+    if head is None or tracked is None or inside is None:
+        return Commit(head or UNKNOWN, None)
+    return Commit(head, bool(tracked or inside))
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    return output_of("git", "-C", str(folder), *words)
