@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from workflow.scripts.check_model import main, violations
+from workflow.scripts.check_model import TRACED, main, violations
 
 GRID = {
     "percentages": [100, 50],
@@ -43,8 +43,10 @@ def trace():
     kinds = [("layer", 1.0, 9.0), ("ready", 2.0, 2.0), ("block", 2.0, 5.0)]
     return pd.DataFrame(
         [
-            {"strategy": "contiguous/even", "seq_len": 128, "percentages": "100 50", "rank": rank, "kind": kind}
+            {"strategy": strategy, "seq_len": 128, "percentages": f"100 {percentage}", "rank": rank, "kind": kind}
             | {"start_ms": start, "stop_ms": stop}
+            for strategy in TRACED
+            for percentage in GRID["percentages"]
             for rank in (0, 1)
             for kind, start, stop in kinds
         ]
@@ -78,11 +80,36 @@ def test_a_whole_grid_is_sound(grid):
         (changed(table(), 0, bound_fraction=1.2), trace(), "bound fraction 1.200 exceeds 1 by more than 0.1"),
         (table().assign(bound_fraction=float("nan")), trace(), "no cell has a bound fraction"),
         (table(), trace().drop(index=0), "are not a layer with its ready and its blocks"),
+        (
+            table(),
+            trace()[trace()["percentages"] != "100 50"],
+            "missing: trace of zigzag/balanced at 128 tokens and 100 50 %, rank 1",
+        ),
+        (
+            table(),
+            trace()[trace()["strategy"] != "contiguous/even"],
+            "missing: trace of contiguous/even at 128 tokens and 100 100 %, rank 0",
+        ),
+        (table(), trace()[:0], "missing: trace of contiguous/even at 128 tokens and 100 50 %, rank 0"),
         (table(), changed(trace(), 2, stop_ms=9.5), "something happens outside the layer: trace of contiguous/even"),
     ],
 )
 def test_what_is_wrong_is_said(cells, events, says):
     assert any(says in line for line in violations(cells, events, GRID, 0.1))
+
+
+def test_a_rank_without_tokens_has_no_layer_to_trace():
+    cells, events = table(), trace()
+    alone = (cells["strategy"] == "zigzag/balanced") & (cells["percentages"] == "100 50") & (cells["seq_len"] == 128)
+    cells.loc[alone, "block_lens"] = "128 0"
+    gone = (events["strategy"] == "zigzag/balanced") & (events["percentages"] == "100 50") & (events["rank"] == 1)
+    assert violations(cells, events[~gone], GRID, 0.1) == []
+
+
+def test_what_must_be_traced_is_what_is_traced():
+    from heteroring.bench import model_job
+
+    assert TRACED == model_job.TRACED
 
 
 def test_the_report_is_written_only_if_all_is_well(tmp_path):

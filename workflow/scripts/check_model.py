@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
-TRACED = ("layer", "ready", "block")
+# A layer of these is traced at the longest prompt, and these are among its events.
+TRACED = ("contiguous/even", "zigzag/balanced")
+EVENTS = ("layer", "ready", "block")
 
 
 def describe(phase: str, strategy: str, seq_len: int, percentages: str) -> str:
     return f"{phase} of {strategy} at {seq_len} tokens and {percentages} %"
+
+
+def describe_trace(strategy: str, seq_len: int, percentages: str, rank: int) -> str:
+    return f"trace of {strategy} at {seq_len} tokens and {percentages} %, rank {rank}"
 
 
 def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
@@ -58,12 +64,26 @@ def bound_violations(cells: pd.DataFrame, noise: float) -> Iterator[str]:
         yield "no cell has a bound fraction"
 
 
-def trace_violations(trace: pd.DataFrame) -> Iterator[str]:
-    """A rank's traced layer has a beginning, an end and all that lies between, inside them."""
-    for key, events in trace.groupby(["strategy", "seq_len", "percentages", "rank"]):
-        where = f"trace of {key[0]} at {key[1]} tokens and {key[2]} %, rank {key[3]}"
+def expected_traces(cells: pd.DataFrame) -> set[tuple]:
+    """(strategy, seq_len, percentages, rank) of which `cells` let one expect a layer: of every rank with tokens."""
+    longest = cells[(cells["phase"] == "prefill") & (cells["seq_len"] == cells["seq_len"].max())]
+    return {
+        (cell["strategy"], cell["seq_len"], cell["percentages"], rank)
+        for cell in longest[longest["strategy"].isin(TRACED)].to_dict("records")
+        for rank, tokens in enumerate(str(cell["block_lens"]).split())
+        if int(tokens)
+    }
+
+
+def trace_violations(trace: pd.DataFrame, expected: set[tuple]) -> Iterator[str]:
+    """A rank's traced layer has a beginning, an end and all that lies between, inside them; and none is missing."""
+    found = dict(list(trace.groupby(["strategy", "seq_len", "percentages", "rank"])))
+    for key in sorted(expected - set(found)):
+        yield f"missing: {describe_trace(*key)}"
+    for key, events in found.items():
+        where = describe_trace(*key)
         kinds = list(events["kind"])
-        if kinds.count("layer") != 1 or not set(TRACED) <= set(kinds):
+        if kinds.count("layer") != 1 or not set(EVENTS) <= set(kinds):
             yield f"{sorted(kinds)} are not a layer with its ready and its blocks: {where}"
             continue
         layer = events[events["kind"] == "layer"].iloc[0]
@@ -73,7 +93,11 @@ def trace_violations(trace: pd.DataFrame) -> Iterator[str]:
 
 def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
     """Every rule that the tables break, one line each. grid: strategies, seq_lens, percentages, new_tokens, or None."""
-    return [*cell_violations(cells, grid), *bound_violations(cells, noise), *trace_violations(trace)]
+    return [
+        *cell_violations(cells, grid),
+        *bound_violations(cells, noise),
+        *trace_violations(trace, expected_traces(cells)),
+    ]
 
 
 def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: float) -> None:
@@ -84,7 +108,7 @@ def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: fl
         sys.exit("\n".join([f"{len(found)} violations in {model} and {trace}:", *found]))
     ring = cells[cells["system"] == "ring"]
     report.write_text(
-        f"{len(cells)} cells: every one there, token sums right, times positive, the traced layers whole\n"
+        f"{len(cells)} cells: every one there, token sums right, times positive, the traced layers there and whole\n"
         f"largest bound fraction: {ring['bound_fraction'].max():.3f}, allowed: {1 + noise:g}\n"
     )
 
