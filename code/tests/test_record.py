@@ -1,5 +1,6 @@
 """The record script runs the grid of the config once, in order, and goes on where it stopped."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +8,28 @@ from pathlib import Path
 import pytest
 import yaml
 from typer.testing import CliRunner
-from workflow.scripts.record import CONFIG, jobs, record
 
 from heteroring import cli
 
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "record.py"
+CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())
+
+
+def module():
+    """The script, which finds its neighbours as Python does for scripts."""
+    sys.path.append(str(SCRIPT.parent))
+    try:
+        return importlib.import_module("record")
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
+
+
+jobs, record = module().jobs, module().record
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
 class Machine:
@@ -87,9 +105,40 @@ def test_a_command_that_fails_ends_the_record(tmp_path):
     settings = yaml.safe_load(CONFIG.read_text())
     settings["platforms"]["gpu"]["throttle"] = "sand"
     config.write_text(yaml.safe_dump(settings))
-    script = Path(CONFIG).parents[1] / "scripts" / "record.py"
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "x", "--config", config], capture_output=True, text=True, check=False
-    )
+    done = run(tmp_path / "x", "--config", config)
     assert done.returncode == 1
     assert "heteroring profile failed with exit code 2" in done.stderr
+
+
+def refused(folder, *arguments):
+    """What is said about a mistake, before anything is done."""
+    done = run(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert not folder.exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["h200-x2", "H200", "two gpus", "h200_x2"])
+def test_a_name_that_the_workflow_would_not_take_is_refused(tmp_path, name):
+    said = refused(tmp_path / name)
+    assert f"no platform called {name!r}" in said
+    assert "^[a-z0-9]+$" in said
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "gpu"])
+def test_a_name_that_means_something_else_is_refused(tmp_path, name):
+    assert f"{name} is no name for a record" in refused(tmp_path / name)
+
+
+def test_a_part_that_does_not_exist_is_refused(tmp_path):
+    said = refused(tmp_path / "x", "--only", "benches")
+    assert "'benches'" in said
+    assert all(part in said for part in ("profile", "models", "bench", "model"))
+
+
+def test_a_model_whose_profile_would_be_another_models_is_refused(tmp_path):
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["platforms"]["gpu"]["model"]["emb_dim"] = 2048
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert "platforms.gpu.model.heads: 0" in refused(tmp_path / "x", "--config", config)

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from workflow.scripts.conflicts import conflicts
 
 
 def _unknown_keys(error: ValidationError) -> Iterator[str]:
@@ -30,16 +31,6 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
         else:
             found.append(f"{key}: {error.message}")
-    return found
-
-
-def conflicts(config: Mapping) -> list[str]:
-    """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
-    found = []
-    for platform, settings in config["platforms"].items():
-        heads, kv_heads = settings["heads"], settings["kv_heads"]
-        if heads % kv_heads:
-            found.append(f"platforms.{platform}.heads: {heads} is not a multiple of kv_heads, {kv_heads}")
     return found
 
 

@@ -10,6 +10,7 @@ command goes on where it stopped. Exit codes: 0 the record is complete; 3 some i
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,13 @@ from pathlib import Path
 
 import yaml
 
+from conflicts import conflicts
+
 CONFIG = Path(__file__).parents[1] / "config" / "default.yaml"
+SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
+PARTS = ("profile", "models", "bench", "model")
+# Words that mean something else as the config's platform.
+TAKEN = ("auto", "cpu", "gpu")
 # Of a job that nothing like it has been timed before: start of the processes included.
 GUESS_SECONDS = 60.0
 LEFT = 3
@@ -117,6 +124,15 @@ def record(
     return todo
 
 
+def check_name(folder: Path) -> None:
+    """Raise ValueError unless the workflow can show what is recorded in `folder`: its name is the platform's."""
+    pattern = yaml.safe_load(SCHEMA.read_text())["properties"]["platform"]["pattern"]
+    if not re.search(pattern, folder.name):
+        raise ValueError(f"{folder}: the workflow finds no platform called {folder.name!r}, since it is not {pattern}")
+    if folder.name in TAKEN:
+        raise ValueError(f"{folder}: {folder.name} is no name for a record: {', '.join(TAKEN)} mean something else")
+
+
 def _job(stage: str, output: Path, *arguments: object) -> Job:
     return Job(stage, output, (stage, *map(str, arguments), "--output", str(output)))
 
@@ -134,7 +150,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
-    parser.add_argument("--only", default="", help="part of the folder to record: profile, models, bench or model")
+    parser.add_argument("--only", choices=PARTS, default="", help="part of the folder to record")
     parser.add_argument("--warmup", type=int, help="in place of the config's")
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
     options = parser.parse_args()
@@ -142,6 +158,12 @@ def main() -> int:
     for key in ("warmup", "repetitions"):
         if getattr(options, key) is not None:
             config["platforms"]["gpu"][key] = getattr(options, key)
+    try:
+        check_name(options.folder)
+        if found := conflicts(config):
+            raise ValueError("\n".join([f"{options.config}:", *found]))
+    except ValueError as error:
+        parser.error(str(error))
     try:
         left = record(options.folder, config, options.minutes, _heteroring, only=options.only)
     except subprocess.CalledProcessError as error:

@@ -1,0 +1,29 @@
+"""Values of the configuration, each fine by itself, of which one excludes another. Needs no package."""
+
+from collections.abc import Iterator, Mapping
+
+
+def conflicts(config: Mapping) -> list[str]:
+    """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
+    return [
+        f"platforms.{platform}.{found}"
+        for platform, settings in config["platforms"].items()
+        for found in (*_of_shape(settings), *(f"model.{found}" for found in _of_model(settings["model"])))
+    ]
+
+
+def _of_shape(settings: Mapping) -> Iterator[str]:
+    heads, kv_heads = settings["heads"], settings["kv_heads"]
+    if heads % kv_heads:
+        yield f"heads: {heads} is not a multiple of kv_heads, {kv_heads}"
+
+
+def _of_model(settings: Mapping) -> Iterator[str]:
+    """0 is the model's own size, which is not known here; a block's profile is given the width of a head."""
+    emb_dim, heads, kv_heads = settings["emb_dim"], settings["heads"], settings["kv_heads"]
+    if emb_dim and not heads:
+        yield f"heads: 0, the model's own, does not go with emb_dim, {emb_dim}, which is set: set heads as well"
+    elif heads and emb_dim % heads:
+        yield f"emb_dim: {emb_dim} is not a multiple of heads, {heads}"
+    if heads and kv_heads and heads % kv_heads:
+        yield f"heads: {heads} is not a multiple of kv_heads, {kv_heads}"
