@@ -1,6 +1,9 @@
 """The split-KV decode kernel against fp64. Without a GPU it runs in Triton's interpreter."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +129,48 @@ def test_the_cut_covers_all_keys_in_equal_whole_tiles(n, most):
     assert chunks == max(1, -(-n // chunk))
     assert chunks <= most
     assert chunk < n / most + 64 + 1
+
+
+def test_queries_that_share_a_kv_head_are_one_tile_or_not_covered():
+    assert decode_split.fits(32, 256)
+    assert decode_split.fits(33, 128)
+    assert not decode_split.fits(33, 256)
+    assert not decode_split.fits(1, 257)
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from heteroring.kernels import decode_split
+from heteroring.kernels.decode_kernel import chunk_kernel
+
+dtype, itemsize, group, head_dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+constants = dict(GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, group), BLOCK_N=decode_split._rows(head_dim, itemsize),
+                 BLOCK_D=head_dim, PRECISION="ieee" if itemsize == 4 else "tf32")
+names, operands = chunk_kernel.arg_names, ("q", "k", "v")
+types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32"}
+signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+strides = [f"stride_{x}{d}" for x, dims in (("q", "bh"), ("k", "bhn"), ("v", "bhn")) for d in dims]
+aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*operands, *strides)}
+source = ASTSource(chunk_kernel, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
+options = {"num_warps": 4, "num_stages": 3 if itemsize == 2 else 2}
+print(triton.compile(source, target=GPUTarget("cuda", 86, 32), options=options).metadata.shared)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "itemsize", "group", "head_dim"),
+    [("bf16", 2, 32, 256), ("bf16", 2, 64, 128), ("fp32", 4, 32, 256), ("fp32", 4, 64, 128)],
+)
+def test_the_largest_tiles_fit_the_smallest_shared_memory(dtype, itemsize, group, head_dim, tmp_path):
+    """99 KB a block, on compute capability 8.6 and 8.9."""
+    assert decode_split.fits(group, head_dim)
+    assert not decode_split.fits(group + 1, head_dim)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "TRITON_CACHE_DIR": str(tmp_path)}
+    words = map(str, (dtype, itemsize, group, head_dim))
+    done = subprocess.run([sys.executable, "-c", COMPILE, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 99 * 1024

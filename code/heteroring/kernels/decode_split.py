@@ -15,6 +15,9 @@ from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_HEAD_DIM = 256
+# Elements of the queries that share a KV head: with more, they and the tiles of keys and values would not fit the
+# shared memory of every GPU since 8.0.
+MOST_QUERIES = 8192
 
 # Chunks in flight on each multiprocessor: enough of them wait for memory that it never waits for them.
 _PROGRAMS = 2
@@ -23,7 +26,17 @@ _BLOCK_S = 16
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Whether the kernel takes these operands: on CUDA, with one query, heads of up to 256 contiguous numbers."""
-    return q.is_cuda and q.dtype in DTYPES and q.shape[3] <= MOST_HEAD_DIM and k.stride(3) == v.stride(3) == 1
+    return (
+        q.is_cuda
+        and q.dtype in DTYPES
+        and k.stride(3) == v.stride(3) == 1
+        and fits(q.shape[1] // k.shape[1], q.shape[3])
+    )
+
+
+def fits(group: int, head_dim: int) -> bool:
+    """Whether `group` query heads that share a KV head are one tile that every GPU since 8.0 has room for."""
+    return head_dim <= MOST_HEAD_DIM and _power_of_two(group) * _power_of_two(head_dim) <= MOST_QUERIES
 
 
 def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None) -> Tensor:
