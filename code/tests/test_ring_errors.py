@@ -69,8 +69,10 @@ def test_a_disagreement_is_an_error_on_every_rank(ranks, other, words):
         (("zigzag", (6, 4), {}, {"scale": float("nan")}), "scale is nan: it must be finite"),
         (("zigzag", (6, 4), {}, {"block": "cuda"}), "block backend 'cuda' is unknown"),
         (("zigzag", (6, 4), {}, {"transport": "pigeon"}), "transport 'pigeon' is unknown"),
+        (("zigzag", (6, 4), {}, {"block": "cudnn"}), "block backend 'cudnn' computes on cuda, not on cpu"),
+        (("zigzag", (6, 4), {}, {"block": "triton"}), "computes on cuda, not on cpu|head_dim is 8, but must be one of"),
     ],
-    ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport"],
+    ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport", "elsewhere", "head_dim"],
 )
 def test_one_rank_with_bad_arguments_stops_all_of_them(ranks, bad, words):
     good, other = ranks(2).attempt(call, [("zigzag", (7, 4), {}, {}), bad])

@@ -14,6 +14,8 @@ from heteroring.ring.mailbox import Mailbox
 from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
 from heteroring.ring.point_to_point import PointToPoint
+from heteroring.ring.prefill import rotate
+from heteroring.ring.schedule import visits
 from heteroring.ring.transport import AHEAD, check_transport, choose_transport
 from heteroring.ring.work import kv_bytes
 
@@ -85,6 +87,7 @@ class Host:
             box.capacity, box._first, box._memory = 4096, 256, memory[rank]
             box._rank, box._world_size = rank, world_size
             box._addresses = [each.data_ptr() for each in memory]
+            box._in_use, box._last = False, None
             self.mailboxes.append(box)
         monkeypatch.setattr(mailbox, "write_flag", driver.write_flag)
         monkeypatch.setattr(mailbox, "await_flag", driver.await_flag)
@@ -93,6 +96,7 @@ class Host:
         monkeypatch.setattr(copy_engine, "mailbox_of", lambda group, device, nbytes: self.mailboxes[self.rank])
         monkeypatch.setattr(copy_engine.dist, "get_rank", lambda group: self.rank)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.computes[self.rank])
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
 
 def enqueue(host, rank, call, partition, shape, random):
@@ -161,6 +165,37 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(monkeypatch, wo
     assert [len(each) for each in seen] == expected
     assert all(all(each) for each in seen)
     assert not any(flags.any() for flags in host.flags)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_calls_on_several_streams_follow_one_another(monkeypatch, seed):
+    """A call reads slots, and sets flags, that the call before it on another stream may not be through with."""
+    random, host = Random(seed), Host(2, monkeypatch)
+    streams, partition, seen = [host.computes, [Stream(), Stream()]], Partition.zigzag((9, 5)), []
+    for call in range(6):
+        host.computes = random.choice(streams)
+        seen += [enqueue(host, rank, call, partition, as_they_come, random) for rank in range(2)]
+    run_in_some_order([*streams[0], *streams[1], *host.lanes], random)
+    assert all(all(each) for each in seen)
+
+
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_after_a_call_that_ended_half_way_the_next_one_is_refused(monkeypatch):
+    """Its peer's keys are announced, and would be taken for those of the next call."""
+    host, partition = Host(2, monkeypatch), Partition.zigzag((9, 5))
+    k = torch.zeros(2, 3, 9, 2)
+    steps = {visit.step: visit for visit in visits(partition, 0, True)}
+    with pytest.raises(torch.OutOfMemoryError):
+        rotate(k, k, k, steps, CopyEngine(k, k, partition, True, None), 2, 1.0, out_of_memory)
+    with pytest.raises(RuntimeError, match=r"ended half way, and what is left .*: make a new group"):
+        CopyEngine(k, k, partition, True, None)
+    host.rank = 1
+    k = torch.zeros(2, 3, 5, 2)
+    CopyEngine(k, k, partition, True, None).close()
+    CopyEngine(k, k, partition, True, None)
 
 
 def test_on_the_cpu_every_name_is_point_to_point():

@@ -63,15 +63,16 @@ def merge_(out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_ls
     batch, heads, m, head_dim = out.shape
     if not out.numel():
         return
-    merge_kernel[(triton.cdiv(m, _BLOCK_M), batch * heads)](
-        out,
-        lse,
-        part_out,
-        part_lse,
-        *(*out.stride()[:3], *lse.stride(), *part_out.stride()[:3], *part_lse.stride()),
-        *(heads, m),
-        HEAD_DIM=head_dim,
-        BLOCK_D=triton.next_power_of_2(head_dim),
-        BLOCK_M=_BLOCK_M,
-        num_warps=4,
-    )
+    with torch.cuda.device(out.device if out.is_cuda else -1):
+        merge_kernel[(triton.cdiv(m, _BLOCK_M), batch * heads)](
+            out,
+            lse,
+            part_out,
+            part_lse,
+            *(*out.stride()[:3], *lse.stride(), *part_out.stride()[:3], *part_lse.stride()),
+            *(heads, m),
+            HEAD_DIM=head_dim,
+            BLOCK_D=triton.next_power_of_2(head_dim),
+            BLOCK_M=_BLOCK_M,
+            num_warps=4,
+        )

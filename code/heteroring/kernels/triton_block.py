@@ -104,9 +104,9 @@ def check(
     k: Tensor,
     v: Tensor,
     scale: float,
-    causal_offset: int | None,
-    running: tuple[Tensor, Tensor] | None,
-    out_dtype: torch.dtype | None,
+    causal_offset: int | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    out_dtype: torch.dtype | None = None,
 ) -> None:
     """Raise ValueError naming the operand and the rule of `block` that it breaks."""
     for name, x in (("q", q), ("k", k), ("v", v)):

@@ -29,10 +29,11 @@ def agree(
 ) -> None:
     """Compare `call`, (field, value) pairs, and `problem`, an error in this rank's own arguments, with all ranks'.
 
-    On the CPU the ranks exchange a digest of 16 bytes in every call, which is little beside attention there. A
-    host that must not wait for its accelerator cannot do so: there a call is compared once for each group, and a
-    rank that later leaves an agreed call for another is only caught by the group's time-out. `every_call` makes the
-    host wait and compare, for what is called so seldom that this costs nothing.
+    On the CPU the ranks exchange a digest of 16 bytes in every call, which is little beside attention there. A host
+    that must not wait for its accelerator cannot do so: there a call is compared once for each group. A rank that later
+    leaves an agreed call for another is caught by the group's time-out at best; by copy engines, whose messages no
+    time-out watches, ranks may read what was meant for another call. `every_call` makes the host wait and compare, for
+    what is called so seldom that this costs nothing.
 
     Raises Disagreement, on every rank, naming what differs and each rank's value.
     """

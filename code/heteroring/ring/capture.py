@@ -15,7 +15,8 @@ class CapturedRing:
 
     Write new values into q, k and v, call the object, and find the results in the (out, lse) that it returns, the
     same tensors each time. Arguments and errors are those of `ring_attention`, on CUDA only. All ranks of the group
-    make it together and call it equally often; making it runs the attention once.
+    make it together and call it equally often, on the stream of their other calls over the group; making it runs the
+    attention once.
     """
 
     def __init__(
@@ -26,11 +27,13 @@ class CapturedRing:
         # What is made once for a partition, a communicator for one, cannot be made while work is recorded.
         ring_attention(q, k, v, partition, *args, **kwargs)
         torch.cuda.synchronize(q.device)
+        self._inputs = q, k, v  # the graph reads their memory, whoever else still holds them
         self._graph = torch.cuda.CUDAGraph()
         # Of this thread only: others, NCCL's among them, may go on asking for what cannot be recorded.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.device(q.device), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._results = ring_attention(q, k, v, partition, *args, **kwargs)
 
     def __call__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        self._graph.replay()
+        with torch.cuda.device(self._inputs[0].device):
+            self._graph.replay()
         return self._results

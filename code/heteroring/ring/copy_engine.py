@@ -37,8 +37,9 @@ class CopyEngine:
         self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
         self._token_bytes = 2 * batch * heads * self._head_bytes
         self._mailbox = mailbox_of(group, k.device, self._token_bytes * _most_keys(partition, causal))
-        self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()
         self._current = torch.cuda.current_stream(k.device)
+        self._mailbox.open(self._current)
+        self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()
         self._lane = lane_of(group, k.device).stream
         self._lane.wait_stream(self._current)
 
@@ -83,6 +84,7 @@ class CopyEngine:
     def close(self) -> None:
         """Have the current stream wait until this rank's keys and values have been copied."""
         self._current.wait_stream(self._lane)
+        self._mailbox.close(self._current)
 
     def _received(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         message = self._messages.receives[step]

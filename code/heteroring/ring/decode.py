@@ -47,7 +47,7 @@ def ring_decode(
         agree(() if problem else _description(q, k, scale), problem, group, q.device)
     elif problem:
         raise ValueError(problem)
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
         parts = partials(q, k, v, scale, block)
         if world_size > 1:
             parts = _gather(merge_parts(parts), group, rank, world_size)

@@ -28,7 +28,7 @@ class Lane:
 
     @cached_property
     def communicator(self) -> dist.ProcessGroup:
-        """A group of the same ranks, in the same order, for NCCL. All ranks must be at its first use."""
+        """A group of the same ranks, in whatever order, for NCCL. All ranks must be at its first use."""
         return dist.new_group(
             self._ranks,
             backend="nccl",

@@ -31,7 +31,7 @@ def broken_rule(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return f"an input requires a gradient, and {call} is forward only: call it under torch.no_grad()"
     try:
-        check_block(block)
+        check_block(block, q.device.type)
     except ValueError as error:
         return str(error)
     return None

@@ -23,6 +23,7 @@ class PointToPoint:
     ) -> None:
         self._tensors = k, v
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
+        self._ranks = dist.get_process_group_ranks(group)
         self._messages = messages(partition, self._rank, causal)
         self._inbox = Inbox(k, self._messages.receives)
         self._in_step = k.is_cuda
@@ -51,9 +52,10 @@ class PointToPoint:
         nothing = (self._tensors[0].new_empty(0),) * 2 if self._in_step else ()
         outgoing = self._pack(sent.keys) if sent else nothing
         incoming = self._inbox.room(step).unbind(0) if received else nothing
-        to, source = (self._rank + step) % self.world_size, (self._rank - step) % self.world_size
+        # The communicator beside compute may number the ranks in another order.
+        to, source = (self._ranks[(self._rank + turn) % self.world_size] for turn in (step, -step))
         return [
-            dist.P2POp(operation, tensor, group=self._group, tag=tag, group_peer=peer)
+            dist.P2POp(operation, tensor, peer, self._group, tag)
             for operation, tensors, peer in ((dist.isend, outgoing, to), (dist.irecv, incoming, source))
             for tag, tensor in enumerate(tensors)
         ]

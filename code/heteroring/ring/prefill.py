@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 
+from heteroring.kernels import triton_block
 from heteroring.kernels.block import Block, resolve
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
@@ -39,14 +42,17 @@ def ring_attention(
     meanwhile: what that peer's call is waiting for (a collective on another stream, say) may not need them.
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
-    partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost.
+    partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost, or if an earlier call over
+    the group ended half way. On CUDA calls are compared once for each kind of them (`heteroring.ring.agreement`), and
+    ranks that then mix kinds, or lose one another under the copy-engine transport, get wrong results or wait for ever.
     """
     group, rank, world_size = members(group)
     scale = default_scale(q) if scale is None else scale
     problem = (
         broken_rule(q, k, v, scale, block, "ring_attention")
         or _misfit(q, k, v, partition, rank, world_size)
-        or _unknown_transport(transport)
+        or _refusal(check_transport, transport)
+        or _not_for_kernels(q, k, v, scale, block)
     )
     if world_size > 1:
         call = () if problem else _description(q, k, partition, causal, scale, transport)
@@ -55,7 +61,7 @@ def ring_attention(
         raise ValueError(problem)
 
     compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
-    with torch.no_grad():
+    with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
         steps = {visit.step: visit for visit in visits(partition, rank, causal)}
         if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
             return _own(q, k, v, steps, scale, compute)
@@ -147,9 +153,18 @@ def _misfit(
     return None
 
 
-def _unknown_transport(name: str) -> str | None:
+def _not_for_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, block: str | Block) -> str | None:
+    """What a kernel would refuse after messages are under way, in words."""
+    if q.is_cuda and any(x.stride(3) != 1 and x.shape[3] > 1 for x in (q, k, v)):
+        strides = ", ".join(f"{name} {x.stride()}" for name, x in (("q", q), ("k", k), ("v", v)))
+        return f"strides are {strides}: on CUDA the last of each must be 1"
+    return _refusal(triton_block.check, q, k, v, scale) if block == "triton" else None
+
+
+def _refusal(check: Callable[..., None], *values: object) -> str | None:
+    """The ValueError that `check` raises for `values`, in words."""
     try:
-        check_transport(name)
+        check(*values)
     except ValueError as error:
         return str(error)
     return None
