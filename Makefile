@@ -2,10 +2,10 @@
 # make test    set up, lint, and run every test
 # make help    the other targets
 #
-# PYTHON=python3.12   another interpreter (3.11 or newer)
+# PYTHON=python3.12   another interpreter (3.11 or newer); an environment of any other is made anew
 # CORES=4             jobs at a time; measurements still run one by one
 
-PYTHON ?= python3
+PYTHON ?=
 CORES ?= 1
 VENV := .venv
 EXTRAS := fms,workflow,dev
@@ -32,11 +32,18 @@ lint: setup ## check style of Python and of the workflow
 	$(WITHIN) snakefmt --check Snakefile workflow/rules
 	$(WITHIN) snakemake --lint
 
+# Also an environment that is complete is looked at again where another interpreter is asked for than it has.
+ifneq ($(PYTHON),)
+ifneq ($(shell PYTHON='$(PYTHON)' workflow/setup/venv.sh has-python $(VENV) && echo yes),yes)
+.PHONY: $(VENV)/.installed
+endif
+endif
+
 setup: $(VENV)/.installed ## make the virtual environment with the locked versions
 
 # The stamp lies in the environment and is the last thing made, so neither outlives the other.
 $(VENV)/.installed: pyproject.toml constraints.txt workflow/setup/venv.sh
-	PYTHON='$(PYTHON)' workflow/setup/venv.sh $(VENV) '$(EXTRAS)'
+	PYTHON='$(PYTHON)' workflow/setup/venv.sh install $(VENV) '$(EXTRAS)'
 	touch $@
 
 tex: ## install TeX where it is missing and allowed

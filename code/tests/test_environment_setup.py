@@ -106,6 +106,8 @@ def test_missing_tex_that_cannot_be_installed_is_one_line_and_no_failure(machine
 def test_unknown_word_is_refused(machine):
     done = machine.run("tex.sh", "instal")
     assert (done.returncode, done.stderr) == (2, "usage: tex.sh check|install\n")
+    done = machine.run("venv.sh", "instal")
+    assert (done.returncode, done.stderr) == (2, "usage: venv.sh install FOLDER EXTRAS | has-python FOLDER\n")
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def lines_of(machine: Machine, word: str) -> list[str]:
 
 
 def test_environment_is_made_and_filled_under_the_lock(python):
-    done = python.run("venv.sh", "env", "workflow,dev")
+    done = python.run("venv.sh", "install", "env", "workflow,dev")
     assert done.returncode == 0, done.stderr
     installs = [call for call in lines_of(python, "pip") if " install " in call]
     assert len(installs) == 2
@@ -134,9 +136,9 @@ def test_environment_is_made_and_filled_under_the_lock(python):
 
 
 def test_usable_environment_is_kept(python, tmp_path):
-    python.run("venv.sh", "env", "dev")
+    python.run("venv.sh", "install", "env", "dev")
     (tmp_path / "env" / "mine").touch()
-    assert python.run("venv.sh", "env", "dev").returncode == 0
+    assert python.run("venv.sh", "install", "env", "dev").returncode == 0
     assert (tmp_path / "env" / "mine").exists()
     assert len(lines_of(python, "python3 -m venv")) == 1
 
@@ -146,12 +148,12 @@ def test_environment_left_half_made_is_made_anew(python, tmp_path):
     broken.parent.mkdir(parents=True)
     broken.write_text("#!/bin/bash\nexit 1\n")
     broken.chmod(0o755)
-    assert python.run("venv.sh", "env", "dev").returncode == 0
+    assert python.run("venv.sh", "install", "env", "dev").returncode == 0
     assert lines_of(python, "python3 -m venv") == ["python3 -m venv --clear env"]
 
 
 def test_missing_python_is_named(machine):
-    done = machine.run("venv.sh", "env", "dev", PYTHON="python3.99")
+    done = machine.run("venv.sh", "install", "env", "dev", PYTHON="python3.99")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "python3.99 not found" in line
@@ -160,7 +162,7 @@ def test_missing_python_is_named(machine):
 
 def test_old_python_is_refused_with_its_version(machine, tmp_path):
     machine.install("python3", 'if [ "$1" = -V ]; then echo Python 3.9.2; else exit 1; fi')
-    done = machine.run("venv.sh", "env", "dev")
+    done = machine.run("venv.sh", "install", "env", "dev")
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()
     assert "python3 is Python 3.9.2" in line
@@ -177,7 +179,7 @@ def test_python_without_ensurepip_gets_its_package_or_a_line_that_names_it(machi
     )
     machine.install("apt-get")
     machine.install("sudo", '[ "$1" = -n ] && shift; "$@"' if may else "exit 1")
-    done = machine.run("venv.sh", "env", "dev")
+    done = machine.run("venv.sh", "install", "env", "dev")
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
     assert done.returncode != 0
     if may:
@@ -186,3 +188,87 @@ def test_python_without_ensurepip_gets_its_package_or_a_line_that_names_it(machi
         (line,) = done.stderr.splitlines()
         assert f"apt-get install {package}" in line
         assert not lines_of(machine, "apt-get")
+
+
+def interpreter(path: Path, version: str) -> str:
+    """A Python at `path` that says who it is, and whose environments are of the same version; its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = 'mkdir -p "$4/bin" && cp "$0" "$4/bin/python"'
+    path.write_text(f'#!/bin/bash\ncase "$*" in *base_prefix*) echo "/usr {version}";; "-m venv"*) {made};; esac\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_environment_of_another_python_than_named_is_made_anew(machine, tmp_path):
+    old, new = (interpreter(tmp_path / name, name) for name in ("3.11", "3.12"))
+    env = tmp_path / "env"
+    machine.install("cp", f'exec {shutil.which("cp")} "$@"')
+    for python, fresh in [(old, True), (old, False), ("", False), (new, True), ("", False)]:
+        stays = env / "stays"
+        if env.exists():
+            stays.touch()
+        if fresh and env.exists():
+            assert machine.run("venv.sh", "has-python", "env", PYTHON=python).returncode == 1
+            stays.unlink()
+        done = machine.run("venv.sh", "install", "env", "dev", PYTHON=python)
+        assert done.returncode == 0, done.stderr
+        assert machine.run("venv.sh", "has-python", "env", PYTHON=python).returncode == 0
+        assert stays.exists() != fresh
+
+
+def test_python_that_is_named_and_missing_costs_no_environment(python, tmp_path):
+    python.run("venv.sh", "install", "env", "dev")
+    (tmp_path / "env" / "bin" / "python").write_text("#!/bin/bash\necho 3.11\n")
+    done = python.run("venv.sh", "install", "env", "dev", PYTHON="python3.99")
+    assert done.returncode != 0
+    assert "python3.99 not found" in done.stderr
+    assert (tmp_path / "env" / "bin" / "python").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "(1)"])
+def test_path_that_a_shell_would_take_apart_is_refused_before_anything_is_installed(python, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    done = subprocess.run(
+        [SETUP / "venv.sh", "install", "env", "dev"],
+        env={"PATH": str(python.bin)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert str(folder) in done.stderr
+    assert not any(folder.iterdir())
+    assert not lines_of(python, "python3")
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A folder that make takes for a project whose environment, of Python 3.11, is complete."""
+    shutil.copytree(SETUP, tmp_path / "workflow" / "setup")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy2(SETUP.parents[1] / name, tmp_path / name)
+    interpreter(tmp_path / ".venv" / "bin" / "python", "3.11")
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def install_of(checkout: Path, *arguments: str, **env: str) -> bool:
+    """Whether `make setup` would install."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS")}
+    done = subprocess.run(
+        ["make", "-n", "setup", *arguments], cwd=checkout, env=clean | env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return "venv.sh install" in done.stdout
+
+
+def test_make_looks_again_where_another_python_is_named(checkout):
+    same, other = (interpreter(checkout / "pythons" / name, name) for name in ("3.11", "3.12"))
+    assert not install_of(checkout)
+    assert not install_of(checkout, f"PYTHON={same}")
+    assert install_of(checkout, f"PYTHON={other}")
+    assert install_of(checkout, PYTHON=other)
+    assert install_of(checkout, "PYTHON=python3.99")
+    (checkout / "constraints.txt").touch()
+    assert install_of(checkout)

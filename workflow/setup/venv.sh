@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# venv.sh FOLDER EXTRAS   makes the virtual environment and installs this project in it, at the locked versions
+# venv.sh install FOLDER EXTRAS   makes the virtual environment and installs this project in it, at the locked versions
+# venv.sh has-python FOLDER       status 0 if it is of the interpreter that is asked for
 #
-# PYTHON names the interpreter to use. A folder left by an interrupted or broken installation is made anew.
+# PYTHON names the interpreter to use; without, it is python3, or whatever an environment that is there was made with.
+# A folder left by an interrupted or broken installation, or of another interpreter than named, is made anew.
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=workflow/setup/apt.sh
 source "$here/apt.sh"
 
-venv=$1 extras=$2
+task=${1:-} venv=${2:-} extras=${3:-}
 python=${PYTHON:-python3}
 
 fail() {
@@ -19,6 +21,15 @@ new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
+# identity PYTHON: of the installation, which an environment shares with what it was made with.
+identity() {
+    "$1" -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null
+}
+
+has_python() {
+    [ -z "${PYTHON:-}" ] || [ "$(identity "$venv/bin/python")" = "$(identity "$python")" ]
+}
+
 usable() {
     new_enough "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1
 }
@@ -27,7 +38,26 @@ create() {
     "$python" -m venv --clear "$venv" && usable
 }
 
-if ! usable; then
+case "$task" in
+has-python)
+    has_python
+    exit
+    ;;
+install) ;;
+*)
+    echo "usage: venv.sh install FOLDER EXTRAS | has-python FOLDER" >&2
+    exit 2
+    ;;
+esac
+
+# What a shell reads as more than a name, Snakemake does not quote when it starts Python.
+case "$PWD" in
+*[[:space:]\'\"\\\$\&\;\(\)\<\>\|\`\*\?\[\]\{\}]*)
+    fail "the path of this folder, $PWD, holds a space, a quote or another sign that a shell reads: move it elsewhere"
+    ;;
+esac
+
+if ! { usable && has_python; }; then
     command -v "$python" >/dev/null || fail "$python not found: install Python 3.11 or newer, or name it: make PYTHON=..."
     new_enough "$python" ||
         fail "$python is $("$python" -V 2>&1), and Python 3.11 or newer is needed: name one with make PYTHON=..."
