@@ -14,6 +14,7 @@ from heteroring.figures.style import ALONE_LINE, BOUND_LINE
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+_LAST_TICK = 0.95
 REFERENCES = {"bound_ms": BOUND_LINE, "fast_alone_ms": ALONE_LINE}
 _VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4}, "zorder": 4}
 
@@ -32,8 +33,11 @@ def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], referenc
     lines = {column: scale * references[column].median() for column in REFERENCES if references[column].notna().any()}
     for column, place in lines.items():
         panel.axvline(place, zorder=3, **REFERENCES[column])
-    panel.set_xlim(0, max(1.42 * max(widths), 1.05 * max(lines.values(), default=0)))
-    panel.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
+    limit = max(1.42 * max(widths), 1.05 * max(lines.values(), default=0))
+    panel.set_xlim(0, limit)
+    ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
+    # A number at the right end would run into the 0 of the next panel.
+    panel.set_xticks([tick for tick in ticks if tick <= _LAST_TICK * limit])
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
 

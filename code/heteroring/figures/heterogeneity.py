@@ -116,7 +116,7 @@ def _small_multiples(
     figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.5, share_y=share_y)
     for panel, length in zip(panels, lengths, strict=True):
         reference(panel, length)
-        for strategy in strategies:
+        for strategy in reversed(strategies):  # dashes over whole lines: where they coincide, both are seen
             line = series(rows, strategy=strategy, seq_len=length)
             panel.plot(line.percentage, line[metric], **look(strategy).line())
         percentage_axis(panel, rows.percentage)
