@@ -209,9 +209,9 @@ def across(cells: Cells) -> dict[str, str]:
         "WinnerCount": count(fastest.count(winner)),
         "ZigzagWins": out_of(sum(name in ZIGZAG for name, _ in shared), len(fastest)),
         "ClearWins": out_of(sum(map(cells.clearly_won, cells.throttled)), len(fastest)),
-        "BestSpeedupSentence": "Ours is the largest of the grid"
+        "BestSpeedupSentence": "Ours is the largest of the grid with contiguous shards"
         if best == cells.extreme
-        else f"The largest such speedup of the grid, {rounded(max(speedups))}, is at {place(best)}",
+        else f"The largest of the grid with contiguous shards, {rounded(max(speedups))}, is at {place(best)}",
         "UnevenLosses": cells.wins(EVEN, UNEVEN),
         "LutWins": cells.wins("contiguous/lut", UNEVEN),
         "FormulaWins": cells.wins("contiguous/formula", UNEVEN),
