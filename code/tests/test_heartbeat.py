@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import time
 
-from heteroring.bench.heartbeat import RUNNING, STARTING, Board
+from heteroring.bench.heartbeat import RUNNING, STARTING, Board, _Pulse, beating, join
 
 
 def write_without_pause(path, seconds):
@@ -46,3 +46,20 @@ def test_no_read_sees_a_half_written_beat(tmp_path):
     writer.join()
     assert writer.exitcode == 0
     assert reads > 100
+
+
+def test_a_function_that_beats_does_so_before_each_call(tmp_path, monkeypatch):
+    monkeypatch.setattr("heteroring.bench.heartbeat._pulse", _Pulse())
+    board = Board(tmp_path / "board", 1)
+    join(board, 0)
+    seen = []
+
+    def compute(x, *, y):
+        seen.append(board.read()[0].at)
+        time.sleep(0.01)
+        return x, y
+
+    slow = beating(compute)
+    assert [slow(1, y=2), slow(3, y=4)] == [(1, 2), (3, 4)]
+    assert seen[1] - seen[0] > 0.009
+    assert board.read()[0].at == seen[1]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from heteroring.bench import heartbeat
 from heteroring.bench.blame import Accounts, blame
 from heteroring.bench.errors import Interrupted, RankError
-from heteroring.bench.launch import check_ranks, launch
+from heteroring.bench.launch import _CONFIGURABLE, check_ranks, launch
 from heteroring.bench.stacks import Stacks
 from heteroring.throttle.pacing import Pacing
 
@@ -153,6 +154,37 @@ def test_a_stopped_rank_counts_as_hanging(tmp_path):
     assert_all_gone(tmp_path)
 
 
+def wait_for_rank_1(rank, folder, seconds):
+    leave_pid(folder)
+    for _ in range(int(seconds * 10) * (rank.rank == 1)):
+        time.sleep(0.1)
+        heartbeat.beat()
+    dist.barrier()
+    return rank.rank
+
+
+def test_a_rank_may_wait_for_as_long_as_another_works(tmp_path):
+    assert run(wait_for_rank_1, tmp_path, 7.0, hang_timeout=4.0) == [0, 1]
+
+
+def compute_a_little(rank, folder):
+    leave_pid(folder)
+    deadline = time.thread_time() + 0.14 * (rank.rank == 1)
+
+    def compute():
+        while time.thread_time() < deadline:
+            pass
+
+    rank.throttle.wrap(compute)()
+    dist.barrier()
+    return rank.rank
+
+
+def test_a_rank_that_is_slowed_for_long_does_not_hang(tmp_path):
+    """At 2 %, 0.14 seconds become seven."""
+    assert run(compute_a_little, tmp_path, percentages=(100, 2), hang_timeout=4.0) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("seen", "how"),
     [
@@ -214,9 +246,9 @@ def stop_one_kill_other(rank, folder):
 
 PARENT = """
 import sys
-from test_launch import interrupt_parent, run
+import test_launch
 if __name__ == "__main__":
-    interrupt_parent(sys.argv[1])
+    getattr(test_launch, sys.argv[1])(*sys.argv[2:])
 """
 
 
@@ -234,23 +266,87 @@ def interrupt_parent(folder):
         sys.exit(error.exit_code)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
-def test_ranks_end_with_their_parent(tmp_path, signum):
+@contextmanager
+def parent_of_ranks(tmp_path, function, *args, ignored=(), seconds=120):
+    """A process group in which `function` of this file runs, once both ranks are ready; it is gone afterwards."""
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     parent = subprocess.Popen(
-        [sys.executable, script, tmp_path], env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+        [sys.executable, script, function, tmp_path, *args],
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
+        preexec_fn=lambda: [signal.signal(signum, signal.SIG_IGN) for signum in ignored],
     )
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("ready*"))) < 2:
-        assert parent.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    parent.send_signal(signum)
-    code = parent.wait(END_SECONDS)
+    try:
+        deadline = time.monotonic() + seconds
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            assert parent.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield parent
+    finally:
+        if parent.poll() is None:
+            os.killpg(parent.pid, signal.SIGKILL)
+            parent.wait()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_ranks_end_with_their_parent(tmp_path, signum):
+    with parent_of_ranks(tmp_path, "interrupt_parent") as parent:
+        parent.send_signal(signum)
+        code = parent.wait(END_SECONDS)
     assert code == (-9 if signum == signal.SIGKILL else 128 + signum)
     assert_all_gone(tmp_path, within=END_SECONDS)
+
+
+def beat_until_told(rank, folder):
+    leave_pid(folder)
+    Path(folder, f"ready{rank.rank}").touch()
+    while not Path(folder, "go").exists():
+        time.sleep(0.1)
+        heartbeat.beat()
+    dist.barrier()
+    return rank.rank
+
+
+def finish(folder):
+    assert run(beat_until_told, folder, hang_timeout=4.0) == [0, 1]
+
+
+@pytest.mark.skipif("signals_to_handle" not in _CONFIGURABLE, reason="this torch heeds every signal")
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_what_a_run_was_started_to_ignore_does_not_end_it(tmp_path, signum):
+    """As with nohup, or in the background of a shell without job control."""
+    with parent_of_ranks(tmp_path, "finish", ignored=(signum,)) as parent:
+        os.killpg(parent.pid, signum)
+        time.sleep(1.0)
+        assert parent.poll() is None
+        (tmp_path / "go").touch()
+        assert parent.wait(END_SECONDS) == 0
+    assert_all_gone(tmp_path)
+
+
+def test_a_run_that_ignores_a_hangup_still_ends_when_told_to(tmp_path):
+    with parent_of_ranks(tmp_path, "interrupt_parent", ignored=(signal.SIGHUP,)) as parent:
+        os.killpg(parent.pid, signal.SIGHUP)
+        time.sleep(0.5)
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(END_SECONDS) == 128 + signal.SIGTERM
+    assert_all_gone(tmp_path)
+
+
+def test_a_run_that_was_stopped_as_a_whole_goes_on(tmp_path):
+    """As by Ctrl-Z and fg."""
+    with parent_of_ranks(tmp_path, "finish") as parent:
+        os.killpg(parent.pid, signal.SIGSTOP)
+        time.sleep(7.0)
+        os.killpg(parent.pid, signal.SIGCONT)
+        time.sleep(1.0)
+        assert parent.poll() is None
+        (tmp_path / "go").touch()
+        assert parent.wait(END_SECONDS) == 0
+    assert_all_gone(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,26 @@
 """A whole model is measured as asked: every cell, its trace, what it generates; and what is not as asked is refused."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from test_model_records import event, model_row
 from typer.testing import CliRunner
 
 pytest.importorskip("fms")
 
-from heteroring.bench.model_bench import Taken, Trial, compare, first_layer
-from heteroring.bench.model_job import ModelJob, plan
+from heteroring.bench.model_bench import ModelBench, Taken, Trial, compare, first_layer
+from heteroring.bench.model_job import ModelCell, ModelJob, plan
 from heteroring.bench.model_metrics import layer_shares, trace_table
 from heteroring.bench.model_records import ModelRow, TraceRow
 from heteroring.bench.model_spec import ModelSpec
-from heteroring.bench.provenance import read_json
+from heteroring.bench.model_sweep import ModelSweep
+from heteroring.bench.provenance import RankReport, read_json
 from heteroring.bench.records import read_rows
 from heteroring.bench.transformer_block import block_flops
 from heteroring.cli import app
+from heteroring.ring.partition import Partition
 
 TINY = {"layers": 3, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 97, "max_seq_len": 104}
 STRATEGIES = ("contiguous/even", "zigzag/uneven")
@@ -184,12 +188,16 @@ def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
 
 
 def test_a_trace_that_cannot_be_written_leaves_no_rows_to_go_on_from(tmp_path, monkeypatch):
-    def full(*_):
+    def write_rows(path, rows):
+        assert path.name == "trace-050.csv"
         raise OSError("no space left")
 
-    monkeypatch.setattr("heteroring.bench.records.write_rows", full)
-    result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv", "--seq-lens", "40", "--repetitions", "1"))
-    assert result.exit_code == 1
+    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
+    monkeypatch.setattr("heteroring.bench.model_sweep.run", lambda job, **_: done)
+    monkeypatch.setattr("heteroring.bench.records.write_rows", write_rows)
+    (tmp_path / "pct-050.csv").write_text("of an earlier job")
+    result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv"))
+    assert "no space left" in str(result.exception)
     assert not list(tmp_path.iterdir())
 
 
@@ -236,6 +244,19 @@ def test_ids_are_the_same_as_far_as_they_are():
     other = torch.tensor([[1, 2, 4], [4, 0, 6]])
     check = compare(Trial(Taken(1, 1, 0, 0), logits, ids, []), logits, other)
     assert check.same == 1
+
+
+def test_ids_are_compared_before_those_of_rank_0_take_their_place(monkeypatch):
+    """On a CPU, moving ids to the device copies nothing by itself."""
+    ids = torch.tensor([[4, 5, 6]])
+    bench = object.__new__(ModelBench)
+    bench.rank, bench.job = SimpleNamespace(torch_device=torch.device("cpu"), rank=1), job()
+    monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, src: tensor.fill_(4))
+    cell = ModelCell("alone", "alone", Partition.contiguous((40,)), decodes=True)
+    own = Trial(Taken(1, 1, 0, 0), torch.full((1, 2), 4.0), ids, [])
+    checks = bench.verify((cell,), {0: own})
+    assert checks[0].same == 1
+    assert ids.tolist() == [[4, 5, 6]]
 
 
 def test_a_block_is_profiled_beside_its_attention(tmp_path):

@@ -1,12 +1,13 @@
 """Pacing slows a rank to its percentage, exactly on a clock that a test winds and closely on the real one."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
 from heteroring.throttle import THROTTLES, throttle_type
 from heteroring.throttle.base import Throttle
-from heteroring.throttle.pacing import Pacing, sleep_until
+from heteroring.throttle.pacing import NAP_SECONDS, Pacing, sleep_until
 
 
 class Clock:
@@ -72,10 +73,20 @@ def test_at_full_speed_nothing_sleeps():
 
 
 def test_the_report_tells_of_sleep_that_came_late():
-    clock = Clock(late=1.0)
+    clock = Clock(late=0.1)
     pacing = Pacing(50, clock=clock, busy=clock, sleep=clock.sleep)
-    pacing.wrap(clock.compute)(1.0)
+    pacing.wrap(clock.compute)(0.1)
     assert pacing.report()["achieved_percentage"] == pytest.approx(100 / 3, rel=0.01)
+
+
+def test_a_long_idle_time_is_spent_in_naps_and_is_no_longer_for_it():
+    clock, seen = Clock(late=0.0001), []
+    pacing = Pacing(1, clock=clock, busy=clock, sleep=clock.sleep)
+    pacing.while_idle = lambda: seen.append(clock.now)
+    pacing.wrap(clock.compute)(2.0)
+    assert clock.now == pytest.approx(200.0, abs=0.001)
+    assert len(seen) == pytest.approx(198 / NAP_SECONDS, rel=0.05)
+    assert max(after - before for before, after in pairwise([2.0, *seen])) < 2 * NAP_SECONDS
 
 
 def test_there_is_nothing_to_report_before_the_first_call():

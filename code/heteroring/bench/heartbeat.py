@@ -6,8 +6,11 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from heteroring.bench.processes import has_ended
 
@@ -82,6 +85,17 @@ def join(board: Board, rank: int) -> None:
 def beat() -> None:
     """Show that this rank is alive; nothing in a process that is no launched rank."""
     _pulse(RUNNING)
+
+
+def beating(function: Callable) -> Callable:
+    """`function`, with a beat before each call."""
+
+    @wraps(function)
+    def alive(*args: Any, **kwargs: Any) -> Any:
+        beat()
+        return function(*args, **kwargs)
+
+    return alive
 
 
 def advance(steps: int = 1) -> None:

@@ -28,10 +28,13 @@ from heteroring.bench.errors import Interrupted
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
+from heteroring.throttle.pacing import Pacing
 
 HANG_TIMEOUT = 120.0
 SHUTDOWN_SECONDS = 3
+GROUP_TIMEOUT = timedelta(days=1)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # it grows from one torch to the next
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class _Setup:
     platform: str
     throttle: str
     percentages: tuple[int, ...]
-    hang_timeout: float
+    signals: tuple[signal.Signals, ...]
     variables: dict[str, str]
 
 
@@ -69,15 +72,16 @@ def launch(
 ) -> list[Any]:
     """Run `task(rank, *args)` in one new process for each of `percentages`, and return what each returned.
 
-    `rank` is a Rank; `task` is a module-level function and everything it takes and returns can be pickled. It
-    calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the steps
-    that all ranks have advanced, from another thread.
+    `rank` is a Rank; `task` is a module-level function and everything it takes and returns can be pickled. Until it is
+    done, some rank calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the
+    steps that all ranks have advanced, from another thread.
 
     Raises ValueError for an unknown platform or throttle, a percentage it cannot set, or too few devices,
     before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process.
+    SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process. What
+    this process ignores of the last three, as `nohup` has it ignore SIGHUP, ends no run.
     """
-    percentages = tuple(percentages)
+    percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
     with tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
@@ -85,8 +89,9 @@ def launch(
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
-                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, hang_timeout, dict(variables))
-                results = elastic_launch(_config(folder, len(percentages)), _run_rank)(setup, task, args)
+                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables))
+                config = _config(folder, len(percentages), signals)
+                results = elastic_launch(config, _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
                 raise blame(None, watchdog, accounts, stacks) from None
@@ -110,10 +115,23 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
     device.check(len(percentages))
 
 
-def _config(folder: str, world_size: int) -> LaunchConfig:
+def _heeded() -> tuple[signal.Signals, ...]:
+    """The signals that end a run, those that this process ignores not among them.
+
+    SIGTERM always is: by that one the watchdog interrupts the launcher.
+    """
+    if "signals_to_handle" not in _CONFIGURABLE:
+        return _SIGNALS
+    ignored = {signum for signum in _SIGNALS[1:] if signal.getsignal(signum) is signal.SIG_IGN}
+    return tuple(signum for signum in _SIGNALS if signum not in ignored)
+
+
+def _config(folder: str, world_size: int, signals: Sequence[signal.Signals]) -> LaunchConfig:
     options: dict[str, Any] = {}
-    if "shutdown_timeout" in {f.name for f in fields(LaunchConfig)}:  # torch >= 2.12
+    if "shutdown_timeout" in _CONFIGURABLE:  # torch >= 2.12
         options["shutdown_timeout"] = SHUTDOWN_SECONDS
+    if set(signals) != set(_SIGNALS):
+        options["signals_to_handle"] = ",".join(signum.name for signum in signals)
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -166,7 +184,7 @@ def _own_signals() -> Iterator[None]:
 def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     rank = int(os.environ["RANK"])
     _die_with(setup.parent)
-    for signum in _SIGNALS:
+    for signum in setup.signals:
         signal.signal(signum, signal.SIG_DFL)
     heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
     with Stacks(Path(setup.folder)).ready(rank):
@@ -182,6 +200,8 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
 
 def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
+    if isinstance(throttle, Pacing):
+        throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))
@@ -191,10 +211,9 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
         from heteroring.bench.products import avoid_clusters
 
         avoid_clusters(torch_device)
-    # The watchdog speaks first and names the rank; the group's own time-out is for what it cannot see.
-    timeout = timedelta(seconds=2 * setup.hang_timeout + 60)
+    # It is for the watchdog to say that a rank hangs: one may wait for another for as long as that one works.
     dist.init_process_group(
-        device.backend, timeout=timeout, device_id=torch_device if torch_device.index is not None else None
+        device.backend, timeout=GROUP_TIMEOUT, device_id=torch_device if torch_device.index is not None else None
     )
     result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
     dist.barrier()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.allocate.even import even
-from heteroring.bench.heartbeat import advance, beat
+from heteroring.bench.heartbeat import advance, beat, beating
 from heteroring.bench.launch import Rank
 from heteroring.bench.layer_trace import Event, LayerTrace
 from heteroring.bench.model_job import ModelCell, ModelJob
@@ -75,7 +75,7 @@ class ModelBench:
         self.transport = choose_transport(job.transport, dist.group.WORLD, device)
         self.model = job.model.build(device, job.seed)
         beat()
-        wrap_computing(self.model, rank.throttle.wrap)
+        wrap_computing(self.model, self._wrap)
         plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
         self._compute: Block = rank.throttle.wrap(plain)
         # By its name, a block brings along what it has for one query against many keys; slowed, it does not.
@@ -84,6 +84,11 @@ class ModelBench:
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
         self._prompt = prompt(job)
+
+    def _wrap(self, function: Callable) -> Callable:
+        """`function`, slowed. On a CPU, where a call is the work, a prefill gives signs of life between them."""
+        slowed = self.rank.throttle.wrap(function)
+        return beating(slowed) if self.rank.torch_device.type == "cpu" else slowed
 
     def warm_up(self, cells: tuple[ModelCell, ...]) -> None:
         """Run the first layer of every cell, and a short prompt through all of them, tokens decoded included."""
@@ -152,7 +157,8 @@ class ModelBench:
         exact: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, cell in enumerate(cells):
             if cell.system == "alone":
-                logits, ids = trials[index].logits.clone(), trials[index].ids.to(self.rank.torch_device)
+                own, device = trials[index], self.rank.torch_device
+                logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # what comes is not to take their place
                 for tensor in (logits, ids):
                     if tensor.numel():
                         dist.broadcast(tensor, src=0)

@@ -19,15 +19,17 @@ POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0
 STACK_SECONDS = 1.0
 START_SECONDS = 120.0
+AWAY_SECONDS = 1.0
 
 
 class Watchdog:
     """Watches the ranks of a board, children of this process, from `with` to its end; then none is left alive.
 
-    A rank that is not done and does not beat for `hang_timeout` seconds hangs. Those that wait for it fall
-    silent too, so every rank writes its stack, and the cause is a stopped process if there is one, otherwise
-    one that was not waiting for another, of several the first to fall silent. Then all are killed. Once a
-    rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
+    A rank may wait for another for as long as that one beats; if none that is not done does for `hang_timeout`
+    seconds, one hangs, and the others wait for it. So every rank writes its stack, and the cause is a stopped process
+    if there is one, otherwise one that was not waiting for another, of several the first to fall silent. Then all are
+    killed. Where this process was stopped itself, with its ranks, as by Ctrl-Z, silence counts from when it went on.
+    Once a rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
     for one, is killed. A launcher that waits on for the dead is then interrupted.
 
     After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank
@@ -53,7 +55,7 @@ class Watchdog:
         self._stacks = stacks
         self._on_progress = on_progress or (lambda steps: None)
         self._trouble_at: float | None = None
-        self._up_at = 0.0
+        self._awake_at = 0.0
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -74,14 +76,18 @@ class Watchdog:
             os.close(pidfd)
 
     def _watch(self) -> None:
+        now = time.monotonic()
         while not self._stopping.is_set():
             self._wait_for_death()
+            before, now = now, time.monotonic()
+            if now - before > AWAY_SECONDS:
+                self._awake_at = now
             beats = self._board.read()
             self._on_progress(min(beat.steps for beat in beats))
             if self._trouble_at is None:
                 self._look_for_death(beats)
             if self._trouble_at is None:
-                self._look_for_silence(beats)
+                self._look_for_silence(beats, now)
             else:
                 self._end(beats)
 
@@ -116,19 +122,15 @@ class Watchdog:
             if died or beat.state == FAILED:
                 self._trouble_at = time.monotonic()
 
-    def _look_for_silence(self, beats: list[Beat]) -> None:
-        now = time.monotonic()
-        if any(beat.state == STARTING for beat in beats):
-            # Whoever is up waits for the others, which import and allocate without a beat.
-            self._up_at = now
-            silence = {rank: now - beat.at for rank, beat in enumerate(beats) if beat.state == STARTING}
-            allowed = max(START_SECONDS, self._hang_timeout)
-        else:
-            awaited = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
-            awaited = awaited or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
-            silence = {rank: now - max(beats[rank].at, self._up_at) for rank in awaited}
+    def _look_for_silence(self, beats: list[Beat], now: float) -> None:
+        # Whoever is up waits for those that start: they import and allocate without a beat, and end without one.
+        allowed = max(START_SECONDS, self._hang_timeout)
+        awaited = [rank for rank, beat in enumerate(beats) if beat.state == STARTING]
+        if not awaited and (awaited := [rank for rank, beat in enumerate(beats) if beat.state != DONE]):
             allowed = self._hang_timeout
-        if any(seconds > allowed for seconds in silence.values()):
+        awaited = awaited or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
+        silence = {rank: now - max(beats[rank].at, self._awake_at) for rank in awaited}
+        if silence and min(silence.values()) > allowed:
             self._end_hang(beats, silence)
 
     def _end_hang(self, beats: list[Beat], silence: dict[int, float]) -> None:

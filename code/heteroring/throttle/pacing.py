@@ -10,12 +10,13 @@ from typing import ClassVar
 from heteroring.throttle.base import Throttle
 
 SPIN_SECONDS = 0.0003
+NAP_SECONDS = 0.1
 
 
 def sleep_until(
     deadline: float, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Return at `deadline` of `clock`, in seconds, and not measurably later.
+    """Return at `deadline` of `clock`, in seconds, and not measurably later, also if `sleep` returns early.
 
     The kernel wakes a sleeper late by some 0.1 ms, which is as long as a small block takes to compute; so the
     last SPIN_SECONDS are spent looking at the clock.
@@ -34,6 +35,7 @@ class Pacing(Throttle):
     arrive say, would otherwise be lengthened like its own work.
 
     `clock` (seconds of the day), `busy` (seconds of processor time) and `sleep` (seconds) are replaceable for tests.
+    `while_idle` may be set to something short to do every NAP_SECONDS of idling, which can take minutes.
     """
 
     name: ClassVar[str] = "pacing"
@@ -49,6 +51,7 @@ class Pacing(Throttle):
     ) -> None:
         super().__init__(percentage)
         self._clock, self._busy, self._sleep = clock, busy, sleep
+        self.while_idle: Callable[[], None] = lambda: None
         self._computing = self._total = 0.0
 
     def wrap(self, function: Callable) -> Callable:
@@ -65,9 +68,13 @@ class Pacing(Throttle):
         """Idle for as long as `computing` seconds of work ask for."""
         start = self._clock()
         if self.percentage < 100:
-            sleep_until(start + computing * (100 / self.percentage - 1), self._clock, self._sleep)
+            sleep_until(start + computing * (100 / self.percentage - 1), self._clock, self._nap)
         self._computing += computing
         self._total += computing + self._clock() - start
+
+    def _nap(self, seconds: float) -> None:
+        self._sleep(min(seconds, NAP_SECONDS))
+        self.while_idle()
 
     def report(self) -> dict[str, float]:
         """achieved_percentage: share of computing in computing and idling. Empty before the first call."""
