@@ -31,9 +31,12 @@ def listing(values: pd.Series) -> str:
 
 
 def check_cell(group: pd.DataFrame, cell: dict[str, object], same: Iterable[str]) -> None:
-    """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice."""
+    """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice.
+
+    They may never differ in what computed and carried them.
+    """
     where = ", ".join(f"{name} {value}" for name, value in cell.items())
-    for column in same:
+    for column in (*same, "block", "transport"):
         if group[column].nunique() > 1:
             raise ValueError(f"repetitions differ in {column} ({listing(group[column])}): {where}")
     if group["repetition"].duplicated().any():
