@@ -172,7 +172,7 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
                 "bound_ms": bound,
                 "bound_fraction": bound / row.latency_ms,
                 "fast_alone_ms": min(alone),
-                "speedup": latency.get((row.phase, "contiguous/even", *place), np.nan) / row.latency_ms,
+                "speedup": latency.get((row.phase, f"{row.layout}/even", *place), np.nan) / row.latency_ms,
             }
         )
     return frame.join(pd.DataFrame(derived))

@@ -30,6 +30,13 @@ def test_it_prefills_and_generates_what_one_process_does():
     assert result.exit_code == 0, result.output
     for word in ("at 100 %", "at 50 %", "contiguous/even", "zigzag/balanced", "fast rank alone"):
         assert word in result.stdout
+    words = (line.split() for line in result.stdout.splitlines())
+    lines = {line[0]: line for line in words if line and line[0] in demo.STRATEGIES}
+    assert set(lines) == set(demo.STRATEGIES)
+    even_ms = float(lines[demo.EVEN][3])
+    for *_, ms, speedup, _ in lines.values():  # as they are shown, rounded
+        assert float(speedup.removesuffix("x")) == pytest.approx(even_ms / float(ms), rel=0.3)
+    assert lines[demo.EVEN][4] == "1.00x"
     assert "the 6 tokens generated are those of one process" in result.stdout
 
 

@@ -123,11 +123,18 @@ class TestCells:
         assert even.repetitions == 2
         assert even.peak_memory_gb == (3.0, 4.0)
         assert even.tokens_per_second == pytest.approx(100 / 0.07)
-        assert balanced.speedup == 2
+        assert even.speedup == 1
+        assert pd.isna(balanced.speedup)  # against even zigzag shards, which nobody measured
         assert balanced.bound_ms == pytest.approx(1 / (1 / 40 + 1 / 120))
         assert balanced.bound_fraction == pytest.approx(30 / 35)
         assert balanced.fast_alone_ms == 40
         assert balanced.percentage == 50
+
+    def test_speedup_is_over_even_shards_of_the_same_layout(self):
+        others = [model_row(layout="zigzag", latency_ms=42.0), model_row(allocator="uneven", latency_ms=28.0)]
+        cells = model_cells([*self.rows(), *others]).set_index(["phase", "strategy"])["speedup"]
+        assert cells["prefill", "zigzag/balanced"] == pytest.approx(42 / 35)
+        assert cells["prefill", "contiguous/uneven"] == pytest.approx(70 / 28)
 
     def test_a_decode_has_no_capacity_bound(self):
         cells = model_cells(self.rows()).set_index(["phase", "strategy"])

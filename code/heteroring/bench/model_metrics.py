@@ -25,7 +25,6 @@ MODEL_CELL = [
     "new_tokens",
 ]
 TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
-BASELINE = "contiguous/even"
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
@@ -46,7 +45,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - fast_alone_ms = min_r T_r, T_r being rank r alone in the same job and phase;
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction = bound_ms / T, of a prefill. A decode has none: each rank
     computes every layer for the new token, and only attention is shared out;
-    - speedup = T_even / T, T_even the even contiguous ring of the same job and phase;
+    - speedup = T_even / T, of the even ring in the same layout, job and phase;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
     A metric whose reference was not measured is NaN. Raises ValueError if rows of several models, dtypes or
@@ -82,7 +81,8 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
 def _against_references(cells: pd.DataFrame) -> pd.DataFrame:
     """Add the metrics that relate a cell to other cells."""
     place = ["phase", "seq_len", "percentages"]
-    even = cells[cells["strategy"] == BASELINE].set_index(place)["latency_ms"].to_dict()
+    ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
+    even = ring.set_index([*place, "layout"])["latency_ms"].to_dict()
     alone = {
         key: group["latency_ms"].tolist() for key, group in cells[cells["system"] == "alone"].groupby(place, sort=False)
     }
@@ -94,7 +94,7 @@ def _against_references(cells: pd.DataFrame) -> pd.DataFrame:
         bounded = complete and cell["phase"] == "prefill"
         return pd.Series(
             {
-                "even": even.get(key, np.nan),
+                "even": even.get((*key, cell["layout"]), np.nan),
                 "bound_ms": capacity_bound(times) if bounded else np.nan,
                 "fast_alone_ms": min(times) if times else np.nan,
             }
