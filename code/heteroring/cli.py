@@ -273,11 +273,22 @@ def allocate(
 @reporting
 def aggregate(
     platform_dir: Annotated[Path, typer.Option(help="Folder of a platform: holds bench/ and profile/.")],
+    percentages: Annotated[
+        str, typer.Option(help="Throttle settings of the last rank, separated by commas.", show_default="all there")
+    ] = "",
+    model_percentages: Annotated[
+        str,
+        typer.Option(help="Those of whole models, separated by commas, or: none.", show_default="all there"),
+    ] = "",
 ) -> None:
     """Derive a platform's tables from the rows of its jobs."""
+    chosen = integers("--percentages", percentages) if percentages else None
+    of_models = None
+    if model_percentages:
+        of_models = () if model_percentages == "none" else integers("--model-percentages", model_percentages)
     from heteroring.bench.aggregate import aggregate
 
-    for path in aggregate(platform_dir):
+    for path in aggregate(platform_dir, chosen, of_models):
         print(path)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,32 +19,45 @@ from heteroring.files import atomic_path
 Row = TypeVar("Row")
 
 # A whole model's job leaves rows and a trace; the profile that its cost model was fitted to lies in model/profile.
-_JOBS = {"bench": "*.csv", "profile": "*.csv", "model": "pct-*.csv", "model/profile": "*.csv"}
+_JOBS = {"bench": "[!.]*.csv", "profile": "[!.]*.csv", "model": "pct-*.csv", "model/profile": "[!.]*.csv"}
+_OF_WHOLE_MODELS = ("model", "trace")
 
 
-def aggregate(folder: str | os.PathLike[str]) -> list[Path]:
+def aggregate(
+    folder: str | os.PathLike[str],
+    percentages: Collection[int] | None = None,
+    model_percentages: Collection[int] | None = None,
+) -> list[Path]:
     """Read bench/*.csv and profile/*.csv of a platform's folder and write its tables; return what was written.
 
     Whole models, model/pct-*.csv and model/trace-*.csv, are read where there are any. The records beside the CSVs are
-    merged into provenance.json, which is left alone if it says the same already. Nothing is written unless every
-    input is sound. Raises ValueError, naming the file, if it is not.
+    merged into provenance.json, which is left alone if it says the same already. Tables of whole models that an
+    earlier grid had, and this one has not, are deleted.
+
+    `percentages` are the throttle settings to read, `model_percentages` those of whole models, where none may be
+    wanted: of each, pct-NNN.csv must be there, and others are left alone. Without, all that are there are read.
+    Nothing is written unless every input is sound. Raises ValueError, naming the file, if one is not, or is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    measurements = _rows(folder, "bench", Measurement)
-    profile = _rows(folder, "profile", ProfileRow)
+    jobs = _jobs(folder, percentages, model_percentages)
+    measurements = _rows(folder, "bench", jobs, Measurement)
+    profile = _rows(folder, "profile", jobs, ProfileRow)
     tables = {"cells": cells(measurements), "profile": profile_cells(profile)}
-    if _files(folder, "model"):
-        tables["model"] = model_cells(_rows(folder, "model", ModelRow))
-    if _files(folder, "model", "trace-*.csv"):
-        tables["trace"] = trace_table(_rows(folder, "model", TraceRow, "trace-*.csv"))
-    record = merge({path: read_json(folder / f"{path}.json") for path in _jobs(folder)})
+    if jobs["model"]:
+        tables["model"] = model_cells(_rows(folder, "model", jobs, ModelRow))
+        if traces := [row for path in _traces(jobs["model"]) for row in read_rows(path, TraceRow)]:
+            tables["trace"] = trace_table(traces)
+    records = {path.relative_to(folder).with_suffix("").as_posix(): path for paths in jobs.values() for path in paths}
+    record = merge({name: read_json(path.with_suffix(".json")) for name, path in records.items()})
 
     derived = folder / "derived"
     write_rows(derived / "measurements.csv", measurements)
     for name, table in tables.items():
         write_table(derived / f"{name}.csv", table)
+    for name in set(_OF_WHOLE_MODELS) - set(tables):
+        (derived / f"{name}.csv").unlink(missing_ok=True)
     written = [derived / "measurements.csv", *(derived / f"{name}.csv" for name in tables)]
     record_path = folder / "provenance.json"
     if not record_path.exists() or read_json(record_path) != record:
@@ -64,16 +77,33 @@ def _spaced(values: tuple) -> str:
     return " ".join(f"{value:.9g}" for value in values)
 
 
-def _files(folder: Path, stage: str, pattern: str = "") -> list[Path]:
-    return sorted((folder / stage).glob(pattern or _JOBS[stage]))
+def _jobs(
+    folder: Path, percentages: Collection[int] | None, model_percentages: Collection[int] | None
+) -> dict[str, list[Path]]:
+    """The rows to read, by stage."""
+    # The block of a whole model is also profiled at full speed, whatever is measured.
+    of_block = {100, *model_percentages} if model_percentages else model_percentages
+    chosen = {"bench": percentages, "profile": percentages, "model": model_percentages, "model/profile": of_block}
+    return {stage: _files(folder / stage, pattern, chosen[stage]) for stage, pattern in _JOBS.items()}
 
 
-def _jobs(folder: Path) -> list[str]:
-    return [f"{stage}/{path.stem}" for stage in _JOBS for path in _files(folder, stage)]
+def _files(folder: Path, pattern: str, percentages: Collection[int] | None) -> list[Path]:
+    if percentages is None:
+        return sorted(folder.glob(pattern))
+    paths = [folder / f"pct-{percentage:03d}.csv" for percentage in sorted(set(percentages))]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist, and that percentage was asked for")
+    return paths
 
 
-def _rows(folder: Path, stage: str, row_type: Callable[..., Row], pattern: str = "") -> list[Row]:
-    files = _files(folder, stage, pattern)
-    if not files:
-        raise ValueError(f"{folder / stage} holds no {pattern or '.csv'} file: nothing has been measured")
-    return [row for path in files for row in read_rows(path, row_type)]
+def _traces(rows: list[Path]) -> list[Path]:
+    """Beside the rows of whole models, where a layer was traced."""
+    paths = [path.with_name(path.name.replace("pct-", "trace-")) for path in rows]
+    return [path for path in paths if path.is_file()]
+
+
+def _rows(folder: Path, stage: str, jobs: dict[str, list[Path]], row_type: Callable[..., Row]) -> list[Row]:
+    if not jobs[stage]:
+        raise ValueError(f"{folder / stage} holds no .csv file: nothing has been measured")
+    return [row for path in jobs[stage] for row in read_rows(path, row_type)]

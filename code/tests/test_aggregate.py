@@ -1,0 +1,112 @@
+"""Tables are made of the throttle settings that are asked for, whatever else lies in a platform's folder."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+from synthetic import CPU, write_platform
+from typer.testing import CliRunner
+
+from heteroring import cli
+from heteroring.bench.aggregate import aggregate
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("measured") / "cpu"
+    write_platform(folder, CPU)
+    shutil.copytree(folder / "profile", folder / "model" / "profile")
+    shutil.rmtree(folder / "derived")
+    (folder / "provenance.json").unlink()
+    return folder
+
+
+@pytest.fixture
+def folder(measured, tmp_path):
+    return shutil.copytree(measured, tmp_path / "cpu")
+
+
+def tables(folder):
+    return {path.name: path.read_text() for path in (folder / "derived").iterdir()}
+
+
+def jobs(folder):
+    """(stage, throttle setting) of each job in the record."""
+    found = json.loads((folder / "provenance.json").read_text())["jobs"]
+    return {tuple(name.rsplit("/pct-", 1)) for name in found}
+
+
+def test_without_being_told_everything_is_taken(folder):
+    aggregate(folder)
+    everything = {(path.parent.relative_to(folder).as_posix(), path.stem[4:]) for path in folder.rglob("pct-*.csv")}
+    assert jobs(folder) == everything
+    assert set(tables(folder)) == {f"{name}.csv" for name in ("measurements", "cells", "profile", "model", "trace")}
+
+
+def test_other_percentages_are_as_if_they_were_not_there(folder, tmp_path):
+    aggregate(folder, (100, 50), (50,))
+    bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("derived", "provenance.json"))
+    for path in [*bare.rglob("pct-*.*"), *bare.rglob("trace-*.*")]:
+        kept = {"100", "050"} if path.parent != bare / "model" else {"050"}
+        if path.stem[-3:] not in kept:
+            path.unlink()
+    aggregate(bare)
+    assert tables(folder) == tables(bare)
+    assert (folder / "provenance.json").read_text() == (bare / "provenance.json").read_text()
+    assert set(pd.read_csv(folder / "derived" / "cells.csv")["percentages"]) == {"100 100", "100 50"}
+
+
+def test_a_stale_file_that_cannot_be_read_is_ignored_and_kept(folder):
+    stale = folder / "bench" / "pct-010.csv"
+    stale.write_text("of,an,older,version\n")
+    aggregate(folder, (100, 50), (50,))
+    assert stale.read_text() == "of,an,older,version\n"
+    with pytest.raises(ValueError, match=r"pct-010\.csv"):
+        aggregate(folder)
+
+
+def test_a_percentage_that_is_added_back_is_there_again(folder):
+    aggregate(folder)
+    before, record = tables(folder), (folder / "provenance.json").read_text()
+    aggregate(folder, (100, 50), ())
+    assert set(tables(folder)) == {"measurements.csv", "cells.csv", "profile.csv"}
+    assert not any(stage.startswith("model") for stage, _ in jobs(folder))
+    aggregate(folder)
+    assert tables(folder) == before
+    assert (folder / "provenance.json").read_text() == record
+
+
+def test_order_and_repetition_do_not_matter(folder):
+    aggregate(folder, (50, 100, 50), (50,))
+    before = tables(folder)
+    aggregate(folder, (100, 50), (50,))
+    assert tables(folder) == before
+
+
+@pytest.mark.parametrize("missing", ["bench/pct-050.csv", "profile/pct-050.csv", "model/pct-050.csv"])
+def test_a_percentage_that_was_not_measured_is_refused_by_name(folder, missing):
+    (folder / missing).unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(missing)} does not exist"):
+        aggregate(folder, (100, 50), (50,))
+    assert not (folder / "derived").exists()
+
+
+def invoke(folder, *options):
+    return CliRunner().invoke(cli.app, ["aggregate", "--platform-dir", str(folder), *options])
+
+
+def test_the_command_takes_percentages(folder):
+    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "none").exit_code == 0
+    assert jobs(folder) == {(stage, p) for stage in ("bench", "profile") for p in ("100", "050")}
+    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "50").exit_code == 0
+    assert ("model", "050") in jobs(folder)
+    assert ("model", "100") not in jobs(folder)
+
+
+@pytest.mark.parametrize("option", ["--percentages", "--model-percentages"])
+def test_the_command_refuses_what_is_no_list(folder, option):
+    result = invoke(folder, option, "100;50")
+    assert result.exit_code == 2
+    assert f"{option} '100;50' is not a list of integers" in result.stderr
