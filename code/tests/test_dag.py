@@ -1,5 +1,6 @@
 """The whole workflow on a tiny grid, from an empty tree to the PDF, interrupted on the way."""
 
+import csv
 import os
 import re
 import shutil
@@ -63,6 +64,11 @@ class Tree:
     def tiny(self, *arguments: str, **env: str) -> tuple[int, str]:
         return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **env)
 
+    def overlaid(self, overlay: str, *arguments: str) -> tuple[int, str]:
+        """On the tiny grid, changed by what `overlay` says."""
+        (self.root / "overlay.yaml").write_text(overlay)
+        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", "overlay.yaml")
+
     def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
         """Build `target` on the tiny grid, and send the signal to every process of the run soon after `when`."""
         process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
@@ -110,12 +116,10 @@ def sources() -> list[str]:
     )
     if listing.returncode == 0:
         return [name for name in listing.stdout.split("\0") if name]
-    produced = {".venv", ".snakemake", "runs", "figures", "logs", "__pycache__"}
-    return [
-        path.relative_to(ROOT).as_posix()
-        for path in ROOT.rglob("*")
-        if path.is_file() and not produced & set(path.relative_to(ROOT).parts)
-    ]
+    produced = (".venv/", ".snakemake/", "runs/", "figures/", "logs/", "data/cpu/", "data/gpu/")
+    produced += ("latex/images/", "latex/generated/")
+    files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+    return [name for name in files if not name.startswith(produced) and "__pycache__" not in name]
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +231,70 @@ def test_deleted_measurement_costs_its_own_job_and_what_follows(tree, built):
     assert planned == expected | ({"paper": 1} if HAS_TEX else {})
 
 
+FITS = {"fit": 6, "model_fit": 1} if HAS_FMS else {"fit": 5}
+CHECKED = {"checks": 1} | ({"model_checks": 1} if HAS_FMS else {})
+DRAWN = dict.fromkeys(("figure", "main_figure", "live_image"), len(NAMES))
+TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
+
+
+@pytest.mark.parametrize(
+    ("source", "follows"),
+    [
+        ("code/heteroring/allocate/lut.py", FITS | DRAWN | TYPESET),
+        ("code/heteroring/allocate/dispatch.py", TYPESET),
+        ("code/heteroring/ring/work.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/bench/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/bench/results.py", DRAWN | TYPESET),
+        ("code/heteroring/ring/prefill.py", {}),
+    ],
+)
+def test_what_is_computed_follows_its_code_and_measurements_do_not(tree, built, source, follows):
+    path = tree.root / source
+    sound, stat = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(sound + b"# edited\n")
+        status, output = tree.tiny("-n", ALL)
+    finally:
+        path.write_bytes(sound)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert status == 0, output
+    planned = jobs(output)
+    assert planned.pop("total", 0) == sum(follows.values())
+    assert planned == follows
+
+
+def test_a_percentage_can_be_taken_out_and_put_back_without_measuring(tree, built):
+    cells = tree.root / RUN / "data" / "cpu" / "derived" / "cells.csv"
+    before, measured = cells.read_text(), tree.measured()
+    targets = (str(CHECKS), str(RUN / "latex" / "generated" / "numbers.tex"))
+    status, output = tree.overlaid("percentages: [100, 50]", *targets)
+    assert status == 0, output
+    assert {row["percentages"] for row in csv.DictReader(cells.read_text().splitlines())} == {"100 100", "100 50"}
+    assert not {"profile", "bench", "model"} & set(jobs(output))
+
+    status, output = tree.tiny(ALL)
+    assert status == 0, output
+    assert not {"profile", "bench", "model"} & set(jobs(output))
+    assert cells.read_text() == before
+    assert tree.measured() == measured
+
+
+@pytest.mark.parametrize(
+    ("overlay", "again"),
+    [
+        ("percentages: [100, 50, 20, 10]", {"profile": 1, "bench": 1}),
+        ("percentages: [100, 50]\nmodel_source: attention", {"bench": 2}),
+        ("platforms: {cpu: {warmup: 2}}", {"profile": 3, "bench": 3}),
+    ],
+)
+def test_what_is_measured_again_is_what_is_missing_or_asked_for_otherwise(tree, built, overlay, again):
+    status, output = tree.overlaid(overlay, "-n", ALL)
+    assert status == 0, output
+    planned = jobs(output)
+    assert {rule: planned[rule] for rule in ("profile", "bench", "model") if rule in planned} == again
+    assert planned["fit"] == FITS["fit"]
+
+
 def test_failed_check_stops_the_run_and_lists_what_is_wrong(tree, built):
     cells = tree.root / RUN / "data" / "cpu" / "derived" / "cells.csv"
     sound = cells.read_bytes()
@@ -335,6 +403,23 @@ def test_bad_setting_is_one_clear_error_before_anything_starts(tree, setting, sa
     assert "Traceback" not in output
     assert tree.measured() == before
     assert not (tree.root / "data" / "cpu").exists()
+
+
+def test_python_whose_path_a_shell_would_take_apart_is_refused_before_anything_starts(tree, tmp_path):
+    (tmp_path / "an environment").mkdir()
+    python = tmp_path / "an environment" / "python"
+    python.symlink_to(sys.executable)
+    sees = {"PYTHONPATH": os.pathsep.join([tree.env["PYTHONPATH"], *filter(None, sys.path)])}
+    done = subprocess.run(
+        [python, "-m", "snakemake", "--cores", "1", "-n", "all_but_pdf"],
+        cwd=tree.root,
+        env=tree.env | sees,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert f"cannot start the Python '{python}'" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_unknown_figure_is_refused_by_name(tree):

@@ -6,7 +6,7 @@ rule aggregate:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),
         profile=lambda wildcards: job_files(wildcards.folder, "profile"),
         model=lambda wildcards: whole_model_files(wildcards.folder),
-        code=expand("code/heteroring/bench/{module}.py", module=["aggregate", "metrics", "model_metrics"]),
+        code=code_of("code/heteroring/bench/aggregate.py"),
     output:
         tables=expand("{{folder}}/derived/{table}.csv", table=tables_of(MEASURED_FOLDERS[0])),
         provenance="{folder}/provenance.json",
@@ -16,10 +16,12 @@ rule aggregate:
         folder=one_of(MEASURED_FOLDERS),
     conda:
         ENVIRONMENT
+    params:
+        grid=lambda wildcards: aggregate_options(wildcards.folder),
     message:
         "Aggregate {wildcards.folder}"
     shell:
-        "heteroring aggregate --platform-dir {wildcards.folder} > {log} 2>&1"
+        "heteroring aggregate --platform-dir {wildcards.folder} {params.grid} > {log} 2>&1"
 
 
 # Recorded measurements come with their provenance, and some without a whole model.

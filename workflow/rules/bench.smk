@@ -3,7 +3,10 @@
 
 rule bench:
     input:
-        models=lambda wildcards: model_files(folder_of(wildcards.live)),
+        models=lambda wildcards: to_split_by(
+            model_files(folder_of(wildcards.live)),
+            expand(rules.bench.output, live=wildcards.live, percentage=wildcards.percentage),
+        ),
     output:
         rows=f"{DATA}/{{live}}/bench/pct-{{percentage}}.csv",
         provenance=f"{DATA}/{{live}}/bench/pct-{{percentage}}.json",

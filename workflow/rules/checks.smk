@@ -5,6 +5,7 @@ rule checks:
     input:
         measurements="{folder}/derived/measurements.csv",
         cells="{folder}/derived/cells.csv",
+        code=code_of("workflow/scripts/check_measurements.py"),
     output:
         report="{folder}/derived/checks.txt",
     log:

@@ -10,11 +10,14 @@ from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.scripts.configuration import check
+from workflow.scripts.imports import with_imports
+from workflow.scripts.interpreter import check_interpreter
 from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
 
 try:
+    check_interpreter(sys.executable)
     check(config, Path("workflow/schemas/config.schema.yaml"))
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
@@ -42,6 +45,11 @@ onstart:
 
 
 ENVIRONMENT = "../envs/heteroring.yml"
+
+# Where a fit begins: what the command line does before leaves no trace in models.
+FITTING = "code/heteroring/allocate/models.py"
+# Profiles and models come before what they split, also where that does not wait for them.
+FIRST = 1
 
 # The commands beside this Snakemake, for when its environment is not activated.
 if shutil.which("heteroring") is None:
@@ -118,6 +126,33 @@ def whole_model_files(folder):
     ]
 
 
+def aggregate_options(folder):
+    """Which throttle settings belong to the grid: of a live platform, others may lie in its folder as well."""
+    if FOLDERS[folder] in PLATFORMS.recorded:
+        return ""
+    whole = config["model_percentages"] if has_whole_model(folder) else []
+    return f"--percentages {comma(config['percentages'])} --model-percentages {comma(whole) or 'none'}"
+
+
+def code_of(*paths):
+    """These files and those that they import: tables, fits, figures and numbers follow them. Measurements do not."""
+    try:
+        return with_imports(paths)
+    except ValueError as error:
+        raise WorkflowError(str(error))
+
+
+def to_split_by(models, rows):
+    """Models as input of the measurement that leaves `rows`: waited for before it is made, left alone afterwards.
+
+    Measuring takes long, so models that are fitted anew do not have it repeated. With `ancient` by itself, Snakemake
+    would, whenever a fit runs, not even look for other reasons to repeat it.
+    """
+    if all(Path(path).exists() for path in [*models, *rows]):
+        return [ancient(before_update(path)) for path in models]
+    return models
+
+
 def tables_of(folder):
     return (*TABLES, *(MODEL_TABLES if has_whole_model(folder) else ()))
 
@@ -157,9 +192,8 @@ wildcard_constraints:
     name="[A-Za-z0-9_-]+",
 
 
-FIGURE_CODE = sorted(
-    str(path) for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")
-)
+# Figures are found by name, which no import shows.
+FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
 PAPER_SOURCES = sorted(
     path.relative_to("latex").as_posix()
     for path in Path("latex").rglob("*")

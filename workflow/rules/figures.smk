@@ -4,7 +4,7 @@
 rule figure:
     input:
         results=lambda wildcards: results_of(wildcards.platform),
-        code=FIGURE_CODE,
+        code=code_of("workflow/scripts/draw_figure.py", *FIGURE_CODE),
     output:
         png=f"{FIGURES}/{{platform}}/{{name}}.png",
         pdf=f"{FIGURES}/{{platform}}/{{name}}.pdf",

@@ -6,10 +6,12 @@ rule fit:
         profile=lambda wildcards: expand(
             f"{DATA}/{wildcards.live}/profile/pct-{{percentage}}.csv", percentage=PERCENTAGES
         ),
+        code=code_of(FITTING),
     output:
         model=f"{DATA}/{{live}}/models/{{model}}.json",
     log:
         f"{LOGS}/{{live}}/models/{{model}}.log",
+    priority: FIRST
     conda:
         ENVIRONMENT
     params:

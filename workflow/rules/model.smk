@@ -7,6 +7,7 @@ rule model_profile:
         provenance=f"{DATA}/{{live}}/model/profile/pct-{{percentage}}.json",
     log:
         f"{LOGS}/{{live}}/model/profile/pct-{{percentage}}.log",
+    priority: FIRST
     conda:
         ENVIRONMENT
     threads: workflow.cores
@@ -30,10 +31,12 @@ rule model_fit:
         profile=lambda wildcards: expand(
             f"{DATA}/{wildcards.live}/model/profile/pct-{{percentage}}.csv", percentage=MODEL_PROFILES
         ),
+        code=code_of(FITTING),
     output:
         model=f"{DATA}/{{live}}/model/models/cost-block.json",
     log:
         f"{LOGS}/{{live}}/model/models/cost-block.log",
+    priority: FIRST
     conda:
         ENVIRONMENT
     message:
@@ -44,7 +47,10 @@ rule model_fit:
 
 rule model:
     input:
-        cost=f"{DATA}/{{live}}/model/models/cost-block.json",
+        cost=lambda wildcards: to_split_by(
+            [f"{DATA}/{wildcards.live}/model/models/cost-block.json"],
+            expand(rules.model.output, live=wildcards.live, percentage=wildcards.percentage),
+        ),
     output:
         rows=f"{DATA}/{{live}}/model/pct-{{percentage}}.csv",
         provenance=f"{DATA}/{{live}}/model/pct-{{percentage}}.json",
@@ -60,7 +66,7 @@ rule model:
         percentages=lambda wildcards: comma((100, int(wildcards.percentage))),
         throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
         strategies=comma(config["model_strategies"]),
-        models=lambda wildcards, input: Path(input.cost).parent,
+        models=lambda wildcards, input: Path(input.cost[0]).parent,
         model=lambda wildcards: model_options(wildcards.live),
     message:
         "Measure the whole model on {wildcards.live} at {params.percentages} %"
@@ -74,6 +80,7 @@ rule model_checks:
     input:
         model="{folder}/derived/model.csv",
         trace="{folder}/derived/trace.csv",
+        code=code_of("workflow/scripts/check_model.py"),
     output:
         report="{folder}/derived/model-checks.txt",
     log:

@@ -10,20 +10,7 @@ rule numbers:
         main=results_of(PLATFORMS.main),
         live=results_of(PLATFORMS.live),
         published=expand("{folder}/{table}.csv", folder=PUBLISHED, table=PUBLISHED_TABLES),
-        modules=expand(
-            "workflow/scripts/{module}.py",
-            module=[
-                *("paper_cells", "paper_models", "paper_tables", "paper_tex", "paper_verdicts", "paper_whole"),
-                "published_study",
-            ],
-        ),
-        code=expand(
-            "code/heteroring/{module}.py",
-            module=[
-                *(f"allocate/{module}" for module in ("balanced", "cost_model", "costs", "formula", "profile_table")),
-                "bench/model_metrics",
-            ],
-        ),
+        code=code_of("workflow/scripts/paper_numbers.py"),
     output:
         tex=f"{LATEX}/generated/numbers.tex",
     log:

@@ -7,6 +7,7 @@ rule profile:
         provenance=f"{DATA}/{{live}}/profile/pct-{{percentage}}.json",
     log:
         f"{LOGS}/{{live}}/profile/pct-{{percentage}}.log",
+    priority: FIRST
     conda:
         ENVIRONMENT
     threads: workflow.cores

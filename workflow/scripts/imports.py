@@ -1,0 +1,59 @@
+"""Which files of this project a Python file is made of: those that it imports, and those that these import.
+
+So a rule follows the code that its numbers come from, and no list of files is kept by hand.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+# Where modules of the project lie.
+ROOTS = (Path("code"), Path("workflow/scripts"))
+
+
+def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> list[str]:
+    """`paths` and every file below `roots` that they need, directly or not; sorted.
+
+    Imports inside functions count, those for type checkers alone do not. A package that a name comes from is its
+    __init__.py; one that is only on the way to a module is not. Not seen are relative imports and names put together at
+    run time. Raises ValueError, naming the file, if one cannot be read or parsed.
+    """
+    found: set[Path] = set()
+    open_ends = [Path(path) for path in paths]
+    while open_ends:
+        path = open_ends.pop()
+        if path not in found:
+            found.add(path)
+            if path.suffix == ".py":
+                open_ends += _imported(path, roots)
+    return sorted(map(str, found))
+
+
+def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"cannot read the imports of {path}: {error}") from error
+    for node in _at_run_time(tree):
+        if isinstance(node, ast.Import):
+            yield from filter(None, (_file(alias.name, roots) for alias in node.names))
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                if file := _file(f"{node.module}.{alias.name}", roots) or _file(node.module, roots):
+                    yield file
+
+
+def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    for child in node.orelse if for_types else ast.iter_child_nodes(node):
+        yield from _at_run_time(child)
+
+
+def _file(module: str, roots: Sequence[Path]) -> Path | None:
+    for root in roots:
+        path = root.joinpath(*module.split("."))
+        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
