@@ -14,6 +14,7 @@ import typer
 
 from heteroring.bench.defaults import GRIDS
 from heteroring.bench.errors import RunError
+from heteroring.cli_interrupt import check_ctrl_c, noting_ctrl_c
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
 
@@ -71,7 +72,8 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with noting_ctrl_c():
+                command(*args, **kwargs)
         except ValueError as error:
             _fail(str(error), 2)
         except RunError as error:
@@ -133,6 +135,7 @@ def measure(
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
+    check_ctrl_c()
     with progress_bar(description, stage.steps(job)) as on_progress:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
     if output is None:

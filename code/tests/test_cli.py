@@ -1,10 +1,13 @@
 """The command line: light to start, and one clear line for every mistake, before any process is started."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +310,41 @@ def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, wo
 def test_runs_as_a_module_and_tells_its_version():
     done = run_python("-m", "heteroring", "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
+
+
+def press_ctrl_c_where_nobody_hears():
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_ctrl_c_that_an_import_drops_still_ends_the_command(tmp_path, monkeypatch, no_process):
+    """As PyTorch does while it imports NumPy: the command goes on, or stumbles over what is half imported."""
+
+    monkeypatch.setattr("heteroring.bench.commit.read_commit", press_ctrl_c_where_nobody_hears)
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
+    assert (result.exit_code, result.stderr) == (130, "heteroring: error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+    def stumble(*_, **__):
+        press_ctrl_c_where_nobody_hears()
+        raise AttributeError("module 'numpy' has no attribute 'matrix'")
+
+    monkeypatch.setattr(import_module("heteroring.allocate"), "allocation", stumble)
+    result = invoke("allocate", "even", "--seq-len", 10, "--percentages", "100,50")
+    assert (result.exit_code, result.stderr) == (130, "heteroring: error: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr("heteroring.bench.commit.read_commit", lambda: os.kill(os.getpid(), signal.SIGINT))
+        result = invoke("bench", *options(BENCH, {"--seq-lens": "8", "--repetitions": "1"}))
+        assert result.exit_code == 0, result.output
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_ctrl_c_ends_a_run_without_a_file(tmp_path):
