@@ -279,6 +279,115 @@ def test_values_are_those_worked_out_by_hand(scripts):
     assert r"2 $\times$ R\&D\_1" in macros["MainEnvironmentTable"]
 
 
+def on_a_grid() -> SimpleNamespace:
+    """`by_hand` at 100 tokens, with a second throttle setting, 25 %, and a second length, 60.
+
+    At 25 % everything takes twice as long as at 50 %. At 60 tokens a ring takes half as long and a rank alone a
+    quarter, the ring comes half as near to the bound and gains three times as much. Strategy i of LATENCY moves
+    1 + i MB and is 1 + i / 10 times out of balance.
+    """
+    results = by_hand()
+    cells, ring = results.cells, results.cells.system == "ring"
+    order = cells[ring].strategy.map(list(LATENCY).index)
+    cells.loc[ring, "bytes_moved"], cells.loc[ring, "imbalance"] = 1e6 * (1 + order), 1 + order / 10
+    low = cells[cells.percentage == 50].assign(percentage=25, bound_ms=8.0)
+    low.loc[low.strategy != "alone/rank0", "latency_ms"] *= 2
+    low["bound_fraction"] = low.bound_ms / low.latency_ms
+    short = pd.concat([cells, low]).assign(seq_len=60)
+    short["latency_ms"] /= short.system.map({"ring": 2, "alone": 4})
+    short["bound_fraction"] /= 2
+    short["speedup"] *= 3
+    short["block_lens"] = short.block_lens.map({(50, 50): (30, 30), (67, 33): (40, 20)})
+    results.cells = pd.concat([cells, low, short], ignore_index=True)
+    slow = results.profile[results.profile.percentage == 50].assign(percentage=25)
+    slow["relative_speed"] = slow.kind.map({"matmul": 0.4, "attention": 0.1})
+    results.profile = pd.concat([results.profile, slow], ignore_index=True)
+    return results
+
+
+def test_values_are_those_of_the_cell_that_the_text_names(scripts):
+    """Of two lengths the longer, of two settings the lower, and each strategy's own."""
+    macros = numbers(scripts, on_a_grid(), on_a_grid())
+    expected = {
+        "LongLength": "100",
+        "ShortLength": "60",
+        "LowPercentage": "25",
+        "CellCount": "4",
+        "WinnerCount": "4",
+        "EvenMs": "32.0",
+        "UnevenMs": "24.0",
+        "ZigzagEvenMs": "20.0",
+        "ZigzagUnevenMs": "14.0",
+        "BalancedMs": "13.5",
+        "AloneMs": "10.0",
+        "BoundMs": "8.00",
+        "BalancedVersusAlone": "1.35 times slower than",
+        "EvenFraction": "0.250",
+        "UnevenFraction": "0.333",
+        "ZigzagUnevenFraction": "0.571",
+        "BalancedFraction": "0.593",
+        "EvenImbalance": "1.00",
+        "UnevenImbalance": "1.10",
+        "ZigzagUnevenImbalance": "1.50",
+        "BalancedImbalance": "1.80",
+        "EvenMedianFraction": "0.229",  # of 0.417, 0.250 and half of each
+        "BalancedMedianFraction": "0.543",
+        "BalancedByLength": "0.395 at 60 and 0.790 at 100",
+        "BalancedWorstFraction": "0.296",
+        "BalancedWorstPlace": r"60 tokens and 25\,\%",
+        "PerfectEfficiency": "0.625",  # 5 / 8
+        "EqualContiguousMs": "8.00",
+        "EqualZigzagMs": "5.00",
+        "EqualZigzagFraction": "1.00",
+        "EqualContiguousMegabytes": "1.00",
+        "EqualZigzagMegabytes": "5.00",
+        "PredictedSpeedup": "1.36",  # 3775 / 2772 pairs on rank 1
+        "PredictedFraction": "0.364",  # 8 / (40 * 2772 / 5050)
+        "BestSpeedupSentence": r"The largest of the grid with contiguous shards, 4.00, is at 60 tokens and 25\,\%",
+        "MiddlePercentage": "50",
+        "MatmulMiddle": "0.700",
+        "AttentionMiddle": "0.500",
+        "GapPercentage": "25",
+        "MatmulGap": "0.400",
+        "AttentionGap": "0.100",
+    }
+    assert {name: macros[f"Main{name}"] for name in expected} == expected
+    ratios = {n: float(macros[f"MainModelRatio{n}"]) for n in ("", "Long")}
+    assert ratios["Long"] == pytest.approx(1.07, abs=0.01)  # the text's own cell only
+    assert ratios[""] > 1.3 * ratios["Long"]  # rings of 60 tokens take twice as long as their pairs
+    head = macros["MainLatencyTable"].splitlines()[2:4]
+    assert head[0] == r" &  &  & \multicolumn{4}{c}{contiguous} & \multicolumn{5}{c}{zigzag} \\"
+    assert head[1].startswith(r"tokens & bound & fast alone & \strategy{even} & \strategy{uneven} & \strategy{lut}")
+    rows = macros["MainStrategyTable"].splitlines()
+    assert r"\strategy{zigzag/uneven} & 0 & 2.47 & 0.524 & 0.286 & 1.50 \\" in rows
+    assert sum(row.startswith(r"\strategy") for row in rows) == len(LATENCY)
+    assert r"25\,\% & 50 & 33 & 33 & 33 & 33 \\" in macros["LiveTokensTable"].splitlines()
+    assert r"50\,\% & 0.494 & 0.988 \\" in macros["LiveGridTable"].splitlines()
+    table = macros["MainEnvironmentTable"].splitlines()
+    assert r"Driver & none \\" in table
+    assert r"Software & python 3.11.2, torch 2.13.0, triton unknown, numpy 2.4.6 \\" in table
+    assert r"Kernel & cpu; transport p2p \\" in table
+    assert r"Tokens & 60 and 100 \\" in table
+
+
+def test_others_are_quoted_at_equal_and_at_the_slowest_ranks(scripts):
+    """PyTorch's ring takes 1.1 times as long as the even zigzag split, which the table sets beside ours."""
+    results = by_hand()
+    even = results.cells[results.cells.strategy == "zigzag/even"]
+    peer = even.assign(system="context_parallel", latency_ms=1.1 * even.latency_ms)
+    single = even.assign(system="sdpa", strategy="contiguous/alone", latency_ms=[9.0, 9.5])
+    results.cells = pd.concat([results.cells, peer, single], ignore_index=True)
+    macros = numbers(scripts, results, results)
+    assert macros["MainPeerSentence"] == (
+        r"PyTorch's \code{context\_parallel}, which shards evenly, takes 5.50\,ms at 100\,\%, where "
+        r"\strategy{zigzag/even} takes 5.00\,ms, and 11.0\,ms at 50\,\%, where \strategy{zigzag/balanced} takes "
+        r"7.12\,ms. On one unthrottled GPU, PyTorch's attention takes 9.50\,ms and our kernel 10.0\,ms."
+    )
+    row = next(line for line in macros["MainLatencyTable"].splitlines() if line.startswith("100 &"))
+    assert row.endswith(r" & \textbf{6.75} & 11.0 \\")
+    assert macros["MainAloneSentence"].startswith("Balanced zigzag shards beat")
+
+
 def test_the_work_model_counts_pairs_at_the_speed_of_each_rank_alone(scripts):
     """Even contiguous halves of 100 tokens: 50*51/2 = 1275 of 5050 pairs, and 3775 on the slow rank (20 ms)."""
     cells = scripts.numbers.ring_cells(by_hand())
@@ -353,6 +462,27 @@ def test_strategies_that_make_one_split_are_pooled_and_none_of_them_wins(scripts
     change(results, "zigzag/even", 100, block_lens=(49, 51))
     full = next(line for line in numbers(scripts, results, results)["MainFractionTable"].splitlines() if "1.25" in line)
     assert r"\textbf{1.25}" in full, "nobody else makes that split"
+
+
+def test_wins_are_those_of_the_two_that_are_named(scripts):
+    """LUT beats the proportional split in both layouts, the formula the contiguous one; the balanced loses."""
+    results = by_hand()
+    change(results, "contiguous/lut", latency_ms=11.9, clamped=True)
+    change(results, "zigzag/lut", latency_ms=6.9, clamped=True)
+    change(results, "zigzag/balanced", latency_ms=7.2)
+    change(results, "zigzag/formula", efficiency=1.3)  # of no concern to the sentence on contiguous shards
+    macros = numbers(scripts, results, results)
+    expected = {
+        "UnevenLosses": "0",
+        "LutWins": "1",
+        "FormulaWins": "1",
+        "ZigzagLutWins": "1",
+        "ZigzagFormulaWins": "0",
+        "BalancedWins": "0",
+        "ClampedCount": "2 of 4",
+        "EfficiencySentence": "",
+    }
+    assert {name: macros[f"Main{name}"] for name in expected} == expected
 
 
 def test_a_win_is_clear_when_repetitions_hardly_overlap(scripts):

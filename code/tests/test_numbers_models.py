@@ -61,6 +61,15 @@ def test_what_is_beyond_the_call_is_said_as_it_was_measured(scripts, layer, whol
     assert words in scripts.models.what_was_measured(layer, whole)
 
 
+def test_the_margins_of_the_method_are_those_of_the_allocator(scripts):
+    """As printed in the method, which types no number of its own."""
+    assert scripts.models.constants() == {
+        "ModelRingMargin": r"3\,\%",
+        "ModelRingWait": r"60\,\textmu s",
+        "ModelFoldKeys": "128",
+    }
+
+
 @pytest.mark.parametrize(
     ("join_us", "said"),
     [
@@ -125,6 +134,15 @@ def layer_cells(latency: dict[str, tuple[float, float]], seq_len: int = 65536, p
 LAYER = {"contiguous/even": (80.0, 640.0), "contiguous/uneven": (80.0, 160.0), "zigzag/balanced": (50.0, 100.0)}
 
 
+def test_what_is_beyond_the_call_follows_the_flags(scripts):
+    """A platform with a layer and without a model claims the first and denies the second."""
+    results = SimpleNamespace(
+        platform="x", cells=layer_cells(LAYER), provenance=H200, model=pd.DataFrame(), trace=pd.DataFrame(), models={}
+    )
+    words = scripts.models.beyond_the_call(results, scripts.study)["BeyondTheCall"]
+    assert words == "goes on to a whole attention layer, as in the study; whole models were not measured here"
+
+
 def test_the_layer_is_set_beside_call_and_record(scripts):
     results = SimpleNamespace(
         platform="x", cells=layer_cells(LAYER), provenance={"devices": ["NVIDIA H200"] * 2}, models={}
@@ -153,6 +171,35 @@ def test_the_layer_is_set_beside_call_and_record(scripts):
     assert "14.6 times faster than the best of these" in sentence  # 1456.06 / 100
     assert "a factor of 9.10, at the same strategy, and layout and allocator for 1.60." in sentence  # 1456.06 / 160
     assert numbers["LayerContiguousSentence"] == ""
+
+
+def test_the_layer_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
+    """At 50 % and at 4,096 tokens the balanced split comes less near to the bound."""
+    cells = [layer_cells(LAYER), layer_cells(LAYER | {"zigzag/balanced": (50.0, 80.0)}, percentage=50)]
+    doubled = {name: (ms[0], 2 * ms[1]) for name, ms in LAYER.items()}
+    cells += [layer_cells(doubled, seq_len=4096, percentage=percentage) for percentage in (10, 50)]
+    table = pd.concat(cells, ignore_index=True).drop_duplicates(["module", "strategy", "seq_len", "percentage"])
+    call = table.module == "attention"
+    table.loc[call & (table.strategy == "contiguous/uneven"), "bound_fraction"] = 0.123
+    table.loc[call & (table.strategy == "alone/rank0") & (table.percentage == 100), "latency_ms"] = 40.0
+    results = SimpleNamespace(platform="x", cells=table, provenance=H200, models={})
+    numbers = scripts.models.layer(results, scripts.study)
+    expected = {
+        "LayerLongLength": "65{,}536",
+        "LayerLowPercentage": "10",
+        "LayerCellCount": "4",
+        "LayerBoundMs": "90.9",
+        "LayerUnevenMs": "160",
+        "LayerEvenFraction": "0.142",
+        "LayerCallUnevenFraction": "0.123",
+        "LayerCallShare": "0.400",
+        "LayerBalancedVersusUneven": "1.60 times faster than",
+        "LayerBalancedWorstFraction": "0.333",
+        "LayerBalancedMedianFraction": "0.644",
+        "LayerBalancedWorstPlace": r"4{,}096 tokens and 50\,\%",
+    }
+    assert {name: numbers[name] for name in expected} == expected
+    assert [row[0] for row in lines(numbers["LayerTable"])[3:]] == [r"50\,\%", r"10\,\%"]
 
 
 def test_the_best_contiguous_split_is_what_the_prices_say(scripts):
@@ -261,6 +308,43 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
     assert lines(numbers["DecodeTable"])[-1] == [r"10\,\%", "50.0", "45.0", "60.0"]
 
 
+def test_a_model_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
+    """At 1,024 tokens a tenth of the time and half the fraction; with both ranks at full speed half the time."""
+    low = model_table()
+    full = low.assign(percentage=100, latency_ms=low.latency_ms / 2, tokens_per_second=3 * low.tokens_per_second)
+    short = pd.concat([full, low])[lambda rows: rows.phase == "prefill"].assign(seq_len=1024)
+    short["latency_ms"], short["bound_fraction"] = short.latency_ms / 10, short.bound_fraction / 2
+    short["bound_ms"], short["fast_alone_ms"] = 95.0, 220.0
+    short.loc[short.percentage == 10, "bound_fraction"] *= 0.9
+    table = pd.concat([short, full, low], ignore_index=True)
+    numbers = scripts.whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
+    expected = {
+        "WholeLongLength": "4{,}096",
+        "WholeLowPercentage": "10",
+        "WholeCellCount": "4",
+        "WholeBoundTtft": r"1.90\,s",
+        "WholeAloneTtft": r"2.20\,s",
+        "WholeEvenTtft": r"9.00\,s",
+        "WholeZigzagEvenTtft": r"4.00\,s",
+        "WholeUnevenTtft": r"2.50\,s",
+        "WholeUnevenFraction": "0.760",
+        "WholeBalancedVersusUneven": "1.25 times faster than",
+        "WholeWorstFraction": "0.427",
+        "WholeWorstPlace": r"1{,}024 tokens and 10\,\%",
+        "DecodeLength": "4{,}096",
+        "DecodeLowPercentage": "10",
+        "DecodeSlowRate": "60.0",
+        "DecodeFullRate": "180",
+    }
+    assert {name: numbers[name] for name in expected} == expected
+    short_row = [r"1{,}024", r"10\,\%", "0.0950", "0.220", "0.900", "0.400", "0.250", r"\textbf{0.200}", "0.427", "100"]
+    assert [*short_row, "20.0", "10.0"] in lines(numbers["WholeTable"])
+    table["latency_ms"] /= 100  # at most 90 ms: the unit is ms
+    quick = scripts.whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
+    assert "time to first token (ms)" in quick["WholeTable"]
+    assert "90.0" in lines(quick["WholeTable"])[-1]
+
+
 def decoding(**rates: tuple[float, float]) -> SimpleNamespace:
     """Results with tokens a second of rank 0 alone, rank 1 alone and the ring, each at 100 and at 10 %."""
     table = model_table()
@@ -326,22 +410,29 @@ def test_a_balanced_split_that_loses_is_said_to(scripts):
     assert scripts.whole.whole(results)["WholePredictionSentence"] == "", "1.44 s is no reason not to choose it"
 
 
+READING = r"20.0\,GB that rank~0 held takes 4.2\,ms at the 4.8\,TB/s of its memory~\cite{nvidia2024h200}"
+
+
 @pytest.mark.parametrize(
-    ("ring", "slow", "devices", "words"),
+    ("ring", "slow", "device", "throttle", "words"),
     [
-        (40.0, 45.0, "NVIDIA H200", r"20.0\,GB that rank~0 held takes 4.2\,ms at the 4.8\,TB/s"),  # where 20 ms a token
-        (40.0, 45.0, "Another GPU", r"at 10\,\% of its multiprocessors, 45.0 at 100\,\%. What is left is the host"),
-        (40.0, 20.0, "NVIDIA H200", ""),
-        (60.0, 45.0, "NVIDIA H200", ""),
+        (40.0, 45.0, "NVIDIA H200", "mps", rf"{READING}, where a token takes 20.0\,ms."),
+        (40.0, 45.0, "Another GPU", "mps", r"at 10\,\% of its multiprocessors, 45.0 at 100\,\%. What is left is"),
+        (40.0, 20.0, "NVIDIA H200", "mps", ""),
+        (60.0, 45.0, "NVIDIA H200", "mps", ""),
+        (40.0, 45.0, "NVIDIA H200", "pacing", ""),
     ],
-    ids=["no-gain", "unknown-memory", "limited-by-computing", "gain"],
+    ids=["no-gain", "unknown-memory", "limited-by-computing", "gain", "paced"],
 )
-def test_a_ring_that_decodes_no_faster_is_explained_by_what_does_not_limit_it(scripts, ring, slow, devices, words):
-    table = model_table()
+def test_a_ring_that_decodes_no_faster_is_explained_by_what_does_not_limit_it(
+    scripts, ring, slow, device, throttle, words
+):
+    """20 GB at 4.8 TB/s beside 50 tokens a second. A paced rank has all its multiprocessors: nothing is explained."""
+    table = model_table().assign(throttle=throttle)
     whole = table[table.phase == "decode"].assign(percentage=100)
     table.loc[(table.phase == "decode") & (table.strategy == "zigzag/balanced"), "tokens_per_second"] = ring
     table.loc[(table.phase == "decode") & (table.strategy == "alone/rank1"), "tokens_per_second"] = slow
-    results = SimpleNamespace(platform="x", model=pd.concat([table, whole]), provenance={"devices": [devices] * 2})
+    results = SimpleNamespace(platform="x", model=pd.concat([table, whole]), provenance={"devices": [device] * 2})
     sentence = scripts.whole.decode(results)["DecodeLimitSentence"]
     assert (words in sentence) if words else sentence == ""
 
@@ -389,3 +480,27 @@ def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
     held = held.assign(kind="sent", step=1, start_ms=6, stop_ms=30)
     numbers = scripts.whole.trace(SimpleNamespace(trace=pd.concat([trace, held])))
     assert r"though it is busy for 6.00\,ms only: it does not go on before" in numbers["TraceAheadSentence"]
+
+
+def test_a_trace_is_quoted_at_the_slowest_rank(scripts):
+    """At 100 % everything takes half as long as at 10 %."""
+    columns = ["strategy", "rank", "kind", "step", "start_ms", "stop_ms"]
+
+    def one(percentage, factor):
+        events = [
+            (name, rank, kind, 0, 0, stop)
+            for name, ms in (("contiguous/even", 300), ("zigzag/balanced", 100))
+            for rank in (0, 1)
+            for kind, stop in (("layer", factor * ms), ("ready", 0))
+        ]
+        table = pd.DataFrame(events, columns=columns).assign(
+            platform="x", seq_len=4096, percentage=percentage, layer=16
+        )
+        table["percentages"] = [(100, percentage)] * len(table)
+        return table
+
+    numbers = scripts.whole.trace(SimpleNamespace(trace=pd.concat([one(10, 1), one(100, 0.5)])))
+    assert (numbers["TraceLength"], numbers["TraceLowPercentage"]) == ("4{,}096", "10")
+    assert numbers["TraceBusy"] == r"100\,ms and 100\,ms"
+    assert r"300\,ms where it takes rank~1 300\,ms" in numbers["TraceAheadSentence"]
+    assert [row[0] for row in lines(numbers["TraceTable"])[1:]] == [r"100\,\%", "", "", "", r"10\,\%", "", "", ""]
