@@ -188,6 +188,7 @@ Output written on report.pdf (9 pages, 123 bytes).
         r"Overfull \vbox (12.0pt too high) has occurred while \output is active",
         "LaTeX Warning: Reference `fig:x' on page 2 undefined on input line 7.",
         "LaTeX Warning: Citation `liu2023ring' on page 1 undefined on input line 7.",
+        "LaTeX Warning: Citation `a-key-longer-than-what-is-left-of-a-line' on page 12 undefined on input line 7.",
         "LaTeX Warning: Label `fig:x' multiply defined.",
         "LaTeX Warning: There were undefined references.",
         "LaTeX Warning: Label(s) may have changed. Rerun to get cross-references right.",
