@@ -26,7 +26,7 @@ def whole(seq_len, heads, kv_heads, dtype, head_dim=16, batch=2, seed=0):
 
 
 def recording(log, block):
-    """`block`, noting the score pairs of each call and leaving poison where it does not write."""
+    """`block`, noting the score pairs of each call, none of which is empty or masked but on its diagonal."""
 
     def record(q, k, v, *, scale, causal_offset=None, **keywords):
         m, n = q.shape[2], k.shape[2]

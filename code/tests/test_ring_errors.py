@@ -100,6 +100,9 @@ def test_a_partition_of_hundreds_of_ranks_fits_the_message(ranks):
         assert "the partition has 300 ranks" in result.text
 
 
+NO_HEADS = torch.ones(1, 0, 5, 8)
+
+
 def bad_single(**changes):
     arguments = dict(zip("qkv", tensors(5), strict=True)) | changes
     return hr.ring_attention(**arguments, partition=Partition.zigzag((5,)))
@@ -113,6 +116,11 @@ def bad_single(**changes):
         ({"k": torch.ones(1, 2, 4, 8)}, "k and v must have one shape"),
         ({"q": torch.ones(2, 4, 5, 8)}, "q their batch"),
         ({"v": torch.ones(1, 2, 5, 8, dtype=torch.float64)}, "one floating-point dtype"),
+        ({"v": torch.ones(1, 2, 5, 8, device="meta")}, "they must be on one device"),
+        ({"k": NO_HEADS, "v": NO_HEADS}, "q has 4 heads and k has 0: the first must be a multiple"),
+        ({"q": NO_HEADS}, "q has 0 heads and k has 2: the first must be a multiple"),
+        (dict.fromkeys("qkv", torch.ones(0, 2, 5, 8)), "batch and head dimension must be at least 1"),
+        (dict.fromkeys("qkv", torch.ones(1, 2, 5, 0)), "batch and head dimension must be at least 1"),
         ({"q": torch.ones(1, 4, 5, 8, requires_grad=True)}, "forward only"),
         ({"block": "cuda"}, "block backend 'cuda' is unknown"),
         ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
