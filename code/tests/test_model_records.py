@@ -144,6 +144,11 @@ class TestCells:
         assert pd.isna(decode.bound_ms)
         assert pd.isna(decode.speedup)
 
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_one_rank_alone_is_neither_a_bound_nor_the_fastest(self, rank):
+        cells = model_cells([model_row(), alone(rank, 40.0)])
+        assert cells[["bound_ms", "bound_fraction", "fast_alone_ms"]].isna().all(axis=None)
+
     def test_two_models_are_not_one_table(self):
         with pytest.raises(ValueError, match="differ in variant: micro, 7b"):
             model_cells([model_row(), model_row(variant="7b")])

@@ -96,7 +96,7 @@ def _against_references(cells: pd.DataFrame) -> pd.DataFrame:
             {
                 "even": even.get((*key, cell["layout"]), np.nan),
                 "bound_ms": capacity_bound(times) if bounded else np.nan,
-                "fast_alone_ms": min(times) if times else np.nan,
+                "fast_alone_ms": min(times) if complete else np.nan,
             }
         )
 
