@@ -3,6 +3,7 @@ import torch
 from oracle import assert_as_accurate_as_torch, attention64
 
 from heteroring.kernels.block import BACKENDS, choose, resolve
+from heteroring.kernels.rectangle import block_from_core
 
 CPU = torch.device("cpu")
 
@@ -21,6 +22,8 @@ def tensors(m, n, heads=4, kv_heads=4, head_dim=16, dtype=torch.float32, batch=2
     ("m", "n", "offset"),
     [
         (33, 33, 0),
+        (33, 33, 7),
+        (33, 33, -13),
         (33, 17, None),
         (17, 63, None),
         (1, 111, None),
@@ -75,6 +78,48 @@ def test_nothing_to_attend_gives_zero_and_minus_infinity(name, m, n, offset):
     out, lse = resolve(name, CPU)(q, k, v, scale=1.0, causal_offset=offset)
     assert torch.equal(out, torch.zeros_like(q))
     assert torch.equal(lse, torch.full(q.shape[:-1], -torch.inf))
+
+
+def calls_of_the_core(m, n, offset):
+    """(queries, keys, causal) of each call that one block of m queries and n keys makes of its core."""
+    calls = []
+
+    def core(q, k, v, scale, causal):
+        calls.append((q.shape[2], k.shape[2], causal))
+        positions = (torch.arange(q.shape[2]), torch.arange(k.shape[2])) if causal else ()
+        out, lse = attention64(q, k, v, *positions, scale=scale)
+        return out.float(), lse.float()
+
+    block_from_core(core)(*tensors(m, n), scale=0.3, causal_offset=offset)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "offset"),
+    [
+        (33, 63, 0),
+        (63, 33, 0),
+        (20, 50, 30),
+        (50, 20, -13),
+        (31, 64, 7),
+        (0, 5, 0),
+        (5, 0, 0),
+        (0, 5, None),
+        (5, 0, None),
+    ],
+)
+def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
+    """Libraries disagree on which corner a rectangular mask is aligned to; the CPU's agrees with a wrong call."""
+    calls = calls_of_the_core(m, n, offset)
+    assert all(queries > 0 and keys > 0 for queries, keys, _ in calls)
+    assert all(queries == keys for queries, keys, causal in calls if causal)
+    assert bool(calls) == (m > 0 and n > 0)
+
+
+@pytest.mark.parametrize(("m", "n", "offset"), [(33, 33, 0), (17, 63, None)])
+def test_a_square_or_dense_block_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
+    monkeypatch.setattr("heteroring.kernels.rectangle.merge_", lambda *_: pytest.fail("a whole result was merged"))
+    assert calls_of_the_core(m, n, offset) == [(m, n, offset == 0)]
 
 
 def test_strided_inputs_are_read_as_they_are():

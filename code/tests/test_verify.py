@@ -38,10 +38,11 @@ def test_a_wrong_row_is_found(case, row):
         verify(out, lse, *rest)
 
 
-def test_a_wrong_lse_is_found(case):
+@pytest.mark.parametrize("shift", [0.1, -0.1])
+def test_a_wrong_lse_is_found(case, shift):
     out, lse, *rest = case
     with pytest.raises(WrongResult, match="its LSE by"):
-        verify(out, lse + 0.1, *rest)
+        verify(out, lse + shift, *rest)
 
 
 def test_nan_is_wrong(case):
