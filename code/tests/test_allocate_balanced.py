@@ -140,6 +140,13 @@ def test_equal_ranks_share_the_slack_evenly(layout):
     assert max(lens) - min(lens) == 1
 
 
+def test_the_slack_of_whole_tokens_goes_by_speed():
+    """Several splits are as fast; the one whose borders lie where proportional shares would is taken."""
+    assert balanced(8, of_speeds(1, 2, 3)) == (1, 3, 4)
+    assert balanced(8, of_speeds(2, 3, 4)) == (1, 3, 4)
+    assert balanced(1024, of_speeds(1, 2, 3), multiple=256) == (256, 256, 512)
+
+
 @each_layout
 @causal_or_dense
 def test_a_rank_not_worth_one_token_gets_none(layout, causal):
@@ -298,5 +305,9 @@ def test_other_bad_input_is_named():
         predicted_ms(Partition.zigzag((4, 4)), of_speeds(1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="layout 'striped' is unknown"):
         balanced(8, of_speeds(1.0, 1.0), "striped")
-    with pytest.raises(ValueError, match="multiple is 3: it must be 1 or more and divide seq_len 8"):
-        balanced(8, of_speeds(1.0, 1.0), multiple=3)
+
+
+@pytest.mark.parametrize("multiple", [3, 0, -4])
+def test_a_multiple_that_breaks_its_rule_is_named(multiple):
+    with pytest.raises(ValueError, match=f"multiple is {multiple}: it must be 1 or more and divide seq_len 8"):
+        balanced(8, of_speeds(1.0, 1.0), multiple=multiple)

@@ -37,6 +37,7 @@ L40 = ProfileTable(
     rows=16,
 )
 
+SCORES = {"r2": 1.0, "r2_leave_one_percentage_out": None, "r2_leave_one_length_out": None}
 CELLS = [(length, percentage) for length in L40.lengths for percentage in L40.percentages]
 SPEEDS = np.ravel(L40.speeds)
 
@@ -56,6 +57,13 @@ def held_out_r2(levels):
         solution = np.linalg.lstsq(design(CELLS)[kept], SPEEDS[kept], rcond=None)[0]
         predicted[left] = design(CELLS)[left] @ solution
     return 1 - ((SPEEDS - predicted) ** 2).sum() / ((SPEEDS - SPEEDS.mean()) ** 2).sum()
+
+
+def formula_of(**coefficients):
+    """A formula with these coefficients, the others 0, and a slowest cell of 0.01 TFLOP/s."""
+    levels = {"lengths": (128, 256, 512), "percentages": (10, 50, 100)}
+    values = dict.fromkeys(TERMS, 0.0) | coefficients
+    return Formula("matmul", "cpu", {}, rows=9, **levels, coefficients=values, min_speed=0.01, **SCORES)
 
 
 class TestLookupTable:
@@ -155,6 +163,17 @@ class TestFormula:
         value = eval(right.replace("^", "**"), {"log10_length": math.log10(8192), "percentage": 20})
         assert value == pytest.approx(self.formula.predict(8192, 20).speed, rel=1e-3)
 
+    def test_equation_has_the_signs_of_the_coefficients(self):
+        text = formula_of(intercept=-0.5, percentage=0.25, log10_length=-0.75).equation
+        assert text.startswith("TFLOP/s = -0.5 - 0.75 * log10_length + 0.25 * percentage + 0 * log10_length^2")
+
+    @pytest.mark.parametrize(("speed", "clamped"), [(0.5, False), (1e-9, False), (0.0, True), (-0.5, True)])
+    def test_only_a_speed_that_is_not_positive_is_replaced(self, speed, clamped):
+        """A CPU's speeds are below 1 TFLOP/s."""
+        prediction = formula_of(intercept=speed).predict(256, 50)
+        assert prediction.speed == (0.01 if clamped else speed)
+        assert prediction.clamped == clamped == bool(prediction.notes)
+
     def test_profile_too_small_to_determine_the_quadratic(self):
         two = ProfileTable("matmul", "cpu", {}, (128,), (50, 100), ((1.0, 2.0),), 2)
         formula = Formula.fit(two)
@@ -179,7 +198,12 @@ class TestFile:
         content = json.loads((tmp_path / "model.json").read_text())
         assert content["kind"] == model.kind
         assert (content["source"], content["platform"], content["rows"]) == ("matmul", "l40", 16)
-        assert content["units"]["speeds"] == "TFLOP/s"
+        assert content["units"] == {
+            "lengths": "n of an n x n x n product",
+            "percentages": "nominal % of a device",
+            "speeds": "TFLOP/s",
+        }
+        assert content.get("equation") == (model.equation if model.kind == "formula" else None)
         assert content["lengths"] == [1024, 4096, 8192, 16384]
 
     def test_missing_entry_is_named(self, tmp_path, model):
@@ -219,10 +243,12 @@ class TestFile:
         (MODELS[0], "speeds", [[1.0] * 3] * 4, "4 rows .* of 4 values"),
         (MODELS[0], "speeds", [[1.0, 1.0, 1.0, -1.0]] * 4, "speed at 1024 and 50 % is -1.0"),
         (MODELS[0], "speeds", [[float("nan")] * 4] * 4, "speed at 1024 and 10 % is nan"),
+        (MODELS[0], "speeds", [[float("inf")] * 4] * 4, "speed at 1024 and 10 % is inf"),
         (MODELS[1], "coefficients", {"intercept": 1.0}, "log10_length\\^2.* are needed"),
         (MODELS[1], "coefficients", dict.fromkeys(TERMS, float("nan")), "coefficient intercept is nan"),
         (MODELS[1], "coefficients", list(TERMS), "wrong type"),
         (MODELS[1], "min_speed", 0, "min_speed is 0"),
+        (MODELS[1], "min_speed", float("inf"), "min_speed is inf"),
     ],
 )
 def test_damaged_numbers_are_refused(tmp_path, model, entry, value, message):
