@@ -93,6 +93,23 @@ def test_a_percentage_that_was_not_measured_is_refused_by_name(folder, missing):
     assert not (folder / "derived").exists()
 
 
+def test_the_record_of_a_job_that_was_measured_again_is_written(folder):
+    record = folder / "provenance.json"
+    assert record in aggregate(folder)
+    assert record not in aggregate(folder)
+    job = folder / "bench" / "pct-050.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"date": "2099-01-01T00:00:00+00:00"}))
+    assert record in aggregate(folder)
+    assert json.loads(record.read_text())["date"] == "2099-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize("stage", ["bench", "profile"])
+def test_a_stage_of_which_nothing_was_measured_is_named(folder, stage):
+    shutil.rmtree(folder / stage)
+    with pytest.raises(ValueError, match=f"{stage} holds no .csv file: nothing has been measured"):
+        aggregate(folder)
+
+
 def invoke(folder, *options):
     return CliRunner().invoke(cli.app, ["aggregate", "--platform-dir", str(folder), *options])
 

@@ -159,6 +159,21 @@ def test_profile_without_full_speed_has_no_relative_speed():
     assert profile_cells([profile_row()])["relative_speed"].isna().all()
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"dtype": "bfloat16"}, "profile rows differ in dtype: float32, bfloat16"),
+        ({"throttle": "none"}, "profile rows differ in throttle"),
+    ],
+)
+def test_profile_rows_of_several_setups_are_refused(changes, complaint):
+    """Within an operator, that is: a product and attention differ in heads by their nature."""
+    attention = profile_row(kind="attention", batch=1, heads=4, kv_heads=4, head_dim=64, causal=True)
+    profile_cells([profile_row(), attention])
+    with pytest.raises(ValueError, match=complaint):
+        profile_cells([profile_row(), attention, profile_row(repetition=1, **changes)])
+
+
 def test_profile_rows_that_occur_twice_are_refused():
     with pytest.raises(ValueError, match="occurs twice"):
         profile_cells([profile_row(), profile_row()])

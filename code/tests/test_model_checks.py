@@ -76,10 +76,8 @@ def test_a_whole_grid_is_sound(grid):
             "not in the configured grid: prefill of zigzag/uneven",
         ),
         (changed(table(), 0, block_lens="60 5"), trace(), "block_lens [60, 5] do not share out 64 tokens"),
-        (changed(table(), 0, latency_ms=float("inf")), trace(), "latency inf ms is not positive and finite"),
-        (changed(table(), 0, bound_fraction=1.2), trace(), "bound fraction 1.200 exceeds 1 by more than 0.1"),
         (table().assign(bound_fraction=float("nan")), trace(), "no cell has a bound fraction"),
-        (table(), trace().drop(index=0), "are not a layer with its ready and its blocks"),
+        (table(), trace().drop(index=0), "['block', 'ready'] are not a layer with its ready and its blocks"),
         (
             table(),
             trace()[trace()["percentages"] != "100 50"],
@@ -96,6 +94,25 @@ def test_a_whole_grid_is_sound(grid):
 )
 def test_what_is_wrong_is_said(cells, events, says):
     assert any(says in line for line in violations(cells, events, GRID, 0.1))
+
+
+CELL = "prefill of contiguous/even at 64 tokens and 100 100 %"
+TRACE = "trace of contiguous/even at 128 tokens and 100 100 %, rank 0"
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_latency_is_positive_and_finite(ms):
+    found = violations(changed(table(), 0, latency_ms=ms), trace(), GRID, 0.1)
+    assert found == [f"latency {ms} ms is not positive and finite: {CELL}"]
+    assert violations(changed(table(), 0, latency_ms=0.5), trace(), GRID, 0.1) == []
+
+
+def test_a_violation_says_which_cell_or_layer_it_is():
+    found = violations(changed(table(), 0, bound_fraction=1.2), trace(), GRID, 0.1)
+    assert found == [f"bound fraction 1.200 exceeds 1 by more than 0.1: {CELL}"]
+    doubled = pd.concat([trace(), trace()[:1]], ignore_index=True)
+    found = violations(table(), doubled, GRID, 0.1)
+    assert found == [f"['block', 'layer', 'layer', 'ready'] are not a layer with its ready and its blocks: {TRACE}"]
 
 
 def test_a_rank_without_tokens_has_no_layer_to_trace():

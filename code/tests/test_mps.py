@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from heteroring.throttle import throttle_type
 from heteroring.throttle.mps import Mps, granted
@@ -186,3 +188,13 @@ def test_what_mps_grants_of_132_multiprocessors(percentage, count):
 
 def test_the_percentage_is_set_before_cuda_starts():
     assert throttle_type("mps")(30).environment() == {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "30"}
+
+
+@pytest.mark.parametrize(("counts", "expected"), [("132 80", {"expected_multiprocessors": 40}), ("132", {}), ("", {})])
+def test_a_rank_reports_what_it_has_and_what_it_asked_for(monkeypatch, counts, expected):
+    """Of its own device, the second one here; nothing is expected where the whole device's count is not known."""
+    present = [SimpleNamespace(multi_processor_count=count) for count in (66, 38)]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", present.__getitem__)
+    monkeypatch.setenv("HETERORING_MULTIPROCESSORS", counts)
+    assert throttle_type("mps")(50).report() == {"multiprocessors": 38} | expected
