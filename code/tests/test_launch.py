@@ -20,6 +20,7 @@ from heteroring.bench.blame import Accounts, blame
 from heteroring.bench.errors import Interrupted, RankError
 from heteroring.bench.launch import _CONFIGURABLE, check_ranks, launch
 from heteroring.bench.stacks import Stacks
+from heteroring.bench.watchdog import Watchdog
 from heteroring.throttle.pacing import Pacing
 
 # At most, from the moment a rank is known to have died or to hang.
@@ -185,6 +186,27 @@ def compute_a_little(rank, folder):
 def test_a_rank_that_is_slowed_for_long_does_not_hang(tmp_path):
     """At 2 %, 0.14 seconds become seven."""
     assert run(compute_a_little, tmp_path, percentages=(100, 2), hang_timeout=4.0) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("beats", "hangs"),
+    [
+        ([(heartbeat.RUNNING, 7.0), (heartbeat.DONE, 0.0)], False),
+        ([(heartbeat.RUNNING, 7.0), (heartbeat.RUNNING, 0.0)], False),
+        ([(heartbeat.RUNNING, 7.0), (heartbeat.DONE, 5.0)], True),
+        ([(heartbeat.RUNNING, 7.0), (heartbeat.RUNNING, 5.0)], True),
+        ([(heartbeat.RUNNING, 7.0), (heartbeat.STARTING, 5.0)], False),
+        ([(heartbeat.RUNNING, 0.0), (heartbeat.STARTING, 125.0)], True),
+    ],
+    ids=["waited", "waits", "alone", "both", "starts", "never starts"],
+)
+def test_silence_counts_from_the_last_beat_of_whoever_was_waited_for(tmp_path, monkeypatch, beats, hangs):
+    """Rank 0 has waited 7 seconds for rank 1, of 4 that it may be silent, in the last barrier for one."""
+    ended = []
+    dog = Watchdog(heartbeat.Board(tmp_path / "board", 2), 4.0, Stacks(tmp_path))
+    monkeypatch.setattr(dog, "_end_hang", lambda beats, silence: ended.append(silence))
+    dog._look_for_silence([heartbeat.Beat(os.getpid(), state, 0, 1000.0 - ago) for state, ago in beats], 1000.0)
+    assert bool(ended) == hangs
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ AWAY_SECONDS = 1.0
 class Watchdog:
     """Watches the ranks of a board, children of this process, from `with` to its end; then none is left alive.
 
-    A rank may wait for another for as long as that one beats; if none that is not done does for `hang_timeout`
-    seconds, one hangs, and the others wait for it. So every rank writes its stack, and the cause is a stopped process
+    A rank may wait for another for as long as that one beats; if none does for `hang_timeout` seconds and one is not
+    done, one hangs, and the others wait for it. So every rank writes its stack, and the cause is a stopped process
     if there is one, otherwise one that was not waiting for another, of several the first to fall silent. Then all are
     killed. Where this process was stopped itself, with its ranks, as by Ctrl-Z, silence counts from when it went on.
     Once a rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
@@ -124,14 +124,14 @@ class Watchdog:
 
     def _look_for_silence(self, beats: list[Beat], now: float) -> None:
         # Whoever is up waits for those that start: they import and allocate without a beat, and end without one.
-        allowed = max(START_SECONDS, self._hang_timeout)
-        awaited = [rank for rank, beat in enumerate(beats) if beat.state == STARTING]
-        if not awaited and (awaited := [rank for rank, beat in enumerate(beats) if beat.state != DONE]):
-            allowed = self._hang_timeout
-        awaited = awaited or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
-        silence = {rank: now - max(beats[rank].at, self._awake_at) for rank in awaited}
-        if silence and min(silence.values()) > allowed:
-            self._end_hang(beats, silence)
+        starting = [rank for rank, beat in enumerate(beats) if beat.state == STARTING]
+        working = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
+        awaited = starting or working or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
+        allowed = self._hang_timeout if working and not starting else max(START_SECONDS, self._hang_timeout)
+        # One that is done has beaten as well: whoever waited for it goes on from then.
+        heard = max(beats[rank].at for rank in starting or range(len(beats)))
+        if awaited and now - max(heard, self._awake_at) > allowed:
+            self._end_hang(beats, {rank: now - max(beats[rank].at, self._awake_at) for rank in awaited})
 
     def _end_hang(self, beats: list[Beat], silence: dict[int, float]) -> None:
         """Find the rank that hangs among those that are silent, by seconds of silence, and kill all."""
