@@ -37,8 +37,10 @@ from heteroring.cli_options import (
     ThrottleName,
     Transport,
     Warmup,
+    check_measured,
     check_output,
     integers,
+    label_of,
     measure,
     of_each_platform,
     reporting,
@@ -105,13 +107,13 @@ def profile(
         "fms_seq_lens": ("--fms-seq-lens", fms_seq_lens),
     }
     lengths = {name: integers(option, text) if text else () for name, (option, text) in named.items()}
-    check_output(output, ".csv")
+    check_measured(output)
 
     from heteroring.bench import profile as stage
 
     job = stage.ProfileJob(
         platform=platform,
-        label=label or platform,
+        label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentage=percentage,
         **lengths,
@@ -192,7 +194,7 @@ def bench(
     asked = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype or None}
     speeds = integers("--percentages", percentages)
     if output is not None:
-        check_output(output, ".csv")
+        check_measured(output)
 
     from rich.console import Console
 
@@ -203,7 +205,7 @@ def bench(
 
     job = Job(
         platform=platform,
-        label=label or platform,
+        label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         seq_lens=lengths,

@@ -25,8 +25,10 @@ from heteroring.cli_options import (
     Strategies,
     ThrottleName,
     Transport,
+    check_measured,
     check_output,
     integers,
+    label_of,
     measure,
     reporting,
 )
@@ -72,7 +74,8 @@ def model(
     trace: Annotated[
         Path | None,
         typer.Option(
-            help="CSV for what one layer does when.", show_default="trace-NNN.csv beside an output pct-NNN.csv"
+            help="CSV for what one layer of contiguous/even and of zigzag/balanced does when.",
+            show_default="trace-NNN.csv beside an output pct-NNN.csv",
         ),
     ] = None,
     seed: Seed = 0,
@@ -80,20 +83,20 @@ def model(
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
-    trace = trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
-    for path in (output, trace):
-        check_output(path, ".csv")
+    asked, trace = trace, trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
+    check_measured(output)
+    check_output(trace, ".csv")
     if trace.resolve() == output.resolve():
         raise ValueError(f"output and trace are both {output}: they are two files")
 
     from heteroring.bench import model_sweep as stage
-    from heteroring.bench.model_job import ModelJob
+    from heteroring.bench.model_job import TRACED, ModelJob
     from heteroring.bench.model_spec import ModelSpec
     from heteroring.bench.records import write_rows
 
     job = ModelJob(
         platform=platform,
-        label=label or platform,
+        label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         model=ModelSpec(
@@ -112,6 +115,9 @@ def model(
         seed=seed,
         multiple=multiple,
     )
+
+    if asked and not set(TRACED) & set(job.strategies):
+        raise ValueError(f"--trace {asked} is given, but none of {', '.join(TRACED)}, which are traced, is a strategy")
 
     def write_trace(done: stage.ModelSweep) -> None:
         if done.trace:

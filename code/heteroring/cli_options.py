@@ -78,6 +78,8 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             _fail(str(error), 2)
         except RunError as error:
             _fail(str(error), error.exit_code)
+        except OSError as error:
+            _fail(str(error), 1)
         except KeyboardInterrupt:
             _fail("interrupted", 130)
 
@@ -113,6 +115,19 @@ def check_output(path: Path, suffix: str) -> None:
             folder.rmdir()
 
 
+def check_measured(path: Path) -> None:
+    """Raise ValueError unless a measurement's rows, a CSV, can be written to `path`, and its record beside it."""
+    check_output(path, ".csv")
+    check_output(path.with_suffix(".json"), ".json")
+
+
+def label_of(label: str, platform: str) -> str:
+    """What rows call the platform. Raises ValueError if `label` is nothing but space."""
+    if label and not label.strip():
+        raise ValueError(f"--label {label!r} is not a name")
+    return label or platform
+
+
 def measure(
     stage: Any,
     job: Any,
@@ -125,7 +140,7 @@ def measure(
     """Run `job` by `stage`, the module of a measurement, and return the results.
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
-    `output`: where rows are, the rest is, and belongs to them.
+    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone.
     """
     from heteroring.bench.commit import read_commit
     from heteroring.bench.progress import progress_bar
@@ -149,8 +164,10 @@ def measure(
         commit=commit,
         notes=done.notes,
     )
-    output.unlink(missing_ok=True)  # an older result's rows must not be found beside a newer record
-    write_beside(done)
-    write_json(output.with_suffix(".json"), record)
-    write_rows(output, done.rows)
+    # All is on the disk before the older result goes; then the record takes its place, and the rows last.
+    with atomic_path(output) as rows, atomic_path(output.with_suffix(".json")) as beside:
+        write_rows(rows, done.rows)
+        write_json(beside, record)
+        write_beside(done)
+        output.unlink(missing_ok=True)
     return done

@@ -56,6 +56,19 @@ def test_any_rectangle_is_as_accurate_as_torch(name, dtype, m, n, offset):
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 @pytest.mark.parametrize("offset", [None, 0, 5])
+@pytest.mark.parametrize("scale", [0.0, -0.3])
+def test_a_scale_that_is_not_positive_leaves_the_mask_a_mask(name, offset, scale):
+    """PyTorch's kernel for the CPU scales what it has masked: minus infinity times nothing, or less."""
+    q, k, v = tensors(33, 33)
+    out, lse = resolve(name, CPU)(q, k, v, scale=scale, causal_offset=offset)
+    places = (torch.arange(33) + offset, torch.arange(33)) if offset is not None else ()
+    want, want_lse = attention64(q, k, v, *places, scale=scale)
+    torch.testing.assert_close(out.double(), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lse.double(), want_lse, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize("offset", [None, 0, 5])
 def test_running_folds_into_what_is_there(name, offset):
     block = resolve(name, CPU)
     q, k, v = tensors(12, 29)

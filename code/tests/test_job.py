@@ -75,7 +75,7 @@ def test_peers_are_those_of_the_attention():
 
 def test_a_layer_without_its_package_is_refused(monkeypatch):
     monkeypatch.setattr(modules, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install 'heteroring\[fms\]'"):
+    with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install ibm-fms"):
         job(modules=("fms",))
 
 

@@ -187,18 +187,19 @@ def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
     assert not trace.exists()
 
 
-def test_a_trace_that_cannot_be_written_leaves_no_rows_to_go_on_from(tmp_path, monkeypatch):
+def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_path, monkeypatch):
     def write_rows(path, rows):
-        assert path.name == "trace-050.csv"
-        raise OSError("no space left")
+        if path.name == "trace-050.csv":
+            raise OSError("no space left")
+        path.write_text("new rows")
 
     done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
     monkeypatch.setattr("heteroring.bench.model_sweep.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.bench.records.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
     result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv"))
-    assert "no space left" in str(result.exception)
-    assert not list(tmp_path.iterdir())
+    assert (result.exit_code, result.stderr) == (1, "heteroring: error: no space left\n")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of an earlier job"]
 
 
 def test_a_random_model_is_the_same_for_a_seed():

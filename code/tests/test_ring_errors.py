@@ -136,6 +136,11 @@ def test_only_work_on_cuda_can_be_captured():
         hr.CapturedRing(*tensors(3), Partition.zigzag((3,)))
 
 
+def test_what_is_no_partition_is_refused():
+    with pytest.raises(ValueError, match=r"partition is \(3, 2\): it must be a Partition"):
+        hr.ring_attention(*tensors(5), (3, 2))
+
+
 def test_a_partition_for_more_ranks_than_there_are_is_refused():
     with pytest.raises(ValueError, match=r"the partition has 2 ranks \(.*\), the group has 1"):
         hr.ring_attention(*tensors(3), Partition.zigzag((3, 3)))

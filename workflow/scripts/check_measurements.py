@@ -13,6 +13,12 @@ from heteroring.bench.records import MODULES
 CELL = ["module", "strategy", "seq_len", "percentages"]
 
 
+REMEDY = (
+    "If the machine was busy while it measured: delete the bench/pct-NNN.csv of these percentages in the platform's "
+    "folder, and give the same command again."
+)
+
+
 def integers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in str(text).split())
 
@@ -132,7 +138,7 @@ def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, no
     rows, table = pd.read_csv(measurements), pd.read_csv(cells)
     found = violations(rows, table, grid, noise)
     if found:
-        sys.exit("\n".join([f"{len(found)} violations in {measurements} and {cells}:", *found]))
+        sys.exit("\n".join([f"{len(found)} violations in {measurements} and {cells}:", *found, REMEDY]))
     report.write_text(
         f"{len(rows)} repetitions in {len(table)} cells: every cell there, every repetition once, "
         "token sums right, times positive\n"

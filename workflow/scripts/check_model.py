@@ -12,6 +12,12 @@ TRACED = ("contiguous/even", "zigzag/balanced")
 EVENTS = ("layer", "ready", "block")
 
 
+REMEDY = (
+    "If the machine was busy while it measured: delete the model/pct-NNN.csv of these percentages in the platform's "
+    "folder, and give the same command again."
+)
+
+
 def describe(phase: str, strategy: str, seq_len: int, percentages: str) -> str:
     return f"{phase} of {strategy} at {seq_len} tokens and {percentages} %"
 
@@ -105,7 +111,7 @@ def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: fl
     cells = pd.read_csv(model)
     found = violations(cells, pd.read_csv(trace), grid, noise)
     if found:
-        sys.exit("\n".join([f"{len(found)} violations in {model} and {trace}:", *found]))
+        sys.exit("\n".join([f"{len(found)} violations in {model} and {trace}:", *found, REMEDY]))
     ring = cells[cells["system"] == "ring"]
     report.write_text(
         f"{len(cells)} cells: every one there, token sums right, times positive, the traced layers there and whole\n"

@@ -38,7 +38,7 @@ class Module(Protocol):
 def check_fms(what: str) -> None:
     """Raise ValueError, saying that `what` needs it, unless the package ibm-fms is installed."""
     if find_spec("fms") is None:
-        raise ValueError(f"{what} needs ibm-fms, which is not installed: pip install 'heteroring[fms]'")
+        raise ValueError(f"{what} needs ibm-fms, which is not installed: pip install ibm-fms")
 
 
 def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:

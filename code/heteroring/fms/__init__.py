@@ -17,7 +17,7 @@ try:
 except ImportError as error:
     if (error.name or "").startswith("heteroring"):
         raise
-    raise MissingFMS(f"heteroring.fms needs ibm-fms ({error}): pip install 'heteroring[fms]'") from error
+    raise MissingFMS(f"heteroring.fms needs ibm-fms ({error}): pip install ibm-fms") from error
 
 register()
 

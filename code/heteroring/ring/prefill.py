@@ -145,6 +145,8 @@ def _misfit(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
 ) -> str | None:
     """How this rank's tensors, or the group, differ from the partition, in words."""
+    if not isinstance(partition, Partition):
+        return f"partition is {partition!r}: it must be a Partition"
     if partition.world_size != world_size:
         return f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
     expected = partition.block_lens[rank]
