@@ -1,6 +1,7 @@
 """What a job leaves behind belongs together, wherever on the way its writing ends."""
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -41,7 +42,7 @@ def older(tmp_path):
 
 
 @pytest.mark.parametrize("written_last", ["provenance.write_json", "records.write_rows"])
-def test_older_rows_never_lie_beside_a_newer_record(tmp_path, monkeypatch, written_last):
+def test_what_cannot_be_written_leaves_an_older_result_alone(tmp_path, monkeypatch, written_last):
     def killed(*_):
         raise Killed
 
@@ -49,14 +50,32 @@ def test_older_rows_never_lie_beside_a_newer_record(tmp_path, monkeypatch, writt
     monkeypatch.setattr(f"heteroring.bench.{written_last}", killed)
     with pytest.raises(Killed):
         written(output)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("pct-050.csv", "pct-050.json"), "of an older job"
+    )
+
+
+def test_older_rows_never_lie_beside_a_newer_record(tmp_path, monkeypatch):
+    """The end comes between the two files, both of which are on the disk."""
+    output, replace = older(tmp_path), os.replace
+
+    def killed_at_the_rows(source, target):
+        if target == output:
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr("heteroring.files.os.replace", killed_at_the_rows)
+    with pytest.raises(Killed):
+        written(output)
     assert not output.exists()
+    assert json.loads(output.with_suffix(".json").read_text())["percentages"] == [100, 50]
 
 
 def test_what_lies_beside_the_rows_is_there_before_them(tmp_path):
     output, seen = older(tmp_path), []
-    written(output, write_beside=lambda done: seen.append((len(done.rows), output.exists())))
-    assert seen == [(1, False)]
-    assert output.exists()
+    written(output, write_beside=lambda done: seen.append((len(done.rows), output.read_text())))
+    assert seen == [(1, "of an older job")]
+    assert output.read_text() != "of an older job"
 
 
 def test_a_job_that_fails_leaves_an_older_result_alone(tmp_path):
