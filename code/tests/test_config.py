@@ -11,11 +11,12 @@ yaml = pytest.importorskip("yaml")
 pytest.importorskip("snakemake")
 
 from snakemake.utils import update_config  # noqa: E402
-from workflow.scripts import platforms  # noqa: E402
-from workflow.scripts.configuration import check  # noqa: E402
-from workflow.scripts.interpreter import check_interpreter  # noqa: E402
-from workflow.scripts.outputs import check_writable  # noqa: E402
-from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
+
+import platforms  # noqa: E402
+from configuration import check  # noqa: E402
+from interpreter import check_interpreter  # noqa: E402
+from outputs import check_writable  # noqa: E402
+from platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"

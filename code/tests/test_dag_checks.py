@@ -4,7 +4,8 @@ from itertools import product
 
 import pandas as pd
 import pytest
-from workflow.scripts.check_measurements import main, violations
+
+from check_measurements import main, violations
 
 GRID = {
     "percentages": [100, 50],

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
+
+from stale_lock import drop_stale_lock, take_ownership
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc for processes")
 

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from workflow.scripts.imports import with_imports
+
+from imports import with_imports
 
 TREE = {
     "code/room/__init__.py": "from room.door import open_it\n",

@@ -2,7 +2,8 @@
 
 import pandas as pd
 import pytest
-from workflow.scripts.check_model import TRACED, main, violations
+
+from check_model import TRACED, main, violations
 
 GRID = {
     "percentages": [100, 50],

@@ -1,9 +1,7 @@
 """The paper's numbers: how they are written, what they are on a frame worked out by hand, and what is refused."""
 
 import copy
-import importlib.util
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,30 +10,18 @@ import pandas as pd
 import pytest
 from synthetic import GPU, TINY, write_platform
 
+import paper_numbers
+import paper_tex
+import paper_verdicts
+import published_study
 from heteroring.bench.results import Results
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ROOT / "workflow" / "scripts"
 PUBLISHED = ROOT / "data" / "published"
 
 
-@pytest.fixture(scope="module")
-def scripts():
-    """The script modules, as Snakemake finds them: from their own folder."""
-    sys.path.append(str(SCRIPTS))
-    try:
-        yield SimpleNamespace(
-            tex=importlib.import_module("paper_tex"),
-            numbers=importlib.import_module("paper_numbers"),
-            published=importlib.import_module("published_study"),
-            verdicts=importlib.import_module("paper_verdicts"),
-        )
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-def numbers(scripts, main, live) -> dict[str, str]:
-    return scripts.numbers.numbers(main, live, scripts.published.read(PUBLISHED))
+def numbers(main, live) -> dict[str, str]:
+    return paper_numbers.numbers(main, live, published_study.read(PUBLISHED))
 
 
 @pytest.fixture(scope="module")
@@ -154,21 +140,21 @@ def by_hand() -> SimpleNamespace:
         (16.66, 2, "17"),
     ],
 )
-def test_rounding_keeps_significant_digits_and_the_integer_part(scripts, value, digits, text):
-    assert scripts.tex.rounded(value, digits) == text
+def test_rounding_keeps_significant_digits_and_the_integer_part(value, digits, text):
+    assert paper_tex.rounded(value, digits) == text
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_never_printed(scripts, value):
+def test_what_is_not_finite_is_never_printed(value):
     with pytest.raises(ValueError, match="finite"):
-        scripts.tex.rounded(value)
+        paper_tex.rounded(value)
 
 
 @pytest.mark.parametrize(
     ("value", "places", "text"), [(0.00683, 2, "0.01"), (0.0, 2, "0.00"), (0.695, 2, "0.69"), (57.52, 2, "57.5")]
 )
-def test_rounding_can_be_held_to_some_decimals(scripts, value, places, text):
-    assert scripts.tex.rounded(value, places=places) == text
+def test_rounding_can_be_held_to_some_decimals(value, places, text):
+    assert paper_tex.rounded(value, places=places) == text
 
 
 @pytest.mark.parametrize(
@@ -181,13 +167,13 @@ def test_rounding_can_be_held_to_some_decimals(scripts, value, places, text):
         (0.0, r"less than 0.01\,\%"),
     ],
 )
-def test_a_share_that_is_next_to_nothing_is_not_called_nothing(scripts, part, text):
-    assert scripts.tex.share(part) == text
+def test_a_share_that_is_next_to_nothing_is_not_called_nothing(part, text):
+    assert paper_tex.share(part) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(45, "all 45"), (0, "none of 45"), (36, "36 of 45")])
-def test_counts_out_of_all_are_words_where_words_say_more(scripts, number, text):
-    assert scripts.tex.out_of(number, 45) == text
+def test_counts_out_of_all_are_words_where_words_say_more(number, text):
+    assert paper_tex.out_of(number, 45) == text
 
 
 @pytest.mark.parametrize(
@@ -200,25 +186,24 @@ def test_counts_out_of_all_are_words_where_words_say_more(scripts, number, text)
         (10.0, 10.2, "1.02 times faster than"),
     ],
 )
-def test_comparisons_are_words_that_the_data_choose(scripts, time, other, words):
-    assert scripts.tex.versus(time, other) == words
+def test_comparisons_are_words_that_the_data_choose(time, other, words):
+    assert paper_tex.versus(time, other) == words
 
 
-def test_lists_and_names_read_well(scripts):
-    tex = scripts.tex
-    assert tex.listed(["a"]) == "a"
-    assert tex.listed(iter(["a", "b"])) == "a and b"
-    assert tex.listed(["a", "b", "c"]) == "a, b and c"
-    assert tex.escaped(r"50% of A_1 & B #2 {x} \y ~z ^") == (
+def test_lists_and_names_read_well():
+    assert paper_tex.listed(["a"]) == "a"
+    assert paper_tex.listed(iter(["a", "b"])) == "a and b"
+    assert paper_tex.listed(["a", "b", "c"]) == "a, b and c"
+    assert paper_tex.escaped(r"50% of A_1 & B #2 {x} \y ~z ^") == (
         r"50\% of A\_1 \& B \#2 \{x\} \textbackslash{}y \textasciitilde{}z \textasciicircum{}"
     )
-    assert tex.count(65536) == "65{,}536"
-    assert tex.percent(10) == r"10\,\%"
+    assert paper_tex.count(65536) == "65{,}536"
+    assert paper_tex.percent(10) == r"10\,\%"
 
 
-def test_values_are_those_worked_out_by_hand(scripts):
+def test_values_are_those_worked_out_by_hand():
     results = by_hand()
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     expected = {
         "LiveIsMain": "1",
         "MainDevice": r"2 paced CPU ranks (R\&D\_1)",
@@ -305,9 +290,9 @@ def on_a_grid() -> SimpleNamespace:
     return results
 
 
-def test_values_are_those_of_the_cell_that_the_text_names(scripts):
+def test_values_are_those_of_the_cell_that_the_text_names():
     """Of two lengths the longer, of two settings the lower, and each strategy's own."""
-    macros = numbers(scripts, on_a_grid(), on_a_grid())
+    macros = numbers(on_a_grid(), on_a_grid())
     expected = {
         "LongLength": "100",
         "ShortLength": "60",
@@ -370,14 +355,14 @@ def test_values_are_those_of_the_cell_that_the_text_names(scripts):
     assert r"Tokens & 60 and 100 \\" in table
 
 
-def test_others_are_quoted_at_equal_and_at_the_slowest_ranks(scripts):
+def test_others_are_quoted_at_equal_and_at_the_slowest_ranks():
     """PyTorch's ring takes 1.1 times as long as the even zigzag split, which the table sets beside ours."""
     results = by_hand()
     even = results.cells[results.cells.strategy == "zigzag/even"]
     peer = even.assign(system="context_parallel", latency_ms=1.1 * even.latency_ms)
     single = even.assign(system="sdpa", strategy="contiguous/alone", latency_ms=[9.0, 9.5])
     results.cells = pd.concat([results.cells, peer, single], ignore_index=True)
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     assert macros["MainPeerSentence"] == (
         r"PyTorch's \code{context\_parallel}, which shards evenly, takes 5.50\,ms at 100\,\%, where "
         r"\strategy{zigzag/even} takes 5.00\,ms, and 11.0\,ms at 50\,\%, where \strategy{zigzag/balanced} takes "
@@ -388,25 +373,25 @@ def test_others_are_quoted_at_equal_and_at_the_slowest_ranks(scripts):
     assert macros["MainAloneSentence"].startswith("Balanced zigzag shards beat")
 
 
-def test_the_work_model_counts_pairs_at_the_speed_of_each_rank_alone(scripts):
+def test_the_work_model_counts_pairs_at_the_speed_of_each_rank_alone():
     """Even contiguous halves of 100 tokens: 50*51/2 = 1275 of 5050 pairs, and 3775 on the slow rank (20 ms)."""
-    cells = scripts.numbers.ring_cells(by_hand())
+    cells = paper_numbers.ring_cells(by_hand())
     assert cells.predicted("contiguous/even", (100, 50)) == pytest.approx(20 * 3775 / 5050)
     # 67 tokens in front: 67*68/2 = 2278 pairs at full speed, 2772 at half of it.
     assert cells.predicted("contiguous/uneven", (100, 50)) == pytest.approx(20 * 2772 / 5050)
     assert cells.predicted("zigzag/even", (100, 50)) == pytest.approx(10.0)
 
 
-def test_the_best_of_a_row_is_bold(scripts):
-    macros = numbers(scripts, by_hand(), by_hand())
+def test_the_best_of_a_row_is_bold():
+    macros = numbers(by_hand(), by_hand())
     row = next(line for line in macros["MainLatencyTable"].splitlines() if line.startswith("100 &"))
     assert row == r"100 & 6.67 & 10.0 & 16.0 & 12.0 & 12.5 & 11.0 & 10.0 & 7.00 & 7.50 & 7.25 & \textbf{6.75} \\"
     fractions = macros["MainFractionTable"].splitlines()
     assert r"50\,\% & 0.417 & 0.556 & 0.533 & 0.606 & 0.667 & 0.952 & 0.889 & 0.920 & \textbf{0.988} \\" in fractions
 
 
-def test_whatever_reads_like_the_best_is_bold_too(scripts):
-    assert scripts.tex.emphasized(["1.76", "1.75", "1.75"], "1.75") == ["1.76", r"\textbf{1.75}", r"\textbf{1.75}"]
+def test_whatever_reads_like_the_best_is_bold_too():
+    assert paper_tex.emphasized(["1.76", "1.75", "1.75"], "1.75") == ["1.76", r"\textbf{1.75}", r"\textbf{1.75}"]
 
 
 def change(results, strategy: str, percentage: int = 50, **values) -> None:
@@ -416,42 +401,42 @@ def change(results, strategy: str, percentage: int = 50, **values) -> None:
         results.cells.loc[at, column] = pd.Series([value] * at.sum(), index=results.cells.index[at])
 
 
-def test_the_split_is_set_beside_the_rank_alone(scripts):
+def test_the_split_is_set_beside_the_rank_alone():
     """6.75 of 10 ms; then with all tokens on rank 0, where the call takes 11 ms."""
     results = by_hand()
-    say = scripts.verdicts.beside_the_rank_alone
-    assert say(scripts.numbers.ring_cells(results)) == (
+    say = paper_verdicts.beside_the_rank_alone
+    assert say(paper_numbers.ring_cells(results)) == (
         "Balanced zigzag shards beat the unthrottled rank alone in all 1 cells in which they use both ranks; they take "
         r"at most 0.675 times as long as that, at 100 tokens and 50\,\%."
     )
     change(results, "zigzag/balanced", latency_ms=11.0, block_lens=(100, 0))
-    assert say(scripts.numbers.ring_cells(results)) == (
+    assert say(paper_numbers.ring_cells(results)) == (
         "In 1 cells the allocator itself leaves the slow rank out, and the call is that of the rank alone, measured "
         "again: it takes 1.10 times as long."
     )
-    assert scripts.verdicts.left_out(scripts.numbers.ring_cells(results)) == (
+    assert paper_verdicts.left_out(paper_numbers.ring_cells(results)) == (
         r"; in 1 it gives the whole prompt to rank~0, at no more than 100 tokens and 50\,\%"
     )
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     assert macros["MainZigzagWins"] == "all 1", "by the proportional split"
     assert r"11.0\rlap{$^{\ast}$} \\" in macros["MainLatencyTable"]
 
 
-def test_a_rank_alone_is_no_split_that_wins(scripts):
+def test_a_rank_alone_is_no_split_that_wins():
     results = by_hand()
     change(results, "zigzag/balanced", block_lens=(100, 0))
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     assert macros["MainZigzagWins"] == "none of 1"
     assert r"\textbf{6.75}\rlap{$^{\ast}$} \\" in macros["MainLatencyTable"]
 
 
-def test_strategies_that_make_one_split_are_pooled_and_none_of_them_wins(scripts):
+def test_strategies_that_make_one_split_are_pooled_and_none_of_them_wins():
     """All five zigzag strategies make the even split of equal ranks; one of them was lucky."""
     results = by_hand()
     change(results, "zigzag/even", 100, latency_ms=4.0, bound_fraction=1.25)
-    cells = scripts.numbers.ring_cells(results)
+    cells = paper_numbers.ring_cells(results)
     assert cells.pooled("zigzag/even", (100, 100)) == 5.0
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     assert (macros["MainEqualZigzagMs"], macros["MainEqualVersus"]) == ("5.00", "1.60 times faster than")
     assert macros["MainEqualNoiseSentence"].startswith(
         "All 4 strategies with contiguous shards make the same call there, and 5 with zigzag ones; we give the median "
@@ -460,18 +445,18 @@ def test_strategies_that_make_one_split_are_pooled_and_none_of_them_wins(scripts
     full = next(line for line in macros["MainFractionTable"].splitlines() if line.startswith("100"))
     assert "textbf" not in full
     change(results, "zigzag/even", 100, block_lens=(49, 51))
-    full = next(line for line in numbers(scripts, results, results)["MainFractionTable"].splitlines() if "1.25" in line)
+    full = next(line for line in numbers(results, results)["MainFractionTable"].splitlines() if "1.25" in line)
     assert r"\textbf{1.25}" in full, "nobody else makes that split"
 
 
-def test_wins_are_those_of_the_two_that_are_named(scripts):
+def test_wins_are_those_of_the_two_that_are_named():
     """LUT beats the proportional split in both layouts, the formula the contiguous one; the balanced loses."""
     results = by_hand()
     change(results, "contiguous/lut", latency_ms=11.9, clamped=True)
     change(results, "zigzag/lut", latency_ms=6.9, clamped=True)
     change(results, "zigzag/balanced", latency_ms=7.2)
     change(results, "zigzag/formula", efficiency=1.3)  # of no concern to the sentence on contiguous shards
-    macros = numbers(scripts, results, results)
+    macros = numbers(results, results)
     expected = {
         "UnevenLosses": "0",
         "LutWins": "1",
@@ -485,34 +470,34 @@ def test_wins_are_those_of_the_two_that_are_named(scripts):
     assert {name: macros[f"Main{name}"] for name in expected} == expected
 
 
-def test_a_win_is_clear_when_repetitions_hardly_overlap(scripts):
+def test_a_win_is_clear_when_repetitions_hardly_overlap():
     results = by_hand()
     change(results, "zigzag/uneven", block_lens=(70, 30))
-    assert not scripts.numbers.ring_cells(results).clearly_won((100, 50)), "7.43 ms is above 6.3 ms"
+    assert not paper_numbers.ring_cells(results).clearly_won((100, 50)), "7.43 ms is above 6.3 ms"
     change(results, "zigzag/balanced", latency_p80_ms=6.2)
-    assert scripts.numbers.ring_cells(results).clearly_won((100, 50)), "below 0.9 x 7 ms"
+    assert paper_numbers.ring_cells(results).clearly_won((100, 50)), "below 0.9 x 7 ms"
 
 
-def test_whole_tiles_are_set_beside_the_split_of_the_label(scripts):
+def test_whole_tiles_are_set_beside_the_split_of_the_label():
     results = by_hand()
-    assert scripts.verdicts.aligned(scripts.numbers.ring_cells(results)) == "", "the same tokens in the only cell"
+    assert paper_verdicts.aligned(paper_numbers.ring_cells(results)) == "", "the same tokens in the only cell"
     other = results.cells[results.cells.percentage == 50].assign(percentage=40)
     results.cells = pd.concat([results.cells, other], ignore_index=True)
     for percentage in (50, 40):
         change(results, "zigzag/balanced", percentage, block_lens=(64, 32))
     change(results, "zigzag/uneven", 50, block_lens=(32, 64))
     change(results, "zigzag/uneven", 40, block_lens=(65, 31), latency_ms=13.5)
-    sentence = scripts.verdicts.aligned(scripts.numbers.ring_cells(results))
+    sentence = paper_verdicts.aligned(paper_numbers.ring_cells(results))
     assert "in multiples of 32 tokens, proportional ones only in 1 of the cells" in sentence
     assert "they take 1.04 times as long as the balanced ones in the median, and 2.00 times" in sentence
 
 
-def test_what_exceeds_the_bound_or_the_reference_is_said(scripts):
+def test_what_exceeds_the_bound_or_the_reference_is_said():
     results = by_hand()
     change(results, "zigzag/balanced", bound_fraction=1.036)
     change(results, "zigzag/uneven", 100, bound_fraction=1.01)
     change(results, "contiguous/formula", efficiency=1.12)
-    found = scripts.verdicts.verdicts(results, scripts.numbers.ring_cells(results))
+    found = paper_verdicts.verdicts(results, paper_numbers.ring_cells(results))
     above = r"In 2 of 18 measurements, of all strategies in all cells, the fraction exceeds one, by 3.6\,\% at most."
     assert found["AboveOneSentence"] == above
     assert "in 1 throttled cells and by up to 1.12:" in found["EfficiencySentence"]
@@ -526,21 +511,21 @@ def test_what_exceeds_the_bound_or_the_reference_is_said(scripts):
         ((67, 33), 7.25, "In none of 1 cells"),
     ],
 )
-def test_what_an_understated_share_does_to_each_layout(scripts, tokens, zigzag_ms, words):
+def test_what_an_understated_share_does_to_each_layout(tokens, zigzag_ms, words):
     """The formula is faster than the label with contiguous shards (11 of 12 ms), and slower with zigzag ones."""
     results = by_hand()
     change(results, "contiguous/formula", block_lens=tokens)
     change(results, "zigzag/formula", latency_ms=zigzag_ms)
-    sentence = scripts.verdicts.understated(scripts.numbers.ring_cells(results))
+    sentence = paper_verdicts.understated(paper_numbers.ring_cells(results))
     assert words in sentence
     assert ("reward whatever understates" in sentence) == (tokens == (70, 30) and zigzag_ms > 7)
 
 
-def test_real_records_of_both_platforms_give_all_macros_once(scripts, tiny, tmp_path):
+def test_real_records_of_both_platforms_give_all_macros_once(tiny, tmp_path):
     grid = replace(GPU, lengths=(4096, 8192), percentages=(10, 100), repetitions=2)
     write_platform(tmp_path / grid.platform, grid)
     recorded = Results.load(tmp_path / grid.platform)
-    alike, apart = numbers(scripts, tiny, tiny), numbers(scripts, recorded, tiny)
+    alike, apart = numbers(tiny, tiny), numbers(recorded, tiny)
     assert list(alike) == list(apart)
     assert (alike["LiveIsMain"], apart["LiveIsMain"]) == ("1", "0")
     assert apart["MainDevice"] == r"2~$\times$~NVIDIA H200, MPS"
@@ -565,33 +550,33 @@ def test_notes_and_the_prices_of_blocks_come_with_a_platform(tmp_path):
     assert {"formula-matmul", "cost-attention"} < set(results.models)
 
 
-def test_the_file_is_written_whole_and_defines_every_macro(scripts, tiny, tmp_path):
+def test_the_file_is_written_whole_and_defines_every_macro(tiny, tmp_path):
     folder = tmp_path / TINY.platform
     write_platform(folder, TINY)
     output = tmp_path / "latex" / "generated" / "numbers.tex"
-    scripts.numbers.write(folder, folder, PUBLISHED, output)
+    paper_numbers.write(folder, folder, PUBLISHED, output)
     text = output.read_text()
-    of_study = scripts.published.numbers(scripts.published.read(PUBLISHED))
+    of_study = published_study.numbers(published_study.read(PUBLISHED))
     assert of_study
-    for name in [*numbers(scripts, tiny, tiny), *of_study]:
+    for name in [*numbers(tiny, tiny), *of_study]:
         assert text.count(rf"\newcommand{{\{name}}}{{") == 1
     assert list(output.parent.iterdir()) == [output]
 
 
 @pytest.mark.parametrize("name", list(LATENCY))
-def test_a_strategy_that_was_not_measured_is_named(scripts, name):
+def test_a_strategy_that_was_not_measured_is_named(name):
     results = by_hand()
     results.cells = results.cells[results.cells.strategy != name]
-    with pytest.raises(scripts.numbers.MissingData, match=rf"platform cpu.* {name} at 100 tokens"):
-        numbers(scripts, by_hand(), results)
+    with pytest.raises(paper_numbers.MissingData, match=rf"platform cpu.* {name} at 100 tokens"):
+        numbers(by_hand(), results)
 
 
 @pytest.mark.parametrize("column", ["bound_fraction", "speedup", "fast_alone_ms", "slowdown"])
-def test_a_metric_without_its_reference_is_named(scripts, column):
+def test_a_metric_without_its_reference_is_named(column):
     results = by_hand()
     results.cells[column] = math.nan
-    with pytest.raises(scripts.numbers.MissingData, match=f"no {column} of strategy"):
-        numbers(scripts, results, results)
+    with pytest.raises(paper_numbers.MissingData, match=f"no {column} of strategy"):
+        numbers(results, results)
 
 
 def without_alone(results):
@@ -614,8 +599,8 @@ def without_formula(results):
     results.models = {}
 
 
-def test_a_formula_of_one_size_predicts_no_other(scripts):
-    assert scripts.numbers.held_length([0.25, None]) == ""
+def test_a_formula_of_one_size_predicts_no_other():
+    assert paper_numbers.held_length([0.25, None]) == ""
 
 
 def without_date(results):
@@ -633,8 +618,8 @@ def without_date(results):
         (without_date, "provenance has no 'date'"),
     ],
 )
-def test_what_is_missing_is_named(scripts, spoil, message):
+def test_what_is_missing_is_named(spoil, message):
     results = copy.copy(by_hand())
     spoil(results)
-    with pytest.raises(scripts.numbers.MissingData, match=message):
-        numbers(scripts, results, results)
+    with pytest.raises(paper_numbers.MissingData, match=message):
+        numbers(results, results)

@@ -1,37 +1,26 @@
 """What the paper says of layers, models, a traced layer and the price of a visit, on frames worked out by hand."""
 
-import importlib
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+import paper_models
+import paper_whole
+import published_study
+
 ROOT = Path(__file__).parents[2]
+STUDY = published_study.read(ROOT / "data" / "published")
 H200 = {"devices": ["NVIDIA H200"] * 2}
 STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
-
-
-@pytest.fixture(scope="module")
-def scripts():
-    sys.path.append(str(ROOT / "workflow" / "scripts"))
-    try:
-        study = importlib.import_module("published_study")
-        yield SimpleNamespace(
-            models=importlib.import_module("paper_models"),
-            whole=importlib.import_module("paper_whole"),
-            study=study.read(ROOT / "data" / "published"),
-        )
-    finally:
-        sys.path.remove(str(ROOT / "workflow" / "scripts"))
 
 
 def lines(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line[:-2].split("&")] for line in table.splitlines() if "&" in line]
 
 
-def test_a_platform_without_measurements_has_flags_alone(scripts):
+def test_a_platform_without_measurements_has_flags_alone():
     bare = SimpleNamespace(
         platform="cpu",
         cells=pd.DataFrame(columns=["system", "module", "seq_len", "percentage", "strategy"]),
@@ -45,7 +34,7 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
         "BeyondTheCall": "says what was not measured here",
         "ContiguousSentence": "",
     }
-    assert scripts.models.beyond_the_call(bare, scripts.study) == flags | instead
+    assert paper_models.beyond_the_call(bare, STUDY) == flags | instead
 
 
 @pytest.mark.parametrize(
@@ -57,13 +46,13 @@ def test_a_platform_without_measurements_has_flags_alone(scripts):
         (False, False, "says what was not measured here"),
     ],
 )
-def test_what_is_beyond_the_call_is_said_as_it_was_measured(scripts, layer, whole, words):
-    assert words in scripts.models.what_was_measured(layer, whole)
+def test_what_is_beyond_the_call_is_said_as_it_was_measured(layer, whole, words):
+    assert words in paper_models.what_was_measured(layer, whole)
 
 
-def test_the_margins_of_the_method_are_those_of_the_allocator(scripts):
+def test_the_margins_of_the_method_are_those_of_the_allocator():
     """As printed in the method, which types no number of its own."""
-    assert scripts.models.constants() == {
+    assert paper_models.constants() == {
         "ModelRingMargin": r"3\,\%",
         "ModelRingWait": r"60\,\textmu s",
         "ModelFoldKeys": "128",
@@ -87,7 +76,7 @@ def test_the_margins_of_the_method_are_those_of_the_allocator(scripts):
     ],
     ids=["folded", "joined", "free"],
 )
-def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts, join_us, said):
+def test_the_price_of_a_visit_is_that_of_the_cost_model(join_us, said):
     """1,000 rows of 2 us are visited again beside 8 ms of pairs: 2 of 10 ms; at 4,000 tokens 4 of 132 ms."""
     model = {
         "join_us": join_us,
@@ -96,7 +85,7 @@ def test_the_price_of_a_visit_is_that_of_the_cost_model(scripts, join_us, said):
         "attention_ms": [[160.0, 16.0], [2560.0, 256.0]],
         "revisit_us": [[20.0, 2.0], [20.0, 2.0]],
     }
-    numbers = scripts.models.visits(SimpleNamespace(models={"cost-attention": model}))
+    numbers = paper_models.visits(SimpleNamespace(models={"cost-attention": model}))
     assert said in numbers.pop("CostJoinSentence")
     assert numbers == {
         "HasCost": "1",
@@ -134,20 +123,20 @@ def layer_cells(latency: dict[str, tuple[float, float]], seq_len: int = 65536, p
 LAYER = {"contiguous/even": (80.0, 640.0), "contiguous/uneven": (80.0, 160.0), "zigzag/balanced": (50.0, 100.0)}
 
 
-def test_what_is_beyond_the_call_follows_the_flags(scripts):
+def test_what_is_beyond_the_call_follows_the_flags():
     """A platform with a layer and without a model claims the first and denies the second."""
     results = SimpleNamespace(
         platform="x", cells=layer_cells(LAYER), provenance=H200, model=pd.DataFrame(), trace=pd.DataFrame(), models={}
     )
-    words = scripts.models.beyond_the_call(results, scripts.study)["BeyondTheCall"]
+    words = paper_models.beyond_the_call(results, STUDY)["BeyondTheCall"]
     assert words == "goes on to a whole attention layer, as in the study; whole models were not measured here"
 
 
-def test_the_layer_is_set_beside_call_and_record(scripts):
+def test_the_layer_is_set_beside_call_and_record():
     results = SimpleNamespace(
         platform="x", cells=layer_cells(LAYER), provenance={"devices": ["NVIDIA H200"] * 2}, models={}
     )
-    numbers = scripts.models.layer(results, scripts.study)
+    numbers = paper_models.layer(results, STUDY)
     expected = {
         "HasLayer": "1",
         "LayerLongLength": "65{,}536",
@@ -173,7 +162,7 @@ def test_the_layer_is_set_beside_call_and_record(scripts):
     assert numbers["LayerContiguousSentence"] == ""
 
 
-def test_the_layer_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
+def test_the_layer_is_quoted_at_its_longest_prompt_and_its_slowest_rank():
     """At 50 % and at 4,096 tokens the balanced split comes less near to the bound."""
     cells = [layer_cells(LAYER), layer_cells(LAYER | {"zigzag/balanced": (50.0, 80.0)}, percentage=50)]
     doubled = {name: (ms[0], 2 * ms[1]) for name, ms in LAYER.items()}
@@ -183,7 +172,7 @@ def test_the_layer_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts)
     table.loc[call & (table.strategy == "contiguous/uneven"), "bound_fraction"] = 0.123
     table.loc[call & (table.strategy == "alone/rank0") & (table.percentage == 100), "latency_ms"] = 40.0
     results = SimpleNamespace(platform="x", cells=table, provenance=H200, models={})
-    numbers = scripts.models.layer(results, scripts.study)
+    numbers = paper_models.layer(results, STUDY)
     expected = {
         "LayerLongLength": "65{,}536",
         "LayerLowPercentage": "10",
@@ -202,7 +191,7 @@ def test_the_layer_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts)
     assert [row[0] for row in lines(numbers["LayerTable"])[3:]] == [r"50\,\%", r"10\,\%"]
 
 
-def test_the_best_contiguous_split_is_what_the_prices_say(scripts):
+def test_the_best_contiguous_split_is_what_the_prices_say():
     """10 s of pairs at full speed, 100 s at a tenth: 9.09 s in either layout, up to the last row of pairs."""
     price = {"kind": "cost", "source": "attention", "platform": "x", "setup": {}, "rows": 1}
     price |= {"lengths": [65536], "percentages": [10.0, 100.0], "attention_ms": [[100_000.0, 10_000.0]]}
@@ -210,11 +199,11 @@ def test_the_best_contiguous_split_is_what_the_prices_say(scripts):
     cells = layer_cells(LAYER)
     cells["block_lens"] = [(32768, 32768)] * len(cells)
     results = SimpleNamespace(platform="x", cells=cells, models={"cost-attention": price})
-    sentence = scripts.models.unmeasured(results, scripts.models.Cells(results), "cost-attention")
+    sentence = paper_models.unmeasured(results, paper_models.Cells(results), "cost-attention")
     assert r"best contiguous split at 9{,}091\,ms there, and the best zigzag split at 9{,}091\,ms." in sentence
 
 
-def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measured(scripts):
+def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measured():
     """The call's balanced split takes 50 ms, the slower rank of a traced block 104."""
     cells = layer_cells(LAYER)
     trace = pd.DataFrame(
@@ -233,7 +222,7 @@ def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measu
         model=model_table(),
         trace=trace,
     )
-    numbers = scripts.models.layer(results, scripts.study)
+    numbers = paper_models.layer(results, STUDY)
     assert numbers.pop("HasLayer") == "0"
     sentence = numbers.pop("LayerCodeSentence")
     assert numbers == {}
@@ -241,17 +230,17 @@ def test_the_released_code_stands_beside_call_and_block_where_no_layer_was_measu
     assert r"the balanced zigzag split's attention call takes 50.0\,ms" in sentence
     assert r"but fewer heads of KV, 104\,ms in the traced prefill" in sentence
     results.trace = pd.DataFrame()
-    assert "block" not in scripts.models.layer(results, scripts.study)["LayerCodeSentence"]
+    assert "block" not in paper_models.layer(results, STUDY)["LayerCodeSentence"]
 
 
 @pytest.mark.parametrize(
     ("devices", "seq_len", "percentage"),
     [(["NVIDIA L40"] * 2, 65536, 10), (["NVIDIA H200"] * 2, 65536, 20), (["NVIDIA H200"] * 2, 4096, 10)],
 )
-def test_the_released_code_is_compared_on_the_same_devices_and_cell_only(scripts, devices, seq_len, percentage):
+def test_the_released_code_is_compared_on_the_same_devices_and_cell_only(devices, seq_len, percentage):
     cells = layer_cells(LAYER, seq_len, percentage)
     results = SimpleNamespace(platform="x", cells=cells, provenance={"devices": devices}, models={})
-    assert "no measurements" in scripts.models.layer(results, scripts.study)["LayerCodeSentence"]
+    assert "no measurements" in paper_models.layer(results, STUDY)["LayerCodeSentence"]
 
 
 def model_table(peak: float = 20.0) -> pd.DataFrame:
@@ -278,9 +267,9 @@ def model_table(peak: float = 20.0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
+def test_a_whole_model_is_quoted_with_units_that_suit():
     results = SimpleNamespace(platform="x", model=model_table(), models={}, provenance=H200)
-    numbers = scripts.whole.whole(results)
+    numbers = paper_whole.whole(results)
     expected = {
         "HasWhole": "1",
         "WholeName": r"\code{llama/3\_1}",
@@ -308,7 +297,7 @@ def test_a_whole_model_is_quoted_with_units_that_suit(scripts):
     assert lines(numbers["DecodeTable"])[-1] == [r"10\,\%", "50.0", "45.0", "60.0"]
 
 
-def test_a_model_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
+def test_a_model_is_quoted_at_its_longest_prompt_and_its_slowest_rank():
     """At 1,024 tokens a tenth of the time and half the fraction; with both ranks at full speed half the time."""
     low = model_table()
     full = low.assign(percentage=100, latency_ms=low.latency_ms / 2, tokens_per_second=3 * low.tokens_per_second)
@@ -317,7 +306,7 @@ def test_a_model_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
     short["bound_ms"], short["fast_alone_ms"] = 95.0, 220.0
     short.loc[short.percentage == 10, "bound_fraction"] *= 0.9
     table = pd.concat([short, full, low], ignore_index=True)
-    numbers = scripts.whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
+    numbers = paper_whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
     expected = {
         "WholeLongLength": "4{,}096",
         "WholeLowPercentage": "10",
@@ -340,7 +329,7 @@ def test_a_model_is_quoted_at_its_longest_prompt_and_its_slowest_rank(scripts):
     short_row = [r"1{,}024", r"10\,\%", "0.0950", "0.220", "0.900", "0.400", "0.250", r"\textbf{0.200}", "0.427", "100"]
     assert [*short_row, "20.0", "10.0"] in lines(numbers["WholeTable"])
     table["latency_ms"] /= 100  # at most 90 ms: the unit is ms
-    quick = scripts.whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
+    quick = paper_whole.whole(SimpleNamespace(platform="x", model=table, models={}, provenance=H200))
     assert "time to first token (ms)" in quick["WholeTable"]
     assert "90.0" in lines(quick["WholeTable"])[-1]
 
@@ -358,9 +347,9 @@ def decoding(**rates: tuple[float, float]) -> SimpleNamespace:
     return SimpleNamespace(platform="x", model=table, models={}, provenance=H200)
 
 
-def test_decoding_is_judged_at_every_percentage(scripts):
+def test_decoding_is_judged_at_every_percentage():
     """A gain on rank 0 at 10 % is none on rank 1, nor at 100 %."""
-    found = scripts.whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(20.0, 28.0)))
+    found = paper_whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(20.0, 28.0)))
     assert found["DecodeVersusSentence"] == (
         r"Beside rank~0 alone, the ring is 1.50 times slower than it at 100\,\% and 1.12 times faster than it at "
         r"10\,\%; beside rank~1 alone, 1.60 times slower than it at 100\,\% and 1.11 times slower than it at 10\,\%. "
@@ -369,12 +358,12 @@ def test_decoding_is_judged_at_every_percentage(scripts):
     )
     assert found["DecodeVerdict"] == "faster than each rank alone in none of 2 settings"
     assert "rank~1 alone generates 31.0 tokens per second" in found["DecodeLimitSentence"], "it loses at 100 %"
-    gains = scripts.whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(33.0, 33.0)))
+    gains = paper_whole.decode(decoding(fast=(30.0, 25.0), slow=(32.0, 31.0), ring=(33.0, 33.0)))
     assert gains["DecodeVerdict"] == "faster than each rank alone in all 2 settings"
     assert gains["DecodeLimitSentence"] == ""
 
 
-def test_a_balanced_split_that_loses_is_said_to(scripts):
+def test_a_balanced_split_that_loses_is_said_to():
     """The proportional split takes 1,800 ms instead of 2,500; 2,000 is 1.11 times that, and 1,900 / 1,800 is 1.056."""
     table = model_table()
     faster = table.strategy == "zigzag/uneven"
@@ -393,7 +382,7 @@ def test_a_balanced_split_that_loses_is_said_to(scripts):
         "join_us": [[0.0, 0.0]],
     }
     results = SimpleNamespace(platform="x", model=table, models={"cost-block": price}, provenance=H200)
-    numbers = scripts.whole.whole(results)
+    numbers = paper_whole.whole(results)
     assert numbers["WholeFasterStill"] == r"; \strategy{zigzag/uneven} is 1.11 times faster still"
     assert numbers["WholeFastestSentence"] == (
         r"The balanced split is the fastest of the four in none of 1 cells, \strategy{zigzag/uneven} in 1; the "
@@ -407,7 +396,7 @@ def test_a_balanced_split_that_loses_is_said_to(scripts):
     assert r"at 2.24\,s, because of rank~0, and not at the 1.80\,s" in numbers["WholePredictionSentence"]
     assert "at 1.04 times on rank~0 and 0.968 times on rank~1" in numbers["WholePredictionSentence"]
     price["token_us"] = [[2600.0, 180.0]]
-    assert scripts.whole.whole(results)["WholePredictionSentence"] == "", "1.44 s is no reason not to choose it"
+    assert paper_whole.whole(results)["WholePredictionSentence"] == "", "1.44 s is no reason not to choose it"
 
 
 READING = r"20.0\,GB that rank~0 held takes 4.2\,ms at the 4.8\,TB/s of its memory~\cite{nvidia2024h200}"
@@ -424,37 +413,33 @@ READING = r"20.0\,GB that rank~0 held takes 4.2\,ms at the 4.8\,TB/s of its memo
     ],
     ids=["no-gain", "unknown-memory", "limited-by-computing", "gain", "paced"],
 )
-def test_a_ring_that_decodes_no_faster_is_explained_by_what_does_not_limit_it(
-    scripts, ring, slow, device, throttle, words
-):
+def test_a_ring_that_decodes_no_faster_is_explained_by_what_does_not_limit_it(ring, slow, device, throttle, words):
     """20 GB at 4.8 TB/s beside 50 tokens a second. A paced rank has all its multiprocessors: nothing is explained."""
     table = model_table().assign(throttle=throttle)
     whole = table[table.phase == "decode"].assign(percentage=100)
     table.loc[(table.phase == "decode") & (table.strategy == "zigzag/balanced"), "tokens_per_second"] = ring
     table.loc[(table.phase == "decode") & (table.strategy == "alone/rank1"), "tokens_per_second"] = slow
     results = SimpleNamespace(platform="x", model=pd.concat([table, whole]), provenance={"devices": [device] * 2})
-    sentence = scripts.whole.decode(results)["DecodeLimitSentence"]
+    sentence = paper_whole.decode(results)["DecodeLimitSentence"]
     assert (words in sentence) if words else sentence == ""
 
 
-def test_memory_that_is_not_recorded_has_no_columns(scripts):
-    numbers = scripts.whole.whole(
-        SimpleNamespace(platform="x", model=model_table(peak=0.0), models={}, provenance=H200)
-    )
+def test_memory_that_is_not_recorded_has_no_columns():
+    numbers = paper_whole.whole(SimpleNamespace(platform="x", model=model_table(peak=0.0), models={}, provenance=H200))
     assert numbers["WholeMemorySentence"] == "Memory is not recorded on this platform."
     assert "memory" not in numbers["WholeTable"]
     assert len(lines(numbers["WholeTable"])[-1]) == 10
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_a_strategy_of_the_model_that_was_not_measured_is_named(scripts, name):
+def test_a_strategy_of_the_model_that_was_not_measured_is_named(name):
     table = model_table()
     results = SimpleNamespace(platform="x", model=table[table.strategy != name], models={}, provenance=H200)
     with pytest.raises(ValueError, match=f"platform x, prefill of a model: no .* of strategy {name} at 4096"):
-        scripts.whole.whole(results)
+        paper_whole.whole(results)
 
 
-def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
+def test_a_trace_says_the_most_that_the_balanced_split_loses():
     """Rank 1 of 100 ms waits 4 ms until rank 0 is ready and 6 more for the transfer."""
     events = [
         *(("zigzag/balanced", 0, "layer", 0, 0, 90), ("zigzag/balanced", 0, "ready", 0, 14, 14)),
@@ -466,7 +451,7 @@ def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
     trace = pd.DataFrame(events, columns=["strategy", "rank", "kind", "step", "start_ms", "stop_ms"])
     trace = trace.assign(platform="x", seq_len=4096, percentage=10, layer=16)
     trace["percentages"] = [(100, 10)] * len(trace)
-    numbers = scripts.whole.trace(SimpleNamespace(trace=trace))
+    numbers = paper_whole.trace(SimpleNamespace(trace=trace))
     assert (numbers["TraceWaiting"], numbers["TraceExposed"], numbers["TraceLayer"]) == (r"4.0\,\%", r"6.0\,\%", "16")
     even, _, balanced, slow = lines(numbers["TraceTable"])[1:]
     assert even == [r"10\,\%", r"\strategy{contiguous/even}", "0", "30.0", "30.0", "0.00", "0.00"]
@@ -478,11 +463,11 @@ def test_a_trace_says_the_most_that_the_balanced_split_loses(scripts):
     # It is held for 24 ms by a reader that comes to the layer at 50.
     held = trace[trace.strategy.eq("contiguous/even") & trace.kind.eq("ready") & trace["rank"].eq(0)]
     held = held.assign(kind="sent", step=1, start_ms=6, stop_ms=30)
-    numbers = scripts.whole.trace(SimpleNamespace(trace=pd.concat([trace, held])))
+    numbers = paper_whole.trace(SimpleNamespace(trace=pd.concat([trace, held])))
     assert r"though it is busy for 6.00\,ms only: it does not go on before" in numbers["TraceAheadSentence"]
 
 
-def test_a_trace_is_quoted_at_the_slowest_rank(scripts):
+def test_a_trace_is_quoted_at_the_slowest_rank():
     """At 100 % everything takes half as long as at 10 %."""
     columns = ["strategy", "rank", "kind", "step", "start_ms", "stop_ms"]
 
@@ -499,7 +484,7 @@ def test_a_trace_is_quoted_at_the_slowest_rank(scripts):
         table["percentages"] = [(100, percentage)] * len(table)
         return table
 
-    numbers = scripts.whole.trace(SimpleNamespace(trace=pd.concat([one(10, 1), one(100, 0.5)])))
+    numbers = paper_whole.trace(SimpleNamespace(trace=pd.concat([one(10, 1), one(100, 0.5)])))
     assert (numbers["TraceLength"], numbers["TraceLowPercentage"]) == ("4{,}096", "10")
     assert numbers["TraceBusy"] == r"100\,ms and 100\,ms"
     assert r"300\,ms where it takes rank~1 300\,ms" in numbers["TraceAheadSentence"]

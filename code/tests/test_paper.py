@@ -1,10 +1,8 @@
 """The paper's sources: every number a macro, every figure shown, every reference defined, and a clean log."""
 
-import importlib
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,10 @@ from pathlib import Path
 import pytest
 from synthetic import GPU, TINY, synthetic_results
 
+import check_latex_log
+import paper_numbers
+import paper_tex
+import published_study
 from heteroring.figures import NAMES, WIDTH, WIDTH_INCHES
 
 ROOT = Path(__file__).parents[2]
@@ -44,24 +46,14 @@ def everything() -> str:
 
 
 @pytest.fixture(scope="module")
-def scripts():
-    sys.path.append(str(SCRIPTS))
-    try:
-        yield importlib.import_module
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-@pytest.fixture(scope="module")
-def macros(scripts) -> dict[str, str]:
+def macros() -> dict[str, str]:
     results = synthetic_results(TINY)
-    return generated(scripts, results, results)
+    return generated(results, results)
 
 
-def generated(scripts, main, live) -> dict[str, str]:
+def generated(main, live) -> dict[str, str]:
     """All macros of generated/numbers.tex."""
-    study = scripts("published_study")
-    return scripts("paper_numbers").numbers(main, live, study.read(ROOT / "data" / "published"))
+    return paper_numbers.numbers(main, live, published_study.read(ROOT / "data" / "published"))
 
 
 def quoted() -> set[str]:
@@ -90,10 +82,10 @@ def test_macros_used_and_macros_defined_are_the_same(macros):
     assert set(macros) - used == set(), "defined by the scripts, but not used"
 
 
-def test_what_need_not_be_measured_is_quoted_behind_its_flag_only(scripts, macros):
+def test_what_need_not_be_measured_is_quoted_behind_its_flag_only(macros):
     """Where a platform lacks it, TeX skips the text that quotes it, so that its macros need not exist."""
     bare = replace(TINY, **ATTENTION_ONLY)
-    defined = generated(scripts, synthetic_results(bare), synthetic_results(bare))
+    defined = generated(synthetic_results(bare), synthetic_results(bare))
     flags = {name for name, text in defined.items() if re.search(r"(?:Main|Live)Has[A-Z]", name) and text == "0"}
     assert flags == {"MainHasCost", "MainHasLayer", "MainHasWhole", "MainHasTrace", "LiveHasWhole"}
     text = everything()
@@ -196,9 +188,9 @@ Output written on report.pdf (9 pages, 123 bytes).
         "Missing character: There is no x in font cmr10!",
     ],
 )
-def test_the_log_check_finds(scripts, tmp_path, capsys, line):
+def test_the_log_check_finds(tmp_path, capsys, line):
     log = tmp_path / "report.log"
-    check = scripts("check_latex_log")
+    check = check_latex_log
     log.write_text(CLEAN)
     assert check.main(str(log)) == 0
     wrapped = "\n".join(line[start : start + 79] for start in range(0, len(line), 79))
@@ -208,14 +200,14 @@ def test_the_log_check_finds(scripts, tmp_path, capsys, line):
     assert check.main(str(tmp_path / "absent.log")) == 2
 
 
-def build(scripts, folder: Path, main, live) -> Path:
+def build(folder: Path, main, live) -> Path:
     """Typeset the paper of two platforms with blank figures of the right width; the path of its log."""
     import matplotlib.figure
 
     shutil.copytree(LATEX, folder / "latex", ignore=shutil.ignore_patterns("generated", "images", "report.[!t]*"))
     shutil.copy(ROOT / "latexmkrc", folder)
     (folder / "latex" / "generated").mkdir()
-    numbers = scripts("paper_tex").render(generated(scripts, main, live))
+    numbers = paper_tex.render(generated(main, live))
     (folder / "latex" / "generated" / "numbers.tex").write_text(numbers)
     images = folder / "latex" / "images"
     (images / "live").mkdir(parents=True)
@@ -234,11 +226,11 @@ def build(scripts, folder: Path, main, live) -> Path:
 
 @pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
 @pytest.mark.parametrize("case", ["one-platform", "two-platforms", "attention-only"])
-def test_the_paper_builds_with_a_clean_log(scripts, tmp_path, case):
+def test_the_paper_builds_with_a_clean_log(tmp_path, case):
     bare = ATTENTION_ONLY if case == "attention-only" else {}
     live = synthetic_results(replace(TINY, **bare))
     grid = replace(GPU, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition, MPS", **bare)
     main = live if case == "one-platform" else synthetic_results(grid)
-    log = build(scripts, tmp_path, main, live)
-    assert scripts("check_latex_log").problems(log.read_text(errors="replace")) == []
+    log = build(tmp_path, main, live)
+    assert check_latex_log.problems(log.read_text(errors="replace")) == []
     assert "Warning--" not in log.with_suffix(".blg").read_text(errors="replace")

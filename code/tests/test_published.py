@@ -1,17 +1,17 @@
 """What the analysis says of the published record, worked out again from its files with nothing but arithmetic."""
 
 import csv
-import importlib
 import math
 import re
 import shutil
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import platforms
+import published_study as study
 from heteroring import allocate
 from heteroring.allocate.formula import TERMS
 
@@ -21,17 +21,7 @@ RING, MATMUL, FORMULA = (FOLDER / f"{name}.csv" for name in ("l40x2_ring_sweep",
 
 
 @pytest.fixture(scope="module")
-def study():
-    scripts = str(ROOT / "workflow" / "scripts")
-    sys.path.append(scripts)
-    try:
-        yield importlib.import_module("published_study")
-    finally:
-        sys.path.remove(scripts)
-
-
-@pytest.fixture(scope="module")
-def macros(study) -> dict[str, str]:
+def macros() -> dict[str, str]:
     return study.numbers(study.read(FOLDER))
 
 
@@ -69,11 +59,6 @@ def test_the_record_is_the_published_one():
 
 
 def test_the_record_is_not_a_platform():
-    sys.path.insert(0, str(ROOT))
-    try:
-        platforms = importlib.import_module("workflow.scripts.platforms")
-    finally:
-        sys.path.remove(str(ROOT))
     recorded = platforms.recorded_platforms(FOLDER.parent)
     assert FOLDER.name not in recorded
     chosen = platforms.choose("auto", 0, recorded)
@@ -105,7 +90,7 @@ def test_model_constants_solve_their_equations(macros):
     assert (macros["ModelSlowLost"], macros["ModelSlowLeft"]) == (r"45\,\%", r"55\,\%")
 
 
-def test_the_best_masked_share_is_the_best(study):
+def test_the_best_masked_share_is_the_best():
     shares = np.linspace(0, 1, 100_001)
     for speed in (0.1, 0.5, 0.9, 1.0):
         times = [study.masked_time(share, speed) for share in shares]
@@ -150,7 +135,7 @@ def test_the_check_table_is_recorded_over_predicted_time(macros):
     assert number(macros["PublishedShortMost"]) == pytest.approx(max(short), abs=0.005)
 
 
-def test_one_cell_by_hand(study):
+def test_one_cell_by_hand():
     """16,384 tokens, 60 %: 60.09 ms homogeneous, 83.07 even, and 63.94 with 10,240 and 6,144 tokens."""
     record, cell = study.read(FOLDER), (16384, 60)
     assert record.speed(cell) == pytest.approx(60.09 / 83.07)
@@ -258,7 +243,7 @@ def test_the_formula_is_the_released_one(macros):
     assert number(macros["PublishedNegativeSpeed"]) == pytest.approx(fitted @ terms(65536, 10), abs=0.05)
 
 
-def test_the_formulas_splits_are_the_recorded_ones(macros, study):
+def test_the_formulas_splits_are_the_recorded_ones(macros):
     fitted, _ = least_squares()
     apart, negative, starved = [], set(), set()
     for cell, row in ring("formula").items():
@@ -310,17 +295,17 @@ def spoilt(folder: Path, name: str, change) -> Path:
         ("l40_formula", lambda lines: lines[:-1], r"no row for percentage\^2"),
     ],
 )
-def test_what_the_record_lacks_is_named(study, tmp_path, name, change, message):
+def test_what_the_record_lacks_is_named(tmp_path, name, change, message):
     with pytest.raises(study.MissingRecord, match=f"{name}.*{message}"):
         study.numbers(study.read(spoilt(tmp_path, name, change)))
 
 
-def test_a_missing_file_is_named(study, tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(study.MissingRecord, match=r"cannot read .*l40x2_ring_sweep"):
         study.read(tmp_path)
 
 
-def test_a_sentence_that_the_record_contradicts_is_refused(study, tmp_path):
+def test_a_sentence_that_the_record_contradicts_is_refused(tmp_path):
     """A rank without tokens where the formula is positive."""
 
     def change(lines):

@@ -1,6 +1,5 @@
 """The record script runs the grid of the config once, in order, and goes on where it stopped."""
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +9,11 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring import cli
+from record import jobs, record
 
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "record.py"
 CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())
-
-
-def module():
-    """The script, which finds its neighbours as Python does for scripts."""
-    sys.path.append(str(SCRIPT.parent))
-    try:
-        return importlib.import_module("record")
-    finally:
-        sys.path.remove(str(SCRIPT.parent))
-
-
-jobs, record = module().jobs, module().record
 
 
 def run(*arguments):

@@ -8,15 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from heteroring.bench.records import MODULES
+from violations import end_if_any
 
 # One cell of the grid: what was measured, before repetitions.
 CELL = ["module", "strategy", "seq_len", "percentages"]
-
-
-REMEDY = (
-    "If the machine was busy while it measured: delete the bench/pct-NNN.csv of these percentages in the platform's "
-    "folder, and give the same command again."
-)
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -137,8 +132,7 @@ def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, no
     """Write `report`, or exit with status 1 after printing what is wrong."""
     rows, table = pd.read_csv(measurements), pd.read_csv(cells)
     found = violations(rows, table, grid, noise)
-    if found:
-        sys.exit("\n".join([f"{len(found)} violations in {measurements} and {cells}:", *found, REMEDY]))
+    end_if_any(found, [measurements, cells], "bench")
     report.write_text(
         f"{len(rows)} repetitions in {len(table)} cells: every cell there, every repetition once, "
         "token sums right, times positive\n"

@@ -7,15 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from violations import end_if_any
+
 # A layer of these is traced at the longest prompt, and these are among its events.
 TRACED = ("contiguous/even", "zigzag/balanced")
 EVENTS = ("layer", "ready", "block")
-
-
-REMEDY = (
-    "If the machine was busy while it measured: delete the model/pct-NNN.csv of these percentages in the platform's "
-    "folder, and give the same command again."
-)
 
 
 def describe(phase: str, strategy: str, seq_len: int, percentages: str) -> str:
@@ -110,8 +106,7 @@ def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: fl
     """Write `report`, or exit with status 1 after printing what is wrong."""
     cells = pd.read_csv(model)
     found = violations(cells, pd.read_csv(trace), grid, noise)
-    if found:
-        sys.exit("\n".join([f"{len(found)} violations in {model} and {trace}:", *found, REMEDY]))
+    end_if_any(found, [model, trace], "model")
     ring = cells[cells["system"] == "ring"]
     report.write_text(
         f"{len(cells)} cells: every one there, token sums right, times positive, the traced layers there and whole\n"

@@ -73,8 +73,15 @@ class Cells:
     def twins(self, name: str, cell: Cell) -> list[str]:
         """The strategies, `name` among them, that make the same split in `cell`, and so the same calls."""
         split = self(name, cell, "block_lens")
-        layout = CONTIGUOUS if name in CONTIGUOUS else ZIGZAG
-        return [each for each in layout if self(each, cell, "block_lens") == split]
+        return [each for each in self._of_layout(name) if self(each, cell, "block_lens") == split]
+
+    def all_alike(self, name: str, cell: Cell) -> bool:
+        """Whether all strategies of the layout of `name` make the same split in `cell`."""
+        return self.twins(name, cell) == list(self._of_layout(name))
+
+    @staticmethod
+    def _of_layout(name: str) -> tuple[str, ...]:
+        return CONTIGUOUS if name in CONTIGUOUS else ZIGZAG
 
     def pooled(self, name: str, cell: Cell) -> float:
         """Latency of the split that `name` makes: the median over all strategies that make it."""

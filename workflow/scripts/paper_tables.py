@@ -29,8 +29,7 @@ def tables(results: Results, cells: Cells) -> dict[str, str]:
         values = [cells(name, cell, column) for name in STRATEGIES]
         texts = [rounded(value) for value in values]
         chosen = STRATEGIES[values.index(best(values))]
-        alike = len(cells.twins(chosen, cell)) == len(CONTIGUOUS if chosen in CONTIGUOUS else ZIGZAG)
-        marks = texts if alike else emphasized(texts, rounded(best(values)))
+        marks = texts if cells.all_alike(chosen, cell) else emphasized(texts, rounded(best(values)))
         return [
             text + LEFT_OUT * (not cells.shared_out(name, cell)) for name, text in zip(STRATEGIES, marks, strict=True)
         ]

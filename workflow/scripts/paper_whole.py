@@ -43,6 +43,9 @@ QUOTED = {"Even": EVEN, "ZigzagEven": ZIGZAG_EVEN, "Uneven": ZIGZAG_UNEVEN, "Bal
 # Of a GPU's memory, in TB/s, by its maker's data sheet.
 BANDWIDTH = {"NVIDIA H200": 4.8}
 
+# Tokens a second, by percentage.
+Rates = dict[int, float]
+
 
 class WholeCells:
     """Cells of one phase of a whole model: values by strategy and (seq_len, percentage)."""
@@ -231,22 +234,20 @@ def decode(results: Results) -> dict[str, str]:
         return {"HasDecode": "0"}
     length, low = cells.lengths[-1], cells.percentages[0]
     names = ["alone/rank0", "alone/rank1", *cells.strategies]
-
-    def rate(name: str, percentage: int) -> float:
-        return cells(name, (length, percentage), "tokens_per_second")
-
-    rows = [(percent(p), *(rounded(rate(name, p)) for name in names)) for p in cells.percentages[::-1]]
+    rates = {name: decode_rates(cells, name) for name in names}
+    rows = [(percent(p), *(rounded(rates[name][p]) for name in names)) for p in cells.percentages[::-1]]
     best = cells.strategies[-1]
+    fast, slow, ours = rates["alone/rank0"], rates["alone/rank1"], rates[best]
     return {
         "HasDecode": "1",
         "DecodeLength": count(length),
         "DecodeNewTokens": count(int(cells(best, (length, low), "new_tokens"))),
-        "DecodeFullRate": rounded(rate(best, cells.percentages[-1])),
-        "DecodeSlowRate": rounded(rate(best, low)),
+        "DecodeFullRate": rounded(ours[cells.percentages[-1]]),
+        "DecodeSlowRate": rounded(ours[low]),
         "DecodeLowPercentage": str(low),
-        "DecodeVersusSentence": decode_versus(cells),
-        "DecodeVerdict": decode_verdict(cells),
-        "DecodeLimitSentence": decode_limit(results, cells),
+        "DecodeVersusSentence": decode_versus(cells, ours, fast, slow),
+        "DecodeVerdict": decode_verdict(ours, fast, slow),
+        "DecodeLimitSentence": decode_limit(results, cells, ours, fast, slow),
         "DecodeTable": tabular(
             "@{}l" + "r" * len(names) + "@{}",
             [("slow rank", "rank 0 alone", "rank 1 alone", *map(strategy, cells.strategies))],
@@ -255,16 +256,15 @@ def decode(results: Results) -> dict[str, str]:
     }
 
 
-def decode_rates(cells: WholeCells, name: str) -> dict[int, float]:
+def decode_rates(cells: WholeCells, name: str) -> Rates:
     """Tokens a second behind the longest prompt, by percentage, from the highest down."""
     return {p: cells(name, (cells.lengths[-1], p), "tokens_per_second") for p in cells.percentages[::-1]}
 
 
-def decode_versus(cells: WholeCells) -> str:
+def decode_versus(cells: WholeCells, ours: Rates, fast: Rates, slow: Rates) -> str:
     """The ring beside each rank alone at every percentage, and how much rank 0 alone differs from itself."""
-    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
 
-    def beside(other: dict[int, float]) -> str:
+    def beside(other: Rates) -> str:
         return listed(f"{versus(1 / ours[p], 1 / other[p])} it at {percent(p)}" for p in ours)
 
     least, most = min(fast.values()), max(fast.values())
@@ -276,17 +276,15 @@ def decode_versus(cells: WholeCells) -> str:
     )
 
 
-def decode_verdict(cells: WholeCells) -> str:
+def decode_verdict(ours: Rates, fast: Rates, slow: Rates) -> str:
     """How often decoding over the ring is faster than both ranks alone, as the end of a sentence."""
-    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
     wins = sum(ours[p] > max(fast[p], slow[p]) for p in ours)
     return f"faster than each rank alone in {out_of(wins, len(ours))} settings"
 
 
-def decode_limit(results: Results, cells: WholeCells) -> str:
+def decode_limit(results: Results, cells: WholeCells, ours: Rates, fast: Rates, slow: Rates) -> str:
     """What does not limit the rates on a GPU, where the ring does not gain: multiprocessors, and reading memory."""
     low, high = cells.percentages[0], cells.percentages[-1]
-    ours, fast, slow = (decode_rates(cells, name) for name in (cells.strategies[-1], "alone/rank0", "alone/rank1"))
     gains = all(ours[p] > fast[p] for p in ours)
     if cells.row["throttle"] not in MULTIPROCESSORS or gains or slow[low] < 0.9 * slow[high] or low == high:
         return ""

@@ -28,7 +28,6 @@ from heteroring.bench.errors import Interrupted
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
-from heteroring.throttle.pacing import Pacing
 
 HANG_TIMEOUT = 120.0
 SHUTDOWN_SECONDS = 3
@@ -200,8 +199,7 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
 
 def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
-    if isinstance(throttle, Pacing):
-        throttle.while_idle = heartbeat.beat
+    throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))

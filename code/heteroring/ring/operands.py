@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
@@ -30,8 +31,13 @@ def broken_rule(
         return f"scale is {scale}: it must be finite"
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         return f"an input requires a gradient, and {call} is forward only: call it under torch.no_grad()"
+    return refusal(check_block, block, q.device.type)
+
+
+def refusal(check: Callable[..., None], *values: object) -> str | None:
+    """The ValueError that `check` raises for `values`, in words."""
     try:
-        check_block(block, q.device.type)
+        check(*values)
     except ValueError as error:
         return str(error)
     return None

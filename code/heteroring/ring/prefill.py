@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.distributed as dist
 
@@ -11,7 +9,7 @@ from heteroring.kernels import triton_block
 from heteroring.kernels.block import Block, resolve
 from heteroring.ring.agreement import agree
 from heteroring.ring.members import members
-from heteroring.ring.operands import broken_rule, default_scale, shapes_of
+from heteroring.ring.operands import broken_rule, default_scale, refusal, shapes_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
 from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
@@ -51,7 +49,7 @@ def ring_attention(
     problem = (
         broken_rule(q, k, v, scale, block, "ring_attention")
         or _misfit(q, k, v, partition, rank, world_size)
-        or _refusal(check_transport, transport)
+        or refusal(check_transport, transport)
         or _not_for_kernels(q, k, v, scale, block)
     )
     if world_size > 1:
@@ -160,16 +158,7 @@ def _not_for_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: f
     if q.is_cuda and any(x.stride(3) != 1 and x.shape[3] > 1 for x in (q, k, v)):
         strides = ", ".join(f"{name} {x.stride()}" for name, x in (("q", q), ("k", k), ("v", v)))
         return f"strides are {strides}: on CUDA the last of each must be 1"
-    return _refusal(triton_block.check, q, k, v, scale) if block == "triton" else None
-
-
-def _refusal(check: Callable[..., None], *values: object) -> str | None:
-    """The ValueError that `check` raises for `values`, in words."""
-    try:
-        check(*values)
-    except ValueError as error:
-        return str(error)
-    return None
+    return refusal(triton_block.check, q, k, v, scale) if block == "triton" else None
 
 
 def _description(

@@ -20,7 +20,8 @@ class Throttle:
     The order of calls, each of which a throttle overrides if it needs it: `session` once, in the process that
     launches the ranks and around all of them; then in each rank `environment`, whose variables are set before CUDA
     starts, with those of the session, `start`, once the rank has its device, `wrap` for every function whose speed
-    matters, and `report` at the end.
+    matters, and `report` at the end. A throttle that keeps a rank waiting calls `while_idle`, which may be set to
+    something short, every now and then.
 
     Raises ValueError if `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
     """
@@ -32,6 +33,7 @@ class Throttle:
 
     def __init__(self, percentage: int) -> None:
         self.percentage = check_percentage(percentage)
+        self.while_idle: Callable[[], None] = lambda: None
         if type(self) is Throttle and percentage != 100:
             raise ValueError(f"percentage {percentage} needs a throttle: 'none' runs every rank at 100")
 

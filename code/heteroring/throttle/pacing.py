@@ -35,7 +35,7 @@ class Pacing(Throttle):
     arrive say, would otherwise be lengthened like its own work.
 
     `clock` (seconds of the day), `busy` (seconds of processor time) and `sleep` (seconds) are replaceable for tests.
-    `while_idle` may be set to something short to do every NAP_SECONDS of idling, which can take minutes.
+    `while_idle` is called every NAP_SECONDS of idling, which can take minutes.
     """
 
     name: ClassVar[str] = "pacing"
@@ -51,7 +51,6 @@ class Pacing(Throttle):
     ) -> None:
         super().__init__(percentage)
         self._clock, self._busy, self._sleep = clock, busy, sleep
-        self.while_idle: Callable[[], None] = lambda: None
         self._computing = self._total = 0.0
 
     def wrap(self, function: Callable) -> Callable:
