@@ -25,6 +25,10 @@ class Stream:
     def add(self, run: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
         self.queue.append((ready, run))
 
+    def __ne__(self, other: object) -> bool:
+        """As PyTorch has it, for whom a stream is neither equal to None nor unequal to it."""
+        return other is not None and self is not other
+
     def wait_stream(self, other: Stream) -> None:
         count = len(other.queue)
         self.add(lambda: None, lambda: other.done >= count)

@@ -78,7 +78,7 @@ class Mailbox:
         """End the call: all that it does with slots and flags has been asked for."""
         self._in_use = False
         # On a stream that records a graph, nothing has run that the next call could wait for.
-        if self._last != current and not torch.cuda.is_current_stream_capturing():
+        if not torch.cuda.is_current_stream_capturing():
             self._last = current
 
     @property
