@@ -1,6 +1,7 @@
 """The ring on GPUs: both transports against fp64 over the whole sequence, and calls that must not meet."""
 
 from functools import wraps
+from random import Random
 
 import pytest
 import torch
@@ -104,9 +105,15 @@ class TestTwoRanksOnce:
         assert gpus.run(transports) == [["copy-engine", "copy-engine", "p2p"]] * 2
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_partitions_that_differ_follow_one_another(self, gpus, transport):
-        for left, right in zip(*gpus.run(mixed, transport), strict=True):
+    @pytest.mark.parametrize("streams", [1, 3])
+    def test_partitions_that_differ_follow_one_another(self, gpus, streams, transport):
+        for left, right in zip(*gpus.run(mixed, transport, streams), strict=True):
             assert left
+            assert right
+
+    def test_after_a_call_that_ended_half_way_the_next_raises_and_a_new_group_works(self, gpus):
+        for said, right in gpus.run(half_way):
+            assert "ended half way" in said
             assert right
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -136,8 +143,11 @@ def transports(rank, world_size):
     return [choose_transport(name, group, device) for name in ("auto", "copy-engine", "p2p")]
 
 
-def mixed(rank, world_size, transport):
-    """Calls of growing and changing partitions, enqueued without a wait, agree with the same calls one by one."""
+def mixed(rank, world_size, transport, streams):
+    """Whether calls of changing partitions agree with the same calls one by one.
+
+    They are asked for without a wait, each on one of so many streams; of these, every rank picks its own.
+    """
     calls = []
     for seed, (layout, lens) in enumerate(
         [
@@ -155,9 +165,31 @@ def mixed(rank, world_size, transport):
     for call in calls:
         one_by_one.append(hr.ring_attention(*call, transport=transport)[0])
         torch.cuda.synchronize()
-    in_flight = [hr.ring_attention(*call, transport=transport)[0] for call in calls * 3]
+    own, random = [torch.cuda.Stream() for _ in range(streams)], Random(rank)
+    in_flight = []
+    for call in calls * 8:
+        with torch.cuda.stream(random.choice(own)):
+            in_flight.append(hr.ring_attention(*call, transport=transport)[0])
     torch.cuda.synchronize()
-    return [torch.equal(want, got) for want, got in zip(one_by_one * 3, in_flight, strict=True)]
+    return [torch.equal(want, got) for want, got in zip(one_by_one * 8, in_flight, strict=True)]
+
+
+def half_way(rank, world_size):
+    """What the call after one that ended half way raises, and whether a call over a new group is right."""
+    partition = Partition.zigzag((1280, 768))
+    shards = [hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 3)]
+    broken, new = (torch.distributed.new_group([0, 1]) for _ in range(2))
+    want = hr.ring_attention(*shards, partition, broken, transport="copy-engine")
+
+    def fails(*args, **kwargs):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        hr.ring_attention(*shards, partition, broken, transport="copy-engine", block=fails)
+    with pytest.raises(RuntimeError) as error:
+        hr.ring_attention(*shards, partition, broken, transport="copy-engine")
+    got = hr.ring_attention(*shards, partition, new, transport="copy-engine")
+    return str(error.value), all(map(torch.equal, want, got))
 
 
 def captured(rank, world_size, transport, lens):
