@@ -104,3 +104,12 @@ def test_shards_that_do_not_fit_are_refused():
         hr.unshard([torch.zeros(3)], partition, 0)
     with pytest.raises(ValueError, match="shard 1 has 3 tokens"):
         hr.unshard([torch.zeros(3), torch.zeros(3)], partition, 0)
+
+
+@pytest.mark.parametrize(
+    "odd", [torch.zeros(1, 2), torch.zeros(4, 2, 1), torch.zeros(4, 2, dtype=torch.half)], ids=["one", "deeper", "half"]
+)
+def test_shards_that_do_not_belong_together_are_refused(odd):
+    """None of them is broadcast or cast."""
+    with pytest.raises(ValueError, match=r"shard 1 is .*beside shard 0, it must be torch\.float32 of shape \(4, 2\)"):
+        hr.unshard([torch.zeros(4, 3), odd], Partition.contiguous((3, 2)), 1)

@@ -23,9 +23,10 @@ def shard(x: torch.Tensor, partition: Partition, rank: int, dim: int) -> torch.T
 
 
 def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> torch.Tensor:
-    """The whole sequence from the shards of all ranks, in rank order: the inverse of `shard`.
+    """The whole sequence from the shards of all ranks in order: the inverse of `shard`, on the device of the first.
 
-    Raises ValueError if the number of shards or a shard's length differs from the partition's.
+    Raises ValueError if the number of shards or a shard's length differs from the partition's, or if the shards differ
+    in dtype, or in shape along another dimension.
     """
     if len(shards) != partition.world_size:
         raise ValueError(f"{len(shards)} shards were given for a partition of {partition.world_size} ranks")
@@ -36,6 +37,13 @@ def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> t
                 f"but block_lens {partition.block_lens} give it {length}"
             )
     shape = list(shards[0].shape)
+    for rank, (part, length) in enumerate(zip(shards, partition.block_lens, strict=True)):
+        shape[dim] = length
+        if list(part.shape) != shape or part.dtype != shards[0].dtype:
+            raise ValueError(
+                f"shard {rank} is {part.dtype} of shape {tuple(part.shape)}: beside shard 0, it must be "
+                f"{shards[0].dtype} of shape {tuple(shape)}"
+            )
     shape[dim] = partition.seq_len
     whole = shards[0].new_empty(shape)
     for rank, part in enumerate(shards):
