@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from heteroring.cli import app
 COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
 PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
+
+needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 
 
 def invoke(*words):
@@ -79,6 +82,8 @@ def options(base, changes):
         ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but module 'fms' is not measured"),
         ({"--fms-seq-lens": "few"}, "--fms-seq-lens 'few' is not a list of integers"),
         ({"--repetitions": "0"}, "repetitions is 0"),
+        ({"--seed": "-1"}, "seed is -1: it must lie in 0..9223372036854775807"),
+        ({"--seed": str(2**63)}, "seed is 9223372036854775808"),
         ({"--hang-timeout": "0"}, "--hang-timeout 0.0 is not a positive, finite number"),
         ({"--hang-timeout": "inf"}, "--hang-timeout inf is not a positive, finite number"),
         ({"--hang-timeout": "nan"}, "--hang-timeout nan is not a positive, finite number"),
@@ -110,6 +115,8 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--kinds": ""}, "profile kind '' is unknown"),
         ({"--platform": "abacus"}, "platform 'abacus'"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        pytest.param({"--kinds": "layer", "--head-dim": "7"}, "head_dim is 7: profile kind 'layer'", marks=needs_fms),
+        ({"--seed": str(2**64)}, "seed is 18446744073709551616"),
         ({"--kv-heads": "3"}, "heads 2 is not a multiple of kv_heads 3"),
     ],
 )

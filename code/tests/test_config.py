@@ -129,6 +129,8 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("platforms", "cpu", "repetitions"), 0, "platforms.cpu.repetitions: 0 is less"),
         (("platforms", "cpu", "dtype"), "float64", "platforms.cpu.dtype: 'float64' is not one of"),
         (("platforms", "cpu", "kv_heads"), 3, "platforms.cpu.heads: 2 is not a multiple of kv_heads, 3"),
+        (("platforms", "gpu", "head_dim"), 63, "platforms.gpu.head_dim: 63 is odd, and module fms has rotary"),
+        (("platforms", "cpu", "model", "emb_dim"), 252, "platforms.cpu.model.emb_dim: 252 in 4 heads makes them odd"),
         (("platforms", "cpu", "model", "heads"), 0, "model.heads: 0, the model's own, does not go with emb_dim, 256"),
         (("platforms", "cpu", "model", "heads"), 6, "platforms.cpu.model.emb_dim: 256 is not a multiple of heads, 6"),
         (("platforms", "gpu", "model", "emb_dim"), 64, "platforms.gpu.model.heads: 0, the model's own, does not go"),

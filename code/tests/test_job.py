@@ -59,6 +59,13 @@ def test_every_module_is_planned_at_its_own_lengths():
 
 
 @needs_fms
+def test_a_layer_needs_heads_of_an_even_width():
+    assert job(shape=Shape(head_dim=7)).shape.head_dim == 7
+    with pytest.raises(ValueError, match="head_dim is 7: module 'fms' has rotary positions, which need an even one"):
+        job(modules=("attention", "fms"), shape=Shape(head_dim=7))
+
+
+@needs_fms
 def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
     assert job(modules=("fms",)).lengths("fms") == (30, 60)
     assert job(modules=("attention", "fms"), fms_seq_lens=(8,)).lengths("attention") == (30, 60)

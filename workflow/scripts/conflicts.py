@@ -1,21 +1,23 @@
 """Values of the configuration, each fine by itself, of which one excludes another. Needs no package."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 
 def conflicts(config: Mapping) -> list[str]:
     """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
-    return [
-        f"platforms.{platform}.{found}"
-        for platform, settings in config["platforms"].items()
-        for found in (*_of_shape(settings), *(f"model.{found}" for found in _of_model(settings["model"])))
-    ]
+    found = []
+    for platform, settings in config["platforms"].items():
+        found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
+        found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
+    return found
 
 
-def _of_shape(settings: Mapping) -> Iterator[str]:
-    heads, kv_heads = settings["heads"], settings["kv_heads"]
+def _of_shape(settings: Mapping, modules: Sequence[str]) -> Iterator[str]:
+    heads, kv_heads, head_dim = settings["heads"], settings["kv_heads"], settings["head_dim"]
     if heads % kv_heads:
         yield f"heads: {heads} is not a multiple of kv_heads, {kv_heads}"
+    if "fms" in modules and head_dim % 2:
+        yield f"head_dim: {head_dim} is odd, and module fms has rotary positions, which need an even width"
 
 
 def _of_model(settings: Mapping) -> Iterator[str]:
@@ -25,5 +27,7 @@ def _of_model(settings: Mapping) -> Iterator[str]:
         yield f"heads: 0, the model's own, does not go with emb_dim, {emb_dim}, which is set: set heads as well"
     elif heads and emb_dim % heads:
         yield f"emb_dim: {emb_dim} is not a multiple of heads, {heads}"
+    elif heads and emb_dim // heads % 2:
+        yield f"emb_dim: {emb_dim} in {heads} heads makes them odd, and rotary positions need an even width"
     if heads and kv_heads and heads % kv_heads:
         yield f"heads: {heads} is not a multiple of kv_heads, {kv_heads}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from heteroring.allocate import ALLOCATORS, allocation
 from heteroring.allocate.even import even
 from heteroring.bench.device import DEVICE_TYPES
-from heteroring.bench.modules import check_fms
+from heteroring.bench.modules import check_layer
 from heteroring.bench.records import MODULES
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
@@ -58,7 +58,7 @@ class Job:
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
-        check_repetitions(self.repetitions, self.warmup)
+        check_repetitions(self.repetitions, self.warmup, self.seed)
         check_transport(self.transport)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
         if self.model_source not in ("matmul", "attention"):
@@ -84,7 +84,7 @@ class Job:
             if self.modules.count(module) > 1:
                 raise ValueError(f"modules holds {module} twice")
         if "fms" in self.modules:
-            check_fms("module 'fms'")
+            check_layer("module 'fms'", self.shape.head_dim)
         if self.fms_seq_lens:
             check_lengths("fms_seq_lens", self.fms_seq_lens)
             if "fms" not in self.modules:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from heteroring.bench.launch import Rank
-from heteroring.bench.modules import check_fms
+from heteroring.bench.modules import check_layer
 from heteroring.bench.operators import Operator, sizes
 from heteroring.bench.throttled_module import wrap_computing
 from heteroring.kernels.block import resolve
@@ -20,8 +20,8 @@ KIND = "layer"
 
 
 def check(job: ProfileJob) -> None:
-    """Raise ValueError without the package ibm-fms."""
-    check_fms(f"profile kind {KIND!r}")
+    """Raise ValueError without the package ibm-fms, or if the width of a head is odd."""
+    check_layer(f"profile kind {KIND!r}", job.shape.head_dim)
 
 
 def operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]:

@@ -52,7 +52,7 @@ class ModelJob:
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
-        check_repetitions(self.repetitions, 0)
+        check_repetitions(self.repetitions, 0, self.seed)
         check_transport(self.transport)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
         for name, least in (("batch", 1), ("new_tokens", 0), ("multiple", 0), ("cell_seconds", 0)):

@@ -41,6 +41,13 @@ def check_fms(what: str) -> None:
         raise ValueError(f"{what} needs ibm-fms, which is not installed: pip install ibm-fms")
 
 
+def check_layer(what: str, head_dim: int) -> None:
+    """Raise ValueError, saying that `what` needs it, without ibm-fms, or with heads that positions cannot rotate."""
+    check_fms(what)
+    if head_dim % 2:
+        raise ValueError(f"head_dim is {head_dim}: {what} has rotary positions, which need an even one")
+
+
 def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:
     """The module called `name`, one of MODULES. Every rank opens the same ones in the same order."""
     home, attribute = _HOME[name].split(":")

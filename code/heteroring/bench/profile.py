@@ -60,7 +60,7 @@ class ProfileJob:
             check_lengths("fms_seq_lens", self.fms_seq_lens)
             if "layer" not in self.kinds:
                 raise ValueError("fms_seq_lens is given, but kind 'layer' is not measured")
-        check_repetitions(self.repetitions, self.warmup)
+        check_repetitions(self.repetitions, self.warmup, self.seed)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
         check_kinds(self)
 

@@ -94,9 +94,12 @@ def check_lengths(name: str, lengths: tuple[int, ...]) -> None:
             raise ValueError(f"{name} holds {length} twice")
 
 
-def check_repetitions(repetitions: int, warmup: int) -> None:
-    """Raise ValueError unless at least one repetition, after any number of warm-ups, is asked for."""
+def check_repetitions(repetitions: int, warmup: int, seed: int) -> None:
+    """Raise ValueError unless at least one repetition, after any number of warm-ups, is asked for, from a seed that
+    PyTorch's generators take."""
     if repetitions < 1:
         raise ValueError(f"repetitions is {repetitions}: it must be 1 or more")
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}: it must be 0 or more")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}: it must lie in 0..{2**63 - 1}")
