@@ -91,6 +91,7 @@ def test_value_that_is_not_a_positive_number(tmp_path, column, value):
         ("kind", "conv", "line 4: kind is 'conv': choose one of matmul, attention, fold"),
         ("dtype", "float16", "dtype is 'float32' in {path}, line 2 and 'float16' in {path}, line 4"),
         ("platform", "gpu", "platform is 'cpu' in {path}, line 2 and 'gpu' in {path}, line 4"),
+        ("throttle", "green", "throttle is 'pacing' in {path}, line 2 and 'green' in {path}, line 4"),
         ("causal", "True", "causal is 'False' in {path}, line 2 and 'True' in {path}, line 4"),
     ],
 )
@@ -98,6 +99,13 @@ def test_value_that_breaks_a_rule(tmp_path, column, value, message):
     path = write(tmp_path / "p.csv", replaced(4, column, value))
     with pytest.raises(ValueError, match=re.escape(message.format(path=path))):
         read_profile(path, "matmul")
+
+
+def test_a_whole_rank_may_have_run_without_the_throttle_of_the_others(tmp_path):
+    rows = [row.replace(",pacing,", ",none,") if ",100," in row else row for row in GOOD]
+    assert read_profile(write(tmp_path / "p.csv", rows), "matmul") == read_profile(
+        write(tmp_path / "q.csv", GOOD), "matmul"
+    )
 
 
 @pytest.mark.parametrize("column", ["platform", "kind", "size", "percentage", "dtype", "latency_ms", "tflops"])

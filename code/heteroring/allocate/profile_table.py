@@ -96,6 +96,9 @@ def _table(names: str, everything: list[dict], kind: str, column: str) -> Table:
         found = ", ".join(sorted({row["kind"] for row in everything}))
         raise ValueError(f"{names}: no row of kind {kind!r}, only of {found}")
     setup = {name: _single(rows, name) for name in _SETUP if all(name in row for row in rows)}
+    # A whole rank may have been measured without the throttle of the others.
+    if throttled := [row for row in rows if row.get("throttle", "none") != "none"]:
+        _single(throttled, "throttle")
     cells = defaultdict(list)
     for row in rows:
         cells[int(row["size"]), row["percentage"]].append(row[column])
@@ -165,6 +168,6 @@ def _single(rows: list[dict], column: str) -> str:
         if row[column] != first[column]:
             raise ValueError(
                 f"{column} is {first[column]!r} in {first['place']} and {row[column]!r} in {row['place']}: "
-                "one model is fitted to rows of one platform, dtype and shape"
+                "one model is fitted to rows of one platform, throttle, dtype and shape"
             )
     return first[column]
