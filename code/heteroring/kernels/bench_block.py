@@ -200,21 +200,20 @@ def share(percentage: int):
 def main(arguments: list[str] | None = None) -> None:
     """Print a table, and write it as CSV where --output says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seq-lens", default="16384,32768,65536", type=integers, help="comma separated")
+    parser.add_argument("--seq-lens", default="16384,32768,65536", type=counts, help="comma separated")
     parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
-    parser.add_argument("--head-dim", default="128", type=integers, help=f"of {triton_block.HEAD_DIMS}")
-    parser.add_argument("--heads", default=32, type=int)
-    parser.add_argument("--kv-heads", default=32, type=int)
+    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_block.HEAD_DIMS}")
+    parser.add_argument("--heads", default=32, type=count)
+    parser.add_argument("--kv-heads", default=32, type=count, help="divides heads")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
-    parser.add_argument("--rounds", default=9, type=int)
-    parser.add_argument("--percentages", default="100", type=integers, help="of the multiprocessors")
+    parser.add_argument("--rounds", default=9, type=count)
+    parser.add_argument("--percentages", default="100", type=counts, help="of the multiprocessors")
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
     parser.add_argument("--output", help="CSV file")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA device to measure")
     if unknown := set(options.kinds) - set(tuned.KINDS):
         parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
+    check_gpu(parser, options)
     found: list[Row] = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
     # From the largest share down: cuDNN keeps the number of multiprocessors that it first saw, and would use no more.
@@ -241,9 +240,24 @@ def main(arguments: list[str] | None = None) -> None:
             writer.writerows(dataclasses.asdict(row) for row in found)
 
 
-def integers(text: str) -> list[int]:
-    """Numbers separated by commas."""
-    return [int(part) for part in text.split(",")]
+def count(text: str) -> int:
+    """A number from 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Numbers from 1, separated by commas."""
+    return [count(part) for part in text.split(",")]
+
+
+def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where heads cannot share KV heads, or there is nothing to measure on."""
+    if options.heads % options.kv_heads:
+        parser.error(f"--heads {options.heads} is not a multiple of --kv-heads {options.kv_heads}")
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device to measure")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 
 from heteroring.kernels import decode_block, decode_split
+from heteroring.kernels.bench_block import check_gpu, count, counts
 
 CACHES_BYTES = 1 << 30
 PROGRAMS = (1, 2, 3, 4, 8)
@@ -66,14 +67,15 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keys", default="59000,32768,6000", help="comma list of cache lengths")
-    parser.add_argument("--heads", type=int, default=32)
-    parser.add_argument("--kv-heads", type=int, default=8)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=50)
-    arguments = parser.parse_args()
-    for keys in arguments.keys.split(","):
-        measure(int(keys), arguments.heads, arguments.kv_heads, arguments.head_dim, arguments.repetitions)
+    parser.add_argument("--keys", type=counts, default="59000,32768,6000", help="lengths of the cache, comma separated")
+    parser.add_argument("--heads", type=count, default=32)
+    parser.add_argument("--kv-heads", type=count, default=8, help="divides heads")
+    parser.add_argument("--head-dim", type=count, default=128)
+    parser.add_argument("--repetitions", type=count, default=50)
+    options = parser.parse_args()
+    check_gpu(parser, options)
+    for keys in options.keys:
+        measure(keys, options.heads, options.kv_heads, options.head_dim, options.repetitions)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from heteroring.kernels import tuned
-from heteroring.kernels.bench_block import integers, runs_here
+from heteroring.kernels.bench_block import count, counts, runs_here
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
@@ -117,22 +117,13 @@ def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -
     return {name: (wrong[name], statistics.median(each)) for name, each in times.items()}
 
 
-def _positive(text: str) -> list[int]:
-    numbers = integers(text)
-    if min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"{min(numbers)} is below 1")
-    return numbers
-
-
 def main() -> None:
     """Print a line for each product."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=_positive, default=ROWS, help="rows of the left matrix, comma separated")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--rows", type=counts, default=ROWS, help="rows of the left matrix, comma separated")
+    parser.add_argument("--repetitions", type=count, default=7)
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of PyTorch")
     options = parser.parse_args()
-    if options.repetitions < 1:
-        parser.error(f"--repetitions is {options.repetitions}, but must be 1 or more")
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != ARCHITECTURE:
         parser.error("needs a Hopper GPU (compute capability 9.0)")
     print(f"{torch.cuda.get_device_properties(0).multi_processor_count} multiprocessors, CUDA {torch.version.cuda}")

@@ -1,0 +1,36 @@
+"""The kernels' benchmarks say in a line what they cannot measure, before they touch a GPU."""
+
+import sys
+from importlib import import_module
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "complaint"),
+    [
+        ("block", "--seq-lens 16384,0", "argument --seq-lens: 0 is below 1"),
+        ("block", "--seq-lens many", "argument --seq-lens: invalid counts value: 'many'"),
+        ("block", "--percentages -5", "argument --percentages: -5 is below 1"),
+        ("block", "--rounds 0", "argument --rounds: 0 is below 1"),
+        ("block", "--heads 4 --kv-heads 3", "--heads 4 is not a multiple of --kv-heads 3"),
+        ("block", "--kinds dense,sparse", "kind sparse is unknown"),
+        ("block", "", "there is no CUDA device to measure"),
+        ("decode", "--keys 6000,0", "argument --keys: 0 is below 1"),
+        ("decode", "--repetitions 0", "argument --repetitions: 0 is below 1"),
+        ("decode", "--heads 4 --kv-heads 3", "--heads 4 is not a multiple of --kv-heads 3"),
+        ("decode", "", "there is no CUDA device to measure"),
+        ("matmul", "--rows 1,0", "argument --rows: 0 is below 1"),
+        ("matmul", "--repetitions 0", "argument --repetitions: 0 is below 1"),
+        ("matmul", "", "needs a Hopper GPU"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, name, words, complaint):
+    benchmark = import_module(f"heteroring.kernels.bench_{name}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        benchmark.main()
+    assert ended.value.code == 2
+    assert complaint in capsys.readouterr().err
