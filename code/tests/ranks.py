@@ -22,7 +22,8 @@ class RankError(AssertionError):
 class Ranks:
     """`world_size` processes in one group with a file rendezvous; `run` calls a function on all of them.
 
-    The group is gloo, or NCCL with one GPU a rank for `device` "cuda".
+    The group is gloo, or NCCL for `device` "cuda": with one GPU a rank, or with the first for all of them where there
+    are fewer.
     """
 
     def __init__(self, world_size: int, timeout_s: float = 60.0, device: str = "cpu"):
@@ -70,13 +71,29 @@ class Ranks:
         self._folder.cleanup()
 
 
+def _share_a_gpu(rank: int) -> None:
+    """Allow this rank the GPU of another, which NCCL, PyTorch's symmetric memory and the ring take for a mistake.
+
+    NCCL refuses a GPU twice on a host; between what it takes for hosts it talks over the loopback interface.
+    """
+    from heteroring.ring import peers
+
+    os.environ |= {"NCCL_HOSTID": f"rank-{rank}", "NCCL_SOCKET_IFNAME": "lo"}
+    os.environ["TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"] = "1"
+    peers._reaches = lambda device, mine, everyone: True
+
+
 def _serve(rank, world_size, store, timeout_s, device, inbox, outbox) -> None:
     torch.set_num_threads(1)
+    gpu = rank
+    if device == "cuda" and torch.cuda.device_count() < world_size:
+        gpu = 0
+        _share_a_gpu(rank)
     if device == "cuda":
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(gpu)
     torch.distributed.init_process_group(
         "nccl" if device == "cuda" else "gloo",
-        device_id=torch.device(device, rank) if device == "cuda" else None,
+        device_id=torch.device(device, gpu) if device == "cuda" else None,
         init_method=f"file://{store}",
         rank=rank,
         world_size=world_size,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gpu import one_gpu, poison, two_gpus
+from gpu import one_gpu, poison
 from oracle import attention64
 from ranks import Ranks
 
@@ -109,7 +109,7 @@ def without_waiting(rank, world_size, heads, kv_heads, head_dim):
 
 
 class TestTwoRanks:
-    pytestmark = two_gpus
+    pytestmark = one_gpu
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])
     @pytest.mark.parametrize("lens", SHARES, ids=str)

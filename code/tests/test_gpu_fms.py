@@ -1,4 +1,4 @@
-"""A small LLaMA 3 over two GPUs against the same model on one: prefill, decode and generation."""
+"""A small LLaMA 3 over two ranks against the same model on one GPU: prefill, decode and generation."""
 
 import copy
 
@@ -9,13 +9,13 @@ pytest.importorskip("fms")
 
 import fms_models
 from fms.utils.generation import generate
-from gpu import two_gpus
+from gpu import one_gpu, two_gpus
 from ranks import Ranks
 
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
 from heteroring.ring.partition import Partition
 
-pytestmark = two_gpus
+pytestmark = one_gpu
 
 SIZE = {"emb_dim": 512, "nheads": 8, "kvheads": 2, "nlayers": 3, "max_expected_seq_len": 2048, "src_vocab_size": 97}
 SHARES = [(900, 100), (500, 500), (1000, 0), (0, 1000)]
@@ -105,5 +105,8 @@ def on_their_own_devices(rank, world_size):
     return {str(parameter.device) for parameter in model.parameters()}
 
 
-def test_cuda_is_the_current_device_of_each_rank(gpus):
-    assert gpus.run(on_their_own_devices) == [{"cuda:0"}, {"cuda:1"}]
+class TestTwoGpus:
+    pytestmark = two_gpus
+
+    def test_cuda_is_the_current_device_of_each_rank(self, gpus):
+        assert gpus.run(on_their_own_devices) == [{"cuda:0"}, {"cuda:1"}]
