@@ -15,6 +15,7 @@ from oracle import attention64
 
 from heteroring.kernels import hopper_block, tensor_map, tuned
 from heteroring.kernels.late import Late
+from heteroring.kernels.plans import Plans
 from heteroring.kernels.triton_block import block, takes_late
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_block.ARCHITECTURE
@@ -48,6 +49,17 @@ def test_heads_side_by_side_fit_in_l2():
         assert heads % 4 == 0
         assert heads == 4 or heads // 4 * 2 * keys * 128 * 2 <= tuned.L2_BYTES
         assert heads == 32 or (heads // 4 + 1) * 2 * keys * 128 * 2 > tuned.L2_BYTES
+
+
+def test_as_few_heads_start_as_fill_the_device():
+    for group in (1, 4):
+        for multiprocessors in (1, 12, 132):
+            for tiles in (1, 5, 12, 200):
+                heads = tuned.first_section(1000, group, tiles, multiprocessors)
+                assert heads % group == 0
+                assert heads * tiles >= multiprocessors
+                assert heads == group or (heads - group) * tiles < multiprocessors
+    assert tuned.first_section(7, 1, 1, 132) == 7  # no more than later
 
 
 COMPILE = """
@@ -300,6 +312,25 @@ def test_keys_that_arrive_while_it_computes_are_waited_for(
     if first_query:
         own = slice(0, first_query)
         assert_close([x[:, :, own] for x in got], q[:, :, own], k, v, 0.09, offset)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("section", [2, 3, 5, 14])
+def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
+    """The order is only an order: sections narrower than the others come out right too."""
+    monkeypatch.setattr(tuned, "section", lambda heads, *_: min(heads, section))
+    monkeypatch.setattr(tuned, "first_section", lambda section, *_: first)
+    monkeypatch.setattr(hopper_block, "_PLANS", Plans())
+    q, k, v = operands(640, 640, heads=7, kv_heads=7, batch=2)
+    assert_close(block(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)
+    _, more_k, more_v = operands(640, 256, heads=7, kv_heads=7, batch=2)
+    late, _, arrive = arriving(more_k, more_v, 0, 14)
+    got = block(q, k, v, scale=0.09, causal_offset=0, late=late)
+    arrive()
+    torch.cuda.synchronize()
+    assert_close(got, q, torch.cat([more_k, k], 2), torch.cat([more_v, v], 2), 0.09, 256)
 
 
 @pytest.mark.gpu

@@ -121,6 +121,11 @@ def _make(
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     late_keys = late.k.shape[2] if late else 0
+    section, first = tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size()), 0
+    if late:
+        waiting = max(1, -(-(m + blind - late.first_query) // BLOCK_M))
+        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        first = tuned.first_section(section, group, waiting, multiprocessors)
     keys_and_values = ((k, n), (v, n), *(((late.k, late_keys), (late.v, late_keys)) if late else ((k, n), (v, n))))
     descriptors = tuple(
         TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], tensor_map.strides(x), [1, 1, rows, block_d], layout)
@@ -128,9 +133,9 @@ def _make(
     )
     rest = (
         *(*out.stride()[:3], *lse.stride()),
-        *(batch, heads, m, n, offset),
+        *(heads, m, n, offset),
         scale * math.log2(math.e),
-        tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size()),
+        *(first, (batch * heads - first) % section, section),
         *((late_keys, late.first_query - blind, late.heads) if late else (0, 0, 1)),
     )
     constants = {

@@ -246,7 +246,7 @@ def _attend(
 
 # Shard lengths differ from rank to rank and from call to call: none of them may trigger a compilation.
 VARIED = [
-    "batch", "num_heads", "m", "n", "offset", "section", "stride_lb", "stride_lh", "stride_lm",
+    "num_heads", "m", "n", "offset", "first", "second", "section", "stride_lb", "stride_lh", "stride_lm",
     "arrived", "late_keys", "late_query", "late_heads",
 ]  # fmt: skip
 
@@ -254,7 +254,7 @@ VARIED = [
 @gluon.jit(do_not_specialize=VARIED)
 def forward_kernel(
     q, k, v, late_k, late_v, out, lse, arrived, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
-    batch, num_heads, m, n, offset, log2_scale, section, late_keys, late_query, late_heads,
+    num_heads, m, n, offset, log2_scale, first, second, section, late_keys, late_query, late_heads,
     GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, CAUSAL: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
@@ -267,14 +267,25 @@ def forward_kernel(
     q, k, v are tensor descriptors over [batch, heads, tokens, HEAD_DIM] with blocks [1, 1, 64, BLOCK_D] (q) and
     [1, 1, BLOCK_N, BLOCK_D] (k, v); everything else is as in triton_kernel.forward_kernel. Launch with num_warps=4.
     """
-    # `section` heads run together, so that their keys stay in L2; of these, tiles with most keys start first.
+    # Heads run together in sections, so that their keys stay in L2: `first`, then `second`, then `section` at a time.
+    # Narrow sections come first, for the last one should have short tiles enough to end on. Of a section, tiles with
+    # most keys start first.
     num_blocks = gl.cdiv(m, BLOCK_M)
-    i_program = gl.program_id(0)
-    i_section = i_program // (num_blocks * section)
-    i_inside = i_program - i_section * num_blocks * section
-    width = gl.minimum(section, batch * num_heads - i_section * section)
+    i_inside = gl.program_id(0)
+    first_head = 0
+    width = first
+    if i_inside >= num_blocks * first:
+        i_inside -= num_blocks * first
+        first_head = first
+        width = second
+        if i_inside >= num_blocks * second:
+            i_inside -= num_blocks * second
+            i_section = i_inside // (num_blocks * section)
+            i_inside -= num_blocks * section * i_section
+            first_head += second + section * i_section
+            width = section
     i_m = num_blocks - 1 - i_inside // width
-    i_bh = i_section * section + i_inside % width
+    i_bh = first_head + i_inside % width
     i_b = i_bh // num_heads
     i_h = i_bh % num_heads
     first_row = i_m * BLOCK_M

@@ -120,6 +120,15 @@ def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> 
     return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))
 
 
+def first_section(section: int, group: int, tiles: int, multiprocessors: int) -> int:
+    """How many query heads to run first, where `tiles` tiles of each wait for keys that arrive head by head.
+
+    As few whole groups as give every multiprocessor a tile, and no more than the `section` that run together later:
+    each head more is one more that the first tiles wait for.
+    """
+    return min(section, group * -(-multiprocessors // (group * tiles)))
+
+
 def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig:
     """Configuration of a matrix product of so many rows and columns; `multiprocessors` is None in Triton's interpreter.
 
