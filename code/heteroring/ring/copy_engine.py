@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.late import Late
+from heteroring.ring.compact import compact
 from heteroring.ring.driver import copy_rows
 from heteroring.ring.lane import lane_of
 from heteroring.ring.mailbox import mailbox_of
@@ -104,7 +105,7 @@ def _in_rows(x: torch.Tensor) -> torch.Tensor:
     close = x.stride(2) == head_dim or x.shape[2] == 1
     even = batch == 1 or heads == 1 or x.stride(0) == heads * x.stride(1)
     apart = x.shape[2] * head_dim <= _pitch(x) // x.element_size() or batch * heads == 1
-    return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else x.contiguous()
+    return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else compact(x)
 
 
 @lru_cache(maxsize=1024)

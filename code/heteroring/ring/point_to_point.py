@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from heteroring.ring.compact import compact
 from heteroring.ring.lane import lane_of
 from heteroring.ring.messages import Inbox, messages
 from heteroring.ring.partition import Partition
@@ -73,5 +74,5 @@ class PointToPoint:
     def _pack(self, keys: int) -> tuple[torch.Tensor, ...]:
         """The first `keys` local keys, and values, contiguous: copied only where they are not."""
         if keys not in self._packed:
-            self._packed[keys] = tuple(x[:, :, :keys].contiguous() for x in self._tensors)
+            self._packed[keys] = tuple(compact(x[:, :, :keys]) for x in self._tensors)
         return self._packed[keys]
