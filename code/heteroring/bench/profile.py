@@ -131,7 +131,7 @@ def _verified(operator: Operator, device: Device) -> float:
 
 
 def _time(call: Callable[[], object], calls: int, device: Device) -> float:
-    """Milliseconds of one call, as the mean over `calls`."""
+    """Milliseconds of one call, as the mean over `calls`; behind them the device rests."""
     device.synchronize()
     device.align(calls)
     start = device.mark()
@@ -140,7 +140,9 @@ def _time(call: Callable[[], object], calls: int, device: Device) -> float:
         call()
     stop = device.mark()
     device.synchronize()
-    return device.elapsed_ms(start, stop) / calls
+    elapsed_ms = device.elapsed_ms(start, stop)
+    device.rest(elapsed_ms)
+    return elapsed_ms / calls
 
 
 def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, latency_ms: float) -> ProfileRow:

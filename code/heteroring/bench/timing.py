@@ -49,7 +49,7 @@ class Busy:
 
 
 def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
-    """Run `call`, which every rank does, and time it on this rank from a common start.
+    """Run `call`, which every rank does, and time it on this rank from a common start; then let the device rest.
 
     The call's latency is that of the slowest rank.
     """
@@ -62,7 +62,9 @@ def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
     stop = device.mark()
     device.synchronize()
     beat()
-    return Times(device.elapsed_ms(start, stop), busy.total_ms())
+    times = Times(device.elapsed_ms(start, stop), busy.total_ms())
+    device.rest(times.latency_ms)
+    return times
 
 
 @contextmanager
