@@ -50,9 +50,10 @@ def test_what_is_beyond_the_call_is_said_as_it_was_measured(layer, whole, words)
     assert words in paper_models.what_was_measured(layer, whole)
 
 
-def test_the_margins_of_the_method_are_those_of_the_allocator():
+def test_the_constants_of_the_method_are_those_of_the_code():
     """As printed in the method, which types no number of its own."""
     assert paper_models.constants() == {
+        "ModelLongestRest": r"50\,ms",
         "ModelRingMargin": r"3\,\%",
         "ModelRingWait": r"60\,\textmu s",
         "ModelFoldKeys": "128",

@@ -12,6 +12,7 @@ from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.costs import predicted_ms
 from heteroring.allocate.profile_table import FOLD_KEYS
+from heteroring.bench.defaults import LONGEST_REST_MS
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
 from heteroring.ring.partition import LAYOUTS, Partition
@@ -24,8 +25,9 @@ NOT_RERUN = "We have no measurements of the released code on these devices."
 
 
 def constants() -> dict[str, str]:
-    """What the method's text takes from the allocator."""
+    """What the text says of the method that the allocator and the benchmark know."""
     return {
+        "ModelLongestRest": rf"{rounded(LONGEST_REST_MS, 2)}\,ms",
         "ModelRingMargin": rf"{rounded(100 * RING_MARGIN, 1)}\,\%",
         "ModelRingWait": rf"{rounded(RING_WAIT_US, 2)}\,\textmu s",
         "ModelFoldKeys": count(FOLD_KEYS),

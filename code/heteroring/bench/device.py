@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
+from heteroring.bench.defaults import LONGEST_REST_MS
+
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
 PLATFORMS = tuple(DEVICE_TYPES)
 
@@ -95,9 +97,6 @@ class Cuda:
     # Of a multiprocessor, 2 to a nanosecond: longer than the host takes to ask for a ring, and for one operator.
     ring_cycles = 8_000_000
     call_cycles = 400_000
-    # A GPU that attention keeps busy runs into its power limit, and what comes next is measured at whatever clock that
-    # leaves: identical calls of 25 ms differed by 8 % on an H200, and by 1 % after a rest of this length.
-    longest_rest_ms = 50.0
 
     def check(self, ranks: int) -> None:
         needed, found = max(2, ranks), torch.cuda.device_count()
@@ -128,7 +127,7 @@ class Cuda:
         return start.elapsed_time(stop)
 
     def rest(self, busy_ms: float) -> None:
-        time.sleep(min(busy_ms, self.longest_rest_ms) / 1e3)
+        time.sleep(min(busy_ms, LONGEST_REST_MS) / 1e3)
 
     def describe(self) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
