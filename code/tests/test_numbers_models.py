@@ -74,8 +74,9 @@ def test_the_constants_of_the_method_are_those_of_the_code():
             r"costs 1{,}000\,ns at 2{,}000 and nothing that we could measure at 4{,}000 tokens, and the shares fall to "
             r"11\,\% and less than 0.01\,\%.",
         ),
+        ([[5.0, 0.0], [5.0, 0.0]], "the same row costs nothing that we could measure at either length."),
     ],
-    ids=["folded", "joined", "free"],
+    ids=["folded", "joined", "free at one length", "free"],
 )
 def test_the_price_of_a_visit_is_that_of_the_cost_model(join_us, said):
     """1,000 rows of 2 us are visited again beside 8 ms of pairs: 2 of 10 ms; at 4,000 tokens 4 of 132 ms."""

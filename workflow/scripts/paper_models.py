@@ -56,10 +56,16 @@ def visits(results: Results) -> dict[str, str]:
 
     each_length = (0, len(lengths) - 1) if len(lengths) > 1 else (0,)
 
+    if any(model["join_us"][index][fast] for index in each_length):
+        costs = (
+            f"{listed(map(join_price, each_length))} tokens, and the shares fall to {part(0, 'join_us')} and "
+            f"{part(-1, 'join_us')}"
+        )
+    else:
+        costs = "nothing that we could measure at either length"
     joined = (
         "Joined with the visit to the rank's own keys, as the kernel measured here does it in the ring's first step, "
-        f"the same row costs {listed(map(join_price, each_length))} tokens, and the shares fall to "
-        f"{part(0, 'join_us')} and {part(-1, 'join_us')}. {join_unsaved(model)}"
+        f"the same row costs {costs}. {join_unsaved(model)}"
     )
     return {
         "HasCost": "1",
