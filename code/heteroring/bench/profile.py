@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 
 from heteroring.bench.device import DEVICE_TYPES, Device
-from heteroring.bench.heartbeat import advance, beat
+from heteroring.bench.heartbeat import advance
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.operators import Operator, check_kinds, operators, sizes
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import ProfileRow
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
-from heteroring.bench.timing import no_garbage_collection
+from heteroring.bench.timing import elapsed_ms, no_garbage_collection
 from heteroring.kernels.block import check_block
 
 # A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
@@ -131,18 +131,8 @@ def _verified(operator: Operator, device: Device) -> float:
 
 
 def _time(call: Callable[[], object], calls: int, device: Device) -> float:
-    """Milliseconds of one call, as the mean over `calls`; behind them the device rests."""
-    device.synchronize()
-    device.align(calls)
-    start = device.mark()
-    for _ in range(calls):
-        beat()
-        call()
-    stop = device.mark()
-    device.synchronize()
-    elapsed_ms = device.elapsed_ms(start, stop)
-    device.rest(elapsed_ms)
-    return elapsed_ms / calls
+    """Milliseconds of one call, as the mean over `calls`."""
+    return elapsed_ms(call, device, calls) / calls
 
 
 def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, latency_ms: float) -> ProfileRow:

@@ -49,22 +49,30 @@ class Busy:
 
 
 def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
-    """Run `call`, which every rank does, and time it on this rank from a common start; then let the device rest.
+    """Run `call`, which every rank does, and time it on this rank, as `elapsed_ms` does.
 
     The call's latency is that of the slowest rank.
     """
-    device.synchronize()
     busy.forget()
+    latency_ms = elapsed_ms(call, device)
+    return Times(latency_ms, busy.total_ms())
+
+
+def elapsed_ms(call: Callable[[], object], device: Device, calls: int = 1) -> float:
+    """Milliseconds that `calls` calls take on this rank, from a common start of all ranks; then the device rests."""
+    device.synchronize()
     beat()
-    device.align()
+    device.align(calls)
     start = device.mark()
-    call()
+    for _ in range(calls):
+        beat()
+        call()
     stop = device.mark()
     device.synchronize()
     beat()
-    times = Times(device.elapsed_ms(start, stop), busy.total_ms())
-    device.rest(times.latency_ms)
-    return times
+    elapsed = device.elapsed_ms(start, stop)
+    device.rest(elapsed)
+    return elapsed
 
 
 @contextmanager
