@@ -121,9 +121,10 @@ def _make(
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     late_keys = late.k.shape[2] if late else 0
-    section, first = tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size()), 0
+    section = tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size())
+    first = 0
     if late:
-        waiting = max(1, -(-(m + blind - late.first_query) // BLOCK_M))
+        waiting = max(1, -(-(q.shape[2] - late.first_query) // BLOCK_M))
         multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
         first = tuned.first_section(section, group, waiting, multiprocessors)
     keys_and_values = ((k, n), (v, n), *(((late.k, late_keys), (late.v, late_keys)) if late else ((k, n), (v, n))))
