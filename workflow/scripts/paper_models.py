@@ -62,7 +62,7 @@ def visits(results: Results) -> dict[str, str]:
             f"{part(-1, 'join_us')}"
         )
     else:
-        costs = "nothing that we could measure at either length"
+        costs = f"nothing that we could measure at {listed(count(lengths[index]) for index in each_length)} tokens"
     joined = (
         "Joined with the visit to the rank's own keys, as the kernel measured here does it in the ring's first step, "
         f"the same row costs {costs}. {join_unsaved(model)}"
