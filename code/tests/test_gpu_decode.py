@@ -119,6 +119,17 @@ class TestTwoRanks:
         assert torch.equal(first, second)
         assert_as_accurate_as_torch(first.cuda(), *whole(sum(lens), 32, 8, 128, dtype, seed))
 
+    @pytest.mark.parametrize("lens", [(900, 0, 3000, 1), (17, 0, 800, 1, 64, 64, 0, 500)], ids=str)
+    def test_many_ranks_return_the_same_bits(self, lens):
+        seed, ranks = torch.seed() % 2**30, Ranks(len(lens), device="cuda")
+        try:
+            results = ranks.run(decode, lens, 32, 8, 128, torch.bfloat16, seed, 20)
+        finally:
+            ranks.close()
+        for call, (first, *others) in enumerate(zip(*results, strict=True)):
+            assert all(torch.equal(first, other) for other in others)
+            assert_as_accurate_as_torch(first.cuda(), *whole(sum(lens), 32, 8, 128, torch.bfloat16, seed + call))
+
     def test_twenty_calls_in_flight_do_not_meet(self, gpus):
         results = gpus.run(decode, (3000, 500), 8, 2, 128, torch.bfloat16, 11, 20)
         for call, (first, second) in enumerate(zip(*results, strict=True)):

@@ -28,6 +28,19 @@ def gpus():
     ranks.close()
 
 
+@pytest.fixture
+def fresh_gpus():
+    started = []
+
+    def pool(world_size):
+        started.append(Ranks(world_size, device="cuda"))
+        return started[-1]
+
+    yield pool
+    for each in started:
+        each.close()
+
+
 def made(make, dtype):
     return make("llama3", device_type=f"cuda:{torch.cuda.current_device()}", data_type=dtype, **SIZE)
 
@@ -61,6 +74,17 @@ def test_logits_are_as_accurate_as_on_one_gpu(gpus, layout, dtype, transport, le
     for got, tokens in zip(first, (slice(sum(lens) - 1, None), slice(0, sum(lens))), strict=True):
         error, allowed = ((x - want[:, tokens]).norm() for x in (got, own[:, tokens]))
         assert error <= 2 * allowed
+
+
+def test_four_ranks_too(fresh_gpus):
+    """As above, where ranks have more steps than slots, and one holds nothing."""
+    lens, dtype = (500, 0, 370, 130), torch.bfloat16
+    stock = made(fms_models.stock, dtype)
+    ids = torch.cat((fms_models.prompt(sum(lens), 2), torch.full((2, 8), 5)), 1).cuda()
+    with torch.no_grad():
+        own, want = (model(ids).float().cpu() for model in (stock, copy.deepcopy(stock).float()))
+    for got, _ in fresh_gpus(4).run(over_the_ring, "zigzag", lens, dtype, "auto"):
+        assert (got - want[:, sum(lens) - 1 :]).norm() <= 2 * (own - want)[:, sum(lens) - 1 :].norm()
 
 
 def generated(rank, world_size, layout, lens):

@@ -17,13 +17,36 @@ from heteroring.ring.transport import choose_transport
 
 TRANSPORTS = ["p2p", "copy-engine"]
 SHARES = [(1024, 1024), (1537, 511), (1999, 50), (1000, 0), (0, 777), (1, 1), (3, 130)]
+# More steps than a rank has slots, in which some ranks have nothing to send, or to compute.
+MORE_SHARES = [
+    (512, 512, 512, 512),
+    (1537, 0, 511, 130),
+    (1, 900, 0, 64),
+    (0, 0, 777, 0),
+    (1, 1, 1, 1),
+    (256,) * 8,
+    (700, 0, 5, 640, 1, 130, 0, 300),
+]
 
 
 @pytest.fixture(scope="module")
-def gpus():
-    ranks = Ranks(2, device="cuda")
-    yield ranks
-    ranks.close()
+def pools():
+    """Pools of CUDA ranks by world size, started when first asked for."""
+    made = {}
+
+    def pool(world_size):
+        if world_size not in made:
+            made[world_size] = Ranks(world_size, device="cuda")
+        return made[world_size]
+
+    yield pool
+    for ranks in made.values():
+        ranks.close()
+
+
+@pytest.fixture(scope="module")
+def gpus(pools):
+    return pools(2)
 
 
 def ring(rank, world_size, layout, lens, transport, heads, head_dim, dtype, block, seed, calls=1, causal=True):
@@ -56,15 +79,21 @@ def check(results, partition, heads, head_dim, dtype, seed, causal=True):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-@pytest.mark.parametrize("lens", SHARES, ids=str)
-class TestTwoRanks:
+class TestAnyRanks:
     pytestmark = one_gpu
 
-    def test_as_accurate_as_torch_on_one(self, gpus, transport, layout, lens):
+    @pytest.mark.parametrize("lens", SHARES + MORE_SHARES, ids=str)
+    def test_as_accurate_as_torch_on_one(self, pools, transport, layout, lens):
         seed = torch.seed() % 2**30
         arguments = ((8, 2), 128, torch.bfloat16)
-        results = gpus.run(ring, layout, lens, transport, *arguments, "auto", seed)
+        results = pools(len(lens)).run(ring, layout, lens, transport, *arguments, "auto", seed)
         check(results, Partition(layout, lens), *arguments, seed)
+
+    @pytest.mark.parametrize("lens", [(512, 768, 256, 130), (700, 0, 5, 640, 1, 130, 0, 300)], ids=str)
+    def test_twenty_calls_of_many_ranks_do_not_meet(self, pools, transport, layout, lens):
+        arguments = ((8, 8), 128, torch.bfloat16)
+        results = pools(len(lens)).run(ring, layout, lens, transport, *arguments, "auto", 13, 20)
+        check(results, Partition(layout, lens), *arguments, 13)
 
 
 class TestTwoRanksOnce:
