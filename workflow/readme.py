@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
-BEGIN, END = "<!-- made by workflow/readme.py -->\n", "<!-- end of what workflow/readme.py makes -->\n"
+BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
 
 SEQ_LEN = 65536
 SHOWN = [10, 50, 100]
@@ -89,7 +89,7 @@ def svg(found: pd.DataFrame) -> str:
 
     Written by hand: what a plotting library writes depends on its version, and this must not.
     """
-    left, right, top, bottom = 52, 520, 30, 300
+    left, right, top, bottom = 52, 520, 30, 370
     low, high = math.log10(0.9 * found.min(axis=None)), math.log10(1.1 * found.max(axis=None))
     first, last = found.index[0], found.index[-1]
     x = {p: left + (right - left) * (p - first) / (last - first) for p in found.index}
@@ -98,17 +98,17 @@ def svg(found: pd.DataFrame) -> str:
         return bottom - (bottom - top) * (math.log10(ms) - low) / (high - low)
 
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 690 350" font-family="sans-serif" font-size="13">',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 690 420" font-family="sans-serif" font-size="13">',
         f"<title>Latency of causal attention over {SEQ_LEN:,} tokens against the speed of the slow rank</title>",
-        '<rect width="690" height="350" fill="white"/>',
+        '<rect width="690" height="420" fill="white"/>',
     ]
-    for ms in (step * 10**power for power in range(5) for step in (1, 2, 5)):
+    for ms in (25 * 2**doubling for doubling in range(-4, 8)):
         if low <= math.log10(ms) <= high:
             parts.append(f'<path d="M{left} {y(ms):.1f}H{right}" stroke="#DDDDDD"/>')
-            parts.append(label(left - 6, y(ms) + 4, str(ms), "end"))
+            parts.append(label(left - 6, y(ms) + 4, f"{ms:g}", "end"))
     parts.append(label(left - 6, top - 10, "ms", "end"))
     parts += [label(x[p], bottom + 18, f"{p} %", "middle") for p in found.index]
-    parts.append(label((left + right) / 2, bottom + 40, "share of its SMs left to the slow rank", "middle"))
+    parts.append(label((left + right) / 2, bottom + 40, "share of its GPU that the slow rank may use", "middle"))
     for (name, (colour, dashes, width)), end in zip(
         LINES.items(), apart([y(found[n][last]) for n in LINES]), strict=True
     ):
@@ -126,11 +126,11 @@ def label(x: float, y: float, words: str, anchor: str, colour: str = "#000000") 
 
 
 def apart(places: Sequence[float], least: float = 16) -> list[float]:
-    """The places, moved down where two labels `least` apart would overlap."""
-    moved, free = {}, -math.inf
-    for index in sorted(range(len(places)), key=places.__getitem__):
-        moved[index] = max(places[index], free)
-        free = moved[index] + least
+    """The places of labels, moved up where they would be less than `least` apart."""
+    moved, free = {}, math.inf
+    for index in sorted(range(len(places)), key=places.__getitem__, reverse=True):
+        moved[index] = min(places[index], free)
+        free = moved[index] - least
     return [moved[index] for index in range(len(places))]
 
 
