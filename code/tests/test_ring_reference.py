@@ -21,7 +21,7 @@ def whole(seq_len, heads=4, kv_heads=2):
     return tuple(torch.randn(2, h, seq_len, 8, generator=g, dtype=torch.float64) for h in (heads, kv_heads, kv_heads))
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(partitions, st.booleans())
 def test_every_partition_gives_attention_in_one_piece(partition, causal):
     q, k, v = whole(partition.seq_len)
@@ -32,7 +32,7 @@ def test_every_partition_gives_attention_in_one_piece(partition, causal):
     torch.testing.assert_close(lse, want_lse)
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(partitions, st.booleans())
 def test_the_rectangles_of_the_schedule_leave_out_nothing_that_a_query_sees(partition, causal):
     """Each rank's visits, dense but for its own KV, against all keys under a mask."""
