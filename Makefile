@@ -1,9 +1,9 @@
 # make         set up and build everything, the paper included (latex/report.pdf)
-# make test    set up, lint, and run every test
-# make help    the other targets
+# make help    the other targets, and the variables:
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer); an environment of any other is made anew
 # CORES=4             jobs at a time; measurements still run one by one
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu   the CPU build of torch, a tenth of the download
 
 PYTHON ?=
 CORES ?= 1
@@ -14,7 +14,7 @@ LOCKED_TORCH := 2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test lint setup tex lock clean help
+.PHONY: paper test lint setup tex readme lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -49,6 +49,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt workflow/setup/venv.sh
 tex: ## install TeX where it is missing and allowed
 	workflow/setup/tex.sh install
 
+readme: setup ## make README's table and docs/results.svg anew from the record
+	$(WITHIN) python workflow/readme.py
+
 lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
 	$(WITHIN) pip install --quiet 'uv>=0.8'
 	$(WITHIN) workflow/setup/lock.sh 'torch==$(LOCKED_TORCH)'
@@ -57,5 +60,7 @@ clean: ## delete figures, tables and the paper; measurements stay
 	rm -rf {.,runs/*}/{figures,logs,latex/images,latex/generated,data/*/derived}
 	rm -f {.,runs/*}/latex/report.{aux,bbl,blg,fdb_latexmk,fls,log,out,pdf}
 
-help:
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+help: ## list targets and variables
+	@sed -nE 's/^([a-z-]+):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@echo; echo 'Variables, as in "make CORES=4":'
+	@sed -nE 's/^# ([A-Z_]+=)/  \1/p' $(MAKEFILE_LIST)

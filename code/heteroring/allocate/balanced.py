@@ -12,7 +12,7 @@ from heteroring.ring.work import shard_extra_rows, shard_pairs, total_pairs
 
 # What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its time.
 # The model knows what ranks compute, not what they wait for: until the first keys come, a rank on two H200s waited for
-# up to 90 us (ring/EXPERIMENTS.md).
+# up to 90 us (docs/experiments/ring.md).
 RING_MARGIN = 0.03
 RING_WAIT_US = 60.0
 

@@ -1,6 +1,6 @@
 """Measure the Triton block against cuDNN, or the launch configurations against one another, on this machine's GPU.
 
-    python -m heteroring.kernels.bench_block                          # the table of EXPERIMENTS.md
+    python -m heteroring.kernels.bench_block                          # the table of docs/experiments/kernels.md
     python -m heteroring.kernels.bench_block --percentages 100,50,10  # on a share of the multiprocessors
     python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/tuned.py
 

@@ -8,7 +8,7 @@ from heteroring.kernels import triton_block
 
 _HALF = (torch.bfloat16, torch.float16)
 
-# (compute capability, head_dim) -> backend; EXPERIMENTS.md has the figures, of bf16, and fp16 is taken to be like it.
+# (compute capability, head_dim) -> backend, by docs/experiments/kernels.md in bf16; fp16 is taken to be like it.
 # With heads of 64 the Hopper kernel and cuDNN are equally fast, and cuDNN rounds each partial result to 16 bits before
 # it is merged. Dense squares of 2,048 tokens are faster by cuDNN, by 14 %.
 MEASURED: dict[tuple[tuple[int, int], int], str] = {

@@ -3,7 +3,7 @@
 A program computes 128 queries of one head with twelve warps: two warpgroups of 64 queries each, and one warp that
 keeps a ring of key and value tiles in shared memory filled. Inside a warpgroup the product Q K^T of the next tile and
 the product P V of the last one are in flight while the softmax of the current tile runs (the schedule of
-FlashAttention-3, arXiv 2407.08608, section 3.2). EXPERIMENTS.md beside this file holds what was measured on the way.
+FlashAttention-3, arXiv 2407.08608, section 3.2). docs/experiments/kernels.md has the measurements.
 
 Key tiles are visited from the last visible one down to the first, so the masked ones come first. Import this only
 where Triton is installed; `heteroring.kernels.hopper_block` is the door. Names as in `triton_kernel`, and `s_` for

@@ -11,7 +11,7 @@ def compact(x: torch.Tensor) -> torch.Tensor:
     """`x` contiguous: copied only if it must be, in words of 16 bytes where it consists of such.
 
     PyTorch copies a strided tensor element by element; 2 bytes at a time, an H200 gets half as far as 16 at a time
-    (EXPERIMENTS.md).
+    (docs/experiments/ring.md).
     """
     if x.is_contiguous() or not _in_words(x):
         return x.contiguous()

@@ -1,4 +1,25 @@
-"""The order in which a rank meets the KV shards, and the one rectangle that each meeting computes."""
+"""The ring steps of a rank: the order in which it meets the KV chunks, and the rectangle that each step computes.
+
+Causal attention of 12 tokens, 8 on rank 0 and 4 on rank 1. A row is a query, a column a key. `0` and `1`: pairs that
+ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 0 and 1 in step 1, with the other's KV.
+
+    query   contiguous    zigzag
+        0   0             0
+        1   00            00
+        2   000           000
+        3   0000          0000
+        4   00000         bbbb1
+        5   000000        bbbb11
+        6   0000000       bbbb111
+        7   00000000      bbbb1111
+        8   bbbbbbbb1     0000aaaa0
+        9   bbbbbbbb11    0000aaaa00
+       10   bbbbbbbb111   0000aaaa000
+       11   bbbbbbbb1111  0000aaaa0000
+    pairs   36 : 42       52 : 26
+
+In zigzag, work is in proportion to tokens, 2 : 1, and every step but a rank's own is one dense rectangle.
+"""
 
 from __future__ import annotations
 

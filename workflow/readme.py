@@ -1,0 +1,157 @@
+"""Write README's table of results and the picture docs/results.svg from the record of two H200s.
+
+    python workflow/readme.py
+
+Both are tracked, so that they are seen without building anything; a test holds them against the record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from heteroring.bench.metrics import cells
+from heteroring.bench.records import Measurement, read_rows
+from heteroring.figures.style import PEER_COLOUR, look
+from heteroring.files import atomic_path
+
+ROOT = Path(__file__).parents[1]
+RECORD = ROOT / "data" / "h200x2"
+README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "results.svg"
+BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
+
+SEQ_LEN = 65536
+SHOWN = [10, 50, 100]
+EVEN, TORCH, BEST = "contiguous/even", "torch context_parallel", "best contiguous"
+BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
+# Colour, dashes and width of each line, in the order of the table.
+LINES = {
+    EVEN: (look("zigzag/even").colour, "", 1.5),
+    TORCH: (PEER_COLOUR, "", 1.5),
+    BEST: (look("zigzag/uneven").colour, "", 1.5),
+    BALANCED: (look(BALANCED).colour, "", 3),
+    BOUND: ("#000000", "2 3", 1.5),
+    ALONE: ("#6B6B6B", "8 3", 1.5),
+}
+
+
+def results(record: Path) -> tuple[pd.DataFrame, pd.Series]:
+    """Latencies in ms of the attention call at SEQ_LEN tokens, the slow rank last, and the best contiguous strategies.
+
+    One row for each percentage of the slow rank, a column for each name in LINES. Raises ValueError, naming percentage
+    and column, if something was not measured.
+    """
+    rows = [row for path in sorted((record / "bench").glob("*.csv")) for row in read_rows(path, Measurement)]
+    rows = [row for row in rows if row.module == "attention" and row.seq_len == SEQ_LEN and row.percentages[0] == 100]
+    if not rows:
+        raise ValueError(f"{record}: no attention call of {SEQ_LEN} tokens was measured")
+    table = cells(rows)
+    ring = table[table["system"] == "ring"].pivot(index="percentage", columns="strategy", values="latency_ms")
+    balanced = table[(table["system"] == "ring") & (table["strategy"] == BALANCED)].set_index("percentage")
+    contiguous = ring.filter(like="contiguous/")
+    found = pd.DataFrame(
+        {
+            EVEN: ring.get(EVEN),
+            TORCH: table[table["system"] == "context_parallel"].set_index("percentage")["latency_ms"],
+            BEST: contiguous.min(axis=1),
+            BALANCED: balanced["latency_ms"],
+            BOUND: balanced["bound_ms"],
+            ALONE: balanced["fast_alone_ms"],
+        },
+        index=sorted({*SHOWN, *ring.index}),
+    )
+    for percentage, name in found.isna().stack().loc[lambda missing: missing].index:
+        raise ValueError(f"{record}: {name} was not measured at {SEQ_LEN} tokens and {percentage} %")
+    return found, contiguous.idxmin(axis=1).str.removeprefix("contiguous/")
+
+
+def markdown(found: pd.DataFrame, best: pd.Series) -> str:
+    """The table of README."""
+    lines = ["| slow rank at | " + " | ".join(f"{p} %" for p in SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
+    for name in LINES:
+        texts = [digits(found[name][p]) + (f" ({best[p]})" if name == BEST else "") for p in SHOWN]
+        bold = "**" if name == BALANCED else ""
+        lines.append("| " + " | ".join(f"{bold}{text}{bold}" for text in (name, *texts)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, without an exponent."""
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def svg(found: pd.DataFrame) -> str:
+    """Latency, on a logarithmic axis, against the slow rank's percentage.
+
+    Written by hand: what a plotting library writes depends on its version, and this must not.
+    """
+    left, right, top, bottom = 52, 520, 30, 370
+    low, high = math.log10(0.9 * found.min(axis=None)), math.log10(1.1 * found.max(axis=None))
+    first, last = found.index[0], found.index[-1]
+    x = {p: left + (right - left) * (p - first) / (last - first) for p in found.index}
+
+    def y(ms: float) -> float:
+        return bottom - (bottom - top) * (math.log10(ms) - low) / (high - low)
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 690 420" font-family="sans-serif" font-size="13">',
+        f"<title>Latency of causal attention over {SEQ_LEN:,} tokens against the speed of the slow rank</title>",
+        '<rect width="690" height="420" fill="white"/>',
+    ]
+    for ms in (25 * 2**doubling for doubling in range(-4, 8)):
+        if low <= math.log10(ms) <= high:
+            parts.append(f'<path d="M{left} {y(ms):.1f}H{right}" stroke="#DDDDDD"/>')
+            parts.append(label(left - 6, y(ms) + 4, f"{ms:g}", "end"))
+    parts.append(label(left - 6, top - 10, "ms", "end"))
+    parts += [label(x[p], bottom + 18, f"{p} %", "middle") for p in found.index]
+    parts.append(label((left + right) / 2, bottom + 40, "share of its GPU that the slow rank may use", "middle"))
+    for (name, (colour, dashes, width)), end in zip(
+        LINES.items(), apart([y(found[n][last]) for n in LINES]), strict=True
+    ):
+        points = " ".join(f"{x[p]:.1f},{y(found[name][p]):.1f}" for p in found.index)
+        style = f'stroke="{colour}" stroke-width="{width}" stroke-dasharray="{dashes or "none"}"'
+        parts += [
+            f'<polyline points="{points}" fill="none" {style}/>',
+            label(right + 8, end + 4, name, "start", colour),
+        ]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def label(x: float, y: float, words: str, anchor: str, colour: str = "#000000") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
+
+
+def apart(places: Sequence[float], least: float = 16) -> list[float]:
+    """The places of labels, moved up where they would be less than `least` apart."""
+    moved, free = {}, math.inf
+    for index in sorted(range(len(places)), key=places.__getitem__, reverse=True):
+        moved[index] = min(places[index], free)
+        free = moved[index] - least
+    return [moved[index] for index in range(len(places))]
+
+
+def made(record: Path = RECORD) -> dict[Path, str]:
+    """The text of README and of the picture, as the record has it.
+
+    Raises ValueError if the record lacks something that they show, or README the marks around its table.
+    """
+    found, best = results(record)
+    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{README}: the lines {BEGIN.strip()} and {END.strip()} must stand around the table")
+    return {README: f"{before}{begin}{markdown(found, best)}{end}{after}", PICTURE: svg(found)}
+
+
+def main() -> None:
+    for path, content in made().items():
+        with atomic_path(path) as temporary:
+            Path(temporary).write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
