@@ -87,7 +87,7 @@ class Host:
             box.capacity, box._first, box._memory = 4096, 256, memory[rank]
             box._rank, box._world_size = rank, world_size
             box._addresses = [each.data_ptr() for each in memory]
-            box._in_use, box._last = False, None
+            box._last = None
             self.mailboxes.append(box)
         monkeypatch.setattr(mailbox, "write_flag", driver.write_flag)
         monkeypatch.setattr(mailbox, "await_flag", driver.await_flag)
