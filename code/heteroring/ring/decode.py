@@ -33,7 +33,7 @@ def ring_decode(
     Each rank attends to what it holds; one collective then brings every rank B x Hq x (D + 1) numbers of each other,
     to be merged by their LSE.
 
-    Kernels want the last dimension of q, k and v contiguous: what is not is copied first; all other strides are free.
+    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first.
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do, if its attention to its
     own keys fails, if the ranks' shapes, dtypes or scales differ, if they call different verbs, or from threads of

@@ -18,8 +18,9 @@ def operands(
 ) -> Operands:
     """q, k and v as kernels take them, and the scale, for None 1/sqrt(D).
 
-    Kernels read the last dimension as contiguous: what is not is copied here, for every backend. All other strides
-    are free, also of tensors that are expanded or overlap themselves.
+    Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q: what has no
+    contiguous last dimension, or rows that overlap, is copied here, for every backend. All other strides are free,
+    also those of expanded tensors.
 
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
     scale, block.
@@ -51,8 +52,14 @@ def operands(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
     check_block(block, q.device.type, q.dtype)
-    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = (x if _in_rows(x) else x.contiguous() for x in (q, k, v))
     return q, k, v, scale
+
+
+def _in_rows(x: torch.Tensor) -> bool:
+    """Whether each row of `x` lies in one piece, and no part of it in another row; a whole row may be met again."""
+    *steps, last = x.stride()
+    return last == 1 and all(step == 0 or step >= x.shape[3] for step in steps)
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
