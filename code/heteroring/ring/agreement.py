@@ -139,7 +139,7 @@ class Call:
         """Whether each call is compared, of whatever kind; not while a graph is recorded, when nothing runs."""
         if self._device is None or self._device.type != "cuda":
             return True
-        return _COMPARE == "every" and not torch.cuda.is_current_stream_capturing()
+        return _COMPARE == "every" and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
     def _compare(self, fields: Fields, cause: Exception | None) -> None:
         """Raise Disagreement unless all ranks bring the same `fields` and none has an error, `cause`."""
