@@ -87,7 +87,7 @@ class Host:
             box.capacity, box._first, box._memory = 4096, 256, memory[rank]
             box._rank, box._world_size = rank, world_size
             box._addresses = [each.data_ptr() for each in memory]
-            box._in_use, box._last = False, None
+            box._last = None
             self.mailboxes.append(box)
         monkeypatch.setattr(mailbox, "write_flag", driver.write_flag)
         monkeypatch.setattr(mailbox, "await_flag", driver.await_flag)
@@ -183,19 +183,20 @@ def out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_after_a_call_that_ended_half_way_the_next_one_is_refused(monkeypatch):
-    """Its peer's keys are announced, and would be taken for those of the next call."""
-    host, partition = Host(2, monkeypatch), Partition.zigzag((9, 5))
-    k = torch.zeros(2, 3, 9, 2)
+def test_a_call_whose_block_fails_sends_and_takes_all_messages_and_the_next_one_is_right(monkeypatch):
+    """Its peer waits for its keys; and what that one sent would be taken for the next call's."""
+    random, host, partition = Random(0), Host(2, monkeypatch), Partition.zigzag((9, 5))
+    k, closed = torch.zeros(2, 3, 9, 2), []
     steps = {visit.step: visit for visit in visits(partition, 0, True)}
+    exchange = CopyEngine(k, k, partition, True, None)
     with pytest.raises(torch.OutOfMemoryError):
-        rotate(k, k, k, steps, CopyEngine(k, k, partition, True, None), 2, 1.0, out_of_memory)
-    with pytest.raises(RuntimeError, match=r"ended half way, and what is left .*: make a new group"):
-        CopyEngine(k, k, partition, True, None)
-    host.rank = 1
-    k = torch.zeros(2, 3, 5, 2)
-    CopyEngine(k, k, partition, True, None).close()
-    CopyEngine(k, k, partition, True, None)
+        rotate(k, k, k, steps, exchange, 2, 1.0, out_of_memory, lambda: closed.append(True))
+    assert closed
+    seen = [enqueue(host, 1, 0, partition, as_they_come, random)]
+    seen[0].clear()  # zeros were sent
+    seen += [enqueue(host, rank, 1, partition, as_they_come, random) for rank in range(2)]
+    run_in_some_order([*host.computes, *host.lanes], random)
+    assert all(all(each) for each in seen[1:])
 
 
 def test_on_the_cpu_every_name_is_point_to_point():

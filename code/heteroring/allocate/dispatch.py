@@ -14,6 +14,7 @@ from heteroring.allocate.even import even
 from heteroring.allocate.fitted_model import FittedModel
 from heteroring.allocate.models import model_for
 from heteroring.allocate.uneven import uneven
+from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
 
 ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
@@ -62,14 +63,15 @@ def allocation(
     full takes a GPU as long as a full one.
 
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
-    an unknown allocator or layout, seq_len < 1, multiple < 1, no percentages or one outside 1..100, and a missing
-    or unsuitable profile.
+    an unknown allocator or layout, seq_len < 1, multiple < 1, no percentages or one outside 1..100, a `causal` that is
+    no bool, and a missing or unsuitable profile.
     """
     if name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
     seq_len = _whole(seq_len)
     percentages = _checked(percentages)
     check_layout(layout)
+    causal = flag("causal", causal)
     if multiple < 1:
         raise ValueError(f"multiple is {multiple}: it must be 1 or more")
     if name == "even":

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed
 from heteroring.fms.arguments import checked_tokens, described, is_token_ids
 from heteroring.fms.attention import OP, DecodeStep, Ring
 from heteroring.fms.cache import RingCache, next_owner
 from heteroring.fms.models import check_model
 from heteroring.fms.weights import device_of, fingerprint
+from heteroring.ring.agreement import Call, Fields
 
 
 @torch.no_grad()
@@ -25,11 +25,11 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
     ranks' caches or tokens differ; on CUDA, where the host would have to wait for that, ranks compare their caches'
     models and partitions the first time only. RuntimeError if a rank is lost.
     """
-    device, world_size = device_of(model), cache.partition.world_size
+    call = Call("ring_decode_step", getattr(cache, "group", None), model)
 
-    def describe() -> Call:
+    def describe() -> Fields:
         _check(model, token_ids, cache)
-        call: Call = (
+        fields: Fields = (
             ("weights", cache.fingerprint),
             ("batch", cache.batch),
             ("layout", cache.partition.layout),
@@ -37,28 +37,36 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
             ("capacities", cache.capacities),
             ("decode_speeds", cache.speeds),
         )
-        if device.type == "cpu":
+        if device_of(model).type == "cpu":
             tokens = checked_tokens(token_ids, model.config.src_vocab_size)
-            call += (("tokens held", cache.held), ("token ids", tokens))
-        return call
+            fields += (("tokens held", cache.held), ("token ids", tokens))
+        return fields
 
-    agreed(describe, cache.group, world_size, device, every_call=False)
-    owner = next_owner(cache.held, cache.speeds)
-    step = DecodeStep(cache.held[cache.rank], owner == cache.rank)
-    logits, _ = model(
-        token_ids.reshape(-1, 1).to(device),
-        position_ids=torch.full((1, 1), cache.seq_len, device=device),
-        past_key_value_states=cache.layers,
-        use_cache=True,
-        attn_name=OP,
-        ring=Ring(cache.partition, cache.group, cache.block, step=step),
-    )
-    cache.held = tuple(held + (rank == owner) for rank, held in enumerate(cache.held))
-    return logits[:, -1]
+    def forward() -> torch.Tensor:
+        step = DecodeStep(cache.held[cache.rank], owner == cache.rank)
+        device = device_of(model)
+        logits, _ = model(
+            token_ids.reshape(-1, 1).to(device),
+            position_ids=torch.full((1, 1), cache.seq_len, device=device),
+            past_key_value_states=cache.layers,
+            use_cache=True,
+            attn_name=OP,
+            ring=Ring(cache.partition, cache.group, cache.block, step=step),
+        )
+        return logits[:, -1]
+
+    with call:
+        call.agree(describe)
+        owner = next_owner(cache.held, cache.speeds)
+        logits = call.agree(lambda: (("part", "forward"),), forward)
+        cache.held = tuple(held + (rank == owner) for rank, held in enumerate(cache.held))
+        return logits
 
 
 def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
     check_model(model)
+    if not isinstance(cache, RingCache):
+        raise ValueError(f"the cache is of type {type(cache).__name__}: it must be one that ring_prefill returned")
     if fingerprint(model) != cache.fingerprint:
         raise ValueError("the cache was filled by a model with other weights")
     if not is_token_ids(token_ids) or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):

@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed
 from heteroring.fms.arguments import whole_number, whole_or_none
 from heteroring.fms.decode import ring_decode_step
 from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
 from heteroring.kernels.block import Block
-from heteroring.ring.members import members
+from heteroring.ring.agreement import Call, Fields
+from heteroring.ring.arguments import flag
 from heteroring.ring.partition import Partition
 
 
@@ -48,10 +48,9 @@ def ring_generate(
     Raises ValueError, on every rank, for a sampling argument out of range, if prompt and new tokens exceed the model's
     max_expected_seq_len, and as `ring_prefill` does.
     """
-    group, _, world_size = members(group if group is not None else strategy_of(model).group)
-    device = device_of(model)
+    call = Call("ring_generate", group if group is not None else strategy_of(model).group, model)
 
-    def describe() -> Call:
+    def describe() -> Fields:
         check_model(model)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature is {temperature}: it must be positive and finite")
@@ -60,37 +59,39 @@ def ring_generate(
         new = whole_number("max_new_tokens", max_new_tokens, "it must be a whole number of 1 or more", least=1)
         return (
             ("max_new_tokens", new),
-            ("do_sample", bool(do_sample)),
+            ("do_sample", flag("do_sample", do_sample)),
             ("temperature", float(temperature)),
             ("top_k", top),
             ("seed", whole_or_none("seed", seed)),
             ("eos_token_id", whole_or_none("eos_token_id", eos_token_id)),
         )
 
-    agreed(describe, group, world_size, device)
-    logits, cache = ring_prefill(
-        model,
-        input_ids,
-        partition,
-        group=group,
-        capacity=max_new_tokens,
-        decode_speeds=decode_speeds,
-        block=block,
-        transport=transport,
-    )
-    generator = None if seed is None else torch.Generator(device).manual_seed(seed)
-    ids = input_ids.to(device)
-    ended = torch.zeros(len(ids), 1, dtype=torch.bool, device=device)
-    while True:
-        new = choose(logits, generator, temperature, top_k) if do_sample else logits.argmax(-1, keepdim=True)
-        if world_size > 1:
-            dist.broadcast(new, group=group, group_src=0)
-        ids = torch.cat((ids, new), 1)
-        if eos_token_id is not None:
-            ended |= new == eos_token_id
-        if ids.shape[1] == input_ids.shape[1] + max_new_tokens or (eos_token_id is not None and bool(ended.all())):
-            return ids
-        logits = ring_decode_step(model, new, cache)
+    with call:
+        call.agree(describe, every_call=True)
+        logits, cache = ring_prefill(
+            model,
+            input_ids,
+            partition,
+            group=group,
+            capacity=max_new_tokens,
+            decode_speeds=decode_speeds,
+            block=block,
+            transport=transport,
+        )
+        device = device_of(model)
+        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        ids = input_ids.to(device)
+        ended = torch.zeros(len(ids), 1, dtype=torch.bool, device=device)
+        while True:
+            new = choose(logits, generator, temperature, top_k) if do_sample else logits.argmax(-1, keepdim=True)
+            if call.world_size > 1:
+                dist.broadcast(new, group=call.group, group_src=0)
+            ids = torch.cat((ids, new), 1)
+            if eos_token_id is not None:
+                ended |= new == eos_token_id
+            if ids.shape[1] == input_ids.shape[1] + max_new_tokens or (eos_token_id is not None and bool(ended.all())):
+                return ids
+            logits = ring_decode_step(model, new, cache)
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:

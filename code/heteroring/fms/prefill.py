@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.agreed import Call, agreed
 from heteroring.fms.arguments import checked_tokens, described, is_token_ids, whole_number
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
@@ -17,7 +16,8 @@ from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block, check_block
-from heteroring.ring.members import members
+from heteroring.ring.agreement import Call, Fields
+from heteroring.ring.arguments import flag
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
@@ -57,14 +57,13 @@ def ring_prefill(
     arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES. RuntimeError if a rank is lost.
     """
     strategy = strategy_of(model)
-    group, rank, world_size = members(group if group is not None else strategy.group)
-    device = device_of(model)
+    call = Call("ring_prefill", group if group is not None else strategy.group, model)
 
-    def describe() -> Call:
+    def describe() -> Fields:
         check_model(model)
         check_transport(transport)
-        check_block(block, device.type)
-        chosen = _check_prompt(model, input_ids, partition, world_size, capacity)
+        check_block(block, device_of(model).type, dtype_of(model))
+        chosen = _check_prompt(model, input_ids, partition, call.world_size, capacity)
         return (
             ("architecture", type(model).__name__),
             ("dtype", str(dtype_of(model))),
@@ -74,25 +73,31 @@ def ring_prefill(
             ("layout", chosen.layout),
             ("block_lens", chosen.block_lens),
             ("capacity", int(capacity)),
-            ("all_logits", bool(all_logits)),
-            ("decode_speeds", check_speeds(decode_speeds, world_size)),
+            ("all_logits", flag("all_logits", all_logits)),
+            ("decode_speeds", check_speeds(decode_speeds, call.world_size)),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
         )
 
-    agreed(describe, group, world_size, device)
-    partition = partition or strategy.partition(input_ids.shape[1], world_size)
-    cache = empty_cache(model, partition, input_ids.shape[0], capacity, decode_speeds, group, block)
-    ring = Ring(partition, group, block, transport)
-    tokens = shard(input_ids, partition, rank, 1).to(device)
-    last = _owner_of_last(partition)
-    logits = _forward(model, tokens, ring, rank, cache, head=all_logits or rank == last, all_tokens=all_logits)
-    if world_size == 1:
-        return Prefill(logits if all_logits else logits[:, -1], cache)
-    like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
-    if all_logits:
-        return Prefill(gather_all(logits, partition, like, group), cache)
-    return Prefill(share_last(logits, last, like, group), cache)
+    def forward() -> tuple[torch.Tensor | None, RingCache]:
+        cache = empty_cache(model, chosen, input_ids.shape[0], capacity, decode_speeds, call.group, block)
+        ring = Ring(chosen, call.group, block, transport)
+        tokens = shard(input_ids, chosen, call.rank, 1).to(device)
+        head = all_logits or call.rank == last
+        return _forward(model, tokens, ring, call.rank, cache, head, all_tokens=all_logits), cache
+
+    with call:
+        call.agree(describe, every_call=True)
+        device = device_of(model)
+        chosen = partition or strategy.partition(input_ids.shape[1], call.world_size)
+        last = _owner_of_last(chosen)
+        logits, cache = call.agree(lambda: (("part", "forward"),), forward)
+        if call.world_size == 1:
+            return Prefill(logits if all_logits else logits[:, -1], cache)
+        like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
+        if all_logits:
+            return Prefill(gather_all(logits, chosen, like, call.group), cache)
+        return Prefill(share_last(logits, last, like, call.group), cache)
 
 
 def _check_prompt(

@@ -27,6 +27,9 @@ _DEVICE_TYPES = {
     "reference": ("cpu", "cuda"),
 }
 
+_HALF = (torch.bfloat16, torch.float16)
+_DTYPES = {"triton": (*_HALF, torch.float32), "cudnn": _HALF, "flash": _HALF}  # the others compute all
+
 BACKENDS = tuple(_HOME)
 
 
@@ -60,20 +63,20 @@ class Block(Protocol):
         """
 
 
-def check_block(block: str | Block, device_type: str | None = None) -> None:
-    """Raise ValueError unless `block` can be called, or is "auto" or one of BACKENDS, one that computes on the device.
+def check_block(block: str | Block, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
+    """Raise ValueError unless `block` can be called, or is "auto" or one of BACKENDS, one for this device and dtype.
 
-    Without `device_type` any device will do.
+    Without `device_type` any device will do, without `dtype` any dtype.
     """
-    if callable(block) or block == "auto":
+    if callable(block) or (isinstance(block, str) and block == "auto"):
         return
-    if block not in _HOME:
+    if not isinstance(block, str) or block not in _HOME:
         raise ValueError(f"block backend {block!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
-    if device_type is None or device_type in _DEVICE_TYPES[block]:
-        return
-    if block == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
-        return
-    raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
+    interpreted = block == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if device_type is not None and device_type not in _DEVICE_TYPES[block] and not interpreted:
+        raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
+    if dtype is not None and dtype not in _DTYPES.get(block, (dtype,)):
+        raise ValueError(f"block backend {block!r} computes {', '.join(map(str, _DTYPES[block]))}, not {dtype}")
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:

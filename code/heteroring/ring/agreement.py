@@ -1,85 +1,187 @@
-"""Ranks make sure that they mean the same call before any of them waits for another's data."""
+"""One call on all ranks of a group: what is wrong with it on one rank, or differs between ranks, is an error on all."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from functools import lru_cache
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import RLock, current_thread
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-_DIGEST_BYTES = 16
+from heteroring.ring.members import is_group, members
 
-_agreed: WeakKeyDictionary[dist.ProcessGroup, set[tuple]] = WeakKeyDictionary()
+MOST_KINDS = 1024
+
+_COMPARE = os.environ.get("HETERORING_COMPARE", "")
+if _COMPARE not in ("", "every"):
+    raise ValueError(f"HETERORING_COMPARE is {_COMPARE!r}: it must be 'every', or not be set")
+
+Fields = tuple[tuple[str, object], ...]
+_Result = TypeVar("_Result")
 
 
 class Disagreement(ValueError):
-    """The ranks of a group do not hold the same call; raised on every one of them."""
+    """The ranks of a group do not make the same call, or one of them cannot; raised on every one of them."""
 
 
-def agree(
-    call: tuple[tuple[str, object], ...],
-    problem: str | None,
-    group: dist.ProcessGroup,
-    device: torch.device,
-    *,
-    every_call: bool = False,
-) -> None:
-    """Compare `call`, (field, value) pairs, and `problem`, an error in this rank's own arguments, with all ranks'.
+@dataclass
+class _Calls:
+    """What a rank remembers of the calls over one group."""
 
-    On the CPU the ranks exchange a digest of 16 bytes in every call, which is little beside attention there. A host
-    that must not wait for its accelerator cannot do so: there a call is compared once for each group. A rank that later
-    leaves an agreed call for another is caught by the group's time-out at best; by copy engines, whose messages no
-    time-out watches, ranks may read what was meant for another call. `every_call` makes the host wait and compare, for
-    what is called so seldom that this costs nothing.
+    lock: RLock = field(default_factory=RLock)
+    count: int = 0
+    kinds: OrderedDict[Fields, None] = field(default_factory=OrderedDict)  # those agreed on, the latest used last
+    half_way: str | None = None
 
-    Raises Disagreement, on every rank, naming what differs and each rank's value.
+
+_calls: WeakKeyDictionary[dist.ProcessGroup, _Calls] = WeakKeyDictionary()
+
+
+class Call:
+    """One call of `verb` over `group`; as a context, no other thread's call over the group begins within it.
+
+    `operand` is a tensor, or a model, on the device that the call computes on. `group`, `rank` and `world_size` are
+    those of `heteroring.ring.members`; what is no group at all stands for all processes until `agree` refuses it.
+
+    Entering raises RuntimeError if an earlier call over the group ended half way on this rank: by an error, other than
+    a Disagreement, that came before `complete`.
     """
-    every_call = every_call or device.type == "cpu"
-    agreed = _agreed.setdefault(group, set())
-    if problem is None and not every_call and call in agreed:
-        return
-    mine = bytes(_DIGEST_BYTES) if problem else _digest(call)
-    digests = _gather(mine, group, device)
-    if problem is None and all(digest == mine for digest in digests):
+
+    def __init__(self, verb: str, group: object, operand: object) -> None:
+        self._verb, self._given, self._completed = verb, group, False
+        self._device = _device_of(operand)
+        self.group, self.rank, self.world_size = members(group if is_group(group) else None)
+
+    def __enter__(self) -> Call:
+        if self.world_size > 1:
+            self._calls = _calls.setdefault(self.group, _Calls())
+            self._calls.lock.acquire()
+            if self._calls.half_way:
+                self._calls.lock.release()
+                raise RuntimeError(
+                    f"an earlier call over this group, {self._calls.half_way}, ended half way, and what is left of its "
+                    "messages would be taken for this one's: make a new group"
+                )
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.world_size > 1:
+            if error is not None and not self._completed and not isinstance(error, Disagreement):
+                self._calls.half_way = self._calls.half_way or self._verb
+            self._calls.lock.release()
+
+    def complete(self) -> None:
+        """Say that all is exchanged: an error that comes now is this rank's alone, and the next call will be right."""
+        self._completed = True
+
+    def agree(
+        self,
+        describe: Callable[[], Fields],
+        work: Callable[[], _Result] = lambda: None,
+        *,
+        every_call: bool = False,
+    ) -> _Result:
+        """What `work()` returns, once all ranks have compared what `describe()` did: (field, value) pairs.
+
+        An error of either is one on all ranks. They also compare the verb, the name of the calling thread, and how many
+        calls each of them has made over the group, by a digest of 16 bytes. A call that a rank leaves out cannot be
+        told from its next one, where that is of the same kind.
+
+        A host that must not wait for its accelerator cannot do so in every call: on CUDA a call is compared once for
+        each kind of them (verb, thread and fields; MOST_KINDS are remembered). A rank that later leaves a call of an
+        agreed kind for another is caught by the group's time-out at best; by copy engines, whose messages no time-out
+        watches, ranks may read what was meant for another call. HETERORING_COMPARE=every in the environment of all
+        ranks compares every call there, too, and so does `every_call`, for what is called so seldom that it costs
+        nothing.
+
+        Raises Disagreement, on every rank, naming what is wrong, or what differs and each rank's value; of a group of
+        one, what `describe` and `work` raise.
+        """
+        if self.world_size == 1:
+            self._check_group()
+            describe()
+            return work()
+        calls, fields, known, result, cause = self._calls, (), False, None, None
+        try:
+            self._check_group()
+            fields = (("call", self._verb), ("thread", current_thread().name), *describe())
+            every_call = every_call or self._always()
+            known = not every_call and fields in calls.kinds
+            result = work()
+        except Disagreement:  # of a call within this one, where all ranks have raised it
+            raise
+        except Exception as error:  # whatever it is: the others must not wait for a rank that has left
+            if known or calls.half_way:
+                raise
+            cause = error
+        if not known:
+            self._compare(fields, cause)
         if not every_call:
-            agreed.add(call)
-        return
-    raise Disagreement(_difference(call, problem, group, device))
+            calls.kinds[fields] = None
+            calls.kinds.move_to_end(fields)
+            if len(calls.kinds) > MOST_KINDS:
+                calls.kinds.popitem(last=False)
+        calls.count += 1
+        return result
+
+    def _check_group(self) -> None:
+        if not is_group(self._given):
+            raise ValueError(f"group is {self._given!r}: it must be a ProcessGroup, or None for all processes")
+
+    def _always(self) -> bool:
+        """Whether each call is compared, of whatever kind; not while a graph is recorded, when nothing runs."""
+        if self._device is None or self._device.type != "cuda":
+            return True
+        return _COMPARE == "every" and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+    def _compare(self, fields: Fields, cause: Exception | None) -> None:
+        """Raise Disagreement unless all ranks bring the same `fields` and none has an error, `cause`."""
+        calls = self._calls
+        compared = (("calls made over the group", calls.count), ("comparison", _COMPARE or "by kind"), *fields)
+        mine = bytes(16) if cause else hashlib.blake2b(repr(compared).encode(), digest_size=16).digest()
+        device = self._exchange_device()
+        sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(device)
+        gathered = [torch.empty_like(sent) for _ in range(self.world_size)]
+        dist.all_gather(gathered, sent, group=self.group)
+        if cause is None and all(each.cpu().numpy().tobytes() == mine for each in gathered):
+            return
+        problem = str(cause) or type(cause).__name__ if cause else None
+        shown = {name: value if isinstance(value, str) else repr(value) for name, value in compared}
+        answers: list = [None] * self.world_size
+        with torch.cuda.device(device if device.type == "cuda" else -1):
+            dist.all_gather_object(answers, (calls.count, problem, shown), self.group)
+        calls.count = 1 + max(count for count, *_ in answers)  # in step again
+        calls.kinds.clear()
+        raise Disagreement(problem or _difference(answers)) from cause
+
+    def _exchange_device(self) -> torch.device:
+        """Where the group exchanges what is compared, of one type on all ranks, whatever operands they bring."""
+        types = [device.type for device in self.group._device_types]
+        if "cpu" in types:
+            return torch.device("cpu")
+        if self._device is not None and self._device.type in types:
+            return self._device
+        return self.group.bound_device_id or torch.device("cuda", torch.cuda.current_device())
 
 
-@lru_cache(maxsize=1024)
-def _digest(call: tuple[tuple[str, object], ...]) -> bytes:
-    return hashlib.blake2b(json.dumps(call).encode(), digest_size=_DIGEST_BYTES).digest()
+def _device_of(operand: object) -> torch.device | None:
+    if isinstance(operand, nn.Module):
+        operand = next(operand.parameters(), None)
+    return operand.device if isinstance(operand, torch.Tensor) else None
 
 
-def _gather(mine: bytes, group: dist.ProcessGroup, device: torch.device) -> list[bytes]:
-    """Every rank's bytes, in rank order; all ranks must bring the same number of them."""
-    sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(device)
-    gathered = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(gathered, sent, group=group)
-    return [part.cpu().numpy().tobytes() for part in gathered]
-
-
-def _difference(
-    call: tuple[tuple[str, object], ...], problem: str | None, group: dist.ProcessGroup, device: torch.device
-) -> str:
-    """What is wrong, in words: this rank's own problem, another's, or the first field that differs."""
-    message = json.dumps({"call": dict(call), "problem": problem}).encode()
-    lengths = [int.from_bytes(n, "big") for n in _gather(len(message).to_bytes(8, "big"), group, device)]
-    padded = _gather(message.ljust(max(lengths)), group, device)
-    answers = [json.loads(answer) for answer in padded]
-    if problem:
-        return problem
-    for rank, answer in enumerate(answers):
-        if answer["problem"]:
-            return f"rank {rank}: {answer['problem']}"
-    for field in answers[0]["call"]:
-        values = [answer["call"].get(field) for answer in answers]
-        if any(value != values[0] for value in values):
-            break
-    return f"ranks disagree on {field}: " + ", ".join(
-        f"rank {rank} has {tuple(value) if isinstance(value, list) else value}" for rank, value in enumerate(values)
-    )
+def _difference(answers: list[tuple[int, str | None, dict[str, str]]]) -> str:
+    """What is wrong with another rank's call, in words, or the first field that differs."""
+    for rank, (_, problem, _) in enumerate(answers):
+        if problem:
+            return f"rank {rank}: {problem}"
+    calls = [call for _, _, call in answers]
+    name = next(name for call in calls for name in call if any(call.get(name) != other.get(name) for other in calls))
+    return f"ranks disagree on {name}: " + ", ".join(f"rank {r} has {call.get(name)}" for r, call in enumerate(calls))

@@ -7,9 +7,8 @@ import torch.distributed as dist
 
 from heteroring.kernels.block import Block
 from heteroring.kernels.decode_block import finish, merge_parts, partials
-from heteroring.ring.agreement import agree
-from heteroring.ring.members import members
-from heteroring.ring.operands import broken_rule, default_scale, shapes_of
+from heteroring.ring.agreement import Call, Fields
+from heteroring.ring.operands import described, operands, shapes_of
 
 # PyTorch 2.13 renamed it, and warns of the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -34,24 +33,34 @@ def ring_decode(
     Each rank attends to what it holds; one collective then brings every rank B x Hq x (D + 1) numbers of each other,
     to be merged by their LSE.
 
-    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks' shapes,
-    dtypes or scales differ (on CUDA this is compared once for a call of its kind: see heteroring.ring.agreement);
-    RuntimeError if a rank is lost.
+    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first.
+
+    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do, if its attention to its
+    own keys fails, if the ranks' shapes, dtypes or scales differ, if they call different verbs, or from threads of
+    different names (on CUDA this is compared once for a call of its kind, or always with HETERORING_COMPARE=every in
+    the environment of all ranks: `Call.agree` in heteroring.ring.agreement); RuntimeError if a rank is lost, or if an
+    earlier call over the group ended half way.
     """
-    group, rank, world_size = members(group)
-    scale = default_scale(q) if scale is None else scale
-    problem = broken_rule(q, k, v, scale, block, "ring_decode")
-    if problem is None and q.shape[2] != 1:
-        problem = f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}"
-    if world_size > 1:
-        agree(() if problem else _description(q, k, scale), problem, group, q.device)
-    elif problem:
-        raise ValueError(problem)
-    with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-        parts = partials(q, k, v, scale, block)
-        if world_size > 1:
-            parts = _gather(merge_parts(parts), group, rank, world_size)
-        return finish(parts, q.dtype)
+    with Call("ring_decode", group, q) as call:
+
+        def describe() -> Fields:
+            nonlocal q, k, v, scale
+            q, k, v, scale = operands(q, k, v, scale, block, "ring_decode")
+            if q.shape[2] != 1:
+                raise ValueError(f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}")
+            return described(q, k, scale)
+
+        def own() -> torch.Tensor:
+            with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
+                parts = partials(q, k, v, scale, block)
+                return parts if call.world_size == 1 else merge_parts(parts)
+
+        parts = call.agree(describe, own)
+        with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
+            if call.world_size > 1:
+                parts = _gather(parts, call.group, call.rank, call.world_size)
+            call.complete()
+            return finish(parts, q.dtype)
 
 
 def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size: int) -> torch.Tensor:
@@ -61,15 +70,3 @@ def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size:
     except RuntimeError as error:
         raise RuntimeError(f"rank {rank} lost another where ranks exchange their part of a token: {error}") from error
     return parts
-
-
-def _description(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
-    return (
-        ("call", "ring_decode"),
-        ("dtype", str(q.dtype)),
-        ("batch", q.shape[0]),
-        ("query heads", q.shape[1]),
-        ("KV heads", k.shape[1]),
-        ("head dimension", q.shape[-1]),
-        ("scale", float(scale)),
-    )

@@ -58,25 +58,15 @@ class Mailbox:
         mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
         self._addresses = [each.data_ptr() for each in mapped]
         self._mapped = handle, mapped  # as long as these live, so do the mappings
-        self._in_use, self._last = False, None
+        self._last = None
 
     def open(self, current: torch.cuda.Stream) -> None:
-        """Begin a call that computes on the stream `current`: behind the last call, wherever that computed.
-
-        Raises RuntimeError if the last call did not get to `close`.
-        """
-        if self._in_use:
-            raise RuntimeError(
-                "an earlier call over this group ended half way, and what is left of its messages would be taken for "
-                "this one's: make a new group"
-            )
-        self._in_use = True
+        """Begin a call that computes on the stream `current`: behind the last call, wherever that computed."""
         if self._last is not None and self._last != current and not torch.cuda.is_current_stream_capturing():
             current.wait_stream(self._last)
 
     def close(self, current: torch.cuda.Stream) -> None:
         """End the call: all that it does with slots and flags has been asked for."""
-        self._in_use = False
         # On a stream that records a graph, nothing has run that the next call could wait for.
         if not torch.cuda.is_current_stream_capturing():
             self._last = current

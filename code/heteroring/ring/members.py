@@ -18,3 +18,10 @@ def members(group: dist.ProcessGroup | None) -> tuple[dist.ProcessGroup | None, 
     if rank < 0:
         raise ValueError("this process is not a member of the group it passed")
     return group, rank, dist.get_world_size(group)
+
+
+def is_group(group: object) -> bool:
+    """Whether `members` can take `group`: None, a ProcessGroup, or what stands for one of others."""
+    if group is None or not dist.is_available():
+        return group is None
+    return isinstance(group, dist.ProcessGroup) or group is dist.GroupMember.NON_GROUP_MEMBER

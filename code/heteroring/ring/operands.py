@@ -3,50 +3,77 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from heteroring.kernels.block import Block, check_block
+from heteroring.ring.arguments import finite
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
-def broken_rule(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, block: str | Block, call: str
-) -> str | None:
-    """The first rule that this rank's operands of `call` break, in words: shapes, dtypes, devices, scale, block."""
+def operands(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, block: str | Block, verb: str
+) -> Operands:
+    """q, k and v as kernels take them, and the scale, for None 1/sqrt(D).
+
+    Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q: what has no
+    contiguous last dimension, or rows that overlap, is copied here, for every backend. All other strides are free,
+    also those of expanded tensors.
+
+    Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
+    scale, block.
+    """
+    tensors = {"q": q, "k": k, "v": v}
+    for name, x in tensors.items():
+        if not isinstance(x, torch.Tensor):
+            raise ValueError(f"{name} is of type {type(x).__name__}: it must be a tensor [B, H, n, D]")
+        if x.layout != torch.strided or x.is_nested:
+            raise ValueError(f"{name} is {'nested' if x.is_nested else x.layout}: it must be a dense, strided tensor")
     shapes = shapes_of(q, k, v)
     if any(x.dim() != 4 for x in (q, k, v)):
-        return f"{shapes}: each must be [B, H, n, D]"
+        raise ValueError(f"{shapes}: each must be [B, H, n, D]")
     if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        return f"{shapes}: k and v must have one shape, and q their batch and head dimension"
+        raise ValueError(f"{shapes}: k and v must have one shape, and q their batch and head dimension")
     if q.shape[0] < 1 or q.shape[3] < 1:
-        return f"{shapes}: batch and head dimension must be at least 1"
+        raise ValueError(f"{shapes}: batch and head dimension must be at least 1")
     if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
-        return f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second"
-    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
-        return f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must be of one floating-point dtype"
+        raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second")
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in _DTYPES:
+        raise ValueError(
+            f"q is {q.dtype}, k {k.dtype}, v {v.dtype}: they must be of one floating-point dtype of 16, 32 or 64 bits"
+        )
     if not q.device == k.device == v.device:
-        return f"q is on {q.device}, k on {k.device}, v on {v.device}: they must be on one device"
-    if not math.isfinite(scale):
-        return f"scale is {scale}: it must be finite"
+        raise ValueError(f"q is on {q.device}, k on {k.device}, v on {v.device}: they must be on one device")
+    if q.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"q is on {q.device}: there are kernels for cpu and cuda")
+    scale = 1.0 / math.sqrt(q.shape[3]) if scale is None else finite("scale", scale)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        return f"an input requires a gradient, and {call} is forward only: call it under torch.no_grad()"
-    return refusal(check_block, block, q.device.type)
+        raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
+    check_block(block, q.device.type, q.dtype)
+    q, k, v = (x if _in_rows(x) else x.contiguous() for x in (q, k, v))
+    return q, k, v, scale
 
 
-def refusal(check: Callable[..., None], *values: object) -> str | None:
-    """The ValueError that `check` raises for `values`, in words."""
-    try:
-        check(*values)
-    except ValueError as error:
-        return str(error)
-    return None
+def _in_rows(x: torch.Tensor) -> bool:
+    """Whether each row of `x` lies in one piece, and no part of it in another row; a whole row may be met again."""
+    *steps, last = x.stride()
+    return last == 1 and all(step == 0 or step >= x.shape[3] for step in steps)
+
+
+def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
+    """What the operands of all ranks have in common, as (field, value) pairs."""
+    return (
+        ("device", q.device.type),
+        ("dtype", str(q.dtype)),
+        ("batch", q.shape[0]),
+        ("query heads", q.shape[1]),
+        ("KV heads", k.shape[1]),
+        ("head dimension", q.shape[3]),
+        ("scale", scale),
+    )
 
 
 def shapes_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
     return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-
-
-def default_scale(q: torch.Tensor) -> float:
-    """1/sqrt(D), also where q [B, H, n, D] is yet to be found to lack a dimension."""
-    return 1.0 / math.sqrt(max((1, *q.shape[-1:])))

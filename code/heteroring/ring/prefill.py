@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 import torch.distributed as dist
 
 from heteroring.kernels import triton_block
 from heteroring.kernels.block import Block, resolve
-from heteroring.ring.agreement import agree
-from heteroring.ring.members import members
-from heteroring.ring.operands import broken_rule, default_scale, refusal, shapes_of
+from heteroring.ring.agreement import Call, Fields
+from heteroring.ring.arguments import flag
+from heteroring.ring.operands import described, operands, shapes_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
 from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
@@ -39,32 +41,45 @@ def ring_attention(
     shard is ever padded. On Hopper the kernel itself waits for the first peer's keys, and keeps its multiprocessors
     meanwhile: what that peer's call is waiting for (a collective on another stream, say) may not need them.
 
-    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
-    partitions, dtypes, head counts, masks or scales differ; RuntimeError if a rank is lost, or if an earlier call over
-    the group ended half way. On CUDA calls are compared once for each kind of them (`heteroring.ring.agreement`), and
-    ranks that then mix kinds, or lose one another under the copy-engine transport, get wrong results or wait for ever.
-    """
-    group, rank, world_size = members(group)
-    scale = default_scale(q) if scale is None else scale
-    problem = (
-        broken_rule(q, k, v, scale, block, "ring_attention")
-        or _misfit(q, k, v, partition, rank, world_size)
-        or refusal(check_transport, transport)
-        or _not_for_kernels(q, k, v, scale, block)
-    )
-    if world_size > 1:
-        call = () if problem else _description(q, k, partition, causal, scale, transport)
-        agree(call, problem, group, q.device)
-    elif problem:
-        raise ValueError(problem)
+    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first.
 
-    compute = resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
-    with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-        steps = {visit.step: visit for visit in visits(partition, rank, causal)}
-        if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
-            return _own(q, k, v, steps, scale, compute)
-        exchange = open_exchange(transport, k, v, partition, causal, group)
-        return rotate(q, k, v, steps, exchange, world_size, scale, compute)
+    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
+    partitions, dtypes, head counts, masks or scales differ, if they call different verbs, or from threads of different
+    names. On CUDA calls are compared once for each kind of them (`Call.agree` in heteroring.ring.agreement; with
+    HETERORING_COMPARE=every in the environment of all ranks, always), and ranks that then mix kinds, or lose one
+    another under the copy-engine transport, get wrong results or wait for ever. RuntimeError if a rank is lost, or if
+    an earlier call over the group ended half way. What a Block raises it raises on its rank alone: the others get
+    their results, and the next call is right.
+    """
+    with Call("ring_attention", group, q) as call:
+
+        def describe() -> Fields:
+            nonlocal q, k, v, causal, scale
+            q, k, v, scale = operands(q, k, v, scale, block, "ring_attention")
+            causal = flag("causal", causal)
+            _check_partition(q, k, v, partition, call.rank, call.world_size)
+            check_transport(transport)
+            if block == "triton":
+                triton_block.check(q, k, v, scale)
+            return (
+                ("layout", partition.layout),
+                ("block_lens", partition.block_lens),
+                ("causal", causal),
+                ("transport", transport),
+                *described(q, k, scale),
+            )
+
+        def chosen() -> Block:
+            return resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
+
+        compute = call.agree(describe, chosen)
+        with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
+            steps = {visit.step: visit for visit in visits(partition, call.rank, causal)}
+            if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
+                call.complete()
+                return _own(q, k, v, steps, scale, compute)
+            exchange = open_exchange(transport, k, v, partition, causal, call.group)
+            return rotate(q, k, v, steps, exchange, call.world_size, scale, compute, call.complete)
 
 
 def rotate(
@@ -76,24 +91,43 @@ def rotate(
     world_size: int,
     scale: float,
     compute: Block,
+    closed: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The visits `steps` of one rank of two or more, in ring order, KV of the next steps on its way while one computes.
 
-    What `ring_attention` does once its arguments are known to be right; returns the same.
+    What `ring_attention` does once its arguments are known to be right; returns the same. `closed()` is called when
+    all messages are through, also before an error of `compute` is raised.
     """
     for step in range(1, min(world_size, 1 + AHEAD)):
         exchange.start(step)
-    joined = _joined(q, k, v, steps, exchange, scale, compute)
-    out, lse = joined or _own(q, k, v, steps, scale, compute)
-    for step in range(1, world_size):
-        if step in steps and not (joined and step == 1):
-            keys, values = exchange.wait(step)
+    remote = steps.keys() - {0}
+    arriving = _arriving(remote, exchange, world_size, closed)
+    try:
+        joined = _joined(q, k, v, steps, exchange, scale, compute)
+        if joined:
+            remote.discard(1)
+        out, lse = joined or _own(q, k, v, steps, scale, compute)
+        for step, keys, values in arriving:
             rows = slice(steps[step].first_query, None)
             compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
+    except Exception:
+        for _ in arriving:  # the peers need this rank's keys all the same
+            pass
+        raise
+    return out.to(q.dtype), lse
+
+
+def _arriving(
+    remote: set[int], exchange: Exchange, world_size: int, closed: Callable[[], None]
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """(step, keys, values) of the steps `remote`, in order; behind each, the next messages are begun."""
+    for step in range(1, world_size):
+        if step in remote:
+            yield step, *exchange.wait(step)
         if step + AHEAD < world_size:
             exchange.start(step + AHEAD)
     exchange.close()
-    return out.to(q.dtype), lse
+    closed()
 
 
 def _own(
@@ -139,40 +173,18 @@ def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, o
     return how
 
 
-def _misfit(
+def _check_partition(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
-) -> str | None:
-    """How this rank's tensors, or the group, differ from the partition, in words."""
+) -> None:
+    """Raise ValueError if this rank's tensors, or the group, differ from the partition."""
     if not isinstance(partition, Partition):
-        return f"partition is {partition!r}: it must be a Partition"
+        raise ValueError(f"partition is {partition!r}: it must be a Partition")
     if partition.world_size != world_size:
-        return f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
+        raise ValueError(
+            f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
+        )
     expected = partition.block_lens[rank]
     if q.shape[2] != expected or k.shape[2] != expected:
-        return f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
-    return None
-
-
-def _not_for_kernels(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, block: str | Block) -> str | None:
-    """What a kernel would refuse after messages are under way, in words."""
-    if q.is_cuda and any(x.stride(3) != 1 and x.shape[3] > 1 for x in (q, k, v)):
-        strides = ", ".join(f"{name} {x.stride()}" for name, x in (("q", q), ("k", k), ("v", v)))
-        return f"strides are {strides}: on CUDA the last of each must be 1"
-    return refusal(triton_block.check, q, k, v, scale) if block == "triton" else None
-
-
-def _description(
-    q: torch.Tensor, k: torch.Tensor, partition: Partition, causal: bool, scale: float, transport: str
-) -> tuple[tuple[str, object], ...]:
-    return (
-        ("layout", partition.layout),
-        ("block_lens", partition.block_lens),
-        ("dtype", str(q.dtype)),
-        ("batch", q.shape[0]),
-        ("query heads", q.shape[1]),
-        ("KV heads", k.shape[1]),
-        ("head dimension", q.shape[-1]),
-        ("causal", causal),
-        ("scale", float(scale)),
-        ("transport", transport),
-    )
+        raise ValueError(
+            f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
+        )

@@ -1,0 +1,82 @@
+"""Tensors [B, H, n, D] laid out in memory in all the ways that a caller's may be, and the verbs called with them."""
+
+import os
+
+import torch
+
+import heteroring as hr
+from heteroring.ring.partition import Partition
+
+HEADS, KV_HEADS, HEAD_DIM, BATCH = 4, 2, 64, 2
+
+
+def _overlapping(x):
+    """Every token's row begins one element behind the last one's."""
+    batch, heads, tokens, head_dim = x.shape
+    row = tokens + head_dim
+    memory = torch.cat((x.flatten(), x.new_ones(batch * heads * row)))
+    return memory.as_strided(x.shape, (heads * row, row, 1, 1))
+
+
+KINDS = {
+    "D before n": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "every second": lambda x: torch.stack((x, torch.full_like(x, torch.nan)), -1)[..., 0],
+    "one number a row": lambda x: x[..., :1].expand_as(x),
+    "one batch": lambda x: x[:1].expand_as(x),
+    "one head": lambda x: x[:, :1].expand_as(x),
+    "one token": lambda x: x[:, :, :1].expand_as(x),
+    "offset": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 1), value=torch.nan)[:, :, 3:-1, 1:-2],
+    "n before H": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "H before B": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "n first": lambda x: x.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3),
+    "overlapping": _overlapping,
+}
+
+
+def called(rank, world_size, verb, block, lens, dtype, device="cpu", **keywords):
+    """(kind, operands that have it, contiguous copies of this rank's q, k and v, result) of a call for each of them.
+
+    The result of ring_attention is (out, lse), that of ring_decode (out,).
+    """
+    if block == "triton" and device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    partition = Partition.zigzag(lens)
+    results = []
+    for kind, of in KINDS.items():
+        for changed in ("q", "k", "v", "qkv"):
+            g = torch.Generator().manual_seed(len(results))
+            tensors = {}
+            for name, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
+                tokens = 1 if verb == "ring_decode" and name == "q" else sum(lens)
+                x = torch.randn(BATCH, heads, tokens, HEAD_DIM, generator=g).to(device, dtype)
+                x = (
+                    x
+                    if tokens < sum(lens) or (verb == "ring_decode" and name == "q")
+                    else hr.shard(x, partition, rank, 2)
+                )
+                tensors[name] = of(x) if name in changed else x
+            operands = tensors.values()
+            if verb == "ring_decode":
+                result = (hr.ring_decode(*operands, block=block, **keywords),)
+            else:
+                result = hr.ring_attention(*operands, partition, block=block, **keywords)
+            copies = [x.clone(memory_format=torch.contiguous_format).cpu() for x in operands]
+            results.append((kind, changed, copies, [x.cpu() for x in result]))
+    return results
+
+
+def joined(answers, verb, lens):
+    """The whole q, k, v and result of each call, from the ranks' answers of `called`, and what names it."""
+    partition = Partition.zigzag(lens)
+    for parts in zip(*answers, strict=True):
+        kind, changed = parts[0][:2]
+        q, k, v = (
+            hr.unshard([part[2][i] for part in parts], partition, 2) if verb != "ring_decode" or i else parts[0][2][0]
+            for i in range(3)
+        )
+        if verb == "ring_decode":
+            result = parts[0][3]
+            assert all(torch.equal(part[3][0], result[0]) for part in parts)
+        else:
+            result = [hr.unshard([part[3][i] for part in parts], partition, 2) for i in range(2)]
+        yield f"{changed} {kind}", (q, k, v), result
