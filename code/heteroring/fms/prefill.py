@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.fms.agreed import Call, agreed
-from heteroring.fms.arguments import checked_tokens, described, is_token_ids, whole_number
+from heteroring.fms.arguments import check_not_padded, checked_tokens, described, flag, is_token_ids, whole_number
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
@@ -52,8 +52,16 @@ def ring_prefill(
     [B, N, V]. The cache has room for `capacity` more tokens, spread by `decode_speeds`
     (heteroring.fms.cache.next_owner). `block` and `transport` are those of `ring_attention`.
 
+    There is no padding: what is in input_ids is attended to. Prompts of different lengths must be prefilled one by one.
+    A batch is refused where a row begins or ends with more pad ids than another; one whose rows are all padded alike,
+    or with another token than the pad id (the configuration's `pad_id`, or 0 where that has none), cannot be told from
+    honest prompts, nor can one prompt that is padded.
+
+    A model may be compiled in place, by `model.compile()`, which leaves the ring's attention as it is. The first calls,
+    and the first with another shape, then take a minute longer.
+
     Raises ValueError, on every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than
-    the model's max_expected_seq_len, or not of the partition's length; if the ranks' models, prompts or other
+    the model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or other
     arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES. RuntimeError if a rank is lost.
     """
     strategy = strategy_of(model)
@@ -74,7 +82,7 @@ def ring_prefill(
             ("layout", chosen.layout),
             ("block_lens", chosen.block_lens),
             ("capacity", int(capacity)),
-            ("all_logits", bool(all_logits)),
+            ("all_logits", flag("all_logits", all_logits)),
             ("decode_speeds", check_speeds(decode_speeds, world_size)),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
@@ -82,7 +90,7 @@ def ring_prefill(
 
     agreed(describe, group, world_size, device)
     partition = partition or strategy.partition(input_ids.shape[1], world_size)
-    cache = empty_cache(model, partition, input_ids.shape[0], capacity, decode_speeds, group, block)
+    cache = empty_cache(model, partition, input_ids.shape[0], int(capacity), decode_speeds, group, block)
     ring = Ring(partition, group, block, transport)
     tokens = shard(input_ids, partition, rank, 1).to(device)
     last = _owner_of_last(partition)
@@ -103,10 +111,11 @@ def _check_prompt(
         raise ValueError(
             f"input_ids is {described(input_ids)}: it must be a tensor of token ids [B, N], all of one length"
         )
+    check_not_padded(input_ids, model.config)
     seq_len, longest = input_ids.shape[1], model.config.max_expected_seq_len
     if seq_len < world_size:
         raise ValueError(f"the prompt has {seq_len} tokens, fewer than the {world_size} ranks")
-    whole_number("capacity", capacity, "there is room for 0 new tokens or more")
+    capacity = whole_number("capacity", capacity, "there is room for 0 new tokens or more")
     if seq_len + capacity > longest:
         raise ValueError(
             f"a prompt of {seq_len} tokens and {capacity} new ones exceed the model's max_expected_seq_len of {longest}"
