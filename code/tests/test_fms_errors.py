@@ -78,6 +78,8 @@ def test_what_breaks_a_rule_is_an_error_on_every_rank(ranks, both, words):
             "ranks disagree on dtype: rank 0 has torch.float32, rank 1 has torch.bf",
         ),
         ({"model": {"seed": 5}}, "ranks disagree on weights"),
+        ({"model": {"rope_theta": 1e4}}, "disagree on config.rope_theta: rank 0 has 500000.0, rank 1 has 10000.0"),
+        ({"model": {"norm_eps": 0.1}}, "ranks disagree on config.norm_eps"),
         ({"batch": 2}, "ranks disagree on batch: rank 0 has 1, rank 1 has 2"),
         ({"length": 13, "lens": (8, 5)}, "ranks disagree on prompt length: rank 0 has 12, rank 1 has 13"),
         ({"lens": (7, 5)}, r"ranks disagree on block_lens: rank 0 has \(8, 4\), rank 1 has \(7, 5\)"),
@@ -158,11 +160,11 @@ def test_a_token_id_outside_the_vocabulary_on_one_rank(ranks, token):
 
 def decode(rank, world_size, per_rank):
     """Each rank takes a step of decode with a cache and a token of its own, after a good step of all."""
-    lens, seed, capacity, tokens = per_rank[rank]
+    lens, changes, capacity, tokens = per_rank[rank]
     model = fms_models.ring("llama3")
     _, first = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((8, 4)), capacity=capacity)
     _, second = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((6, 6)), capacity=capacity)
-    other = fms_models.ring("llama3", seed=seed) if seed else model
+    other = fms_models.ring("llama3", **changes) if changes else model
     cache = first if lens == (8, 4) else second
     ring_decode_step(model, torch.tensor([5]), first)
     ring_decode_step(model, torch.tensor([5]), second)
@@ -176,8 +178,9 @@ STEP = ((8, 4), None, 2, [7])
     ("steps", "words"),
     [
         ([STEP, ((6, 6), None, 2, [7])], r"ranks disagree on block_lens: rank 0 has \(8, 4\), rank 1 has \(6, 6\)"),
-        ([STEP, ((8, 4), 5, 2, [7])], "the cache was filled by a model with other weights"),
-        ([((8, 4), 5, 2, [7])] * 2, "the cache was filled by a model with other weights"),
+        ([STEP, ((8, 4), {"seed": 5}, 2, [7])], "the cache was filled by another model"),
+        ([((8, 4), {"seed": 5}, 2, [7])] * 2, "the cache was filled by another model, or by this one with other"),
+        ([((8, 4), {"rope_theta": 1e4}, 2, [7])] * 2, "the cache was filled by another model"),
         ([((8, 4), None, 1, [7])] * 2, "the cache is full, with 13 tokens: call ring_prefill with the capacity"),
         (
             [((8, 4), None, 2, [7, 8])] * 2,
@@ -187,7 +190,7 @@ STEP = ((8, 4), None, 2, [7])
         ([STEP, ((8, 4), None, 2, [8])], "ranks disagree on token ids"),
         ([STEP, ((8, 4), None, 2, [97])], "token id 97 is outside the model's vocabulary"),
     ],
-    ids=["partition", "model-of-one", "model", "full", "batch", "float", "tokens", "vocabulary"],
+    ids=["partition", "model-of-one", "model", "configuration", "full", "batch", "float", "tokens", "vocabulary"],
 )
 def test_a_cache_or_token_that_does_not_fit(ranks, steps, words):
     assert_on_all(ranks(2).attempt(decode, steps), words)
@@ -305,5 +308,17 @@ def test_a_model_that_is_not_fms():
 def test_dropout_in_training_mode():
     model = fms_models.ring("llama3", p_dropout=0.1)
     ring_prefill(model, fms_models.prompt(12))
+    model.base_model.layers[1].train()
     with pytest.raises(ValueError, match=r"training mode with dropout 0.1: call model.eval"):
-        ring_prefill(model.train(), fms_models.prompt(12))
+        ring_prefill(model, fms_models.prompt(12))
+
+
+def with_sharded_weights(rank, world_size):
+    """Random shards that have one seed are alike, so that ranks which compared them would find nothing wrong."""
+    return ring_prefill(fms_models.stock("llama", distributed_strategy="tp"), fms_models.prompt(12))
+
+
+def test_a_model_whose_weights_are_sharded(ranks):
+    assert_on_all(
+        ranks(2).attempt(with_sharded_weights), "the model's strategy is TensorParallelStrategy: the ring needs"
+    )

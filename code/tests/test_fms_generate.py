@@ -165,6 +165,20 @@ def test_new_tokens_go_where_decode_stays_balanced_and_logits_stay_right(ranks, 
         torch.testing.assert_close(torch.stack(logits, 1), exact, atol=1e-4, rtol=1e-4)
 
 
+def prefilled_in_inference_mode(rank, world_size):
+    model = fms_models.ring("llama3")
+    with torch.inference_mode():
+        logits, cache = ring_prefill(model, fms_models.prompt(9), capacity=2)
+        ring_decode_step(model, logits.argmax(-1), cache)
+    return ring_decode_step(model, torch.tensor([5]), cache)
+
+
+def test_a_cache_of_inference_mode_serves_outside_it(ranks):
+    """The owner of the new token alone would fail to write it, and leave the others waiting."""
+    first, second = ranks(2).run(prefilled_in_inference_mode)
+    assert torch.equal(first, second)
+
+
 def test_one_process_needs_no_group():
     ids = fms_models.prompt(29)
     got = ring_generate(fms_models.ring("mixtral"), ids, max_new_tokens=12)

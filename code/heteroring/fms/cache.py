@@ -87,6 +87,7 @@ class RingCache:
         return sum(self.capacities) - self.seq_len
 
 
+@torch.inference_mode(False)  # a cache that is filled in inference mode may be written to outside it, too
 def empty_cache(
     model: nn.Module,
     partition: Partition,

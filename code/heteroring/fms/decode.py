@@ -60,7 +60,7 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
 def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
     check_model(model)
     if fingerprint(model) != cache.fingerprint:
-        raise ValueError("the cache was filled by a model with other weights")
+        raise ValueError("the cache was filled by another model, or by this one with other weights")
     if not is_token_ids(token_ids) or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
         raise ValueError(
             f"token_ids is {described(token_ids)}: a cache of {cache.batch} sequences takes the id of a token of each"

@@ -9,6 +9,7 @@ from typing import Any
 import fms.models
 import torch
 import torch.distributed as dist
+from fms.distributed.strategy import DistributedStrategy, NotDistributed
 from fms.models.granite import Granite
 from fms.models.llama import LLaMA
 from fms.models.mistral import Mistral
@@ -95,7 +96,13 @@ def check_model(model: nn.Module) -> None:
             f"the model is a {type(model).__name__}: the ring computes those of FMS that it is tested with, "
             f"{', '.join(ARCHITECTURES)}"
         )
-    if model.training and model.config.p_dropout:
+    strategy = getattr(model, "distributed_strategy", None)
+    if isinstance(strategy, DistributedStrategy) and not isinstance(strategy, RingAttentionStrategy | NotDistributed):
+        raise ValueError(
+            f"the model's strategy is {type(strategy).__name__}: the ring needs a model whose whole weights every rank "
+            "holds on one device, as heteroring.fms.get_model makes it"
+        )
+    if model.config.p_dropout and any(module.training for module in model.modules()):
         raise ValueError(f"the model is in training mode with dropout {model.config.p_dropout}: call model.eval()")
 
 

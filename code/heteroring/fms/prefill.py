@@ -15,7 +15,7 @@ from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
-from heteroring.fms.weights import device_of, dtype_of, fingerprint
+from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block, check_block
 from heteroring.ring.members import members
 from heteroring.ring.partition import Partition
@@ -76,6 +76,7 @@ def ring_prefill(
         return (
             ("architecture", type(model).__name__),
             ("dtype", str(dtype_of(model))),
+            *configuration(model),
             ("weights", fingerprint(model)),
             ("batch", input_ids.shape[0]),
             ("prompt length", input_ids.shape[1]),
