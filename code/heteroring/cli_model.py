@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from heteroring.bench.defaults import grid_of
 from heteroring.cli_options import (
     Batch,
     Block,
     CsvOutput,
-    Dtype,
+    GridDtype,
     HangTimeout,
     Label,
     Models,
@@ -30,6 +31,7 @@ from heteroring.cli_options import (
     integers,
     label_of,
     measure,
+    of_each_platform,
     reporting,
 )
 from heteroring.throttle import DEFAULTS
@@ -47,7 +49,10 @@ def model(
     seq_lens: SeqLens,
     percentages: Percentages,
     strategies: Strategies,
-    model: Annotated[str, typer.Option(help="FMS architecture/variant; its weights are random.")] = "llama/3-8b",
+    model: Annotated[
+        str,
+        typer.Option(help="FMS architecture/variant; its weights are random.", show_default=of_each_platform("model")),
+    ] = "",
     layers: Layers = 0,
     emb_dim: EmbDim = 0,
     heads: ModelHeads = 0,
@@ -63,7 +68,7 @@ def model(
     label: Label = "",
     throttle: ThrottleName = "",
     batch: Batch = 1,
-    dtype: Dtype = "float32",
+    dtype: GridDtype = "",
     block: Block = "auto",
     transport: Transport = "auto",
     multiple: Multiple = 0,
@@ -83,6 +88,8 @@ def model(
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
+    grid = grid_of(platform)
+    model, dtype = model or grid.model, dtype or grid.dtype
     asked, trace = trace, trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
     check_measured(output)
     check_output(trace, ".csv")

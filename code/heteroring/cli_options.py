@@ -55,7 +55,6 @@ ShapeKvHeads = Annotated[int, typer.Option(help="KV heads.", show_default=of_eac
 ShapeHeadDim = Annotated[
     int, typer.Option(help="Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
 ]
-Dtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.")]
 Block = Annotated[str, typer.Option(help="What computes a block of attention; auto: the best one there.")]
 Transport = Annotated[str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")]
 Multiple = Annotated[int, typer.Option(help="Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]

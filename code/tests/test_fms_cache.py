@@ -2,7 +2,9 @@
 
 import random
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fms")
 
@@ -40,10 +42,15 @@ def test_the_slowest_step_is_the_least_possible():
 
 def test_speeds_are_equal_unless_told():
     assert check_speeds(None, 3) == (1.0, 1.0, 1.0)
-    assert check_speeds((3, 1), 2) == (3.0, 1.0)
+    for given in ((3, 1), [np.float16(3), np.int8(1)], np.array([3, 1]), torch.tensor([3.0, 1.0])):
+        assert check_speeds(given, 2) == (3.0, 1.0)
 
 
-@pytest.mark.parametrize("speeds", [(1,), (1, 0), (1, -2), (1, float("nan")), (1, float("inf"))], ids=str)
+@pytest.mark.parametrize(
+    "speeds",
+    [(1,), (1, 0), (1, -2), (1, float("nan")), (1, float("inf")), "12", (1, True), {1, 2}, {1: 1, 2: 2}, (1, "2")],
+    ids=str,
+)
 def test_speeds_that_cannot_be_are_refused(speeds):
     with pytest.raises(ValueError, match="2 ranks need 2 positive numbers"):
         check_speeds(speeds, 2)

@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("fms")
 
 import fms_models
+from fms.utils.generation import pad_input_ids
 from ranks import RankError
 
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
@@ -44,6 +46,9 @@ def assert_on_all(results, words, kind="Disagreement"):
         ({**GOOD, "keywords": {"capacity": 181}}, "12 tokens and 181 new ones exceed .* of 192"),
         ({**GOOD, "keywords": {"capacity": -1}}, "capacity is -1"),
         ({**GOOD, "keywords": {"capacity": 1.5}}, "capacity is 1.5"),
+        ({**GOOD, "keywords": {"capacity": True}}, "capacity is True: there is room for 0 new tokens or more"),
+        ({**GOOD, "keywords": {"capacity": np.uint8(181)}}, "12 tokens and 181 new ones exceed .* of 192"),
+        ({**GOOD, "keywords": {"all_logits": "no"}}, "all_logits is 'no': it must be True or False"),
         ({"length": 12, "lens": (8, 5)}, r"block_lens \(8, 5\) sum to 13, but the prompt has 12 tokens"),
         ({"length": 12, "lens": (8, 2, 2)}, r"the partition has 3 ranks \(\(8, 2, 2\)\), the group has 2"),
         ({**GOOD, "keywords": {"block": "cuda"}}, "block backend 'cuda' is unknown"),
@@ -51,11 +56,12 @@ def assert_on_all(results, words, kind="Disagreement"):
         ({**GOOD, "keywords": {"block": "flash"}}, "block backend 'flash' computes on cuda, not on cpu"),
         ({**GOOD, "keywords": {"transport": "pigeon"}}, "transport 'pigeon' is unknown"),
         ({**GOOD, "keywords": {"decode_speeds": (1, 0)}}, "2 ranks need 2 positive numbers"),
+        ({**GOOD, "keywords": {"decode_speeds": "21"}}, "decode_speeds are '21': 2 ranks need 2 positive numbers, in"),
         ({**GOOD, "keywords": {"decode_speeds": 2.0}}, r"decode_speeds are 2.0: 2 ranks need 2 positive numbers"),
     ],
     ids=[
-        *("short", "long", "capacity", "negative", "fraction", "sum", "ranks"),
-        *("block", "no-block", "device", "transport", "speeds", "speed"),
+        *("short", "long", "capacity", "negative", "fraction", "true", "numpy", "flag", "sum", "ranks"),
+        *("block", "no-block", "device", "transport", "speeds", "text", "speed"),
     ],
 )
 def test_what_breaks_a_rule_is_an_error_on_every_rank(ranks, both, words):
@@ -72,6 +78,8 @@ def test_what_breaks_a_rule_is_an_error_on_every_rank(ranks, both, words):
             "ranks disagree on dtype: rank 0 has torch.float32, rank 1 has torch.bf",
         ),
         ({"model": {"seed": 5}}, "ranks disagree on weights"),
+        ({"model": {"rope_theta": 1e4}}, "disagree on config.rope_theta: rank 0 has 500000.0, rank 1 has 10000.0"),
+        ({"model": {"norm_eps": 0.1}}, "ranks disagree on config.norm_eps"),
         ({"batch": 2}, "ranks disagree on batch: rank 0 has 1, rank 1 has 2"),
         ({"length": 13, "lens": (8, 5)}, "ranks disagree on prompt length: rank 0 has 12, rank 1 has 13"),
         ({"lens": (7, 5)}, r"ranks disagree on block_lens: rank 0 has \(8, 4\), rank 1 has \(7, 5\)"),
@@ -152,11 +160,11 @@ def test_a_token_id_outside_the_vocabulary_on_one_rank(ranks, token):
 
 def decode(rank, world_size, per_rank):
     """Each rank takes a step of decode with a cache and a token of its own, after a good step of all."""
-    lens, seed, capacity, tokens = per_rank[rank]
+    lens, changes, capacity, tokens = per_rank[rank]
     model = fms_models.ring("llama3")
     _, first = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((8, 4)), capacity=capacity)
     _, second = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((6, 6)), capacity=capacity)
-    other = fms_models.ring("llama3", seed=seed) if seed else model
+    other = fms_models.ring("llama3", **changes) if changes else model
     cache = first if lens == (8, 4) else second
     ring_decode_step(model, torch.tensor([5]), first)
     ring_decode_step(model, torch.tensor([5]), second)
@@ -170,8 +178,9 @@ STEP = ((8, 4), None, 2, [7])
     ("steps", "words"),
     [
         ([STEP, ((6, 6), None, 2, [7])], r"ranks disagree on block_lens: rank 0 has \(8, 4\), rank 1 has \(6, 6\)"),
-        ([STEP, ((8, 4), 5, 2, [7])], "the cache was filled by a model with other weights"),
-        ([((8, 4), 5, 2, [7])] * 2, "the cache was filled by a model with other weights"),
+        ([STEP, ((8, 4), {"seed": 5}, 2, [7])], "the cache was filled by another model"),
+        ([((8, 4), {"seed": 5}, 2, [7])] * 2, "the cache was filled by another model, or by this one with other"),
+        ([((8, 4), {"rope_theta": 1e4}, 2, [7])] * 2, "the cache was filled by another model"),
         ([((8, 4), None, 1, [7])] * 2, "the cache is full, with 13 tokens: call ring_prefill with the capacity"),
         (
             [((8, 4), None, 2, [7, 8])] * 2,
@@ -181,7 +190,7 @@ STEP = ((8, 4), None, 2, [7])
         ([STEP, ((8, 4), None, 2, [8])], "ranks disagree on token ids"),
         ([STEP, ((8, 4), None, 2, [97])], "token id 97 is outside the model's vocabulary"),
     ],
-    ids=["partition", "model-of-one", "model", "full", "batch", "float", "tokens", "vocabulary"],
+    ids=["partition", "model-of-one", "model", "configuration", "full", "batch", "float", "tokens", "vocabulary"],
 )
 def test_a_cache_or_token_that_does_not_fit(ranks, steps, words):
     assert_on_all(ranks(2).attempt(decode, steps), words)
@@ -211,9 +220,20 @@ def generate(rank, world_size, per_rank):
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": 181}, "12 tokens and 181 new ones exceed"),
         ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5: it must be a whole number"),
-        ({"temperature": 0.0}, "temperature is 0.0: it must be positive and finite"),
+        ({"temperature": 0.0}, "temperature is 0.0: it must be a positive, finite number"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": "1"}, "temperature is '1': it must be a positive, finite number"),
+        ({"temperature": True}, "temperature is True: it must be"),
+        ({"temperature": 10**400}, "temperature is 10+: it must be"),
+        ({"do_sample": "no"}, "do_sample is 'no': it must be True or False"),
+        ({"max_new_tokens": True}, "max_new_tokens is True: it must be a whole number"),
         ({"seed": 0.5}, "seed is 0.5: it must be a whole number"),
+        ({"seed": 2**64}, r"seed is 18446744073709551616: it must be a whole number from 0 to 2\^64 - 1, or None"),
+        ({"seed": -1}, "seed is -1: it must be a whole number from 0"),
+        ({"seed": False}, "seed is False: it must be a whole number"),
+        ({"eos_token_id": 97}, "eos_token_id is 97: it must be a whole number below the vocabulary's 97, or None"),
+        ({"top_k": True}, "top_k is True: it must lie between 0"),
+        ({"top_k": torch.tensor(True)}, r"top_k is tensor\(True\): it must lie between 0"),
         ({"eos_token_id": [4, 5]}, r"eos_token_id is \[4, 5\]: it must be a whole number"),
         ({"top_k": 98}, "top_k is 98: it must lie between 0 .all tokens. and the vocabulary's 97"),
     ],
@@ -228,6 +248,41 @@ def test_generation_out_of_range(ranks, other, words):
 )
 def test_generation_that_differs_between_ranks(ranks, other):
     assert_on_all(ranks(2).attempt(generate, [{}, other]), f"ranks disagree on {next(iter(other))}")
+
+
+def padded(rank, world_size, verb, side, pad_id, lengths, changes):
+    prompts = [torch.full((length,), 5) for length in lengths]
+    ids, _ = pad_input_ids(prompts, padding_side=side, pad_token_id=pad_id)
+    return verb(fms_models.ring("llama3", **changes), ids)
+
+
+@pytest.mark.parametrize("verb", [ring_prefill, ring_generate])
+@pytest.mark.parametrize(
+    ("side", "pad_id", "lengths", "changes", "words"),
+    [
+        ("left", 0, (10, 12), {}, "row 0 of input_ids begins with the pad id 0 2 times, row 1 0 times: padding would"),
+        ("right", 0, (12, 9, 10), {}, "row 1 of input_ids ends with the pad id 0 3 times, row 0 0 times"),
+        ("left", 7, (12, 11), {"pad_id": 7}, "row 1 of input_ids begins with the pad id 7 1 times, row 0 0 times"),
+    ],
+    ids=["left", "right", "configured"],
+)
+def test_prompts_that_were_padded_to_one_length_are_refused(ranks, verb, side, pad_id, lengths, changes, words):
+    assert_on_all(ranks(2).attempt(padded, verb, side, pad_id, lengths, changes), words)
+
+
+@pytest.mark.parametrize(
+    ("ids", "changes"),
+    [
+        ([[0, 3, 4], [5, 6, 0]], {}),
+        ([[0, 0, 0]], {}),
+        ([[0, 0, 0]] * 2, {}),
+        ([[0, 0, 4], [5, 6, 7]], {"pad_id": 8}),
+        ([[7, 3, 4], [7, 5, 6]], {"pad_id": 7}),
+    ],
+    ids=str,
+)
+def test_a_prompt_may_hold_the_pad_id(ids, changes):
+    assert ring_prefill(fms_models.ring("llama3", **changes), torch.tensor(ids)).logits.shape == (len(ids), 97)
 
 
 @pytest.mark.parametrize(
@@ -253,5 +308,17 @@ def test_a_model_that_is_not_fms():
 def test_dropout_in_training_mode():
     model = fms_models.ring("llama3", p_dropout=0.1)
     ring_prefill(model, fms_models.prompt(12))
+    model.base_model.layers[1].train()
     with pytest.raises(ValueError, match=r"training mode with dropout 0.1: call model.eval"):
-        ring_prefill(model.train(), fms_models.prompt(12))
+        ring_prefill(model, fms_models.prompt(12))
+
+
+def with_sharded_weights(rank, world_size):
+    """Random shards that have one seed are alike, so that ranks which compared them would find nothing wrong."""
+    return ring_prefill(fms_models.stock("llama", distributed_strategy="tp"), fms_models.prompt(12))
+
+
+def test_a_model_whose_weights_are_sharded(ranks):
+    assert_on_all(
+        ranks(2).attempt(with_sharded_weights), "the model's strategy is TensorParallelStrategy: the ring needs"
+    )

@@ -1,7 +1,12 @@
 """Decode and generation over gloo ranks: the tokens of stock FMS in one process, and where their KV goes."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("fms")
 
@@ -9,6 +14,7 @@ import fms_models
 from fms.utils.generation import generate
 
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
+from heteroring.fms.generate import choose
 from heteroring.ring.partition import Partition
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -49,6 +55,46 @@ def test_a_seed_draws_the_tokens_that_it_draws_in_one_process(ranks, sampling):
     other = ranks(2).run(generated, "llama3", "zigzag", (20, 9), 20, 2, keywords | {"seed": 12})
     assert torch.equal(other[0], other[1])
     assert not torch.equal(other[0], want)
+
+
+def exact_distribution(logits, temperature, top_k):
+    """Probabilities [V] of logits [V] in 80 bits, whose range holds every quotient of a logit and a temperature."""
+    x = logits.double().numpy().astype(np.longdouble)
+    if top_k:
+        x[x < np.sort(x)[-top_k]] = -np.inf
+    x = np.exp((x - x.max()) / np.longdouble(temperature))
+    return (x / x.sum()).astype(np.float64)
+
+
+LEAST, MOST = 5e-324, sys.float_info.max
+dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(dtypes, st.floats(LEAST, MOST) | st.floats(0.01, 10), st.integers(0, 8), st.integers(0, 2**32))
+@example(torch.float16, 1e-5, 0, 0)
+@example(torch.bfloat16, 1e-40, 3, 0)
+@example(torch.float16, 1e30, 1, 0)
+@example(torch.float32, LEAST, 0, 0)
+@example(torch.float64, MOST, 2, 0)
+def test_tokens_are_drawn_as_the_temperature_says(dtype, temperature, top_k, seed):
+    """Whatever is positive and finite: next to 0 the likeliest token, towards infinity any of the top_k."""
+    draws = 2000
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(8, generator=generator) * 5).to(dtype)
+    drawn = choose(logits.expand(draws, 8), generator, temperature, top_k)
+    assert drawn.shape == (draws, 1)
+    want = exact_distribution(logits, temperature, top_k)
+    share = drawn.flatten().bincount(minlength=8).numpy() / draws
+    assert (np.abs(share - want) <= 6 * np.sqrt(want * (1 - want) / draws) + 6 / draws * (want > 1e-9)).all()
+
+
+def test_settings_may_be_numpys(ranks):
+    plain = {"do_sample": True, "temperature": 0.5, "top_k": 5, "seed": 3}
+    numpys = {"do_sample": np.True_, "temperature": np.float16(0.5), "top_k": np.uint8(5), "seed": np.int64(3)}
+    want, _ = ranks(2).run(generated, "llama3", "zigzag", (120, 9), 60, 1, plain)
+    for got in ranks(2).run(generated, "llama3", "zigzag", (120, 9), np.int8(60), 1, numpys):
+        assert torch.equal(got, want)
 
 
 def test_without_a_seed_ranks_still_agree(ranks):
@@ -117,6 +163,20 @@ def test_new_tokens_go_where_decode_stays_balanced_and_logits_stay_right(ranks, 
     for held, logits in ranks(2).run(steps, lens, 6, speeds):
         assert held == want
         torch.testing.assert_close(torch.stack(logits, 1), exact, atol=1e-4, rtol=1e-4)
+
+
+def prefilled_in_inference_mode(rank, world_size):
+    model = fms_models.ring("llama3")
+    with torch.inference_mode():
+        logits, cache = ring_prefill(model, fms_models.prompt(9), capacity=2)
+        ring_decode_step(model, logits.argmax(-1), cache)
+    return ring_decode_step(model, torch.tensor([5]), cache)
+
+
+def test_a_cache_of_inference_mode_serves_outside_it(ranks):
+    """The owner of the new token alone would fail to write it, and leave the others waiting."""
+    first, second = ranks(2).run(prefilled_in_inference_mode)
+    assert torch.equal(first, second)
 
 
 def test_one_process_needs_no_group():

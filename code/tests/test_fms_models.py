@@ -9,7 +9,7 @@ import fms_models
 from fms.distributed.strategy import DistributedStrategy
 from fms.models.llama import LLaMA
 
-from heteroring.fms import ARCHITECTURES, RingAttentionStrategy, get_model, ring_prefill
+from heteroring.fms import ARCHITECTURES, RingAttentionStrategy, get_model, ring_generate, ring_prefill
 from heteroring.fms.weights import fingerprint
 from heteroring.ring.partition import Partition
 
@@ -106,6 +106,35 @@ def test_another_strategy_is_left_to_fms():
     assert not isinstance(model.distributed_strategy, RingAttentionStrategy)
     with pytest.raises(ValueError, match="block_lens are of the strategy 'ring', distributed_strategy is None"):
         fms_models.ring("llama3", distributed_strategy=None, block_lens=(3, 4))
+
+
+@pytest.mark.parametrize("name", ["rign", "Ring", "dp", RingAttentionStrategy()], ids=str)
+def test_a_strategy_that_nobody_knows_is_refused_before_weights_are_made(name):
+    with pytest.raises(
+        ValueError, match=r"distributed_strategy is .*: choose 'ring' or one of FMS's, None, '', 'none'"
+    ):
+        get_model("llama", "3-8b", distributed_strategy=name)
+
+
+def test_a_model_that_torch_compile_wrapped_is_refused_with_the_way_out():
+    model = torch.compile(fms_models.ring("llama3"))
+    with pytest.raises(ValueError, match=r"the model is an OptimizedModule.*: call model\.compile\(\), which"):
+        ring_prefill(model, fms_models.prompt(9))
+
+
+@pytest.mark.filterwarnings("error:Dynamo")
+def test_a_model_compiled_in_place_is_as_exact_and_the_ring_is_not_compiled():
+    """TorchDynamo would warn of much that it meets in the ring. What it has seen at two lengths serves all steps."""
+    ids = fms_models.prompt(9, 2)
+    want = ring_generate(fms_models.ring("llama3", nlayers=1), ids, max_new_tokens=20)
+    model = fms_models.ring("llama3", nlayers=1)
+    graphs = []
+    model.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    counts = []
+    for new in (6, 12, 20):
+        assert torch.equal(ring_generate(model, ids, max_new_tokens=new), want[:, : 9 + new])
+        counts.append(len(graphs))
+    assert 0 < counts[1] == counts[2]
 
 
 @pytest.mark.parametrize("data_type", ["bfloat16", torch.bfloat16], ids=str)

@@ -1,10 +1,12 @@
 """A whole model is measured as asked: every cell, its trace, what it generates; and what is not as asked is refused."""
 
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from test_model_records import event, model_row
 from typer.testing import CliRunner
 
@@ -161,6 +163,23 @@ def test_balanced_needs_its_cost_model(tmp_path):
         plan(job(strategies=("zigzag/balanced",)))
     with pytest.raises(ValueError, match=r"needs the model .*cost-block\.json, which does not exist"):
         plan(job(strategies=("zigzag/balanced",), models=tmp_path))
+
+
+@pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])
+def test_a_model_that_is_not_named_fits_the_platform(tmp_path, monkeypatch, platform, dtype):
+    """Nobody who leaves the model out on a CPU wants the 64 GB of Llama 3 8B in float32 on two ranks."""
+    asked = []
+    monkeypatch.setattr("heteroring.cli_model.measure", lambda stage, job, *_: asked.append(job.model))
+    words = ["--percentages", "100,50", "--seq-lens", "40,96", "--strategies", "zigzag/even"]
+    words += ["--platform", platform, "--output", str(tmp_path / "pct-050.csv")]
+    result = CliRunner().invoke(app, ["model", *words])
+    assert result.exit_code == 0, result.output
+    config = yaml.safe_load((Path(__file__).parents[2] / "workflow/config/default.yaml").read_text())
+    configured = config["platforms"][platform]["model"]
+    assert [(spec.name, spec.dtype) for spec in asked] == [(configured["name"], dtype)]
+    assert configured["dtype"] == dtype
+    shown = " ".join(CliRunner().invoke(app, ["model", "--help"], env={"COLUMNS": "300"}).output.split())
+    assert "llama/micro on cpu; llama/3-8b on gpu" in shown
 
 
 def test_the_command_refuses_in_one_line(tmp_path):

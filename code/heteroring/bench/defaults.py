@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Grid:
-    """Sequence lengths, heads and element type; they are those of workflow/config/default.yaml."""
+    """Sequence lengths, heads, element type and whole model; they are those of workflow/config/default.yaml."""
 
     seq_lens: tuple[int, ...]
     heads: int
     kv_heads: int
     head_dim: int
     dtype: str
+    model: str
 
 
 GRIDS = {
-    "cpu": Grid((512, 1024, 2048, 4096), 2, 2, 64, "float32"),
-    "gpu": Grid((4096, 8192, 16384, 32768, 65536), 32, 32, 128, "bfloat16"),
+    "cpu": Grid((512, 1024, 2048, 4096), 2, 2, 64, "float32", "llama/micro"),
+    "gpu": Grid((4096, 8192, 16384, 32768, 65536), 32, 32, 128, "bfloat16", "llama/3-8b"),
 }
 
 # A GPU rests after a call for as long as that took, and for no longer than this. Attention runs a whole GPU into its

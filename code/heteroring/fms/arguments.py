@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
+from numbers import Real
+from typing import Any
 
 import torch
 
 
 def whole_number(name: str, value: object, rule: str, least: int = 0, most: int | None = None) -> int:
-    """`value` as an int. Raises ValueError, quoting `rule`, unless it is a whole number from `least` to `most`."""
+    """`value` as an int. Raises ValueError, quoting `rule`, unless it is a whole number from `least` to `most`.
+
+    True and False are none, although Python and PyTorch count with them: who writes `top_k=True` means something else.
+    """
     try:
-        number = operator.index(value)
+        number = least - 1 if isinstance(value, bool) or _is_bool_tensor(value) else operator.index(value)
     except TypeError:
         number = least - 1
     if number < least or (most is not None and number > most):
@@ -19,9 +25,15 @@ def whole_number(name: str, value: object, rule: str, least: int = 0, most: int 
     return number
 
 
-def whole_or_none(name: str, value: object) -> int | None:
-    """`value` as an int, or None. Raises ValueError unless it is None or a whole number of 0 or more."""
-    return None if value is None else whole_number(name, value, "it must be a whole number of 0 or more, or None")
+def positive_number(name: str, value: object) -> float:
+    """`value` as a float. Raises ValueError unless it is a positive, finite number."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else 0.0
+    except OverflowError:
+        number = math.inf
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} is {value!r}: it must be a positive, finite number")
+    return number
 
 
 def is_token_ids(tokens: object) -> bool:
@@ -38,6 +50,28 @@ def described(tokens: object) -> str:
     )
 
 
+def check_not_padded(input_ids: torch.Tensor, config: Any) -> None:
+    """Raise ValueError if rows of input_ids [B, N] look like prompts of different lengths padded to one.
+
+    They do where one row begins, or ends, with more pad ids than another. The pad id is that of the model's `config`.
+    Where that has none (None, -1), it is 0, with which FMS's pad_input_ids pads, and one token of it more says
+    nothing: it may be the prompt's own.
+    """
+    pad_id, least = getattr(config, "pad_id", None), 1
+    if pad_id is None or not 0 <= pad_id < config.src_vocab_size:
+        pad_id, least = 0, 2
+    is_pad = (input_ids == pad_id).cpu()
+    for side, mask in (("begins", is_pad), ("ends", is_pad.flip(1))):
+        pads = mask.cumprod(1).sum(1)
+        most, fewest = int(pads.argmax()), int(pads.argmin())
+        if pads[most] - pads[fewest] >= least:
+            raise ValueError(
+                f"row {most} of input_ids {side} with the pad id {pad_id} {pads[most]} times, row {fewest} "
+                f"{pads[fewest]} times: padding would be attended to. Prompts of different lengths must be prefilled "
+                "one by one"
+            )
+
+
 def checked_tokens(tokens: torch.Tensor, vocabulary: int) -> str:
     """A digest of token ids, by which ranks compare them. Raises ValueError for one outside the vocabulary."""
     tokens = tokens.long().cpu()
@@ -46,3 +80,7 @@ def checked_tokens(tokens: torch.Tensor, vocabulary: int) -> str:
         worst = int(least if least < 0 else most)
         raise ValueError(f"token id {worst} is outside the model's vocabulary of {vocabulary}")
     return hashlib.blake2b(tokens.numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def _is_bool_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.dtype == torch.bool

@@ -46,13 +46,16 @@ def register() -> None:
     try:
         get_attention_type(attn_name=OP)
     except KeyError:
+        # A compiled model calls them as they are: what waits for other ranks, and what differs from step to step, is
+        # not for TorchDynamo to trace.
+        untraced = torch.compiler.disable
         register_attention_op(
             OP,
-            _store,
-            _prefill,
-            is_prefill_op=_is_prefill,
-            compute_decode_op=_decode,
-            validate_attn_kwargs_op=_validate,
+            untraced(_store),
+            untraced(_prefill),
+            is_prefill_op=untraced(_is_prefill),
+            compute_decode_op=untraced(_decode),
+            validate_attn_kwargs_op=untraced(_validate),
         )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from heteroring.fms.arguments import positive_number
 from heteroring.fms.models import attention_layers
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block
@@ -45,13 +46,14 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
     """`speeds` as a tuple, equal ones for None. Raises ValueError unless they are positive, one a rank."""
     if speeds is None:
         return (1.0,) * world_size
+    listed = speeds.tolist() if isinstance(speeds, np.ndarray | torch.Tensor) else speeds
+    rule = f"decode_speeds are {speeds!r}: {world_size} ranks need {world_size} positive numbers, in the order of ranks"
+    if not isinstance(listed, Sequence) or len(listed) != world_size:
+        raise ValueError(rule)
     try:
-        checked = tuple(float(speed) for speed in speeds)
-    except (TypeError, ValueError):
-        checked = ()
-    if len(checked) != world_size or not all(math.isfinite(speed) and speed > 0 for speed in checked):
-        raise ValueError(f"decode_speeds are {speeds!r}: {world_size} ranks need {world_size} positive numbers")
-    return checked
+        return tuple(positive_number("a speed", speed) for speed in listed)
+    except ValueError as error:
+        raise ValueError(rule) from error
 
 
 @dataclass
@@ -85,6 +87,7 @@ class RingCache:
         return sum(self.capacities) - self.seq_len
 
 
+@torch.inference_mode(False)  # a cache that is filled in inference mode may be written to outside it, too
 def empty_cache(
     model: nn.Module,
     partition: Partition,

@@ -68,7 +68,7 @@ def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
     if not isinstance(cache, RingCache):
         raise ValueError(f"the cache is of type {type(cache).__name__}: it must be one that ring_prefill returned")
     if fingerprint(model) != cache.fingerprint:
-        raise ValueError("the cache was filled by a model with other weights")
+        raise ValueError("the cache was filled by another model, or by this one with other weights")
     if not is_token_ids(token_ids) or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
         raise ValueError(
             f"token_ids is {described(token_ids)}: a cache of {cache.batch} sequences takes the id of a token of each"

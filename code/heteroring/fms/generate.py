@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.arguments import whole_number, whole_or_none
+from heteroring.fms.arguments import positive_number, whole_number
 from heteroring.fms.decode import ring_decode_step
 from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
@@ -39,11 +38,11 @@ def ring_generate(
 ) -> torch.Tensor:
     """Continue input_ids [B, N] by up to `max_new_tokens`: [B, N + new] token ids, the same on every rank.
 
-    Greedy, or with `do_sample` drawn from the `top_k` likeliest tokens (0: from all) at `temperature`; with `seed`,
-    from a generator of its own, so that a call can be repeated. Rank 0 chooses and tells the others, because devices
-    that are not of one kind may round logits differently. Ends when every sequence has had an `eos_token_id`, that
-    token included; a sequence that has had one goes on until the others have, as in FMS's generate. Other arguments
-    are those of `ring_prefill`.
+    Greedy, or with `do_sample` drawn from the `top_k` likeliest tokens (0: from all) at `temperature`, any positive
+    number; with `seed`, 0 to 2^64 - 1, from a generator of its own, so that a call can be repeated. Rank 0 chooses and
+    tells the others, because devices that are not of one kind may round logits differently. Ends when every sequence
+    has had an `eos_token_id`, that token included; a sequence that has had one goes on until the others have, as in
+    FMS's generate. Other arguments are those of `ring_prefill`.
 
     Raises ValueError, on every rank, for a sampling argument out of range, if prompt and new tokens exceed the model's
     max_expected_seq_len, and as `ring_prefill` does.
@@ -52,52 +51,63 @@ def ring_generate(
 
     def describe() -> Fields:
         check_model(model)
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}: it must be positive and finite")
         most = model.config.src_vocab_size
         top = whole_number("top_k", top_k, f"it must lie between 0 (all tokens) and the vocabulary's {most}", most=most)
         new = whole_number("max_new_tokens", max_new_tokens, "it must be a whole number of 1 or more", least=1)
+        of_seed = "it must be a whole number from 0 to 2^64 - 1, or None"
+        of_eos = f"it must be a whole number below the vocabulary's {most}, or None"
         return (
             ("max_new_tokens", new),
             ("do_sample", flag("do_sample", do_sample)),
-            ("temperature", float(temperature)),
+            ("temperature", positive_number("temperature", temperature)),
             ("top_k", top),
-            ("seed", whole_or_none("seed", seed)),
-            ("eos_token_id", whole_or_none("eos_token_id", eos_token_id)),
+            ("seed", None if seed is None else whole_number("seed", seed, of_seed, most=2**64 - 1)),
+            (
+                "eos_token_id",
+                None if eos_token_id is None else whole_number("eos_token_id", eos_token_id, of_eos, most=most - 1),
+            ),
         )
 
     with call:
         call.agree(describe, every_call=True)
+        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as they were checked
         logits, cache = ring_prefill(
             model,
             input_ids,
             partition,
             group=group,
-            capacity=max_new_tokens,
+            capacity=new_tokens,
             decode_speeds=decode_speeds,
             block=block,
             transport=transport,
         )
         device = device_of(model)
-        generator = None if seed is None else torch.Generator(device).manual_seed(seed)
+        generator = None if seed is None else torch.Generator(device).manual_seed(int(seed))
         ids = input_ids.to(device)
         ended = torch.zeros(len(ids), 1, dtype=torch.bool, device=device)
         while True:
-            new = choose(logits, generator, temperature, top_k) if do_sample else logits.argmax(-1, keepdim=True)
+            new = choose(logits, generator, heat, top) if do_sample else logits.argmax(-1, keepdim=True)
             if call.world_size > 1:
                 dist.broadcast(new, group=call.group, group_src=0)
             ids = torch.cat((ids, new), 1)
             if eos_token_id is not None:
                 ended |= new == eos_token_id
-            if ids.shape[1] == input_ids.shape[1] + max_new_tokens or (eos_token_id is not None and bool(ended.all())):
+            if ids.shape[1] == input_ids.shape[1] + new_tokens or (eos_token_id is not None and bool(ended.all())):
                 return ids
             logits = ring_decode_step(model, new, cache)
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:
-    """One token [B, 1] for each row of logits [B, V], drawn from its `top_k` likeliest (0: all) at `temperature`."""
-    logits = logits / temperature
+    """One token [B, 1] for each row of logits [B, V], drawn from its `top_k` likeliest (0: all) at `temperature`.
+
+    Tokens as likely as the last of the `top_k` may be drawn, too, as in FMS's generate.
+    """
     if top_k:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)
+    # 16 bits hold neither the quotients nor the probabilities, and 32 no temperature below 1e-45. Where CUDA multiplies
+    # by the reciprocal instead, that of a temperature below 1e-308 is infinite; 1e-300 leaves the likeliest alone, too.
+    below = logits.double() - logits.double().amax(-1, keepdim=True)
+    likely = (below / max(temperature, 1e-300)).softmax(-1)
+    # Drawn in 32 bits, or in the logits' own 64: 16 would round the probabilities by up to 0.4 %.
+    return torch.multinomial(likely.to(torch.promote_types(logits.dtype, torch.float32)), 1, generator=generator)

@@ -9,6 +9,7 @@ from typing import Any
 import fms.models
 import torch
 import torch.distributed as dist
+from fms.distributed.strategy import DistributedStrategy, NotDistributed
 from fms.models.granite import Granite
 from fms.models.llama import LLaMA
 from fms.models.mistral import Mistral
@@ -22,6 +23,9 @@ _CLASSES = {"llama": LLaMA, "granite": Granite, "mistral": Mistral, "mixtral": M
 
 ARCHITECTURES = tuple(_CLASSES)
 """FMS architectures whose logits over the ring are tested to be those of one process."""
+
+_OF_FMS = (None, "", "none", "tp", "mp", "fsdp", "hsdp", "ddp")
+"""FMS's names for its own strategies; it takes any other for none at all."""
 
 _INFERRED = ("hf_pretrained", "hf_configured")
 
@@ -50,8 +54,13 @@ def get_model(
     FMS's Mistral does not apply the sliding window of its configuration, and neither does the ring.
 
     Raises ValueError for an architecture or variant that is unknown, or that the ring is not made for, naming those
-    that are.
+    that are, and for a distributed_strategy that is neither "ring" nor one of FMS's.
     """
+    if distributed_strategy not in ("ring", *_OF_FMS):
+        raise ValueError(
+            f"distributed_strategy is {distributed_strategy!r}: choose 'ring' or one of FMS's, "
+            + ", ".join(map(repr, _OF_FMS))
+        )
     if distributed_strategy != "ring":
         if block_lens is not None:
             raise ValueError(f"block_lens are of the strategy 'ring', distributed_strategy is {distributed_strategy!r}")
@@ -77,12 +86,23 @@ def strategy_of(model: nn.Module) -> RingAttentionStrategy:
 
 def check_model(model: nn.Module) -> None:
     """Raise ValueError unless `model` is one that the ring computes exactly, in a state that it does."""
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            f"the model is an {type(model).__name__}, as torch.compile(model) returns it: call model.compile(), which "
+            "compiles it in place"
+        )
     if not isinstance(model, tuple(_CLASSES.values())):
         raise ValueError(
             f"the model is a {type(model).__name__}: the ring computes those of FMS that it is tested with, "
             f"{', '.join(ARCHITECTURES)}"
         )
-    if model.training and model.config.p_dropout:
+    strategy = getattr(model, "distributed_strategy", None)
+    if isinstance(strategy, DistributedStrategy) and not isinstance(strategy, RingAttentionStrategy | NotDistributed):
+        raise ValueError(
+            f"the model's strategy is {type(strategy).__name__}: the ring needs a model whose whole weights every rank "
+            "holds on one device, as heteroring.fms.get_model makes it"
+        )
+    if model.config.p_dropout and any(module.training for module in model.modules()):
         raise ValueError(f"the model is in training mode with dropout {model.config.p_dropout}: call model.eval()")
 
 

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.arguments import checked_tokens, described, is_token_ids, whole_number
+from heteroring.fms.arguments import check_not_padded, checked_tokens, described, is_token_ids, whole_number
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
-from heteroring.fms.weights import device_of, dtype_of, fingerprint
+from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block, check_block
 from heteroring.ring.agreement import Call, Fields
 from heteroring.ring.arguments import flag
@@ -52,8 +52,16 @@ def ring_prefill(
     [B, N, V]. The cache has room for `capacity` more tokens, spread by `decode_speeds`
     (heteroring.fms.cache.next_owner). `block` and `transport` are those of `ring_attention`.
 
+    There is no padding: what is in input_ids is attended to. Prompts of different lengths must be prefilled one by one.
+    A batch is refused where a row begins or ends with more pad ids than another; one whose rows are all padded alike,
+    or with another token than the pad id (the configuration's `pad_id`, or 0 where that has none), cannot be told from
+    honest prompts, nor can one prompt that is padded.
+
+    A model may be compiled in place, by `model.compile()`, which leaves the ring's attention as it is. The first calls,
+    and the first with another shape, then take a minute longer.
+
     Raises ValueError, on every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than
-    the model's max_expected_seq_len, or not of the partition's length; if the ranks' models, prompts or other
+    the model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or other
     arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES. RuntimeError if a rank is lost.
     """
     strategy = strategy_of(model)
@@ -67,6 +75,7 @@ def ring_prefill(
         return (
             ("architecture", type(model).__name__),
             ("dtype", str(dtype_of(model))),
+            *configuration(model),
             ("weights", fingerprint(model)),
             ("batch", input_ids.shape[0]),
             ("prompt length", input_ids.shape[1]),
@@ -80,7 +89,7 @@ def ring_prefill(
         )
 
     def forward() -> tuple[torch.Tensor | None, RingCache]:
-        cache = empty_cache(model, chosen, input_ids.shape[0], capacity, decode_speeds, call.group, block)
+        cache = empty_cache(model, chosen, input_ids.shape[0], int(capacity), decode_speeds, call.group, block)
         ring = Ring(chosen, call.group, block, transport)
         tokens = shard(input_ids, chosen, call.rank, 1).to(device)
         head = all_logits or call.rank == last
@@ -108,10 +117,11 @@ def _check_prompt(
         raise ValueError(
             f"input_ids is {described(input_ids)}: it must be a tensor of token ids [B, N], all of one length"
         )
+    check_not_padded(input_ids, model.config)
     seq_len, longest = input_ids.shape[1], model.config.max_expected_seq_len
     if seq_len < world_size:
         raise ValueError(f"the prompt has {seq_len} tokens, fewer than the {world_size} ranks")
-    whole_number("capacity", capacity, "there is room for 0 new tokens or more")
+    capacity = whole_number("capacity", capacity, "there is room for 0 new tokens or more")
     if seq_len + capacity > longest:
         raise ValueError(
             f"a prompt of {seq_len} tokens and {capacity} new ones exceed the model's max_expected_seq_len of {longest}"

@@ -1,8 +1,10 @@
-"""What tells the weights of one model from another's, without reading them all."""
+"""What tells one model from another: its configuration, and its weights, without reading them all."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,9 +16,10 @@ _known: WeakKeyDictionary[nn.Module, tuple[tuple, str]] = WeakKeyDictionary()
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A digest of samples of every parameter: equal for equal weights, and, but for bad luck, different for others.
+    """A digest of the configuration and of samples of every parameter: but for bad luck, different for other models.
 
-    Taken again only when a parameter was replaced or written to; on CUDA the host then waits for the device.
+    Taken again only when a parameter was replaced or written to, which PyTorch does not count for what is written to
+    its `.data`; on CUDA the host then waits for the device.
     """
     state = tuple(
         (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
@@ -26,6 +29,19 @@ def fingerprint(model: nn.Module) -> str:
     if known is None or known[0] != state:
         known = _known[model] = (state, _digest(model))
     return known[1]
+
+
+def configuration(model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """(field, value) pairs of the model's configuration, by which ranks compare it.
+
+    Weights say nothing of the base of rotary positions, of epsilons and multipliers. What JSON cannot hold, such as
+    a function that makes linear layers, is left out: it may be written differently on every rank.
+    """
+    pairs = []
+    for name, value in vars(model.config).items():
+        with suppress(TypeError):
+            pairs.append((f"config.{name}", json.dumps(value, sort_keys=True)))
+    return tuple(pairs)
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
@@ -43,4 +59,6 @@ def _digest(model: nn.Module) -> str:
     for parameter in model.parameters():
         flat = parameter.detach().flatten()
         samples.append(flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES].double())
-    return hashlib.blake2b(torch.cat(samples).cpu().numpy().tobytes(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(repr(configuration(model)).encode(), digest_size=8)
+    digest.update(torch.cat(samples).cpu().numpy().tobytes())
+    return digest.hexdigest()
