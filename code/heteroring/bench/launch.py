@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from heteroring.bench.device import Device, open_device
 from heteroring.bench.errors import Interrupted
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
+from heteroring.cli_interrupt import ctrl_c_held
 from heteroring.throttle import Throttle, throttle_type
 
 HANG_TIMEOUT = 120.0
@@ -90,7 +92,11 @@ def launch(
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
                 setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables))
                 config = _config(folder, len(percentages), signals)
-                results = elastic_launch(config, _run_rank)(setup, task, args)
+                # New processes do not hear Ctrl-C until they can end by it without a traceback. Here it is heard by
+                # the watchdog's thread, and handled in this one all the same. Starting the tracker lets it through.
+                resource_tracker.ensure_running()
+                with ctrl_c_held():
+                    results = elastic_launch(config, _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
                 raise blame(None, watchdog, accounts, stacks) from None
@@ -185,6 +191,7 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     _die_with(setup.parent)
     for signum in setup.signals:
         signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
     with Stacks(Path(setup.folder)).ready(rank):
         try:
