@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,7 @@ def launch(
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
                 setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables))
                 config = _config(folder, len(percentages), signals)
-                # New processes do not hear Ctrl-C until they can end by it without a traceback. Here it is heard by
-                # the watchdog's thread, and handled in this one all the same. Starting the tracker lets it through.
-                resource_tracker.ensure_running()
-                with ctrl_c_held():
+                with _whole_starts():
                     results = elastic_launch(config, _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
@@ -184,6 +183,37 @@ def _own_signals() -> Iterator[None]:
         for signum, handler in before.items():
             if signal.getsignal(signum) is not handler:
                 signal.signal(signum, handler)
+
+
+@contextmanager
+def _whole_starts() -> Iterator[None]:
+    """Heed signals before or after the start of a process, which else would wait for its task, and say so.
+
+    The new process does not hear Ctrl-C until it can end by it without a traceback, in `_run_rank`.
+    """
+    start = SpawnProcess.start
+    heeded = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []  # no other thread hears signals
+
+    def start_whole(process: SpawnProcess) -> None:
+        noted = []
+        handlers = {signum: signal.signal(signum, lambda signum, _: noted.append(signum)) for signum in heeded}
+        try:
+            with ctrl_c_held():
+                start(process)
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+        for signum in noted:
+            signal.raise_signal(signum)
+
+    resource_tracker.ensure_running()  # as the first start does, which lets Ctrl-C through
+    SpawnProcess.start = start_whole
+    try:
+        yield
+    finally:
+        SpawnProcess.start = start
 
 
 def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
