@@ -1,6 +1,15 @@
-"""`python -m heteroring`, for a checkout that is not installed."""
+"""Where the command line starts, as `heteroring` and as `python -m heteroring`."""
 
-from heteroring.cli import main
+from heteroring.cli_interrupt import quit_on_ctrl_c
+
+
+def main() -> None:
+    """Run the command line. Ctrl-C is heeded before anything is imported for it."""
+    quit_on_ctrl_c()
+    from heteroring.cli import main
+
+    main()
+
 
 if __name__ == "__main__":
     main()

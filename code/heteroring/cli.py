@@ -6,6 +6,8 @@ wait. Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended 
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +16,7 @@ import typer
 
 from heteroring import __version__, cli_demo, cli_model
 from heteroring.bench.defaults import grid_of, strategies_of
+from heteroring.cli_interrupt import quit_on_ctrl_c, raise_on_ctrl_c
 from heteroring.cli_options import (
     Batch,
     Block,
@@ -43,7 +46,9 @@ from heteroring.cli_options import (
     label_of,
     measure,
     of_each_platform,
+    printing,
     reporting,
+    say_error,
 )
 from heteroring.throttle import DEFAULTS
 
@@ -224,7 +229,8 @@ def bench(
         seed=seed,
     )
     done = measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
-    Console().print(summary(done.rows))
+    with printing():
+        Console().print(summary(done.rows))
 
 
 @app.command()
@@ -247,6 +253,7 @@ def fit(
     check_output(output, ".json")
     from heteroring.allocate import fit
 
+    raise_on_ctrl_c()
     fit(kind, source or ("attention" if kind == "cost" else "matmul"), profiles).save(output)
 
 
@@ -268,7 +275,8 @@ def allocate(
     answer = allocation(allocator, seq_len, percentages=speeds, profile=model, layout=layout)
     for note in answer.notes:
         print(f"heteroring: note: {note}", file=sys.stderr)
-    print(*answer.block_lens)
+    with printing():
+        print(*answer.block_lens)
 
 
 @app.command()
@@ -290,8 +298,10 @@ def aggregate(
         of_models = () if model_percentages == "none" else integers("--model-percentages", model_percentages)
     from heteroring.bench.aggregate import aggregate
 
-    for path in aggregate(platform_dir, chosen, of_models):
-        print(path)
+    raise_on_ctrl_c()
+    tables = aggregate(platform_dir, chosen, of_models)
+    with printing():
+        print(*tables, sep="\n")
 
 
 app.command()(cli_model.model)
@@ -299,5 +309,18 @@ app.command()(cli_demo.demo)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line, to the last character that it prints."""
+    quit_on_ctrl_c()
+    try:
+        try:
+            app()
+        finally:
+            quit_on_ctrl_c()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        # What could not be written is still there, and would be tried again, and complained about, at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:  # `| head` has seen enough
+            say_error(f"cannot write to stdout: {error.strerror}")
+        sys.exit(1)

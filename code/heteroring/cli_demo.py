@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from heteroring.cli_options import Seed, reporting
+from heteroring.cli_interrupt import raise_on_ctrl_c
+from heteroring.cli_options import Seed, printing, reporting
 
 
 @reporting
@@ -23,15 +24,18 @@ def demo(
 
     if new_tokens < 1:
         raise ValueError(f"new_tokens is {new_tokens}: it must be 1 or more")
+    raise_on_ctrl_c()
     job = stage.demo_job(seq_len, percentage, new_tokens, seed)
     with stage.progress_display(Console(stderr=True)) as progress:
         found = stage.run(job, progress)
     console = Console()
-    console.print(stage.table(found))
-    console.print(
-        f"bound: {found.bound_ms:.0f} ms, both ranks busy all the time; speedup: against {stage.EVEN}", highlight=False
-    )
+    bound = f"bound: {found.bound_ms:.0f} ms, both ranks busy all the time; speedup: against {stage.EVEN}"
+    verdict = f"the {new_tokens} tokens generated are those of one process"
     if not found.right:
-        console.print(f"generated {found.generated}, one process {found.expected}: they differ", style="red")
+        verdict = f"generated {found.generated}, one process {found.expected}: they differ"
+    with printing():
+        console.print(stage.table(found))
+        console.print(bound, highlight=False)
+        console.print(verdict, style="green" if found.right else "red", highlight=False)
+    if not found.right:
         raise typer.Exit(1)
-    console.print(f"the {new_tokens} tokens generated are those of one process", style="green", highlight=False)

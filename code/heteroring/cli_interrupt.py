@@ -1,47 +1,45 @@
-"""Ctrl-C that is not lost while a command starts."""
+"""Ctrl-C while a command starts: one line and exit code 130, whatever is being imported."""
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
-_noted = False
+INTERRUPTED = "interrupted"
 
 
-@contextmanager
-def noting_ctrl_c() -> Iterator[None]:
-    """Have Ctrl-C raise KeyboardInterrupt in the block, as ever, and be remembered.
+def quit_on_ctrl_c() -> None:
+    """Have Ctrl-C end this process at once: for a time in which nothing has begun. Where it is ignored, it still is.
 
-    PyTorch, for one, drops every exception that comes up while its C code imports NumPy, and works without NumPy from
-    there on. What the block then raises is a KeyboardInterrupt. Where Ctrl-C is ignored, it still is.
+    As an exception it would be shown with a traceback or lost: PyTorch, for one, drops what comes up while its C code
+    imports NumPy, and works without NumPy from there on.
     """
-    global _noted
-    _noted = False
-    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not heeded or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _note)
-    try:
-        yield
-    except Exception as error:
-        if _noted:
-            raise KeyboardInterrupt from error
-        raise
-    finally:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _quit)
+
+
+def raise_on_ctrl_c() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt again, which lets what has begun clean up."""
+    if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def check_ctrl_c() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed and dropped: for a moment at which nothing has begun."""
-    if _noted:
-        raise KeyboardInterrupt
+@contextmanager
+def ctrl_c_held() -> Iterator[None]:
+    """Keep Ctrl-C from this thread in the block, and from processes that it starts there until they let it through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _note(signum: int, frame: FrameType | None) -> None:
-    global _noted
-    _noted = True
-    raise KeyboardInterrupt
+def _quit(signum: int, frame: FrameType | None) -> NoReturn:
+    try:
+        os.write(2, f"heteroring: error: {INTERRUPTED}\n".encode())
+    finally:
+        os._exit(128 + signum)

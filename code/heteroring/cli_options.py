@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from math import inf
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 
 from heteroring.bench.defaults import GRIDS
 from heteroring.bench.errors import RunError
-from heteroring.cli_interrupt import check_ctrl_c, noting_ctrl_c
+from heteroring.cli_interrupt import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
 
@@ -71,31 +71,66 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            with noting_ctrl_c():
-                command(*args, **kwargs)
+            for name, value in kwargs.items():
+                if isinstance(value, int):
+                    _check_width(f"--{name.replace('_', '-')}", value)
+            command(*args, **kwargs)
         except ValueError as error:
             _fail(str(error), 2)
         except RunError as error:
             _fail(str(error), error.exit_code)
+        except StdoutError:
+            raise
         except OSError as error:
             _fail(str(error), 1)
         except KeyboardInterrupt:
-            _fail("interrupted", 130)
+            _fail(INTERRUPTED, 130)
 
     return wrapper
 
 
+class StdoutError(OSError):
+    """What a command found could not be printed."""
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Let what the block prints out. Raises StdoutError if stdout does not take it."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        raise StdoutError(error.errno, error.strerror) from error
+
+
+def say_error(message: str) -> None:
+    """Print why a command ends. Where stderr takes nothing, the exit code has to do."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(f"heteroring: error: {message}", file=sys.stderr, flush=True)
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"heteroring: error: {message}", file=sys.stderr)
+    say_error(message)
     raise typer.Exit(code)
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers in `text`, separated by commas. Raises ValueError, naming `option`, if one is none."""
+    """The integers in `text`, separated by commas. Raises ValueError, naming `option`, if one is none or absurd."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ValueError(f"{option} {text!r} is not a list of integers separated by commas") from None
+    for number in numbers:
+        _check_width(option, number)
+    return numbers
+
+
+def _check_width(option: str, number: int) -> None:
+    """Raise ValueError for a number that what is written in C could not take."""
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{option} {number} does not fit in 64 bits")
 
 
 class _Probed(Exception):
@@ -107,11 +142,12 @@ def check_output(path: Path, suffix: str) -> None:
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
     missing = [folder for folder in path.parents if not folder.exists()]
-    with suppress(_Probed), atomic_path(path):
-        raise _Probed
-    for folder in missing:
-        with suppress(OSError):  # another job has begun to write there
-            folder.rmdir()
+    with ctrl_c_held():
+        with suppress(_Probed), atomic_path(path):
+            raise _Probed
+        for folder in missing:
+            with suppress(OSError):  # another job has begun to write there
+                folder.rmdir()
 
 
 def check_measured(path: Path) -> None:
@@ -121,9 +157,9 @@ def check_measured(path: Path) -> None:
 
 
 def label_of(label: str, platform: str) -> str:
-    """What rows call the platform. Raises ValueError if `label` is nothing but space."""
-    if label and not label.strip():
-        raise ValueError(f"--label {label!r} is not a name")
+    """What rows call the platform. Raises ValueError if `label` is nothing but space, or not for one line."""
+    if label and not (label.strip() and label.isprintable()):
+        raise ValueError(f"--label {label!r} is not a name: it is blank, or holds what cannot be printed")
     return label or platform
 
 
@@ -149,7 +185,7 @@ def measure(
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
-    check_ctrl_c()
+    raise_on_ctrl_c()
     with progress_bar(description, stage.steps(job)) as on_progress:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
     if output is None:

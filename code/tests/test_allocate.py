@@ -113,8 +113,6 @@ def test_balanced_gives_out_whole_multiples_where_they_divide_the_length():
     assert all(abs(a - b) < 256 for a, b in zip(free, whole, strict=True))
     odd = allocation("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
     assert odd == allocate("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"])
-    with pytest.raises(ValueError, match="multiple is 0: it must be 1 or more"):
-        allocation("even", 4, percentages=(100,), multiple=0)
 
 
 def test_balanced_predicts_the_least_slowest_rank():
@@ -184,6 +182,9 @@ class TestProfile:
             ),
             ("balanced", MODELS["formula"], "fitted to the attention profile; got a formula model"),
             ("lut", {"kind": "lut"}, "got dict"),
+            ("lut", 3, "allocator 'lut' needs a lut model, the path of .* got int"),
+            ("lut", "", "profile is '': it must be the path of a file"),
+            ("even", "a\0.csv", r"profile is 'a\\x00.csv': it must be the path of a file"),
             ("lut", "nowhere.json", "cannot read model nowhere.json"),
             ("lut", "nowhere.csv", "cannot read profile nowhere.csv"),
         ],
@@ -205,24 +206,43 @@ class TestProfile:
         ({"seq_len": 0}, "seq_len is 0: it must be 1 or more"),
         ({"seq_len": -4}, "seq_len is -4: it must be 1 or more"),
         ({"seq_len": 4096.0}, "seq_len is 4096.0: it must be an integer"),
-        ({"percentages": ()}, "percentages is empty"),
-        ({"percentages": (100, 0)}, "percentage of rank 1 is 0: it must lie in 1..100"),
-        ({"percentages": (101, 50)}, "percentage of rank 0 is 101: it must lie in 1..100"),
+        ({"seq_len": True}, "seq_len is True: it must be an integer"),
+        ({"seq_len": np.float64(64)}, "seq_len is np.float64(64.0): it must be an integer"),
+        ({"seq_len": 2**53 + 1}, "seq_len is 9007199254740993: it must be 9007199254740992 or less"),
+        ({"multiple": 0}, "multiple is 0: it must be 1 or more"),
+        ({"multiple": 1.5}, "multiple is 1.5: it must be an integer"),
+        ({"multiple": True}, "multiple is True: it must be an integer"),
+        ({"multiple": None}, "multiple is None: it must be an integer"),
+        ({"multiple": "2"}, "multiple is '2': it must be an integer"),
+        ({"percentages": ()}, "percentages is (): it must be a list of numbers, one a rank, in rank order"),
+        ({"percentages": {100, 50}}, "{50, 100}: it must be a list of numbers, one a rank, in rank order"),
+        ({"percentages": {100: 1}}, "percentages is {100: 1}: it must be a list"),
+        ({"percentages": "100"}, "percentages is '100': it must be a list"),
+        ({"percentages": b"dd"}, "percentages is b'dd': it must be a list"),
+        ({"percentages": 100}, "percentages is 100: it must be a list"),
+        ({"percentages": None}, "percentages is None: it must be a list"),
+        ({"percentages": (100, True)}, "percentage of rank 1 is True: it must be a number in 1..100"),
+        ({"percentages": (None, 50)}, "percentage of rank 0 is None: it must be a number in 1..100"),
+        ({"percentages": (float("inf"), 50)}, "percentage of rank 0 is inf: it must be a number in 1..100"),
+        ({"percentages": np.array([[100, 50]])}, "percentage of rank 0 is array([100,  50]): it must be"),
+        ({"percentages": (100, 0)}, "percentage of rank 1 is 0: it must be a number in 1..100"),
+        ({"percentages": (101, 50)}, "percentage of rank 0 is 101: it must be a number in 1..100"),
         ({"percentages": (100, -10)}, "percentage of rank 1 is -10"),
         ({"percentages": (100, float("nan"))}, "percentage of rank 1 is nan"),
-        ({"percentages": "10"}, "percentage of rank 0 is '1'"),
         ({"layout": "striped"}, "layout 'striped' is unknown"),
     ],
 )
 def test_bad_input_is_named(name, change, message):
     arguments = {"seq_len": 64, "percentages": (100, 50), "profile": MODELS.get(name)} | change
     with pytest.raises(ValueError, match=re.escape(message)):
-        allocate(name, **arguments)
+        allocation(name, **arguments)
 
 
-def test_unknown_allocator_is_named():
-    with pytest.raises(ValueError, match="allocator 'best' is unknown: choose one of even, uneven, lut, formula"):
-        allocate("best", 64, percentages=(100, 50))
+@pytest.mark.parametrize("name", ["best", None, ["even"], np.array(["even", "lut"])], ids=repr)
+def test_unknown_allocator_is_named(name):
+    message = f"allocator {name!r} is unknown: choose one of even, uneven, lut, formula, balanced"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        allocate(name, 64, percentages=(100, 50))
 
 
 def test_numpy_numbers_are_numbers():

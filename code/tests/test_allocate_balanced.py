@@ -1,5 +1,7 @@
 """`balanced` against every split there is, and against the mathematics of the two layouts."""
 
+import time
+from bisect import bisect_right
 from itertools import accumulate, combinations_with_replacement, pairwise
 
 import pytest
@@ -8,13 +10,17 @@ from hypothesis import strategies as st
 
 from heteroring.allocate.balanced import balanced
 from heteroring.allocate.costs import Cost, cost_of_speed, predicted_ms
+from heteroring.allocate.even import even
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.work import score_pairs, total_pairs
+from heteroring.ring.work import score_pairs, shard_extra_rows, shard_pairs, total_pairs
 
 speed = st.one_of(st.integers(1, 10).map(float), st.floats(1e-3, 1e3))
 pair_us = st.one_of(st.integers(1, 10).map(float), st.floats(1e-2, 1e2))
 beside_us = st.one_of(st.just(0.0), st.integers(1, 30).map(float), st.floats(0, 30))
 cost = st.builds(Cost, pair_us, beside_us, beside_us, beside_us)
+
+# The best split is found to this part of its time.
+NEARLY = 1 + 1e-11
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 causal_or_dense = pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
@@ -52,7 +58,7 @@ def test_no_split_is_faster_where_visits_cost_nothing(layout, causal, world_size
     lens = balanced(seq_len, costs, layout, causal)
     check_split(lens, seq_len, world_size)
     best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, world_size))
-    assert makespan(layout, lens, costs, causal) == best
+    assert makespan(layout, lens, costs, causal) <= best * NEARLY
 
 
 @causal_or_dense
@@ -63,12 +69,12 @@ def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs):
     lens = balanced(seq_len, costs, layout, causal)
     check_split(lens, seq_len, 2)
     best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, 2))
-    assert makespan(layout, lens, costs, causal) == best
+    assert makespan(layout, lens, costs, causal) <= best * NEARLY
 
 
 @causal_or_dense
 @each_layout
-@pytest.mark.parametrize(("world_size", "longest"), [(3, 11), (4, 7)])
+@pytest.mark.parametrize(("world_size", "longest"), [(3, 11), (4, 7), (6, 5)])
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_no_split_over_the_fastest_ranks_is_faster(layout, causal, world_size, longest, data):
@@ -84,7 +90,63 @@ def test_no_split_over_the_fastest_ranks_is_faster(layout, causal, world_size, l
         other for other in splits(seq_len, world_size) if {rank for rank, n in enumerate(other) if n} in fastest
     ]
     best = min(makespan(layout, other, costs, causal) for other in considered)
-    assert makespan(layout, lens, costs, causal) <= best
+    assert makespan(layout, lens, costs, causal) <= best * NEARLY
+
+
+def some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us):
+    """Whether the fastest ranks, however many, can be done within the limit: by one greedy fill after the other."""
+    world_size = len(costs)
+    alone = [each.pair_us * total_pairs(seq_len, causal) + each.token_us * seq_len for each in costs]
+    order = sorted(range(world_size), key=alone.__getitem__)
+    for size in range(1, world_size + 1):
+        members = sorted(order[:size])
+        offset = 0
+        for place, rank in enumerate(members):
+            meets = size > 1 and (rank - 1) % world_size in members
+            seats = (place, size - 1 - place), (int(meets and rank > 0), int(meets and rank == 0))
+
+            def time_us(units, offset=offset, rank=rank, seats=seats):
+                length = units * multiple
+                pairs = shard_pairs(layout, seq_len, offset, length, causal)
+                rows, joined = (shard_extra_rows(layout, offset, length, *seat, causal) for seat in seats)
+                return costs[rank].time_us(pairs, length, rows, joined)
+
+            units = range((seq_len - offset) // multiple + 1)
+            offset += multiple * (bisect_right(units, limit_us, key=time_us) - 1)
+        if offset == seq_len:
+            return True
+    return False
+
+
+@causal_or_dense
+@each_layout
+@settings(max_examples=12, deadline=None)
+@given(units=st.integers(1, 2000), multiple=st.sampled_from([1, 2, 3, 256]), data=st.data())
+def test_no_number_of_many_ranks_is_faster(layout, causal, units, multiple, data):
+    seq_len, world_size = units * multiple, data.draw(st.integers(15, 40))
+    # Visits and tokens that are worth thinking about, beside pairs.
+    weight = data.draw(st.sampled_from([0.0, seq_len / 10 / world_size, seq_len]))
+    kinds = data.draw(st.lists(cost, min_size=1, max_size=4))
+    kinds = [Cost(each.pair_us, *(weight * value / 30 for value in each[1:])) for each in kinds]
+    costs = data.draw(st.lists(st.sampled_from(kinds), min_size=world_size, max_size=world_size))
+    lens = balanced(seq_len, costs, layout, causal, multiple=multiple)
+    check_split(lens, seq_len, world_size)
+    assert all(n % multiple == 0 for n in lens)
+    limit_us = 1e3 * makespan(layout, lens, costs, causal)
+    assert not some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us / NEARLY)
+
+
+@pytest.mark.parametrize("seq_len", [65537, 2**24])
+@pytest.mark.parametrize("percentages", [(100,), (100, 80, 50, 30, 10)], ids=["equal", "mixed"])
+@each_layout
+def test_a_thousand_ranks_take_no_longer_than_a_command_does(layout, percentages, seq_len):
+    # As on H200s: a token takes 0.75 us of pairs at 65,536 tokens, a row visited again 0.02 us.
+    costs = [Cost(*(us * 100 / p for us in (2.3e-5, 0.3, 0.02, 0.007))) for p in (percentages * 1024)[:1024]]
+    began = time.process_time()
+    lens = balanced(seq_len, costs, layout)
+    assert time.process_time() - began < 8  # half a second on a machine at rest
+    check_split(lens, seq_len, 1024)
+    assert makespan(layout, lens, costs, True) <= makespan(layout, even(seq_len, 1024), costs, True)
 
 
 @causal_or_dense
@@ -97,7 +159,7 @@ def test_whole_multiples_are_the_best_of_whole_multiples(layout, causal, units, 
     assert all(n % multiple == 0 for n in lens)
     every = (tuple(n * multiple for n in other) for other in splits(units, 2))
     best = min(makespan(layout, other, costs, causal) for other in every)
-    assert makespan(layout, lens, costs, causal) == best
+    assert makespan(layout, lens, costs, causal) <= best * NEARLY
 
 
 @causal_or_dense
@@ -301,6 +363,10 @@ def test_other_bad_input_is_named():
         balanced(8, (Cost(0.0),))
     with pytest.raises(ValueError, match="costs is empty"):
         balanced(8, ())
+    with pytest.raises(ValueError, match=r"seq_len is 9007199254740993: balanced shares out 9007199254740992 tokens"):
+        balanced(2**53 + 1, of_speeds(1.0))
+    with pytest.raises(ValueError, match="seq_len 100 takes rank 0, the fastest, more microseconds than a float"):
+        balanced(100, (Cost(1.5e308), Cost(1e308)))
     with pytest.raises(ValueError, match="3 costs for 2 ranks"):
         predicted_ms(Partition.zigzag((4, 4)), of_speeds(1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="layout 'striped' is unknown"):

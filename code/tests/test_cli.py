@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from heteroring import cli
 from heteroring.bench.records import Measurement, write_rows
 from heteroring.bench.summary import summary
 from heteroring.cli import app
@@ -83,13 +83,18 @@ def options(base, changes):
         ({"--fms-seq-lens": "few"}, "--fms-seq-lens 'few' is not a list of integers"),
         ({"--repetitions": "0"}, "repetitions is 0"),
         ({"--seed": "-1"}, "seed is -1: it must lie in 0..9223372036854775807"),
-        ({"--seed": str(2**63)}, "seed is 9223372036854775808"),
+        ({"--seed": str(2**63)}, "--seed 9223372036854775808 does not fit in 64 bits"),
         ({"--hang-timeout": "0"}, "--hang-timeout 0.0 is not a positive, finite number"),
         ({"--hang-timeout": "inf"}, "--hang-timeout inf is not a positive, finite number"),
         ({"--hang-timeout": "nan"}, "--hang-timeout nan is not a positive, finite number"),
         ({"--output": "/proc/nowhere/rows.csv"}, "cannot write /proc/nowhere/rows.csv"),
         ({"--output": "rows.txt"}, "output rows.txt does not end in .csv"),
         ({"--label": " "}, "--label ' ' is not a name"),
+        ({"--label": "a\nb"}, "--label 'a\\nb' is not a name"),
+        ({"--batch": str(2**63)}, f"--batch {2**63} does not fit in 64 bits"),
+        ({"--head-dim": str(10**30)}, f"--head-dim {10**30} does not fit in 64 bits"),
+        ({"--repetitions": str(10**30)}, f"--repetitions {10**30} does not fit in 64 bits"),
+        ({"--seq-lens": f"64,{10**30}"}, f"--seq-lens {10**30} does not fit in 64 bits"),
     ],
 )
 def test_bench_refuses(tmp_path, no_process, changes, complaint):
@@ -116,7 +121,7 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--platform": "abacus"}, "platform 'abacus'"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
         pytest.param({"--kinds": "layer", "--head-dim": "7"}, "head_dim is 7: profile kind 'layer'", marks=needs_fms),
-        ({"--seed": str(2**64)}, "seed is 18446744073709551616"),
+        ({"--seed": str(2**64)}, "--seed 18446744073709551616 does not fit in 64 bits"),
         ({"--kv-heads": "3"}, "heads 2 is not a multiple of kv_heads 3"),
     ],
 )
@@ -352,33 +357,63 @@ def test_runs_as_a_module_and_tells_its_version():
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
 
 
-def press_ctrl_c_where_nobody_hears():
-    with suppress(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["bench", "--help"], ["--version"], ["allocate", "even", "--seq-len=8", "--percentages=1,1"]]
+)
+def test_what_cannot_be_printed_is_one_line_and_a_reader_that_left_is_none(words, unbuffered):
+    command = [sys.executable, "-m", "heteroring", *words]
+    options = {"env": environment() | {"PYTHONUNBUFFERED": unbuffered}, "stderr": subprocess.PIPE, "text": True}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, **options)
+    complaint = "heteroring: error: cannot write to stdout: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, complaint)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, **options)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
-def test_ctrl_c_that_an_import_drops_still_ends_the_command(tmp_path, monkeypatch, no_process):
-    """As PyTorch does while it imports NumPy: the command goes on, or stumbles over what is half imported."""
+def test_an_error_of_the_command_is_not_taken_for_one_of_stdout(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "rows.csv")
 
-    monkeypatch.setattr("heteroring.bench.commit.read_commit", press_ctrl_c_where_nobody_hears)
-    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
-    assert (result.exit_code, result.stderr) == (130, "heteroring: error: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
-
-    def stumble(*_, **__):
-        press_ctrl_c_where_nobody_hears()
-        raise AttributeError("module 'numpy' has no attribute 'matrix'")
-
-    monkeypatch.setattr(import_module("heteroring.allocate"), "allocation", stumble)
+    monkeypatch.setattr(import_module("heteroring.allocate"), "allocation", full)
     result = invoke("allocate", "even", "--seq-len", 10, "--percentages", "100,50")
-    assert (result.exit_code, result.stderr) == (130, "heteroring: error: interrupted\n")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    complaint = f"heteroring: error: [Errno {errno.ENOSPC}] No space left on device: 'rows.csv'\n"
+    assert (result.exit_code, result.stderr) == (1, complaint)
+
+
+# Python that presses Ctrl-C when a module is first looked for, inside of a call that drops all exceptions.
+PRESS = """
+import os, signal, sys, time
+from contextlib import suppress
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            with suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+sys.meta_path.insert(0, Finder)
+sys.argv[1:] = {words!r}
+from heteroring.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["heteroring.cli", "typer", "torch", "numpy", "heteroring.bench.commit"])
+def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
+    words = ["bench", *options(BENCH, {"--output": str(tmp_path / "out" / "rows.csv")})]
+    done = run_python("-c", PRESS.format(module=module, words=words))
+    assert (done.returncode, done.stderr) == (130, "heteroring: error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        cli.quit_on_ctrl_c()
         monkeypatch.setattr("heteroring.bench.commit.read_commit", lambda: os.kill(os.getpid(), signal.SIGINT))
         result = invoke("bench", *options(BENCH, {"--seq-lens": "8", "--repetitions": "1"}))
         assert result.exit_code == 0, result.output
@@ -387,7 +422,12 @@ def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
         signal.signal(signal.SIGINT, handler)
 
 
-def test_ctrl_c_ends_a_run_without_a_file(tmp_path):
+@pytest.mark.parametrize(
+    ("pattern", "delay"),
+    [("heteroring-*", 0.0), ("heteroring-*", 0.5), ("heteroring-*/*/*/*", 0.0), ("heteroring-*/rank1.stack", 0.0)],
+    ids=["launching", "launched", "importing", "running"],
+)
+def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern, delay):
     output = tmp_path / "out" / "rows.csv"
     words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})
     process = subprocess.Popen(
@@ -398,13 +438,17 @@ def test_ctrl_c_ends_a_run_without_a_file(tmp_path):
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("heteroring-*/rank1.stack")):
+    while not list(tmp_path.glob(pattern)):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, 2)
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "interrupted by SIGINT" in stderr
+    bar, last = stderr.rpartition("heteroring: error: interrupted")[::2]
+    assert last in ("\n", " by SIGINT: all ranks have ended\n")
+    assert "Traceback" not in stderr
+    assert bar.count("\n") <= 1
     assert not output.parent.exists()
     assert list(tmp_path.glob("heteroring-*")) == []

@@ -1,13 +1,13 @@
 """One door to all allocators: names and numbers in, checked block lengths out."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from operator import index
 
 from heteroring.allocate.apportion import apportion
-from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
+from heteroring.allocate.balanced import LONGEST, RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.costs import Cost, cost_of_speed
 from heteroring.allocate.even import even
@@ -63,17 +63,17 @@ def allocation(
     full takes a GPU as long as a full one.
 
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
-    an unknown allocator or layout, seq_len < 1, multiple < 1, no percentages or one outside 1..100, a `causal` that is
-    no bool, and a missing or unsuitable profile.
+    an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are no
+    list, none, or not all in 1..100, a `causal` that is no bool, and a missing or unsuitable profile.
     """
-    if name not in ALLOCATORS:
+    if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
-    seq_len = _whole(seq_len)
+    seq_len, multiple = _whole("seq_len", seq_len), _whole("multiple", multiple)
     percentages = _checked(percentages)
+    if isinstance(profile, str) and (not profile or "\0" in profile):
+        raise ValueError(f"profile is {profile!r}: it must be the path of a file")
     check_layout(layout)
     causal = flag("causal", causal)
-    if multiple < 1:
-        raise ValueError(f"multiple is {multiple}: it must be 1 or more")
     if name == "even":
         return Allocation(even(seq_len, len(percentages)))
     if name == "uneven":
@@ -122,21 +122,27 @@ def allocate(
     return allocation(name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal).block_lens
 
 
-def _whole(seq_len: int) -> int:
+def _whole(name: str, value: int) -> int:
     try:
-        seq_len = index(seq_len)
+        whole = index(value)
     except TypeError:
-        raise ValueError(f"seq_len is {seq_len!r}: it must be an integer") from None
-    if seq_len < 1:
-        raise ValueError(f"seq_len is {seq_len}: it must be 1 or more")
-    return seq_len
+        whole = None
+    if whole is None or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}: it must be an integer")
+    if not 1 <= whole <= LONGEST:
+        raise ValueError(f"{name} is {value}: it must be {'1 or more' if whole < 1 else f'{LONGEST} or less'}")
+    return whole
 
 
 def _checked(percentages: Iterable[float]) -> tuple[float, ...]:
-    percentages = tuple(percentages)
-    if not percentages:
-        raise ValueError("percentages is empty: one a rank is needed")
-    for rank, percentage in enumerate(percentages):
-        if not (isinstance(percentage, Real) and 1 <= percentage <= 100):
-            raise ValueError(f"percentage of rank {rank} is {percentage!r}: it must lie in 1..100")
-    return percentages
+    try:
+        # Sets and mappings iterate, but not in rank order; texts iterate over letters and bytes.
+        given = () if isinstance(percentages, str | bytes | Set | Mapping) else tuple(percentages)
+    except TypeError:
+        given = ()
+    if not given:
+        raise ValueError(f"percentages is {percentages!r}: it must be a list of numbers, one a rank, in rank order")
+    for rank, percentage in enumerate(given):
+        if not (isinstance(percentage, Real) and not isinstance(percentage, bool) and 1 <= percentage <= 100):
+            raise ValueError(f"percentage of rank {rank} is {percentage!r}: it must be a number in 1..100")
+    return given

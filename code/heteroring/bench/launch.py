@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from heteroring.bench.device import Device, open_device
 from heteroring.bench.errors import Interrupted
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
+from heteroring.cli_interrupt import ctrl_c_held
 from heteroring.throttle import Throttle, throttle_type
 
 HANG_TIMEOUT = 120.0
@@ -90,7 +94,8 @@ def launch(
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
                 setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables))
                 config = _config(folder, len(percentages), signals)
-                results = elastic_launch(config, _run_rank)(setup, task, args)
+                with _whole_starts():
+                    results = elastic_launch(config, _run_rank)(setup, task, args)
         except SignalException as error:
             if watchdog.gave_up:
                 raise blame(None, watchdog, accounts, stacks) from None
@@ -180,11 +185,43 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(signum, handler)
 
 
+@contextmanager
+def _whole_starts() -> Iterator[None]:
+    """Heed signals before or after the start of a process, which else would wait for its task, and say so.
+
+    The new process does not hear Ctrl-C until it can end by it without a traceback, in `_run_rank`.
+    """
+    start = SpawnProcess.start
+    heeded = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        heeded = []  # no other thread hears signals
+
+    def start_whole(process: SpawnProcess) -> None:
+        noted = []
+        handlers = {signum: signal.signal(signum, lambda signum, _: noted.append(signum)) for signum in heeded}
+        try:
+            with ctrl_c_held():
+                start(process)
+        finally:
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+        for signum in noted:
+            signal.raise_signal(signum)
+
+    resource_tracker.ensure_running()  # as the first start does, which lets Ctrl-C through
+    SpawnProcess.start = start_whole
+    try:
+        yield
+    finally:
+        SpawnProcess.start = start
+
+
 def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     rank = int(os.environ["RANK"])
     _die_with(setup.parent)
     for signum in setup.signals:
         signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
     with Stacks(Path(setup.folder)).ready(rank):
         try:
