@@ -14,7 +14,6 @@ from snakemake.utils import update_config  # noqa: E402
 
 import platforms  # noqa: E402
 from configuration import check  # noqa: E402
-from interpreter import check_interpreter  # noqa: E402
 from outputs import check_writable  # noqa: E402
 from platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
 
@@ -248,14 +247,3 @@ def test_output_folders_without_permission_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(ValueError, match=re.escape(f"no permission to write in {tmp_path}")):
         check_writable([tmp_path / "figures"])
-
-
-@pytest.mark.parametrize("path", ["/home/a b/python", "/it's/python", "/a$b/python", "/a(1)/python", "/a\tb/python"])
-def test_python_whose_path_a_shell_would_take_apart_is_refused(path):
-    with pytest.raises(ValueError, match=re.escape(repr(path))):
-        check_interpreter(path)
-
-
-@pytest.mark.parametrize("path", ["/usr/bin/python3.11", "/home/josé/a-b_c+d@e:f,g=h/.venv/bin/python"])
-def test_python_whose_path_is_plain_is_taken(path):
-    check_interpreter(path)

@@ -1,4 +1,5 @@
 # The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
+import json
 import os
 import re
 import shutil
@@ -11,13 +12,11 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.scripts.configuration import check
 from workflow.scripts.imports import with_imports
-from workflow.scripts.interpreter import check_interpreter
 from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
 
 try:
-    check_interpreter(sys.executable)
     check(config, Path("workflow/schemas/config.schema.yaml"))
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
@@ -51,10 +50,8 @@ FITTING = "code/heteroring/allocate/models.py"
 # Profiles and models come before what they split, also where that does not wait for them.
 FIRST = 1
 
-# The commands beside this Snakemake, for when its environment is not activated.
-if shutil.which("heteroring") is None:
-    beside = str(Path(sys.executable).parent)
-    os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
+# Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 
 PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
 # Kinds of model, and the profiles that each is fitted to. A layer costs what its whole profile says.
