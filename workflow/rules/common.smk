@@ -15,9 +15,16 @@ from workflow.scripts.imports import with_imports
 from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
+from workflow.scripts.whole_models import check_models
+
+# ibm-fms has no release for Python 3.13.
+HAS_FMS = find_spec("fms") is not None
+SCHEMA = Path("workflow/schemas/config.schema.yaml")
 
 try:
-    check(config, Path("workflow/schemas/config.schema.yaml"))
+    check(config, SCHEMA)
+    if HAS_FMS:
+        check_models(config, SCHEMA)
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
@@ -29,8 +36,7 @@ STATE = Path(".snakemake")
 drop_stale_lock(STATE)
 
 
-# What is measured: ibm-fms has no release for Python 3.13.
-HAS_FMS = find_spec("fms") is not None
+# What is measured.
 MODULES = [module for module in config["modules"] if module != "fms" or HAS_FMS]
 SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 
