@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from heteroring.bench.machine_lock import holder
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -43,6 +44,8 @@ SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 
 onstart:
     take_ownership(STATE)
+    if (other := holder()) is not None:
+        logger.warning(f"What is measured here waits for {other}")
     if MODULES != config["modules"]:
         logger.warning(
             "ibm-fms is not installed: attention alone is measured, no layer around it and no whole model."
