@@ -122,7 +122,11 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("strategies",), ["contiguous/even", "zigzag/balanced"], "lacks zigzag/even"),
         (("model_source",), "matmull", "model_source: 'matmull' is not one of"),
         (("run",), "../elsewhere", "run: '../elsewhere' does not match"),
-        (("platform",), 1e5, "platform: 100000.0 is not of type 'string': put it in quotes"),
+        (("platform",), 1e5, "platform: 100000.0 is not of type 'string'"),
+        (("platform",), "1e5", "platform: '1e5' does not match"),
+        (("platform",), "nan", "platform: 'nan' does not match"),
+        (("run",), "007", "run: '007' does not match"),
+        (("run",), "1e-5", "run: '1e-5' does not match"),
         (("platform",), True, "platform: True is not of type 'string': put it in quotes"),
         (("platform",), None, "platform: None is not of type 'string': put it in quotes"),
         (("platform",), -1, "platform: '-1' does not match"),
@@ -174,8 +178,8 @@ def test_name_that_is_read_as_an_integer_is_a_name(config, key):
     assert config[key] == "4090"
 
 
-@pytest.mark.parametrize("name", ["null", "nan", "na"])
-def test_words_that_mean_nothing_elsewhere_are_names(config, name):
+@pytest.mark.parametrize("name", ["null", "na", "true", "0", "2e", "1e5x", "nano"])
+def test_words_that_resemble_values_are_names(config, name):
     check(config | {"run": name, "platform": name}, SCHEMA)
 
 
