@@ -8,10 +8,13 @@ from rows import measurement, profile_row
 from heteroring.bench.records import Measurement, ProfileRow, read_rows, write_rows
 
 HEADER = (
-    "platform,system,module,seq_len,batch,heads,kv_heads,head_dim,dtype,causal,layout,allocator,model_source,"
-    "clamped,throttle,percentages,block_lens,block,transport,repetition,latency_ms,busy_ms,bytes_moved"
+    "platform,system,module,condition,seq_len,batch,heads,kv_heads,head_dim,dtype,causal,layout,allocator,model_source,"
+    "clamped,throttle,percentages,block_lens,block,transport,job,repetition,latency_ms,busy_ms,bytes_moved"
 )
-LINE = "cpu,ring,attention,100,1,4,2,64,float32,True,zigzag,even,,False,pacing,100 50,50 50,cpu,p2p,0,1.25,0.5 1,4096"
+LINE = (
+    "cpu,ring,attention,rested,100,1,4,2,64,float32,True,zigzag,even,,False,pacing,100 50,50 50,cpu,p2p,1,0,1.25,"
+    "0.5 1,4096"
+)
 
 
 def test_the_file_is_the_documented_text(tmp_path):
@@ -78,7 +81,7 @@ def without(column):
         ("\n\n", "the file is empty"),
         (f"{HEADER}\n", "no rows below the header"),
         (f"{HEADER}\n{LINE}", "cut short"),
-        (f"{HEADER}\n{LINE}\n{LINE[:60]}\n", "line 3: 14 cells for 23 columns"),
+        (f"{HEADER}\n{LINE}\n{LINE[:60]}\n", "line 3: 13 cells for 25 columns"),
         (without("latency_ms") + "\n", "column latency_ms is missing"),
         (f"{HEADER},colour\n{LINE},red\n", "column 'colour' is unknown"),
         (f"{HEADER},dtype\n{LINE},float32\n", "column 'dtype' is unknown or repeated"),
@@ -111,7 +114,7 @@ def test_a_file_that_is_no_text_or_is_not_there_is_named(tmp_path):
 
 
 def test_columns_may_come_in_another_order(tmp_path):
-    order = sorted(range(23), reverse=True)
+    order = sorted(range(25), reverse=True)
     lines = [",".join(text.split(",")[i] for i in order) for text in (HEADER, LINE)]
     (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
     assert read_rows(tmp_path / "rows.csv", Measurement) == [measurement()]

@@ -31,6 +31,9 @@ class Device(Protocol):
     def align(self, calls: int = 1) -> None:
         """Have the ranks of the default group begin what they are asked for next, `calls` calls, at the same time."""
 
+    def meet(self) -> None:
+        """Have the hosts of the default group's ranks go on at the same time, with nothing asked of their devices."""
+
     def mark(self) -> Any:
         """The point in time at which everything asked for so far is done."""
 
@@ -68,6 +71,9 @@ class Cpu:
         return torch.device("cpu")
 
     def align(self, calls: int = 1) -> None:
+        dist.barrier()
+
+    def meet(self) -> None:
         dist.barrier()
 
     def mark(self) -> int:
@@ -114,6 +120,10 @@ class Cuda:
         dist.barrier()
         torch.cuda._sleep(self.ring_cycles + calls * self.call_cycles)
         dist.all_reduce(torch.zeros(1, device="cuda"))
+
+    def meet(self) -> None:
+        dist.barrier()
+        torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)

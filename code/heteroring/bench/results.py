@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from heteroring.allocate.strategy import OTHER_SOURCES
 from heteroring.bench.metrics import measurement_table
 from heteroring.bench.provenance import read_json
 from heteroring.bench.records import Measurement, read_rows
@@ -51,8 +52,8 @@ class Results:
         notes = folder / "notes.txt"
         return cls(
             platform=provenance["platform"],
-            cells=_read_table(folder / "derived" / "cells.csv"),
-            profile=_read_table(folder / "derived" / "profile.csv"),
+            cells=read_table(folder / "derived" / "cells.csv"),
+            profile=read_table(folder / "derived" / "profile.csv"),
             measurements=measurements,
             models={path.stem: read_json(path) for path in fitted},
             provenance=provenance,
@@ -72,15 +73,25 @@ class Results:
         return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
 
 
+def headline(cells: pd.DataFrame) -> pd.DataFrame:
+    """The `cells` that most figures and the paper show: rested calls, the slow rank last, as the public study has it.
+
+    Models of speed are fitted to matrix products, as there.
+    """
+    other = cells["strategy"].str.endswith(tuple(f"@{source}" for source in OTHER_SOURCES))
+    return cells[(cells["condition"] == "rested") & (cells["order"] != "slow first") & ~other]
+
+
 _TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory_gb": float}
 
 
 def _read_optional(path: Path) -> pd.DataFrame:
     """The table, or one without rows if that was not measured."""
-    return _read_table(path) if path.is_file() else pd.DataFrame()
+    return read_table(path) if path.is_file() else pd.DataFrame()
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """A derived table, tuples where a column holds one value a rank. Raises ValueError, naming it, if it cannot."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
     try:
