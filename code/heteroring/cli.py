@@ -17,6 +17,7 @@ from heteroring.bench.defaults import grid_of, strategies_of
 from heteroring.cli_options import (
     Batch,
     Block,
+    Condition,
     CsvOutput,
     GridDtype,
     HangTimeout,
@@ -25,8 +26,8 @@ from heteroring.cli_options import (
     KvHeads,
     Label,
     Models,
-    ModelSource,
     Multiple,
+    Number,
     Percentages,
     Platform,
     Repetitions,
@@ -155,11 +156,11 @@ def bench(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="layout/allocator, separated by commas.", show_default="all; without --models, all that need none"
+            help="layout/allocator, separated by commas; zigzag/lut@attention is of a lut fitted to that profile.",
+            show_default="all; without --models, all that need none",
         ),
     ] = None,
     models: Models = None,
-    model_source: ModelSource = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
     throttle: ThrottleName = "",
@@ -178,6 +179,8 @@ def bench(
     fms_seq_lens: Annotated[
         str, typer.Option(help="Sequence lengths of module fms.", show_default="those of --seq-lens")
     ] = "",
+    condition: Condition = "rested",
+    job: Number = 1,
     transport: Transport = "auto",
     peers: Annotated[
         bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
@@ -203,7 +206,7 @@ def bench(
     from heteroring.bench.shape import Shape
     from heteroring.bench.summary import summary
 
-    job = Job(
+    setting = Job(
         platform=platform,
         label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
@@ -212,10 +215,11 @@ def bench(
         strategies=strategies_of(models) if strategies is None else tuple(strategies.split(",")),
         shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),
         models=models,
-        model_source=model_source,
         block=block,
         modules=tuple(module.split(",")),
         fms_seq_lens=integers("--fms-seq-lens", fms_seq_lens) if fms_seq_lens else (),
+        condition=condition,
+        number=job,
         transport=transport,
         peers=peers,
         multiple=multiple,
@@ -223,7 +227,7 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    done = measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
+    done = measure(stage, setting, speeds, hang_timeout, output, f"ring at {percentages} %")
     Console().print(summary(done.rows))
 
 
@@ -276,11 +280,18 @@ def allocate(
 def aggregate(
     platform_dir: Annotated[Path, typer.Option(help="Folder of a platform: holds bench/ and profile/.")],
     percentages: Annotated[
-        str, typer.Option(help="Throttle settings of the last rank, separated by commas.", show_default="all there")
+        str, typer.Option(help="Throttle settings of the profiles, separated by commas.", show_default="all there")
     ] = "",
     model_percentages: Annotated[
         str,
         typer.Option(help="Those of whole models, separated by commas, or: none.", show_default="all there"),
+    ] = "",
+    bench: Annotated[
+        str,
+        typer.Option(
+            help="Jobs of the ring, separated by commas: the names of their files in bench/, without suffix.",
+            show_default="all there",
+        ),
     ] = "",
 ) -> None:
     """Derive a platform's tables from the rows of its jobs."""
@@ -290,7 +301,7 @@ def aggregate(
         of_models = () if model_percentages == "none" else integers("--model-percentages", model_percentages)
     from heteroring.bench.aggregate import aggregate
 
-    for path in aggregate(platform_dir, chosen, of_models):
+    for path in aggregate(platform_dir, chosen, of_models, tuple(bench.split(",")) if bench else None):
         print(path)
 
 

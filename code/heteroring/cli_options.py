@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
@@ -41,7 +42,8 @@ SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by comma
 Percentages = Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")]
 Strategies = Annotated[str, typer.Option(help="layout/allocator, separated by commas.")]
 Models = Annotated[Path | None, typer.Option(help="Folder of the fitted models.")]
-ModelSource = Annotated[str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")]
+Condition = Annotated[str, typer.Option(help="How calls are timed: rested, sustained, eager or captured.")]
+Number = Annotated[int, typer.Option(help="Which of several independently started jobs this is, from 1.")]
 Batch = Annotated[int, typer.Option(help="Sequences.")]
 Heads = Annotated[int | None, typer.Option(help="Query heads.", show_default=of_each_platform("heads"))]
 KvHeads = Annotated[
@@ -146,13 +148,16 @@ def measure(
     from heteroring.bench.progress import progress_bar
     from heteroring.bench.provenance import provenance, settings_of, write_json
     from heteroring.bench.records import write_rows
+    from heteroring.bench.telemetry import telemetry
 
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
     check_ctrl_c()
-    with progress_bar(description, stage.steps(job)) as on_progress:
+    start = time.monotonic()
+    with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    seconds = time.monotonic() - start
     if output is None:
         return done
     record = provenance(
@@ -163,6 +168,8 @@ def measure(
         settings=settings_of(job),
         commit=commit,
         notes=done.notes,
+        seconds=seconds,
+        gpus=gpus,
     )
     # All is on the disk before the older result goes; then the record takes its place, and the rows last.
     with atomic_path(output) as rows, atomic_path(output.with_suffix(".json")) as beside:

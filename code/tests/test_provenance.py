@@ -27,6 +27,8 @@ FIELDS = {
     "percentages",
     "settings",
     "achieved",
+    "seconds",
+    "gpus",
     "notes",
 }
 

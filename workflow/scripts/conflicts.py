@@ -9,6 +9,9 @@ def conflicts(config: Mapping) -> list[str]:
     for platform, settings in config["platforms"].items():
         found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
+        for strategy in settings["more_strategies"]:
+            if strategy in config["strategies"]:
+                found.append(f"platforms.{platform}.more_strategies: {strategy} is one of strategies already")
     return found
 
 

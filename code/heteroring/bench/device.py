@@ -46,6 +46,9 @@ class Device(Protocol):
     def rest(self, busy_ms: float) -> None:
         """Hold the host until the device, having computed for `busy_ms`, is as it was before."""
 
+    def uuid(self) -> str:
+        """What tells this device from all others; nothing where there is no such thing."""
+
     def describe(self) -> tuple[str, int]:
         """Name, and multiprocessors that this process can use (0 where there is no such thing)."""
 
@@ -87,6 +90,9 @@ class Cpu:
 
     def rest(self, busy_ms: float) -> None:
         """One thread does not slow the next call down."""
+
+    def uuid(self) -> str:
+        return ""
 
     def describe(self) -> tuple[str, int]:
         return cpu_model(), 0
@@ -138,6 +144,9 @@ class Cuda:
 
     def rest(self, busy_ms: float) -> None:
         time.sleep(min(busy_ms, LONGEST_REST_MS) / 1e3)
+
+    def uuid(self) -> str:
+        return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"  # as nvidia-smi writes it
 
     def describe(self) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())

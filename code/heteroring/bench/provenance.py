@@ -27,17 +27,18 @@ _ALIKE = ("platform", "torch", "driver", "throttle")
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank ran on. `throttle` is what its throttle says that it really got."""
+    """What one rank ran on. `throttle` is what its throttle says that it really got; `uuid` is that of a GPU."""
 
     device: str
     multiprocessors: int
     throttle: Mapping[str, float]
+    uuid: str = ""
 
 
 def report(rank: Rank) -> RankReport:
     """The report of `rank`, which is this process."""
     name, multiprocessors = rank.device.describe()
-    return RankReport(name, multiprocessors, dict(rank.throttle.report()))
+    return RankReport(name, multiprocessors, dict(rank.throttle.report()), rank.device.uuid())
 
 
 def provenance(
@@ -49,12 +50,16 @@ def provenance(
     settings: Mapping[str, Any],
     commit: Commit,
     notes: Sequence[str] = (),
+    seconds: float = 0.0,
+    gpus: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The record of one job, in JSON types.
 
     `platform` is what its rows call it, `settings` what the job was asked to do, `commit` the code that did it,
-    `notes` what is odd about it. Lists have one entry a rank; `multiprocessors` is empty on platforms that have none.
-    What cannot be found out, the commit without git for one, is "unknown", and `dirty` then null.
+    `notes` what is odd about it, `seconds` how long it took, `gpus` how those of this machine fared meanwhile
+    (`heteroring.bench.telemetry`), of which those that ranks ran on are kept. Lists have one entry a rank;
+    `multiprocessors` is empty on platforms that have none. What cannot be found out, the commit without git for one, is
+    "unknown", and `dirty` then null.
     """
     # Whoever only reads records has no use for torch, which `device` imports.
     from heteroring.bench.device import cpu_model
@@ -77,6 +82,8 @@ def provenance(
         "throttle": throttle,
         "percentages": list(percentages),
         "achieved": [dict(rank.throttle) for rank in ranks],
+        "seconds": round(seconds, 1),
+        "gpus": [dict(gpu) for rank in ranks for gpu in gpus if gpu["uuid"] == rank.uuid],
         "settings": dict(settings),
         "notes": [*notes, *_shortfalls(ranks)],
     }
@@ -127,7 +134,9 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     unthrottled = [job for job in ordered if set(job["percentages"]) == {100}]
     base = max(unthrottled or ordered, key=lambda job: len(job["devices"]))
     return {
-        **{key: value for key, value in base.items() if key not in ("achieved", "notes", "settings")},
+        **{
+            key: value for key, value in base.items() if key not in ("achieved", "gpus", "notes", "seconds", "settings")
+        },
         "commit": " ".join(sorted({job["commit"] for job in ordered})),
         "dirty": _any_dirty(job["dirty"] for job in ordered),
         "date": max(job["date"] for job in ordered),

@@ -107,13 +107,13 @@ def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
     """The indices of `cells` in the order of one repetition, the same on every rank.
 
     What is compared, the cells of one module and length, is measured together: a long call leaves a GPU at a lower
-    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition and throttle
-    setting, so that no cell always follows the same other one.
+    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition, job and
+    throttle setting, so that no cell always follows the same other one.
     """
     together: dict[tuple[str, int], list[int]] = {}
     for index, cell in enumerate(cells):
         together.setdefault((cell.module, cell.partition.seq_len), []).append(index)
-    draw, groups = Random(f"{job.seed} {job.percentages} {repetition}"), list(together.values())
+    draw, groups = Random(f"{job.seed} {job.number} {job.percentages} {repetition}"), list(together.values())
     draw.shuffle(groups)
     for group in groups:
         draw.shuffle(group)
