@@ -111,7 +111,7 @@ class Commands:
 
     def fit(self, kind: str, source: str, profiles: Iterable[Path | str], output: Path | str) -> Arguments:
         """A model of speed or cost."""
-        return _arguments("fit", kind=kind, source=source, output=output) + tuple(map(str, profiles))
+        return ("fit", *_options(kind=kind, source=source, output=output), *map(str, profiles))
 
     def bench(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:
         """One job of the ring, split by the models in a folder."""
@@ -163,8 +163,8 @@ class Commands:
 
     def _measuring(self, stage: str, output: Path | str, *more: str, **options: object) -> Arguments:
         label = {"label": self._label} if self._label else {}
-        throttle = self._settings["throttle"]
-        return _arguments(stage, *more, platform=self._platform, **label, throttle=throttle, **options, output=output)
+        where = _options(platform=self._platform, **label, throttle=self._settings["throttle"])
+        return (stage, *where, *more, *_options(**options, output=output))
 
     def _shape(self) -> Arguments:
         names = ("batch", "heads", "kv_heads", "head_dim", "dtype")
@@ -182,10 +182,6 @@ class Commands:
         names = ("heads", "kv_heads", "dtype")
         lengths = _listed(model["seq_lens"])
         return _options(model=model["name"], seq_lens=lengths, **{name: model[name] for name in names})
-
-
-def _arguments(stage: str, *more: str, **options: object) -> Arguments:
-    return (stage, *more, *_options(**options))
 
 
 def _options(**options: object) -> Arguments:

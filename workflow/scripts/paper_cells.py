@@ -7,7 +7,7 @@ from heteroring.allocate.strategy import STRATEGIES as ALL
 from heteroring.allocate.strategy import Strategy
 from heteroring.bench.results import Results, headline
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import score_pairs
+from heteroring.ring.work import ring_time
 from paper_tex import count, out_of, percent, share
 
 # Of those that there are, the ones that the text compares.
@@ -98,9 +98,8 @@ class Cells:
     def predicted(self, name: str, cell: Cell) -> float:
         """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
         lens = self(name, cell, "block_lens")
-        pairs = score_pairs(Partition(Strategy(name).layout, lens))
         alone = [self.alone(f"alone/rank{rank}", cell) for rank in range(len(lens))]
-        return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)
+        return ring_time(Partition(Strategy(name).layout, lens), alone)
 
     @property
     def extreme(self) -> Cell:

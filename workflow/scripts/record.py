@@ -82,9 +82,10 @@ def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], d
     """
     everything = list(jobs(folder, config))
     guesses = dict.fromkeys(PARTS, UNKNOWN_SECONDS) | GUESS_SECONDS
-    for part in PARTS:
-        taken = [_seconds(job.output.with_suffix(".json")) for job in everything if job.part == part != "models"]
-        guesses[part] = START_SECONDS + max(taken) if any(taken) else guesses[part]
+    taken: dict[str, float] = {}
+    for job in everything:
+        taken[job.part] = max(taken.get(job.part, 0.0), _seconds(job.output.with_suffix(".json")))
+    guesses |= {part: START_SECONDS + seconds for part, seconds in taken.items() if seconds}
     return [job for job in everything if not job.output.exists() and only in ("", job.part)], guesses
 
 

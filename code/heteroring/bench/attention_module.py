@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from heteroring.bench.job import PEERS, Cell, Job
@@ -52,6 +53,7 @@ class AttentionModule:
             call = CapturedRing(q, k, v, partition, group, **ring)
             call()  # the first replay takes the graph to the device
             yield call
+            torch.cuda.empty_cache()  # of the graph before this one, which keeps its memory to itself
         elif cell.system == "ring":
             yield partial(ring_attention, q, k, v, cell.partition, **ring)
         elif not q.shape[2]:

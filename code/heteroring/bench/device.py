@@ -146,7 +146,8 @@ class Cuda:
         time.sleep(min(busy_ms, LONGEST_REST_MS) / 1e3)
 
     def uuid(self) -> str:
-        return f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"  # as nvidia-smi writes it
+        uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")
+        return f"GPU-{uuid}" if uuid else ""  # as nvidia-smi writes it
 
     def describe(self) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())

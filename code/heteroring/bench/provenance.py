@@ -64,6 +64,7 @@ def provenance(
     # Whoever only reads records has no use for torch, which `device` imports.
     from heteroring.bench.device import cpu_model
 
+    known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
     return {
         "platform": platform,
@@ -83,7 +84,7 @@ def provenance(
         "percentages": list(percentages),
         "achieved": [dict(rank.throttle) for rank in ranks],
         "seconds": round(seconds, 1),
-        "gpus": [dict(gpu) for rank in ranks for gpu in gpus if gpu["uuid"] == rank.uuid],
+        "gpus": [{"uuid": rank.uuid} | known.get(rank.uuid, {}) for rank in ranks if rank.uuid],
         "settings": dict(settings),
         "notes": [*notes, *_shortfalls(ranks)],
     }

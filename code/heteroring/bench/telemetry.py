@@ -67,12 +67,13 @@ def telemetry(platform: str) -> Iterator[list[dict[str, Any]]]:
     summaries: list[dict[str, Any]] = []
     try:
         nvml = Nvml() if platform == "gpu" else None
+        samples = [nvml.sample()] if nvml else []
     except (OSError, AttributeError):  # no library, or one that lacks a function
-        nvml = None
-    if nvml is None:
+        samples = []
+    if not samples:
         yield summaries
         return
-    samples, over = [nvml.sample()], Event()
+    over = Event()
 
     def watch() -> None:
         while not over.wait(PERIOD_SECONDS):
