@@ -14,9 +14,9 @@ from snakemake.utils import update_config  # noqa: E402
 
 import platforms  # noqa: E402
 from configuration import check  # noqa: E402
-from interpreter import check_interpreter  # noqa: E402
 from outputs import check_writable  # noqa: E402
 from platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
+from whole_models import check_models  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
@@ -126,7 +126,34 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("platforms", "gpu", "jobs"), 0, "platforms.gpu.jobs: 0 is less than the minimum"),
         (("platforms", "cpu", "conditions"), ["captured"], "platforms.cpu.conditions.0: 'captured' is not one of"),
         (("run",), "../elsewhere", "run: '../elsewhere' does not match"),
-        (("platform",), 2, "platform: 2 is not of type 'string'"),
+        (("platform",), 1e5, "platform: 100000.0 is not of type 'string'"),
+        (("platform",), "1e5", "platform: '1e5' does not match"),
+        (("platform",), "nan", "platform: 'nan' does not match"),
+        (("run",), "007", "run: '007' does not match"),
+        (("run",), "1e-5", "run: '1e-5' does not match"),
+        (("platform",), True, "platform: True is not of type 'string': put it in quotes"),
+        (("platform",), None, "platform: None is not of type 'string': put it in quotes"),
+        (("platform",), -1, "platform: '-1' does not match"),
+        (("platform",), "h200x2\n", "platform: 'h200x2\\n' does not match"),
+        (("platform",), "two gpus", "platform: 'two gpus' does not match"),
+        (("run",), "r" * 300, "run: 'rrr"),
+        (("run",), "mine\n", "run: 'mine\\n' does not match"),
+        (("percentages",), [100, 50.0], "percentages.1: 50.0 is not of type 'integer'"),
+        (("percentages",), ["100"], "percentages.0: '100' is not of type 'integer'; inside lists and groups, --config"),
+        (("model_percentages",), [True], "model_percentages.0: True is not of type 'integer'"),
+        (("platforms", "cpu", "heads"), 2.0, "platforms.cpu.heads: 2.0 is not of type 'integer'"),
+        (("platforms", "cpu", "heads"), True, "platforms.cpu.heads: True is not of type 'integer'"),
+        (("platforms", "cpu", "warmup"), False, "platforms.cpu.warmup: False is not of type 'integer'"),
+        (("platforms", "cpu", "repetitions"), 10**30, f"platforms.cpu.repetitions: {10**30} is greater"),
+        (("platforms", "cpu", "matmul_sizes"), [10**18], f"platforms.cpu.matmul_sizes.0: {10**18} is greater"),
+        (("platforms", "cpu", "model", "layers"), 1.0, "platforms.cpu.model.layers: 1.0 is not of type 'integer'"),
+        (("platforms", "cpu", "model", "name"), "llama/micro\n", "model.name: 'llama/micro\\n' does not match"),
+        (("platforms", "cpu", "model", "cell_seconds"), float("inf"), "cell_seconds: inf is not a finite number"),
+        (("checks", "bound_fraction_noise"), float("nan"), "checks.bound_fraction_noise: nan is not a finite number"),
+        (("checks", "bound_fraction_noise"), 1e300, "checks.bound_fraction_noise: 1e+300 is greater"),
+        (("checks", "bound_fraction_noise"), True, "checks.bound_fraction_noise: True is not of type 'number'"),
+        (("platforms",), None, "platforms: None is not of type 'object'"),
+        (("platforms", "gpu", "seq_lens"), [4096, 4098], "platforms.gpu.seq_lens: 4098 is not a multiple of 4"),
         (("platforms", "cpu", "seq_lens"), [0], "platforms.cpu.seq_lens.0: 0 is less"),
         (("platforms", "cpu", "seq_lens"), [], "platforms.cpu.seq_lens: []"),
         (("platforms", "cpu", "throttle"), "mps", "platforms.cpu.throttle: 'mps' is not one of"),
@@ -146,6 +173,44 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
 def test_bad_value_is_an_error_that_names_key_and_value(config, path, value, says):
     with pytest.raises(ValueError, match=re.escape(says)):
         check(changed(config, path, value), SCHEMA)
+
+
+@pytest.mark.parametrize("key", ["run", "platform"])
+def test_name_that_is_read_as_an_integer_is_a_name(config, key):
+    config[key] = 4090
+    check(config, SCHEMA)
+    assert config[key] == "4090"
+
+
+@pytest.mark.parametrize("name", ["null", "na", "true", "0", "2e", "1e5x", "nano"])
+def test_words_that_resemble_values_are_names(config, name):
+    check(config | {"run": name, "platform": name}, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"name": "llama/nosuch"}, "platforms.cpu.model: llama/nosuch: variant 'nosuch' of llama is unknown"),
+        ({"name": "lama/micro"}, "platforms.cpu.model: lama/micro: architecture 'lama': choose one of llama"),
+        ({"name": "llama/7b", "kv_heads": 3, "heads": 0, "emb_dim": 0}, "is not a multiple of kv_heads 3"),
+    ],
+)
+def test_model_that_cannot_be_built_is_refused(config, settings, says):
+    pytest.importorskip("fms")
+    config["platforms"]["cpu"]["model"] |= settings
+    check(config, SCHEMA)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        check_models(config, SCHEMA)
+
+
+def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, monkeypatch):
+    pytest.importorskip("fms")
+    from heteroring.bench import model_spec
+
+    for platform in config["platforms"].values():
+        model_spec.ModelSpec(platform["model"]["name"])
+    monkeypatch.setattr(model_spec, "ModelSpec", None)
+    check_models(config, SCHEMA)
 
 
 def test_every_mistake_is_listed(config):
@@ -252,14 +317,3 @@ def test_output_folders_without_permission_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(ValueError, match=re.escape(f"no permission to write in {tmp_path}")):
         check_writable([tmp_path / "figures"])
-
-
-@pytest.mark.parametrize("path", ["/home/a b/python", "/it's/python", "/a$b/python", "/a(1)/python", "/a\tb/python"])
-def test_python_whose_path_a_shell_would_take_apart_is_refused(path):
-    with pytest.raises(ValueError, match=re.escape(repr(path))):
-        check_interpreter(path)
-
-
-@pytest.mark.parametrize("path", ["/usr/bin/python3.11", "/home/josé/a-b_c+d@e:f,g=h/.venv/bin/python"])
-def test_python_whose_path_is_plain_is_taken(path):
-    check_interpreter(path)

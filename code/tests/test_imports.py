@@ -1,5 +1,6 @@
 """What a rule is told to follow is what Python would import: of made-up modules, and of the project's own."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_a_name_that_is_no_module_is_of_the_package(needed, tmp_path):
 def test_files_that_are_not_python_are_taken_as_they_are(needed, tmp_path):
     (tmp_path / "a.mplstyle").write_text("font.size: 8\n")
     assert needed("a.mplstyle", "code/room/key.py") == set()
+
+
+def test_what_is_asked_again_is_not_parsed_again(needed, tmp_path, monkeypatch):
+    (tmp_path / "scripts" / "main.py").write_text("import neighbour  # not parsed by any other test\n")
+    parsed, parse = [], ast.parse
+    monkeypatch.setattr(ast, "parse", lambda source: parsed.append(source) or parse(source))
+    assert needed("scripts/main.py") == needed("scripts/main.py")
+    needed("scripts/main.py", "scripts/neighbour.py")
+    assert len(parsed) == len(set(parsed))
+    assert (tmp_path / "scripts" / "main.py").read_bytes() in parsed
 
 
 @pytest.mark.parametrize("name", ["scripts/broken.py", "scripts/gone.py"])

@@ -13,9 +13,10 @@ rule checks:
     conda:
         ENVIRONMENT
     params:
-        grid=lambda wildcards: grid_of(FOLDERS[wildcards.folder]),
+        grid=lambda wildcards: json.dumps(grid_of(FOLDERS[wildcards.folder])),
         noise=config["checks"]["bound_fraction_noise"],
     message:
         "Check the measurements in {wildcards.folder}"
-    script:
-        "../scripts/check_measurements.py"
+    shell:
+        "python workflow/scripts/check_measurements.py {input.measurements} {input.cells} {output.report}"
+        " {params.grid:q} {params.noise} > {log} 2>&1"

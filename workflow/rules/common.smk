@@ -1,4 +1,5 @@
 # The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
+import json
 import os
 import re
 import shlex
@@ -7,20 +8,26 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from heteroring.bench.machine_lock import holder
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.scripts.commands import Commands
 from workflow.scripts.configuration import check
 from workflow.scripts.imports import with_imports
-from workflow.scripts.interpreter import check_interpreter
 from workflow.scripts.outputs import check_writable
 from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
 from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
+from workflow.scripts.whole_models import check_models
+
+# ibm-fms has no release for Python 3.13.
+HAS_FMS = find_spec("fms") is not None
+SCHEMA = Path("workflow/schemas/config.schema.yaml")
 
 try:
-    check_interpreter(sys.executable)
-    check(config, Path("workflow/schemas/config.schema.yaml"))
+    check(config, SCHEMA)
+    if HAS_FMS:
+        check_models(config, SCHEMA)
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
@@ -32,14 +39,15 @@ STATE = Path(".snakemake")
 drop_stale_lock(STATE)
 
 
-# What is measured: ibm-fms has no release for Python 3.13.
-HAS_FMS = find_spec("fms") is not None
+# What is measured.
 MODULES = [module for module in config["modules"] if module != "fms" or HAS_FMS]
 COMMANDS = {platform: Commands(config, platform, MODULES) for platform in PLATFORMS.measurable}
 
 
 onstart:
     take_ownership(STATE)
+    if (other := holder()) is not None:
+        logger.warning(f"What is measured here waits for {other}")
     if MODULES != config["modules"]:
         logger.warning(
             "ibm-fms is not installed: attention alone is measured, no layer around it and no whole model."
@@ -53,10 +61,8 @@ FITTING = "code/heteroring/allocate/models.py"
 # Profiles and models come before what they split, also where that does not wait for them.
 FIRST = 1
 
-# The commands beside this Snakemake, for when its environment is not activated.
-if shutil.which("heteroring") is None:
-    beside = str(Path(sys.executable).parent)
-    os.environ.update(PATH=os.pathsep.join([beside, os.getenv("PATH", os.defpath)]))
+# Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 
 # The same grid for all of them, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))

@@ -17,8 +17,8 @@ rule figure:
         name=lambda wildcards: known_figure(wildcards.name),
     message:
         "Draw {wildcards.name} for {wildcards.platform}"
-    script:
-        "../scripts/draw_figure.py"
+    shell:
+        "python workflow/scripts/draw_figure.py {params.name} {params.folder} {output.png} {output.pdf} > {log} 2>&1"
 
 
 rule main_figure:

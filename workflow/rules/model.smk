@@ -87,9 +87,10 @@ rule model_checks:
     conda:
         ENVIRONMENT
     params:
-        grid=lambda wildcards: model_grid_of(FOLDERS[wildcards.folder]),
+        grid=lambda wildcards: json.dumps(model_grid_of(FOLDERS[wildcards.folder])),
         noise=config["checks"]["bound_fraction_noise"],
     message:
         "Check the measurements of the whole model in {wildcards.folder}"
-    script:
-        "../scripts/check_model.py"
+    shell:
+        "python workflow/scripts/check_model.py {input.model} {input.trace} {output.report}"
+        " {params.grid:q} {params.noise} > {log} 2>&1"

@@ -23,8 +23,9 @@ rule numbers:
         published=lambda wildcards, input: Path(input.published[0]).parent,
     message:
         "Write the paper's numbers"
-    script:
-        "../scripts/paper_numbers.py"
+    shell:
+        "python workflow/scripts/paper_numbers.py {params.main} {params.live} {params.published} {output.tex}"
+        " > {log} 2>&1"
 
 
 if config["run"]:

@@ -1,5 +1,12 @@
-"""Are a platform's measurements whole and plausible? Lists every violation, not only the first."""
+"""Are a platform's measurements whole and plausible? Lists every violation, not only the first.
 
+    python workflow/scripts/check_measurements.py MEASUREMENTS.csv CELLS.csv REPORT.txt GRID NOISE
+
+GRID is what must have been measured, in JSON, null for what the rows span themselves; NOISE is how far a bound fraction
+may exceed 1.
+"""
+
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -103,11 +110,6 @@ def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, no
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
-    main(
-        Path(snakemake.input.measurements),
-        Path(snakemake.input.cells),
-        Path(snakemake.output.report),
-        snakemake.params.grid,
-        snakemake.params.noise,
-    )
+    if len(sys.argv) != 6:
+        sys.exit(__doc__)
+    main(*map(Path, sys.argv[1:4]), json.loads(sys.argv[4]), float(sys.argv[5]))

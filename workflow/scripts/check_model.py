@@ -1,5 +1,12 @@
-"""Are the measurements of a platform's whole model whole and plausible? Lists every violation, not only the first."""
+"""Are the measurements of a platform's whole model whole and plausible? Lists every violation, not only the first.
 
+    python workflow/scripts/check_model.py MODEL.csv TRACE.csv REPORT.txt GRID NOISE
+
+GRID is what must have been measured, in JSON, null for what the rows span themselves; NOISE is how far a bound fraction
+may exceed 1.
+"""
+
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -115,11 +122,6 @@ def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: fl
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
-    main(
-        Path(snakemake.input.model),
-        Path(snakemake.input.trace),
-        Path(snakemake.output.report),
-        snakemake.params.grid,
-        snakemake.params.noise,
-    )
+    if len(sys.argv) != 6:
+        sys.exit(__doc__)
+    main(*map(Path, sys.argv[1:4]), json.loads(sys.argv[4]), float(sys.argv[5]))

@@ -1,13 +1,43 @@
 """Hold the configuration against its schema, and say what is wrong in one line each."""
 
-from collections.abc import Iterator, Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
+from jsonschema.validators import extend
 from workflow.scripts.conflicts import conflicts
+
+# What becomes the name of a folder.
+NAMES = ("run", "platform")
+
+
+def _is_integer(checker: TypeChecker, value: Any) -> bool:
+    """JSON has 50.0 for an integer; file names and command lines do not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(checker: TypeChecker, value: Any) -> bool:
+    """YAML has .nan and .inf, which no comparison holds against."""
+    return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Mapping) -> Iterator[ValidationError]:
+    """`$` alone would let a line end by."""
+    if isinstance(value, str) and not re.fullmatch(pattern, value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+_Validator = extend(
+    Draft202012Validator,
+    {"pattern": _pattern},
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number}),
+)
 
 
 def _unknown_keys(error: ValidationError) -> Iterator[str]:
@@ -20,22 +50,41 @@ def _unknown_keys(error: ValidationError) -> Iterator[str]:
             yield f"unknown key {group}{name}: {hint}"
 
 
+def _wrong_type(error: ValidationError) -> str:
+    value, wanted = error.instance, error.validator_value
+    if isinstance(value, float) and wanted == "number":
+        return f"{value} is not a finite number"
+    if wanted == "string" and "pattern" in error.schema and not isinstance(value, float):
+        return f"{value!r} is not of type 'string': put it in quotes if it is meant as one"
+    if isinstance(value, str) and len(error.absolute_path) > 1:
+        return f"{error.message}; inside lists and groups, --config makes text of everything, and --configfile does not"
+    return error.message
+
+
 def problems(config: Mapping, schema: Mapping) -> list[str]:
     """Every rule of `schema` that `config` breaks, naming key and value; empty if there is none."""
     found = []
-    for error in Draft202012Validator(schema).iter_errors(config):
+    for error in _Validator(schema).iter_errors(config):
         key = ".".join(map(str, error.absolute_path))
         if error.validator == "additionalProperties":
             found += _unknown_keys(error)
         elif error.validator == "contains":
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
+        elif error.validator == "type":
+            found.append(f"{key}: {_wrong_type(error)}")
         else:
             found.append(f"{key}: {error.message}")
     return found
 
 
-def check(config: Mapping, schema: Path) -> None:
-    """Raise ValueError that lists what is wrong with `config`, if anything is."""
+def check(config: MutableMapping, schema: Path) -> None:
+    """Raise ValueError that lists what is wrong with `config`, if anything is.
+
+    A run or platform whose name is read as an integer, as 4090 is, becomes the string that it is meant as.
+    """
+    for key in NAMES:
+        if _is_integer(_Validator.TYPE_CHECKER, config.get(key)):
+            config[key] = str(config[key])
     found = problems(config, yaml.safe_load(schema.read_text())) or conflicts(config)
     if found:
         raise ValueError("\n".join(["configuration:", *found]))

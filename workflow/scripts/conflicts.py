@@ -8,6 +8,8 @@ def conflicts(config: Mapping) -> list[str]:
     found = []
     for platform, settings in config["platforms"].items():
         found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
+        if platform == "gpu":
+            found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"])]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
         for strategy in settings["more_strategies"]:
             if strategy in config["strategies"]:
@@ -21,6 +23,13 @@ def _of_shape(settings: Mapping, modules: Sequence[str]) -> Iterator[str]:
         yield f"heads: {heads} is not a multiple of kv_heads, {kv_heads}"
     if "fms" in modules and head_dim % 2:
         yield f"head_dim: {head_dim} is odd, and module fms has rotary positions, which need an even width"
+
+
+def _of_peers(seq_lens: Sequence[int]) -> Iterator[str]:
+    """GPUs are measured beside PyTorch's context_parallel, which gives each of two ranks two equal parts."""
+    for seq_len in seq_lens:
+        if seq_len % 4:
+            yield f"seq_lens: {seq_len} is not a multiple of 4: context_parallel, measured beside, cannot share it out"
 
 
 def _of_model(settings: Mapping) -> Iterator[str]:

@@ -1,4 +1,7 @@
-"""Draw one figure of one platform as PNG and PDF."""
+"""Draw one figure of one platform, in the format of each output's suffix.
+
+python workflow/scripts/draw_figure.py NAME PLATFORM_FOLDER OUTPUT...
+"""
 
 import sys
 from pathlib import Path
@@ -13,10 +16,6 @@ def draw(name: str, folder: Path, *outputs: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
-    draw(
-        snakemake.params.name,
-        Path(snakemake.params.folder),
-        Path(snakemake.output.png),
-        Path(snakemake.output.pdf),
-    )
+    if len(sys.argv) < 4:
+        sys.exit(__doc__)
+    draw(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -5,6 +5,7 @@ So a rule follows the code that its numbers come from, and no list of files is k
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 # Where modules of the project lie.
@@ -31,16 +32,24 @@ def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> 
 
 def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
     try:
-        tree = ast.parse(path.read_bytes())
+        names = _names(path.read_bytes())
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot read the imports of {path}: {error}") from error
-    for node in _at_run_time(tree):
+    for module, name in names:
+        if file := _file(f"{module}.{name}" if module else name, roots) or _file(module, roots):
+            yield file
+
+
+@cache
+def _names(source: bytes) -> tuple[tuple[str, str], ...]:
+    """What `source` imports: modules as ("", module), names as (module, name). Parsed once, however many ask for it."""
+    found = []
+    for node in _at_run_time(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from filter(None, (_file(alias.name, roots) for alias in node.names))
+            found += [("", alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            for alias in node.names:
-                if file := _file(f"{node.module}.{alias.name}", roots) or _file(node.module, roots):
-                    yield file
+            found += [(node.module, alias.name) for alias in node.names]
+    return tuple(found)
 
 
 def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
@@ -51,7 +60,7 @@ def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _file(module: str, roots: Sequence[Path]) -> Path | None:
-    for root in roots:
+    for root in roots if module else ():
         path = root.joinpath(*module.split("."))
         for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
             if file.is_file():

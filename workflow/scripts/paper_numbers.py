@@ -1,5 +1,7 @@
 """The paper's numbers, the words that depend on them, and its tables, as TeX macros.
 
+    python workflow/scripts/paper_numbers.py MAIN_FOLDER LIVE_FOLDER PUBLISHED_FOLDER OUTPUT.tex
+
 Every platform that the paper shows gets its own set, prefixed by its part in the paper: Main or Live. (This file
 is not called numbers.py because the standard library has a module of that name.)
 """
@@ -308,5 +310,6 @@ def write(main: Path, live: Path, published: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr = Path(snakemake.log[0]).open("w")  # noqa: SIM115
-    write(*(Path(snakemake.params[key]) for key in ("main", "live", "published")), Path(snakemake.output.tex))
+    if len(sys.argv) != 5:
+        sys.exit(__doc__)
+    write(*map(Path, sys.argv[1:]))

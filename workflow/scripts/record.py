@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import subprocess
 import sys
@@ -133,10 +134,29 @@ def plan(todo: list[Job], guesses: dict[str, float]) -> str:
 def check_name(folder: Path) -> None:
     """Raise ValueError unless the workflow can show what is recorded in `folder`: its name is the platform's."""
     pattern = yaml.safe_load(SCHEMA.read_text())["properties"]["platform"]["pattern"]
-    if not re.search(pattern, folder.name):
+    if not re.fullmatch(pattern, folder.name):
         raise ValueError(f"{folder}: the workflow finds no platform called {folder.name!r}, since it is not {pattern}")
     if folder.name in TAKEN:
         raise ValueError(f"{folder}: {folder.name} is no name for a record: {', '.join(TAKEN)} mean something else")
+
+
+def read_config(path: Path, **changed: int) -> dict:
+    """The workflow's configuration, with some keys of its gpu platform changed.
+
+    Raises ValueError, naming `path`, unless it can be read, and has every key and values that go together.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config["platforms"]["gpu"] |= changed
+        found = conflicts(config)
+        list(jobs(path, config))
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the key {error}: it is not a whole configuration") from error
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
+    if found:
+        raise ValueError("\n".join([f"{path}:", *found]))
+    return config
 
 
 def _heteroring(arguments: tuple[str, ...]) -> None:
@@ -153,14 +173,12 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
     parser.add_argument("--dry-run", action="store_true", help="list what is left to do, and do nothing")
     options = parser.parse_args()
-    config = yaml.safe_load(options.config.read_text())
-    for key in ("warmup", "repetitions"):
-        if getattr(options, key) is not None:
-            config["platforms"]["gpu"][key] = getattr(options, key)
     try:
         check_name(options.folder)
-        if found := conflicts(config):
-            raise ValueError("\n".join([f"{options.config}:", *found]))
+        if not 0 < options.minutes < math.inf:
+            raise ValueError(f"--minutes {options.minutes} is not a positive, finite number")
+        changed = {key: getattr(options, key) for key in ("warmup", "repetitions")}
+        config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:

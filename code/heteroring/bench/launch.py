@@ -25,6 +25,7 @@ from heteroring.bench import heartbeat
 from heteroring.bench.blame import Accounts, blame
 from heteroring.bench.device import Device, open_device
 from heteroring.bench.errors import Interrupted
+from heteroring.bench.machine_lock import Lock, machine_lock
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
@@ -58,6 +59,7 @@ class _Setup:
     percentages: tuple[int, ...]
     signals: tuple[signal.Signals, ...]
     variables: dict[str, str]
+    lock: Lock | None
 
 
 def launch(
@@ -75,6 +77,8 @@ def launch(
     done, some rank calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the
     steps that all ranks have advanced, from another thread.
 
+    One group of ranks at a time on a machine: while another's ranks are at work, this waits (see `machine_lock`).
+
     Raises ValueError for an unknown platform or throttle, a percentage it cannot set, or too few devices,
     before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on
     SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process. What
@@ -82,13 +86,13 @@ def launch(
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
-    with tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
+    with machine_lock() as lock, tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
-                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables))
+                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables), lock)
                 config = _config(folder, len(percentages), signals)
                 results = elastic_launch(config, _run_rank)(setup, task, args)
         except SignalException as error:

@@ -1,0 +1,151 @@
+"""One measurement at a time on a machine: its process and its ranks hold a lock, and whoever comes next waits.
+
+The lock is a file that all users of the machine share, LOCK, or the one that the environment variable HETERORING_LOCK
+names: measurements of GPUs that have nothing to do with each other may have one each, and containers on one machine
+need one that they all see. Where the variable is set to nothing, nothing is locked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from multiprocessing import reduction
+from pathlib import Path
+from typing import Any
+
+from heteroring.bench.processes import has_ended
+
+VARIABLE = "HETERORING_LOCK"
+# Not the folder that TMPDIR names, which jobs and users may have one each of.
+LOCK = Path("/tmp/heteroring.lock")
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that measures, as it wrote itself down."""
+
+    pid: int
+    command: str
+    folder: str
+    since: str
+
+    def __str__(self) -> str:
+        gone = ", which has ended and left a rank behind" if has_ended(self.pid) else ""
+        return f"process {self.pid}{gone}, since {self.since} in {self.folder}: {self.command}"
+
+
+class Lock:
+    """A lock that is held. Also by a spawned process that is given it, for as long as it lives."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple:
+        return _inherited, (reduction.DupFd(self.fd),)
+
+
+def _inherited(passed: Any) -> Lock:
+    fd = passed.detach()
+    os.set_inheritable(fd, False)
+    return Lock(fd)
+
+
+@contextmanager
+def machine_lock() -> Iterator[Lock | None]:
+    """Hold this machine's lock; None where there is to be none.
+
+    While another process holds it, wait, saying on stderr who that is. Where the usual file cannot be locked, warn and
+    go on without. Raises ValueError, naming file and reason, if that is so of one that HETERORING_LOCK names.
+    """
+    path = _path()
+    if path is None:
+        yield None
+        return
+    try:
+        lock = _wait(path)
+    except OSError as error:
+        reason = f"cannot lock {path}: {error.strerror}"
+        if VARIABLE in os.environ:
+            raise ValueError(f"{VARIABLE}: {reason}") from error
+        print(f"heteroring: warning: {reason}; another measurement at the same time goes unnoticed", file=sys.stderr)
+        yield None
+        return
+    try:
+        yield lock
+    finally:
+        os.close(lock.fd)  # and not unlocked, which would be for a rank that is left, too
+
+
+def holder() -> Holder | str | None:
+    """Who holds this machine's lock, in words if that is not written down; None if nobody does."""
+    path = _path()
+    with suppress(OSError):
+        fd = os.open(path or os.devnull, os.O_RDONLY)
+        try:
+            if path is not None and not _take(fd, fcntl.LOCK_SH):
+                return _read(fd)
+        finally:
+            os.close(fd)
+    return None
+
+
+def _path() -> Path | None:
+    named = os.environ.get(VARIABLE)
+    if named is None:
+        return LOCK
+    return Path(named) if named else None
+
+
+def _wait(path: Path) -> Lock:
+    fd, told = _open(path), None
+    try:
+        while not _take(fd, fcntl.LOCK_EX):
+            if (by := _read(fd)) != told:
+                told = by
+                print(f"heteroring: waiting for {by} ({VARIABLE}={path})", file=sys.stderr, flush=True)
+            time.sleep(POLL_SECONDS)
+        me = Holder(os.getpid(), shlex.join(sys.argv), os.getcwd(), time.strftime("%Y-%m-%d %H:%M:%S"))
+        with suppress(OSError):  # another user's file that others may lock, but not write
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(asdict(me)).encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Lock(fd)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags)  # not to be created: Linux refuses that of another user's file in a shared folder
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            fd = os.open(path, flags | os.O_CREAT | os.O_EXCL)
+            os.fchmod(fd, 0o666)  # whatever the umask: it is for all users
+            return fd
+        return os.open(path, flags)
+
+
+def _take(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(fd: int) -> Holder | str:
+    try:
+        return Holder(**json.loads(os.pread(fd, 1 << 20, 0)))
+    except (ValueError, TypeError):
+        return "another process, which has not said who it is"

@@ -1,0 +1,26 @@
+"""Can IBM's Foundation Model Stack build the whole models that are to be measured? Asked before any job starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+SIZES = ("layers", "emb_dim", "heads", "kv_heads")
+
+
+def check_models(config: Mapping, schema: Path) -> None:
+    """Raise ValueError, naming the key, unless the models of `config` can be built.
+
+    Importing the stack takes seconds, so only what is not called as the defaults of `schema` are is asked about.
+    """
+    platforms = yaml.safe_load(schema.read_text())["properties"]["platforms"]["properties"]
+    shipped = {each["properties"]["model"]["properties"]["name"]["default"] for each in platforms.values()}
+    for platform, settings in config["platforms"].items():
+        model = settings["model"]
+        if model["name"] not in shipped:
+            from heteroring.bench.model_spec import ModelSpec
+
+            try:
+                ModelSpec(model["name"], model["dtype"], **{size: model[size] for size in SIZES})
+            except ValueError as error:
+                raise ValueError(f"configuration:\nplatforms.{platform}.model: {model['name']}: {error}") from error
