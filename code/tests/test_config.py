@@ -123,6 +123,8 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("model_source",), "matmull", "model_source: 'matmull' is not one of"),
         (("run",), "../elsewhere", "run: '../elsewhere' does not match"),
         (("platform",), 2, "platform: 2 is not of type 'string'"),
+        (("platform",), "4090", "platform: '4090' does not match"),
+        (("platform",), "nan", "platform: 'nan' does not match"),
         (("platforms", "cpu", "seq_lens"), [0], "platforms.cpu.seq_lens.0: 0 is less"),
         (("platforms", "cpu", "seq_lens"), [], "platforms.cpu.seq_lens: []"),
         (("platforms", "cpu", "throttle"), "mps", "platforms.cpu.throttle: 'mps' is not one of"),
