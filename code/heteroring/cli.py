@@ -223,8 +223,15 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    done = measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
-    Console().print(summary(done.rows))
+    measure(
+        stage,
+        job,
+        speeds,
+        hang_timeout,
+        output,
+        f"ring at {percentages} %",
+        show=lambda done: Console().print(summary(done.rows)),
+    )
 
 
 @app.command()

@@ -119,12 +119,14 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
     profile = [ProfileRow(**row) for row in profile_rows(grid, rng)]
     for percentage in grid.percentages:
         name = f"pct-{percentage:03d}"
-        write_rows(
-            folder / "bench" / f"{name}.csv", [row for row in measurements if min(row.percentages) == percentage]
-        )
-        write_json(folder / "bench" / f"{name}.json", provenance(grid, (100, percentage)))
-        write_rows(folder / "profile" / f"{name}.csv", [row for row in profile if row.percentage == percentage])
-        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)))
+        jobs = {
+            "bench": ([row for row in measurements if min(row.percentages) == percentage], (100, percentage)),
+            "profile": ([row for row in profile if row.percentage == percentage], (percentage,)),
+        }
+        for stage, (rows, percentages) in jobs.items():
+            write_rows(folder / stage / f"{name}.csv", rows)
+            record = provenance(grid, percentages) | {"row_count": len(rows)}
+            write_json(folder / stage / f"{name}.json", record)
     if grid.model:
         write_model(folder, grid, rng)
     for name, model in synthetic_results(grid, seed).models.items():
@@ -362,7 +364,7 @@ def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
         "command": "synthetic",
         "throttle": grid.throttle,
         "percentages": list(percentages),
-        "settings": {},
+        "settings": {"repetitions": grid.repetitions},
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from heteroring.bench.records import MODULES
+from heteroring.results.tables import read_table
 from violations import end_if_any
 
 # One cell of the grid: what was measured, before repetitions.
@@ -130,7 +131,7 @@ def modules_of(measurements: pd.DataFrame) -> str:
 
 def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, noise: float) -> None:
     """Write `report`, or exit with status 1 after printing what is wrong."""
-    rows, table = pd.read_csv(measurements), pd.read_csv(cells)
+    rows, table = read_table(measurements), read_table(cells)
     found = violations(rows, table, grid, noise)
     end_if_any(found, [measurements, cells], "bench")
     report.write_text(

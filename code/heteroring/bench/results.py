@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from heteroring.bench.metrics import measurement_table
-from heteroring.bench.provenance import read_json
+from heteroring.bench.provenance import read_record
 from heteroring.bench.records import Measurement, read_rows
+from heteroring.files import read_json, read_text
+from heteroring.results.tables import read_table
 
 _THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}
 
@@ -46,7 +48,7 @@ class Results:
         """
         folder = Path(folder)
         measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
-        provenance = read_json(folder / "provenance.json")
+        provenance = read_record(folder / "provenance.json")
         fitted = [path for part in ("models", "model/models") for path in sorted((folder / part).glob("*.json"))]
         notes = folder / "notes.txt"
         return cls(
@@ -58,7 +60,7 @@ class Results:
             provenance=provenance,
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),
-            notes=" ".join(notes.read_text(encoding="utf-8").split()) if notes.is_file() else "",
+            notes=" ".join(read_text(notes).split()) if notes.is_file() else "",
         )
 
     @property
@@ -83,11 +85,11 @@ def _read_optional(path: Path) -> pd.DataFrame:
 def _read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    table = read_table(path)
     for column, parse in _TUPLES.items():
         if column in table:
-            table[column] = [tuple(map(parse, str(text).split())) for text in table[column]]
+            try:
+                table[column] = [tuple(map(parse, text.split())) for text in table[column]]
+            except ValueError as error:
+                raise ValueError(f"{path}, column {column}: {error}") from error
     return table
