@@ -196,22 +196,24 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
     assert (tmp_path / "rows.csv").read_text() == "older"
 
 
-@pytest.mark.parametrize(("writer", "name"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")])
-def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, name):
+@pytest.mark.parametrize(
+    ("writer", "named"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")]
+)
+def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     older = {"rows.csv": "older rows", "rows.json": "older record"}
-    for name, text in older.items():
-        (tmp_path / name).write_text(text)
+    for each, text in older.items():
+        (tmp_path / each).write_text(text)
     monkeypatch.setattr(f"heteroring.bench.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
     lost = f"the 4 rows that were measured for {tmp_path}/rows.csv are lost"
     assert result.stderr.endswith(
-        f"heteroring: error: cannot write {tmp_path}/{name}: No space left on device: {lost}\n"
+        f"heteroring: error: cannot write {tmp_path}/{named}: No space left on device: {lost}\n"
     )
     assert "of bound" in result.stdout  # what they come to was printed before
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
