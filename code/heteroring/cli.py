@@ -227,8 +227,15 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    done = measure(stage, setting, speeds, hang_timeout, output, f"ring at {percentages} %")
-    Console().print(summary(done.rows))
+    measure(
+        stage,
+        setting,
+        speeds,
+        hang_timeout,
+        output,
+        f"ring at {percentages} %",
+        show=lambda done: Console().print(summary(done.rows)),
+    )
 
 
 @app.command()

@@ -122,4 +122,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_trace)
+    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_beside=write_trace)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import wraps
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from heteroring.bench.errors import RunError
 from heteroring.cli_interrupt import check_ctrl_c, noting_ctrl_c
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
+
+if TYPE_CHECKING:
+    from heteroring.bench.commit import Commit
 
 
 def of_each_platform(name: str) -> str:
@@ -137,17 +140,17 @@ def measure(
     hang_timeout: float,
     output: Path | None,
     description: str,
+    show: Callable[[Any], None] = lambda done: None,
     write_beside: Callable[[Any], None] = lambda done: None,
-) -> Any:
-    """Run `job` by `stage`, the module of a measurement, and return the results.
+) -> None:
+    """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
-    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone.
+    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
+    is an OSError that says what is lost.
     """
     from heteroring.bench.commit import read_commit
     from heteroring.bench.progress import progress_bar
-    from heteroring.bench.provenance import provenance, settings_of, write_json
-    from heteroring.bench.records import write_rows
     from heteroring.bench.telemetry import telemetry
 
     if not 0 < hang_timeout < inf:
@@ -157,9 +160,26 @@ def measure(
     start = time.monotonic()
     with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
-    seconds = time.monotonic() - start
-    if output is None:
-        return done
+    took = {"seconds": time.monotonic() - start, "gpus": gpus}
+    try:
+        show(done)
+    finally:  # a terminal that is gone costs no rows
+        if output is not None:
+            _write(job, percentages, commit, done, took, output, write_beside)
+
+
+def _write(
+    job: Any,
+    percentages: tuple[int, ...],
+    commit: Commit,
+    done: Any,
+    took: dict[str, Any],
+    output: Path,
+    write_beside: Callable[[Any], None],
+) -> None:
+    from heteroring.bench.provenance import dump_json, provenance, settings_of
+    from heteroring.bench.records import dump_rows
+
     record = provenance(
         platform=job.label,
         throttle=job.throttle,
@@ -167,14 +187,17 @@ def measure(
         ranks=done.ranks,
         settings=settings_of(job),
         commit=commit,
+        row_count=len(done.rows),
         notes=done.notes,
-        seconds=seconds,
-        gpus=gpus,
+        **took,
     )
     # All is on the disk before the older result goes; then the record takes its place, and the rows last.
-    with atomic_path(output) as rows, atomic_path(output.with_suffix(".json")) as beside:
-        write_rows(rows, done.rows)
-        write_json(beside, record)
-        write_beside(done)
-        output.unlink(missing_ok=True)
-    return done
+    try:
+        with atomic_path(output) as rows:
+            dump_rows(rows, done.rows)
+            with atomic_path(output.with_suffix(".json")) as beside:
+                dump_json(beside, record)
+                write_beside(done)
+                output.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"{error}: the {len(done.rows)} rows that were measured for {output} are lost") from error

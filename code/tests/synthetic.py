@@ -129,11 +129,12 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
         name = bench_name(percentages, job)
         here = [row for row in measurements if (row.percentages, row.job) == (percentages, job)]
         write_rows(folder / "bench" / f"{name}.csv", here)
-        write_json(folder / "bench" / f"{name}.json", provenance(grid, percentages))
+        write_json(folder / "bench" / f"{name}.json", provenance(grid, percentages) | {"row_count": len(here)})
     for percentage in grid.percentages:
         name = f"pct-{percentage:03d}"
-        write_rows(folder / "profile" / f"{name}.csv", [row for row in profile if row.percentage == percentage])
-        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)))
+        here = [row for row in profile if row.percentage == percentage]
+        write_rows(folder / "profile" / f"{name}.csv", here)
+        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)) | {"row_count": len(here)})
     if grid.model:
         write_model(folder, grid, rng)
     for name, model in synthetic_results(grid, seed).models.items():
@@ -419,7 +420,7 @@ def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
         "command": "synthetic",
         "throttle": grid.throttle,
         "percentages": list(percentages),
-        "settings": {},
+        "settings": {"repetitions": grid.repetitions},
     }
 
 

@@ -106,6 +106,18 @@ def test_the_record_of_a_job_that_was_measured_again_is_written(folder):
     assert json.loads(record.read_text())["date"] == "2099-01-01T00:00:00+00:00"
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("provenance", ": delete it to have it written anew"), ("bench/pct-050", "")]
+)
+def test_a_record_that_is_none_is_refused_and_kept(folder, name, remedy):
+    record = folder / f"{name}.json"
+    record.write_text("{}")
+    with pytest.raises(ValueError, match=rf"{name}\.json is no record .* its platform is missing .*type{remedy}$"):
+        aggregate(folder)
+    assert record.read_text() == "{}"
+    assert not (folder / "derived").exists()
+
+
 @pytest.mark.parametrize("stage", ["bench", "profile"])
 def test_a_stage_of_which_nothing_was_measured_is_named(folder, stage):
     shutil.rmtree(folder / stage)

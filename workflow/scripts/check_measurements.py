@@ -16,7 +16,7 @@ import pandas as pd
 
 from heteroring.bench.metrics import measurement_table
 from heteroring.bench.records import MODULES, Measurement, read_rows
-from heteroring.bench.results import read_table
+from heteroring.bench.results import read_derived
 from violations import end_if_any
 
 # One cell of the grid in one job: what was measured, before repetitions.
@@ -99,7 +99,7 @@ def modules_of(measurements: pd.DataFrame) -> str:
 
 def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, noise: float) -> None:
     """Write `report`, or exit with status 1 after printing what is wrong."""
-    rows, table = measurement_table(read_rows(measurements, Measurement)), read_table(cells)
+    rows, table = measurement_table(read_rows(measurements, Measurement)), read_derived(cells)
     found = violations(rows, table, grid, noise)
     end_if_any(found, [measurements, cells], "bench")
     report.write_text(

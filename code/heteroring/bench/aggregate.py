@@ -12,7 +12,7 @@ import pandas as pd
 from heteroring.bench.metrics import cells, profile_cells
 from heteroring.bench.model_metrics import model_cells, trace_table
 from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.provenance import merge, read_json, write_json
+from heteroring.bench.provenance import merge, read_record, write_json
 from heteroring.bench.records import Measurement, ProfileRow, read_rows, write_rows
 from heteroring.files import atomic_path
 
@@ -49,10 +49,15 @@ def aggregate(
     tables = {"cells": cells(measurements), "profile": profile_cells(profile)}
     if jobs["model"]:
         tables["model"] = model_cells(_rows(folder, "model", jobs, ModelRow))
-        if traces := [row for path in _traces(jobs["model"]) for row in read_rows(path, TraceRow)]:
+        if traces := read_rows(_traces(jobs["model"]), TraceRow):
             tables["trace"] = trace_table(traces)
     records = {path.relative_to(folder).with_suffix("").as_posix(): path for paths in jobs.values() for path in paths}
-    record = merge({name: read_json(path.with_suffix(".json")) for name, path in records.items()})
+    record = merge({name: read_record(path.with_suffix(".json")) for name, path in records.items()})
+    record_path = folder / "provenance.json"
+    try:
+        changed = not record_path.exists() or read_record(record_path) != record
+    except ValueError as error:
+        raise ValueError(f"{error}: delete it to have it written anew") from error
 
     derived = folder / "derived"
     write_rows(derived / "measurements.csv", measurements)
@@ -61,8 +66,7 @@ def aggregate(
     for name in set(_OF_WHOLE_MODELS) - set(tables):
         (derived / f"{name}.csv").unlink(missing_ok=True)
     written = [derived / "measurements.csv", *(derived / f"{name}.csv" for name in tables)]
-    record_path = folder / "provenance.json"
-    if not record_path.exists() or read_json(record_path) != record:
+    if changed:
         write_json(record_path, record)
         written.append(record_path)
     return written
@@ -113,4 +117,4 @@ def _traces(rows: list[Path]) -> list[Path]:
 def _rows(folder: Path, stage: str, jobs: dict[str, list[Path]], row_type: Callable[..., Row]) -> list[Row]:
     if not jobs[stage]:
         raise ValueError(f"{folder / stage} holds no .csv file: nothing has been measured")
-    return [row for path in jobs[stage] for row in read_rows(path, row_type)]
+    return read_rows(jobs[stage], row_type)
