@@ -107,7 +107,7 @@ def test_the_record_of_a_job_that_was_measured_again_is_written(folder):
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("provenance", ": delete it to have it written anew"), ("bench/pct-050", "")]
+    ("name", "remedy"), [("provenance", ": delete it to have it written anew"), ("bench/pct-100-050.job-1", "")]
 )
 def test_a_record_that_is_none_is_refused_and_kept(folder, name, remedy):
     record = folder / f"{name}.json"

@@ -152,11 +152,11 @@ def refused(folder, *arguments):
     return done.stderr
 
 
-@pytest.mark.parametrize("name", ["h200-x2", "H200", "two gpus", "h200_x2", "h200x2\n", "4090", "1e5", "nan", "null"])
+@pytest.mark.parametrize("name", ["h200-x2", "H200", "two gpus", "h200_x2", "h200x2\n", "1e5"])
 def test_a_name_that_the_workflow_would_not_take_is_refused(tmp_path, name):
     said = refused(tmp_path / name)
     assert f"no platform called {name!r}" in said
-    assert "[a-z][a-z0-9]*$" in said
+    assert "[a-z0-9]+$" in said
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "gpu"])
