@@ -20,6 +20,7 @@ from heteroring.cli_interrupt import quit_on_ctrl_c, raise_on_ctrl_c
 from heteroring.cli_options import (
     Batch,
     Block,
+    Condition,
     CsvOutput,
     GridDtype,
     HangTimeout,
@@ -28,8 +29,8 @@ from heteroring.cli_options import (
     KvHeads,
     Label,
     Models,
-    ModelSource,
     Multiple,
+    Number,
     Percentages,
     Platform,
     Repetitions,
@@ -160,11 +161,11 @@ def bench(
     strategies: Annotated[
         str | None,
         typer.Option(
-            help="layout/allocator, separated by commas.", show_default="all; without --models, all that need none"
+            help="layout/allocator, separated by commas; zigzag/lut@attention is of a lut fitted to that profile.",
+            show_default="all; without --models, all that need none",
         ),
     ] = None,
     models: Models = None,
-    model_source: ModelSource = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
     throttle: ThrottleName = "",
@@ -183,6 +184,8 @@ def bench(
     fms_seq_lens: Annotated[
         str, typer.Option(help="Sequence lengths of module fms.", show_default="those of --seq-lens")
     ] = "",
+    condition: Condition = "rested",
+    job: Number = 1,
     transport: Transport = "auto",
     peers: Annotated[
         bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
@@ -208,7 +211,7 @@ def bench(
     from heteroring.bench.shape import Shape
     from heteroring.bench.summary import summary
 
-    job = Job(
+    setting = Job(
         platform=platform,
         label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
@@ -217,10 +220,11 @@ def bench(
         strategies=strategies_of(models) if strategies is None else tuple(strategies.split(",")),
         shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),
         models=models,
-        model_source=model_source,
         block=block,
         modules=tuple(module.split(",")),
         fms_seq_lens=integers("--fms-seq-lens", fms_seq_lens) if fms_seq_lens else (),
+        condition=condition,
+        number=job,
         transport=transport,
         peers=peers,
         multiple=multiple,
@@ -228,9 +232,12 @@ def bench(
         warmup=warmup,
         seed=seed,
     )
-    done = measure(stage, job, speeds, hang_timeout, output, f"ring at {percentages} %")
-    with printing():
-        Console().print(summary(done.rows))
+
+    def show(done: stage.Sweep) -> None:
+        with printing():
+            Console().print(summary(done.rows))
+
+    measure(stage, setting, speeds, hang_timeout, output, f"ring at {percentages} %", show=show)
 
 
 @app.command()
@@ -284,11 +291,18 @@ def allocate(
 def aggregate(
     platform_dir: Annotated[Path, typer.Option(help="Folder of a platform: holds bench/ and profile/.")],
     percentages: Annotated[
-        str, typer.Option(help="Throttle settings of the last rank, separated by commas.", show_default="all there")
+        str, typer.Option(help="Throttle settings of the profiles, separated by commas.", show_default="all there")
     ] = "",
     model_percentages: Annotated[
         str,
         typer.Option(help="Those of whole models, separated by commas, or: none.", show_default="all there"),
+    ] = "",
+    bench: Annotated[
+        str,
+        typer.Option(
+            help="Jobs of the ring, separated by commas: the names of their files in bench/, without suffix.",
+            show_default="all there",
+        ),
     ] = "",
 ) -> None:
     """Derive a platform's tables from the rows of its jobs."""
@@ -299,7 +313,7 @@ def aggregate(
     from heteroring.bench.aggregate import aggregate
 
     raise_on_ctrl_c()
-    tables = aggregate(platform_dir, chosen, of_models)
+    tables = aggregate(platform_dir, chosen, of_models, tuple(bench.split(",")) if bench else None)
     with printing():
         print(*tables, sep="\n")
 

@@ -16,7 +16,6 @@ from heteroring.cli_options import (
     HangTimeout,
     Label,
     Models,
-    ModelSource,
     Multiple,
     Percentages,
     Platform,
@@ -63,7 +62,6 @@ def model(
     ] = 0,
     new_tokens: Annotated[int, typer.Option(help="Tokens to decode behind the longest prompt.")] = 32,
     models: Models = None,
-    model_source: ModelSource = "matmul",
     platform: Platform = "cpu",
     label: Label = "",
     throttle: ThrottleName = "",
@@ -112,7 +110,6 @@ def model(
         seq_lens=lengths,
         strategies=tuple(strategies.split(",")),
         models=models,
-        model_source=model_source,
         batch=batch,
         new_tokens=new_tokens,
         block=block,
@@ -132,4 +129,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_trace)
+    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_beside=write_trace)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,9 @@ from heteroring.bench.errors import RunError
 from heteroring.cli_interrupt import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
+
+if TYPE_CHECKING:
+    from heteroring.bench.commit import Commit
 
 
 def of_each_platform(name: str) -> str:
@@ -41,7 +45,8 @@ SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by comma
 Percentages = Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")]
 Strategies = Annotated[str, typer.Option(help="layout/allocator, separated by commas.")]
 Models = Annotated[Path | None, typer.Option(help="Folder of the fitted models.")]
-ModelSource = Annotated[str, typer.Option(help="Profile that lut and formula were fitted to: matmul or attention.")]
+Condition = Annotated[str, typer.Option(help="How calls are timed: rested, sustained, eager or captured.")]
+Number = Annotated[int, typer.Option(help="Which of several independently started jobs this is, from 1.")]
 Batch = Annotated[int, typer.Option(help="Sequences.")]
 Heads = Annotated[int | None, typer.Option(help="Query heads.", show_default=of_each_platform("heads"))]
 KvHeads = Annotated[
@@ -170,26 +175,46 @@ def measure(
     hang_timeout: float,
     output: Path | None,
     description: str,
+    show: Callable[[Any], None] = lambda done: None,
     write_beside: Callable[[Any], None] = lambda done: None,
-) -> Any:
-    """Run `job` by `stage`, the module of a measurement, and return the results.
+) -> None:
+    """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
-    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone.
+    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
+    is an OSError that says what is lost.
     """
     from heteroring.bench.commit import read_commit
     from heteroring.bench.progress import progress_bar
-    from heteroring.bench.provenance import provenance, settings_of, write_json
-    from heteroring.bench.records import write_rows
+    from heteroring.bench.telemetry import telemetry
 
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
     raise_on_ctrl_c()
-    with progress_bar(description, stage.steps(job)) as on_progress:
+    start = time.monotonic()
+    with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
-    if output is None:
-        return done
+    took = {"seconds": time.monotonic() - start, "gpus": gpus}
+    try:
+        show(done)
+    finally:  # a terminal that is gone costs no rows
+        if output is not None:
+            _write(job, percentages, commit, done, took, output, write_beside)
+
+
+def _write(
+    job: Any,
+    percentages: tuple[int, ...],
+    commit: Commit,
+    done: Any,
+    took: dict[str, Any],
+    output: Path,
+    write_beside: Callable[[Any], None],
+) -> None:
+    from heteroring.bench.provenance import dump_json, provenance, settings_of
+    from heteroring.bench.records import dump_rows
+
     record = provenance(
         platform=job.label,
         throttle=job.throttle,
@@ -197,12 +222,17 @@ def measure(
         ranks=done.ranks,
         settings=settings_of(job),
         commit=commit,
+        row_count=len(done.rows),
         notes=done.notes,
+        **took,
     )
     # All is on the disk before the older result goes; then the record takes its place, and the rows last.
-    with atomic_path(output) as rows, atomic_path(output.with_suffix(".json")) as beside:
-        write_rows(rows, done.rows)
-        write_json(beside, record)
-        write_beside(done)
-        output.unlink(missing_ok=True)
-    return done
+    try:
+        with atomic_path(output) as rows:
+            dump_rows(rows, done.rows)
+            with atomic_path(output.with_suffix(".json")) as beside:
+                dump_json(beside, record)
+                write_beside(done)
+                output.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"{error}: the {len(done.rows)} rows that were measured for {output} are lost") from error

@@ -11,6 +11,7 @@ def measurement(**changes) -> Measurement:
         "platform": "cpu",
         "system": "ring",
         "module": "attention",
+        "condition": "rested",
         "seq_len": 100,
         "batch": 1,
         "heads": 4,
@@ -27,6 +28,7 @@ def measurement(**changes) -> Measurement:
         "block_lens": (50, 50),
         "block": "cpu",
         "transport": "p2p",
+        "job": 1,
         "repetition": 0,
         "latency_ms": 1.25,
         "busy_ms": (0.5, 1.0),
@@ -35,22 +37,37 @@ def measurement(**changes) -> Measurement:
     return Measurement(**values | changes)
 
 
-def profile_row(**changes) -> ProfileRow:
-    """A matmul of 128 x 128 x 128 at 50 %."""
+def profile_row(kind="matmul", size=128, **changes) -> ProfileRow:
+    """An operator at 50 %, by default a matmul of 128 x 128 x 128 in 0.5 ms; of latency and speed, one may be given."""
+    heads = 0 if kind == "matmul" else 4
     values = {
         "platform": "cpu",
-        "kind": "matmul",
-        "size": 128,
-        "batch": 0,
-        "heads": 0,
-        "kv_heads": 0,
-        "head_dim": 0,
+        "kind": kind,
+        "size": size,
+        "batch": heads // 4,
+        "heads": heads,
+        "kv_heads": heads,
+        "head_dim": 16 * heads,
         "dtype": "float32",
-        "causal": False,
+        "causal": kind not in ("matmul", "fold"),
         "throttle": "pacing",
         "percentage": 50,
         "repetition": 0,
-        "latency_ms": 0.5,
-        "tflops": 2 * 128**3 / 0.5 / 1e9,
     }
-    return ProfileRow(**values | changes)
+    values |= changes
+    flops = _flops(kind, size, values["batch"] * values["heads"] * values["head_dim"])
+    latency_ms = changes.get("latency_ms", flops / changes["tflops"] / 1e9 if "tflops" in changes else 0.5)
+    return ProfileRow(**{"latency_ms": latency_ms, "tflops": flops / latency_ms / 1e9} | values)
+
+
+def _flops(kind: str, size: int, width: int) -> int:
+    """Operations, written down anew; of a layer or block, beside attention, as many a token as it takes here."""
+    causal, visited, tokens = 2 * width * size * (size + 1), 4 * width * size * 128, 1_000_000 * size
+    return {
+        "matmul": 2 * size**3,
+        "attention": causal,
+        "fold": visited,
+        "join": causal + visited,
+        "layer": causal + tokens,
+        "block": causal + 2 * tokens,
+    }[kind]

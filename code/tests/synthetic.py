@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from heteroring.allocate.strategy import Strategy
+
 PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
 ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
 
@@ -22,6 +24,7 @@ ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula",
 class Grid:
     """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed.
 
+    `slow_first`: percentages that are measured in the other rank order too, each setting in `jobs` jobs.
     `model`: whole language models too. What a layer does to a token beside attention takes as long as `token_pairs`.
     `visit_pairs`: the price of visiting a query row once more, in the same unit; 0 where it was not profiled.
     """
@@ -37,6 +40,8 @@ class Grid:
     modules: tuple[str, ...] = ("attention", "fms")
     model: bool = True
     visit_pairs: int = 300
+    slow_first: tuple[int, ...] = ()
+    jobs: int = 1
     repetitions: int = 5
     heads: int = 4
     head_dim: int = 64
@@ -80,6 +85,7 @@ GPU = Grid(
     head_dim=128,
     dtype="bfloat16",
     peers=True,
+    slow_first=(10, 50),
     pair_ns=0.0268,
     token_pairs=8_000,
     step_ms=0.03,
@@ -87,7 +93,9 @@ GPU = Grid(
     speed_exponent=0.87,
     noise=0.008,
 )
-TINY = replace(CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2)
+TINY = replace(
+    CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2, slow_first=(50,), jobs=2
+)
 
 
 @dataclass
@@ -117,14 +125,16 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     measurements = [Measurement(**row) for row in measurement_rows(grid, rng)]
     profile = [ProfileRow(**row) for row in profile_rows(grid, rng)]
+    for percentages, job in product(settings(grid), range(1, grid.jobs + 1)):
+        name = bench_name(percentages, job)
+        here = [row for row in measurements if (row.percentages, row.job) == (percentages, job)]
+        write_rows(folder / "bench" / f"{name}.csv", here)
+        write_json(folder / "bench" / f"{name}.json", provenance(grid, percentages) | {"row_count": len(here)})
     for percentage in grid.percentages:
         name = f"pct-{percentage:03d}"
-        write_rows(
-            folder / "bench" / f"{name}.csv", [row for row in measurements if min(row.percentages) == percentage]
-        )
-        write_json(folder / "bench" / f"{name}.json", provenance(grid, (100, percentage)))
-        write_rows(folder / "profile" / f"{name}.csv", [row for row in profile if row.percentage == percentage])
-        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)))
+        here = [row for row in profile if row.percentage == percentage]
+        write_rows(folder / "profile" / f"{name}.csv", here)
+        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)) | {"row_count": len(here)})
     if grid.model:
         write_model(folder, grid, rng)
     for name, model in synthetic_results(grid, seed).models.items():
@@ -152,9 +162,21 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
     )
 
 
-def block_lens(grid: Grid, strategy: str, seq_len: int, percentage: int, rng) -> tuple[int, int]:
-    """Tokens of (fast, throttled) rank; the throttled one is last, as in every measurement."""
-    layout, allocator = strategy.split("/")
+def settings(grid: Grid) -> list[tuple[int, int]]:
+    """The percentages of the two ranks in every setting of the ring."""
+    return [*((100, percentage) for percentage in grid.percentages), *((slow, 100) for slow in grid.slow_first)]
+
+
+def bench_name(percentages: tuple[int, ...], job: int = 1) -> str:
+    """What the files of a job of the ring are called, without suffix."""
+    return f"pct-{'-'.join(f'{percentage:03d}' for percentage in percentages)}.job-{job}"
+
+
+def block_lens(
+    grid: Grid, strategy: str, seq_len: int, percentage: int, rng, slow_first: bool = False
+) -> tuple[int, int]:
+    """Tokens of the two ranks, of which the second is throttled, or the first."""
+    layout, allocator = Strategy(strategy).layout, Strategy(strategy).allocator
     nearest = min(grid.matmul_sizes, key=lambda size: abs(np.log(size / seq_len)))
     speed = {
         "even": 1.0,
@@ -165,12 +187,14 @@ def block_lens(grid: Grid, strategy: str, seq_len: int, percentage: int, rng) ->
     }[allocator]
     share = speed / (1 + speed)
     if allocator == "balanced" and layout == "contiguous":
-        share = 1 - np.sqrt(1 - share)
+        share = np.sqrt(share) if slow_first else 1 - np.sqrt(1 - share)
     slow = round(seq_len * share)
-    return seq_len - slow, slow
+    return (slow, seq_len - slow) if slow_first else (seq_len - slow, slow)
 
 
-def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int, module: str) -> tuple[float, float]:
+def busy_ms(
+    grid: Grid, layout: str, lens: tuple[int, int], percentages: tuple[int, int], module: str
+) -> tuple[float, float]:
     """Noise-free computing time of each rank: contiguous spans cost (e^2 - s^2) / 2, zigzag shards n * N / 2.
 
     The layer adds what each token costs in its projections.
@@ -182,22 +206,29 @@ def busy_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int, mod
         pairs = tuple(n * seq_len / 2 for n in lens)
     if module == "fms":
         pairs = tuple(p + n * grid.token_pairs for p, n in zip(pairs, lens, strict=True))
-    speeds = (grid.attention_speed(100), grid.attention_speed(percentage))
+    speeds = map(grid.attention_speed, percentages)
     steps = grid.step_ms * sum(n > 0 for n in lens)
     return tuple((p * grid.pair_ns * 1e-6 + steps * (p > 0)) / s for p, s in zip(pairs, speeds, strict=True))
 
 
 def measurement_rows(grid: Grid, rng) -> list[dict]:
-    """One dictionary a repetition, in the order in which one job a percentage would measure them."""
-    rows = []
-    for percentage, module, seq_len in product(grid.percentages, grid.modules, grid.lengths):
-        systems = [("ring", s, block_lens(grid, s, seq_len, percentage, rng)) for s in grid.strategies]
+    """One dictionary a repetition, in the order in which one job a setting would measure them."""
+    rows, splits = [], {}
+    for percentages, job, module, seq_len in product(
+        settings(grid), range(1, grid.jobs + 1), grid.modules, grid.lengths
+    ):
+        percentage, slow_first = min(percentages), percentages[0] < percentages[1]
+        if job == 1:  # the others split as the first does, by the same models
+            splits[percentages, module, seq_len] = [
+                ("ring", s, block_lens(grid, s, seq_len, percentage, rng, slow_first)) for s in grid.strategies
+            ]
+        systems = list(splits[percentages, module, seq_len])
         systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
         if grid.peers and module == "attention":
             systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
         for system, strategy, lens in systems:
             layout, allocator = strategy.split("/")
-            exact = np.array(busy_ms(grid, layout, lens, percentage, module))
+            exact = np.array(busy_ms(grid, layout, lens, percentages, module))
             if system == "context_parallel":
                 exact = exact * 1.1
             for repetition in range(grid.repetitions):
@@ -207,6 +238,7 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
                         "platform": grid.platform,
                         "system": system,
                         "module": module,
+                        "condition": "rested",
                         "seq_len": seq_len,
                         "batch": 1,
                         "heads": grid.heads,
@@ -221,10 +253,11 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
                         ),
                         "clamped": allocator == "formula" and percentage == 10,
                         "throttle": grid.throttle,
-                        "percentages": (100, percentage),
+                        "percentages": percentages,
                         "block_lens": lens,
                         "block": "cpu" if grid.throttle == "pacing" else "cudnn",
                         "transport": "none" if system == "alone" else "p2p",
+                        "job": job,
                         "repetition": repetition,
                         "latency_ms": max(busy) + (0 if system == "alone" else grid.step_ms),
                         "busy_ms": busy,
@@ -234,12 +267,27 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
     return rows
 
 
-CELL_KEYS = ["platform", "module", "system", "layout", "allocator", "strategy", "seq_len", "percentage"]
+CELL_KEYS = [
+    "platform",
+    "module",
+    "system",
+    "layout",
+    "allocator",
+    "strategy",
+    "condition",
+    "seq_len",
+    "percentage",
+    "order",
+]
+ORDERS = {True: "slow first", False: "slow last"}
 
 
 def cells(measurements: pd.DataFrame) -> pd.DataFrame:
     """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
-    rows = measurements.assign(percentage=measurements.percentages.map(min))
+    rows = measurements.assign(
+        percentage=measurements.percentages.map(min),
+        order=["equal" if first == last else ORDERS[first < last] for first, last in measurements.percentages],
+    )
     rows["strategy"] = [
         f"alone/rank{np.argmax(lens)}" if system == "alone" else f"{layout}/{allocator}"
         for system, layout, allocator, lens in zip(
@@ -254,34 +302,44 @@ def cells(measurements: pd.DataFrame) -> pd.DataFrame:
             dict(zip(CELL_KEYS, key, strict=True))
             | {name: first[name] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
             | {
+                "jobs": group.job.nunique(),
                 "repetitions": len(group),
                 "latency_ms": group.latency_ms.median(),
                 "latency_p20_ms": group.latency_ms.quantile(0.2),
                 "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "latency_low_ms": min(group[group.job == job].latency_ms.median() for job in group.job),
+                "latency_high_ms": max(group[group.job == job].latency_ms.median() for job in group.job),
                 "busy_ms": tuple(float(value) for value in busy),
                 "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
             }
         )
     frame = pd.DataFrame(table)
-    latency = frame.set_index(["module", "system", "strategy", "seq_len", "percentage"]).latency_ms.to_dict()
+    latency = frame.set_index(["module", "system", "strategy", "seq_len", "percentages"]).latency_ms.to_dict()
+    keys = ["module", "system", "strategy", "seq_len", "percentages", "job"]
+    in_job = rows.groupby(keys).latency_ms.median().to_dict()
+    jobs = sorted(set(rows.job))
 
     def reference(*place: str | int) -> float:
         return latency.get(place, np.nan)
 
     derived = []
     for row in frame.itertuples():
-        at = (row.seq_len, row.percentage)
-        alone = [reference(row.module, "alone", f"alone/rank{rank}", *at) for rank in (0, 1)]
-        bound = 1 / sum(1 / value for value in alone)
-        homogeneous = reference(row.module, "ring", f"{row.layout}/even", row.seq_len, 100)
+        at = (row.seq_len, row.percentages)
+        alone = [
+            [in_job.get((row.module, "alone", f"alone/rank{rank}", *at, job), np.nan) for rank in (0, 1)]
+            for job in jobs
+        ]
+        bounds = [1 / sum(1 / value for value in values) for values in alone]
+        own = [in_job[row.module, row.system, row.strategy, *at, job] for job in jobs]
+        homogeneous = reference(row.module, "ring", f"{row.layout}/even", row.seq_len, (100, 100))
         derived.append(
             {
                 "slowdown": row.latency_ms / homogeneous,
                 "efficiency": homogeneous / row.latency_ms,
                 "speedup": reference(row.module, "ring", f"{row.layout}/even", *at) / row.latency_ms,
-                "bound_ms": bound,
-                "bound_fraction": bound / row.latency_ms,
-                "fast_alone_ms": min(alone),
+                "bound_ms": np.median(bounds),
+                "bound_fraction": np.median([bound / ms for bound, ms in zip(bounds, own, strict=True)]),
+                "fast_alone_ms": np.median([min(values) for values in alone]),
             }
         )
     return frame.join(pd.DataFrame(derived))
@@ -362,7 +420,7 @@ def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
         "command": "synthetic",
         "throttle": grid.throttle,
         "percentages": list(percentages),
-        "settings": {},
+        "settings": {"repetitions": grid.repetitions},
     }
 
 

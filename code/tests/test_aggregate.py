@@ -6,7 +6,7 @@ import shutil
 
 import pandas as pd
 import pytest
-from synthetic import CPU, write_platform
+from synthetic import CPU, bench_name, write_platform
 from typer.testing import CliRunner
 
 from heteroring import cli
@@ -38,6 +38,9 @@ def jobs(folder):
     return {tuple(name.rsplit("/pct-", 1)) for name in found}
 
 
+BENCH = tuple(bench_name((100, percentage)) for percentage in (100, 50))
+
+
 def test_without_being_told_everything_is_taken(folder):
     aggregate(folder)
     everything = {(path.parent.relative_to(folder).as_posix(), path.stem[4:]) for path in folder.rglob("pct-*.csv")}
@@ -46,11 +49,11 @@ def test_without_being_told_everything_is_taken(folder):
 
 
 def test_other_percentages_are_as_if_they_were_not_there(folder, tmp_path):
-    aggregate(folder, (100, 50), (50,))
+    aggregate(folder, (100, 50), (50,), BENCH)
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("derived", "provenance.json"))
     for path in [*bare.rglob("pct-*.*"), *bare.rglob("trace-*.*")]:
         kept = {"100", "050"} if path.parent != bare / "model" else {"050"}
-        if path.stem[-3:] not in kept:
+        if path.stem not in BENCH if path.parent == bare / "bench" else path.stem[-3:] not in kept:
             path.unlink()
     aggregate(bare)
     assert tables(folder) == tables(bare)
@@ -59,18 +62,18 @@ def test_other_percentages_are_as_if_they_were_not_there(folder, tmp_path):
 
 
 def test_a_stale_file_that_cannot_be_read_is_ignored_and_kept(folder):
-    stale = folder / "bench" / "pct-010.csv"
+    stale = folder / "bench" / "pct-100-010.job-1.csv"
     stale.write_text("of,an,older,version\n")
-    aggregate(folder, (100, 50), (50,))
+    aggregate(folder, (100, 50), (50,), BENCH)
     assert stale.read_text() == "of,an,older,version\n"
-    with pytest.raises(ValueError, match=r"pct-010\.csv"):
+    with pytest.raises(ValueError, match=r"pct-100-010\.job-1\.csv"):
         aggregate(folder)
 
 
 def test_a_percentage_that_is_added_back_is_there_again(folder):
     aggregate(folder)
     before, record = tables(folder), (folder / "provenance.json").read_text()
-    aggregate(folder, (100, 50), ())
+    aggregate(folder, (100, 50), (), BENCH)
     assert set(tables(folder)) == {"measurements.csv", "cells.csv", "profile.csv"}
     assert not any(stage.startswith("model") for stage, _ in jobs(folder))
     aggregate(folder)
@@ -79,17 +82,17 @@ def test_a_percentage_that_is_added_back_is_there_again(folder):
 
 
 def test_order_and_repetition_do_not_matter(folder):
-    aggregate(folder, (50, 100, 50), (50,))
+    aggregate(folder, (50, 100, 50), (50,), (*reversed(BENCH), BENCH[0]))
     before = tables(folder)
-    aggregate(folder, (100, 50), (50,))
+    aggregate(folder, (100, 50), (50,), BENCH)
     assert tables(folder) == before
 
 
-@pytest.mark.parametrize("missing", ["bench/pct-050.csv", "profile/pct-050.csv", "model/pct-050.csv"])
+@pytest.mark.parametrize("missing", ["bench/pct-100-050.job-1.csv", "profile/pct-050.csv", "model/pct-050.csv"])
 def test_a_percentage_that_was_not_measured_is_refused_by_name(folder, missing):
     (folder / missing).unlink()
     with pytest.raises(ValueError, match=rf"{re.escape(missing)} does not exist"):
-        aggregate(folder, (100, 50), (50,))
+        aggregate(folder, (100, 50), (50,), BENCH)
     assert not (folder / "derived").exists()
 
 
@@ -97,10 +100,22 @@ def test_the_record_of_a_job_that_was_measured_again_is_written(folder):
     record = folder / "provenance.json"
     assert record in aggregate(folder)
     assert record not in aggregate(folder)
-    job = folder / "bench" / "pct-050.json"
+    job = folder / "bench" / "pct-100-050.job-1.json"
     job.write_text(json.dumps(json.loads(job.read_text()) | {"date": "2099-01-01T00:00:00+00:00"}))
     assert record in aggregate(folder)
     assert json.loads(record.read_text())["date"] == "2099-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("provenance", ": delete it to have it written anew"), ("bench/pct-100-050.job-1", "")]
+)
+def test_a_record_that_is_none_is_refused_and_kept(folder, name, remedy):
+    record = folder / f"{name}.json"
+    record.write_text("{}")
+    with pytest.raises(ValueError, match=rf"{name}\.json is no record .* its platform is missing .*type{remedy}$"):
+        aggregate(folder)
+    assert record.read_text() == "{}"
+    assert not (folder / "derived").exists()
 
 
 @pytest.mark.parametrize("stage", ["bench", "profile"])
@@ -115,9 +130,13 @@ def invoke(folder, *options):
 
 
 def test_the_command_takes_percentages(folder):
-    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "none").exit_code == 0
-    assert jobs(folder) == {(stage, p) for stage in ("bench", "profile") for p in ("100", "050")}
-    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "50").exit_code == 0
+    ring = ("--bench", ",".join(BENCH))
+    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "none", *ring).exit_code == 0
+    assert jobs(folder) == {
+        *(("bench", name.removeprefix("pct-")) for name in BENCH),
+        *(("profile", p) for p in ("100", "050")),
+    }
+    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "50", *ring).exit_code == 0
     assert ("model", "050") in jobs(folder)
     assert ("model", "100") not in jobs(folder)
 

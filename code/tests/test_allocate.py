@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import profile_row
 
 from heteroring.allocate import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_ms
 from heteroring.allocate.costs import cost_of_speed
 from heteroring.allocate.formula import Formula
 from heteroring.allocate.lut import LookupTable
 from heteroring.allocate.profile_table import ProfileTable
+from heteroring.bench.records import write_rows
 from heteroring.ring.partition import LAYOUTS, Partition
 
 
@@ -128,13 +130,13 @@ def test_balanced_predicts_the_least_slowest_rank():
 
 class TestProfile:
     def csv(self, path, *sources):
-        lines = ["platform,kind,size,percentage,dtype,latency_ms,tflops"]
+        rows = []
         for offset, source in enumerate(sources):
             table = profile(source)
-            for length, row in zip(table.lengths, table.speeds, strict=True):
-                for percentage, speed in zip(table.percentages, row, strict=True):
-                    lines.append(f"cpu,{source},{length},{percentage},float32,1.5,{speed + offset}")
-        path.write_text("\n".join(lines) + "\n")
+            for length, speeds in zip(table.lengths, table.speeds, strict=True):
+                for percentage, speed in zip(table.percentages, speeds, strict=True):
+                    rows.append(profile_row(source, length, percentage=percentage, tflops=speed + offset))
+        write_rows(path, rows)
         return path
 
     @pytest.mark.parametrize("name", ["lut", "formula", "balanced"])
@@ -160,8 +162,9 @@ class TestProfile:
         parts = []
         for percentage in (10, 40, 80, 100):
             parts.append(tmp_path / f"pct-{percentage:03d}.csv")
-            parts[-1].write_text(header + "".join(row for row in rows if f",{percentage},float32" in row))
-        assert fit("lut", "matmul", parts) == MODELS["lut"]
+            parts[-1].write_text(header + "".join(row for row in rows if f",pacing,{percentage},0," in row))
+        assert fit("lut", "matmul", parts) == fit("lut", "matmul", path)
+        assert fit("lut", "matmul", parts).speeds == MODELS["lut"].speeds
 
     @pytest.mark.parametrize(
         ("name", "given", "message"),
@@ -185,8 +188,8 @@ class TestProfile:
             ("lut", 3, "allocator 'lut' needs a lut model, the path of .* got int"),
             ("lut", "", "profile is '': it must be the path of a file"),
             ("even", "a\0.csv", r"profile is 'a\\x00.csv': it must be the path of a file"),
-            ("lut", "nowhere.json", "cannot read model nowhere.json"),
-            ("lut", "nowhere.csv", "cannot read profile nowhere.csv"),
+            ("lut", "nowhere.json", "cannot read nowhere.json: No such file"),
+            ("lut", "nowhere.csv", "cannot read nowhere.csv: No such file"),
         ],
     )
     def test_unsuitable_profile_is_named(self, name, given, message):

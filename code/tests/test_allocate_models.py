@@ -262,12 +262,12 @@ def test_damaged_numbers_are_refused(tmp_path, model, entry, value, message):
 def test_file_that_is_no_model(tmp_path, content):
     path = tmp_path / "model.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"{path}: not a"):
+    with pytest.raises(ValueError, match=f"{path}(: not a model file| is not JSON)"):
         load_model(path)
 
 
 def test_file_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot read model .*nowhere\.json: No such file"):
+    with pytest.raises(ValueError, match=r"cannot read .*nowhere\.json: No such file"):
         load_model(tmp_path / "nowhere.json")
 
 

@@ -19,7 +19,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring import cli
-from heteroring.bench.records import Measurement, write_rows
+from heteroring.bench.records import Measurement, read_rows, write_rows
 from heteroring.bench.summary import summary
 from heteroring.cli import app
 
@@ -143,7 +143,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, percentages, hang_timeout, output, description):
+    def measure(stage, job, percentages, hang_timeout, output, description, show):
         asked.append((job, output))
         raise typer.Exit
 
@@ -201,19 +201,37 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
     assert (tmp_path / "rows.csv").read_text() == "older"
 
 
-def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("writer", "named"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")]
+)
+def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
+        path.write_text("half a r")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     older = {"rows.csv": "older rows", "rows.json": "older record"}
-    for name, text in older.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr("heteroring.bench.provenance.write_json", full)
+    for each, text in older.items():
+        (tmp_path / each).write_text(text)
+    monkeypatch.setattr(f"heteroring.bench.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
-    assert result.stderr.endswith("heteroring: error: [Errno 28] No space left on device\n")
+    lost = f"the 4 rows that were measured for {tmp_path}/rows.csv are lost"
+    assert result.stderr.endswith(
+        f"heteroring: error: cannot write {tmp_path}/{named}: No space left on device: {lost}\n"
+    )
+    assert "of bound" in result.stdout  # what they come to was printed before
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
+
+
+def test_a_table_that_cannot_be_printed_costs_no_rows(tmp_path, monkeypatch):
+    def gone(rows):
+        raise OSError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("heteroring.bench.summary.summary", gone)
+    words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
+    assert invoke("bench", *words).exit_code == 1
+    assert len(read_rows(tmp_path / "rows.csv", Measurement)) == 4
 
 
 def test_a_trace_of_nothing_is_refused(tmp_path, no_process):

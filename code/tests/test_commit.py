@@ -66,6 +66,17 @@ def test_a_package_installed_inside_a_foreign_repository_has_no_commit(repositor
     assert read_commit() == ("abc123", None)
 
 
+def test_a_repository_of_another_user_is_warned_of_with_what_mends_it(repository, monkeypatch, capsys):
+    assert read_commit().name != "unknown"
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert read_commit() == ("unknown", None)
+    said = capsys.readouterr().err
+    assert said.startswith("heteroring: warning: ")
+    assert said.endswith(f"git config --global --add safe.directory {repository}\n")
+    assert said.count("\n") == 1
+
+
 def test_without_git_a_commit_is_unknown(repository, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     assert read_commit() == ("unknown", None)

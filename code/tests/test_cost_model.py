@@ -5,12 +5,14 @@ import math
 
 import numpy as np
 import pytest
+from rows import profile_row
 from scipy.interpolate import RegularGridInterpolator
 
 from heteroring.allocate import Cost, allocation, fit, load_model, predicted_ms
 from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.lut import LookupTable
+from heteroring.bench.records import to_text
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import total_pairs
 
@@ -39,10 +41,9 @@ def latency_ms(kind, n, p):
 
 
 def line(kind, n, p, repetition=0, latency=None, **changes):
-    values = {"platform": "box", "kind": kind, "size": n, "batch": 1, "heads": 4, "kv_heads": 4, "head_dim": 64}
-    values |= {"dtype": "float32", "causal": kind not in ("fold", "matmul"), "throttle": "pacing", "percentage": p}
-    values |= {"repetition": repetition, "latency_ms": latency or latency_ms(kind, n, p), "tflops": 1.0}
-    return ",".join(str((values | changes)[name]) for name in HEADER.split(","))
+    values = {"platform": "box", "percentage": p, "repetition": repetition}
+    values |= {"latency_ms": latency or latency_ms(kind, n, p)}
+    return ",".join(to_text(profile_row(kind, n, **values | changes)))
 
 
 def lines(*kinds, **changes):
@@ -242,8 +243,7 @@ class TestBalanced:
         rows = []
         for n in LENGTHS:
             for p in PERCENTAGES:
-                flops = 4 * 4 * 64 * total_pairs(n)
-                rows.append(line("attention", n, p, tflops=flops / latency_ms("attention", n, p) / 1e9))
+                rows.append(line("attention", n, p))
         path = write(tmp_path / "p.csv", rows)
         for layout in ("contiguous", "zigzag"):
             lens = [

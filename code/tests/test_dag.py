@@ -26,7 +26,8 @@ ALL = "all" if HAS_TEX else "all_but_pdf"
 RUN = Path("runs/tiny")
 BENCH = RUN / "data" / "cpu" / "bench"
 CHECKS = RUN / "data" / "cpu" / "derived" / "checks.txt"
-PERCENTAGES = ("020", "050", "100")
+# The jobs of the ring: every setting of the two ranks, twice.
+JOBS = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in ("100-100", "100-050", "100-020", "020-100")]
 # Seconds that no machine needs, however many others test on it.
 PATIENCE = 1800.0
 
@@ -93,9 +94,9 @@ class Tree:
         files = [*(data / "bench").glob("*.csv"), *(data / "profile").glob("*.csv")]
         return {path.relative_to(data).as_posix(): path.stat().st_mtime_ns for path in files}
 
-    def log_of(self, percentage: str) -> Path:
+    def log_of(self, job: str) -> Path:
         """Made when the ring's job begins."""
-        return self.root / RUN / "logs" / "cpu" / "bench" / f"pct-{percentage}.log"
+        return self.root / RUN / "logs" / "cpu" / "bench" / f"{job}.log"
 
 
 def has_ranks(session: int) -> bool:
@@ -137,7 +138,7 @@ def interrupted(tree) -> tuple[int, str, dict[str, int]]:
     """Ctrl-C while the second throttle setting is measured: exit status, output, finished measurements."""
 
     def in_second_job() -> bool:
-        return sum(tree.log_of(percentage).exists() for percentage in PERCENTAGES) == 2
+        return sum(tree.log_of(job).exists() for job in JOBS) == 2
 
     status, output = tree.stop(in_second_job, signal.SIGINT, ALL)
     return status, output, tree.measured()
@@ -169,9 +170,9 @@ def test_next_run_keeps_finished_measurements_and_does_the_rest(tree, interrupte
     finished = interrupted[2]
     now = tree.measured()
     assert now.items() >= finished.items()
-    assert len(now) == 6
+    assert len(now) == 3 + len(JOBS)
     planned = jobs(built)
-    assert planned["bench"] == 2
+    assert planned["bench"] == len(JOBS) - 1
     assert "profile" not in planned
 
 
@@ -234,7 +235,7 @@ def test_only_content_counts(tree, built, tmp_path):
 
 
 def test_deleted_measurement_costs_its_own_job_and_what_follows(tree, built):
-    path = tree.root / BENCH / "pct-050.csv"
+    path = tree.root / BENCH / "pct-100-050.job-1.csv"
     aside = path.rename(path.with_suffix(".aside"))
     status, output = tree.tiny("-n", ALL)
     aside.rename(path)
@@ -299,9 +300,10 @@ def test_a_percentage_can_be_taken_out_and_put_back_without_measuring(tree, buil
 @pytest.mark.parametrize(
     ("overlay", "again"),
     [
-        ("percentages: [100, 50, 20, 10]", {"profile": 1, "bench": 1}),
-        ("percentages: [100, 50]\nmodel_source: attention", {"bench": 2}),
-        ("platforms: {cpu: {warmup: 2}}", {"profile": 3, "bench": 3}),
+        ("percentages: [100, 50, 20, 10]", {"profile": 1, "bench": 2}),
+        ("percentages: [100, 50]\nplatforms: {cpu: {more_strategies: [zigzag/lut@attention]}}", {"bench": 4}),
+        ("platforms: {cpu: {slow_first: [50, 20], jobs: 1}}", {"bench": 1}),
+        ("platforms: {cpu: {warmup: 2}}", {"profile": 3, "bench": 8}),
     ],
 )
 def test_what_is_measured_again_is_what_is_missing_or_asked_for_otherwise(tree, built, overlay, again):
@@ -318,7 +320,7 @@ def test_failed_check_stops_the_run_and_lists_what_is_wrong(tree, built):
     try:
         lines = sound.decode().splitlines()
         column = lines[0].split(",").index("bound_fraction")
-        row = next(i for i, line in enumerate(lines) if ",zigzag/balanced,256,50," in line)
+        row = next(i for i, line in enumerate(lines) if ",zigzag/balanced,rested,256,50," in line)
         broken = lines[row].split(",")
         broken[column] = "9.5"
         cells.write_text("\n".join([*lines[:row], ",".join(broken), *lines[row + 1 :]]) + "\n")
@@ -347,23 +349,23 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree, built):
     status, output = tree.snakemake("-n", ALL, CUDA_VISIBLE_DEVICES="")
     assert status == 0, output
     planned = jobs(output)
-    assert (planned["bench"], planned["aggregate"], planned["checks"]) == (10, 1, 1)
+    assert (planned["bench"], planned["aggregate"], planned["checks"]) == (12, 1, 1)
     assert planned["figure"] == 2 * len(NAMES) - 1
 
 
 def test_killed_run_blocks_nothing(tree, built):
-    rows = BENCH / "pct-050.csv"
+    rows = BENCH / "pct-100-050.job-1.csv"
     (tree.root / rows).unlink()
     others = tree.measured()
-    tree.log_of("050").unlink()
-    tree.stop(tree.log_of("050").exists, signal.SIGKILL, str(rows))
+    tree.log_of("pct-100-050.job-1").unlink()
+    tree.stop(tree.log_of("pct-100-050.job-1").exists, signal.SIGKILL, str(rows))
     assert any((tree.root / ".snakemake" / "locks").iterdir())
     assert tree.measured() == others
 
     status, output = tree.tiny(str(rows))
     assert status == 0, output
     assert jobs(output) == {"bench": 1, "total": 1}
-    assert tree.measured().keys() == others.keys() | {"bench/pct-050.csv"}
+    assert tree.measured().keys() == others.keys() | {"bench/pct-100-050.job-1.csv"}
     assert tree.measured().items() >= others.items()
 
 
@@ -375,10 +377,10 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
     status, output = tree.snakemake("-n", "all_but_pdf", PATH=path, CUDA_VISIBLE_DEVICES="0,1")
     assert status == 0, output
     commands = [line for line in output.splitlines() if "heteroring bench" in line]
-    assert len(commands) == 10
-    for command in commands:
-        assert "--platform gpu --throttle mps" in command
-        assert "--peers" in command
+    assert all("--platform gpu --throttle mps" in command for command in commands)
+    calls = [command for command in commands if "--module attention --condition rested" in command]
+    assert len(calls) == 3 * 19  # jobs, and both orders of nine percentages beside 100
+    assert all("--peers" in command for command in calls)
 
 
 # Read by every Python that starts with its folder on the path.
@@ -399,7 +401,7 @@ def test_without_ibm_fms_attention_alone_is_measured(tree, tmp_path):
     status, output = tree.tiny("-n", "all_but_pdf", "--config", "run=bare", **without)
     assert status == 0, output
     commands = [line for line in output.splitlines() if "Shell command: heteroring" in line]
-    assert sum("heteroring bench" in command for command in commands) == len(PERCENTAGES)
+    assert sum("heteroring bench" in command for command in commands) == len(JOBS)
     for word in ("layer", "fms", "block", "heteroring model"):
         assert not [command for command in commands if word in command]
 

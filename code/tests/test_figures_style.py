@@ -61,7 +61,7 @@ def test_legends_have_one_order():
 
 @pytest.mark.parametrize("strategy", ["striped/even", "zigzag/best", "zigzag", ""])
 def test_unknown_strategy_is_refused(strategy):
-    with pytest.raises(ValueError, match=f"unknown strategy '{strategy}': one of contiguous/even, "):
+    with pytest.raises(ValueError, match=f"strategy '{strategy}' is unknown: a layout "):
         look(strategy)
 
 

@@ -129,7 +129,12 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"warmup": -1}, "warmup is -1"),
         ({"block": "abacus"}, "block backend 'abacus' is unknown"),
         ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
-        ({"model_source": "guess"}, "model_source 'guess' is unknown"),
+        ({"strategies": ("zigzag/even@attention",)}, "strategy 'zigzag/even@attention' is unknown"),
+        ({"strategies": ("zigzag/lut@matmul",)}, "strategy 'zigzag/lut@matmul' is unknown"),
+        ({"strategies": ("zigzag/lut@",)}, "strategy 'zigzag/lut@' is unknown"),
+        ({"condition": "asleep"}, "condition 'asleep' is unknown: choose one of rested, sustained, eager, captured"),
+        ({"condition": "captured"}, "condition 'captured' .* needs platform 'gpu' and module 'attention'"),
+        ({"number": 0}, "job is 0: it must be 1 or more"),
         ({"peers": True}, "platform 'cpu' has no peers"),
         ({"multiple": -1}, "multiple is -1"),
         ({"modules": ()}, "modules is empty"),
@@ -144,10 +149,17 @@ def test_a_job_refuses_what_it_could_not_measure(changes, complaint):
 
 
 @pytest.mark.parametrize(
-    ("allocator", "name"), [("lut", "lut-matmul"), ("formula", "formula-matmul"), ("balanced", "cost-attention")]
+    ("allocator", "name"),
+    [
+        ("lut", "lut-matmul"),
+        ("formula", "formula-matmul"),
+        ("lut@attention", "lut-attention"),
+        ("formula@attention", "formula-attention"),
+        ("balanced", "cost-attention"),
+    ],
 )
 def test_a_missing_model_is_named(tmp_path, allocator, name):
-    with pytest.raises(ValueError, match=f"allocator '{allocator}' needs a model: .* {name}.json"):
+    with pytest.raises(ValueError, match=f"allocator '{allocator.partition('@')[0]}' needs a model: .* {name}.json"):
         plan(job(strategies=(f"zigzag/{allocator}",)))
     with pytest.raises(ValueError, match=f"needs the model {tmp_path / name}.json, which does not exist"):
         plan(job(strategies=(f"zigzag/{allocator}",), models=Path(tmp_path)))

@@ -41,7 +41,7 @@ def older(tmp_path):
     return output
 
 
-@pytest.mark.parametrize("written_last", ["provenance.write_json", "records.write_rows"])
+@pytest.mark.parametrize("written_last", ["provenance.dump_json", "records.dump_rows"])
 def test_what_cannot_be_written_leaves_an_older_result_alone(tmp_path, monkeypatch, written_last):
     def killed(*_):
         raise Killed

@@ -168,7 +168,7 @@ def test_profile_without_full_speed_has_no_relative_speed():
 )
 def test_profile_rows_of_several_setups_are_refused(changes, complaint):
     """Within an operator, that is: a product and attention differ in heads by their nature."""
-    attention = profile_row(kind="attention", batch=1, heads=4, kv_heads=4, head_dim=64, causal=True)
+    attention = profile_row(kind="attention")
     profile_cells([profile_row(), attention])
     with pytest.raises(ValueError, match=complaint):
         profile_cells([profile_row(), attention, profile_row(repetition=1, **changes)])

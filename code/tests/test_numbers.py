@@ -46,12 +46,15 @@ LATENCY = {  # strategy: (ms at 100 %, ms at 50 %)
 }
 
 
+SHOWN = {"condition": "rested", "order": "slow last"}
+
+
 def by_hand() -> SimpleNamespace:
     cells, measurements = [], []
     for index, percentage in enumerate((100, 50)):
         alone = (10.0, 10.0 * 100 / percentage)
         bound = 1 / sum(1 / time for time in alone)
-        common = {"seq_len": 100, "percentage": percentage, "module": "attention", "clamped": False}
+        common = {"seq_len": 100, "percentage": percentage, "module": "attention", "clamped": False, **SHOWN}
         for rank, time in enumerate(alone):
             name = f"alone/rank{rank}"
             cells.append(common | {"system": "alone", "strategy": name, "latency_ms": time})
@@ -80,7 +83,14 @@ def by_hand() -> SimpleNamespace:
                 }
             )
             measurements.append(
-                {"system": "ring", "module": "attention", "allocator": allocator, "model_source": "matmul"}
+                {
+                    "system": "ring",
+                    "module": "attention",
+                    "strategy": name,
+                    **SHOWN,
+                    "allocator": allocator,
+                    "model_source": "matmul",
+                }
                 | {"throttle": "pacing", "block": "cpu", "transport": "p2p", "dtype": "float32", "batch": 1}
                 | {"heads": 4, "kv_heads": 2, "head_dim": 64}
             )

@@ -23,7 +23,7 @@ def lines(table: str) -> list[list[str]]:
 def test_a_platform_without_measurements_has_flags_alone():
     bare = SimpleNamespace(
         platform="cpu",
-        cells=pd.DataFrame(columns=["system", "module", "seq_len", "percentage", "strategy"]),
+        cells=pd.DataFrame(columns=["system", "module", "seq_len", "percentage", "strategy", "condition", "order"]),
         model=pd.DataFrame(),
         trace=pd.DataFrame(),
         models={"lut-attention": {}},
@@ -106,7 +106,13 @@ def layer_cells(latency: dict[str, tuple[float, float]], seq_len: int = 65536, p
     cells = []
     for module, factor in (("fms", 1.0), ("attention", 0.5)):
         for index, at in enumerate((100, percentage)):
-            common = {"module": module, "seq_len": seq_len, "percentage": at}
+            common = {
+                "condition": "rested",
+                "order": "slow last",
+                "module": module,
+                "seq_len": seq_len,
+                "percentage": at,
+            }
             alone = [100.0 * factor, 100.0 * factor * 100 / at]
             bound = 1 / sum(1 / time for time in alone)
             for rank, time in enumerate(alone):

@@ -7,7 +7,7 @@ import pytest
 
 from heteroring.bench.commit import Commit
 from heteroring.bench.job import Job
-from heteroring.bench.provenance import RankReport, merge, provenance, read_json, settings_of, write_json
+from heteroring.bench.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
 
 FIELDS = {
     "platform",
@@ -25,8 +25,11 @@ FIELDS = {
     "command",
     "throttle",
     "percentages",
+    "row_count",
     "settings",
     "achieved",
+    "seconds",
+    "gpus",
     "notes",
 }
 
@@ -39,6 +42,7 @@ def record(**changes):
         "ranks": [RankReport("EPYC", 0, {"achieved_percentage": 99.0}), RankReport("EPYC", 0, {})],
         "settings": {"repetitions": 5},
         "commit": Commit("a1b2c3", False),
+        "row_count": 40,
     }
     return provenance(**values | changes)
 
@@ -134,6 +138,21 @@ def test_jobs_without_a_throttle_or_with_fewer_ranks_merge_with_the_others(chang
 def test_no_jobs_do_not_merge():
     with pytest.raises(ValueError, match="no record"):
         merge({})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([], "a JSON object is needed"),
+        ({}, "its platform is missing"),
+        (record() | {"devices": "EPYC"}, "its devices is missing or has the wrong type"),
+        (record() | {"percentages": [[100]]}, "its percentages hold what has the wrong type"),
+    ],
+)
+def test_what_is_no_record_is_refused_by_entry(tmp_path, content, says):
+    write_json(tmp_path / "job.json", content)
+    with pytest.raises(ValueError, match=f"{tmp_path}/job.json is no record of a measurement: {says}"):
+        read_record(tmp_path / "job.json")
 
 
 def test_a_file_that_is_no_json_is_named(tmp_path):

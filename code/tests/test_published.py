@@ -290,7 +290,7 @@ def spoilt(folder: Path, name: str, change) -> Path:
             lambda lines: [lines[0], "even,4096,,2048,7.9,2048,7.9,90\n", *lines[2:]],
             "empty in row 2",
         ),
-        ("l40x2_ring_sweep", lambda lines: [], "No columns"),
+        ("l40x2_ring_sweep", lambda lines: [], "the file is empty"),
         ("l40_matmul_mps_sweep", lambda lines: [lines[0], *lines[2:]], r"no row for \(1024, 10\)"),
         ("l40_formula", lambda lines: lines[:-1], r"no row for percentage\^2"),
     ],

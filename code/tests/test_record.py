@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring import cli
-from record import jobs, record
+from record import jobs, left_to_do, plan, record
 
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "record.py"
 CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
@@ -33,36 +33,62 @@ class Machine:
         self.ran.append(arguments)
         self.now += self.seconds
         if "--output" in arguments:
-            Path(arguments[-1]).write_text("")
+            output_of(arguments).write_text("")
 
 
-def test_every_percentage_is_profiled_and_measured(tmp_path):
+def output_of(arguments):
+    return Path(arguments[arguments.index("--output") + 1])
+
+
+def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
     found = list(jobs(tmp_path / "h200x2", SETTINGS))
-    names = [f"{job.stage} {job.output.stem}" for job in found]
-    levels = [f"pct-{p:03d}" for p in sorted(SETTINGS["percentages"], reverse=True)]
-    assert names[: len(levels)] == [f"profile {level}" for level in levels]
-    assert names[len(levels) + 6 : 2 * len(levels) + 6] == [f"bench {level}" for level in levels]
-    models = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
-    assert names[len(levels) : len(levels) + 6] == [f"fit {m}" for m in (*models, "cost-attention", "cost-layer")]
+    names = [f"{job.part} {job.output.stem}" for job in found]
+    levels = sorted(SETTINGS["percentages"], reverse=True)
+    assert names[: len(levels)] == [f"profile pct-{level:03d}" for level in levels]
+    fitted = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
+    assert names[len(levels) :][:6] == [f"models {model}" for model in (*fitted, "cost-attention", "cost-layer")]
+    orders = ["100-100", *(f"{ranks}" for p in levels[1:] for ranks in (f"100-{p:03d}", f"{p:03d}-100"))]
+    for part in ("call", "layer"):
+        ring = [name for name in names if name.startswith(f"{part} ")]
+        assert ring == [f"{part} pct-{ranks}.{part}.job-{job}" for job in (1, 2, 3) for ranks in orders]
+    first = names.index("call pct-100-100.call.job-2")
+    assert not any("job-1" in name for name in names[first:])
+    for condition in ("sustained", "eager", "captured"):
+        ring = [name for name in names if name.startswith(f"{condition} ")]
+        corner = ("100-100", "100-050", "100-010")
+        assert ring == [f"{condition} pct-{ranks}.{condition}.job-{job}" for job in (1, 2, 3) for ranks in corner]
     whole = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
-    assert names[2 * len(levels) + 6 :] == [
-        *(f"profile {level}" for level in whole),
-        "fit cost-block",
-        *(f"model {level}" for level in whole),
-    ]
-    assert all("h200x2" in job.arguments for job in found if job.stage != "fit")
+    assert names[-7:] == [f"model {name}" for name in (*whole, "cost-block", *whole)]
+    assert all("h200x2" in job.arguments for job in found if job.arguments[0] != "fit")
+
+
+def option(job, name):
+    return job.arguments[job.arguments.index(name) + 1]
+
+
+def test_a_job_of_the_ring_is_told_what_its_name_says():
+    found = {job.output.stem: job for job in jobs(Path("data/x"), SETTINGS)}
+    call, graph = found["pct-010-100.call.job-2"], found["pct-100-010.captured.job-3"]
+    asked = ("--percentages", "--job", "--condition", "--module")
+    assert [option(call, name) for name in asked] == ["10,100", "2", "rested", "attention"]
+    assert [option(graph, name) for name in asked] == ["100,10", "3", "captured", "attention"]
+    assert option(call, "--strategies").split(",")[-1] == "zigzag/formula@attention"
+    assert option(graph, "--strategies").split(",") == SETTINGS["headline"]["strategies"]
+    assert ("--peers" in call.arguments, "--peers" in graph.arguments) == (True, False)
+    assert option(found["pct-100-010.layer.job-1"], "--module") == "fms"
 
 
 def test_without_the_layer_only_attention_is_recorded():
     found = list(jobs(Path("data/x"), SETTINGS | {"modules": ["attention"], "model_percentages": []}))
     assert not any("layer" in word or "fms" in word for job in found for word in job.arguments)
-    bench = next(job for job in found if job.stage == "bench")
-    assert bench.arguments[bench.arguments.index("--module") + 1] == "attention"
+    assert {option(job, "--module") for job in found if job.arguments[0] == "bench"} == {"attention"}
 
 
 @pytest.mark.parametrize("stage", ["profile", "fit", "bench", "model"])
 def test_its_commands_are_those_of_the_command_line(tmp_path, stage):
-    for job in [job for job in jobs(tmp_path / "x", SETTINGS) if job.stage == stage][:: len(SETTINGS["percentages"])]:
+    for job in [job for job in jobs(tmp_path / "x", SETTINGS) if job.arguments[0] == stage][
+        :: len(SETTINGS["percentages"])
+    ]:
         result = CliRunner().invoke(cli.app, job.arguments)
         assert "No such option" not in result.output
         assert "Missing" not in result.output
@@ -71,8 +97,28 @@ def test_its_commands_are_those_of_the_command_line(tmp_path, stage):
 def test_a_part_can_be_recorded_by_itself(tmp_path):
     machine = Machine()
     assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="model") == []
-    outputs = [Path(arguments[-1]).relative_to(tmp_path).parts[0] for arguments in machine.ran]
+    outputs = [output_of(arguments).relative_to(tmp_path).parts[0] for arguments in machine.ran]
     assert set(outputs) == {"model"}
+    machine.ran.clear()
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="call") == []
+    assert {output_of(arguments).name.split(".")[1] for arguments in machine.ran} == {"call"}
+
+
+def test_what_is_left_is_listed_with_what_jobs_like_it_took(tmp_path):
+    done = next(job for job in jobs(tmp_path, SETTINGS) if job.part == "call")
+    done.output.parent.mkdir()
+    done.output.write_text("")
+    done.output.with_suffix(".json").write_text('{"seconds": 45.0}')
+    todo, guesses = left_to_do(tmp_path, SETTINGS, "call")
+    assert (len(todo), guesses["call"], guesses["layer"]) == (3 * 19 - 1, 60.0, 60.0)
+    assert plan(todo[:2], guesses).splitlines()[1:] == [
+        f"{todo[1].output}: about 1.0 min",
+        "2 jobs left, about 2 min",
+    ]
+    listed = run(tmp_path / "x", "--dry-run", "--only", "captured")
+    assert listed.returncode == 0
+    assert listed.stdout.splitlines()[-1] == "9 jobs left, about 9 min"
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_does_not_fit_in_the_time_is_left_and_then_done(tmp_path):
@@ -121,7 +167,7 @@ def test_a_name_that_means_something_else_is_refused(tmp_path, name):
 def test_a_part_that_does_not_exist_is_refused(tmp_path):
     said = refused(tmp_path / "x", "--only", "benches")
     assert "'benches'" in said
-    assert all(part in said for part in ("profile", "models", "bench", "model"))
+    assert all(part in said for part in ("profile", "models", "call", "sustained", "layer", "model"))
 
 
 @pytest.mark.parametrize(

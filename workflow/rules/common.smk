@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from heteroring.bench.machine_lock import holder
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from workflow.scripts.commands import Commands
 from workflow.scripts.configuration import check
 from workflow.scripts.imports import with_imports
 from workflow.scripts.outputs import check_writable
@@ -39,7 +41,7 @@ drop_stale_lock(STATE)
 
 # What is measured.
 MODULES = [module for module in config["modules"] if module != "fms" or HAS_FMS]
-SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
+COMMANDS = {platform: Commands(config, platform, MODULES) for platform in PLATFORMS.measurable}
 
 
 onstart:
@@ -62,21 +64,16 @@ FIRST = 1
 # Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
 
-PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["percentages"], reverse=True)]
-# Kinds of model, and the profiles that each is fitted to. A layer costs what its whole profile says.
-PROFILES = ["matmul", "attention", "fold", *(["layer"] if "fms" in MODULES else [])]
-FITS = {
-    "lut": ["matmul", "attention"],
-    "formula": ["matmul", "attention"],
-    "cost": [source for source in ("attention", "layer") if source in PROFILES],
-}
-MODELS = [f"{kind}-{source}" for kind, sources in FITS.items() for source in sources]
+# The same grid for all of them, but for the jobs of the ring.
+GRID = next(iter(COMMANDS.values()))
+PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.percentages]
+MODELS = ["-".join(model) for model in GRID.models]
+SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
 # Of whole models, which ibm-fms builds.
-MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in sorted(config["model_percentages"], reverse=True)]
-MODEL_PROFILES = sorted({"100", *MODEL_PERCENTAGES}, reverse=True)
+MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.model_percentages]
+MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
-MODEL_OPTIONS = ("layers", "emb_dim", "heads", "kv_heads", "new_tokens", "dtype", "repetitions", "cell_seconds")
 
 
 def folder_of(platform):
@@ -96,9 +93,9 @@ def one_of(choices):
     return "|".join(map(re.escape, choices)) or "(?!)"
 
 
-def settings_of(platform):
-    """Shapes and grid of a live platform."""
-    return config["platforms"][platform]
+def command(arguments):
+    """A `heteroring` command line."""
+    return shlex.join(["heteroring", *arguments])
 
 
 def comma(values):
@@ -106,10 +103,20 @@ def comma(values):
 
 
 def job_files(folder, stage):
-    """Row files and their provenance, one pair per throttle setting."""
+    """Row files and their provenance, one pair per job."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return sorted(str(path) for path in Path(folder, stage).glob("pct-*.*"))
-    return expand(f"{folder}/{stage}/pct-{{percentage}}.{{kind}}", percentage=PERCENTAGES, kind=["csv", "json"])
+    profiles = [f"pct-{percentage}" for percentage in PERCENTAGES]
+    names = list(SETTINGS[FOLDERS[folder]]) if stage == "bench" else profiles
+    return expand(f"{folder}/{stage}/{{name}}.{{kind}}", name=names, kind=["csv", "json"])
+
+
+def setting_of(wildcards):
+    """The setting of a job of the ring, by its name."""
+    found = SETTINGS[wildcards.live]
+    if wildcards.setting not in found:
+        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: one of {', '.join(found)}")
+    return found[wildcards.setting]
 
 
 def has_whole_model(folder):
@@ -133,11 +140,13 @@ def whole_model_files(folder):
 
 
 def aggregate_options(folder):
-    """Which throttle settings belong to the grid: of a live platform, others may lie in its folder as well."""
+    """Which jobs belong to the grid: of a live platform, others may lie in its folder as well."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return ""
     whole = config["model_percentages"] if has_whole_model(folder) else []
-    return f"--percentages {comma(config['percentages'])} --model-percentages {comma(whole) or 'none'}"
+    jobs = comma(SETTINGS[FOLDERS[folder]])
+    profiles = comma(config["percentages"])
+    return f"--percentages {profiles} --model-percentages {comma(whole) or 'none'} --bench {jobs}"
 
 
 def code_of(*paths):
@@ -194,6 +203,7 @@ wildcard_constraints:
     folder=one_of(FOLDERS),
     platform="[a-z0-9]+",
     percentage=r"\d{3}",
+    setting=r"pct-[-\d]+(\.[a-z]+)?\.job-\d+",
     model=one_of(MODELS),
     name="[A-Za-z0-9_-]+",
 
@@ -208,67 +218,18 @@ PAPER_SOURCES = sorted(
 )
 
 
-def shape_options(platform):
-    """Operator and lengths, as the profile and bench commands take them."""
-    settings = settings_of(platform)
-    options = {"--seq-lens": comma(settings["seq_lens"])}
-    for key in ("batch", "heads", "kv_heads", "head_dim", "dtype"):
-        options[f"--{key.replace('_', '-')}"] = settings[key]
-    return " ".join(f"{option} {value}" for option, value in options.items())
-
-
-def repeat_options(platform):
-    settings = settings_of(platform)
-    return f"--warmup {settings['warmup']} --repetitions {settings['repetitions']}"
-
-
-def fms_lengths(platform):
-    """Lengths of FMS's layer, as the profile and bench commands take them."""
-    return f" --fms-seq-lens {comma(settings_of(platform)['fms_seq_lens'])}" if "fms" in MODULES else ""
-
-
-def module_options(platform):
-    """What the ring is measured of, and the lengths that are not those of the attention."""
-    return f"--module {comma(MODULES)}{fms_lengths(platform)}"
-
-
-def model_shape(platform):
-    """Heads and their width as the profile takes them, 0 is the model's own; and how often, as in every profile."""
-    settings, repetitions = settings_of(platform)["model"], settings_of(platform)["repetitions"]
-    head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
-    return (
-        f"--model {settings['name']} --heads {settings['heads']} --kv-heads {settings['kv_heads']}"
-        f" --head-dim {head_dim} --dtype {settings['dtype']} --repetitions {repetitions}"
-    )
-
-
-def model_options(platform):
-    """The model, and what is measured of it."""
-    settings = settings_of(platform)["model"]
-    options = {"--model": settings["name"], "--seq-lens": comma(settings["seq_lens"])}
-    for key in MODEL_OPTIONS:
-        options[f"--{key.replace('_', '-')}"] = settings[key]
-    return " ".join(f"{option} {value}" for option, value in options.items())
-
-
 def grid_of(platform):
     """What the measurements of a live platform must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
         return None
-    settings = settings_of(platform)
-    return {
-        "percentages": config["percentages"],
-        "seq_lens": {module: settings[SEQ_LENS[module]] for module in MODULES},
-        "strategies": config["strategies"],
-        "repetitions": settings["repetitions"],
-    }
+    return COMMANDS[platform].grid()
 
 
 def model_grid_of(platform):
     """What the measurements of a live platform's whole model must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
         return None
-    settings = settings_of(platform)["model"]
+    settings = config["platforms"][platform]["model"]
     return {
         "percentages": config["model_percentages"],
         "seq_lens": settings["seq_lens"],

@@ -15,10 +15,10 @@ rule fit:
     conda:
         ENVIRONMENT
     params:
-        kind=lambda wildcards: wildcards.model.partition("-")[0],
-        source=lambda wildcards: wildcards.model.partition("-")[2],
+        command=lambda wildcards, input, output: command(
+            COMMANDS[wildcards.live].fit(*wildcards.model.split("-"), input.profile, output.model)
+        ),
     message:
-        "Fit the {params.kind} model to the {params.source} profile of {wildcards.live}"
+        "Fit {wildcards.model} to the profile of {wildcards.live}"
     shell:
-        "heteroring fit --kind {params.kind} --source {params.source}"
-        " --output {output.model} {input.profile} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"

@@ -14,16 +14,13 @@ rule model_profile:
     resources:
         machine=1,
     params:
-        percentage=lambda wildcards: int(wildcards.percentage),
-        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
-        shape=lambda wildcards: model_shape(wildcards.live),
-        seq_lens=lambda wildcards: comma(settings_of(wildcards.live)["model"]["seq_lens"]),
+        command=lambda wildcards, output: command(
+            COMMANDS[wildcards.live].model_profile(int(wildcards.percentage), output.rows)
+        ),
     message:
-        "Profile a block of the model on one {wildcards.live} rank at {params.percentage} %"
+        "Profile a block of the model on one {wildcards.live} rank at {wildcards.percentage} %"
     shell:
-        "heteroring profile --platform {wildcards.live} --throttle {params.throttle}"
-        " --percentage {params.percentage} --kinds attention,fold,block {params.shape} --seq-lens {params.seq_lens}"
-        " --output {output.rows} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"
 
 
 rule model_fit:
@@ -39,10 +36,14 @@ rule model_fit:
     priority: FIRST
     conda:
         ENVIRONMENT
+    params:
+        command=lambda wildcards, input, output: command(
+            COMMANDS[wildcards.live].fit("cost", "block", input.profile, output.model)
+        ),
     message:
         "Fit the cost of the model's block on {wildcards.live}"
     shell:
-        "heteroring fit --kind cost --source block --output {output.model} {input.profile} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"
 
 
 rule model:
@@ -63,17 +64,15 @@ rule model:
     resources:
         machine=1,
     params:
-        percentages=lambda wildcards: comma((100, int(wildcards.percentage))),
-        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
-        strategies=comma(config["model_strategies"]),
-        models=lambda wildcards, input: Path(input.cost[0]).parent,
-        model=lambda wildcards: model_options(wildcards.live),
+        command=lambda wildcards, input, output: command(
+            COMMANDS[wildcards.live].model(
+                int(wildcards.percentage), Path(input.cost[0]).parent, output.rows, output.trace
+            )
+        ),
     message:
-        "Measure the whole model on {wildcards.live} at {params.percentages} %"
+        "Measure the whole model on {wildcards.live} at {wildcards.percentage} %"
     shell:
-        "heteroring model --platform {wildcards.live} --throttle {params.throttle}"
-        " --percentages {params.percentages} --strategies {params.strategies} --models {params.models}"
-        " {params.model} --output {output.rows} --trace {output.trace} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"
 
 
 rule model_checks:

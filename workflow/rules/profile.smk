@@ -14,15 +14,10 @@ rule profile:
     resources:
         machine=1,
     params:
-        percentage=lambda wildcards: int(wildcards.percentage),
-        throttle=lambda wildcards: settings_of(wildcards.live)["throttle"],
-        shape=lambda wildcards: shape_options(wildcards.live),
-        kinds=lambda wildcards: f"{comma(PROFILES)}{fms_lengths(wildcards.live)}",
-        sizes=lambda wildcards: comma(settings_of(wildcards.live)["matmul_sizes"]),
-        repeats=lambda wildcards: repeat_options(wildcards.live),
+        command=lambda wildcards, output: command(
+            COMMANDS[wildcards.live].profile(int(wildcards.percentage), output.rows)
+        ),
     message:
-        "Profile one {wildcards.live} rank at {params.percentage} %"
+        "Profile one {wildcards.live} rank at {wildcards.percentage} %"
     shell:
-        "heteroring profile --platform {wildcards.live} --throttle {params.throttle}"
-        " --percentage {params.percentage} --kinds {params.kinds} --sizes {params.sizes} {params.shape} {params.repeats}"
-        " --output {output.rows} > {log} 2>&1"
+        "{params.command} > {log} 2>&1"

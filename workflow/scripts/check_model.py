@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from heteroring.results.tables import read_table
 from violations import end_if_any
 
 # A layer of these is traced at the longest prompt, and these are among its events.
@@ -111,8 +112,8 @@ def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, n
 
 def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: float) -> None:
     """Write `report`, or exit with status 1 after printing what is wrong."""
-    cells = pd.read_csv(model)
-    found = violations(cells, pd.read_csv(trace), grid, noise)
+    cells = read_table(model)
+    found = violations(cells, read_table(trace), grid, noise)
     end_if_any(found, [model, trace], "model")
     ring = cells[cells["system"] == "ring"]
     report.write_text(

@@ -11,6 +11,9 @@ def conflicts(config: Mapping) -> list[str]:
         if platform == "gpu":
             found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"])]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
+        for strategy in settings["more_strategies"]:
+            if strategy in config["strategies"]:
+                found.append(f"platforms.{platform}.more_strategies: {strategy} is one of strategies already")
     return found
 
 

@@ -3,14 +3,18 @@
 import math
 from statistics import median
 
-from heteroring.bench.results import Results
+from heteroring.allocate.strategy import STRATEGIES as ALL
+from heteroring.allocate.strategy import Strategy
+from heteroring.bench.results import Results, headline
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import score_pairs
+from heteroring.ring.work import ring_time
 from paper_tex import count, out_of, percent, share
 
-CONTIGUOUS = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
-ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
-STRATEGIES = CONTIGUOUS + ZIGZAG
+# Of those that there are, the ones that the text compares.
+STRATEGIES = tuple(each for each in ALL if each != "contiguous/balanced")
+CONTIGUOUS, ZIGZAG = (
+    tuple(each for each in STRATEGIES if each.layout == layout) for layout in ("contiguous", "zigzag")
+)
 EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
 ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
 
@@ -28,7 +32,7 @@ class Cells:
     """Cells of one system and module on one platform: values by strategy and (seq_len, percentage)."""
 
     def __init__(self, results: Results, system: str = "ring", module: str = "attention") -> None:
-        rows = results.cells
+        rows = headline(results.cells)
         rows = rows[(rows.system == system) & (rows.module == module)]
         self.platform, self.system, self.module = results.platform, system, module
         self.lengths = sorted(map(int, rows.seq_len.unique()))
@@ -94,9 +98,8 @@ class Cells:
     def predicted(self, name: str, cell: Cell) -> float:
         """Latency if each rank did its score pairs at the speed that it has alone, and nothing else took time."""
         lens = self(name, cell, "block_lens")
-        pairs = score_pairs(Partition(name.split("/")[0], lens))
         alone = [self.alone(f"alone/rank{rank}", cell) for rank in range(len(lens))]
-        return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)
+        return ring_time(Partition(Strategy(name).layout, lens), alone)
 
     @property
     def extreme(self) -> Cell:

@@ -11,10 +11,10 @@ from statistics import median
 from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.costs import predicted_ms
-from heteroring.allocate.profile_table import FOLD_KEYS
 from heteroring.bench.defaults import LONGEST_REST_MS
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
+from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import LAYOUTS, Partition
 from paper_cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
 from paper_tex import count, listed, percent, rounded, share, spanning, tabular, versus

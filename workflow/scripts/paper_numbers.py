@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 
 import published_study
-from heteroring.bench.results import Results
+from heteroring.allocate.strategy import FITTED
+from heteroring.bench.results import Results, headline
 from heteroring.files import atomic_path
 from paper_cells import (
     BALANCED,
@@ -91,7 +92,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
             raise MissingData(f"platform {results.platform}: provenance has no {key!r}")
         return record[key]
 
-    rows = results.measurements
+    rows = headline(results.measurements)
     rows = rows[(rows.system == "ring") & (rows.module == "attention")]
 
     def used(column: str) -> list[str]:
@@ -203,7 +204,7 @@ def across(cells: Cells) -> dict[str, str]:
     def at_the_longest(values: dict[tuple[str, Cell], float]) -> list[float]:
         return [value for (_, cell), value in values.items() if cell[0] == cells.lengths[-1]]
 
-    modelled = [one for one in each if one[0].split("/")[1] in ("lut", "formula")]
+    modelled = [one for one in each if one[0].allocator in FITTED]
     shared = [(name, cell) for name, cell in zip(fastest, cells.throttled, strict=True) if cells.shared_out(name, cell)]
     return {
         "CellCount": count(len(cells.throttled)),

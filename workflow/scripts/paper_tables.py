@@ -21,7 +21,7 @@ def tables(results: Results, cells: Cells) -> dict[str, str]:
     def head(*first: str, last: Sequence[str] = ()) -> list[Sequence[str]]:
         layouts = [(CONTIGUOUS, "contiguous"), (ZIGZAG, "zigzag")]
         spans = [spanning(len(names), layout) for names, layout in layouts]
-        allocators = [strategy(name.split("/")[1]) for name in STRATEGIES]
+        allocators = [strategy(name.allocator) for name in STRATEGIES]
         return [("",) * len(first) + (*spans, *("" for _ in last)), (*first, *allocators, *last)]
 
     def marked(best: Callable, cell: Cell, column: str = "latency_ms") -> list[str]:
@@ -85,7 +85,7 @@ def tables(results: Results, cells: Cells) -> dict[str, str]:
         ),
         "TokensTable": tabular(
             "@{}l" + "r" * len(ZIGZAG) + "@{}",
-            [("slow rank", *(strategy(name.split("/")[1]) for name in ZIGZAG))],
+            [("slow rank", *(strategy(name.allocator) for name in ZIGZAG))],
             tokens,
         ),
     }

@@ -8,6 +8,7 @@ import pandas as pd
 
 from heteroring.allocate.cost_model import CostModel
 from heteroring.allocate.costs import predicted_ms
+from heteroring.allocate.strategy import Strategy
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
 from heteroring.ring.partition import Partition
@@ -58,7 +59,7 @@ class WholeCells:
         self.lengths = sorted(map(int, rows.seq_len.unique()))
         self.percentages = sorted(map(int, rows.percentage.unique()))
         ring = rows[rows.system == "ring"]
-        self.strategies = [name for name in QUOTED.values() if name in set(ring.strategy)]
+        self.strategies = [Strategy(name) for name in QUOTED.values() if name in set(ring.strategy)]
         self.repetitions = sorted(set(map(int, rows.repetitions)))
         self._rows = {(r["strategy"], int(r["seq_len"]), int(r["percentage"])): r for r in rows.to_dict("records")}
 
@@ -155,7 +156,7 @@ def prediction(results: Results, cells: WholeCells, cell: Cell) -> str:
     model, layers = CostModel.from_json(content), cells.row["layers"]
     ranks = range(len(cells(fastest, cell, "block_lens")))
     costs = [model.predict(cell[0], percentage).cost for percentage in cells(fastest, cell, "percentages")]
-    split = Partition(fastest.split("/")[0], tuple(cells(fastest, cell, "block_lens")))
+    split = Partition(fastest.layout, tuple(cells(fastest, cell, "block_lens")))
     predicted = max(layers * each for each in predicted_ms(split, costs))
     if predicted <= (1 + TIE) * cells(fastest, cell):
         return ""
@@ -212,7 +213,7 @@ def whole_table(cells: WholeCells) -> str:
 
     ranks = len(cells(BALANCED, cells.grid[0], "block_lens"))
     peaks = [f"rank {rank}" for rank in range(ranks)] if recorded else []
-    layouts, names = zip(*(name.split("/") for name in cells.strategies), strict=True)
+    layouts, names = zip(*((name.layout, name.allocator) for name in cells.strategies), strict=True)
     spans = [
         *(spanning(layouts.count(layout), layout) for layout in dict.fromkeys(layouts)),
         spanning(2, strategy("balanced")),

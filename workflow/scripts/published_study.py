@@ -14,6 +14,7 @@ import pandas as pd
 from heteroring.allocate import allocation
 from heteroring.allocate.formula import TERMS, Formula
 from heteroring.allocate.profile_table import ProfileTable
+from heteroring.results.tables import read_table
 from paper_tex import count, listed, out_of, percent, rounded, tabular
 
 EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS = "even", "uneven", "lut", "formula", "reference_homogeneous"
@@ -149,9 +150,9 @@ def read(folder: Path) -> Study:
 
 def _table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise MissingRecord(f"cannot read {path}: {error}") from error
+        table = read_table(path)
+    except ValueError as error:
+        raise MissingRecord(str(error)) from error
     for column in columns:
         if column not in table:
             raise MissingRecord(f"{path}: column {column!r} is missing (found: {', '.join(table.columns)})")

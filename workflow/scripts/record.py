@@ -1,15 +1,18 @@
 """Record a platform: the grid of the workflow, measured on a machine that has GPUs but no Snakemake.
 
-    python workflow/scripts/record.py data/h200x2 [--minutes 8] [--repetitions 5] [--warmup 1]
+    python workflow/scripts/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
 
-runs the commands that the rules run, one after another: profiles, models, the ring at every percentage, the tables.
-What is there already is not measured again, and no measurement is started that would not end in time, so the same
-command goes on where it stopped. Exit codes: 0 the record is complete; 3 some is left to do; 1 a command failed.
+runs the commands that the rules run, one after another: profiles, models, the ring in every setting, whole models, the
+tables. What is there already is not measured again, and no measurement is started that would not end in time, so the
+same command goes on where it stopped, on another day and another machine of the same kind too. Of the ring, a first job
+of every setting comes before any second one, and both rank orders of a percentage come one after the other; each job's
+record names the GPUs that it ran on. Exit codes: 0 the record is complete; 3 some is left to do; 1 a command failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import subprocess
@@ -21,82 +24,78 @@ from pathlib import Path
 
 import yaml
 
+from commands import Commands
 from conflicts import conflicts
 
 CONFIG = Path(__file__).parents[1] / "config" / "default.yaml"
 SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
-PARTS = ("profile", "models", "bench", "model")
+PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model")
 # Words that mean something else as the config's platform.
 TAKEN = ("auto", "cpu", "gpu")
-# Of a job that nothing like it has been timed before: start of the processes included.
-GUESS_SECONDS = 60.0
+# Of a job that nothing like it has been timed before, and of the start of any that has.
+GUESS_SECONDS = {"models": 10.0}
+UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """One `heteroring` command, of a `stage` whose jobs take about as long, and the file that it leaves."""
+    """One `heteroring` command, of a `part` whose jobs take about as long, and the file that it leaves."""
 
-    stage: str
+    part: str
     output: Path
     arguments: tuple[str, ...]
 
 
 def jobs(folder: Path, config: dict) -> Iterator[Job]:
     """Everything that makes up the record in `folder`, in order; `config` is that of the workflow."""
-    settings = config["platforms"]["gpu"]
-    shared = ["--platform", "gpu", "--label", folder.name, "--throttle", settings["throttle"]]
-    shared += ["--seq-lens", _listed(settings["seq_lens"])]
-    for key in ("batch", "heads", "kv_heads", "head_dim", "dtype", "warmup", "repetitions"):
-        shared += [f"--{key.replace('_', '-')}", settings[key]]
-    percentages = sorted(config["percentages"], reverse=True)
-    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in percentages}
-    models = folder / "models"
-    layer = ["layer"] if "fms" in config["modules"] else []
-    fms_lengths = ["--fms-seq-lens", _listed(settings["fms_seq_lens"])] if layer else []
-    kinds = ["--kinds", _listed(["matmul", "attention", "fold", *layer]), *fms_lengths]
-    fits = {"lut": ["matmul", "attention"], "formula": ["matmul", "attention"], "cost": ["attention", *layer]}
+    commands = Commands(config, "gpu", config["modules"], folder.name)
+    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.percentages}
     for percentage, path in profiles.items():
-        sizes = _listed(settings["matmul_sizes"])
-        yield _job("profile", path, *shared, "--percentage", percentage, "--sizes", sizes, *kinds)
-    for kind, sources in fits.items():
-        for source in sources:
-            path = models / f"{kind}-{source}.json"
-            yield _job("fit", path, "--kind", kind, "--source", source, *profiles.values())
-    measured = ["--strategies", _listed(config["strategies"]), "--peers"]
-    measured += ["--models", models, "--model-source", config["model_source"], "--module", _listed(config["modules"])]
-    measured += fms_lengths
-    for percentage in percentages:
-        path = folder / "bench" / f"pct-{percentage:03d}.csv"
-        yield _job("bench", path, *shared, *measured, "--percentages", f"100,{percentage}")
-    yield from _model_jobs(folder / "model", config)
+        yield Job("profile", path, commands.profile(percentage, path))
+    models = folder / "models"
+    for kind, source in commands.models:
+        path = models / f"{kind}-{source}.json"
+        yield Job("models", path, commands.fit(kind, source, profiles.values(), path))
+    for setting in commands.settings():
+        path = folder / "bench" / f"{setting.name}.csv"
+        yield Job(setting.part, path, commands.bench(setting, models, path))
+    if commands.model_percentages:
+        yield from _model_jobs(folder / "model", commands)
 
 
-def _model_jobs(folder: Path, config: dict) -> Iterator[Job]:
+def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     """Whole models, and the profile of a block that their balanced split needs."""
-    platform = config["platforms"]["gpu"]
-    settings = platform["model"]
-    shared = ["--platform", "gpu", "--label", folder.parent.name, "--throttle", platform["throttle"]]
-    shared += ["--model", settings["name"], "--seq-lens", _listed(settings["seq_lens"]), "--dtype", settings["dtype"]]
-    percentages = sorted(config["model_percentages"], reverse=True)
-    profiles = [folder / "profile" / f"pct-{each:03d}.csv" for each in sorted({100, *percentages}, reverse=True)]
-    heads = ["--heads", settings["heads"], "--kv-heads", settings["kv_heads"]]
-    head_dim = settings["emb_dim"] // settings["heads"] if settings["heads"] else 0
-    for path in profiles if percentages else []:
-        options = ["--kinds", "attention,fold,block", "--head-dim", head_dim, "--percentage", int(path.stem[4:])]
-        options += ["--repetitions", platform["repetitions"]]
-        yield _job("profile", path, *shared, *heads, *options)
+    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.model_profiles}
+    for percentage, path in profiles.items():
+        yield Job("model", path, commands.model_profile(percentage, path))
     cost = folder / "models" / "cost-block.json"
-    if percentages:
-        yield _job("fit", cost, "--kind", "cost", "--source", "block", *profiles)
-    options = ["--layers", settings["layers"], "--emb-dim", settings["emb_dim"], "--new-tokens", settings["new_tokens"]]
-    options += ["--repetitions", settings["repetitions"], "--cell-seconds", settings["cell_seconds"]]
-    options += ["--strategies", _listed(config["model_strategies"])]
-    for percentage in percentages:
-        path = folder / f"pct-{percentage:03d}.csv"
-        yield _job(
-            "model", path, *shared, *heads, *options, "--models", cost.parent, "--percentages", f"100,{percentage}"
-        )
+    yield Job("model", cost, commands.fit("cost", "block", profiles.values(), cost))
+    for percentage in commands.model_percentages:
+        path, trace = folder / f"pct-{percentage:03d}.csv", folder / f"trace-{percentage:03d}.csv"
+        yield Job("model", path, commands.model(percentage, cost.parent, path, trace))
+
+
+def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], dict[str, float]]:
+    """The jobs whose output is missing, of one part with `only`, and guesses of seconds for a job of each part.
+
+    A guess is what the longest such job took that `folder` holds the record of.
+    """
+    everything = list(jobs(folder, config))
+    guesses = dict.fromkeys(PARTS, UNKNOWN_SECONDS) | GUESS_SECONDS
+    taken: dict[str, float] = {}
+    for job in everything:
+        taken[job.part] = max(taken.get(job.part, 0.0), _seconds(job.output.with_suffix(".json")))
+    guesses |= {part: START_SECONDS + seconds for part, seconds in taken.items() if seconds}
+    return [job for job in everything if not job.output.exists() and only in ("", job.part)], guesses
+
+
+def _seconds(record: Path) -> float:
+    """How long the job took that left `record`; 0 if it does not say, or there is none."""
+    try:
+        return float(json.loads(record.read_text()).get("seconds", 0))
+    except (OSError, ValueError, AttributeError):
+        return 0.0
 
 
 def record(
@@ -107,22 +106,29 @@ def record(
     clock: Callable[[], float] = time.monotonic,
     only: str = "",
 ) -> list[Job]:
-    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what lies in that part of `folder`.
+    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what is of that part.
 
     Returns what is left to do.
     """
     deadline = clock() + 60 * minutes
-    longest = {"fit": 10.0}
-    todo = [job for job in jobs(folder, config) if not job.output.exists() and job.output.is_relative_to(folder / only)]
-    while todo and clock() + longest.get(todo[0].stage, GUESS_SECONDS) <= deadline:
+    todo, guesses = left_to_do(folder, config, only)
+    timed: dict[str, float] = {}
+    while todo and clock() + timed.get(todo[0].part, guesses[todo[0].part]) <= deadline:
         job, start = todo.pop(0), clock()
         job.output.parent.mkdir(parents=True, exist_ok=True)
         run(job.arguments)
-        longest[job.stage] = max(longest.get(job.stage, 0.0), clock() - start)
+        timed[job.part] = max(timed.get(job.part, 0.0), clock() - start)
         print(f"{job.output}: {clock() - start:.1f} s, {len(todo)} jobs left", flush=True)
     if not todo and not only:
         run(("aggregate", "--platform-dir", str(folder)))
     return todo
+
+
+def plan(todo: list[Job], guesses: dict[str, float]) -> str:
+    """What is left to do, a line each, and about how long it takes."""
+    lines = [f"{job.output}: about {guesses[job.part] / 60:.1f} min" for job in todo]
+    total = sum(guesses[job.part] for job in todo) / 60
+    return "\n".join([*lines, f"{len(todo)} jobs left, about {total:.0f} min"])
 
 
 def check_name(folder: Path) -> None:
@@ -153,14 +159,6 @@ def read_config(path: Path, **changed: int) -> dict:
     return config
 
 
-def _job(stage: str, output: Path, *arguments: object) -> Job:
-    return Job(stage, output, (stage, *map(str, arguments), "--output", str(output)))
-
-
-def _listed(values: list) -> str:
-    return ",".join(map(str, values))
-
-
 def _heteroring(arguments: tuple[str, ...]) -> None:
     subprocess.run([sys.executable, "-m", "heteroring", *arguments], check=True)
 
@@ -170,9 +168,10 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
-    parser.add_argument("--only", choices=PARTS, default="", help="part of the folder to record")
+    parser.add_argument("--only", choices=PARTS, default="", help="part of the record to go on with")
     parser.add_argument("--warmup", type=int, help="in place of the config's")
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
+    parser.add_argument("--dry-run", action="store_true", help="list what is left to do, and do nothing")
     options = parser.parse_args()
     try:
         check_name(options.folder)
@@ -182,6 +181,9 @@ def main() -> int:
         config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
     except ValueError as error:
         parser.error(str(error))
+    if options.dry_run:
+        print(plan(*left_to_do(options.folder, config, options.only)))
+        return 0
     try:
         left = record(options.folder, config, options.minutes, _heteroring, only=options.only)
     except subprocess.CalledProcessError as error:

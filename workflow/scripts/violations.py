@@ -13,7 +13,7 @@ def end_if_any(found: Sequence[str], tables: Sequence[Path], jobs: str) -> None:
     if not found:
         return
     remedy = (
-        f"If the machine was busy while it measured: delete the {jobs}/pct-NNN.csv of these percentages in the "
+        f"If the machine was busy while it measured: delete the CSVs of these jobs in {jobs}/ of the "
         "platform's folder, and give the same command again."
     )
     sys.exit("\n".join([f"{len(found)} violations in {' and '.join(map(str, tables))}:", *found, remedy]))

@@ -7,7 +7,8 @@ from typing import ClassVar, NamedTuple, Self
 
 from heteroring.allocate.costs import Cost
 from heteroring.allocate.fitted_model import FittedModel
-from heteroring.allocate.profile_table import FOLD_KEYS, PathLike, Table, read_latencies
+from heteroring.allocate.profile_table import PathLike, Table, read_latencies
+from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.work import total_pairs
 
 

@@ -13,11 +13,10 @@ from heteroring.allocate.costs import Cost, cost_of_speed
 from heteroring.allocate.even import even
 from heteroring.allocate.fitted_model import FittedModel
 from heteroring.allocate.models import model_for
+from heteroring.allocate.strategy import ALLOCATORS
 from heteroring.allocate.uneven import uneven
 from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
-
-ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
@@ -76,7 +75,7 @@ class FittedModel(ABC):
             raise ValueError(f"entry {missing[0]!r} is missing")
         try:
             return cls(**{field.name: content[field.name] for field in fields(cls)})
-        except (TypeError, AttributeError) as error:
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"an entry has the wrong type ({error})") from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -116,16 +115,3 @@ class FittedModel(ABC):
         """
         at_length = [np.interp(math.log(length), np.log(self.lengths), column) for column in np.asarray(table).T]
         return float(np.interp(percentage, self.percentages, at_length))
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`. Raises ValueError if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read model {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: not a model file (a JSON object is needed)")
-    return content

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.fitted_model import FittedModel, read_json
+from heteroring.allocate.fitted_model import FittedModel
 from heteroring.allocate.formula import Formula
 from heteroring.allocate.lut import LookupTable
 from heteroring.allocate.profile_table import PathLike, read_latencies
+from heteroring.files import read_json
 
 MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}
 
@@ -32,7 +33,9 @@ def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLi
 
 def load_model(path: PathLike) -> FittedModel:
     """The model saved in a JSON file. Raises ValueError, naming the file, if it does not hold one."""
-    content = read_json(Path(path))
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: not a model file (a JSON object is needed)")
     try:
         return _model_class(content.get("kind")).from_json(content)
     except ValueError as error:

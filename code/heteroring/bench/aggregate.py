@@ -12,7 +12,7 @@ import pandas as pd
 from heteroring.bench.metrics import cells, profile_cells
 from heteroring.bench.model_metrics import model_cells, trace_table
 from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.provenance import merge, read_json, write_json
+from heteroring.bench.provenance import merge, read_record, write_json
 from heteroring.bench.records import Measurement, ProfileRow, read_rows, write_rows
 from heteroring.files import atomic_path
 
@@ -27,6 +27,7 @@ def aggregate(
     folder: str | os.PathLike[str],
     percentages: Collection[int] | None = None,
     model_percentages: Collection[int] | None = None,
+    bench: Collection[str] | None = None,
 ) -> list[Path]:
     """Read bench/*.csv and profile/*.csv of a platform's folder and write its tables; return what was written.
 
@@ -34,23 +35,29 @@ def aggregate(
     merged into provenance.json, which is left alone if it says the same already. Tables of whole models that an
     earlier grid had, and this one has not, are deleted.
 
-    `percentages` are the throttle settings to read, `model_percentages` those of whole models, where none may be
-    wanted: of each, pct-NNN.csv must be there, and others are left alone. Without, all that are there are read.
+    `percentages` are the throttle settings of the profiles to read, `model_percentages` those of whole models, where
+    none may be wanted: of each, pct-NNN.csv must be there, and others are left alone. `bench` names the jobs of the
+    ring in the same way. Without, all that are there are read.
     Nothing is written unless every input is sound. Raises ValueError, naming the file, if one is not, or is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    jobs = _jobs(folder, percentages, model_percentages)
+    jobs = _jobs(folder, percentages, model_percentages, bench)
     measurements = _rows(folder, "bench", jobs, Measurement)
     profile = _rows(folder, "profile", jobs, ProfileRow)
     tables = {"cells": cells(measurements), "profile": profile_cells(profile)}
     if jobs["model"]:
         tables["model"] = model_cells(_rows(folder, "model", jobs, ModelRow))
-        if traces := [row for path in _traces(jobs["model"]) for row in read_rows(path, TraceRow)]:
+        if traces := read_rows(_traces(jobs["model"]), TraceRow):
             tables["trace"] = trace_table(traces)
     records = {path.relative_to(folder).with_suffix("").as_posix(): path for paths in jobs.values() for path in paths}
-    record = merge({name: read_json(path.with_suffix(".json")) for name, path in records.items()})
+    record = merge({name: read_record(path.with_suffix(".json")) for name, path in records.items()})
+    record_path = folder / "provenance.json"
+    try:
+        changed = not record_path.exists() or read_record(record_path) != record
+    except ValueError as error:
+        raise ValueError(f"{error}: delete it to have it written anew") from error
 
     derived = folder / "derived"
     write_rows(derived / "measurements.csv", measurements)
@@ -59,8 +66,7 @@ def aggregate(
     for name in set(_OF_WHOLE_MODELS) - set(tables):
         (derived / f"{name}.csv").unlink(missing_ok=True)
     written = [derived / "measurements.csv", *(derived / f"{name}.csv" for name in tables)]
-    record_path = folder / "provenance.json"
-    if not record_path.exists() or read_json(record_path) != record:
+    if changed:
         write_json(record_path, record)
         written.append(record_path)
     return written
@@ -78,22 +84,27 @@ def _spaced(values: tuple) -> str:
 
 
 def _jobs(
-    folder: Path, percentages: Collection[int] | None, model_percentages: Collection[int] | None
+    folder: Path,
+    percentages: Collection[int] | None,
+    model_percentages: Collection[int] | None,
+    bench: Collection[str] | None,
 ) -> dict[str, list[Path]]:
     """The rows to read, by stage."""
     # The block of a whole model is also profiled at full speed, whatever is measured.
     of_block = {100, *model_percentages} if model_percentages else model_percentages
-    chosen = {"bench": percentages, "profile": percentages, "model": model_percentages, "model/profile": of_block}
+    chosen = {"bench": bench}
+    for stage, settings in (("profile", percentages), ("model", model_percentages), ("model/profile", of_block)):
+        chosen[stage] = None if settings is None else [f"pct-{percentage:03d}" for percentage in settings]
     return {stage: _files(folder / stage, pattern, chosen[stage]) for stage, pattern in _JOBS.items()}
 
 
-def _files(folder: Path, pattern: str, percentages: Collection[int] | None) -> list[Path]:
-    if percentages is None:
+def _files(folder: Path, pattern: str, names: Collection[str] | None) -> list[Path]:
+    if names is None:
         return sorted(folder.glob(pattern))
-    paths = [folder / f"pct-{percentage:03d}.csv" for percentage in sorted(set(percentages))]
+    paths = [folder / f"{name}.csv" for name in sorted(set(names))]
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path} does not exist, and that percentage was asked for")
+            raise ValueError(f"{path} does not exist, and it was asked for")
     return paths
 
 
@@ -106,4 +117,4 @@ def _traces(rows: list[Path]) -> list[Path]:
 def _rows(folder: Path, stage: str, jobs: dict[str, list[Path]], row_type: Callable[..., Row]) -> list[Row]:
     if not jobs[stage]:
         raise ValueError(f"{folder / stage} holds no .csv file: nothing has been measured")
-    return [row for path in jobs[stage] for row in read_rows(path, row_type)]
+    return read_rows(jobs[stage], row_type)

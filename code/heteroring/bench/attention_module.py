@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from heteroring.bench.job import PEERS, Cell, Job
 from heteroring.bench.launch import Rank
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
 from heteroring.kernels.block import resolve
+from heteroring.ring.capture import CapturedRing
+from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
 
@@ -22,10 +27,14 @@ class AttentionModule:
 
     def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
         self._rank, self._job = rank, job
-        self._block = busy.wrap(rank.throttle.wrap(resolve(block, rank.torch_device)))
+        throttled = rank.throttle.wrap(resolve(block, rank.torch_device))
+        self._captured = job.condition == "captured"
+        self._block = throttled if self._captured else busy.wrap(throttled)
         self._inputs = {
             n: same_on_every_rank(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.lengths("attention")
         }
+        # Rings of one rank each, to record a rank alone. Every rank takes part in making every group.
+        self._alone = self._captured and [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
     def prepared(self, cell: Cell) -> Iterator[Callable[[], Any] | None]:
@@ -37,8 +46,16 @@ class AttentionModule:
                 yield throttle.wrap(call)
             return
         q, k, v = (shard(x, cell.partition, self._rank.rank, dim=2) for x in inputs)
-        if cell.system == "ring":
-            yield partial(ring_attention, q, k, v, cell.partition, block=self._block, transport=self._job.transport)
+        ring = {"block": self._block, "transport": self._job.transport}
+        if self._captured and (cell.system == "ring" or q.shape[2]):
+            whole = Partition.contiguous((cell.partition.seq_len,))
+            partition, group = (cell.partition, None) if cell.system == "ring" else (whole, self._alone)
+            call = CapturedRing(q, k, v, partition, group, **ring)
+            call()  # the first replay takes the graph to the device
+            yield call
+            torch.cuda.empty_cache()  # of the graph before this one, which keeps its memory to itself
+        elif cell.system == "ring":
+            yield partial(ring_attention, q, k, v, cell.partition, **ring)
         elif not q.shape[2]:
             yield None
         elif cell.system == "alone":

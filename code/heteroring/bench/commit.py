@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from heteroring.bench.output import output_of
+from heteroring.bench.output import complaint_of, output_of
 
 UNKNOWN = "unknown"
 COMMIT_VARIABLE = "HETERORING_COMMIT"
@@ -23,13 +24,15 @@ def read_commit() -> Commit:
     """The commit of the tree that this package lies in, as it is now.
 
     COMMIT_VARIABLE names that of a tree copied without git. Dirty is what can change results: a tracked file that
-    differs, or a new one in the package. Data does not count, or every job would make the next one dirty.
+    differs, or a new one in the package. Data does not count, or every job would make the next one dirty. A repository
+    that git does not trust, because it belongs to another user, is warned of on stderr.
     """
     if COMMIT_VARIABLE in os.environ:
         return Commit(os.environ[COMMIT_VARIABLE], None)
     file = Path(__file__)
     # A package installed inside somebody's repository is not a part of it.
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
+        _warn_if_untrusted(file.parent)
         return Commit(UNKNOWN, None)
     head, package = _git(file.parent, "rev-parse", "HEAD"), file.parents[1]
     tracked = _git(package, "status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)data")
@@ -37,6 +40,17 @@ def read_commit() -> Commit:
     if head is None or tracked is None or inside is None:
         return Commit(head or UNKNOWN, None)
     return Commit(head, bool(tracked or inside))
+
+
+def _warn_if_untrusted(folder: Path) -> None:
+    """Say in one line how to mend it if git reads nothing here because the repository belongs to another user."""
+    for line in complaint_of("git", "-C", str(folder), "rev-parse").splitlines():
+        if (mend := line.strip()).startswith("git config") and "safe.directory" in mend:
+            print(
+                "heteroring: warning: the record will not name its commit, since git does not trust the repository of "
+                f"another user; so it does: {mend}",
+                file=sys.stderr,
+            )
 
 
 def _git(folder: Path, *words: str) -> str | None:

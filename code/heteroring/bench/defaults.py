@@ -27,9 +27,6 @@ GRIDS = {
 # 8 % on two H200s, and by 1 % after such a rest (docs/experiments/ring.md).
 LONGEST_REST_MS = 50.0
 
-WITHOUT_MODELS = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/uneven")
-WITH_MODELS = ("contiguous/lut", "contiguous/formula", "zigzag/lut", "zigzag/formula", "zigzag/balanced")
-
 
 def grid_of(platform: str) -> Grid:
     """That of `platform`; of one that does not exist the CPU's, for whoever measures to complain about the name."""
@@ -38,4 +35,6 @@ def grid_of(platform: str) -> Grid:
 
 def strategies_of(models: object) -> tuple[str, ...]:
     """All strategies that can be had: those that need a fitted model only where there are `models`."""
-    return WITHOUT_MODELS if models is None else WITHOUT_MODELS + WITH_MODELS
+    from heteroring.allocate.strategy import STRATEGIES  # and NumPy with it, which help has no use for
+
+    return tuple(each for each in STRATEGIES if models is not None or each.allocator in ("even", "uneven"))

@@ -19,7 +19,7 @@ from heteroring.allocate import fit
 from heteroring.bench import model_sweep, profile
 from heteroring.bench.launch import check_ranks
 from heteroring.bench.model_bench import prompt
-from heteroring.bench.model_job import DECODED, MODEL_FILES, ModelJob
+from heteroring.bench.model_job import COST, DECODED, ModelJob
 from heteroring.bench.model_metrics import model_cells
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.records import write_rows
@@ -99,7 +99,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
                 measured = profile.run(costs, hang_timeout=HANG_SECONDS, on_progress=on_progress)
             profiles.append(Path(folder, f"pct-{percentage:03d}.csv"))
             write_rows(profiles[-1], measured.rows)
-        fit("cost", "block", profiles).save(Path(folder, MODEL_FILES["balanced"]))
+        fit("cost", COST, profiles).save(Path(folder, f"cost-{COST}.json"))
         job = demo_job(job.seq_lens[0], job.percentages[-1], job.new_tokens, job.seed, Path(folder))
         with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
             sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)

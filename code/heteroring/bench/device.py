@@ -31,6 +31,9 @@ class Device(Protocol):
     def align(self, calls: int = 1) -> None:
         """Have the ranks of the default group begin what they are asked for next, `calls` calls, at the same time."""
 
+    def meet(self) -> None:
+        """Have the hosts of the default group's ranks go on at the same time, with nothing asked of their devices."""
+
     def mark(self) -> Any:
         """The point in time at which everything asked for so far is done."""
 
@@ -42,6 +45,9 @@ class Device(Protocol):
 
     def rest(self, busy_ms: float) -> None:
         """Hold the host until the device, having computed for `busy_ms`, is as it was before."""
+
+    def uuid(self) -> str:
+        """What tells this device from all others; nothing where there is no such thing."""
 
     def describe(self) -> tuple[str, int]:
         """Name, and multiprocessors that this process can use (0 where there is no such thing)."""
@@ -70,6 +76,9 @@ class Cpu:
     def align(self, calls: int = 1) -> None:
         dist.barrier()
 
+    def meet(self) -> None:
+        dist.barrier()
+
     def mark(self) -> int:
         return time.perf_counter_ns()
 
@@ -81,6 +90,9 @@ class Cpu:
 
     def rest(self, busy_ms: float) -> None:
         """One thread does not slow the next call down."""
+
+    def uuid(self) -> str:
+        return ""
 
     def describe(self) -> tuple[str, int]:
         return cpu_model(), 0
@@ -115,6 +127,10 @@ class Cuda:
         torch.cuda._sleep(self.ring_cycles + calls * self.call_cycles)
         dist.all_reduce(torch.zeros(1, device="cuda"))
 
+    def meet(self) -> None:
+        dist.barrier()
+        torch.cuda.synchronize()
+
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
@@ -128,6 +144,10 @@ class Cuda:
 
     def rest(self, busy_ms: float) -> None:
         time.sleep(min(busy_ms, LONGEST_REST_MS) / 1e3)
+
+    def uuid(self) -> str:
+        uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")
+        return f"GPU-{uuid}" if uuid else ""  # as nvidia-smi writes it
 
     def describe(self) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())

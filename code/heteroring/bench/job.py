@@ -1,4 +1,4 @@
-"""One job of measurements: a throttle setting, and everything that is interleaved under it."""
+"""One job of measurements: a throttle setting and a condition, and everything that is interleaved under them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heteroring.allocate import ALLOCATORS, allocation
+from heteroring.allocate import allocation
 from heteroring.allocate.even import even
+from heteroring.allocate.strategy import FITTED, Strategy, check_strategies, name_of
 from heteroring.bench.device import DEVICE_TYPES
 from heteroring.bench.modules import check_layer
-from heteroring.bench.records import MODULES
+from heteroring.bench.records import CONDITIONS, MODULES
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
-from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.partition import Partition
 from heteroring.ring.transport import check_transport
 
 PEERS = ("context_parallel", "sdpa")
@@ -27,12 +28,12 @@ MULTIPLES = {"cpu": 1, "gpu": 256}
 class Job:
     """What `heteroring bench` measures under one throttle setting.
 
-    platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies:
-    "layout/allocator" each. models: folder of the fitted models that lut, formula and balanced need;
-    model_source: the profile that lut and formula were fitted to, whatever the module. multiple: tokens that balanced
-    gives out at a time, 0 for what suits the platform. peers: whether to measure PyTorch's own attention too, on one
-    GPU and by context parallelism. modules: what every strategy is measured of, the attention itself (`attention`) and
-    the layer of the Foundation Model Stack around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens.
+    platform: what it runs on; label: what its rows call that. percentages: one a rank. models: folder of the fitted
+    models that lut, formula and balanced need. multiple: tokens that balanced gives out at a time, 0 for what suits the
+    platform. peers: whether to measure PyTorch's own attention too, on one GPU and by context parallelism. modules:
+    what every strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack
+    around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed
+    (`Measurement`). number: which of several independently started jobs of the same kind this is, from 1.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -45,7 +46,6 @@ class Job:
     strategies: tuple[str, ...]
     shape: Shape = field(default_factory=Shape)
     models: Path | None = None
-    model_source: str = "matmul"
     block: str = "auto"
     transport: str = "auto"
     repetitions: int = 5
@@ -55,25 +55,23 @@ class Job:
     multiple: int = 0
     modules: tuple[str, ...] = ("attention",)
     fms_seq_lens: tuple[int, ...] = ()
+    condition: str = "rested"
+    number: int = 1
 
     def __post_init__(self) -> None:
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup, self.seed)
         check_transport(self.transport)
         check_block(self.block, DEVICE_TYPES.get(self.platform))
-        if self.model_source not in ("matmul", "attention"):
-            raise ValueError(f"model_source {self.model_source!r} is unknown: choose matmul or attention")
-        if not self.strategies:
-            raise ValueError("strategies is empty")
+        object.__setattr__(self, "strategies", check_strategies(self.strategies))
         if self.multiple < 0:
             raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
+        if self.number < 1:
+            raise ValueError(f"job is {self.number}: it must be 1 or more")
         self._check_modules()
+        self._check_condition()
         if self.peers and self.platform != "gpu":
             raise ValueError(f"platform {self.platform!r} has no peers: PyTorch's context parallelism needs 'gpu'")
-        for strategy in self.strategies:
-            split_strategy(strategy)
-            if self.strategies.count(strategy) > 1:
-                raise ValueError(f"strategies holds {strategy} twice")
 
     def _check_modules(self) -> None:
         if not self.modules:
@@ -91,6 +89,14 @@ class Job:
                 raise ValueError("fms_seq_lens is given, but module 'fms' is not measured")
         if self.peers and "attention" not in self.modules:
             raise ValueError("peers are measured beside module 'attention', which is not among the modules")
+
+    def _check_condition(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"condition {self.condition!r} is unknown: choose one of {', '.join(CONDITIONS)}")
+        if self.condition == "captured" and (self.platform != "gpu" or self.modules != ("attention",)):
+            raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
+        if self.condition == "captured" and self.peers:
+            raise ValueError("condition 'captured' has no peers: PyTorch's own calls are not recorded as CUDA graphs")
 
     def lengths(self, module: str) -> tuple[int, ...]:
         """Those that `module` is measured at."""
@@ -118,23 +124,13 @@ class Cell:
             return f"rank {self.rank_alone} alone at {self.partition.seq_len}"
         if self.system in PEERS:
             return f"{self.system} at {self.partition.seq_len}"
-        return f"{self.partition.layout}/{self.allocator} at {self.partition.seq_len}"
+        strategy = name_of(self.partition.layout, self.allocator, self.model_source)
+        return f"{strategy} at {self.partition.seq_len}"
 
     @property
     def rank_alone(self) -> int:
         """The rank that holds every token, of a cell of system `alone` or `sdpa`."""
         return self.partition.block_lens.index(self.partition.seq_len)
-
-
-def split_strategy(strategy: str) -> tuple[str, str]:
-    """(layout, allocator) of "layout/allocator". Raises ValueError if either is unknown."""
-    layout, _, allocator = strategy.partition("/")
-    if layout not in LAYOUTS or allocator not in ALLOCATORS:
-        raise ValueError(
-            f"strategy {strategy!r} is unknown: a layout ({', '.join(LAYOUTS)}), a slash, "
-            f"and an allocator ({', '.join(ALLOCATORS)})"
-        )
-    return layout, allocator
 
 
 def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
@@ -156,18 +152,17 @@ def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
     return tuple(cells), tuple(notes)
 
 
-def _ring_cell(job: Job, module: str, strategy: str, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
-    layout, allocator = split_strategy(strategy)
+def _ring_cell(job: Job, module: str, strategy: Strategy, seq_len: int) -> tuple[Cell, tuple[str, ...]]:
     given = allocation(
-        allocator,
+        strategy.allocator,
         seq_len,
         percentages=job.percentages,
-        profile=_model(job, module, allocator),
-        layout=layout,
+        profile=fitted_model(job.models, strategy, _COSTS[module]),
+        layout=strategy.layout,
         multiple=job.multiple or MULTIPLES[job.platform],
     )
-    partition = Partition(layout, given.block_lens)
-    return Cell("ring", allocator, partition, given.model_source, given.clamped, module), given.notes
+    partition = Partition(strategy.layout, given.block_lens)
+    return Cell("ring", strategy.allocator, partition, given.model_source, given.clamped, module), given.notes
 
 
 def _alone_cells(module: str, seq_len: int, ranks: int) -> Iterator[Cell]:
@@ -183,18 +178,18 @@ def _peer_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
     yield Cell("sdpa", "alone", Partition.contiguous((seq_len, *(0,) * (ranks - 1))))
 
 
-def _model(job: Job, module: str, allocator: str) -> Path | None:
-    """The model file that `allocator` works with for `module`, or None if it needs none."""
-    names = {
-        "lut": f"lut-{job.model_source}.json",
-        "formula": f"formula-{job.model_source}.json",
-        "balanced": f"cost-{_COSTS[module]}.json",
-    }
-    if allocator not in names:
+def fitted_model(models: Path | None, strategy: Strategy, cost: str) -> Path | None:
+    """The file in folder `models` that `strategy` works with, or None if it needs none; `cost` is balanced's profile.
+
+    Raises ValueError, naming the file, if it is needed and not there.
+    """
+    allocator, speeds = strategy.allocator, {each: f"{each}-{strategy.source}.json" for each in FITTED}
+    name = (speeds | {"balanced": f"cost-{cost}.json"}).get(allocator)
+    if name is None:
         return None
-    if job.models is None:
-        raise ValueError(f"allocator {allocator!r} needs a model: name the folder that holds {names[allocator]}")
-    path = job.models / names[allocator]
+    if models is None:
+        raise ValueError(f"allocator {allocator!r} needs a model: name the folder that holds {name}")
+    path = models / name
     if not path.is_file():
         raise ValueError(f"allocator {allocator!r} needs the model {path}, which does not exist")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from statistics import mean, median
 
@@ -13,37 +13,56 @@ from heteroring.bench.records import Measurement, ProfileRow
 from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.ring.work import capacity_bound
 
-CELL = ["platform", "module", "system", "layout", "allocator", "strategy", "seq_len", "percentage"]
+CELL = [
+    "platform",
+    "module",
+    "system",
+    "layout",
+    "allocator",
+    "strategy",
+    "condition",
+    "seq_len",
+    "percentage",
+    "order",
+]
 PROFILE_CELL = ["platform", "kind", "size", "percentage", "dtype"]
-
-# What may not differ between rows of one table, or its cells could not be compared.
-_SETUP = ["platform", "batch", "heads", "kv_heads", "head_dim", "dtype", "causal", "throttle"]
 
 
 def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row a repetition, the columns those of Measurement, with `strategy` and `percentage` beside them.
+    """One row a repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
 
-    percentage is that of the slowest rank; strategy is "layout/allocator", and "alone/rank0" for rank 0
-    alone.
+    percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
+    name (`heteroring.allocate.strategy`), and "alone/rank0" for rank 0 alone.
     """
     table = pd.DataFrame([asdict(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)
+    table["order"] = table["percentages"].map(order_of)
     table["strategy"] = [strategy_of(row) for row in measurements]
     return table
 
 
-def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row for each platform, module, system, strategy, length and percentage.
+def order_of(percentages: Sequence[int]) -> str:
+    """How the ranks' speeds are ordered: "equal", of two ranks "slow last" or "slow first", else the percentages."""
+    if len(set(percentages)) == 1:
+        return "equal"
+    if len(percentages) == 2:
+        return "slow last" if percentages[0] > percentages[1] else "slow first"
+    return " ".join(map(str, percentages))
 
-    latency_ms is the median over repetitions of the slowest rank's time, with its 20th and 80th percentile;
-    busy_ms has the median of each rank. T being that latency,
+
+def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
+    """One row for each platform, module, system, strategy, condition, length, percentage and rank order.
+
+    latency_ms is the median over the repetitions of all jobs of the slowest rank's time, with its 20th and 80th
+    percentile; latency_low_ms and latency_high_ms are the lowest and the highest of the medians of its `jobs`.
+    busy_ms has the median of each rank. T being the latency, and all that it is compared with of the same condition,
 
     - slowdown = T / T_homogeneous, of the even ring in the same layout with every rank at 100 %;
     - efficiency = 1 / slowdown;
-    - speedup = T_even / T, of the even ring in the same layout at the same percentages;
-    - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction =
-    bound_ms / T;
-    - fast_alone_ms = min_r T_r;
+    - speedup = T_even / T, of the even ring in the same layout at the same percentages, in the same order;
+    - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction = bound_ms over
+    the latency in that job: of both the median over jobs;
+    - fast_alone_ms = min_r T_r, the median over jobs;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
     while its kernel waits for a peer's projections (`Measurement`).
 
@@ -52,7 +71,7 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     occur twice.
     """
     table = measurement_table(measurements)
-    for column in _SETUP:
+    for column in Measurement.identity.alike:
         if table.groupby("module")[column].nunique().gt(1).any():
             raise ValueError(f"measurements differ in {column}: {listing(table[column])}")
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
@@ -61,7 +80,7 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
-    check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"))
+    check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"), ("job", "repetition"))
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
@@ -70,6 +89,8 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         "block_lens": first["block_lens"],
         "clamped": first["clamped"],
         **latency_of(group),
+        "jobs": group["job"].nunique(),
+        "job_medians": group.groupby("job")["latency_ms"].median().to_dict(),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],
@@ -77,24 +98,28 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
 
 
 def _against_references(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the metrics that relate a cell to other cells."""
+    """Add the metrics that relate a cell to other cells. job_medians: of each cell, the median of each job."""
+    where = ["module", "condition", "seq_len", "percentages"]
     ring = rows[(rows["system"] == "ring") & (rows["allocator"] == "even")]
-    even = ring.set_index(["module", "layout", "seq_len", "percentages"])["latency_ms"].to_dict()
+    even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()
     alone = {
-        key: dict(zip(group["strategy"], group["latency_ms"], strict=True))
-        for key, group in rows[rows["system"] == "alone"].groupby(["module", "seq_len", "percentages"])
+        key: list(group["job_medians"]) for key, group in rows[rows["system"] == "alone"].groupby(where, sort=False)
     }
 
     def references(row: pd.Series) -> pd.Series:
-        full_speed = (100,) * len(row["percentages"])
-        times = alone.get((row["module"], row["seq_len"], row["percentages"]), {})
-        complete = len(times) == len(row["percentages"])
+        *place, percentages = (row[name] for name in where)
+        ranks, medians = alone.get((*place, percentages), []), row["job_medians"]
+        complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
+        bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
         return pd.Series(
             {
-                "homogeneous": even.get((row["module"], row["layout"], row["seq_len"], full_speed), np.nan),
-                "even": even.get((row["module"], row["layout"], row["seq_len"], row["percentages"]), np.nan),
-                "bound_ms": capacity_bound(list(times.values())) if complete else np.nan,
-                "fast_alone_ms": min(times.values()) if complete else np.nan,
+                "homogeneous": even.get((*place, (100,) * len(percentages), row["layout"]), np.nan),
+                "even": even.get((*place, percentages, row["layout"]), np.nan),
+                "latency_low_ms": min(medians.values()),
+                "latency_high_ms": max(medians.values()),
+                "bound_ms": _median(bounds.values()),
+                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
+                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
             }
         )
 
@@ -103,20 +128,27 @@ def _against_references(rows: pd.DataFrame) -> pd.DataFrame:
         slowdown=rows["latency_ms"] / reference["homogeneous"],
         efficiency=reference["homogeneous"] / rows["latency_ms"],
         speedup=reference["even"] / rows["latency_ms"],
-        bound_ms=reference["bound_ms"],
-        bound_fraction=reference["bound_ms"] / rows["latency_ms"],
-        fast_alone_ms=reference["fast_alone_ms"],
+        **reference.drop(columns=["homogeneous", "even"]),
     )[[*CELL, *_VALUES]]
+
+
+def _median(values: Iterable[float]) -> float:
+    """The median, NaN of nothing."""
+    values = list(values)
+    return median(values) if values else np.nan
 
 
 _VALUES = [
     "percentages",
     "block_lens",
     "clamped",
+    "jobs",
     "repetitions",
     "latency_ms",
     "latency_p20_ms",
     "latency_p80_ms",
+    "latency_low_ms",
+    "latency_high_ms",
     "busy_ms",
     "slowdown",
     "efficiency",
@@ -137,8 +169,10 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     shapes or throttles are mixed, or if a repetition occurs twice.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in _SETUP:
-        if table.groupby("kind")[column].nunique().gt(1).any():
+    for column in ProfileRow.identity.alike:
+        # As `read_rows` has it: a rank at full speed may be measured without what throttles others.
+        free = (column == "throttle") & (table["throttle"] == "none") & (table["percentage"] == 100)
+        if table[~free].groupby("kind")[column].nunique().gt(1).any():
             raise ValueError(f"profile rows differ in {column}: {listing(table[column])}")
     if table.duplicated(["kind", "size", "percentage", "repetition"]).any():
         raise ValueError("a repetition of the profile occurs twice: two files hold the same percentage")

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heteroring.allocate import allocation
+from heteroring.allocate.strategy import check_strategies, name_of
 from heteroring.bench.device import DEVICE_TYPES
-from heteroring.bench.job import MULTIPLES, split_strategy
+from heteroring.bench.job import MULTIPLES, fitted_model
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.shape import check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import check_transport
 
-MODEL_FILES = {"lut": "lut-{source}.json", "formula": "formula-{source}.json", "balanced": "cost-block.json"}
+# The profile that the cost of a model's blocks is fitted to.
+COST = "block"
 TRACED = ("contiguous/even", "zigzag/balanced")
 DECODED = "zigzag/balanced"
 
@@ -23,9 +25,9 @@ DECODED = "zigzag/balanced"
 class ModelJob:
     """What `heteroring model` measures under one throttle setting.
 
-    platform: what it runs on; label: what its rows call that. percentages: one a rank. strategies: "layout/allocator"
-    each. models: folder of the fitted models that lut, formula and balanced need; model_source: the profile that lut
-    and formula were fitted to. multiple: tokens that balanced gives out at a time, 0 for what suits the platform.
+    platform: what it runs on; label: what its rows call that. percentages: one a rank. models: folder of the fitted
+    models that lut, formula and balanced need. multiple: tokens that balanced gives out at a time, 0 for what suits the
+    platform.
     new_tokens: decoded behind the longest prompt, 0 for no decode. A cell is measured `repetitions` times, or until it
     has taken cell_seconds; a slow rank alone would otherwise take most of a job.
 
@@ -40,7 +42,6 @@ class ModelJob:
     seq_lens: tuple[int, ...]
     strategies: tuple[str, ...]
     models: Path | None = None
-    model_source: str = "matmul"
     batch: int = 1
     new_tokens: int = 32
     block: str = "auto"
@@ -58,12 +59,7 @@ class ModelJob:
         for name, least in (("batch", 1), ("new_tokens", 0), ("multiple", 0), ("cell_seconds", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
-        if not self.strategies:
-            raise ValueError("strategies is empty")
-        for strategy in self.strategies:
-            split_strategy(strategy)
-            if self.strategies.count(strategy) > 1:
-                raise ValueError(f"strategies holds {strategy} twice")
+        object.__setattr__(self, "strategies", check_strategies(self.strategies))
         longest = max(self.seq_lens) + self.new_tokens
         if longest > self.model.sizes.max_seq_len:
             raise ValueError(
@@ -92,7 +88,7 @@ class ModelCell:
 
     @property
     def strategy(self) -> str:
-        return f"{self.partition.layout}/{self.allocator}"
+        return name_of(self.partition.layout, self.allocator, self.model_source)
 
     @property
     def label(self) -> str:
@@ -114,19 +110,18 @@ def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
         decodes = longest and job.new_tokens > 0
         cells.append(ModelCell("alone", "alone", Partition.contiguous((seq_len,)), decodes=decodes))
         for strategy in job.strategies:
-            layout, allocator = split_strategy(strategy)
             given = allocation(
-                allocator,
+                strategy.allocator,
                 seq_len,
                 percentages=job.percentages,
-                profile=_model(job, allocator),
-                layout=layout,
+                profile=fitted_model(job.models, strategy, COST),
+                layout=strategy.layout,
                 multiple=job.multiple or MULTIPLES[job.platform],
             )
             cell = ModelCell(
                 "ring",
-                allocator,
-                Partition(layout, given.block_lens),
+                strategy.allocator,
+                Partition(strategy.layout, given.block_lens),
                 given.model_source,
                 given.clamped,
                 decodes and strategy == decoded,
@@ -135,16 +130,3 @@ def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
             cells.append(cell)
             notes += [f"{cell.label}: {note}" for note in given.notes]
     return tuple(cells), tuple(notes)
-
-
-def _model(job: ModelJob, allocator: str) -> Path | None:
-    """The model file that `allocator` works with, or None if it needs none."""
-    if allocator not in MODEL_FILES:
-        return None
-    name = MODEL_FILES[allocator].format(source=job.model_source)
-    if job.models is None:
-        raise ValueError(f"allocator {allocator!r} needs a model: name the folder that holds {name}")
-    path = job.models / name
-    if not path.is_file():
-        raise ValueError(f"allocator {allocator!r} needs the model {path}, which does not exist")
-    return path

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from heteroring.bench.model_records import ModelRow, TraceRow
+from heteroring.bench.model_records import MODEL, ModelRow, TraceRow
 from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.ring.work import capacity_bound
 
@@ -28,10 +28,7 @@ TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
-# The model, and whatever else may not differ between rows of one table.
-_MODEL = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
-_SETUP = ["platform", *_MODEL, "throttle"]
-_KEPT = [*_MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
+_KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
 def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
@@ -52,7 +49,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in _SETUP:
+    for column in ModelRow.identity.alike:
         if table[column].nunique() > 1:
             raise ValueError(f"rows of a model differ in {column}: {listing(table[column])}")
     table["percentage"] = table["percentages"].map(min)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from heteroring.bench.records import DTYPES, MODEL_SOURCES, check_columns, check_split, column
+from heteroring.bench.records import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
 from heteroring.bench.rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
+MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch")
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
@@ -24,6 +26,11 @@ class ModelRow:
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
+
+    identity: ClassVar = Identity(
+        cell=("phase", "system", "layout", "allocator", "seq_len", "percentages", "block_lens", "new_tokens"),
+        alike=("platform", *MODEL, "throttle"),
+    )
 
     platform: str = column(NAME)
     phase: str = column(one_of(*PHASES))
@@ -72,6 +79,10 @@ class TraceRow:
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
+
+    identity: ClassVar = Identity(
+        cell=("strategy", "seq_len", "percentages", "layer", "rank", "kind", "step"), alike=("platform",)
+    )
 
     platform: str = column(NAME)
     strategy: str = column(NAME)

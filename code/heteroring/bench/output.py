@@ -1,4 +1,4 @@
-"""What another program prints."""
+"""What another program prints, and what it complains of."""
 
 from __future__ import annotations
 
@@ -9,8 +9,18 @@ SECONDS = 10.0
 
 def output_of(*command: str) -> str | None:
     """What `command` prints, without the space around it; None if there is no such program, or it fails."""
+    done = _run(command)
+    return done.stdout.strip() if done and done.returncode == 0 else None
+
+
+def complaint_of(*command: str) -> str:
+    """What `command` says on stderr; empty if there is no such program."""
+    done = _run(command)
+    return done.stderr if done else ""
+
+
+def _run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str] | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from heteroring.bench.commit import UNKNOWN, Commit
 from heteroring.bench.output import output_of
-from heteroring.files import atomic_path
+from heteroring.files import atomic_path, read_json, sync
 
 if TYPE_CHECKING:
     from heteroring.bench.launch import Rank
@@ -25,19 +25,32 @@ _ALIKE = ("platform", "torch", "driver", "throttle")
 """What has one value in all records that are merged, if it is known; of throttles, "none" goes with any other."""
 
 
+_ENTRIES = {
+    **dict.fromkeys(("platform", "driver", "torch", "commit", "date", "command", "throttle"), str),
+    **dict.fromkeys(("devices", "multiprocessors", "percentages"), list),
+    "dirty": bool | None,
+    "settings": dict,
+}
+"""What is read of a record, and its type."""
+_OF_ONE_JOB = ("achieved", "gpus", "notes", "row_count", "seconds", "settings")
+"""What says nothing about a platform."""
+_LISTS = {"devices": str, "multiprocessors": int, "percentages": int}
+
+
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank ran on. `throttle` is what its throttle says that it really got."""
+    """What one rank ran on. `throttle` is what its throttle says that it really got; `uuid` is that of a GPU."""
 
     device: str
     multiprocessors: int
     throttle: Mapping[str, float]
+    uuid: str = ""
 
 
 def report(rank: Rank) -> RankReport:
     """The report of `rank`, which is this process."""
     name, multiprocessors = rank.device.describe()
-    return RankReport(name, multiprocessors, dict(rank.throttle.report()))
+    return RankReport(name, multiprocessors, dict(rank.throttle.report()), rank.device.uuid())
 
 
 def provenance(
@@ -48,17 +61,23 @@ def provenance(
     ranks: Sequence[RankReport],
     settings: Mapping[str, Any],
     commit: Commit,
+    row_count: int,
     notes: Sequence[str] = (),
+    seconds: float = 0.0,
+    gpus: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The record of one job, in JSON types.
 
     `platform` is what its rows call it, `settings` what the job was asked to do, `commit` the code that did it,
-    `notes` what is odd about it. Lists have one entry a rank; `multiprocessors` is empty on platforms that have none.
-    What cannot be found out, the commit without git for one, is "unknown", and `dirty` then null.
+    `row_count` how many rows it left, `notes` what is odd about it, `seconds` how long it took, `gpus` how those of
+    this machine fared meanwhile (`heteroring.bench.telemetry`), of which those that ranks ran on are kept. Lists have
+    one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found out, the commit
+    without git for one, is "unknown", and `dirty` then null.
     """
     # Whoever only reads records has no use for torch, which `device` imports.
     from heteroring.bench.device import cpu_model
 
+    known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
     return {
         "platform": platform,
@@ -76,7 +95,10 @@ def provenance(
         "command": shlex.join([_program(), *sys.argv[1:]]),
         "throttle": throttle,
         "percentages": list(percentages),
+        "row_count": row_count,
         "achieved": [dict(rank.throttle) for rank in ranks],
+        "seconds": round(seconds, 1),
+        "gpus": [{"uuid": rank.uuid} | known.get(rank.uuid, {}) for rank in ranks if rank.uuid],
         "settings": dict(settings),
         "notes": [*notes, *_shortfalls(ranks)],
     }
@@ -98,17 +120,27 @@ def _shortfalls(ranks: Sequence[RankReport]) -> Iterator[str]:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write `content` as JSON, whole or not at all. Raises ValueError if `path` cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        dump_json(temporary, content)
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file. Raises ValueError, naming it, if it cannot be read or parsed."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+def dump_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write `content` as JSON over `path`, and wait until it is on the disk."""
+    Path(path).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sync(path)
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The record of a job, or of a platform. Raises ValueError, naming file and entry, if `path` does not hold one."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} is no record of a measurement: a JSON object is needed")
+    for name, kind in _ENTRIES.items():
+        if not isinstance(record.get(name), kind):
+            raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
+    for name, kind in _LISTS.items():
+        if not all(isinstance(entry, kind) for entry in record[name]):
+            raise ValueError(f"{path} is no record of a measurement: its {name} hold what has the wrong type")
+    return record
 
 
 def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -127,7 +159,7 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     unthrottled = [job for job in ordered if set(job["percentages"]) == {100}]
     base = max(unthrottled or ordered, key=lambda job: len(job["devices"]))
     return {
-        **{key: value for key, value in base.items() if key not in ("achieved", "notes", "settings")},
+        **{key: value for key, value in base.items() if key not in _OF_ONE_JOB},
         "commit": " ".join(sorted({job["commit"] for job in ordered})),
         "dirty": _any_dirty(job["dirty"] for job in ordered),
         "date": max(job["date"] for job in ordered),

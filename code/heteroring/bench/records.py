@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import combinations
+from math import isclose
 from pathlib import Path
-from typing import Any, TypeVar
+from statistics import geometric_mean, median
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from heteroring.allocate.profile_table import KINDS
 from heteroring.bench.rules import (
     BOOLEAN,
     COUNT,
@@ -24,16 +27,40 @@ from heteroring.bench.rules import (
     Rule,
     one_of,
 )
-from heteroring.files import atomic_path
+from heteroring.files import atomic_path, read_json, sync
+from heteroring.results.kinds import FOLD_KEYS, KINDS
+from heteroring.results.reader import read_lines, shown
+from heteroring.ring.work import causal_flops, total_pairs
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
+CONDITIONS = ("rested", "sustained", "eager", "captured")
 MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
+_AGAIN = ": delete it and measure again"
+# Latency times speed is the work: to the 9 digits that a file keeps of each.
+_ROUNDING = 1e-7
 
 
 def column(rule: Rule):
     return field(metadata={"rule": rule})
+
+
+class Identity(NamedTuple):
+    """Which rows of a type belong together.
+
+    Rows that agree in `cell` measured the same thing, and differ in `repetition` if they have one. Rows that agree in
+    `group` have one value in each column of `alike`, or they could not be compared. Where `job` is given, one job
+    repeats everything equally often, and it is told from others by these columns.
+    """
+
+    cell: tuple[str, ...]
+    alike: tuple[str, ...]
+    group: tuple[str, ...] = ()
+    job: tuple[str, ...] | None = None
+
+
+_SPLIT = ("layout", "allocator", "model_source", "seq_len", "percentages", "block_lens")
 
 
 @dataclass(frozen=True)
@@ -41,18 +68,30 @@ class Measurement:
     """One repetition of one strategy at one length. Times in milliseconds; lists have one entry a rank.
 
     system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
-    `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). latency_ms is that of the slowest
-    rank. busy_ms is time inside the attention block, what the throttle adds included; 0 for what is not ours. Where the
-    kernel itself waits for the first peer's keys (`heteroring.ring.transport.Joinable`), that counts as busy: a
-    transfer in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums
-    the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
+    `rested`, one call that the host has asked for ahead, after a rest; `sustained`, the mean of calls back to back
+    (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and after;
+    `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its kind, from
+    1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside the attention
+    block, what the throttle adds included; 0 for what is not ours, and under condition `captured`. Where the kernel
+    itself waits for the first peer's keys (`heteroring.ring.transport.Joinable`), that counts as busy: a transfer in
+    the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
+    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
 
+    identity: ClassVar = Identity(
+        cell=("job", "condition", "module", "system", *_SPLIT),
+        alike=("platform", "batch", "heads", "kv_heads", "head_dim", "dtype", "causal", "throttle"),
+        group=("module",),
+        job=("percentages", "condition", "module", "job"),
+    )
+
     platform: str = column(NAME)
     system: str = column(one_of(*SYSTEMS))
     module: str = column(one_of(*MODULES))
+    condition: str = column(one_of(*CONDITIONS))
     seq_len: int = column(COUNT)
     batch: int = column(COUNT)
     heads: int = column(COUNT)
@@ -69,6 +108,7 @@ class Measurement:
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)
     transport: str = column(NAME)
+    job: int = column(COUNT)
     repetition: int = column(INDEX)
     latency_ms: float = column(POSITIVE)
     busy_ms: tuple[float, ...] = column(TIMES)
@@ -87,10 +127,17 @@ class ProfileRow:
     FOLD_KEYS keys, folded into a running result; causal is False. kind `join`: causal attention of size tokens, joined
     with FOLD_KEYS keys that all of them see, in one pass. Other kinds (`attention`, FMS's attention `layer`, a
     whole transformer `block`): size is the sequence length. tflops counts the operations that the result needs, masked
-    pairs not among them.
+    pairs not among them: latency_ms times tflops is their number.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
+
+    identity: ClassVar = Identity(
+        cell=("kind", "size", "percentage"),
+        alike=("platform", "batch", "heads", "kv_heads", "head_dim", "dtype", "causal", "throttle"),
+        group=("kind",),
+        job=("percentage",),
+    )
 
     platform: str = column(NAME)
     kind: str = column(one_of(*KINDS))
@@ -109,6 +156,26 @@ class ProfileRow:
 
     def __post_init__(self) -> None:
         check_columns(self)
+        if self.causal != (self.kind not in ("matmul", "fold")):
+            raise ValueError(f"column causal: {self.causal} in kind {self.kind}")
+        if (needed := self._needed_flops()) is not None and not isclose(self.flops, needed, rel_tol=_ROUNDING):
+            raise ValueError(
+                f"columns latency_ms and tflops: {self.latency_ms:.9g} ms at {self.tflops:.9g} TFLOP/s are "
+                f"{self.flops:.9g} operations, and a {self.kind} of size {self.size} takes {needed}"
+            )
+
+    @property
+    def flops(self) -> float:
+        """The operations that latency and speed amount to."""
+        return self.latency_ms * self.tflops * 1e9
+
+    def _needed_flops(self) -> int | None:
+        """The operations that the operator takes; None where columns do not tell, because a model has the rest."""
+        if self.kind == "matmul":
+            return 2 * self.size**3
+        whole, visited = total_pairs(self.size), self.size * FOLD_KEYS
+        pairs = {"attention": whole, "fold": visited, "join": whole + visited}.get(self.kind)
+        return pairs and causal_flops(self.batch, self.heads, self.head_dim, pairs)
 
 
 Row = TypeVar("Row")
@@ -153,49 +220,56 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
     rows = list(rows)
     if not rows:
         raise ValueError(f"no rows to write to {path}")
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary:
+        dump_rows(temporary, rows)
+
+
+def dump_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+    """Write `rows`, one or more of one type, over `path`, and wait until they are on the disk."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_rules(type(rows[0])))
         writer.writerows(map(to_text, rows))
+    sync(path)
 
 
-def read_rows(path: str | os.PathLike[str], row_type: type[Row]) -> list[Row]:
-    """The rows of a CSV that `write_rows` wrote.
+class _Placed(NamedTuple):
+    """A row, and where it stands: "FILE, line 3"."""
 
-    Raises ValueError, naming the file and, where there is one, line, column and value, if the file is
-    missing, empty or cut short, if columns are missing, unknown or repeated, or if a value breaks its rule.
+    place: str
+    row: Any
+
+
+def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], row_type: type[Row]) -> list[Row]:
+    """The rows of a CSV that `write_rows` wrote, or of several that are read as one.
+
+    Raises ValueError, naming file and, where there is one, line, column and value, if a file is missing, empty or cut
+    short, if columns are missing, unknown or repeated, if a value breaks its rule, if a row is there twice or a
+    repetition is missing, and if rows were measured on different things (`Identity`).
     """
-    text = _text(path)
+    placed: list[_Placed] = []
+    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        placed += (found := list(_placed(path, row_type)))
+        _check_whole(path, found, row_type.identity)
+    _check_once(placed, row_type.identity)
+    _check_alike(placed, row_type.identity)
+    if row_type is ProfileRow:
+        _check_speeds(placed)
+    return [row for _, row in placed]
+
+
+def _placed(path: str | os.PathLike[str], row_type: type[Row]) -> Iterator[_Placed]:
     rules = _rules(row_type)
-    reader = csv.reader(text.splitlines())
-    header = next(reader)
+    columns, lines = read_lines(path, _AGAIN)
     for name in rules:
-        if name not in header:
+        if name not in columns:
             raise ValueError(f"{path}: column {name} is missing")
-    for name in header:
-        if name not in rules or header.count(name) > 1:
-            raise ValueError(f"{path}: column {name!r} is unknown or repeated")
-    rows = []
-    for cells in reader:
-        where = f"{path}, line {reader.line_num}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells for {len(header)} columns")
-        rows.append(_row(row_type, dict(zip(header, cells, strict=True)), where))
-    if not rows:
-        raise ValueError(f"{path}: no rows below the header")
-    return rows
-
-
-def _text(path: str | os.PathLike[str]) -> str:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
-    if not text.endswith("\n"):
-        raise ValueError(f"{path}: the file is cut short, its last line has no end")
-    return text
+    for name in columns:
+        if name not in rules:
+            raise ValueError(f"{path}: column {shown(name)} is unknown")
+    for line, cells in lines:
+        place = f"{path}, line {line}"
+        yield _Placed(place, _row(row_type, dict(zip(columns, cells, strict=True)), place))
 
 
 def _row(row_type: type[Row], cells: dict[str, str], where: str) -> Row:
@@ -209,3 +283,94 @@ def _row(row_type: type[Row], cells: dict[str, str], where: str) -> Row:
         return row_type(**values)
     except ValueError as error:
         raise ValueError(f"{where}, {error}") from None
+
+
+def _key(row: Any, columns: Iterable[str]) -> tuple:
+    return tuple(getattr(row, name) for name in columns)
+
+
+def _named(row: Any, columns: Iterable[str]) -> str:
+    return ", ".join(f"{name} {_rules(type(row))[name].show(getattr(row, name))}" for name in columns)
+
+
+def _check_whole(path: str | os.PathLike[str], placed: Sequence[_Placed], identity: Identity) -> None:
+    """Nothing was cut off at the end of a line, as far as rows and the record beside them can tell.
+
+    Every cell has its repetitions from 0 on, all cells of a job equally many and as many as were asked for, and there
+    are as many rows as were written.
+    """
+    beside = Path(path).with_suffix(".json")
+    record = read_json(beside) if beside.is_file() else None
+    if (written := _entry(record, "row_count")) not in (None, len(placed)):
+        raise ValueError(f"{path}: {len(placed)} rows, and {beside} says that {shown(written)} were written{_AGAIN}")
+    if not hasattr(placed[0].row, "repetition"):
+        return
+    asked = _entry(record, "settings", "repetitions") if identity.job else None
+    cells: dict[tuple, list[Any]] = defaultdict(list)
+    most: dict[tuple, int] = defaultdict(lambda: asked if isinstance(asked, int) else 0)
+    for _, row in placed:
+        job = _key(row, identity.job or identity.cell)
+        cells[_key(row, identity.cell)].append(row)
+        most[job] = max(most[job], row.repetition + 1)
+    for rows in cells.values():
+        there, needed = len({row.repetition for row in rows}), most[_key(rows[0], identity.job or identity.cell)]
+        if there < needed:
+            raise ValueError(
+                f"{path}: rows are missing, {there} of {needed} repetitions are there: "
+                f"{_named(rows[0], identity.cell)}{_AGAIN}"
+            )
+
+
+def _entry(record: Any, *names: str) -> Any:
+    """An entry of a record's entries, by `names` from the outside in; None where there is none."""
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
+
+
+def _check_once(placed: Iterable[_Placed], identity: Identity) -> None:
+    first: dict[tuple, str] = {}
+    for place, row in placed:
+        columns = (*identity.cell, "repetition") if hasattr(row, "repetition") else identity.cell
+        if (other := first.setdefault(_key(row, columns), place)) != place:
+            raise ValueError(f"{place}: the same was measured in {other}: {_named(row, columns)}")
+
+
+def _check_alike(placed: Iterable[_Placed], identity: Identity) -> None:
+    first: dict[tuple, _Placed] = {}
+    for place, row in placed:
+        for name in identity.alike:
+            # A rank at full speed may be measured alone without what throttles others.
+            if name == "throttle" and row.throttle == "none" and getattr(row, "percentage", None) == 100:
+                continue
+            other = first.setdefault((name, *_key(row, identity.group)), _Placed(place, row))
+            if getattr(row, name) != getattr(other.row, name):
+                raise ValueError(
+                    f"{name} is {shown(getattr(other.row, name))} in {other.place} and {shown(getattr(row, name))} in "
+                    f"{place}: rows that are read together are of one platform, throttle, dtype and shape"
+                )
+
+
+def _check_speeds(placed: Sequence[_Placed]) -> None:
+    """An operator of one size takes as many operations in every row, and not far less time on a far slower rank."""
+    first: dict[tuple, _Placed] = {}
+    times: dict[str, dict[int, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    for place, row in placed:
+        times[row.kind][row.percentage][row.size].append(row.latency_ms)
+        other = first.setdefault((row.kind, row.size), _Placed(place, row))
+        if not isclose(row.flops, other.row.flops, rel_tol=_ROUNDING):
+            raise ValueError(
+                f"columns latency_ms and tflops: a {row.kind} of size {row.size} takes {other.row.flops:.9g} "
+                f"operations in {other.place} and {row.flops:.9g} in {place}"
+            )
+    files = ", ".join(dict.fromkeys(place.rpartition(", line ")[0] for place, _ in placed))
+    for kind, by_percentage in times.items():
+        for slow, fast in combinations(sorted(by_percentage), 2):
+            one, other = by_percentage[slow], by_percentage[fast]
+            ratios = [median(one[size]) / median(other[size]) for size in one.keys() & other.keys()]
+            # Half way to what it would be if the columns were swapped; with less between them, noise might do it.
+            if ratios and 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
+                raise ValueError(
+                    f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "
+                    "columns latency_ms and tflops are swapped, or percentages are"
+                )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import pandas as pd
+
+from heteroring.allocate.strategy import name_of
 
 
 class Split(Protocol):
@@ -14,15 +16,16 @@ class Split(Protocol):
     system: str
     layout: str
     allocator: str
+    model_source: str
     seq_len: int
     block_lens: tuple[int, ...]
 
 
 def strategy_of(row: Split) -> str:
-    """What `row` is called: layout/allocator, or alone/rank0 for rank 0 alone."""
+    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone."""
     if row.system == "alone":
         return f"alone/rank{row.block_lens.index(row.seq_len)}"
-    return f"{row.layout}/{row.allocator}"
+    return name_of(row.layout, row.allocator, row.model_source)
 
 
 def listing(values: pd.Series) -> str:
@@ -30,16 +33,18 @@ def listing(values: pd.Series) -> str:
     return ", ".join(str(value) for value in values.unique())
 
 
-def check_cell(group: pd.DataFrame, cell: dict[str, object], same: Iterable[str]) -> None:
+def check_cell(
+    group: pd.DataFrame, cell: dict[str, object], same: Iterable[str], repetition: Sequence[str] = ("repetition",)
+) -> None:
     """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice.
 
-    They may never differ in what computed and carried them.
+    Columns `repetition` tell one from another. They may never differ in what computed and carried them.
     """
     where = ", ".join(f"{name} {value}" for name, value in cell.items())
     for column in (*same, "block", "transport"):
         if group[column].nunique() > 1:
             raise ValueError(f"repetitions differ in {column} ({listing(group[column])}): {where}")
-    if group["repetition"].duplicated().any():
+    if group.duplicated(list(repetition)).any():
         raise ValueError(f"a repetition occurs twice: {where}")
 
 

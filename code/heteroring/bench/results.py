@@ -9,9 +9,12 @@ from typing import Any
 
 import pandas as pd
 
+from heteroring.allocate.strategy import OTHER_SOURCES
 from heteroring.bench.metrics import measurement_table
-from heteroring.bench.provenance import read_json
+from heteroring.bench.provenance import read_record
 from heteroring.bench.records import Measurement, read_rows
+from heteroring.files import read_json, read_text
+from heteroring.results.tables import read_table
 
 _THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}
 
@@ -46,19 +49,19 @@ class Results:
         """
         folder = Path(folder)
         measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
-        provenance = read_json(folder / "provenance.json")
+        provenance = read_record(folder / "provenance.json")
         fitted = [path for part in ("models", "model/models") for path in sorted((folder / part).glob("*.json"))]
         notes = folder / "notes.txt"
         return cls(
             platform=provenance["platform"],
-            cells=_read_table(folder / "derived" / "cells.csv"),
-            profile=_read_table(folder / "derived" / "profile.csv"),
+            cells=read_derived(folder / "derived" / "cells.csv"),
+            profile=read_derived(folder / "derived" / "profile.csv"),
             measurements=measurements,
             models={path.stem: read_json(path) for path in fitted},
             provenance=provenance,
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),
-            notes=" ".join(notes.read_text(encoding="utf-8").split()) if notes.is_file() else "",
+            notes=" ".join(read_text(notes).split()) if notes.is_file() else "",
         )
 
     @property
@@ -72,22 +75,32 @@ class Results:
         return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
 
 
+def headline(cells: pd.DataFrame) -> pd.DataFrame:
+    """The `cells` that most figures and the paper show: rested calls, the slow rank last, as the public study has it.
+
+    Models of speed are fitted to matrix products, as there.
+    """
+    other = cells["strategy"].str.endswith(tuple(f"@{source}" for source in OTHER_SOURCES))
+    return cells[(cells["condition"] == "rested") & (cells["order"] != "slow first") & ~other]
+
+
 _TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory_gb": float}
 
 
 def _read_optional(path: Path) -> pd.DataFrame:
     """The table, or one without rows if that was not measured."""
-    return _read_table(path) if path.is_file() else pd.DataFrame()
+    return read_derived(path) if path.is_file() else pd.DataFrame()
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_derived(path: Path) -> pd.DataFrame:
+    """A derived table, tuples where a column holds one value a rank. Raises ValueError, naming it, if it cannot."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    table = read_table(path)
     for column, parse in _TUPLES.items():
         if column in table:
-            table[column] = [tuple(map(parse, str(text).split())) for text in table[column]]
+            try:
+                table[column] = [tuple(map(parse, text.split())) for text in table[column]]
+            except ValueError as error:
+                raise ValueError(f"{path}, column {column}: {error}") from error
     return table

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from heteroring.results.reader import shown
+
+# Far beyond whatever is measured in milliseconds or TFLOP/s, and near enough to be squared and divided by.
+LEAST, MOST = 1e-12, 1e12
+_MOST_COUNT = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -28,13 +33,13 @@ class Rule:
         except ValueError:
             value = None
         if value is None or not self.holds(value):
-            raise ValueError(f"{text!r} is not {self.says}")
+            raise ValueError(f"{shown(text)} is not {self.says}")
         return value
 
     def check(self, value: Any) -> None:
         """Raises ValueError, naming value and rule, if `value` breaks the rule."""
         if not self.holds(value):
-            raise ValueError(f"{value!r} is not {self.says}")
+            raise ValueError(f"{shown(value)} is not {self.says}")
 
 
 def _number(value: float) -> str:
@@ -45,8 +50,19 @@ def _row(value: tuple) -> str:
     return " ".join(map(_number, value))
 
 
+def _plain(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` without what Python takes for a number besides: 1_000, space around it, digits of other scripts."""
+
+    def parsed(text: str) -> Any:
+        if "_" in text or text != text.strip() or not text.isascii():
+            raise ValueError(text)
+        return parse(text)
+
+    return parsed
+
+
 def _tuple_of(parse: Callable[[str], Any]) -> Callable[[str], tuple]:
-    return lambda text: tuple(map(parse, text.split()))
+    return lambda text: tuple(map(parse, text.split(" ")))
 
 
 def _boolean(text: str) -> bool:
@@ -60,29 +76,33 @@ def one_of(*choices: str) -> Rule:
     return Rule(str, str, choices.__contains__, f"one of {named}")
 
 
-def _positive(value: float) -> bool:
-    return value > 0 and math.isfinite(value)
+_integer, _decimal = _plain(int), _plain(float)
 
 
-NAME = Rule(str, str, lambda text: bool(text.strip()), "a name")
+NAME = Rule(str, str, lambda text: bool(text.strip()) and text.isprintable(), "a name")
 BOOLEAN = Rule(_boolean, str, lambda value: isinstance(value, bool), "True or False")
-COUNT = Rule(int, str, lambda n: n >= 1, "an integer from 1")
-INDEX = Rule(int, str, lambda n: n >= 0, "an integer from 0")
-PERCENTAGE = Rule(int, str, lambda n: 1 <= n <= 100, "an integer from 1 to 100")
-POSITIVE = Rule(float, _number, _positive, "a positive, finite number")
-TIME = Rule(float, _number, lambda t: t >= 0 and math.isfinite(t), "a finite number from 0")
+COUNT = Rule(_integer, str, lambda n: 1 <= n <= _MOST_COUNT, "an integer from 1")
+INDEX = Rule(_integer, str, lambda n: 0 <= n <= _MOST_COUNT, "an integer from 0")
+PERCENTAGE = Rule(_integer, str, lambda n: 1 <= n <= 100, "an integer from 1 to 100")
+POSITIVE = Rule(
+    _decimal, _number, lambda value: LEAST <= value <= MOST, f"a positive, finite number from {LEAST:g} to {MOST:g}"
+)
+TIME = Rule(_decimal, _number, lambda t: 0 <= t <= MOST, f"a finite number from 0 to {MOST:g}")
 INDICES = Rule(
-    _tuple_of(int), _row, lambda row: len(row) > 0 and min(row) >= 0, "a space-separated list of integers from 0"
+    _tuple_of(_integer),
+    _row,
+    lambda row: len(row) > 0 and all(0 <= n <= _MOST_COUNT for n in row),
+    "a space-separated list of integers from 0",
 )
 PERCENTAGES = Rule(
-    _tuple_of(int),
+    _tuple_of(_integer),
     _row,
     lambda row: len(row) > 0 and all(1 <= n <= 100 for n in row),
     "a space-separated list of integers from 1 to 100",
 )
 TIMES = Rule(
-    _tuple_of(float),
+    _tuple_of(_decimal),
     _row,
-    lambda row: len(row) > 0 and all(t >= 0 and math.isfinite(t) for t in row),
-    "a space-separated list of finite numbers from 0",
+    lambda row: len(row) > 0 and all(0 <= t <= MOST for t in row),
+    f"a space-separated list of finite numbers from 0 to {MOST:g}",
 )

@@ -15,7 +15,7 @@ from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.modules import Module, open_module
 from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.records import Measurement
-from heteroring.bench.timing import Busy, Times, no_garbage_collection, timed
+from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.block import choose
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import choose_transport
@@ -46,7 +46,12 @@ def steps(job: Job) -> int:
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
     if job.peers:
         cells += len(PEERS) * len(job.lengths("attention"))
-    return cells * (max(1, job.warmup) + job.repetitions)
+    return cells * (_untimed(job) + job.repetitions)
+
+
+def _untimed(job: Job) -> int:
+    """Calls of each cell before the first repetition: one is verified, and one tells how many are sustained."""
+    return max(2 if job.condition == "sustained" else 1, job.warmup)
 
 
 def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[int], None] | None = None) -> Sweep:
@@ -81,16 +86,20 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     busy = Busy(rank.device)
     with torch.no_grad():
         modules = {name: open_module(name, rank, job, block, busy) for name in job.modules}
-        for cell in cells:
+        warm = [0.0] * len(cells)
+        for index, cell in enumerate(cells):
             _verify(modules[cell.module], cell)
-            for _ in range(job.warmup - 1):
-                _time(rank, modules[cell.module], cell, busy)
+            for _ in range(_untimed(job) - 1):
+                warm[index] = _time(rank, modules[cell.module], cell, busy).latency_ms
+        calls = _calls(rank, job, warm)
         times = {}
         for repetition in range(job.repetitions):
             with no_garbage_collection():
                 for index in order(job, cells, repetition):
                     cell = cells[index]
-                    times[repetition, index] = _time(rank, modules[cell.module], cell, busy)
+                    times[repetition, index] = _time(
+                        rank, modules[cell.module], cell, busy, job.condition, calls[index]
+                    )
     return _RankResult(times, block, transport, report(rank))
 
 
@@ -98,22 +107,31 @@ def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
     """The indices of `cells` in the order of one repetition, the same on every rank.
 
     What is compared, the cells of one module and length, is measured together: a long call leaves a GPU at a lower
-    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition and throttle
-    setting, so that no cell always follows the same other one.
+    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition, job and
+    throttle setting, so that no cell always follows the same other one.
     """
     together: dict[tuple[str, int], list[int]] = {}
     for index, cell in enumerate(cells):
         together.setdefault((cell.module, cell.partition.seq_len), []).append(index)
-    draw, groups = Random(f"{job.seed} {job.percentages} {repetition}"), list(together.values())
+    draw, groups = Random(f"{job.seed} {job.number} {job.percentages} {repetition}"), list(together.values())
     draw.shuffle(groups)
     for group in groups:
         draw.shuffle(group)
     return [index for group in groups for index in group]
 
 
-def _time(rank: Rank, module: Module, cell: Cell, busy: Busy) -> Times:
+def _calls(rank: Rank, job: Job, warm: list[float]) -> list[int]:
+    """How many calls of each cell one time is the mean of, the same on every rank; `warm`: milliseconds of one."""
+    if job.condition != "sustained":
+        return [1] * len(warm)
+    slowest = torch.tensor(warm, dtype=torch.float64, device=rank.torch_device)
+    dist.all_reduce(slowest, dist.ReduceOp.MAX)
+    return [sustained_calls(ms) for ms in slowest.tolist()]
+
+
+def _time(rank: Rank, module: Module, cell: Cell, busy: Busy, condition: str = "rested", calls: int = 1) -> Times:
     with module.prepared(cell) as call:
-        times = timed(call or (lambda: None), busy, rank.device)
+        times = timed(call or (lambda: None), busy, rank.device, condition, calls)
     advance()
     return times
 
@@ -131,6 +149,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
         platform=job.label,
         system=cell.system,
         module=cell.module,
+        condition=job.condition,
         seq_len=partition.seq_len,
         batch=shape.batch,
         heads=shape.heads,
@@ -147,6 +166,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
         block_lens=partition.block_lens,
         block=PEER_BLOCK if cell.system in PEERS else result.block,
         transport=_TRANSPORTS.get(cell.system, result.transport),
+        job=job.number,
         repetition=repetition,
         latency_ms=max(t.latency_ms for t in times),
         busy_ms=tuple(t.busy_ms for t in times),

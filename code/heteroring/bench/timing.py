@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from math import ceil
 from typing import Any, NamedTuple
 
 from heteroring.bench.device import Device
 from heteroring.bench.heartbeat import beat
+
+# Back to back, as layers of a model are: so many calls, but no more than take SUSTAINED_MS, in which a GPU comes to the
+# clock that its power allows, and in any case so few.
+SUSTAINED_CALLS = 32
+SUSTAINED_MS = 1000.0
+FEWEST_SUSTAINED_CALLS = 4
 
 
 class Times(NamedTuple):
@@ -48,14 +56,36 @@ class Busy:
         return sum(self._device.elapsed_ms(start, stop) for start, stop in self._marks)
 
 
-def timed(call: Callable[[], object], busy: Busy, device: Device) -> Times:
-    """Run `call`, which every rank does, and time it on this rank, as `elapsed_ms` does.
+def timed(call: Callable[[], object], busy: Busy, device: Device, condition: str = "rested", calls: int = 1) -> Times:
+    """Time `call`, which every rank makes `calls` times in a row, on this rank under a `condition` (`Measurement`).
 
-    The call's latency is that of the slowest rank.
+    Both times are those of one call. The call's latency is that of the slowest rank.
     """
     busy.forget()
-    latency_ms = elapsed_ms(call, device)
-    return Times(latency_ms, busy.total_ms())
+    by_host = condition in ("eager", "captured")
+    latency_ms = host_ms(call, device) if by_host else elapsed_ms(call, device, calls)
+    # Of a replayed graph no mark tells when it was passed.
+    busy_ms = 0.0 if condition == "captured" else busy.total_ms()
+    return Times(latency_ms / calls, busy_ms / calls)
+
+
+def sustained_calls(call_ms: float) -> int:
+    """How many calls that take `call_ms` each are made back to back under condition `sustained`."""
+    return min(SUSTAINED_CALLS, max(FEWEST_SUSTAINED_CALLS, ceil(SUSTAINED_MS / max(call_ms, 1e-3))))
+
+
+def host_ms(call: Callable[[], object], device: Device) -> float:
+    """Milliseconds by this rank's host from a common start until the device is done; then the device rests."""
+    device.synchronize()
+    beat()
+    device.meet()
+    start = time.perf_counter_ns()
+    call()
+    device.synchronize()
+    elapsed = (time.perf_counter_ns() - start) / 1e6
+    beat()
+    device.rest(elapsed)
+    return elapsed
 
 
 def elapsed_ms(call: Callable[[], object], device: Device, calls: int = 1) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heteroring.bench.results import headline
 from heteroring.figures.select import shown, throttle
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run_details(results: Results, module: str = "") -> str:
     kind = "causal" if row["causal"] else "full"
     return (
         f"{MODULES[row['module']]}, {kind}, batch {row['batch']}, {_heads(row)}, {row['dtype']}; "
-        f"slowest rank, {_median_of(results.cells.repetitions)}."
+        f"slowest rank, {_median_of(headline(results.cells).repetitions)}."
     )
 
 

@@ -37,6 +37,12 @@ CATALOG = {
     ),
     "regression_surface": Entry("regression", "text", "The fitted formula and the points it was fitted to."),
     "bound_fraction": Entry("heterogeneity", "text", "Capacity bound over latency, for every strategy."),
+    "rank_order": Entry(
+        "rank_order",
+        "text",
+        "Latency over the bound with the slow rank at the front of the sequence and at its back.",
+        optional="No ring was measured with the slow rank first",
+    ),
     "rank_timeline": Entry("timeline", "text", "Busy and waiting time of each rank, even against balanced."),
     "module_comparison": Entry(
         "modules",

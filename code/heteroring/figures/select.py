@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from heteroring.bench.results import headline
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -31,20 +33,20 @@ def ring_cells(results: Results, *metrics: str) -> DataFrame:
 
     Rows in which one of `metrics` is not known are left out; MissingRows, saying why, if none is left.
     """
-    rows = results.cells
+    rows = headline(results.cells)
     return _known(results, shown(rows[rows.system == "ring"]), metrics, "system ring")
 
 
 def module_cells(results: Results, module: str, *metrics: str) -> DataFrame:
     """The same of one module: `attention`, the call alone, or `fms`, the whole layer."""
-    rows = results.cells
+    rows = headline(results.cells)
     rows = rows[(rows.system == "ring") & (rows.module == module)]
     return _known(results, rows, metrics, f"module {module}")
 
 
 def peer_cells(results: Results) -> DataFrame:
     """Cells of torch's context_parallel; empty where it was not measured."""
-    rows = results.cells
+    rows = headline(results.cells)
     rows = shown(rows[rows.system == "context_parallel"])
     return rows if rows.empty else _known(results, rows, ("latency_ms",), "system context_parallel")
 

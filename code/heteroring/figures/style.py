@@ -16,6 +16,9 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from heteroring.allocate.strategy import STRATEGIES, Strategy, name_of
+from heteroring.ring.partition import LAYOUTS
+
 # (contiguous, zigzag) colours and the marker of each allocator, in the order in which figures show them
 _ALLOCATORS = {
     "even": (("#B8B8B8", "#404040"), "o"),
@@ -24,10 +27,7 @@ _ALLOCATORS = {
     "formula": (("#CC70B2", "#5E0A66"), "D"),
     "balanced": (("#FB8072", "#A81C14"), "P"),
 }
-LAYOUTS = ("contiguous", "zigzag")
 _RAMP_MARKERS = "osD^vP*X"
-
-STRATEGIES = tuple(f"{layout}/{allocator}" for layout in LAYOUTS for allocator in _ALLOCATORS)
 
 INK = "#000000"
 NOTE_COLOUR = "#555555"
@@ -86,12 +86,10 @@ class Look:
 
 
 def look(strategy: str) -> Look:
-    """The look of `strategy`, written layout/allocator. ValueError for one that does not exist."""
-    layout, _, allocator = strategy.partition("/")
-    if layout not in LAYOUTS or allocator not in _ALLOCATORS:
-        raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
-    (light, dark), marker = _ALLOCATORS[allocator]
-    contiguous = layout == "contiguous"
+    """The look of `strategy`, that of its layout and allocator. ValueError for one that does not exist."""
+    strategy = Strategy(strategy)
+    (light, dark), marker = _ALLOCATORS[strategy.allocator]
+    contiguous = strategy.layout == "contiguous"
     return Look(
         label=strategy,
         colour=light if contiguous else dark,
@@ -105,7 +103,11 @@ def look(strategy: str) -> Look:
 
 def ordered(strategies: Iterable[str]) -> list[str]:
     """The given strategies without duplicates, in the order of every legend."""
-    return sorted(set(strategies), key=lambda strategy: STRATEGIES.index(look(strategy).label))
+
+    def place(strategy: Strategy) -> tuple[int, str]:
+        return STRATEGIES.index(name_of(strategy.layout, strategy.allocator)), strategy
+
+    return sorted(map(Strategy, set(strategies)), key=place)
 
 
 def by_layout(strategies: Iterable[str], *, bars: bool = False) -> list[list[Artist]]:

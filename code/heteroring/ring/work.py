@@ -128,3 +128,12 @@ def capacity_bound(alone: Sequence[float]) -> float:
         if not time > 0:
             raise ValueError(f"time of rank {rank} alone is {time}: it must be positive")
     return 1.0 / sum(1.0 / time for time in alone)
+
+
+def ring_time(partition: Partition, alone: Sequence[float], causal: bool = True) -> float:
+    """Time of a call in which every rank does its score pairs at its own speed, and nothing else takes time.
+
+    alone[r] is the time of rank r for the whole job; the slowest rank's share of it is the answer, in the same unit.
+    """
+    pairs = score_pairs(partition, causal)
+    return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)

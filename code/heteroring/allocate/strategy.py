@@ -1,0 +1,65 @@
+"""Strategies by name: a layout, an allocator and, where a speed model is fitted to another profile, that profile."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from heteroring.ring.partition import LAYOUTS
+
+ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
+# Allocators that read a speed model, and the profile it is fitted to unless another is named, as in the public study.
+FITTED = ("lut", "formula")
+DEFAULT_SOURCE = "matmul"
+OTHER_SOURCES = ("attention",)
+
+
+class Strategy(str):
+    """The name of a strategy, "layout/allocator": "zigzag/balanced", or "zigzag/lut@attention" with another profile.
+
+    It is the text itself, as rows, configurations and legends hold it. Raises ValueError, naming it, if layout,
+    allocator or profile do not exist, or the allocator reads no speed model and a profile is named.
+    """
+
+    def __new__(cls, name: str) -> Self:
+        self = super().__new__(cls, name)
+        known = self.layout in LAYOUTS and self.allocator in ALLOCATORS and "/" in name
+        if not known or ("@" in name and (self.allocator not in FITTED or self.source not in OTHER_SOURCES)):
+            raise ValueError(
+                f"strategy {name!r} is unknown: a layout ({', '.join(LAYOUTS)}), a slash, and an allocator "
+                f"({', '.join(ALLOCATORS)}), of which {' and '.join(FITTED)} may be followed by "
+                f"{', '.join('@' + source for source in OTHER_SOURCES)}"
+            )
+        return self
+
+    @property
+    def layout(self) -> str:
+        return self.partition("/")[0]
+
+    @property
+    def allocator(self) -> str:
+        return self.partition("/")[2].partition("@")[0]
+
+    @property
+    def source(self) -> str:
+        """The profile that a speed model of this strategy is fitted to."""
+        return self.partition("@")[2] or DEFAULT_SOURCE
+
+
+STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
+"""Every layout with every allocator, in the order in which tables and figures show them."""
+
+
+def name_of(layout: str, allocator: str, model_source: str = "") -> str:
+    """What a measured split is called: the name of its strategy; layout/allocator for a baseline that is none."""
+    other = allocator in FITTED and model_source in OTHER_SOURCES
+    return f"{layout}/{allocator}" + f"@{model_source}" * other
+
+
+def check_strategies(strategies: tuple[str, ...]) -> tuple[Strategy, ...]:
+    """`strategies` as such. Raises ValueError if there are none, one is unknown, or one occurs twice."""
+    if not strategies:
+        raise ValueError("strategies is empty")
+    for name in strategies:
+        if strategies.count(name) > 1:
+            raise ValueError(f"strategies holds {name} twice")
+    return tuple(map(Strategy, strategies))

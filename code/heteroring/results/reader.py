@@ -1,0 +1,52 @@
+"""The one reader of CSV files: the text of every cell, or one error that names file, line and defect."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from typing import NamedTuple
+
+from heteroring.files import read_text
+
+
+class Lines(NamedTuple):
+    """A CSV as text: the columns, and for each row below them its line in the file and its cells, one a column."""
+
+    columns: list[str]
+    rows: list[tuple[int, list[str]]]
+
+
+def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
+    """The cells of a CSV. Line ends may be those of any system, and a byte order mark may stand in front.
+
+    `remedy` is said where rows are missing.
+
+    Raises ValueError, naming the file and, where there is one, the line, if the file cannot be read, is empty, has no
+    rows or is cut short, if a column is there twice, and if a row has not one cell a column.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty{remedy}")
+    if not text.endswith("\n"):
+        raise ValueError(f"{path}: the last line has no line end: the file is cut short{remedy}")
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        columns, rows = next(reader), [(reader.line_num, cells) for cells in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not a line of a CSV ({error})") from error
+    for name in columns:
+        if columns.count(name) > 1:
+            raise ValueError(f"{path}: column {shown(name)} is there {columns.count(name)} times")
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns")
+    if not rows:
+        raise ValueError(f"{path}: no rows below the header{remedy}")
+    return Lines(columns, rows)
+
+
+def shown(value: object) -> str:
+    """`value` for an error message, in one line that is not too long to read."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,192 @@
+"""The `heteroring` commands that measure a platform, for the rules and for record.py alike. Needs no package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Profiles that models are fitted to, by kind of model; a layer is profiled where it is measured.
+FITS = {
+    "lut": ("matmul", "attention"),
+    "formula": ("matmul", "attention"),
+    "cost": ("attention", "layer"),
+}
+SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
+RESTED = "rested"
+
+Arguments = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one job of the ring measures: `percentages` of the ranks in rank order, and so on.
+
+    part: "" where one job measures all modules, else "call", "layer", or the condition under which calls are timed.
+    """
+
+    percentages: tuple[int, ...]
+    part: str
+    job: int
+    modules: tuple[str, ...]
+    condition: str
+    strategies: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What its files are called, without suffix."""
+        ranks = "-".join(f"{percentage:03d}" for percentage in self.percentages)
+        return ".".join([f"pct-{ranks}", *([self.part] if self.part else []), f"job-{self.job}"])
+
+
+class Commands:
+    """The commands for a live `platform` of a workflow's `config`, what is written being called `label`.
+
+    modules: those of the config's that can be measured here. A command is a tuple of arguments; `output` is the file
+    that it leaves.
+    """
+
+    def __init__(self, config: Mapping, platform: str, modules: Sequence[str], label: str = "") -> None:
+        self._config, self._platform, self._modules, self._label = config, platform, tuple(modules), label
+        self._settings = config["platforms"][platform]
+        self.percentages = tuple(sorted(config["percentages"], reverse=True))
+        self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
+        self.models = tuple((kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles)
+        self.model_percentages = tuple(sorted(config["model_percentages"], reverse=True))
+        self.model_profiles = tuple(sorted({100, *self.model_percentages}, reverse=True))
+
+    def settings(self) -> list[Setting]:
+        """Every job of the ring, in the order in which what is compared is measured close together.
+
+        That is one job of each kind after another, and in these both rank orders of a percentage side by side.
+        """
+        strategies = (*self._config["strategies"], *self._settings["more_strategies"])
+        headline = self._config["headline"]
+        both = [order for slow in self.percentages for order in self._orders(slow)]
+        last = [(100, slow) for slow in self.percentages if slow in headline["percentages"]]
+        # On a GPU the call can so be recorded before the layer; on a CPU another start costs more than it is worth.
+        parts = {"call": ("attention",), "layer": ("fms",)} if self._platform == "gpu" else {"": self._modules}
+        found = []
+        for job in range(1, self._settings["jobs"] + 1):
+            for part, wanted in parts.items():
+                modules = tuple(module for module in wanted if module in self._modules)
+                found += [Setting(ranks, part, job, modules, RESTED, strategies) for ranks in both if modules]
+                if part != "layer":
+                    found += [
+                        Setting(ranks, condition, job, ("attention",), condition, tuple(headline["strategies"]))
+                        for ranks in last
+                        for condition in self._settings["conditions"]
+                    ]
+        return found
+
+    def _orders(self, slow: int) -> list[tuple[int, int]]:
+        return [(100, slow), (slow, 100)] if slow in self._settings["slow_first"] else [(100, slow)]
+
+    def grid(self) -> dict:
+        """What the measurements of the ring must hold, for their check."""
+        jobs = [
+            {
+                "percentages": list(each.percentages),
+                "condition": each.condition,
+                "job": each.job,
+                "strategies": list(each.strategies),
+                "seq_lens": {module: self._settings[SEQ_LENS[module]] for module in each.modules},
+            }
+            for each in self.settings()
+        ]
+        return {"repetitions": self._settings["repetitions"], "jobs": jobs}
+
+    def profile(self, percentage: int, output: Path | str) -> Arguments:
+        """How fast one rank computes at a percentage."""
+        return self._measuring(
+            "profile",
+            output,
+            *self._shape(),
+            *self._repeats(),
+            *self._fms_lengths(self._modules),
+            percentage=percentage,
+            kinds=_listed(self.profiles),
+            sizes=_listed(self._settings["matmul_sizes"]),
+        )
+
+    def fit(self, kind: str, source: str, profiles: Iterable[Path | str], output: Path | str) -> Arguments:
+        """A model of speed or cost."""
+        return ("fit", *_options(kind=kind, source=source, output=output), *map(str, profiles))
+
+    def bench(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:
+        """One job of the ring, split by the models in a folder."""
+        # PyTorch's context_parallel and single-GPU attention run on CUDA only, and are not recorded as graphs.
+        peers = self._platform == "gpu" and "attention" in setting.modules and setting.condition != "captured"
+        return self._measuring(
+            "bench",
+            output,
+            *self._shape(),
+            *self._repeats(),
+            *self._fms_lengths(setting.modules),
+            *(["--peers"] if peers else []),
+            percentages=_listed(setting.percentages),
+            strategies=_listed(setting.strategies),
+            models=models,
+            module=_listed(setting.modules),
+            condition=setting.condition,
+            job=setting.job,
+        )
+
+    def model_profile(self, percentage: int, output: Path | str) -> Arguments:
+        """What a block of the whole model costs a rank at a percentage."""
+        model = self._settings["model"]
+        # 0 is the model's own.
+        head_dim = model["emb_dim"] // model["heads"] if model["heads"] else 0
+        return self._measuring(
+            "profile",
+            output,
+            *self._model_shape(),
+            percentage=percentage,
+            kinds="attention,fold,block",
+            head_dim=head_dim,
+            repetitions=self._settings["repetitions"],
+        )
+
+    def model(self, percentage: int, models: Path | str, output: Path | str, trace: Path | str) -> Arguments:
+        """The whole model under one throttle setting of the last rank."""
+        options = ("layers", "emb_dim", "new_tokens", "repetitions", "cell_seconds")
+        return self._measuring(
+            "model",
+            output,
+            *self._model_shape(),
+            percentages=f"100,{percentage}",
+            strategies=_listed(self._config["model_strategies"]),
+            models=models,
+            trace=trace,
+            **{key: self._settings["model"][key] for key in options},
+        )
+
+    def _measuring(self, stage: str, output: Path | str, *more: str, **options: object) -> Arguments:
+        label = {"label": self._label} if self._label else {}
+        where = _options(platform=self._platform, **label, throttle=self._settings["throttle"])
+        return (stage, *where, *more, *_options(**options, output=output))
+
+    def _shape(self) -> Arguments:
+        names = ("batch", "heads", "kv_heads", "head_dim", "dtype")
+        lengths = _listed(self._settings["seq_lens"])
+        return _options(seq_lens=lengths, **{name: self._settings[name] for name in names})
+
+    def _repeats(self) -> Arguments:
+        return _options(warmup=self._settings["warmup"], repetitions=self._settings["repetitions"])
+
+    def _fms_lengths(self, modules: Sequence[str]) -> Arguments:
+        return _options(fms_seq_lens=_listed(self._settings["fms_seq_lens"])) if "fms" in modules else ()
+
+    def _model_shape(self) -> Arguments:
+        model = self._settings["model"]
+        names = ("heads", "kv_heads", "dtype")
+        lengths = _listed(model["seq_lens"])
+        return _options(model=model["name"], seq_lens=lengths, **{name: model[name] for name in names})
+
+
+def _options(**options: object) -> Arguments:
+    return tuple(str(text) for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value))
+
+
+def _listed(values: Iterable) -> str:
+    return ",".join(map(str, values))
