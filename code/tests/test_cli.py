@@ -312,6 +312,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
+@pytest.mark.ranks
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "pandas", "numpy", "matplotlib", "sklearn")
     script = (
@@ -334,6 +335,7 @@ def test_help_imports_nothing_heavy():
     ],
     ids=lambda words: f"{words[0]}-{words[-1]}",
 )
+@pytest.mark.ranks
 def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
     without = "import sys; sys.modules['fms'] = None; from heteroring.cli import main; main()"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -347,6 +349,7 @@ def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, wo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ranks
 def test_runs_as_a_module_and_tells_its_version():
     done = run_python("-m", "heteroring", "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
@@ -376,6 +379,7 @@ def test_ctrl_c_that_an_import_drops_still_ends_the_command(tmp_path, monkeypatc
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.ranks
 def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -387,6 +391,7 @@ def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
         signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.ranks
 def test_ctrl_c_ends_a_run_without_a_file(tmp_path):
     output = tmp_path / "out" / "rows.csv"
     words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})

@@ -65,12 +65,14 @@ def printed(example: str, folder: Path) -> list[tuple[int, str]]:
     return [(int(tokens), generated) for _, tokens, generated in found]
 
 
+@pytest.mark.ranks
 def test_attention_example_runs_as_written(tmp_path):
     held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path)]
     assert sum(held) == 4096
     assert max(held) > 3 * min(held)
 
 
+@pytest.mark.ranks
 def test_model_example_runs_as_written(tmp_path):
     pytest.importorskip("fms")
     example = blocks("python")[1]
@@ -81,6 +83,7 @@ def test_model_example_runs_as_written(tmp_path):
     assert len([line for line in example.splitlines() if line and not line.startswith(("import", "from"))]) <= 10
 
 
+@pytest.mark.ranks
 def test_command_line_example_runs_as_written():
     (line,) = re.findall(r"^heteroring allocate .*$", README, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)
