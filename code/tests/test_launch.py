@@ -349,14 +349,15 @@ def finish(folder):
 
 
 @pytest.mark.skipif("signals_to_handle" not in _CONFIGURABLE, reason="this torch heeds every signal")
-@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
 @pytest.mark.ranks
-def test_what_a_run_was_started_to_ignore_does_not_end_it(tmp_path, signum):
+def test_what_a_run_was_started_to_ignore_does_not_end_it(tmp_path):
     """As with nohup, or in the background of a shell without job control."""
-    with parent_of_ranks(tmp_path, "finish", ignored=(signum,)) as parent:
-        os.killpg(parent.pid, signum)
-        time.sleep(1.0)
-        assert parent.poll() is None
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    with parent_of_ranks(tmp_path, "finish", ignored=signals) as parent:
+        for signum in signals:
+            os.killpg(parent.pid, signum)
+            time.sleep(1.0)
+            assert parent.poll() is None, signum
         (tmp_path / "go").touch()
         assert parent.wait(END_SECONDS) == 0
     assert_all_gone(tmp_path)
