@@ -4,9 +4,11 @@
 # PYTHON=python3.12   another interpreter (3.11 or newer); an environment of any other is made anew
 # CORES=4             jobs at a time; measurements still run one by one
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu   the CPU build of torch, a tenth of the download
+# WORKERS=4           tests at a time
 
 PYTHON ?=
 CORES ?= 1
+WORKERS ?= 2
 VENV := .venv
 EXTRAS := fms,workflow,dev
 LOCKED_TORCH := 2.13.0
@@ -14,17 +16,22 @@ LOCKED_TORCH := 2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test lint setup tex readme lock clean help
+.PHONY: paper test test-fast lint setup tex readme lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# Each worker takes a whole group of tests, the longest first.
+PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 paper: setup tex ## build everything; without TeX, everything but the PDF
 	if workflow/setup/tex.sh check; then target=all; else target=all_but_pdf; fi; \
 	$(WITHIN) snakemake --cores $(CORES) $$target
 
 test: setup tex lint ## lint and run every test
-	$(WITHIN) pytest
+	$(WITHIN) pytest $(PARALLEL)
+
+test-fast: setup ## run the tests that start no processes
+	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"
 
 lint: setup ## check style of Python and of the workflow
 	$(WITHIN) ruff check .

@@ -1,11 +1,64 @@
+"""Markers, groups for parallel runs, and pools of ranks, for all tests."""
+
 import os
 import signal
+import subprocess
+from multiprocessing.process import BaseProcess
+from os import PathLike
+from pathlib import Path
 
 import pytest
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
 os.environ["HETERORING_LOCK"] = ""
+STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what uses a pool of ranks, and group the tests that a parallel run must give to one worker.
+
+    Those that share pools, or GPUs, form one group each; the others share what their file sets up. What takes longest
+    comes first, so that no worker begins it when the others are almost done.
+    """
+    for item in items:
+        if {"ranks", "fresh_ranks"} & set(item.fixturenames):
+            item.add_marker("ranks")
+        marks = {mark.name for mark in item.iter_markers()}
+        if "xdist_group" not in marks:
+            gpu, pool = marks & {"gpu", "multigpu"}, "ranks" in item.fixturenames
+            item.add_marker(pytest.mark.xdist_group("gpu" if gpu else "ranks" if pool else item.path.stem))
+    items.sort(key=_place)
+
+
+def _place(item) -> int:
+    """Runs of the workflow first, then the pools of ranks."""
+    if item.get_closest_marker("workflow"):
+        return 0
+    return 1 if item.get_closest_marker("xdist_group").args == ("ranks",) else 2
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Fail a test that starts ranks, a Python or TeX and carries none of the markers that say so."""
+    if STARTS_PROCESSES & {mark.name for mark in item.iter_markers()}:
+        return (yield)
+    popen = subprocess.Popen.__init__
+
+    def checked(process, args, *more, **options):
+        program = args if isinstance(args, str | PathLike) else args[0]
+        if Path(program).name.startswith(("python", "latexmk")):
+            refuse()
+        popen(process, args, *more, **options)
+
+    def refuse(*_):
+        pytest.fail("a test that starts processes must be marked ranks or workflow")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", checked)
+        patch.setattr(BaseProcess, "start", refuse)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -263,6 +263,7 @@ def test_numpy_numbers_are_numbers():
         "import heteroring as hr\nhr.allocate('even', 4, percentages=(1,))\nimport heteroring.allocate",
     ],
 )
+@pytest.mark.ranks
 def test_allocate_is_callable_and_light_however_it_was_imported(lines):
     check = (
         f"{lines}\n"

@@ -278,6 +278,7 @@ def test_fit_names_what_it_does_not_know(tmp_path):
         fit("lut", "conv", tmp_path / "p.csv")
 
 
+@pytest.mark.ranks
 def test_a_saved_formula_predicts_without_scikit_learn(tmp_path):
     MODELS[1].save(tmp_path / "formula.json")
     script = (

@@ -19,6 +19,8 @@ from heteroring.cli import app
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import kv_bytes
 
+pytestmark = pytest.mark.ranks
+
 LENGTHS = (64, 128)
 PERCENTAGES = (50, 100)
 STRATEGIES = ("contiguous/even", "contiguous/lut", "contiguous/formula", "zigzag/even", "zigzag/balanced")

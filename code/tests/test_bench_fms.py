@@ -17,6 +17,8 @@ from heteroring.bench.results import Results
 from heteroring.bench.shape import Shape
 from heteroring.cli import app
 
+pytestmark = pytest.mark.ranks
+
 LENGTHS = {"attention": (64, 128), "fms": (48, 64)}
 STRATEGIES = ("contiguous/even", "contiguous/lut", "zigzag/even", "zigzag/balanced")
 REPETITIONS = 2

@@ -335,6 +335,7 @@ def environment():
     return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
+@pytest.mark.ranks
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "pandas", "numpy", "matplotlib", "sklearn")
     script = (
@@ -357,6 +358,7 @@ def test_help_imports_nothing_heavy():
     ],
     ids=lambda words: f"{words[0]}-{words[-1]}",
 )
+@pytest.mark.ranks
 def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
     without = "import sys; sys.modules['fms'] = None; from heteroring.cli import main; main()"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -370,6 +372,7 @@ def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, wo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ranks
 def test_runs_as_a_module_and_tells_its_version():
     done = run_python("-m", "heteroring", "--version")
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
@@ -428,6 +431,7 @@ def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ranks
 def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -440,6 +444,7 @@ def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
         signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("pattern", "delay"),
     [("heteroring-*", 0.0), ("heteroring-*", 0.5), ("heteroring-*/*/*/*", 0.0), ("heteroring-*/rank1.stack", 0.0)],

@@ -17,7 +17,7 @@ import pytest
 from heteroring.figures import NAMES
 
 pytest.importorskip("snakemake")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.workflow
 
 ROOT = Path(__file__).parents[2]
 HAS_FMS = find_spec("fms") is not None

@@ -40,6 +40,7 @@ def test_lock_of_a_living_run_stays(state):
     assert (state / "locks" / "0.output.lock").exists()
 
 
+@pytest.mark.ranks
 def test_lock_of_a_killed_run_goes(state):
     sign(state, pid=dead_process())
     assert drop_stale_lock(state)
@@ -56,11 +57,13 @@ def test_lock_from_before_a_reboot_goes(state):
     assert drop_stale_lock(state)
 
 
+@pytest.mark.ranks
 def test_lock_of_another_machine_stays(state):
     sign(state, host="another.example", pid=dead_process())
     assert not drop_stale_lock(state)
 
 
+@pytest.mark.ranks
 def test_lock_taken_after_the_last_signature_stays(state):
     sign(state, pid=dead_process())
     later = time.time() + 60

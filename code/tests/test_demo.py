@@ -25,6 +25,7 @@ def found(**changes) -> demo.Demo:
     return demo.Demo(**values | changes)
 
 
+@pytest.mark.ranks
 def test_it_prefills_and_generates_what_one_process_does():
     result = CliRunner().invoke(app, ["demo", "--seq-len", "96", "--new-tokens", "6", "--percentage", "50"])
     assert result.exit_code == 0, result.output

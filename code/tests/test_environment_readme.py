@@ -38,6 +38,7 @@ def printed(example: str, folder: Path) -> list[tuple[int, str]]:
     return [(int(tokens), generated) for _, tokens, generated in found]
 
 
+@pytest.mark.ranks
 def test_attention_example_runs_as_written(tmp_path):
     held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path)]
     assert sum(held) == 4096
@@ -45,6 +46,7 @@ def test_attention_example_runs_as_written(tmp_path):
     assert len(statements(blocks("python")[0])) <= 11
 
 
+@pytest.mark.ranks
 def test_model_example_runs_as_written(tmp_path):
     pytest.importorskip("fms")
     example = blocks("python")[1]
@@ -55,6 +57,7 @@ def test_model_example_runs_as_written(tmp_path):
     assert len(statements(example)) <= 10
 
 
+@pytest.mark.ranks
 def test_command_line_example_runs_as_written():
     (line,) = re.findall(r"^heteroring allocate .*$", WORKFLOW, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)

@@ -14,15 +14,36 @@ from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_o
 
 from heteroring import figures
 from heteroring.figures.select import MissingRows
+from heteroring.figures.style import STRATEGIES, look
 
-each = pytest.mark.parametrize(("name", "grid"), [(name, grid) for grid in GRIDS for name in figures.NAMES])
+pytestmark = pytest.mark.xdist_group("figures")  # drawn once for all files that look at them
 
 
-@each
-def test_text_is_inside_the_page_and_of_readable_size(name, grid):
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("name", figures.NAMES)
+def test_every_figure_is_legible_whole_and_named(name, grid):
     figure = drawn(name, grid)
+    assert_text_is_inside_the_page_and_of_readable_size(figure, figures.WIDTH[name])
+    assert_no_text_covers_another(figure)
+    assert_legends_hide_no_data(figure)
+    for axes in panels(figure):
+        assert axes.lines or axes.patches or axes.collections or axes.images
+    assert_strategies_have_their_own_colours(figure)
+
+    (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
+    words = " ".join(note.get_text().split())
+    assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
+    summary = "in one prefill of" if name == "layer_trace" else f"median of {GRIDS[grid].repetitions}"
+    assert summary in words
+    throttle, other = ("MPS", "paced") if grid == "gpu" else ("paced", "MPS")
+    everything = " ".join(text.get_text() for text in texts(figure)).lower()
+    assert throttle.lower() in everything
+    assert other.lower() not in everything
+
+
+def assert_text_is_inside_the_page_and_of_readable_size(figure, kind):
     width, height = figure.bbox.size
-    assert figure.get_figwidth() == {"column": 3.5, "text": 7.16}[figures.WIDTH[name]]
+    assert figure.get_figwidth() == {"column": 3.5, "text": 7.16}[kind]
     assert figure.get_figheight() <= 9.0
     for text in texts(figure):
         extent = box(text, figure)
@@ -31,9 +52,7 @@ def test_text_is_inside_the_page_and_of_readable_size(name, grid):
         assert 7 <= text.get_fontsize() <= 9, text
 
 
-@each
-def test_no_text_covers_another(name, grid):
-    figure = drawn(name, grid)
+def assert_no_text_covers_another(figure):
     boxes = [(text, box(text, figure)) for text in texts(figure)]
     point = DPI / 72
     for (one, a), (other, b) in combinations(boxes, 2):
@@ -43,9 +62,7 @@ def test_no_text_covers_another(name, grid):
         assert wide <= point or high <= 1.5 * point, (one, other)
 
 
-@each
-def test_legends_hide_no_data(name, grid):
-    figure = drawn(name, grid)
+def assert_legends_hide_no_data(figure):
     legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
     for legend in legends:
         extent = box(legend, figure)
@@ -59,43 +76,9 @@ def test_legends_hide_no_data(name, grid):
                     assert not any(extent.contains(*point) for point in points)
 
 
-@each
-def test_no_panel_is_empty(name, grid):
-    for axes in panels(drawn(name, grid)):
-        assert axes.lines or axes.patches or axes.collections or axes.images
-
-
-@each
-def test_every_figure_names_platform_and_device(name, grid):
-    (note,) = [text for text in texts(drawn(name, grid)) if text.get_gid() == "source-note"]
-    words = " ".join(note.get_text().split())
-    assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
-    summary = "in one prefill of" if name == "layer_trace" else f"median of {GRIDS[grid].repetitions}"
-    assert summary in words
-
-
-def test_cropping_to_what_is_drawn_as_notebooks_do_keeps_the_note():
-    figure = drawn("bound_fraction", "tiny")
-    (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
-    assert figure.get_tightbbox().y0 * DPI <= box(note, figure).y0 + 1
-
-
-@pytest.mark.parametrize("name", figures.NAMES)
-def test_axes_name_the_throttle_that_was_used(name):
-    of_cpu = " ".join(text.get_text() for text in texts(drawn(name, "cpu")))
-    of_gpu = " ".join(text.get_text() for text in texts(drawn(name, "gpu")))
-    assert "paced" in of_cpu.lower()
-    assert "MPS" not in of_cpu
-    assert "MPS" in of_gpu
-    assert "paced" not in of_gpu.lower()
-
-
-@pytest.mark.parametrize(("name", "grid"), [(name, "cpu") for name in figures.NAMES])
-def test_a_strategy_has_its_own_colour_in_every_figure(name, grid):
-    from heteroring.figures.style import STRATEGIES, look
-
+def assert_strategies_have_their_own_colours(figure):
     expected = {strategy: to_hex(look(strategy).colour) for strategy in STRATEGIES}
-    for axes in panels(drawn(name, grid)):
+    for axes in panels(figure):
         for line in axes.get_lines():
             if line.get_label() in expected:
                 assert to_hex(line.get_color()) == expected[line.get_label()]
@@ -104,8 +87,14 @@ def test_a_strategy_has_its_own_colour_in_every_figure(name, grid):
                 assert {to_hex(bar.get_facecolor()) for bar in bars} == {expected[bars.get_label()]}
 
 
-@pytest.mark.parametrize("name", ["strategy_eval", "regression_surface", "rank_timeline"])
-def test_saving_twice_gives_the_same_bytes(name, tmp_path):
+def test_cropping_to_what_is_drawn_as_notebooks_do_keeps_the_note():
+    figure = drawn("bound_fraction", "tiny")
+    (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
+    assert figure.get_tightbbox().y0 * DPI <= box(note, figure).y0 + 1
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    name = "regression_surface"
     paths = [tmp_path / f"{place}.{suffix}" for suffix in ("pdf", "png") for place in "ab"]
     figures.save(name, results("tiny"), paths[0], paths[2])
     figures.save(name, results("tiny"), paths[1], paths[3])
@@ -193,40 +182,42 @@ def test_a_cell_that_occurs_twice_is_refused():
         figures.draw("latency_scaling", twice)
 
 
+NEEDS_FULL_SPEED = {
+    *("strategy_eval", "efficiency_vs_heterogeneity", "matmul_mps_efficiency", "matmul_mps_bars"),
+    "performance_scaling_vs_percentage",
+}
+
+
 @pytest.mark.parametrize("name", figures.NAMES)
 @pytest.mark.parametrize(
-    "change",
+    ("change", "refused"),
     [
-        {"strategies": ("zigzag/even", "zigzag/uneven"), "percentages": (7, 33, 100)},
-        {"strategies": ("contiguous/even", "contiguous/uneven"), "lengths": (1000,), "matmul_sizes": (64,)},
+        ({"strategies": ("zigzag/even", "zigzag/uneven"), "percentages": (7, 33, 100)}, ()),
+        (
+            {
+                "strategies": ("contiguous/even", "contiguous/uneven"),
+                "percentages": (100,),
+                "lengths": (1000,),
+                "matmul_sizes": (64,),
+            },
+            {"matmul_mps_bars"},
+        ),
+        ({"percentages": (50,)}, NEEDS_FULL_SPEED),
     ],
-    ids=["zigzag", "contiguous"],
+    ids=["zigzag", "one contiguous cell", "throttled only"],
 )
-def test_partial_grids_are_drawn(name, change):
-    figure = figures.draw(name, results_of(replace(synthetic.TINY, **change)))
-    figure.draw_without_rendering()
-    assert panels(figure)
-
-
-@pytest.mark.parametrize("name", figures.NAMES)
-@pytest.mark.parametrize("percentage", [50, 100])
-def test_a_single_percentage_is_drawn_or_refused_for_a_reason(name, percentage):
-    single = results_of(replace(synthetic.TINY, percentages=(percentage,)))
-    needs_full_speed = (
-        "strategy_eval",
-        "efficiency_vs_heterogeneity",
-        "matmul_mps_efficiency",
-        "matmul_mps_bars",
-        "performance_scaling_vs_percentage",
-    )
-    refused = needs_full_speed if percentage < 100 else ("matmul_mps_bars",)
+def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
+    partial = results_of(replace(synthetic.TINY, **change))
     if name in refused:
         with pytest.raises(MissingRows, match="100 %"):
-            figures.draw(name, single)
+            figures.draw(name, partial)
     else:
-        assert panels(figures.draw(name, single))
+        figure = figures.draw(name, partial)
+        figure.draw_without_rendering()
+        assert panels(figure)
 
 
+@pytest.mark.ranks
 def test_importing_the_names_imports_no_plotting():
     code = (
         "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 21;"

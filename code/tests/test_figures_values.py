@@ -17,6 +17,7 @@ from heteroring.bench.results import Results, headline
 from heteroring.figures.regression import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 
+pytestmark = pytest.mark.xdist_group("figures")
 grids = pytest.mark.parametrize("grid", GRIDS)
 STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}
 
@@ -253,7 +254,7 @@ def test_achieved_speed_stands_beside_the_diagonal(grid):
 
 @pytest.mark.parametrize("name", sorted(set(figures.NAMES) - {"regression_surface"}))
 def test_noise_leaves_nothing_outside_the_view(name):
-    figure = figures.draw(name, results_of(replace(synthetic.CPU, noise=0.5)))
+    figure = figures.draw(name, results_of(replace(synthetic.CPU, noise=0.5, lengths=(512, 4096))))
     for axes in panels(figure):
         (left, right), (bottom, top) = sorted(axes.get_xlim()), sorted(axes.get_ylim())
         marked = [each for each in axes.get_lines() if each.get_marker() != "None"]

@@ -17,6 +17,8 @@ import pytest
 from fms.models.llama import LLaMA, LLaMAConfig
 from fms.testing._internal.model_test_suite import ModelConfigTestSuite, ModelConsistencyTestSuite
 
+pytestmark = pytest.mark.ranks
+
 
 class TestLlama(ModelConfigTestSuite, ModelConsistencyTestSuite):
     _get_signature_params = ["x"]

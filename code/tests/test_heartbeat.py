@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import time
 
+import pytest
+
 from heteroring.bench.heartbeat import RUNNING, STARTING, Board, _Pulse, beating, join
 
 
@@ -32,6 +34,7 @@ def test_a_rank_writes_its_own_slot_only(tmp_path):
     assert 0 <= time.monotonic() - beats[1].at < 60
 
 
+@pytest.mark.ranks
 def test_no_read_sees_a_half_written_beat(tmp_path):
     board = Board(tmp_path / "board", 1)
     started = time.monotonic()

@@ -106,6 +106,7 @@ print("shared", compiled.metadata.shared, "products", compiled.asm["ptx"].count(
         (128, "bf16", "causal", "late"),
     ],
 )
+@pytest.mark.ranks
 def test_the_compiler_keeps_products_in_flight_and_registers_in_registers(head_dim, dtype, kind, result, tmp_path):
     """ptxas says when it had to serialise wgmma (C75xx) or to spill: in the loop, either would cost much of the speed.
 

@@ -97,6 +97,7 @@ def seconds_since(folder):
     return time.monotonic() - float(Path(folder, "since").read_text())
 
 
+@pytest.mark.ranks
 def test_ranks_return_in_order_and_report_progress(tmp_path):
     seen = []
     results = run(meet, tmp_path, "hello", percentages=(100, 40), on_progress=seen.append)
@@ -106,6 +107,7 @@ def test_ranks_return_in_order_and_report_progress(tmp_path):
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_rank_that_raises_is_named_with_its_traceback(tmp_path, monkeypatch):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -125,6 +127,7 @@ def test_a_rank_that_raises_is_named_with_its_traceback(tmp_path, monkeypatch):
     assert list(scratch.glob("heteroring*")) == list(scratch.glob("torchelastic*")) == []
 
 
+@pytest.mark.ranks
 def test_a_rank_that_is_killed_is_named(tmp_path):
     with pytest.raises(RankError) as caught:
         run(signal_self, tmp_path, 1, signal.SIGKILL)
@@ -135,6 +138,7 @@ def test_a_rank_that_is_killed_is_named(tmp_path):
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_rank_that_hangs_is_named_with_its_stack(tmp_path):
     with pytest.raises(RankError) as caught:
         run(sleep_forever, tmp_path, 1, hang_timeout=2.0)
@@ -148,6 +152,7 @@ def test_a_rank_that_hangs_is_named_with_its_stack(tmp_path):
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_stopped_rank_counts_as_hanging(tmp_path):
     with pytest.raises(RankError) as caught:
         run(signal_self, tmp_path, 0, signal.SIGSTOP, hang_timeout=2.0)
@@ -166,6 +171,7 @@ def wait_for_rank_1(rank, folder, seconds):
     return rank.rank
 
 
+@pytest.mark.ranks
 def test_a_rank_may_wait_for_as_long_as_another_works(tmp_path):
     assert run(wait_for_rank_1, tmp_path, 7.0, hang_timeout=4.0) == [0, 1]
 
@@ -183,6 +189,7 @@ def compute_a_little(rank, folder):
     return rank.rank
 
 
+@pytest.mark.ranks
 def test_a_rank_that_is_slowed_for_long_does_not_hang(tmp_path):
     """At 2 %, 0.14 seconds become seven."""
     assert run(compute_a_little, tmp_path, percentages=(100, 2), hang_timeout=4.0) == [0, 1]
@@ -242,6 +249,7 @@ def die_when_done(rank, folder):
     dist.destroy_process_group = dist.barrier = lambda: time.sleep(4.0 * (rank.rank == 0))
 
 
+@pytest.mark.ranks
 def test_a_rank_that_dies_after_its_work_is_done_is_named(tmp_path):
     with pytest.raises(RankError) as caught:
         run(die_when_done, tmp_path)
@@ -250,6 +258,7 @@ def test_a_rank_that_dies_after_its_work_is_done_is_named(tmp_path):
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_stopped_rank_does_not_outlive_one_that_dies(tmp_path):
     with pytest.raises(RankError) as caught:
         run(stop_one_kill_other, tmp_path)
@@ -316,6 +325,7 @@ def parent_of_ranks(tmp_path, function, *args, ignored=(), seconds=120):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.ranks
 def test_ranks_end_with_their_parent(tmp_path, signum):
     with parent_of_ranks(tmp_path, "interrupt_parent") as parent:
         parent.send_signal(signum)
@@ -339,18 +349,21 @@ def finish(folder):
 
 
 @pytest.mark.skipif("signals_to_handle" not in _CONFIGURABLE, reason="this torch heeds every signal")
-@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
-def test_what_a_run_was_started_to_ignore_does_not_end_it(tmp_path, signum):
+@pytest.mark.ranks
+def test_what_a_run_was_started_to_ignore_does_not_end_it(tmp_path):
     """As with nohup, or in the background of a shell without job control."""
-    with parent_of_ranks(tmp_path, "finish", ignored=(signum,)) as parent:
-        os.killpg(parent.pid, signum)
-        time.sleep(1.0)
-        assert parent.poll() is None
+    signals = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
+    with parent_of_ranks(tmp_path, "finish", ignored=signals) as parent:
+        for signum in signals:
+            os.killpg(parent.pid, signum)
+            time.sleep(1.0)
+            assert parent.poll() is None, signum
         (tmp_path / "go").touch()
         assert parent.wait(END_SECONDS) == 0
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_run_that_ignores_a_hangup_still_ends_when_told_to(tmp_path):
     with parent_of_ranks(tmp_path, "interrupt_parent", ignored=(signal.SIGHUP,)) as parent:
         os.killpg(parent.pid, signal.SIGHUP)
@@ -360,6 +373,7 @@ def test_a_run_that_ignores_a_hangup_still_ends_when_told_to(tmp_path):
     assert_all_gone(tmp_path)
 
 
+@pytest.mark.ranks
 def test_a_run_that_was_stopped_as_a_whole_goes_on(tmp_path):
     """As by Ctrl-Z and fg."""
     with parent_of_ranks(tmp_path, "finish") as parent:

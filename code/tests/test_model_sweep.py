@@ -67,6 +67,7 @@ def measured(tmp_path_factory):
     return folder, rows, read_rows(folder / "trace-050.csv", TraceRow)
 
 
+@pytest.mark.ranks
 class TestMeasured:
     def test_every_cell_is_there(self, measured):
         _, rows, _ = measured
@@ -197,6 +198,7 @@ def test_a_trace_over_the_rows_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.ranks
 def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
     output, trace = tmp_path / "pct-050.csv", tmp_path / "trace-050.csv"
     trace.write_text("of an earlier job")

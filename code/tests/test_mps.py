@@ -105,6 +105,7 @@ def test_a_daemon_that_was_killed_takes_its_server_along(control):
     assert not any(map(alive, started))
 
 
+@pytest.mark.ranks
 def test_ctrl_c_ends_the_daemon_of_a_whole_process(control, tmp_path):
     code = (
         "import time\n"

@@ -35,6 +35,7 @@ def test_outputs_are_stripped():
             assert cell.metadata == {}
 
 
+@pytest.mark.ranks
 def test_notebook_runs_on_a_platform_that_it_finds(tmp_path, monkeypatch):
     synthetic.write_platform(tmp_path / "tiny", synthetic.TINY)
     (tmp_path / "unfinished" / "bench").mkdir(parents=True)
@@ -61,11 +62,13 @@ def percent_behind_the_best(platform: Path) -> list[float]:
     return [round(100 * (ms / row.latency_ms.min() - 1), 1) for row in rows for ms in row.latency_ms]
 
 
+@pytest.mark.ranks
 def test_notebook_runs_on_a_platform_without_models(tmp_path, monkeypatch):
     synthetic.write_platform(tmp_path / "tiny", replace(synthetic.TINY, model=False))
     executed(tmp_path, monkeypatch)
 
 
+@pytest.mark.ranks
 def test_without_tables_the_notebook_says_what_makes_them(tmp_path, monkeypatch):
     with pytest.raises(CellExecutionError, match=r"no tables under .*heteroring aggregate"):
         executed(tmp_path, monkeypatch)

@@ -226,6 +226,7 @@ def build(folder: Path, main, live) -> Path:
 
 @pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
 @pytest.mark.parametrize("case", ["one-platform", "two-platforms", "attention-only"])
+@pytest.mark.ranks
 def test_the_paper_builds_with_a_clean_log(tmp_path, case):
     bare = ATTENTION_ONLY if case == "attention-only" else {}
     live = synthetic_results(replace(TINY, **bare))

@@ -83,6 +83,7 @@ print("done")
 """
 
 
+@pytest.mark.ranks
 def test_covered_products_are_taken_over_and_others_left():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("done\n", "")

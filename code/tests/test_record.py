@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from heteroring import cli
 from record import jobs, left_to_do, plan, record
 
+pytestmark = pytest.mark.ranks
+
 SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "record.py"
 CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())

@@ -25,7 +25,7 @@ def whole(seq_len, heads, kv_heads, dtype, head_dim=16, batch=2, seed=0):
     return tuple(torch.randn(batch, h, seq_len, head_dim, generator=g).to(dtype) for h in (heads, kv_heads, kv_heads))
 
 
-def recording(log, block):
+def recording(pairs, block):
     """`block`, noting the score pairs of each call, none of which is empty or masked but on its diagonal."""
 
     def record(q, k, v, *, scale, causal_offset=None, **keywords):
@@ -33,54 +33,17 @@ def recording(log, block):
         assert causal_offset in (None, 0)
         assert m > 0
         assert n > 0
-        log.append(m * n if causal_offset is None else m * (m + 1) // 2)
+        pairs.append(m * n if causal_offset is None else m * (m + 1) // 2)
         return block(q, k, v, scale=scale, causal_offset=causal_offset, **keywords)
 
     return record
 
 
-def ring(rank, world_size, layout, lens, causal, heads, kv_heads, dtype, seed):
+def ring(rank, world_size, layout, lens, causal, dtype, seed):
+    """This rank's out and LSE, the score pairs of each block that it computed, and the bytes that it received."""
     partition = Partition(layout, lens)
-    q, k, v = (hr.shard(x, partition, rank, 2) for x in whole(partition.seq_len, heads, kv_heads, dtype, seed=seed))
-    log = []
-    out, lse = hr.ring_attention(q, k, v, partition, causal=causal, block=recording(log, resolve("auto", q.device)))
-    return out, lse, log
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("world_size", "lens"), CASES, ids=lambda x: str(x).replace(" ", ""))
-def test_the_ring_is_as_accurate_as_torch_on_one_rank(ranks, layout, causal, dtype, world_size, lens):
-    partition = Partition(layout, lens)
-    seed = torch.seed() % 2**31
-    results = ranks(world_size).run(ring, layout, lens, causal, 4, 2, dtype, seed)
-    out = hr.unshard([r[0] for r in results], partition, 2)
-    lse = hr.unshard([r[1] for r in results], partition, 2)
-    assert out.dtype == dtype
-    assert lse.dtype == torch.float32
-    q, k, v = whole(partition.seq_len, 4, 2, dtype, seed=seed)
-    positions = torch.arange(partition.seq_len)
-    mask = positions[None, :] <= positions[:, None] if causal else None
-    want, want_lse = attention64(q, k, v, *((positions, positions) if causal else ()))
-    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
-
-
-@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
-@pytest.mark.parametrize(("world_size", "lens"), CASES, ids=lambda x: str(x).replace(" ", ""))
-def test_each_rank_computes_just_the_pairs_of_its_queries(ranks, layout, causal, world_size, lens):
-    results = ranks(world_size).run(ring, layout, lens, causal, 2, 2, torch.float32, 1)
-    assert tuple(sum(log) for _, _, log in results) == score_pairs(Partition(layout, lens), causal)
-    if layout == "contiguous" and causal:
-        assert [len(log) for _, _, log in results] == [
-            sum(n > 0 for n in lens[: rank + 1]) if lens[rank] else 0 for rank in range(world_size)
-        ]
-
-
-def counted(rank, world_size, layout, lens):
-    """Bytes that this rank really received."""
-    received = []
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in whole(partition.seq_len, 4, 2, dtype, seed=seed))
+    pairs, received = [], []
     send_receive = torch.distributed.batch_isend_irecv
 
     def count(operations):
@@ -89,19 +52,41 @@ def counted(rank, world_size, layout, lens):
 
     torch.distributed.batch_isend_irecv = count
     try:
-        ring(rank, world_size, layout, lens, True, 4, 2, torch.float32, 0)
+        out, lse = hr.ring_attention(
+            q, k, v, partition, causal=causal, block=recording(pairs, resolve("auto", q.device))
+        )
     finally:
         torch.distributed.batch_isend_irecv = send_receive
-    return sum(received)
+    return out, lse, pairs, sum(received)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize(
+    ("causal", "dtype"),
+    [(True, torch.float32), (True, torch.bfloat16), (False, torch.float32)],
+    ids=["causal-fp32", "causal-bf16", "dense-fp32"],
+)
 @pytest.mark.parametrize(("world_size", "lens"), CASES, ids=lambda x: str(x).replace(" ", ""))
-def test_messages_carry_the_keys_that_are_seen_and_no_padding(ranks, layout, world_size, lens):
+def test_the_ring_is_as_accurate_as_torch_and_does_no_more_than_it_must(ranks, layout, causal, dtype, world_size, lens):
+    """No rank computes a pair that is masked, or receives a key that it does not see."""
     partition = Partition(layout, lens)
-    size = {"batch": 2, "kv_heads": 2, "head_dim": 16, "itemsize": 4}
-    expected = [kv_bytes(partition, rank, **size) for rank in range(world_size)]
-    assert ranks(world_size).run(counted, layout, lens) == expected
+    seed = torch.seed() % 2**31
+    outs, lses, pairs, received = zip(*ranks(world_size).run(ring, layout, lens, causal, dtype, seed), strict=True)
+    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
+    assert out.dtype == dtype
+    assert lse.dtype == torch.float32
+    q, k, v = whole(partition.seq_len, 4, 2, dtype, seed=seed)
+    positions = torch.arange(partition.seq_len)
+    mask = positions[None, :] <= positions[:, None] if causal else None
+    want, want_lse = attention64(q, k, v, *((positions, positions) if causal else ()))
+    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
+
+    assert tuple(map(sum, pairs)) == score_pairs(partition, causal)
+    if layout == "contiguous" and causal:
+        expected = [sum(n > 0 for n in lens[: rank + 1]) if lens[rank] else 0 for rank in range(world_size)]
+        assert list(map(len, pairs)) == expected
+    size = {"batch": 2, "kv_heads": 2, "head_dim": 16, "itemsize": dtype.itemsize}
+    assert list(received) == [kv_bytes(partition, rank, causal=causal, **size) for rank in range(world_size)]
 
 
 def events(rank, world_size):

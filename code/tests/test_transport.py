@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from streams import Stream, driver, run_in_some_order, word
 
 from heteroring.ring import copy_engine, mailbox
@@ -56,7 +58,6 @@ def posted(rank, world_size, partition, causal):
     return lists, right
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.parametrize("partition", [p for p in PARTITIONS if p.world_size == 3], ids=str)
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
 def test_gpu_ranks_post_one_send_and_one_receive_in_every_step(ranks, partition, causal):
@@ -149,33 +150,40 @@ def tokens_first(x):
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
+orders = st.builds(Random, st.integers(0, 2**32 - 1))
+
+
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-@pytest.mark.parametrize("shape", [as_they_come, tokens_first])
-@pytest.mark.parametrize("seed", range(20))
-def test_copies_of_calls_in_flight_never_meet_whatever_the_order(monkeypatch, world_size, shape, seed):
+@settings(max_examples=15, deadline=None)
+@given(random=orders, shape=st.sampled_from([as_they_come, tokens_first]))
+def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, random, shape):
     """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
-    random = Random(seed)
-    host = Host(world_size, monkeypatch)
-    monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
-    choices = [p for p in PARTITIONS if p.world_size == world_size]
-    calls = [random.choice(choices) for _ in range(8)]
-    seen = [enqueue(host, rank, call, p, shape, random) for call, p in enumerate(calls) for rank in range(world_size)]
-    run_in_some_order(host.computes + host.lanes, random)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = Host(world_size, monkeypatch)
+        monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
+        choices = [p for p in PARTITIONS if p.world_size == world_size]
+        calls = [random.choice(choices) for _ in range(8)]
+        seen = [
+            enqueue(host, rank, call, p, shape, random) for call, p in enumerate(calls) for rank in range(world_size)
+        ]
+        run_in_some_order(host.computes + host.lanes, random)
     expected = [18 * len(messages(partition, rank, True).receives) for partition in calls for rank in range(world_size)]
     assert [len(each) for each in seen] == expected
     assert all(all(each) for each in seen)
     assert not any(flags.any() for flags in host.flags)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_calls_on_several_streams_follow_one_another(monkeypatch, seed):
+@settings(max_examples=10, deadline=None)
+@given(random=orders)
+def test_calls_on_several_streams_follow_one_another(random):
     """A call reads slots, and sets flags, that the call before it on another stream may not be through with."""
-    random, host = Random(seed), Host(2, monkeypatch)
-    streams, partition, seen = [host.computes, [Stream(), Stream()]], Partition.zigzag((9, 5)), []
-    for call in range(6):
-        host.computes = random.choice(streams)
-        seen += [enqueue(host, rank, call, partition, as_they_come, random) for rank in range(2)]
-    run_in_some_order([*streams[0], *streams[1], *host.lanes], random)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = Host(2, monkeypatch)
+        streams, partition, seen = [host.computes, [Stream(), Stream()]], Partition.zigzag((9, 5)), []
+        for call in range(6):
+            host.computes = random.choice(streams)
+            seen += [enqueue(host, rank, call, partition, as_they_come, random) for rank in range(2)]
+        run_in_some_order([*streams[0], *streams[1], *host.lanes], random)
     assert all(all(each) for each in seen)
 
 

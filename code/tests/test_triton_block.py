@@ -23,7 +23,6 @@ from heteroring.kernels import tuned  # noqa: E402
 from heteroring.kernels.triton_block import block  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
-LENGTHS = (1, 17, 63, 111, 129)
 
 
 def visible_keys(m, n, offset):
@@ -105,8 +104,7 @@ def poisoned_memory(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
 
 
-@pytest.mark.parametrize("n", LENGTHS)
-@pytest.mark.parametrize("m", LENGTHS)
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 129), (129, 1), (17, 63), (63, 111), (111, 17), (129, 129)])
 def test_dense_rectangles_of_odd_size(m, n):
     q, k, v = operands(m, n)
     assert_close(block(q, k, v, scale=0.125), q, k, v, 0.125, None)
@@ -115,25 +113,11 @@ def test_dense_rectangles_of_odd_size(m, n):
 @pytest.mark.parametrize(
     ("m", "n", "offset"),
     [
-        (m, n, offset)
-        for m, n in ((1, 1), (17, 63), (63, 17), (111, 111), (129, 64))
-        for offset in (
-            -m - 5,
-            -m,
-            -m + 1,
-            -20,
-            -1,
-            0,
-            1,
-            13,
-            32,
-            n - m,
-            n - 2,
-            n - 1,
-            n + 1000,
-            2**40,
-            -(2**40),
-        )
+        *((1, 1, offset) for offset in (-1, 0)),
+        *((17, 63, offset) for offset in (-(2**40), -17, -16, 46, 2**40)),  # none, none, one query; the last key too
+        *((63, 17, offset) for offset in (-20, -1, 15, 16)),  # all keys seen by some queries; all but one pair; all
+        *((111, 111, offset) for offset in (-32, 0, 1, 13, 32)),  # the diagonal within tiles, and along their borders
+        *((129, 64, offset) for offset in (-65, 62, 63)),  # a last tile of one query
     ],
 )
 def test_causal_offsets(m, n, offset):
@@ -141,8 +125,18 @@ def test_causal_offsets(m, n, offset):
     assert_close(block(q, k, v, scale=0.125, causal_offset=offset), q, k, v, 0.125, offset)
 
 
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("dtype", "head_dim"),
+    [
+        (torch.float32, 64),
+        (torch.float32, 256),
+        (torch.float16, 64),
+        (torch.float16, 96),
+        (torch.bfloat16, 96),
+        (torch.bfloat16, 128),
+    ],
+    ids=str,
+)
 def test_types_and_head_sizes(dtype, head_dim):
     q, k, v = operands(63, 111, head_dim=head_dim, dtype=dtype)
     out, lse = block(q, k, v, scale=head_dim**-0.5, causal_offset=40)
@@ -151,8 +145,7 @@ def test_types_and_head_sizes(dtype, head_dim):
     assert_close((out, lse), q, k, v, head_dim**-0.5, 40)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 1), (4, 2), (6, 6), (8, 2)])
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 8, 2), (2, 3, 3), (3, 4, 1)])
 def test_query_heads_share_kv_heads(batch, heads, kv_heads):
     q, k, v = operands(33, 63, heads=heads, kv_heads=kv_heads, batch=batch)
     assert_close(block(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
@@ -210,8 +203,11 @@ def test_folding_into_a_result_of_16_bits(dtype):
     torch.testing.assert_close(lse.cpu().double(), want_lse, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("cuts", [(0, 63, 111), (0, 1, 2, 111), (0, 50, 50, 111)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "cuts"),
+    [(torch.float32, (0, 63, 111)), (torch.bfloat16, (0, 1, 2, 111)), (torch.float32, (0, 50, 50, 111))],
+    ids=str,
+)
 def test_folding_parts_equals_attention_over_all_keys(cuts, dtype):
     q, k, v = operands(40, 111, heads=4, kv_heads=2, dtype=dtype)
     offset = 60
@@ -268,8 +264,10 @@ def test_zero_lengths_launch_nothing(m, n, monkeypatch):
     assert (running[1] == 1).all()
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-@pytest.mark.parametrize(("m", "n", "offset"), [(40, 129, 10), (33, 100, -7), (1, 64, 0), (100, 300, 63)])
+@pytest.mark.parametrize(
+    ("m", "n", "offset", "poison"),
+    [(40, 129, 10, math.nan), (33, 100, -7, math.inf), (1, 64, 0, math.inf), (65, 200, 31, math.nan)],
+)
 def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
     q, k, v = operands(m, n)
     seen = m + offset
@@ -281,8 +279,15 @@ def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
 
 
 @pytest.mark.skipif(GPU, reason="counts the products that the interpreter executes")
-@pytest.mark.parametrize("offset", [None, -300, -129, -40, -1, 0, 31, 32, 100, 500])
-@pytest.mark.parametrize(("m", "n"), [(129, 111), (64, 200), (1, 97)])
+@pytest.mark.parametrize(
+    ("m", "n", "offset"),
+    [
+        (129, 111, None),
+        *((129, 111, offset) for offset in (-129, -40, -1, 0)),
+        *((64, 200, offset) for offset in (31, 32, 500)),
+        *((1, 97, offset) for offset in (-1, 31, 32)),
+    ],
+)
 def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch):
     from triton.runtime.interpreter import InterpreterBuilder
 
@@ -360,6 +365,7 @@ def test_bad_operands_are_named(change, message):
     ],
     ids=["no triton", "no GPU"],
 )
+@pytest.mark.ranks
 def test_what_is_missing_shows_on_use_only(prelude, message):
     program = f"""{prelude}
 import torch
