@@ -65,7 +65,7 @@ def test_command_line_example_runs_as_written():
     assert sum(lens) == 65536
 
 
-@pytest.mark.slow
+@pytest.mark.workflow
 def test_snakemake_commands_need_no_further_options(tmp_path):
     """The figures that README asks for, in one dry run: without --cores, and without a profile of the user's."""
     pytest.importorskip("snakemake")
