@@ -58,7 +58,7 @@ def ring_prefill(
     honest prompts, nor can one prompt that is padded.
 
     A model may be compiled in place, by `model.compile()`, which leaves the ring's attention as it is. The first calls,
-    and the first with another shape, then take a minute longer.
+    and the first of another shape, then take up to a minute longer.
 
     Raises ValueError, on every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than
     the model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or other
