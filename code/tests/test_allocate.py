@@ -212,6 +212,8 @@ class TestProfile:
         ({"percentages": (100, float("nan"))}, "percentage of rank 1 is nan"),
         ({"percentages": "10"}, "percentage of rank 0 is '1'"),
         ({"layout": "striped"}, "layout 'striped' is unknown"),
+        ({"causal": "no"}, "causal is 'no': it must be True or False"),
+        ({"causal": 1}, "causal is 1: it must be True or False"),
     ],
 )
 def test_bad_input_is_named(name, change, message):
