@@ -33,31 +33,32 @@ KINDS = {
 }
 
 
-def called(rank, world_size, verb, block, lens, dtype, device="cpu", **keywords):
+def called(rank, world_size, verb, block, lens, dtype, device="cpu", keywords=None):
     """(kind, operands that have it, contiguous copies of this rank's q, k and v, result) of a call for each of them.
 
     The result of ring_attention is (out, lse), that of ring_decode (out,).
     """
+    chosen = ("q", "k", "v", "qkv")
     if block == "triton" and device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
+        chosen = chosen[-1:]  # the interpreter takes a second for what the others compute in milliseconds
     partition = Partition.zigzag(lens)
     results = []
     for kind, of in KINDS.items():
-        # One by one too, but where the interpreter would take minutes.
-        for changed in ("qkv",) if block == "triton" and device == "cpu" else ("q", "k", "v", "qkv"):
+        for changed in chosen:
             g = torch.Generator().manual_seed(len(results))
             tensors = {}
             for name, heads in (("q", HEADS), ("k", KV_HEADS), ("v", KV_HEADS)):
                 tokens = 1 if verb == "ring_decode" and name == "q" else sum(lens)
                 x = torch.randn(BATCH, heads, tokens, HEAD_DIM, generator=g).to(device, dtype)
-                if verb != "ring_decode" or name != "q":
+                if verb == "ring_attention" or name != "q":
                     x = hr.shard(x, partition, rank, 2)
                 tensors[name] = of(x) if name in changed else x
             operands = tensors.values()
             if verb == "ring_decode":
-                result = (hr.ring_decode(*operands, block=block, **keywords),)
+                result = (hr.ring_decode(*operands, block=block, **(keywords or {})),)
             else:
-                result = hr.ring_attention(*operands, partition, block=block, **keywords)
+                result = hr.ring_attention(*operands, partition, block=block, **(keywords or {}))
             copies = [x.clone(memory_format=torch.contiguous_format).cpu() for x in operands]
             results.append((kind, changed, copies, [x.cpu() for x in result]))
     return results
@@ -67,14 +68,12 @@ def joined(answers, verb, lens):
     """The whole q, k, v and result of each call, from the ranks' answers of `called`, and what names it."""
     partition = Partition.zigzag(lens)
     for parts in zip(*answers, strict=True):
-        kind, changed = parts[0][:2]
-        q, k, v = (
-            hr.unshard([part[2][i] for part in parts], partition, 2) if verb != "ring_decode" or i else parts[0][2][0]
-            for i in range(3)
-        )
+        kind, changed, copies, result = parts[0]
+        whole = [hr.unshard(each, partition, 2) for each in list(zip(*(part[2] for part in parts), strict=True))[-2:]]
         if verb == "ring_decode":
-            result = parts[0][3]
             assert all(torch.equal(part[3][0], result[0]) for part in parts)
+            whole.insert(0, copies[0])
         else:
-            result = [hr.unshard([part[3][i] for part in parts], partition, 2) for i in range(2)]
-        yield f"{changed} {kind}", (q, k, v), result
+            whole.insert(0, hr.unshard([part[2][0] for part in parts], partition, 2))
+            result = [hr.unshard(each, partition, 2) for each in zip(*(part[3] for part in parts), strict=True)]
+        yield f"{changed} {kind}", whole, result

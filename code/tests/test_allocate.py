@@ -233,6 +233,8 @@ class TestProfile:
         ({"percentages": (100, -10)}, "percentage of rank 1 is -10"),
         ({"percentages": (100, float("nan"))}, "percentage of rank 1 is nan"),
         ({"layout": "striped"}, "layout 'striped' is unknown"),
+        ({"causal": "no"}, "causal is 'no': it must be True or False"),
+        ({"causal": 1}, "causal is 1: it must be True or False"),
     ],
 )
 def test_bad_input_is_named(name, change, message):

@@ -12,6 +12,7 @@ from ranks import Ranks
 import heteroring as hr
 from heteroring.kernels.block import resolve
 from heteroring.kernels.hopper_block import ARCHITECTURE
+from heteroring.ring import agreement
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import choose_transport
 
@@ -146,6 +147,16 @@ class TestTwoRanksOnce:
             assert right
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_a_block_that_fails_on_one_rank_leaves_the_other_and_the_next_call_right(self, gpus, transport):
+        assert gpus.run(failing, transport) == [[None, True], [True, True]]
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_the_switch_compares_calls_of_agreed_kinds(self, gpus, transport):
+        for said, right in gpus.run(all_compared, transport):
+            assert said == "ranks disagree on causal: rank 0 has True, rank 1 has False"
+            assert right
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
     @pytest.mark.parametrize("lens", [(1500, 548), (1536, 512)], ids=str)
     def test_a_call_can_be_captured_in_a_graph(self, gpus, transport, lens):
         for errors in gpus.run(captured, transport, lens):
@@ -218,14 +229,47 @@ def half_way(rank, world_size):
     want = hr.ring_attention(*shards, partition, broken, transport="copy-engine")
 
     def fails(*args, **kwargs):
-        raise MemoryError
+        raise KeyboardInterrupt
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(KeyboardInterrupt):
         hr.ring_attention(*shards, partition, broken, transport="copy-engine", block=fails)
     with pytest.raises(RuntimeError) as error:
         hr.ring_attention(*shards, partition, broken, transport="copy-engine")
     got = hr.ring_attention(*shards, partition, new, transport="copy-engine")
     return str(error.value), all(map(torch.equal, want, got))
+
+
+def failing(rank, world_size, transport):
+    """Whether a call whose block fails on rank 0 is right, None where it raises, and whether the next one is."""
+    partition = Partition.zigzag((1280, 768))
+    shards = [hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 3)]
+    want, right = hr.ring_attention(*shards, partition, transport=transport), []
+
+    def fails(*args, **kwargs):
+        raise MemoryError
+
+    for block in ("auto" if rank else fails, "auto"):
+        try:
+            got = hr.ring_attention(*shards, partition, transport=transport, block=block)
+            right.append(all(map(torch.equal, want, got)))
+        except MemoryError:
+            right.append(None)
+    return right
+
+
+def all_compared(rank, world_size, transport):
+    """What is said, under the switch, where ranks mix two kinds that all have agreed on; whether a graph is right."""
+    partition = Partition.zigzag((1280, 768))
+    shards = [hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 3)]
+    want = [hr.ring_attention(*shards, partition, causal=causal, transport=transport)[0] for causal in (True, False)]
+    agreement._COMPARE = "every"
+    try:
+        with pytest.raises(agreement.Disagreement) as error:
+            hr.ring_attention(*shards, partition, causal=rank == 0, transport=transport)
+        got = hr.CapturedRing(*shards, partition, transport=transport)()[0]
+    finally:
+        agreement._COMPARE = ""
+    return str(error.value), torch.equal(got, want[0])
 
 
 def captured(rank, world_size, transport, lens):

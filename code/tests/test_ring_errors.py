@@ -124,6 +124,20 @@ def bad_single(**changes):
         ({"q": torch.ones(1, 4, 5, 8, requires_grad=True)}, "forward only"),
         ({"block": "cuda"}, "block backend 'cuda' is unknown"),
         ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
+        ({"q": None}, "q is of type NoneType: it must be a tensor"),
+        ({"k": torch.ones(1, 2, 5, 8).numpy()}, "k is of type ndarray: it must be a tensor"),
+        (dict.fromkeys("qkv", torch.ones(1, 2, 5, 8, device="meta")), "q is on meta: there are kernels for cpu and"),
+        ({"v": torch.ones(1, 2, 5, 8).to_sparse()}, "v is torch.sparse_coo: it must be a dense, strided tensor"),
+        (
+            dict.fromkeys("qkv", torch.ones(1, 2, 5, 8).to(torch.float8_e4m3fn)),
+            "q is torch.float8_e4m3fn, .* one floating-point dtype of 16, 32 or 64 bits",
+        ),
+        ({"causal": 1}, "causal is 1: it must be True or False"),
+        ({"causal": "no"}, "causal is 'no': it must be True or False"),
+        ({"scale": "x"}, "scale is 'x': it must be a real number"),
+        ({"scale": True}, "scale is True: it must be a real number"),
+        ({"scale": torch.tensor(0.5)}, "scale is tensor.0.5000.: it must be a real number"),
+        ({"group": 0}, "group is 0: it must be a ProcessGroup, or None for all processes"),
     ],
 )
 def test_bad_arguments_are_refused(changes, words):
