@@ -175,7 +175,7 @@ def test_bench_with_models_measures_every_strategy_of_the_grid(monkeypatch):
 
 
 def test_what_was_measured_is_printed_beside_its_bound():
-    grid = replace(synthetic.GPU, lengths=(4096,), percentages=(50,), noise=0.0, modules=("attention",))
+    grid = replace(synthetic.GPU, lengths=(4096,), percentages=(50,), slow_first=(), noise=0.0, modules=("attention",))
     rows = [Measurement(**row) for row in synthetic.measurement_rows(grid, np.random.default_rng(0))]
     table = summary(rows)
     columns = [list(column.cells) for column in table.columns]

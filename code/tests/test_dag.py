@@ -302,7 +302,6 @@ def test_a_percentage_can_be_taken_out_and_put_back_without_measuring(tree, buil
     [
         ("percentages: [100, 50, 20, 10]", {"profile": 1, "bench": 2}),
         ("percentages: [100, 50]\nplatforms: {cpu: {more_strategies: [zigzag/lut@attention]}}", {"bench": 4}),
-        ("platforms: {cpu: {slow_first: [50, 20], jobs: 1}}", {"bench": 1}),
         ("platforms: {cpu: {warmup: 2}}", {"profile": 3, "bench": 8}),
     ],
 )

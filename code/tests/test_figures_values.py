@@ -320,6 +320,37 @@ def test_rank_timeline_adds_up_to_the_latency(grid):
             assert waiting.get_x() + waiting.get_width() == pytest.approx(max(row.latency_ms, busy))
 
 
+def test_rank_order_shows_latency_over_bound_beside_what_pairs_predict():
+    """In panels contiguous and zigzag; a filled mark has the slow rank last. Without the other order it is a note."""
+    strategies = tuple(
+        f"{layout}/{name}" for layout in ("contiguous", "zigzag") for name in ("even", "balanced", "lut")
+    )
+    grid = replace(synthetic.GPU, lengths=(65536,), percentages=(30, 100), slow_first=(30,), strategies=strategies)
+    grid = replace(grid, modules=("attention",), model=False, noise=0.0)
+    results = results_of(grid)
+    figure = figures.draw("rank_order", results)
+    assert [axes.get_title() for axes in panels(figure)] == ["contiguous", "zigzag"]
+    marks = {line.get_label(): line for axes in panels(figure) for line in axes.lines if "," in line.get_label()}
+    assert set(marks) == {
+        f"{layout}/{name}, slow {end}"
+        for layout in ("contiguous", "zigzag")
+        for name in ("even", "balanced")
+        for end in ("last", "first")
+    }
+    cells = results.cells.set_index(["strategy", "order"])
+    for name, mark in marks.items():
+        row = cells.loc[tuple(name.split(", "))]
+        assert list(mark.get_xdata()) == [30, 100]
+        assert mark.get_ydata()[0] == pytest.approx(row.latency_ms / row.bound_ms)
+        assert (mark.get_markerfacecolor() == "white") == name.endswith("first")
+    speed = grid.attention_speed(30)
+    for end, expected in (("last", 3 / (4 * speed)), ("first", max(1 / (4 * speed), 3 / 4))):
+        mark = marks[f"contiguous/even, slow {end}"]
+        assert mark.get_ydata()[0] == pytest.approx(expected * (1 + speed), rel=1e-2)
+    other = replace(results, cells=results.cells[results.cells.order != "slow first"])
+    assert "No ring was measured with the slow rank first" in texts(figures.draw("rank_order", other))[0].get_text()
+
+
 def test_bound_fraction_of_the_fast_rank_alone_is_the_bound_over_its_time():
     axes = panel(drawn("bound_fraction", "gpu"), "64K tokens")
     cells = ring("gpu")

@@ -5,7 +5,8 @@ import math
 import pytest
 from rows import measurement, profile_row
 
-from heteroring.bench.metrics import cells, profile_cells
+from heteroring.bench.metrics import cells, order_of, profile_cells
+from heteroring.bench.results import headline
 
 
 def repeated(latencies, **changes):
@@ -63,6 +64,55 @@ def test_the_bound_comes_from_each_rank_alone_in_the_same_job(table):
     assert cell.bound_fraction == pytest.approx(8 / 12)
     assert cell.fast_alone_ms == 10.0
     assert table.loc["zigzag/even", 100].bound_ms == pytest.approx(5.0)
+
+
+def test_jobs_are_pooled_and_each_has_its_own_bound():
+    """Medians over all repetitions of all jobs; what is compared within a job is, and the middle job counts."""
+    rows = []
+    for number, (ring, fast, slow) in enumerate([(10.0, 10.0, 40.0), (20.0, 30.0, 60.0), (12.0, 10.0, 40.0)], 1):
+        rows += repeated([ring, ring + 1, ring + 2], job=number)
+        rows += [*alone(0, [fast], job=number), *alone(1, [slow], job=number)]
+    cell = cells(rows).set_index("strategy").loc["zigzag/even"]
+    assert (cell.jobs, cell.repetitions) == (3, 9)
+    assert (cell.latency_ms, cell.latency_low_ms, cell.latency_high_ms) == (13.0, 11.0, 21.0)
+    assert cell.bound_ms == pytest.approx(8.0)
+    assert cell.bound_fraction == pytest.approx(8 / 11)  # of 8 / 11, 20 / 21 and 8 / 13, the one in the middle
+    assert cell.fast_alone_ms == 10.0
+
+
+def test_orders_and_conditions_are_cells_of_their_own_and_compared_with_their_like():
+    first, sustained = {"percentages": (50, 100)}, {"condition": "sustained"}
+    rows = [
+        *repeated([4.0], percentages=(100, 100)),
+        *repeated([5.0], percentages=(100, 100), **sustained),
+        *repeated([8.0]),
+        *repeated([2.0], allocator="uneven"),
+        *repeated([6.0], **first),
+        *repeated([3.0], allocator="uneven", **first),
+        *repeated([10.0], **sustained),
+        *repeated([4.0], allocator="lut", model_source="matmul"),
+        *repeated([1.0], allocator="lut", model_source="attention"),
+    ]
+    table = cells(rows).set_index(["strategy", "order", "condition"])
+    assert list(table.index[:2]) == [("zigzag/even", "equal", "rested"), ("zigzag/even", "equal", "sustained")]
+    assert table.loc["zigzag/uneven", "slow last", "rested"].speedup == 4.0
+    assert table.loc["zigzag/uneven", "slow first", "rested"].speedup == 2.0
+    assert table.loc["zigzag/even", "slow first", "rested"].slowdown == 1.5
+    assert table.loc["zigzag/even", "slow last", "sustained"].slowdown == 2.0
+    assert table.loc["zigzag/lut", "slow last", "rested"].latency_ms == 4.0
+    assert table.loc["zigzag/lut@attention", "slow last", "rested"].latency_ms == 1.0
+    shown = headline(table.reset_index())
+    assert set(shown.strategy) == {"zigzag/even", "zigzag/uneven", "zigzag/lut"}
+    assert set(shown.order) == {"equal", "slow last"}
+    assert set(shown.condition) == {"rested"}
+
+
+@pytest.mark.parametrize(
+    ("percentages", "order"),
+    [((100, 100), "equal"), ((100, 10), "slow last"), ((10, 100), "slow first"), ((100, 30, 50), "100 30 50")],
+)
+def test_rank_orders_are_named(percentages, order):
+    assert order_of(percentages) == order
 
 
 def test_imbalance_is_the_busiest_over_the_mean(table):

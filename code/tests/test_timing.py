@@ -4,7 +4,7 @@ import pytest
 
 from heteroring.bench import profile
 from heteroring.bench.device import Cuda
-from heteroring.bench.timing import Busy, Times, timed
+from heteroring.bench.timing import Busy, Times, sustained_calls, timed
 
 
 class Clock:
@@ -15,6 +15,9 @@ class Clock:
 
     def align(self, calls=1):
         self.asked.append("align")
+
+    def meet(self):
+        self.asked.append("meet")
 
     def mark(self):
         return self.now
@@ -45,6 +48,39 @@ def test_a_call_is_timed_from_a_common_start_and_rested_from():
     assert timed(call, busy, clock) == Times(10.0, 7.0)
     assert timed(lambda: None, busy, clock) == Times(0.0, 0.0)
     assert clock.asked == ["align", "compute", 10.0, "align", 0.0]
+
+
+def test_sustained_calls_follow_one_another_and_one_takes_their_mean():
+    clock = Clock()
+    busy = Busy(clock)
+    work = busy.wrap(lambda: clock.compute(6.0))
+    assert timed(work, busy, clock, "sustained", 4) == Times(6.0, 6.0)
+    assert clock.asked == ["align", *["compute"] * 4, 24.0]
+
+
+@pytest.mark.parametrize("condition", ["eager", "captured"])
+def test_the_host_is_timed_until_its_device_is_done(monkeypatch, condition):
+    """The device's clock goes on by 6 ms in the call, the host's by 2 in it and by 5 until the device is done."""
+    clock, host = Clock(), [0]
+    monkeypatch.setattr("heteroring.bench.timing.time.perf_counter_ns", lambda: host[0])
+    busy = Busy(clock)
+    work = busy.wrap(lambda: clock.compute(6.0))
+
+    def call():
+        host[0] += 2_000_000
+        work()
+
+    def synchronize():
+        host[0] += 5_000_000
+
+    clock.synchronize = synchronize
+    assert timed(call, busy, clock, condition) == Times(7.0, 0.0 if condition == "captured" else 6.0)
+    assert clock.asked == ["meet", "compute", 7.0]
+
+
+@pytest.mark.parametrize(("call_ms", "calls"), [(0.0, 32), (10.0, 32), (50.0, 20), (356.0, 4), (5000.0, 4)])
+def test_short_calls_are_sustained_in_larger_number(call_ms, calls):
+    assert sustained_calls(call_ms) == calls
 
 
 def test_a_profile_rests_after_all_calls_of_a_repetition():

@@ -12,6 +12,7 @@ from heteroring.ring.work import (
     extra_rows,
     kv_bytes,
     next_rows,
+    ring_time,
     score_pairs,
     shard_pairs,
     total_pairs,
@@ -138,3 +139,22 @@ def test_next_rows_by_hand():
     assert next_rows(Partition.contiguous((8, 4, 6)), causal=False) == (8, 4, 6)
     assert next_rows(Partition.zigzag((8, 0))) == (0, 0)
     assert next_rows(Partition.zigzag((8,))) == (0,)
+
+
+@pytest.mark.parametrize("s", [0.1, 1 / 3, 0.5, 0.9])
+def test_the_time_of_a_ring_is_what_its_closed_forms_say(s):
+    """A slow rank of speed s beside one of speed 1: time over capacity bound, by hand, long prompts."""
+    n, alone = 1_000_000, {"last": (1.0, 1 / s), "first": (1 / s, 1.0)}
+    bound = 1 / (1 + s)
+    small = round(n * s / (1 + s))
+    even = {"last": (n // 2, n // 2), "first": (n // 2, n // 2)}
+    proportional = {"last": (n - small, small), "first": (small, n - small)}
+    expected = {
+        ("contiguous", "last"): (3 * (1 + s) / (4 * s), (2 + s) / (1 + s)),
+        ("contiguous", "first"): (max(1 + s, 3 * s * (1 + s)) / (4 * s), (1 + 2 * s) / (1 + s)),
+        ("zigzag", "last"): ((1 + s) / (2 * s), 1.0),
+        ("zigzag", "first"): ((1 + s) / (2 * s), 1.0),
+    }
+    for (layout, order), forms in expected.items():
+        found = [ring_time(Partition(layout, lens[order]), alone[order]) / bound for lens in (even, proportional)]
+        assert found == pytest.approx(forms, rel=1e-5), (layout, order)
