@@ -196,6 +196,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
     assert (tmp_path / "rows.csv").read_text() == "older"
 
 
+@pytest.mark.ranks
 def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, "No space left on device")
