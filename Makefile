@@ -20,15 +20,16 @@ SHELL := bash
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-# Each worker takes a whole group of tests, the longest first.
-PARALLEL := --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+# Each worker takes a whole file at a time, in the order of conftest.py.
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 paper: setup tex ## build everything; without TeX, everything but the PDF
 	if workflow/setup/tex.sh check; then target=all; else target=all_but_pdf; fi; \
 	$(WITHIN) snakemake --cores $(CORES) $$target
 
 test: setup tex lint ## lint and run every test
-	$(WITHIN) pytest $(PARALLEL)
+	$(WITHIN) pytest $(PARALLEL) -m "not gpu and not multigpu"
+	if nvidia-smi -L > /dev/null 2>&1; then $(WITHIN) pytest -m "gpu or multigpu"; fi
 
 test-fast: setup ## run the tests that start no processes
 	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"

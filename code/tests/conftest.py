@@ -1,4 +1,4 @@
-"""Markers, groups for parallel runs, and pools of ranks, for all tests."""
+"""Markers, and pools of ranks, for all tests."""
 
 import os
 import signal
@@ -17,26 +17,18 @@ STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what uses a pool of ranks, and group the tests that a parallel run must give to one worker.
+    """Mark what uses a pool of ranks. Of files, put first what takes longest: the workflow, and what starts ranks.
 
-    Those that share pools, or GPUs, form one group each; the others share what their file sets up. What takes longest
-    comes first, so that no worker begins it when the others are almost done.
+    In a parallel run, no worker then begins them when the others are almost done.
     """
+    places = {}
     for item in items:
         if {"ranks", "fresh_ranks"} & set(item.fixturenames):
             item.add_marker("ranks")
         marks = {mark.name for mark in item.iter_markers()}
-        if "xdist_group" not in marks:
-            gpu, pool = marks & {"gpu", "multigpu"}, "ranks" in item.fixturenames
-            item.add_marker(pytest.mark.xdist_group("gpu" if gpu else "ranks" if pool else item.path.stem))
-    items.sort(key=_place)
-
-
-def _place(item) -> int:
-    """Runs of the workflow first, then the pools of ranks."""
-    if item.get_closest_marker("workflow"):
-        return 0
-    return 1 if item.get_closest_marker("xdist_group").args == ("ranks",) else 2
+        place = 0 if "workflow" in marks else 1 if "ranks" in marks else 2
+        places[item.path] = min(place, places.get(item.path, place))
+    items.sort(key=lambda item: places[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

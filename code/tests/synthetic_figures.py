@@ -1,4 +1,4 @@
-"""Figures of the synthetic grids, drawn and laid out once a session, and ways to measure what is on them."""
+"""Figures of the synthetic grids, drawn once a process, and ways to measure what is on them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ def results(grid: str) -> synthetic.SyntheticResults:
 
 
 @cache
+def plotted(name: str, grid: str) -> Figure:
+    """Figure `name` with its data, for tests that look at nothing else; one object for all of them."""
+    return figures.draw(name, results(grid))
+
+
+@cache
 def drawn(name: str, grid: str) -> Figure:
-    """Figure `name` after its layout has been computed; one object for all tests, which only look at it."""
-    figure = figures.draw(name, results(grid))
+    """Figure `name` after its layout, which takes as long again, has been computed."""
+    figure = plotted(name, grid)
     figure.set_dpi(DPI)
     with paper_style():
         figure.draw_without_rendering()

@@ -201,6 +201,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
     assert (tmp_path / "rows.csv").read_text() == "older"
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("writer", "named"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")]
 )

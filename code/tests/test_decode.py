@@ -12,8 +12,6 @@ import heteroring as hr
 from heteroring.kernels.block import resolve
 from heteroring.ring import decode
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 SHARDS = {
     1: [(1,), (63,)],
     2: [(33, 31), (59, 5), (111, 0), (0, 1)],

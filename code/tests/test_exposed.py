@@ -5,7 +5,6 @@ import pytest
 from heteroring.bench.exposed import Line, run
 
 
-@pytest.mark.xdist_group("ranks")
 @pytest.mark.ranks
 def test_every_split_is_measured_by_every_transport_that_there_is():
     arguments = ["--platform", "cpu", "--throttle", "pacing", "--percentages", "100,50", "--seq-lens", "96,256"]

@@ -16,8 +16,6 @@ from heteroring import figures
 from heteroring.figures.select import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 
-pytestmark = pytest.mark.xdist_group("figures")  # drawn once for all files that look at them
-
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", figures.NAMES)

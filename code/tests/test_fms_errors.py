@@ -15,8 +15,6 @@ from ranks import RankError
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
 from heteroring.ring.partition import Partition
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 GOOD = {"length": 12, "lens": (8, 4)}
 
 

@@ -17,8 +17,6 @@ from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
 from heteroring.fms.generate import choose
 from heteroring.ring.partition import Partition
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 def stock_tokens(name, ids, new_tokens, **keywords):
     model = fms_models.stock(name)

@@ -13,8 +13,6 @@ from heteroring.fms import ARCHITECTURES, RingAttentionStrategy, get_model, ring
 from heteroring.fms.weights import fingerprint
 from heteroring.ring.partition import Partition
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):

@@ -16,8 +16,6 @@ from heteroring.fms.attention import register
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard, unshard
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 def layer(**keywords):
     """FMS's attention layer, 64 wide, 4 heads over 2, and hidden states [2, 40, 64] of a whole prompt."""

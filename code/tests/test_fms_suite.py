@@ -11,13 +11,13 @@ pytest.importorskip("fms")
 
 CODE = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.ranks
+
 # What FMS's tests/models/test_llama.py is made of, without what compiles: its model, its suites and their fixtures.
 SUITE = """
 import pytest
 from fms.models.llama import LLaMA, LLaMAConfig
 from fms.testing._internal.model_test_suite import ModelConfigTestSuite, ModelConsistencyTestSuite
-
-pytestmark = pytest.mark.ranks
 
 
 class TestLlama(ModelConfigTestSuite, ModelConsistencyTestSuite):

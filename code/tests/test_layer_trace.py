@@ -15,8 +15,6 @@ from heteroring.fms import ring_prefill
 from heteroring.kernels.block import resolve
 from heteroring.ring.partition import Partition
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 def traced(rank, world_size, lens):
     """Events of the second layer of a prefill, and the logits."""

@@ -285,6 +285,7 @@ def test_ids_are_compared_before_those_of_rank_0_take_their_place(monkeypatch):
     assert ids.tolist() == [[4, 5, 6]]
 
 
+@pytest.mark.ranks
 def test_a_block_is_profiled_beside_its_attention(tmp_path):
     output = tmp_path / "pct-100.csv"
     words = ["profile", "--kinds", "attention,block", "--model", "llama/micro", "--seq-lens", "32", "--output", output]

@@ -175,6 +175,7 @@ def test_a_refusal_is_passed_on(control, monkeypatch):
     assert dict(os.environ) == before
 
 
+@pytest.mark.ranks
 def test_a_session_leaves_the_environment_as_it_was(control):
     before = dict(os.environ)
     with Mps.session() as variables:

@@ -9,8 +9,6 @@ from heteroring.kernels.block import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import kv_bytes, score_pairs
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 SHARES = {
     1: [(1,), (63,)],
     2: [(33, 31), (59, 5), (111, 0), (0, 17), (1, 1)],

@@ -9,8 +9,6 @@ from ranks import RankError
 import heteroring as hr
 from heteroring.ring.partition import Partition
 
-pytestmark = pytest.mark.xdist_group("ranks")
-
 
 def tensors(tokens, heads=4, kv_heads=2, head_dim=8, dtype=torch.float32, batch=1):
     return tuple(torch.ones(batch, h, tokens, head_dim, dtype=dtype) for h in (heads, kv_heads, kv_heads))

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from streams import Stream, driver, run_in_some_order, word
 
@@ -151,10 +151,11 @@ def tokens_first(x):
 
 
 orders = st.builds(Random, st.integers(0, 2**32 - 1))
+any_order = settings(deadline=None, phases=[Phase.reuse, Phase.generate])  # a smaller seed is no simpler order
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
-@settings(max_examples=15, deadline=None)
+@settings(any_order, max_examples=15)
 @given(random=orders, shape=st.sampled_from([as_they_come, tokens_first]))
 def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, random, shape):
     """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
@@ -173,7 +174,7 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, ran
     assert not any(flags.any() for flags in host.flags)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(any_order, max_examples=10)
 @given(random=orders)
 def test_calls_on_several_streams_follow_one_another(random):
     """A call reads slots, and sets flags, that the call before it on another stream may not be through with."""
