@@ -1,6 +1,6 @@
 """Where the command line starts, as `heteroring` and as `python -m heteroring`."""
 
-from heteroring.cli_interrupt import quit_on_ctrl_c
+from heteroring.interrupts import quit_on_ctrl_c
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ import typer
 
 from heteroring import __version__, cli_demo, cli_model
 from heteroring.bench.defaults import grid_of, strategies_of
-from heteroring.cli_interrupt import quit_on_ctrl_c, raise_on_ctrl_c
 from heteroring.cli_options import (
     Batch,
     Block,
@@ -51,6 +50,7 @@ from heteroring.cli_options import (
     reporting,
     say_error,
 )
+from heteroring.interrupts import quit_on_ctrl_c, raise_on_ctrl_c
 from heteroring.throttle import DEFAULTS
 
 app = typer.Typer(

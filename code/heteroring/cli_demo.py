@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from heteroring.cli_interrupt import raise_on_ctrl_c
 from heteroring.cli_options import Seed, printing, reporting
+from heteroring.interrupts import raise_on_ctrl_c
 
 
 @reporting

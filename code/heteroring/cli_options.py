@@ -15,8 +15,8 @@ import typer
 
 from heteroring.bench.defaults import GRIDS
 from heteroring.bench.errors import RunError
-from heteroring.cli_interrupt import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.files import atomic_path
+from heteroring.interrupts import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.throttle import DEFAULTS, THROTTLES
 
 if TYPE_CHECKING:

@@ -106,7 +106,9 @@ def test_another_strategy_is_left_to_fms():
         fms_models.ring("llama3", distributed_strategy=None, block_lens=(3, 4))
 
 
-@pytest.mark.parametrize("name", ["rign", "Ring", "dp", RingAttentionStrategy()], ids=["misspelt", "capital", "short", "object"])
+@pytest.mark.parametrize(
+    "name", ["rign", "Ring", "dp", RingAttentionStrategy()], ids=["misspelt", "capital", "short", "object"]
+)
 def test_a_strategy_that_nobody_knows_is_refused_before_weights_are_made(name):
     with pytest.raises(
         ValueError, match=r"distributed_strategy is .*: choose 'ring' or one of FMS's, None, '', 'none'"

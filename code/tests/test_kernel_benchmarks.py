@@ -27,7 +27,7 @@ import torch
     ],
 )
 def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, name, words, complaint):
-    benchmark = import_module(f"heteroring.kernels.bench_{name}")
+    benchmark = import_module(f"heteroring.microbench.{name}")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["bench", *words.split()])
     with pytest.raises(SystemExit) as ended:

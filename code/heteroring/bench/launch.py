@@ -31,7 +31,7 @@ from heteroring.bench.errors import Interrupted
 from heteroring.bench.machine_lock import Lock, machine_lock
 from heteroring.bench.stacks import Stacks
 from heteroring.bench.watchdog import Watchdog
-from heteroring.cli_interrupt import ctrl_c_held
+from heteroring.interrupts import ctrl_c_held
 from heteroring.throttle import Throttle, throttle_type
 
 HANG_TIMEOUT = 120.0

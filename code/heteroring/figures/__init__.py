@@ -36,7 +36,7 @@ def draw(name: str, results: Results) -> Figure:
 
     with paper_style():
         try:
-            return getattr(import_module(f"{__name__}.{chosen.module}"), name)(results)
+            return getattr(import_module(f"{__name__}.plots.{chosen.module}"), name)(results)
         except MissingRows as error:
             if chosen.optional:
                 return not_measured(name, results, chosen.optional)
