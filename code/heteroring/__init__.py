@@ -14,7 +14,7 @@ _HOME = {
     "ring_attention": "heteroring.ring.prefill",
     "ring_decode": "heteroring.ring.decode",
     "CapturedRing": "heteroring.ring.capture",
-    "allocate": "heteroring.allocate",
+    "allocate": "heteroring.allocators",
 }
 
 __all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "ring_decode", "shard", "unshard"]

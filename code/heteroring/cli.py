@@ -258,7 +258,7 @@ def fit(
 ) -> None:
     """Fit a model of speed or of cost, by length and percentage, to profiles."""
     check_output(output, ".json")
-    from heteroring.allocate import fit
+    from heteroring.allocators import fit
 
     raise_on_ctrl_c()
     fit(kind, source or ("attention" if kind == "cost" else "matmul"), profiles).save(output)
@@ -277,7 +277,7 @@ def allocate(
 ) -> None:
     """Print how many tokens each rank gets; what is odd about the answer goes to stderr."""
     speeds = integers("--percentages", percentages)
-    from heteroring.allocate import allocation
+    from heteroring.allocators import allocation
 
     answer = allocation(allocator, seq_len, percentages=speeds, profile=model, layout=layout)
     for note in answer.notes:

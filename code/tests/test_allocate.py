@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import profile_row
 
-from heteroring.allocate import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_ms
-from heteroring.allocate.costs import cost_of_speed
-from heteroring.allocate.formula import Formula
-from heteroring.allocate.lut import LookupTable
-from heteroring.allocate.profile_table import ProfileTable
+from heteroring.allocators import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_ms
+from heteroring.allocators.costs import cost_of_speed
+from heteroring.allocators.formula import Formula
+from heteroring.allocators.lut import LookupTable
+from heteroring.allocators.profile_table import ProfileTable
 from heteroring.bench.records import write_rows
 from heteroring.ring.partition import LAYOUTS, Partition
 
@@ -261,7 +261,7 @@ def test_numpy_numbers_are_numbers():
     [
         "import heteroring as hr",
         "import heteroring.allocate\nimport heteroring as hr",
-        "from heteroring.allocate import fit\nimport heteroring as hr",
+        "from heteroring.allocators import fit\nimport heteroring as hr",
         "import heteroring as hr\nhr.allocate('even', 4, percentages=(1,))\nimport heteroring.allocate",
     ],
 )

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heteroring.allocate.apportion import apportion
-from heteroring.allocate.even import even
-from heteroring.allocate.uneven import uneven
+from heteroring.allocators.apportion import apportion
+from heteroring.allocators.even import even
+from heteroring.allocators.uneven import uneven
 
 weights = st.lists(st.floats(0, 1e12, allow_subnormal=True), min_size=1, max_size=9).filter(any)
 totals = st.integers(0, 2**40)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heteroring.allocate.balanced import balanced
-from heteroring.allocate.costs import Cost, cost_of_speed, predicted_ms
-from heteroring.allocate.even import even
+from heteroring.allocators.balanced import balanced
+from heteroring.allocators.costs import Cost, cost_of_speed, predicted_ms
+from heteroring.allocators.even import even
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.work import score_pairs, shard_extra_rows, shard_pairs, total_pairs
 

@@ -15,10 +15,10 @@ from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 
-from heteroring.allocate import fit, load_model
-from heteroring.allocate.formula import TERMS, Formula
-from heteroring.allocate.lut import LookupTable
-from heteroring.allocate.profile_table import ProfileTable
+from heteroring.allocators import fit, load_model
+from heteroring.allocators.formula import TERMS, Formula
+from heteroring.allocators.lut import LookupTable
+from heteroring.allocators.profile_table import ProfileTable
 
 # Square fp16 matmuls on one NVIDIA L40 under MPS, TFLOP/s: some cells of l40_matmul_mps_sweep.csv of the
 # published study. Rows: n; columns: percentage.

@@ -3,7 +3,7 @@
 import pytest
 from rows import profile_row
 
-from heteroring.allocate.profile_table import read_profile
+from heteroring.allocators.profile_table import read_profile
 from heteroring.bench.records import write_rows
 
 GOOD = [profile_row(size=size, percentage=percentage) for size in (128, 256) for percentage in (50, 100)]

@@ -401,7 +401,7 @@ def test_an_error_of_the_command_is_not_taken_for_one_of_stdout(monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device", "rows.csv")
 
-    monkeypatch.setattr(import_module("heteroring.allocate"), "allocation", full)
+    monkeypatch.setattr(import_module("heteroring.allocators"), "allocation", full)
     result = invoke("allocate", "even", "--seq-len", 10, "--percentages", "100,50")
     complaint = f"heteroring: error: [Errno {errno.ENOSPC}] No space left on device: 'rows.csv'\n"
     assert (result.exit_code, result.stderr) == (1, complaint)

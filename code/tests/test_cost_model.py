@@ -8,10 +8,10 @@ import pytest
 from rows import profile_row
 from scipy.interpolate import RegularGridInterpolator
 
-from heteroring.allocate import Cost, allocation, fit, load_model, predicted_ms
-from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.lut import LookupTable
+from heteroring.allocators import Cost, allocation, fit, load_model, predicted_ms
+from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
+from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.lut import LookupTable
 from heteroring.bench.records import to_text
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import total_pairs

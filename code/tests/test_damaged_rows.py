@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import TINY, write_platform
 
-from heteroring.allocate.profile_table import read_profile
+from heteroring.allocators.profile_table import read_profile
 from heteroring.bench.aggregate import aggregate
 from heteroring.results.tables import read_table
 

@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
     ("path", "needs"),
     [
         ("code/heteroring/bench/aggregate.py", ("ring/work", "bench/metrics", "bench/repetitions", "bench/rules")),
-        ("code/heteroring/allocate/models.py", ("allocate/lut", "allocate/formula", "allocate/cost_model", "files")),
+        ("code/heteroring/allocators/models.py", ("allocate/lut", "allocate/formula", "allocate/cost_model", "files")),
         ("workflow/scripts/paper_numbers.py", ("allocate/dispatch", "allocate/balanced", "bench/results")),
         ("workflow/scripts/draw_figure.py", ("bench/results", "bench/metrics", "figures/__init__")),
     ],

@@ -13,7 +13,7 @@ import pytest
 import platforms
 import published_study as study
 from heteroring import allocate
-from heteroring.allocate.formula import TERMS
+from heteroring.allocators.formula import TERMS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "data" / "published"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.allocate.costs import predicted_ms
-from heteroring.allocate.models import load_model
+from heteroring.allocators.costs import predicted_ms
+from heteroring.allocators.models import load_model
 from heteroring.bench.metrics import cells
 from heteroring.bench.records import Measurement, read_rows
 from heteroring.ring.partition import Partition

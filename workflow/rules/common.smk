@@ -57,7 +57,7 @@ onstart:
 ENVIRONMENT = "../envs/heteroring.yml"
 
 # Where a fit begins: what the command line does before leaves no trace in models.
-FITTING = "code/heteroring/allocate/models.py"
+FITTING = "code/heteroring/allocators/models.py"
 # Profiles and models come before what they split, also where that does not wait for them.
 FIRST = 1
 

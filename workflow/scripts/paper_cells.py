@@ -3,8 +3,8 @@
 import math
 from statistics import median
 
-from heteroring.allocate.strategy import STRATEGIES as ALL
-from heteroring.allocate.strategy import Strategy
+from heteroring.allocators.strategy import STRATEGIES as ALL
+from heteroring.allocators.strategy import Strategy
 from heteroring.bench.results import Results, headline
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import ring_time

@@ -8,9 +8,9 @@ in their place.
 from collections.abc import Mapping
 from statistics import median
 
-from heteroring.allocate.balanced import RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.costs import predicted_ms
+from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
+from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.costs import predicted_ms
 from heteroring.bench.defaults import LONGEST_REST_MS
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import published_study
-from heteroring.allocate.strategy import FITTED
+from heteroring.allocators.strategy import FITTED
 from heteroring.bench.results import Results, headline
 from heteroring.files import atomic_path
 from paper_cells import (

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.costs import predicted_ms
-from heteroring.allocate.strategy import Strategy
+from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.costs import predicted_ms
+from heteroring.allocators.strategy import Strategy
 from heteroring.bench.model_metrics import layer_shares
 from heteroring.bench.results import Results
 from heteroring.ring.partition import Partition

@@ -11,9 +11,9 @@ from statistics import median
 
 import pandas as pd
 
-from heteroring.allocate import allocation
-from heteroring.allocate.formula import TERMS, Formula
-from heteroring.allocate.profile_table import ProfileTable
+from heteroring.allocators import allocation
+from heteroring.allocators.formula import TERMS, Formula
+from heteroring.allocators.profile_table import ProfileTable
 from heteroring.results.tables import read_table
 from paper_tex import count, listed, out_of, percent, rounded, tabular
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from heteroring.allocate import fit
+from heteroring.allocators import fit
 from heteroring.bench import model_sweep, profile
 from heteroring.bench.launch import check_ranks
 from heteroring.bench.model_bench import prompt

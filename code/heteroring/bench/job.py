@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heteroring.allocate import allocation
-from heteroring.allocate.even import even
-from heteroring.allocate.strategy import FITTED, Strategy, check_strategies, name_of
+from heteroring.allocators import allocation
+from heteroring.allocators.even import even
+from heteroring.allocators.strategy import FITTED, Strategy, check_strategies, name_of
 from heteroring.bench.device import DEVICE_TYPES
 from heteroring.bench.modules import check_layer
 from heteroring.bench.records import CONDITIONS, MODULES

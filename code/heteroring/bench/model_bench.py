@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.allocate.even import even
+from heteroring.allocators.even import even
 from heteroring.bench.heartbeat import advance, beat, beating
 from heteroring.bench.launch import Rank
 from heteroring.bench.layer_trace import Event, LayerTrace

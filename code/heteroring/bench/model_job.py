@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from heteroring.allocate import allocation
-from heteroring.allocate.strategy import check_strategies, name_of
+from heteroring.allocators import allocation
+from heteroring.allocators.strategy import check_strategies, name_of
 from heteroring.bench.device import DEVICE_TYPES
 from heteroring.bench.job import MULTIPLES, fitted_model
 from heteroring.bench.model_spec import ModelSpec

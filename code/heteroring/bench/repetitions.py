@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from heteroring.allocate.strategy import name_of
+from heteroring.allocators.strategy import name_of
 
 
 class Split(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from heteroring.allocate.strategy import OTHER_SOURCES
+from heteroring.allocators.strategy import OTHER_SOURCES
 from heteroring.bench.metrics import measurement_table
 from heteroring.bench.provenance import read_record
 from heteroring.bench.records import Measurement, read_rows

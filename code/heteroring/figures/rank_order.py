@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from heteroring.allocate.strategy import Strategy
+from heteroring.allocators.strategy import Strategy
 from heteroring.figures.axes import percentage_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens

@@ -10,7 +10,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from heteroring.allocate.formula import TERMS
+from heteroring.allocators.formula import TERMS
 from heteroring.figures.axes import length_axis, throughput_unit
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import profile_details, throttle_label, tokens

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from fms.distributed.strategy import DistributedStrategy
 from torch import nn
 
-from heteroring.allocate import allocate
+from heteroring.allocators import allocate
 from heteroring.ring.partition import Partition, check_layout
 
 

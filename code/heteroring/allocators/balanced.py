@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from heteroring.allocate.costs import Cost, check_costs
+from heteroring.allocators.costs import Cost, check_costs
 from heteroring.ring.partition import check_layout
 from heteroring.ring.work import shard_extra_rows, shard_pairs, total_pairs
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from heteroring.allocate.profile_table import SOURCES, PathLike
+from heteroring.allocators.profile_table import SOURCES, PathLike
 from heteroring.files import atomic_path
 
 

@@ -4,8 +4,8 @@ from abc import abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar, NamedTuple, Self
 
-from heteroring.allocate.fitted_model import FittedModel
-from heteroring.allocate.profile_table import PathLike, ProfileTable, read_profile
+from heteroring.allocators.fitted_model import FittedModel
+from heteroring.allocators.profile_table import PathLike, ProfileTable, read_profile
 
 
 class Prediction(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heteroring.allocate.apportion import apportion
+from heteroring.allocators.apportion import apportion
 
 
 def uneven(seq_len: int, percentages: Sequence[float]) -> tuple[int, ...]:

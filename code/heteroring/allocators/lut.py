@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from heteroring.allocate.profile_table import ProfileTable
-from heteroring.allocate.speed_model import Prediction, SpeedModel
+from heteroring.allocators.profile_table import ProfileTable
+from heteroring.allocators.speed_model import Prediction, SpeedModel
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, NamedTuple, Self
 
-from heteroring.allocate.costs import Cost
-from heteroring.allocate.fitted_model import FittedModel
-from heteroring.allocate.profile_table import PathLike, Table, read_latencies
+from heteroring.allocators.costs import Cost
+from heteroring.allocators.fitted_model import FittedModel
+from heteroring.allocators.profile_table import PathLike, Table, read_latencies
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.work import total_pairs
 

@@ -1,6 +1,6 @@
 """The allocator that knows nothing: the same number of tokens for every rank."""
 
-from heteroring.allocate.apportion import apportion
+from heteroring.allocators.apportion import apportion
 
 
 def even(seq_len: int, world_size: int) -> tuple[int, ...]:

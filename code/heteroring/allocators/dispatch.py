@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from numbers import Real
 from operator import index
 
-from heteroring.allocate.apportion import apportion
-from heteroring.allocate.balanced import LONGEST, RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.costs import Cost, cost_of_speed
-from heteroring.allocate.even import even
-from heteroring.allocate.fitted_model import FittedModel
-from heteroring.allocate.models import model_for
-from heteroring.allocate.strategy import ALLOCATORS
-from heteroring.allocate.uneven import uneven
+from heteroring.allocators.apportion import apportion
+from heteroring.allocators.balanced import LONGEST, RING_MARGIN, RING_WAIT_US, balanced
+from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.costs import Cost, cost_of_speed
+from heteroring.allocators.even import even
+from heteroring.allocators.fitted_model import FittedModel
+from heteroring.allocators.models import model_for
+from heteroring.allocators.strategy import ALLOCATORS
+from heteroring.allocators.uneven import uneven
 from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
 

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from heteroring.allocate.cost_model import CostModel
-from heteroring.allocate.fitted_model import FittedModel
-from heteroring.allocate.formula import Formula
-from heteroring.allocate.lut import LookupTable
-from heteroring.allocate.profile_table import PathLike, read_latencies
+from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.fitted_model import FittedModel
+from heteroring.allocators.formula import Formula
+from heteroring.allocators.lut import LookupTable
+from heteroring.allocators.profile_table import PathLike, read_latencies
 from heteroring.files import read_json
 
 MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}

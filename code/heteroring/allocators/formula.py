@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from heteroring.allocate.profile_table import ProfileTable
-from heteroring.allocate.speed_model import Prediction, SpeedModel
+from heteroring.allocators.profile_table import ProfileTable
+from heteroring.allocators.speed_model import Prediction, SpeedModel
 
 LOSS = "sum of squared errors in TFLOP/s over the cells (length x percentage), each a median, equal weights"
 
