@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from heteroring.bench.metrics import cells
-from heteroring.bench.records import Measurement, read_rows
 from heteroring.figures.style import PEER_COLOUR, look
 from heteroring.files import atomic_path
+from heteroring.results.metrics import cells
+from heteroring.results.rows import Measurement, read_rows
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"

@@ -209,7 +209,7 @@ def bench(
     from heteroring.bench import sweep as stage
     from heteroring.bench.job import Job
     from heteroring.bench.shape import Shape
-    from heteroring.bench.summary import summary
+    from heteroring.results.summary import summary
 
     setting = Job(
         platform=platform,
@@ -310,7 +310,7 @@ def aggregate(
     of_models = None
     if model_percentages:
         of_models = () if model_percentages == "none" else integers("--model-percentages", model_percentages)
-    from heteroring.bench.aggregate import aggregate
+    from heteroring.results.aggregate import aggregate
 
     raise_on_ctrl_c()
     tables = aggregate(platform_dir, chosen, of_models, tuple(bench.split(",")) if bench else None)

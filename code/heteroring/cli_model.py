@@ -97,7 +97,7 @@ def model(
     from heteroring.bench import model_sweep as stage
     from heteroring.bench.model_job import TRACED, ModelJob
     from heteroring.bench.model_spec import ModelSpec
-    from heteroring.bench.records import write_rows
+    from heteroring.results.rows import write_rows
 
     job = ModelJob(
         platform=platform,

@@ -20,7 +20,7 @@ from heteroring.interrupts import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.throttle import DEFAULTS, THROTTLES
 
 if TYPE_CHECKING:
-    from heteroring.bench.commit import Commit
+    from heteroring.results.git import Commit
 
 
 def of_each_platform(name: str) -> str:
@@ -184,9 +184,9 @@ def measure(
     `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
     is an OSError that says what is lost.
     """
-    from heteroring.bench.commit import read_commit
     from heteroring.bench.progress import progress_bar
     from heteroring.bench.telemetry import telemetry
+    from heteroring.results.git import read_commit
 
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
@@ -212,8 +212,8 @@ def _write(
     output: Path,
     write_beside: Callable[[Any], None],
 ) -> None:
-    from heteroring.bench.provenance import dump_json, provenance, settings_of
-    from heteroring.bench.records import dump_rows
+    from heteroring.results.provenance import dump_json, provenance, settings_of
+    from heteroring.results.rows import dump_rows
 
     record = provenance(
         platform=job.label,

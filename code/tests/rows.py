@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heteroring.bench.records import Measurement, ProfileRow
+from heteroring.results.rows import Measurement, ProfileRow
 
 
 def measurement(**changes) -> Measurement:

@@ -100,7 +100,7 @@ TINY = replace(
 
 @dataclass
 class SyntheticResults:
-    """The attributes of `heteroring.bench.results.Results` that figures read."""
+    """The attributes of `heteroring.results.results.Results` that figures read."""
 
     platform: str
     cells: pd.DataFrame
@@ -118,9 +118,9 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
     """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
     from synthetic_model import write_model
 
-    from heteroring.bench.aggregate import aggregate
-    from heteroring.bench.provenance import write_json
-    from heteroring.bench.records import Measurement, ProfileRow, write_rows
+    from heteroring.results.aggregate import aggregate
+    from heteroring.results.provenance import write_json
+    from heteroring.results.rows import Measurement, ProfileRow, write_rows
 
     rng = np.random.default_rng(seed)
     measurements = [Measurement(**row) for row in measurement_rows(grid, rng)]

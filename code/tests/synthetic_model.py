@@ -71,9 +71,9 @@ def layer_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) ->
 
 def write_model(folder: Path, grid: Grid, rng) -> None:
     """The part of a platform's folder that the jobs of whole models leave."""
-    from heteroring.bench.model_records import ModelRow, TraceRow
-    from heteroring.bench.provenance import write_json
-    from heteroring.bench.records import write_rows
+    from heteroring.results.model_rows import ModelRow, TraceRow
+    from heteroring.results.provenance import write_json
+    from heteroring.results.rows import write_rows
 
     files = {"pct": [ModelRow(**row) for row in model_rows(grid, rng)]}
     files["trace"] = [TraceRow(**row) for row in trace_rows(grid, rng)]

@@ -10,7 +10,7 @@ from synthetic import CPU, bench_name, write_platform
 from typer.testing import CliRunner
 
 from heteroring import cli
-from heteroring.bench.aggregate import aggregate
+from heteroring.results.aggregate import aggregate
 
 
 @pytest.fixture(scope="module")

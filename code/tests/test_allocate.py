@@ -16,7 +16,7 @@ from heteroring.allocators.costs import cost_of_speed
 from heteroring.allocators.formula import Formula
 from heteroring.allocators.lut import LookupTable
 from heteroring.allocators.profile_table import ProfileTable
-from heteroring.bench.records import write_rows
+from heteroring.results.rows import write_rows
 from heteroring.ring.partition import LAYOUTS, Partition
 
 

@@ -4,7 +4,7 @@ import pytest
 from rows import profile_row
 
 from heteroring.allocators.profile_table import read_profile
-from heteroring.bench.records import write_rows
+from heteroring.results.rows import write_rows
 
 GOOD = [profile_row(size=size, percentage=percentage) for size in (128, 256) for percentage in (50, 100)]
 

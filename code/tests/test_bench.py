@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from heteroring.bench import sweep
 from heteroring.bench.job import Job, plan
-from heteroring.bench.metrics import cells
-from heteroring.bench.records import Measurement, ProfileRow, read_rows
-from heteroring.bench.results import Results
 from heteroring.bench.shape import Shape
 from heteroring.cli import app
+from heteroring.results.metrics import cells
+from heteroring.results.results import Results
+from heteroring.results.rows import Measurement, ProfileRow, read_rows
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import kv_bytes
 

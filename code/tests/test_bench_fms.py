@@ -12,10 +12,10 @@ pytest.importorskip("fms")
 from heteroring.bench import sweep
 from heteroring.bench.fms_layer import layer_flops, random_layer
 from heteroring.bench.job import Job
-from heteroring.bench.records import Measurement, ProfileRow, read_rows
-from heteroring.bench.results import Results
 from heteroring.bench.shape import Shape
 from heteroring.cli import app
+from heteroring.results.results import Results
+from heteroring.results.rows import Measurement, ProfileRow, read_rows
 
 pytestmark = pytest.mark.ranks
 

@@ -19,9 +19,9 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring import cli
-from heteroring.bench.records import Measurement, read_rows, write_rows
-from heteroring.bench.summary import summary
 from heteroring.cli import app
+from heteroring.results.rows import Measurement, read_rows, write_rows
+from heteroring.results.summary import summary
 
 COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
@@ -229,7 +229,7 @@ def test_a_table_that_cannot_be_printed_costs_no_rows(tmp_path, monkeypatch):
     def gone(rows):
         raise OSError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("heteroring.bench.summary.summary", gone)
+    monkeypatch.setattr("heteroring.results.summary.summary", gone)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     assert invoke("bench", *words).exit_code == 1
     assert len(read_rows(tmp_path / "rows.csv", Measurement)) == 4
@@ -424,7 +424,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["heteroring.cli", "typer", "torch", "numpy", "heteroring.bench.commit"])
+@pytest.mark.parametrize("module", ["heteroring.cli", "typer", "torch", "numpy", "heteroring.results.git"])
 def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
     words = ["bench", *options(BENCH, {"--output": str(tmp_path / "out" / "rows.csv")})]
     done = run_python("-c", PRESS.format(module=module, words=words))
@@ -437,7 +437,7 @@ def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cli.quit_on_ctrl_c()
-        monkeypatch.setattr("heteroring.bench.commit.read_commit", lambda: os.kill(os.getpid(), signal.SIGINT))
+        monkeypatch.setattr("heteroring.results.git.read_commit", lambda: os.kill(os.getpid(), signal.SIGINT))
         result = invoke("bench", *options(BENCH, {"--seq-lens": "8", "--repetitions": "1"}))
         assert result.exit_code == 0, result.output
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

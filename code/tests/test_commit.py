@@ -4,21 +4,21 @@ import subprocess
 
 import pytest
 
-from heteroring.bench import commit as module
-from heteroring.bench.commit import read_commit
+from heteroring.results import git as module
+from heteroring.results.git import read_commit
 
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """A repository that tracks the package and measurements; the module believes that it lies there."""
-    for name in ("code/heteroring/bench/commit.py", "code/tests/test.py", "data/h200x2/rows.csv"):
+    for name in ("code/heteroring/results/git.py", "code/tests/test.py", "data/h200x2/rows.csv"):
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_text("1")
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "all")
-    believe(monkeypatch, tmp_path / "code/heteroring/bench/commit.py")
+    believe(monkeypatch, tmp_path / "code/heteroring/results/git.py")
     monkeypatch.delenv("HETERORING_COMMIT", raising=False)
     return tmp_path
 
@@ -37,7 +37,7 @@ def test_the_head_of_a_clean_tree(repository):
     assert read_commit() == (git(repository, "rev-parse", "HEAD"), False)
 
 
-@pytest.mark.parametrize("path", ["code/heteroring/bench/commit.py", "code/tests/test.py"])
+@pytest.mark.parametrize("path", ["code/heteroring/results/git.py", "code/tests/test.py"])
 def test_a_tracked_file_that_was_changed_makes_a_tree_dirty(repository, path):
     (repository / path).write_text("2")
     assert read_commit().dirty is True

@@ -12,7 +12,7 @@ from heteroring.allocators import Cost, allocation, fit, load_model, predicted_m
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.lut import LookupTable
-from heteroring.bench.records import to_text
+from heteroring.results.rows import to_text
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import total_pairs
 

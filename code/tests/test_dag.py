@@ -261,8 +261,8 @@ TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
         ("code/heteroring/allocators/lut.py", FITS | DRAWN | TYPESET),
         ("code/heteroring/allocators/dispatch.py", TYPESET),
         ("code/heteroring/ring/work.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
-        ("code/heteroring/bench/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
-        ("code/heteroring/bench/results.py", DRAWN | TYPESET),
+        ("code/heteroring/results/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/results/results.py", DRAWN | TYPESET),
         ("code/heteroring/ring/prefill.py", {}),
     ],
 )

@@ -5,9 +5,9 @@ import pytest
 from rows import measurement
 
 from check_measurements import main, violations
-from heteroring.bench.aggregate import write_table
-from heteroring.bench.metrics import measurement_table
-from heteroring.bench.records import write_rows
+from heteroring.results.aggregate import write_table
+from heteroring.results.metrics import measurement_table
+from heteroring.results.rows import write_rows
 
 
 def job(percentages, number=1, condition="rested", strategies=("contiguous/even", "zigzag/balanced"), **seq_lens):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from synthetic import TINY, write_platform
 
 from heteroring.allocators.profile_table import read_profile
-from heteroring.bench.aggregate import aggregate
+from heteroring.results.aggregate import aggregate
 from heteroring.results.tables import read_table
 
 GRID = replace(

@@ -13,9 +13,9 @@ from sklearn.preprocessing import PolynomialFeatures
 from synthetic_figures import GRIDS, line, panel, panels, plotted, results, results_of, texts
 
 from heteroring import figures
-from heteroring.bench.results import Results, headline
 from heteroring.figures.regression import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
+from heteroring.results.results import Results, headline
 
 grids = pytest.mark.parametrize("grid", ["gpu", "tiny"])  # the most there is to show, and the least
 STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}

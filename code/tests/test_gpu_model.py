@@ -10,10 +10,10 @@ from gpu import two_gpus
 
 pytest.importorskip("fms")
 
-from heteroring.bench.model_metrics import layer_shares, trace_table
-from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.provenance import read_json
-from heteroring.bench.records import read_rows
+from heteroring.results.model_metrics import layer_shares, trace_table
+from heteroring.results.model_rows import ModelRow, TraceRow
+from heteroring.results.provenance import read_json
+from heteroring.results.rows import read_rows
 
 pytestmark = two_gpus
 

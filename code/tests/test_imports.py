@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
 @pytest.mark.parametrize(
     ("path", "needs"),
     [
-        ("code/heteroring/bench/aggregate.py", ("ring/work", "bench/metrics", "bench/repetitions", "bench/rules")),
+        ("code/heteroring/results/aggregate.py", ("ring/work", "bench/metrics", "bench/repetitions", "bench/rules")),
         ("code/heteroring/allocators/models.py", ("allocate/lut", "allocate/formula", "allocate/cost_model", "files")),
         ("workflow/scripts/paper_numbers.py", ("allocate/dispatch", "allocate/balanced", "bench/results")),
         ("workflow/scripts/draw_figure.py", ("bench/results", "bench/metrics", "figures/__init__")),

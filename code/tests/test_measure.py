@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from rows import measurement
 
-from heteroring.bench import commit
-from heteroring.bench.commit import Commit
 from heteroring.bench.job import Job
-from heteroring.bench.provenance import RankReport
 from heteroring.cli_options import measure
+from heteroring.results import git as commit
+from heteroring.results.git import Commit
+from heteroring.results.provenance import RankReport
 
 
 class Killed(BaseException):

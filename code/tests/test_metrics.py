@@ -5,8 +5,8 @@ import math
 import pytest
 from rows import measurement, profile_row
 
-from heteroring.bench.metrics import cells, order_of, profile_cells
-from heteroring.bench.results import headline
+from heteroring.results.metrics import cells, order_of, profile_cells
+from heteroring.results.results import headline
 
 
 def repeated(latencies, **changes):

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from heteroring.bench.model_metrics import layer_shares, model_cells, trace_table
-from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.records import read_rows, write_rows
+from heteroring.results.model_metrics import layer_shares, model_cells, trace_table
+from heteroring.results.model_rows import ModelRow, TraceRow
+from heteroring.results.rows import read_rows, write_rows
 
 
 def model_row(**changes) -> ModelRow:

@@ -14,14 +14,14 @@ pytest.importorskip("fms")
 
 from heteroring.bench.model_bench import ModelBench, Taken, Trial, compare, first_layer
 from heteroring.bench.model_job import ModelCell, ModelJob, plan
-from heteroring.bench.model_metrics import layer_shares, trace_table
-from heteroring.bench.model_records import ModelRow, TraceRow
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.model_sweep import ModelSweep
-from heteroring.bench.provenance import RankReport, read_json
-from heteroring.bench.records import read_rows
 from heteroring.bench.transformer_block import block_flops
 from heteroring.cli import app
+from heteroring.results.model_metrics import layer_shares, trace_table
+from heteroring.results.model_rows import ModelRow, TraceRow
+from heteroring.results.provenance import RankReport, read_json
+from heteroring.results.rows import read_rows
 from heteroring.ring.partition import Partition
 
 TINY = {"layers": 3, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 97, "max_seq_len": 104}
@@ -216,7 +216,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
 
     done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
     monkeypatch.setattr("heteroring.bench.model_sweep.run", lambda job, **_: done)
-    monkeypatch.setattr("heteroring.bench.records.write_rows", write_rows)
+    monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
     result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv"))
     assert result.exit_code == 1
@@ -291,7 +291,7 @@ def test_a_block_is_profiled_beside_its_attention(tmp_path):
     words = ["profile", "--kinds", "attention,block", "--model", "llama/micro", "--seq-lens", "32", "--output", output]
     result = CliRunner().invoke(app, [*map(str, words), "--repetitions", "1"])
     assert result.exit_code == 0, result.output
-    from heteroring.bench.records import ProfileRow
+    from heteroring.results.rows import ProfileRow
 
     rows = {row.kind: row for row in read_rows(output, ProfileRow)}
     assert (rows["block"].heads, rows["block"].kv_heads, rows["block"].head_dim) == (4, 4, 48)

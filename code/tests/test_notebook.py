@@ -11,7 +11,7 @@ import synthetic
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "explore_results.ipynb"
 CODE = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import paper_numbers
 import paper_tex
 import paper_verdicts
 import published_study
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "data" / "published"

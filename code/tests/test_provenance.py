@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.commit import Commit
 from heteroring.bench.job import Job
-from heteroring.bench.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
+from heteroring.results.git import Commit
+from heteroring.results.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
 
 FIELDS = {
     "platform",

@@ -6,8 +6,8 @@ import pytest
 
 from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.models import load_model
-from heteroring.bench.metrics import cells
-from heteroring.bench.records import Measurement, read_rows
+from heteroring.results.metrics import cells
+from heteroring.results.rows import Measurement, read_rows
 from heteroring.ring.partition import Partition
 
 RECORD = Path(__file__).parents[2] / "data" / "h200x2"

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rows import measurement, profile_row
 
-from heteroring.bench.provenance import write_json
-from heteroring.bench.records import Measurement, ProfileRow, read_rows, write_rows
+from heteroring.results.provenance import write_json
+from heteroring.results.rows import Measurement, ProfileRow, read_rows, write_rows
 
 HEADER = (
     "platform,system,module,condition,seq_len,batch,heads,kv_heads,head_dim,dtype,causal,layout,allocator,model_source,"

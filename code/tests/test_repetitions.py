@@ -4,8 +4,8 @@ import pytest
 from rows import measurement
 from test_model_records import model_row
 
-from heteroring.bench.metrics import cells
-from heteroring.bench.model_metrics import model_cells
+from heteroring.results.metrics import cells
+from heteroring.results.model_metrics import model_cells
 
 
 @pytest.mark.parametrize(("table", "row"), [(cells, measurement), (model_cells, model_row)], ids=["call", "model"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import TINY, write_platform
 
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 from heteroring.results.tables import read_table
 
 

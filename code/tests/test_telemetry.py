@@ -1,8 +1,8 @@
 """What GPUs did while a job ran is kept where the driver tells it, and missed where it does not."""
 
 from heteroring.bench import telemetry
-from heteroring.bench.provenance import RankReport
 from heteroring.bench.telemetry import Sample, summary
+from heteroring.results.provenance import RankReport
 
 
 class Nvml:

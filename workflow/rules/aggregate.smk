@@ -6,7 +6,7 @@ rule aggregate:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),
         profile=lambda wildcards: job_files(wildcards.folder, "profile"),
         model=lambda wildcards: whole_model_files(wildcards.folder),
-        code=code_of("code/heteroring/bench/aggregate.py"),
+        code=code_of("code/heteroring/results/aggregate.py"),
     output:
         tables=expand("{{folder}}/derived/{table}.csv", table=tables_of(MEASURED_FOLDERS[0])),
         provenance="{folder}/provenance.json",

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from heteroring.bench.metrics import measurement_table
-from heteroring.bench.records import MODULES, Measurement, read_rows
-from heteroring.bench.results import read_derived
+from heteroring.results.metrics import measurement_table
+from heteroring.results.results import read_derived
+from heteroring.results.rows import MODULES, Measurement, read_rows
 from violations import end_if_any
 
 # One cell of the grid in one job: what was measured, before repetitions.

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from heteroring import figures
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 
 
 def draw(name: str, folder: Path, *outputs: Path) -> None:

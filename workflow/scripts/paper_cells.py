@@ -5,7 +5,7 @@ from statistics import median
 
 from heteroring.allocators.strategy import STRATEGIES as ALL
 from heteroring.allocators.strategy import Strategy
-from heteroring.bench.results import Results, headline
+from heteroring.results.results import Results, headline
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import ring_time
 from paper_tex import count, out_of, percent, share

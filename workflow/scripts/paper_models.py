@@ -12,9 +12,9 @@ from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
 from heteroring.bench.defaults import LONGEST_REST_MS
-from heteroring.bench.model_metrics import layer_shares
-from heteroring.bench.results import Results
 from heteroring.results.kinds import FOLD_KEYS
+from heteroring.results.model_metrics import layer_shares
+from heteroring.results.results import Results
 from heteroring.ring.partition import LAYOUTS, Partition
 from paper_cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
 from paper_tex import count, listed, percent, rounded, share, spanning, tabular, versus

@@ -15,8 +15,8 @@ from statistics import median
 
 import published_study
 from heteroring.allocators.strategy import FITTED
-from heteroring.bench.results import Results, headline
 from heteroring.files import atomic_path
+from heteroring.results.results import Results, headline
 from paper_cells import (
     BALANCED,
     CONTIGUOUS,

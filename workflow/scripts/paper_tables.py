@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from statistics import geometric_mean, median
 
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 from paper_cells import BALANCED, CONTIGUOUS, STRATEGIES, ZIGZAG, ZIGZAG_EVEN, Cell, Cells, strategy
 from paper_tex import count, emphasized, percent, rounded, spanning, tabular
 

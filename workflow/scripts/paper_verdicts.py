@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from math import gcd
 from statistics import median
 
-from heteroring.bench.results import Results
+from heteroring.results.results import Results
 from paper_cells import (
     BALANCED,
     CONTIGUOUS,

@@ -9,8 +9,8 @@ import pandas as pd
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.strategy import Strategy
-from heteroring.bench.model_metrics import layer_shares
-from heteroring.bench.results import Results
+from heteroring.results.model_metrics import layer_shares
+from heteroring.results.results import Results
 from heteroring.ring.partition import Partition
 from paper_cells import (
     BALANCED,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple
 
-from heteroring.bench.records import ProfileRow, read_rows
 from heteroring.results.kinds import KINDS
+from heteroring.results.rows import ProfileRow, read_rows
 
 # What models of speed are fitted to.
 SOURCES = ("matmul", "attention")

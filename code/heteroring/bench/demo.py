@@ -20,9 +20,9 @@ from heteroring.bench import model_sweep, profile
 from heteroring.bench.launch import check_ranks
 from heteroring.bench.model_bench import prompt
 from heteroring.bench.model_job import COST, DECODED, ModelJob
-from heteroring.bench.model_metrics import model_cells
 from heteroring.bench.model_spec import ModelSpec
-from heteroring.bench.records import write_rows
+from heteroring.results.model_metrics import model_cells
+from heteroring.results.rows import write_rows
 
 EVEN = "contiguous/even"
 STRATEGIES = (EVEN, "zigzag/even", DECODED)

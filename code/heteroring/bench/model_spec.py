@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.records import DTYPES
 from heteroring.bench.shape import Shape
+from heteroring.results.rows import DTYPES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,9 +13,9 @@ from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.layer_trace import Event
 from heteroring.bench.model_bench import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.model_job import ModelCell, ModelJob, plan
-from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.provenance import RankReport, report
 from heteroring.bench.timing import no_garbage_collection
+from heteroring.results.model_rows import ModelRow, TraceRow
+from heteroring.results.provenance import RankReport, report
 
 
 class ModelSweep(NamedTuple):

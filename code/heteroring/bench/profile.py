@@ -14,11 +14,11 @@ from heteroring.bench.device import DEVICE_TYPES, Device
 from heteroring.bench.heartbeat import advance
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.operators import Operator, check_kinds, operators, sizes
-from heteroring.bench.provenance import RankReport, report
-from heteroring.bench.records import ProfileRow
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
 from heteroring.kernels.block import check_block
+from heteroring.results.provenance import RankReport, report
+from heteroring.results.rows import ProfileRow
 
 # A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
 REPETITION_MS = 10.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.records import DTYPES
+from heteroring.results.rows import DTYPES
 from heteroring.ring.work import causal_flops, total_pairs
 
 

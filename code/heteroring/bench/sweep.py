@@ -13,10 +13,10 @@ from heteroring.bench.heartbeat import advance
 from heteroring.bench.job import PEERS, Cell, Job, plan
 from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.modules import Module, open_module
-from heteroring.bench.provenance import RankReport, report
-from heteroring.bench.records import Measurement
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.block import choose
+from heteroring.results.provenance import RankReport, report
+from heteroring.results.rows import Measurement
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import choose_transport
 from heteroring.ring.work import kv_bytes

@@ -16,7 +16,7 @@ from heteroring.figures.catalog import CATALOG, NAMES, WIDTH, WIDTH_INCHES, entr
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 __all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "draw", "save"]
 

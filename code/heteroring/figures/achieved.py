@@ -16,7 +16,7 @@ from heteroring.figures.style import UNIT_LINE, ramp_lines
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _KINDS = {"matmul": ("n = {}", str), "attention": ("{} tokens", tokens)}
 

@@ -16,7 +16,7 @@ from heteroring.figures.catalog import WIDTH, WIDTH_INCHES
 from heteroring.figures.style import NOTE_COLOUR
 
 if TYPE_CHECKING:
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _NOTE_POINTS = 7
 _LABEL_POINTS = 8

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.bench.results import headline
 from heteroring.figures.select import shown, throttle
+from heteroring.results.results import headline
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
 # What a percentage is a percentage of, and what imposes it.

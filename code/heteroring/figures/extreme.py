@@ -17,7 +17,7 @@ from heteroring.figures.style import PEER_COLOUR, PEER_LINE, look, ordered
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _PEER = {"facecolor": PEER_COLOUR, "edgecolor": PEER_COLOUR}
 

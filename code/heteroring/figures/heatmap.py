@@ -17,7 +17,7 @@ from heteroring.figures.style import LAYOUTS
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _COLOURS = "RdBu"
 _MOST_COLUMNS = 12  # of cells that two panels side by side can hold the numbers of

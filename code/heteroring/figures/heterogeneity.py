@@ -19,7 +19,7 @@ from heteroring.figures.style import ALONE_LINE, BOUND_LINE, PEER_LINE, UNIT_LIN
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 
 def efficiency_vs_heterogeneity(results: Results) -> Figure:

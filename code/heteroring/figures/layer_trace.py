@@ -10,17 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.bench.model_metrics import HELD, other_rank
 from heteroring.figures.axes import spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, model_name, tokens
 from heteroring.figures.select import MissingRows, model_cells
 from heteroring.figures.style import INK, NOTE_COLOUR, WAITING_COLOUR, look, ordered
+from heteroring.results.model_metrics import HELD, other_rank
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _HEIGHT = 0.82
 _IDLE_EDGE = {"edgecolor": "#9A9A9A", "linestyle": (0, (2, 1.5)), "linewidth": 0.5}

@@ -22,7 +22,7 @@ from heteroring.figures.style import INK, UNIT_LINE, ramp_lines
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _IDEAL = {"color": INK, "linestyle": ":", "linewidth": 1.0}
 _HEIGHT = 2.35

@@ -17,7 +17,7 @@ from heteroring.figures.select import MissingRows, profile_rows
 from heteroring.figures.style import INK, UNIT_LINE, ramp
 
 if TYPE_CHECKING:
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _GROUP_WIDTH = 0.86
 _IDEAL = {"color": INK, "linewidth": 1.0}

@@ -14,7 +14,7 @@ from heteroring.figures.select import model_cells
 from heteroring.figures.style import look, ordered
 
 if TYPE_CHECKING:
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 
 def model_ttft(results: Results) -> Figure:

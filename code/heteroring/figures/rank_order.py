@@ -20,7 +20,7 @@ from heteroring.ring.work import ring_time
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _ALLOCATORS = ("even", "uneven", "balanced")
 _ORDERS = {"slow last": "-", "slow first": (0, (4, 2))}

@@ -17,7 +17,7 @@ from heteroring.figures.captions import profile_details, throttle_label, tokens
 from heteroring.figures.select import MissingRows, profile_rows
 
 if TYPE_CHECKING:
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _SIZE_LABELS = {"matmul": ("Matrix size n", str), "attention": ("Sequence length (tokens)", tokens)}
 _STEPS = 120

@@ -17,7 +17,7 @@ from heteroring.figures.style import INK, PEER_LINE, by_layout, look, ordered
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _IDEAL = {"color": INK, "linestyle": ":", "linewidth": 1.0}
 

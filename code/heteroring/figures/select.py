@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.bench.results import headline
+from heteroring.results.results import headline
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _CELL = ["strategy", "seq_len", "percentage"]
 _HOMOGENEOUS = "the even run with every rank at 100 % is missing"

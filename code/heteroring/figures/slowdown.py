@@ -18,7 +18,7 @@ from heteroring.figures.style import INK, UNIT_LINE, by_layout, look, ordered
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _GROUP_WIDTH = 0.86
 _BARS_PER_PANEL_ROW = 48

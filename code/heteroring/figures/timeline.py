@@ -19,7 +19,7 @@ from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_C
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _BEST_FIRST = ("balanced", "uneven", "lut", "formula")
 _WAITING = {"facecolor": WAITING_COLOUR, "edgecolor": "#9A9A9A", "linestyle": (0, (2, 1.5)), "linewidth": 0.5}

@@ -19,7 +19,7 @@ from heteroring.figures.style import INK, LAYOUTS, by_layout, look, ordered
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from heteroring.bench.results import Results
+    from heteroring.results.results import Results
 
 _MOST_COLUMNS = 5
 _NOMINAL = {"color": "#CFCFCF", "linestyle": "-", "linewidth": 3.2, "solid_capstyle": "round", "label": "nominal share"}

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import pandas as pd
 
-from heteroring.bench.metrics import cells, profile_cells
-from heteroring.bench.model_metrics import model_cells, trace_table
-from heteroring.bench.model_records import ModelRow, TraceRow
-from heteroring.bench.provenance import merge, read_record, write_json
-from heteroring.bench.records import Measurement, ProfileRow, read_rows, write_rows
 from heteroring.files import atomic_path
+from heteroring.results.metrics import cells, profile_cells
+from heteroring.results.model_metrics import model_cells, trace_table
+from heteroring.results.model_rows import ModelRow, TraceRow
+from heteroring.results.provenance import merge, read_record, write_json
+from heteroring.results.rows import Measurement, ProfileRow, read_rows, write_rows
 
 Row = TypeVar("Row")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from heteroring.bench.rules import (
+from heteroring.files import atomic_path, read_json, sync
+from heteroring.results.columns import (
     BOOLEAN,
     COUNT,
     INDEX,
@@ -27,7 +28,6 @@ from heteroring.bench.rules import (
     Rule,
     one_of,
 )
-from heteroring.files import atomic_path, read_json, sync
 from heteroring.results.kinds import FOLD_KEYS, KINDS
 from heteroring.results.reader import read_lines, shown
 from heteroring.ring.work import causal_flops, total_pairs

@@ -9,8 +9,8 @@ from statistics import mean, median
 import numpy as np
 import pandas as pd
 
-from heteroring.bench.records import Measurement, ProfileRow
-from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.rows import Measurement, ProfileRow
 from heteroring.ring.work import capacity_bound
 
 CELL = [

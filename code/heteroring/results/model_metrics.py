@@ -8,8 +8,8 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
-from heteroring.bench.model_records import MODEL, ModelRow, TraceRow
-from heteroring.bench.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
+from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.ring.work import capacity_bound
 
 MODEL_CELL = [

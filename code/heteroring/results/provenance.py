@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heteroring.bench.commit import UNKNOWN, Commit
 from heteroring.bench.output import output_of
 from heteroring.files import atomic_path, read_json, sync
+from heteroring.results.git import UNKNOWN, Commit
 
 if TYPE_CHECKING:
     from heteroring.bench.launch import Rank

@@ -8,8 +8,8 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from heteroring.bench.metrics import cells
-from heteroring.bench.records import Measurement
+from heteroring.results.metrics import cells
+from heteroring.results.rows import Measurement
 
 _SYSTEMS = {"context_parallel": "torch context_parallel", "sdpa": "torch, one device"}
 

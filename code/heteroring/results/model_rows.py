@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heteroring.bench.records import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
-from heteroring.bench.rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
+from heteroring.results.columns import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
+from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
