@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heteroring.bench.defaults import GRIDS
-from heteroring.bench.errors import RunError
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
+from heteroring.launch.errors import RunError
 from heteroring.throttle import DEFAULTS, THROTTLES
 
 if TYPE_CHECKING:

@@ -36,10 +36,10 @@ def invoke(*words):
 
 @pytest.fixture
 def no_process(monkeypatch):
-    import heteroring.bench.launch
+    import heteroring.launch.launch
 
     monkeypatch.setattr(
-        heteroring.bench.launch, "elastic_launch", lambda *_: pytest.fail("a process was started", pytrace=False)
+        heteroring.launch.launch, "elastic_launch", lambda *_: pytest.fail("a process was started", pytrace=False)
     )
 
 
@@ -304,7 +304,7 @@ def test_aggregate_refuses(tmp_path):
 
 def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
     from heteroring.bench import sweep
-    from heteroring.bench.errors import RankError
+    from heteroring.launch.errors import RankError
 
     def fail(*_, **__):
         raise RankError(1, "rank 1 raised:\nTraceback: ...")

@@ -10,9 +10,9 @@ from oracle import attention64
 from torch.nn.functional import linear
 
 import heteroring as hr
-from heteroring.bench.errors import RunError
-from heteroring.bench.heartbeat import beat
-from heteroring.bench.launch import launch
+from heteroring.launch.errors import RunError
+from heteroring.launch.heartbeat import beat
+from heteroring.launch.launch import launch
 from heteroring.ring.partition import Partition
 from heteroring.throttle import mps_daemon
 from heteroring.throttle.green import Green

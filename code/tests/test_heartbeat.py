@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from heteroring.bench.heartbeat import RUNNING, STARTING, Board, _Pulse, beating, join
+from heteroring.launch.heartbeat import RUNNING, STARTING, Board, _Pulse, beating, join
 
 
 def write_without_pause(path, seconds):
@@ -52,7 +52,7 @@ def test_no_read_sees_a_half_written_beat(tmp_path):
 
 
 def test_a_function_that_beats_does_so_before_each_call(tmp_path, monkeypatch):
-    monkeypatch.setattr("heteroring.bench.heartbeat._pulse", _Pulse())
+    monkeypatch.setattr("heteroring.launch.heartbeat._pulse", _Pulse())
     board = Board(tmp_path / "board", 1)
     join(board, 0)
     seen = []

@@ -15,12 +15,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from heteroring.bench import heartbeat
-from heteroring.bench.blame import Accounts, blame
-from heteroring.bench.errors import Interrupted, RankError
-from heteroring.bench.launch import _CONFIGURABLE, check_ranks, launch
-from heteroring.bench.stacks import Stacks
-from heteroring.bench.watchdog import Watchdog
+from heteroring.launch import heartbeat
+from heteroring.launch.errors import Interrupted, RankError
+from heteroring.launch.launch import _CONFIGURABLE, check_ranks, launch
+from heteroring.launch.root_cause import Accounts, blame
+from heteroring.launch.stack_dumps import Stacks
+from heteroring.launch.watchdog import Watchdog
 from heteroring.throttle.pacing import Pacing
 
 # At most, from the moment a rank is known to have died or to hang.
@@ -228,7 +228,7 @@ def test_silence_counts_from_the_last_beat_of_whoever_was_waited_for(tmp_path, m
 )
 def test_whoever_saw_it_a_rank_without_a_word_is_blamed(tmp_path, monkeypatch, seen, how):
     """Rank 0 lost its connection and raised before anyone else had looked."""
-    monkeypatch.setattr("heteroring.bench.blame.lost_peers", lambda: seen.get("lost", []))
+    monkeypatch.setattr("heteroring.launch.root_cause.lost_peers", lambda: seen.get("lost", []))
     accounts = Accounts(tmp_path)
     accounts.write(0, ConnectionError("closed by peer"), beyond="")
     failures = {rank: SimpleNamespace(exitcode=code) for rank, code in seen.get("failures", {0: 1}).items()}
@@ -399,7 +399,7 @@ def test_a_run_that_was_stopped_as_a_whole_goes_on(tmp_path):
     ],
 )
 def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch, setting, complaint):
-    monkeypatch.setattr("heteroring.bench.launch.elastic_launch", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr("heteroring.launch.launch.elastic_launch", lambda *_: pytest.fail("a process was started"))
     platform, throttle, percentages = setting
     with pytest.raises(ValueError, match=complaint):
         launch(meet, "", platform=platform, throttle=throttle, percentages=percentages)

@@ -9,10 +9,10 @@ pytest.importorskip("fms")
 
 import fms_models
 
-from heteroring.bench.device import Cpu
 from heteroring.bench.layer_trace import LayerTrace
 from heteroring.fms import ring_prefill
 from heteroring.kernels.block import resolve
+from heteroring.launch.device import Cpu
 from heteroring.ring.partition import Partition
 
 

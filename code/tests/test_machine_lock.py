@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench import machine_lock
-from heteroring.bench.launch import launch
-from heteroring.bench.machine_lock import VARIABLE, holder
+from heteroring.launch import machine_lock
+from heteroring.launch.launch import launch
+from heteroring.launch.machine_lock import VARIABLE, holder
 
 PATIENCE = 300.0
 
 HOLDS = """
 import sys
-from heteroring.bench.machine_lock import machine_lock
+from heteroring.launch.machine_lock import machine_lock
 with machine_lock():
     print("held", flush=True)
     sys.stdin.read()

@@ -3,8 +3,8 @@
 import pytest
 
 from heteroring.bench import profile
-from heteroring.bench.device import Cuda
 from heteroring.bench.timing import Busy, Times, sustained_calls, timed
+from heteroring.launch.device import Cuda
 
 
 class Clock:
@@ -92,6 +92,6 @@ def test_a_profile_rests_after_all_calls_of_a_repetition():
 @pytest.mark.parametrize(("busy_ms", "rested"), [(0.0, 0.0), (4.0, 0.004), (400.0, 0.05)])
 def test_a_gpu_rests_as_long_as_it_computed_but_not_for_ever(monkeypatch, busy_ms, rested):
     slept = []
-    monkeypatch.setattr("heteroring.bench.device.time.sleep", slept.append)
+    monkeypatch.setattr("heteroring.launch.device.time.sleep", slept.append)
     Cuda().rest(busy_ms)
     assert slept == [rested]

@@ -8,7 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from heteroring.bench.machine_lock import holder
+from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger

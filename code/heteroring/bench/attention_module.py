@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.job import PEERS, Cell, Job
-from heteroring.bench.launch import Rank
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
 from heteroring.kernels.block import resolve
+from heteroring.launch.launch import Rank
 from heteroring.ring.capture import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention

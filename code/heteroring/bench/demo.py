@@ -17,10 +17,10 @@ from rich.table import Table
 
 from heteroring.allocators import fit
 from heteroring.bench import model_sweep, profile
-from heteroring.bench.launch import check_ranks
 from heteroring.bench.model_bench import prompt
 from heteroring.bench.model_job import COST, DECODED, ModelJob
 from heteroring.bench.model_spec import ModelSpec
+from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.rows import write_rows
 
@@ -88,7 +88,7 @@ def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int, models: 
 def run(job: ModelJob, progress: Progress) -> Demo:
     """Measure what a block of the model costs each rank, share the prompt out by that, and prefill and decode it.
 
-    Raises ValueError if the ranks cannot be had, and what `heteroring.bench.launch.launch` raises.
+    Raises ValueError if the ranks cannot be had, and what `heteroring.launch.launch.launch` raises.
     """
     check_ranks(job.platform, job.throttle, job.percentages)
     with tempfile.TemporaryDirectory(prefix="heteroring-demo-") as folder:

@@ -19,13 +19,13 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.heartbeat import advance
 from heteroring.bench.job import MULTIPLES
-from heteroring.bench.launch import Rank, launch
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.kernels.block import resolve
 from heteroring.kernels.late import Late
+from heteroring.launch.heartbeat import advance
+from heteroring.launch.launch import Rank, launch
 from heteroring.ring.capture import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention, rotate

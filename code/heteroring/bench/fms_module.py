@@ -10,15 +10,15 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.fms_layer import positions, random_layer
-from heteroring.bench.heartbeat import beat
 from heteroring.bench.job import Cell, Job
-from heteroring.bench.launch import Rank
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.throttled_module import wrap_computing
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_hidden_states
 from heteroring.fms import Ring
 from heteroring.kernels.block import resolve
+from heteroring.launch.heartbeat import beat
+from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard

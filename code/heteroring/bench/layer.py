@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from heteroring.bench.launch import Rank
 from heteroring.bench.modules import check_layer
 from heteroring.bench.operators import Operator, sizes
 from heteroring.bench.throttled_module import wrap_computing
 from heteroring.kernels.block import resolve
+from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from heteroring.bench.device import Device
+from heteroring.launch.device import Device
 from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import visits

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from heteroring.allocators import allocation
 from heteroring.allocators.strategy import check_strategies, name_of
-from heteroring.bench.device import DEVICE_TYPES
 from heteroring.bench.job import MULTIPLES, fitted_model
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.shape import check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
+from heteroring.launch.device import DEVICE_TYPES
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport import check_transport
 

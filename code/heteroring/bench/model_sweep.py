@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import torch
 
-from heteroring.bench.heartbeat import advance
-from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.layer_trace import Event
 from heteroring.bench.model_bench import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.model_job import ModelCell, ModelJob, plan
 from heteroring.bench.timing import no_garbage_collection
+from heteroring.launch.heartbeat import advance
+from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, report
 

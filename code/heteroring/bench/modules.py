@@ -12,7 +12,7 @@ from heteroring.bench.timing import Busy
 
 if TYPE_CHECKING:
     from heteroring.bench.job import Cell, Job
-    from heteroring.bench.launch import Rank
+    from heteroring.launch.launch import Rank
 
 _HOME = {
     "attention": "heteroring.bench.attention_module:AttentionModule",

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from heteroring.bench.launch import Rank
 from heteroring.bench.verify import verify_product, verify_rows
 from heteroring.kernels.block import resolve
 from heteroring.kernels.late import Late
+from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
 from heteroring.ring.work import causal_flops

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from heteroring.bench.device import DEVICE_TYPES, Device
-from heteroring.bench.heartbeat import advance
-from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.operators import Operator, check_kinds, operators, sizes
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
 from heteroring.kernels.block import check_block
+from heteroring.launch.device import DEVICE_TYPES, Device
+from heteroring.launch.heartbeat import advance
+from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import ProfileRow
 

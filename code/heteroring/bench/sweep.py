@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.heartbeat import advance
 from heteroring.bench.job import PEERS, Cell, Job, plan
-from heteroring.bench.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.bench.modules import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.block import choose
+from heteroring.launch.heartbeat import advance
+from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import Measurement
 from heteroring.ring.partition import Partition

@@ -10,8 +10,8 @@ from functools import wraps
 from math import ceil
 from typing import Any, NamedTuple
 
-from heteroring.bench.device import Device
-from heteroring.bench.heartbeat import beat
+from heteroring.launch.device import Device
+from heteroring.launch.heartbeat import beat
 
 # Back to back, as layers of a model are: so many calls, but no more than take SUSTAINED_MS, in which a GPU comes to the
 # clock that its power allows, and in any case so few.

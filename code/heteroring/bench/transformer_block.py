@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from heteroring.bench.launch import Rank
 from heteroring.bench.model_spec import ModelSpec
 from heteroring.bench.modules import check_fms
 from heteroring.bench.operators import Operator, sizes
 from heteroring.bench.shape import Shape
 from heteroring.bench.throttled_module import wrap_computing
 from heteroring.kernels.block import resolve
+from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from heteroring.files import atomic_path, read_json, sync
 from heteroring.results.git import UNKNOWN, Commit
 
 if TYPE_CHECKING:
-    from heteroring.bench.launch import Rank
+    from heteroring.launch.launch import Rank
 
 _ALIKE = ("platform", "torch", "driver", "throttle")
 """What has one value in all records that are merged, if it is known; of throttles, "none" goes with any other."""
@@ -75,7 +75,7 @@ def provenance(
     without git for one, is "unknown", and `dirty` then null.
     """
     # Whoever only reads records has no use for torch, which `device` imports.
-    from heteroring.bench.device import cpu_model
+    from heteroring.launch.device import cpu_model
 
     known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]

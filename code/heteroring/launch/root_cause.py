@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heteroring.bench.errors import RankError
-from heteroring.bench.heartbeat import lost_peers
-from heteroring.bench.stacks import Stacks
+from heteroring.launch.errors import RankError
+from heteroring.launch.heartbeat import lost_peers
+from heteroring.launch.stack_dumps import Stacks
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from heteroring.bench.watchdog import Watchdog
+    from heteroring.launch.watchdog import Watchdog
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from heteroring.bench import heartbeat
-from heteroring.bench.blame import Accounts, blame
-from heteroring.bench.device import Device, open_device
-from heteroring.bench.errors import Interrupted
-from heteroring.bench.machine_lock import Lock, machine_lock
-from heteroring.bench.stacks import Stacks
-from heteroring.bench.watchdog import Watchdog
 from heteroring.interrupts import ctrl_c_held
+from heteroring.launch import heartbeat
+from heteroring.launch.device import Device, open_device
+from heteroring.launch.errors import Interrupted
+from heteroring.launch.machine_lock import Lock, machine_lock
+from heteroring.launch.root_cause import Accounts, blame
+from heteroring.launch.stack_dumps import Stacks
+from heteroring.launch.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
 
 HANG_TIMEOUT = 120.0

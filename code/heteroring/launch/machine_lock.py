@@ -20,7 +20,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from heteroring.bench.processes import has_ended
+from heteroring.launch.procfs import has_ended
 
 VARIABLE = "HETERORING_LOCK"
 # Not the folder that TMPDIR names, which jobs and users may have one each of.

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from heteroring.bench.heartbeat import DONE, FAILED, STARTING, Beat, Board
-from heteroring.bench.processes import is_stopped
-from heteroring.bench.stacks import ASK, Stacks
+from heteroring.launch.heartbeat import DONE, FAILED, STARTING, Beat, Board
+from heteroring.launch.procfs import is_stopped
+from heteroring.launch.stack_dumps import ASK, Stacks
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0

@@ -1,0 +1,1 @@
+"""Start a task on N ranks and end them together."""
