@@ -3,7 +3,7 @@ import torch
 from oracle import assert_as_accurate_as_torch, attention64
 
 from heteroring.kernels.block import BACKENDS, choose, resolve
-from heteroring.kernels.rectangle import block_from_core
+from heteroring.kernels.causal_offset import block_from_core
 
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
 
 @pytest.mark.parametrize(("m", "n", "offset"), [(33, 33, 0), (17, 63, None)])
 def test_a_square_or_dense_block_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
-    monkeypatch.setattr("heteroring.kernels.rectangle.merge_", lambda *_: pytest.fail("a whole result was merged"))
+    monkeypatch.setattr("heteroring.kernels.causal_offset.merge_", lambda *_: pytest.fail("a whole result was merged"))
     assert calls_of_the_core(m, n, offset) == [(m, n, offset == 0)]
 
 

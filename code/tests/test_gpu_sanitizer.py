@@ -22,7 +22,7 @@ import sys
 import torch
 from heteroring.kernels import hopper_block
 from heteroring.kernels.block import resolve
-from heteroring.kernels.late import Late
+from heteroring.kernels.pending_kv import Late
 
 def operands(m, n):
     return [torch.randn(1, heads, length, 128, device="cuda").bfloat16() for heads, length in ((4, m), (2, n), (2, n))]

@@ -13,9 +13,10 @@ import pytest
 import torch
 from oracle import attention64
 
-from heteroring.kernels import hopper_block, tensor_map, tuned
-from heteroring.kernels.late import Late
-from heteroring.kernels.plans import Plans
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import hopper_block, tensor_map
+from heteroring.kernels.launch_cache import Plans
+from heteroring.kernels.pending_kv import Late
 from heteroring.kernels.triton_block import block, takes_late
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_block.ARCHITECTURE
@@ -68,7 +69,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
-from heteroring.kernels import hopper_kernel, tuned
+from heteroring.kernels import hopper_kernel
+from heteroring.kernels import configs as tuned
 
 head_dim, dtype, causal, fold = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "fold"
 late = sys.argv[4] == "late"

@@ -10,10 +10,10 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
+from heteroring.kernels import configs as tuned  # noqa: E402
 from heteroring.kernels import matmul as matmul_module  # noqa: E402
-from heteroring.kernels import tuned  # noqa: E402
+from heteroring.kernels.launch_cache import Plans  # noqa: E402
 from heteroring.kernels.matmul import matmul  # noqa: E402
-from heteroring.kernels.plans import Plans  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     GPU and torch.cuda.get_device_capability() != matmul_module.ARCHITECTURE, reason="needs a Hopper GPU"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from heteroring.kernels import plans
-from heteroring.kernels.plans import BoundKernel, Plans
+from heteroring.kernels import launch_cache as plans
+from heteroring.kernels.launch_cache import BoundKernel, Plans
 
 
 @dataclass

@@ -6,13 +6,13 @@ import sys
 import pytest
 import torch
 
-from heteroring.bench import products
-from heteroring.bench.products import avoid_clusters
+from heteroring.kernels import matmul_override as products
+from heteroring.kernels.matmul_override import avoid_clusters
 
 PROGRAM = """
 import torch
 from torch.nn.functional import linear
-from heteroring.bench.products import divert
+from heteroring.kernels.matmul_override import divert
 
 taken = []
 REFUSED = 1234.0

@@ -23,7 +23,7 @@ from heteroring.bench.job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.kernels.block import resolve
-from heteroring.kernels.late import Late
+from heteroring.kernels.pending_kv import Late
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.ring.capture import CapturedRing

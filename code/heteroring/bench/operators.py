@@ -21,7 +21,7 @@ import torch
 
 from heteroring.bench.verify import verify_product, verify_rows
 from heteroring.kernels.block import resolve
-from heteroring.kernels.late import Late
+from heteroring.kernels.pending_kv import Late
 from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition

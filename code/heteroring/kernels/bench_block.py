@@ -2,7 +2,7 @@
 
     python -m heteroring.kernels.bench_block                          # the table of docs/experiments/kernels.md
     python -m heteroring.kernels.bench_block --percentages 100,50,10  # on a share of the multiprocessors
-    python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/tuned.py
+    python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
 between 1,500 and 1,700 within a second. So the contestants alternate inside one run, in an order drawn anew each round,
@@ -27,7 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from heteroring.files import atomic_path
-from heteroring.kernels import hopper_block, triton_block, tuned
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import hopper_block, triton_block
 
 ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
 

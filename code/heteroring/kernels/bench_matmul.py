@@ -1,7 +1,7 @@
 """Hold our product of matrices against PyTorch's on this machine's GPU: which is right, and which is faster.
 
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.kernels.bench_matmul [--rows 1,409,4096]
-    python -m heteroring.kernels.bench_matmul --tune --rows 1,16   # launch configurations for kernels/tuned.py
+    python -m heteroring.kernels.bench_matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
 
 Times are device-event times, taken alternately, the median of the repetitions. Of each right operand there are as many
 as L2 cannot hold, and they are read in turn, as a model reads its weights; a time is that of a round of them over their
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from heteroring.kernels import tuned
+from heteroring.kernels import configs as tuned
 from heteroring.kernels.bench_block import count, counts, runs_here
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
 

@@ -59,7 +59,7 @@ class Block(Protocol):
 
         A backend that can go on, in the same pass, to keys that arrive while it computes has an attribute
         `takes_late(q, k, v, causal_offset, late) -> bool`, and where that is true accepts `late`
-        (heteroring.kernels.late.Late) as one more argument.
+        (heteroring.kernels.pending_kv.Late) as one more argument.
         """
 
 

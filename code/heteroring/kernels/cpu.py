@@ -2,7 +2,7 @@
 
 import torch
 
-from heteroring.kernels.rectangle import block_from_core
+from heteroring.kernels.causal_offset import block_from_core
 from heteroring.kernels.reference import attention
 
 _FLASH = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)

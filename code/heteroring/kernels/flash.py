@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from heteroring.kernels.rectangle import block_from_core
-from heteroring.kernels.torch_kernels import core_from_forward
+from heteroring.kernels.causal_offset import block_from_core
+from heteroring.kernels.sdpa import core_from_forward
 
 
 def _forward(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> tuple[torch.Tensor, ...]:

@@ -13,9 +13,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from heteroring.kernels import tensor_map, tuned
-from heteroring.kernels.late import Late
-from heteroring.kernels.plans import BoundKernel, Plans
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import tensor_map
+from heteroring.kernels.launch_cache import BoundKernel, Plans
+from heteroring.kernels.pending_kv import Late
 
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M

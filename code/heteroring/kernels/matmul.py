@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heteroring.kernels import tensor_map, tuned
-from heteroring.kernels.plans import BoundKernel, Plans
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import tensor_map
+from heteroring.kernels.launch_cache import BoundKernel, Plans
 
 ARCHITECTURE = (9, 0)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from heteroring.kernels.rectangle import block_from_core
+from heteroring.kernels.causal_offset import block_from_core
 
 
 def attention(

@@ -12,8 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from heteroring.kernels import hopper_block, tuned
-from heteroring.kernels.late import Late
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import hopper_block
+from heteroring.kernels.pending_kv import Late
 
 HEAD_DIMS = (64, 96, 128, 256)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)

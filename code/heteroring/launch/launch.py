@@ -247,7 +247,7 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
     throttle.start()
     if throttle.scatters:
         # On every rank, so that ranks differ in nothing but what they were left.
-        from heteroring.bench.products import avoid_clusters
+        from heteroring.kernels.matmul_override import avoid_clusters
 
         avoid_clusters(torch_device)
     # It is for the watchdog to say that a rank hangs: one may wait for another for as long as that one works.

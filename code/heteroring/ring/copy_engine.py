@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.late import Late
+from heteroring.kernels.pending_kv import Late
 from heteroring.ring.compact import compact
 from heteroring.ring.driver import copy_rows
 from heteroring.ring.lane import lane_of

@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.late import Late
+from heteroring.kernels.pending_kv import Late
 from heteroring.ring.copy_engine import CopyEngine
 from heteroring.ring.messages import SLOTS
 from heteroring.ring.partition import Partition

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from heteroring.kernels.rectangle import Core, Pair
+from heteroring.kernels.causal_offset import Core, Pair
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]
 
