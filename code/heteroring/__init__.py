@@ -11,9 +11,9 @@ _HOME = {
     "Partition": "heteroring.ring.partition",
     "shard": "heteroring.ring.shard",
     "unshard": "heteroring.ring.shard",
-    "ring_attention": "heteroring.ring.prefill",
+    "ring_attention": "heteroring.ring.attention",
     "ring_decode": "heteroring.ring.decode",
-    "CapturedRing": "heteroring.ring.capture",
+    "CapturedRing": "heteroring.ring.cuda_graph",
     "allocate": "heteroring.allocators",
 }
 

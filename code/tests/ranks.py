@@ -76,7 +76,7 @@ def _share_a_gpu(rank: int) -> None:
 
     NCCL refuses a GPU twice on a host; between what it takes for hosts it talks over the loopback interface.
     """
-    from heteroring.ring import peers
+    from heteroring.ring.transport import peer_access as peers
 
     os.environ |= {"NCCL_HOSTID": f"rank-{rank}", "NCCL_SOCKET_IFNAME": "lo"}
     os.environ["TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"] = "1"

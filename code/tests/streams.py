@@ -1,6 +1,6 @@
 """CUDA streams of several ranks, simulated in one process: work is queued, then run in any order that is allowed.
 
-`driver` stands in for heteroring.ring.driver on these streams and on the CPU's memory.
+`driver` stands in for heteroring.ring.transport.cuda_driver on these streams and on the CPU's memory.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from heteroring.allocators.balanced import balanced
 from heteroring.allocators.costs import Cost, cost_of_speed, predicted_ms
 from heteroring.allocators.even import even
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.work import score_pairs, shard_extra_rows, shard_pairs, total_pairs
+from heteroring.ring.workload import score_pairs, shard_extra_rows, shard_pairs, total_pairs
 
 speed = st.one_of(st.integers(1, 10).map(float), st.floats(1e-3, 1e3))
 pair_us = st.one_of(st.integers(1, 10).map(float), st.floats(1e-2, 1e2))

@@ -17,7 +17,7 @@ from heteroring.results.metrics import cells
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import kv_bytes
+from heteroring.ring.workload import kv_bytes
 
 pytestmark = pytest.mark.ranks
 

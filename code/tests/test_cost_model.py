@@ -14,7 +14,7 @@ from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.lut import LookupTable
 from heteroring.results.rows import to_text
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import total_pairs
+from heteroring.ring.workload import total_pairs
 
 HEADER = (
     "platform,kind,size,batch,heads,kv_heads,head_dim,dtype,causal,throttle,percentage,repetition,latency_ms,tflops"

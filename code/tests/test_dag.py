@@ -260,10 +260,10 @@ TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
     [
         ("code/heteroring/allocators/lut.py", FITS | DRAWN | TYPESET),
         ("code/heteroring/allocators/dispatch.py", TYPESET),
-        ("code/heteroring/ring/work.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/ring/workload.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
         ("code/heteroring/results/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
         ("code/heteroring/results/results.py", DRAWN | TYPESET),
-        ("code/heteroring/ring/prefill.py", {}),
+        ("code/heteroring/ring/attention.py", {}),
     ],
 )
 def test_what_is_computed_follows_its_code_and_measurements_do_not(tree, built, source, follows):

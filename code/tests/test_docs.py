@@ -14,7 +14,7 @@ from heteroring.cli import app
 from heteroring.figures import NAMES
 from heteroring.ring import reference, schedule
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.work import score_pairs
+from heteroring.ring.workload import score_pairs
 
 ROOT = Path(__file__).parents[2]
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -12,9 +12,9 @@ from ranks import Ranks
 import heteroring as hr
 from heteroring.kernels.block import resolve
 from heteroring.kernels.hopper_block import ARCHITECTURE
-from heteroring.ring import agreement
+from heteroring.ring import consistency as agreement
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport import choose_transport
+from heteroring.ring.transport.transport import choose_transport
 
 TRANSPORTS = ["p2p", "copy-engine"]
 SHARES = [(1024, 1024), (1537, 511), (1999, 50), (1000, 0), (0, 777), (1, 1), (3, 130)]

@@ -7,7 +7,7 @@ from oracle import assert_as_accurate_as_torch, attention64
 import heteroring as hr
 from heteroring.kernels.block import resolve
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import kv_bytes, score_pairs
+from heteroring.ring.workload import kv_bytes, score_pairs
 
 SHARES = {
     1: [(1,), (63,)],

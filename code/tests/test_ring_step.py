@@ -12,8 +12,8 @@ from ranks import RankError
 
 import heteroring as hr
 from heteroring.kernels.block import resolve
-from heteroring.ring import agreement
-from heteroring.ring.agreement import MOST_KINDS, Call, Disagreement
+from heteroring.ring import consistency as agreement
+from heteroring.ring.consistency import MOST_KINDS, Call, Disagreement
 from heteroring.ring.partition import Partition
 
 pytestmark = pytest.mark.xdist_group("ranks")
@@ -205,6 +205,6 @@ def test_the_switch_compares_every_call(ranks):
 
 def test_the_switch_has_one_value():
     environment = {**os.environ, "HETERORING_COMPARE": "evry"}
-    command = [sys.executable, "-c", "import heteroring.ring.agreement"]
+    command = [sys.executable, "-c", "import heteroring.ring.consistency"]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "HETERORING_COMPARE is 'evry': it must be 'every', or not be set" in finished.stderr

@@ -10,16 +10,17 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from streams import Stream, driver, run_in_some_order, word
 
-from heteroring.ring import copy_engine, mailbox
-from heteroring.ring.copy_engine import CopyEngine
-from heteroring.ring.mailbox import Mailbox
-from heteroring.ring.messages import messages
+from heteroring.ring.attention import rotate
 from heteroring.ring.partition import Partition
-from heteroring.ring.point_to_point import PointToPoint
-from heteroring.ring.prefill import rotate
 from heteroring.ring.schedule import visits
-from heteroring.ring.transport import AHEAD, check_transport, choose_transport
-from heteroring.ring.work import kv_bytes
+from heteroring.ring.transport import copy_engine
+from heteroring.ring.transport import symmetric_buffer as mailbox
+from heteroring.ring.transport.copy_engine import CopyEngine
+from heteroring.ring.transport.messages import messages
+from heteroring.ring.transport.p2p import PointToPoint
+from heteroring.ring.transport.symmetric_buffer import Mailbox
+from heteroring.ring.transport.transport import AHEAD, check_transport, choose_transport
+from heteroring.ring.workload import kv_bytes
 
 PARTITIONS = [
     Partition.zigzag((9, 5)),

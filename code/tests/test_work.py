@@ -6,7 +6,7 @@ from test_partition import partitions
 
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import visits
-from heteroring.ring.work import (
+from heteroring.ring.workload import (
     capacity_bound,
     causal_flops,
     extra_rows,

@@ -7,7 +7,7 @@ from heteroring.allocators.strategy import STRATEGIES as ALL
 from heteroring.allocators.strategy import Strategy
 from heteroring.results.results import Results, headline
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import ring_time
+from heteroring.ring.workload import ring_time
 from paper_tex import count, out_of, percent, share
 
 # Of those that there are, the ones that the text compares.

@@ -10,7 +10,7 @@ import numpy as np
 
 from heteroring.allocators.costs import Cost, check_costs
 from heteroring.ring.partition import check_layout
-from heteroring.ring.work import shard_extra_rows, shard_pairs, total_pairs
+from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 
 # What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its time.
 # The model knows what ranks compute, not what they wait for: until the first keys come, a rank on two H200s waited for

@@ -9,7 +9,7 @@ from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.profile_table import PathLike, Table, read_latencies
 from heteroring.results.kinds import FOLD_KEYS
-from heteroring.ring.work import total_pairs
+from heteroring.ring.workload import total_pairs
 
 
 class CostPrediction(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import extra_rows, next_rows, score_pairs
+from heteroring.ring.workload import extra_rows, next_rows, score_pairs
 
 
 class Cost(NamedTuple):

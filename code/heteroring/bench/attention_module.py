@@ -16,9 +16,9 @@ from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
 from heteroring.kernels.block import resolve
 from heteroring.launch.launch import Rank
-from heteroring.ring.capture import CapturedRing
+from heteroring.ring.attention import ring_attention
+from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
 
 

@@ -26,13 +26,13 @@ from heteroring.kernels.block import resolve
 from heteroring.kernels.pending_kv import Late
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
-from heteroring.ring.capture import CapturedRing
+from heteroring.ring.attention import ring_attention, rotate
+from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention, rotate
 from heteroring.ring.schedule import Visit, visits
 from heteroring.ring.shard import shard
-from heteroring.ring.transport import TRANSPORTS, choose_transport
-from heteroring.ring.work import capacity_bound
+from heteroring.ring.transport.transport import TRANSPORTS, choose_transport
+from heteroring.ring.workload import capacity_bound
 
 
 @dataclass(frozen=True)

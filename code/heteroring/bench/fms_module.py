@@ -19,8 +19,8 @@ from heteroring.fms import Ring
 from heteroring.kernels.block import resolve
 from heteroring.launch.heartbeat import beat
 from heteroring.launch.launch import Rank
+from heteroring.ring.attention import ring_attention
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
 
 

@@ -15,7 +15,7 @@ from heteroring.kernels.block import check_block
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.results.rows import CONDITIONS, MODULES
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport import check_transport
+from heteroring.ring.transport.transport import check_transport
 
 PEERS = ("context_parallel", "sdpa")
 # The profile that what a module costs is fitted to.

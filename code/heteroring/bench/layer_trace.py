@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from heteroring.launch.device import Device
-from heteroring.ring.messages import messages
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import visits
-from heteroring.ring.transport import Exchange, watched
+from heteroring.ring.transport.messages import messages
+from heteroring.ring.transport.transport import Exchange, watched
 
 
 class Event(NamedTuple):

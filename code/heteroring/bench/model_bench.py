@@ -20,7 +20,7 @@ from heteroring.kernels.block import Block, choose, resolve
 from heteroring.launch.heartbeat import advance, beat, beating
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport import choose_transport
+from heteroring.ring.transport.transport import choose_transport
 
 # Error of the logits relative to their own size: rounding adds up from layer to layer, and a layer that lost a shard
 # is off by as much as its own size.
@@ -205,7 +205,7 @@ class ModelBench:
             return 0
         mailbox = 0
         if cell.system == "ring" and self.transport == "copy-engine":
-            from heteroring.ring.mailbox import mailbox_bytes
+            from heteroring.ring.transport.symmetric_buffer import mailbox_bytes
 
             mailbox = mailbox_bytes(dist.group.WORLD, self.rank.torch_device)
         return torch.cuda.max_memory_allocated() + mailbox

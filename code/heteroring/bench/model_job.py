@@ -13,7 +13,7 @@ from heteroring.bench.shape import check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport import check_transport
+from heteroring.ring.transport.transport import check_transport
 
 # The profile that the cost of a model's blocks is fitted to.
 COST = "block"

@@ -25,7 +25,7 @@ from heteroring.kernels.pending_kv import Late
 from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
-from heteroring.ring.work import causal_flops
+from heteroring.ring.workload import causal_flops
 
 if TYPE_CHECKING:
     from heteroring.bench.profile import ProfileJob

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.results.rows import DTYPES
-from heteroring.ring.work import causal_flops, total_pairs
+from heteroring.ring.workload import causal_flops, total_pairs
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import Measurement
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport import choose_transport
-from heteroring.ring.work import kv_bytes
+from heteroring.ring.transport.transport import choose_transport
+from heteroring.ring.workload import kv_bytes
 
 PEER_BLOCK = "cudnn"
 _TRANSPORTS = {"alone": "none", "sdpa": "none", "context_parallel": "allgather"}

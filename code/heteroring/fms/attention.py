@@ -10,9 +10,9 @@ import torch.distributed as dist
 from fms.modules.attention import get_attention_type, register_attention_op
 
 from heteroring.kernels.block import Block
+from heteroring.ring.attention import ring_attention
 from heteroring.ring.decode import ring_decode
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
 
 OP = "ring"
 

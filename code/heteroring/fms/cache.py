@@ -14,8 +14,8 @@ from heteroring.fms.arguments import positive_number
 from heteroring.fms.models import attention_layers
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block
-from heteroring.ring.members import members
 from heteroring.ring.partition import Partition
+from heteroring.ring.process_group import members
 
 KV = tuple[torch.Tensor, torch.Tensor]
 

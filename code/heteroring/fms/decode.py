@@ -10,7 +10,7 @@ from heteroring.fms.attention import OP, DecodeStep, Ring
 from heteroring.fms.cache import RingCache, next_owner
 from heteroring.fms.models import check_model
 from heteroring.fms.weights import device_of, fingerprint
-from heteroring.ring.agreement import Call, Fields
+from heteroring.ring.consistency import Call, Fields
 
 
 @torch.no_grad()

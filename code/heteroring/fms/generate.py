@@ -14,8 +14,8 @@ from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
 from heteroring.kernels.block import Block
-from heteroring.ring.agreement import Call, Fields
 from heteroring.ring.arguments import flag
+from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 
 

@@ -16,12 +16,12 @@ from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
 from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.block import Block, check_block
-from heteroring.ring.agreement import Call, Fields
 from heteroring.ring.arguments import flag
+from heteroring.ring.attention import ring_attention
+from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
 from heteroring.ring.shard import shard
-from heteroring.ring.transport import check_transport
+from heteroring.ring.transport.transport import check_transport
 
 
 class Prefill(NamedTuple):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
-from heteroring.ring.work import capacity_bound
+from heteroring.ring.workload import capacity_bound
 
 CELL = [
     "platform",

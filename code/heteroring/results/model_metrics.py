@@ -10,7 +10,7 @@ import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
 from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
-from heteroring.ring.work import capacity_bound
+from heteroring.ring.workload import capacity_bound
 
 MODEL_CELL = [
     "platform",

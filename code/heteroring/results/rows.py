@@ -30,7 +30,7 @@ from heteroring.results.columns import (
 )
 from heteroring.results.kinds import FOLD_KEYS, KINDS
 from heteroring.results.reader import read_lines, shown
-from heteroring.ring.work import causal_flops, total_pairs
+from heteroring.ring.workload import causal_flops, total_pairs
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
@@ -74,7 +74,7 @@ class Measurement:
     `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its kind, from
     1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside the attention
     block, what the throttle adds included; 0 for what is not ours, and under condition `captured`. Where the kernel
-    itself waits for the first peer's keys (`heteroring.ring.transport.Joinable`), that counts as busy: a transfer in
+    itself waits for the first peer's keys (`heteroring.ring.transport.transport.Joinable`), that counts as busy: a transfer in
     the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
     all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 

@@ -7,8 +7,8 @@ import torch.distributed as dist
 
 from heteroring.kernels.block import Block
 from heteroring.kernels.decode_block import finish, merge_parts, partials
-from heteroring.ring.agreement import Call, Fields
-from heteroring.ring.operands import described, operands, shapes_of
+from heteroring.ring.consistency import Call, Fields
+from heteroring.ring.validation import described, operands, shapes_of
 
 # PyTorch 2.13 renamed it, and warns of the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -38,7 +38,7 @@ def ring_decode(
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do, if its attention to its
     own keys fails, if the ranks' shapes, dtypes or scales differ, if they call different verbs, or from threads of
     different names (on CUDA this is compared once for a call of its kind, or always with HETERORING_COMPARE=every in
-    the environment of all ranks: `Call.agree` in heteroring.ring.agreement); RuntimeError if a rank is lost, or if an
+    the environment of all ranks: `Call.agree` in heteroring.ring.consistency); RuntimeError if a rank is lost, or if an
     earlier call over the group ended half way.
     """
     with Call("ring_decode", group, q) as call:

@@ -8,12 +8,12 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.pending_kv import Late
-from heteroring.ring.compact import compact
-from heteroring.ring.driver import copy_rows
-from heteroring.ring.lane import lane_of
-from heteroring.ring.mailbox import mailbox_of
-from heteroring.ring.messages import SLOTS, Message, messages
 from heteroring.ring.partition import Partition
+from heteroring.ring.transport.comm_stream import lane_of
+from heteroring.ring.transport.contiguous import compact
+from heteroring.ring.transport.cuda_driver import copy_rows
+from heteroring.ring.transport.messages import SLOTS, Message, messages
+from heteroring.ring.transport.symmetric_buffer import mailbox_of
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
 # Of a part of a message, about: each costs as long as it takes to copy some 2 MB.

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from heteroring.ring.attention import ring_attention
 from heteroring.ring.partition import Partition
-from heteroring.ring.prefill import ring_attention
 
 
 class CapturedRing:

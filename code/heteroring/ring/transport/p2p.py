@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from heteroring.ring.compact import compact
-from heteroring.ring.lane import lane_of
-from heteroring.ring.messages import Inbox, messages
 from heteroring.ring.partition import Partition
+from heteroring.ring.transport.comm_stream import lane_of
+from heteroring.ring.transport.contiguous import compact
+from heteroring.ring.transport.messages import Inbox, messages
 
 
 class PointToPoint:

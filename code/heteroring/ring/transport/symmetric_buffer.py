@@ -8,8 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 
-from heteroring.ring.driver import await_flag, write_flag
-from heteroring.ring.messages import SLOTS
+from heteroring.ring.transport.cuda_driver import await_flag, write_flag
+from heteroring.ring.transport.messages import SLOTS
 
 _FLAG_BYTES = 4
 _ALIGNMENT = 256

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.ring.members import is_group, members
+from heteroring.ring.process_group import is_group, members
 
 MOST_KINDS = 1024
 
@@ -48,7 +48,7 @@ class Call:
     """One call of `verb` over `group`; as a context, no other thread's call over the group begins within it.
 
     `operand` is a tensor, or a model, on the device that the call computes on. `group`, `rank` and `world_size` are
-    those of `heteroring.ring.members`; what is no group at all stands for all processes until `agree` refuses it.
+    those of `heteroring.ring.process_group`; what is no group at all stands for all processes until `agree` refuses it.
 
     Entering raises RuntimeError if an earlier call over the group ended half way on this rank: by an error, other than
     a Disagreement, that came before `complete`.

@@ -9,12 +9,12 @@ import torch.distributed as dist
 
 from heteroring.kernels import triton_block
 from heteroring.kernels.block import Block, resolve
-from heteroring.ring.agreement import Call, Fields
 from heteroring.ring.arguments import flag
-from heteroring.ring.operands import described, operands, shapes_of
+from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import Visit, visits
-from heteroring.ring.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
+from heteroring.ring.transport.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
+from heteroring.ring.validation import described, operands, shapes_of
 
 
 def ring_attention(
@@ -45,7 +45,7 @@ def ring_attention(
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
     partitions, dtypes, head counts, masks or scales differ, if they call different verbs, or from threads of different
-    names. On CUDA calls are compared once for each kind of them (`Call.agree` in heteroring.ring.agreement; with
+    names. On CUDA calls are compared once for each kind of them (`Call.agree` in heteroring.ring.consistency; with
     HETERORING_COMPARE=every in the environment of all ranks, always), and ranks that then mix kinds, or lose one
     another under the copy-engine transport, get wrong results or wait for ever. RuntimeError if a rank is lost, or if
     an earlier call over the group ended half way. What a Block raises it raises on its rank alone: the others get

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.pending_kv import Late
-from heteroring.ring.copy_engine import CopyEngine
-from heteroring.ring.messages import SLOTS
 from heteroring.ring.partition import Partition
-from heteroring.ring.peers import peers_can_be_accessed
-from heteroring.ring.point_to_point import PointToPoint
+from heteroring.ring.transport.copy_engine import CopyEngine
+from heteroring.ring.transport.messages import SLOTS
+from heteroring.ring.transport.p2p import PointToPoint
+from heteroring.ring.transport.peer_access import peers_can_be_accessed
 
 TRANSPORTS = ("p2p", "copy-engine")
 AHEAD = SLOTS

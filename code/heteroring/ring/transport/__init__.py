@@ -1,0 +1,1 @@
+"""The ways that keys and values take from rank to rank."""
