@@ -2,7 +2,7 @@
 
 import pytest
 
-from heteroring.bench.exposed import Line, run
+from heteroring.microbench.overlap import Line, run
 
 
 @pytest.mark.ranks

@@ -1,7 +1,7 @@
 """Launch configurations measured to be the fastest, by architecture, head size and kind of rectangle.
 
-The tables are data, and nothing is measured at import. `python -m heteroring.kernels.bench_block --tune` measures the
-candidates for attention on the GPU it runs on, `python -m heteroring.kernels.bench_matmul --tune` those for matrix
+The tables are data, and nothing is measured at import. `python -m heteroring.microbench.attention --tune` measures the
+candidates for attention on the GPU it runs on, `python -m heteroring.microbench.matmul --tune` those for matrix
 products; both print times, the fastest of which belong here.
 """
 

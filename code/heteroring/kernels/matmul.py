@@ -1,6 +1,6 @@
 """Products of 16-bit matrices without thread block clusters, for processes in which those of cuBLAS cannot be trusted.
 
-`python -m heteroring.kernels.bench_matmul` compares them with PyTorch's; docs/experiments/kernels.md has the results.
+`python -m heteroring.microbench.matmul` compares them with PyTorch's; docs/experiments/kernels.md has the results.
 A token that is decoded asks for hundreds of small products, so what follows from shapes, strides and dtypes is worked
 out once, as a `Plan`; a launch fills in addresses.
 """

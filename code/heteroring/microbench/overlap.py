@@ -1,6 +1,6 @@
 """How much of a transfer compute does not hide: the ring, beside the same compute with all KV already at hand.
 
-    python -m heteroring.bench.exposed --platform gpu --throttle mps --percentages 100,50 --seq-lens 8192,65536
+    python -m heteroring.microbench.overlap --platform gpu --throttle mps --percentages 100,50 --seq-lens 8192,65536
 
 measures, for each length and under one throttle setting, each rank alone, the compute of an even and of a balanced
 zigzag ring, that ring by each transport, and the copy-engine ring replayed as a CUDA graph. Balanced means in

@@ -1,8 +1,8 @@
 """Measure the Triton block against cuDNN, or the launch configurations against one another, on this machine's GPU.
 
-    python -m heteroring.kernels.bench_block                          # the table of docs/experiments/kernels.md
-    python -m heteroring.kernels.bench_block --percentages 100,50,10  # on a share of the multiprocessors
-    python -m heteroring.kernels.bench_block --tune --head-dim 128    # rows for kernels/configs.py
+    python -m heteroring.microbench.attention                          # the table of docs/experiments/kernels.md
+    python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the multiprocessors
+    python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
 between 1,500 and 1,700 within a second. So the contestants alternate inside one run, in an order drawn anew each round,

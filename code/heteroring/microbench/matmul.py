@@ -1,7 +1,7 @@
 """Hold our product of matrices against PyTorch's on this machine's GPU: which is right, and which is faster.
 
-    CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.kernels.bench_matmul [--rows 1,409,4096]
-    python -m heteroring.kernels.bench_matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
+    CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.microbench.matmul [--rows 1,409,4096]
+    python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
 
 Times are device-event times, taken alternately, the median of the repetitions. Of each right operand there are as many
 as L2 cannot hold, and they are read in turn, as a model reads its weights; a time is that of a round of them over their
@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from heteroring.kernels import configs as tuned
-from heteroring.kernels.bench_block import count, counts, runs_here
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
+from heteroring.microbench.attention import count, counts, runs_here
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
 WEIGHTS = ((4096, 4096), (4096, 6144), (4096, 12288), (4096, 28672), (14336, 4096))

@@ -1,6 +1,6 @@
 """Measure split-KV decode on this machine's GPU: time and memory traffic by the number of chunks.
 
-    python -m heteroring.kernels.bench_decode --keys 59000,6000 --heads 32 --kv-heads 8
+    python -m heteroring.microbench.decode --keys 59000,6000 --heads 32 --kv-heads 8
 
 A step of decode reads every key and value once and computes next to nothing, so what counts is the share of the
 memory's bandwidth that it reaches; a plain copy of as many bytes is measured beside it. Each launch reads another of
@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 
 from heteroring.kernels import decode_block, decode_split
-from heteroring.kernels.bench_block import check_gpu, count, counts
+from heteroring.microbench.attention import check_gpu, count, counts
 
 CACHES_BYTES = 1 << 30
 PROGRAMS = (1, 2, 3, 4, 8)
