@@ -115,7 +115,7 @@ def profile(
     lengths = {name: integers(option, text) if text else () for name, (option, text) in named.items()}
     check_measured(output)
 
-    from heteroring.bench import profile as stage
+    from heteroring.bench.profile import run as stage
 
     job = stage.ProfileJob(
         platform=platform,
@@ -141,7 +141,7 @@ def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, hea
     own = grid_of(platform)
     dtype = dtype or own.dtype
     if model:
-        from heteroring.bench.model_spec import ModelSpec
+        from heteroring.bench.model.spec import ModelSpec
 
         own = ModelSpec(model, dtype, heads=heads, kv_heads=kv_heads, emb_dim=heads * head_dim).sizes
     return Shape(batch, heads or own.heads, kv_heads or own.kv_heads, head_dim or own.head_dim, dtype)
@@ -206,8 +206,8 @@ def bench(
 
     from rich.console import Console
 
-    from heteroring.bench import sweep as stage
-    from heteroring.bench.job import Job
+    from heteroring.bench.ring import run as stage
+    from heteroring.bench.ring.job import Job
     from heteroring.bench.shape import Shape
     from heteroring.results.summary import summary
 

@@ -94,9 +94,9 @@ def model(
     if trace.resolve() == output.resolve():
         raise ValueError(f"output and trace are both {output}: they are two files")
 
-    from heteroring.bench import model_sweep as stage
-    from heteroring.bench.model_job import TRACED, ModelJob
-    from heteroring.bench.model_spec import ModelSpec
+    from heteroring.bench.model import run as stage
+    from heteroring.bench.model.job import TRACED, ModelJob
+    from heteroring.bench.model.spec import ModelSpec
     from heteroring.results.rows import write_rows
 
     job = ModelJob(

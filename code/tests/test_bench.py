@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from heteroring.bench import sweep
-from heteroring.bench.job import Job, plan
+from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring.job import Job, plan
 from heteroring.bench.shape import Shape
 from heteroring.cli import app
 from heteroring.results.metrics import cells

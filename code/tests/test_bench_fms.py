@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 pytest.importorskip("fms")
 
-from heteroring.bench import sweep
-from heteroring.bench.fms_layer import layer_flops, random_layer
-from heteroring.bench.job import Job
+from heteroring.bench.random_layer import layer_flops, random_layer
+from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring.job import Job
 from heteroring.bench.shape import Shape
 from heteroring.cli import app
 from heteroring.results.results import Results

@@ -303,7 +303,7 @@ def test_aggregate_refuses(tmp_path):
 
 
 def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
-    from heteroring.bench import sweep
+    from heteroring.bench.ring import run as sweep
     from heteroring.launch.errors import RankError
 
     def fail(*_, **__):

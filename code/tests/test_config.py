@@ -205,7 +205,7 @@ def test_model_that_cannot_be_built_is_refused(config, settings, says):
 
 def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, monkeypatch):
     pytest.importorskip("fms")
-    from heteroring.bench import model_spec
+    from heteroring.bench.model import spec as model_spec
 
     for platform in config["platforms"].values():
         model_spec.ModelSpec(platform["model"]["name"])

@@ -5,8 +5,8 @@ from gpu import two_gpus
 
 pytest.importorskip("fms")
 
-from heteroring.bench import sweep
-from heteroring.bench.job import Job
+from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring.job import Job
 from heteroring.bench.shape import Shape
 
 pytestmark = two_gpus

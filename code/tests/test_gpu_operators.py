@@ -6,7 +6,7 @@ import torch
 from gpu import one_gpu
 from test_operators import Throttle, job
 
-from heteroring.bench.operators import operators
+from heteroring.bench.profile.operators import operators
 from heteroring.bench.shape import Shape
 
 pytestmark = one_gpu

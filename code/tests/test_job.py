@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench import modules
-from heteroring.bench.job import Job, plan
+from heteroring.bench.ring import workloads as modules
+from heteroring.bench.ring.job import Job, plan
 from heteroring.bench.shape import Shape
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")

@@ -9,7 +9,7 @@ pytest.importorskip("fms")
 
 import fms_models
 
-from heteroring.bench.layer_trace import LayerTrace
+from heteroring.bench.model.layer_trace import LayerTrace
 from heteroring.fms import ring_prefill
 from heteroring.kernels.block import resolve
 from heteroring.launch.device import Cpu

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from rows import measurement
 
-from heteroring.bench.job import Job
+from heteroring.bench.ring.job import Job
 from heteroring.cli_options import measure
 from heteroring.results import git as commit
 from heteroring.results.git import Commit

@@ -125,7 +125,7 @@ def test_a_rank_without_tokens_has_no_layer_to_trace():
 
 
 def test_what_must_be_traced_is_what_is_traced():
-    from heteroring.bench import model_job
+    from heteroring.bench.model import job as model_job
 
     assert TRACED == model_job.TRACED
 

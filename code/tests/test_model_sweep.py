@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 pytest.importorskip("fms")
 
-from heteroring.bench.model_bench import ModelBench, Taken, Trial, compare, first_layer
-from heteroring.bench.model_job import ModelCell, ModelJob, plan
-from heteroring.bench.model_spec import ModelSpec
-from heteroring.bench.model_sweep import ModelSweep
-from heteroring.bench.transformer_block import block_flops
+from heteroring.bench.model.job import ModelCell, ModelJob, plan
+from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer
+from heteroring.bench.model.run import ModelSweep
+from heteroring.bench.model.spec import ModelSpec
+from heteroring.bench.profile.transformer_block import block_flops
 from heteroring.cli import app
 from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
@@ -215,7 +215,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
         path.write_text("new rows")
 
     done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
-    monkeypatch.setattr("heteroring.bench.model_sweep.run", lambda job, **_: done)
+    monkeypatch.setattr("heteroring.bench.model.run.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
     result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv"))
@@ -244,7 +244,7 @@ def test_the_first_layer_is_all_that_runs_and_then_the_others_are_back():
 
 def test_a_lost_shard_is_seen_in_logits_of_random_weights():
     """What the tolerances of LOGITS_TOLERANCE must tell apart: rounding, and attention that misses some of its keys."""
-    from heteroring.bench.model_bench import LOGITS_TOLERANCE
+    from heteroring.bench.model.prefill_decode import LOGITS_TOLERANCE
     from heteroring.fms import ring_prefill
     from heteroring.kernels.cpu import block
 

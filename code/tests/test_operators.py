@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from heteroring.bench import operators as registry
-from heteroring.bench.operators import Operator, operators, sizes
-from heteroring.bench.profile import ProfileJob, steps
+from heteroring.bench.profile import operators as registry
+from heteroring.bench.profile.operators import Operator, operators, sizes
+from heteroring.bench.profile.run import ProfileJob, steps
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import WrongResult
 

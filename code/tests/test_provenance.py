@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.job import Job
+from heteroring.bench.ring.job import Job
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
 

@@ -13,7 +13,7 @@ from fms.models.mixtral import Mixtral, MixtralConfig
 from fms.modules.attention import MultiHeadAttention
 from fms.modules.positions import RotaryEmbedding
 
-from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.wrap_module import wrap_computing
 
 
 class Recorder:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from heteroring.bench import profile
+from heteroring.bench.profile import run as profile
 from heteroring.bench.timing import Busy, Times, sustained_calls, timed
 from heteroring.launch.device import Cuda
 

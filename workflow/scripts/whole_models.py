@@ -18,7 +18,7 @@ def check_models(config: Mapping, schema: Path) -> None:
     for platform, settings in config["platforms"].items():
         model = settings["model"]
         if model["name"] not in shipped:
-            from heteroring.bench.model_spec import ModelSpec
+            from heteroring.bench.model.spec import ModelSpec
 
             try:
                 ModelSpec(model["name"], model["dtype"], **{size: model[size] for size in SIZES})

@@ -16,10 +16,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from heteroring.allocators import fit
-from heteroring.bench import model_sweep, profile
-from heteroring.bench.model_bench import prompt
-from heteroring.bench.model_job import COST, DECODED, ModelJob
-from heteroring.bench.model_spec import ModelSpec
+from heteroring.bench.model import run as model_sweep
+from heteroring.bench.model.job import COST, DECODED, ModelJob
+from heteroring.bench.model.prefill_decode import prompt
+from heteroring.bench.model.spec import ModelSpec
+from heteroring.bench.profile import run as profile
 from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.rows import write_rows

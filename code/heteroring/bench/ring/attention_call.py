@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.job import PEERS, Cell, Job
+from heteroring.bench.ring.job import PEERS, Cell, Job
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
@@ -40,7 +40,7 @@ class AttentionModule:
     def prepared(self, cell: Cell) -> Iterator[Callable[[], Any] | None]:
         scale, inputs, throttle = self._job.shape.scale, self._inputs[cell.partition.seq_len], self._rank.throttle
         if cell.system == "context_parallel":
-            from heteroring.bench.context_parallel import context_parallel_call
+            from heteroring.bench.ring.torch_baselines import context_parallel_call
 
             with context_parallel_call(inputs, scale) as call:
                 yield throttle.wrap(call)
@@ -61,7 +61,7 @@ class AttentionModule:
         elif cell.system == "alone":
             yield partial(self._block, q, k, v, scale=scale, causal_offset=0)
         else:
-            from heteroring.bench.context_parallel import single_gpu_call
+            from heteroring.bench.ring.torch_baselines import single_gpu_call
 
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
 

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.fms_layer import positions, random_layer
-from heteroring.bench.job import Cell, Job
+from heteroring.bench.random_layer import positions, random_layer
+from heteroring.bench.ring.job import Cell, Job
 from heteroring.bench.shape import same_on_every_rank
-from heteroring.bench.throttled_module import wrap_computing
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_hidden_states
+from heteroring.bench.wrap_module import wrap_computing
 from heteroring.fms import Ring
 from heteroring.kernels.block import resolve
 from heteroring.launch.heartbeat import beat

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from heteroring.bench.layer_trace import Event
-from heteroring.bench.model_bench import Check, ModelBench, Taken, Trial, middle
-from heteroring.bench.model_job import ModelCell, ModelJob, plan
+from heteroring.bench.model.job import ModelCell, ModelJob, plan
+from heteroring.bench.model.layer_trace import Event
+from heteroring.bench.model.prefill_decode import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.timing import no_garbage_collection
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch

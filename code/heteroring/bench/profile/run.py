@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from heteroring.bench.operators import Operator, check_kinds, operators, sizes
+from heteroring.bench.profile.operators import Operator, check_kinds, operators, sizes
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
 from heteroring.kernels.block import check_block
@@ -30,7 +30,7 @@ DEFAULT_KINDS = ("matmul", "attention", "fold")
 class ProfileJob:
     """What `heteroring profile` measures on one rank at one percentage.
 
-    platform: what it runs on; label: what its rows call that. kinds: what to time (see heteroring.bench.operators),
+    platform: what it runs on; label: what its rows call that. kinds: what to time (see heteroring.bench.profile.operators),
     matmuls at `sizes` and everything else at `seq_lens`; the lengths of what no kind asks for may be empty.
     fms_seq_lens: those of the kind `layer`, if not seq_lens. model: architecture/variant whose transformer block the
     kind `block` is. Raises ValueError, naming value and rule, for anything that could not be measured as asked.

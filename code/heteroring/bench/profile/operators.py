@@ -28,7 +28,7 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.workload import causal_flops
 
 if TYPE_CHECKING:
-    from heteroring.bench.profile import ProfileJob
+    from heteroring.bench.profile.run import ProfileJob
 
 
 class Operator(NamedTuple):
@@ -150,4 +150,4 @@ def _module(kind: str) -> ModuleType:
 
 
 _HERE = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}
-_ELSEWHERE = {"layer": "heteroring.bench.layer", "block": "heteroring.bench.transformer_block"}
+_ELSEWHERE = {"layer": "heteroring.bench.profile.fms_layer", "block": "heteroring.bench.profile.transformer_block"}

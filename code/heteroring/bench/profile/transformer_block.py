@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from heteroring.bench.model_spec import ModelSpec
-from heteroring.bench.modules import check_fms
-from heteroring.bench.operators import Operator, sizes
+from heteroring.bench.model.spec import ModelSpec
+from heteroring.bench.profile.operators import Operator, sizes
+from heteroring.bench.ring.workloads import check_fms
 from heteroring.bench.shape import Shape
-from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.block import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:
-    from heteroring.bench.profile import ProfileJob
+    from heteroring.bench.profile.run import ProfileJob
 
 KIND = "block"
 VOCABULARY = 32  # of the embedding and head around the block, which are not timed
@@ -38,7 +38,7 @@ def check(job: ProfileJob) -> None:
 
 def operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """The block at each length; it fills a cache as in a prefill, and its attention is that of the ring's block."""
-    from heteroring.bench.fms_layer import positions
+    from heteroring.bench.random_layer import positions
     from heteroring.fms import Ring
     from heteroring.fms.cache import empty_cache
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from heteroring.bench.timing import Busy
 
 if TYPE_CHECKING:
-    from heteroring.bench.job import Cell, Job
+    from heteroring.bench.ring.job import Cell, Job
     from heteroring.launch.launch import Rank
 
 _HOME = {
-    "attention": "heteroring.bench.attention_module:AttentionModule",
-    "fms": "heteroring.bench.fms_module:FmsModule",
+    "attention": "heteroring.bench.ring.attention_call:AttentionModule",
+    "fms": "heteroring.bench.ring.fms_layer:FmsModule",
 }
 
 

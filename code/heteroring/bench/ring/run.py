@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.job import PEERS, Cell, Job, plan
-from heteroring.bench.modules import Module, open_module
+from heteroring.bench.ring.job import PEERS, Cell, Job, plan
+from heteroring.bench.ring.workloads import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.block import choose
 from heteroring.launch.heartbeat import advance

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from heteroring.bench.modules import check_layer
-from heteroring.bench.operators import Operator, sizes
-from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.profile.operators import Operator, sizes
+from heteroring.bench.ring.workloads import check_layer
+from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.block import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:
-    from heteroring.bench.profile import ProfileJob
+    from heteroring.bench.profile.run import ProfileJob
 
 KIND = "layer"
 
@@ -26,7 +26,7 @@ def check(job: ProfileJob) -> None:
 
 def operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """The layer at each length; its attention is computed by the block that the ring would use."""
-    from heteroring.bench.fms_layer import layer_flops, positions, random_layer
+    from heteroring.bench.random_layer import layer_flops, positions, random_layer
     from heteroring.fms import Ring
 
     shape, device, lengths = job.shape, rank.torch_device, sizes(KIND, job)

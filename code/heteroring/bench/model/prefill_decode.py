@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.allocators.even import even
-from heteroring.bench.layer_trace import Event, LayerTrace
-from heteroring.bench.model_job import ModelCell, ModelJob
-from heteroring.bench.throttled_module import wrap_computing
+from heteroring.bench.model.job import ModelCell, ModelJob
+from heteroring.bench.model.layer_trace import Event, LayerTrace
 from heteroring.bench.verify import WrongResult
+from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.block import Block, choose, resolve
 from heteroring.launch.heartbeat import advance, beat, beating
 from heteroring.launch.launch import Rank

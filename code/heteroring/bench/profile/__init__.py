@@ -1,0 +1,1 @@
+"""How fast one rank computes: the operators of a profile, and the run."""
