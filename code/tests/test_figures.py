@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
 
 from heteroring import figures
-from heteroring.figures.select import MissingRows
+from heteroring.figures.cells import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 
 

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from synthetic_figures import GRIDS, line, panels, plotted, results
 
 from heteroring import figures
-from heteroring.figures.layer_trace import EXPOSED, WAITING
+from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
 from heteroring.figures.style import STRATEGIES, look
 
 grids = pytest.mark.parametrize("grid", ["gpu", "tiny"])  # the most there is to show, and the least

@@ -13,7 +13,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from synthetic_figures import GRIDS, line, panel, panels, plotted, results, results_of, texts
 
 from heteroring import figures
-from heteroring.figures.regression import fitted_tflops
+from heteroring.figures.plots.regression_surface import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
 
@@ -110,7 +110,7 @@ def test_every_heatmap_cell_shows_its_speedup_legibly(grid):
 
 
 def test_every_shade_gets_readable_text():
-    from heteroring.figures.heatmap import text_colour
+    from heteroring.figures.plots.speedup_heatmap import text_colour
 
     for grey in np.linspace(0, 1, 101):
         for shade in ((grey, grey, grey), (grey, 0.2, 0.6), (0.9, grey, 0.1)):

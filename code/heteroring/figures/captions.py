@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.figures.select import shown, throttle
+from heteroring.figures.cells import shown, throttle
 from heteroring.results.results import headline
 
 if TYPE_CHECKING:

@@ -18,24 +18,28 @@ class Entry:
 
 CATALOG = {
     "strategy_eval": Entry(
-        "slowdown", "text", "Slowdown of every strategy at every length and percentage, the fastest one marked."
+        "strategy_eval", "text", "Slowdown of every strategy at every length and percentage, the fastest one marked."
     ),
-    "speedup_heatmap": Entry("heatmap", "text", "Speedup of uneven over even shards in each cell of the grid."),
-    "extreme_heterogeneity": Entry("extreme", "text", "Latency at the lowest percentage, against the bound."),
+    "speedup_heatmap": Entry("speedup_heatmap", "text", "Speedup of uneven over even shards in each cell of the grid."),
+    "extreme_heterogeneity": Entry(
+        "extreme_heterogeneity", "text", "Latency at the lowest percentage, against the bound."
+    ),
     "efficiency_vs_heterogeneity": Entry("heterogeneity", "text", "Efficiency as one rank is throttled."),
     "latency_vs_heterogeneity": Entry("heterogeneity", "text", "Latency as one rank is throttled."),
-    "latency_scaling": Entry("scaling", "text", "Latency against sequence length, with the ideal slope."),
+    "latency_scaling": Entry("latency_scaling", "text", "Latency against sequence length, with the ideal slope."),
     "speedup_over_even": Entry("heterogeneity", "text", "Speedup over even shards of the same layout."),
-    "token_distribution": Entry("tokens", "text", "The throttled rank's share of the tokens, by allocator."),
+    "token_distribution": Entry(
+        "token_distribution", "text", "The throttled rank's share of the tokens, by allocator."
+    ),
     "matmul_latency_vs_size": Entry("matmul", "column", "Matmul latency against matrix size."),
     "matmul_mps_latency": Entry("matmul", "column", "Matmul latency as the device is throttled."),
     "matmul_mps_scaling": Entry("matmul", "column", "Matmul throughput as the device is throttled."),
     "matmul_mps_efficiency": Entry("matmul", "column", "Matmul speed reached per share of the device granted."),
     "matmul_mps_bars": Entry("matmul_bars", "column", "Matmul slowdown against the ideal, by size."),
     "performance_scaling_vs_percentage": Entry(
-        "achieved", "column", "Nominal percentage against the speed achieved, matmul and attention."
+        "performance_scaling", "column", "Nominal percentage against the speed achieved, matmul and attention."
     ),
-    "regression_surface": Entry("regression", "text", "The fitted formula and the points it was fitted to."),
+    "regression_surface": Entry("regression_surface", "text", "The fitted formula and the points it was fitted to."),
     "bound_fraction": Entry("heterogeneity", "text", "Capacity bound over latency, for every strategy."),
     "rank_order": Entry(
         "rank_order",
@@ -43,15 +47,15 @@ CATALOG = {
         "Latency over the bound with the slow rank at the front of the sequence and at its back.",
         optional="No ring was measured with the slow rank first",
     ),
-    "rank_timeline": Entry("timeline", "text", "Busy and waiting time of each rank, even against balanced."),
+    "rank_timeline": Entry("rank_timeline", "text", "Busy and waiting time of each rank, even against balanced."),
     "module_comparison": Entry(
-        "modules",
+        "module_comparison",
         "text",
         "The attention call against the whole FMS attention layer.",
         optional="The FMS attention layer was not measured",
     ),
     "model_ttft": Entry(
-        "models",
+        "model_ttft",
         "text",
         "Time to first token of a whole language model, against the bound.",
         optional="No language model was measured",

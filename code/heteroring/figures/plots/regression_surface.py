@@ -14,7 +14,7 @@ from heteroring.allocators.formula import TERMS
 from heteroring.figures.axes import length_axis, throughput_unit
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import profile_details, throttle_label, tokens
-from heteroring.figures.select import MissingRows, profile_rows
+from heteroring.figures.cells import MissingRows, profile_rows
 
 if TYPE_CHECKING:
     from heteroring.results.results import Results

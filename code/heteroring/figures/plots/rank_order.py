@@ -12,7 +12,7 @@ from heteroring.allocators.strategy import Strategy
 from heteroring.figures.axes import percentage_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.select import MissingRows, series, shown
+from heteroring.figures.cells import MissingRows, series, shown
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look, ordered
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time

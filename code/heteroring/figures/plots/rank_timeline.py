@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
-from heteroring.figures.select import MissingRows, ring_cells
+from heteroring.figures.cells import MissingRows, ring_cells
 from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_COLOUR, look
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import milliseconds_axis, percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.select import MissingRows, peer_cells, per_cell, ring_cells, series
+from heteroring.figures.cells import MissingRows, peer_cells, per_cell, ring_cells, series
 from heteroring.figures.style import ALONE_LINE, BOUND_LINE, PEER_LINE, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from heteroring.figures.bars import name_bars, reference_handles, value_bars
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
-from heteroring.figures.select import peer_cells, ring_cells
+from heteroring.figures.cells import peer_cells, ring_cells
 from heteroring.figures.style import PEER_COLOUR, PEER_LINE, look, ordered
 
 if TYPE_CHECKING:
