@@ -6,7 +6,7 @@ from heteroring.interrupts import quit_on_ctrl_c
 def main() -> None:
     """Run the command line. Ctrl-C is heeded before anything is imported for it."""
     quit_on_ctrl_c()
-    from heteroring.cli import main
+    from heteroring.cli.main import main
 
     main()
 

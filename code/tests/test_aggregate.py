@@ -9,7 +9,7 @@ import pytest
 from synthetic import CPU, bench_name, write_platform
 from typer.testing import CliRunner
 
-from heteroring import cli
+from heteroring.cli import main as cli
 from heteroring.results.aggregate import aggregate
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from heteroring.bench.ring import run as sweep
 from heteroring.bench.ring.job import Job, plan
 from heteroring.bench.shape import Shape
-from heteroring.cli import app
+from heteroring.cli.main import app
 from heteroring.results.metrics import cells
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows

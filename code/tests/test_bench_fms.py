@@ -13,7 +13,7 @@ from heteroring.bench.random_layer import layer_flops, random_layer
 from heteroring.bench.ring import run as sweep
 from heteroring.bench.ring.job import Job
 from heteroring.bench.shape import Shape
-from heteroring.cli import app
+from heteroring.cli.main import app
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
 

@@ -18,8 +18,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from heteroring import cli
-from heteroring.cli import app
+from heteroring.cli import main as cli
+from heteroring.cli.main import app
 from heteroring.results.rows import Measurement, read_rows, write_rows
 from heteroring.results.summary import summary
 
@@ -147,7 +147,7 @@ def measured_job(monkeypatch, *words):
         asked.append((job, output))
         raise typer.Exit
 
-    monkeypatch.setattr("heteroring.cli.measure", measure)
+    monkeypatch.setattr("heteroring.cli.options.measure", measure)
     assert invoke("bench", *words).exit_code == 0
     return asked[0]
 
@@ -340,7 +340,7 @@ def environment():
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "pandas", "numpy", "matplotlib", "sklearn")
     script = (
-        "import sys\nfrom heteroring.cli import app\n"
+        "import sys\nfrom heteroring.cli.main import app\n"
         "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
         f"assert not [name for name in {heavy} if name in sys.modules]"
     )

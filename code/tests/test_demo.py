@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 pytest.importorskip("fms")
 
 from heteroring.bench import demo
-from heteroring.cli import app
+from heteroring.cli.main import app
 
 
 def found(**changes) -> demo.Demo:

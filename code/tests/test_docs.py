@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 from workflow.readme import PICTURE, README, made
 
-from heteroring.cli import app
+from heteroring.cli.main import app
 from heteroring.figures import NAMES
 from heteroring.ring import reference, schedule
 from heteroring.ring.partition import LAYOUTS, Partition

@@ -8,7 +8,7 @@ import pytest
 from rows import measurement
 
 from heteroring.bench.ring.job import Job
-from heteroring.cli_options import measure
+from heteroring.cli.options import measure
 from heteroring.results import git as commit
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport

@@ -17,7 +17,7 @@ from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, comp
 from heteroring.bench.model.run import ModelSweep
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.transformer_block import block_flops
-from heteroring.cli import app
+from heteroring.cli.main import app
 from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, read_json
@@ -170,7 +170,7 @@ def test_balanced_needs_its_cost_model(tmp_path):
 def test_a_model_that_is_not_named_fits_the_platform(tmp_path, monkeypatch, platform, dtype):
     """Nobody who leaves the model out on a CPU wants the 64 GB of Llama 3 8B in float32 on two ranks."""
     asked = []
-    monkeypatch.setattr("heteroring.cli_model.measure", lambda stage, job, *_, **__: asked.append(job.model))
+    monkeypatch.setattr("heteroring.cli.model.measure", lambda stage, job, *_, **__: asked.append(job.model))
     words = ["--percentages", "100,50", "--seq-lens", "40,96", "--strategies", "zigzag/even"]
     words += ["--platform", platform, "--output", str(tmp_path / "pct-050.csv")]
     result = CliRunner().invoke(app, ["model", *words])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from heteroring import cli
+from heteroring.cli import main as cli
 from record import jobs, left_to_do, plan, record
 
 pytestmark = pytest.mark.ranks

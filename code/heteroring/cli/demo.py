@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from heteroring.cli_options import Seed, printing, reporting
+from heteroring.cli.options import Seed, printing, reporting
 from heteroring.interrupts import raise_on_ctrl_c
 
 

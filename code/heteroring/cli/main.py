@@ -14,9 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
-from heteroring import __version__, cli_demo, cli_model
+from heteroring import __version__
 from heteroring.bench.defaults import grid_of, strategies_of
-from heteroring.cli_options import (
+from heteroring.cli import demo as cli_demo
+from heteroring.cli import model as cli_model
+from heteroring.cli.options import (
     Batch,
     Block,
     Condition,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from heteroring.bench.defaults import grid_of
-from heteroring.cli_options import (
+from heteroring.cli.options import (
     Batch,
     Block,
     CsvOutput,
