@@ -10,13 +10,12 @@ import pytest
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("snakemake")
 
-from snakemake.utils import update_config  # noqa: E402
-
 import platforms  # noqa: E402
-from configuration import check  # noqa: E402
-from outputs import check_writable  # noqa: E402
-from platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
-from whole_models import check_models  # noqa: E402
+from snakemake.utils import update_config  # noqa: E402
+from workflow.preflight.configuration import check  # noqa: E402
+from workflow.preflight.outputs import check_writable  # noqa: E402
+from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
+from workflow.preflight.whole_models import check_models  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"

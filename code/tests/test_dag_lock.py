@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from stale_lock import drop_stale_lock, take_ownership
+from workflow.preflight.stale_lock import drop_stale_lock, take_ownership
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc for processes")
 

@@ -5,8 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from imports import with_imports
+from workflow.preflight.imports import with_imports
 
 TREE = {
     "code/room/__init__.py": "from room.door import open_it\n",

@@ -11,10 +11,10 @@ import pytest
 from synthetic import GPU, TINY, write_platform
 
 import paper_numbers
-import paper_tex
-import paper_verdicts
-import published_study
 from heteroring.results.results import Results
+from paper import attention_sentences as paper_verdicts
+from paper import published_study
+from paper import tex as paper_tex
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "data" / "published"

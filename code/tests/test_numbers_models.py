@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-import paper_models
-import paper_whole
-import published_study
+from paper import layer_and_costs as paper_models
+from paper import published_study
+from paper import whole_model as paper_whole
 
 ROOT = Path(__file__).parents[2]
 STUDY = published_study.read(ROOT / "data" / "published")

@@ -12,9 +12,9 @@ from synthetic import GPU, TINY, synthetic_results
 
 import check_latex_log
 import paper_numbers
-import paper_tex
-import published_study
 from heteroring.figures import NAMES, WIDTH, WIDTH_INCHES
+from paper import published_study
+from paper import tex as paper_tex
 
 ROOT = Path(__file__).parents[2]
 LATEX = ROOT / "latex"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workflow.preflight import platforms
 
-import platforms
-import published_study as study
 from heteroring import allocate
 from heteroring.allocators.formula import TERMS
+from paper import published_study as study
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "data" / "published"

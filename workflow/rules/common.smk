@@ -12,13 +12,13 @@ from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from workflow.scripts.commands import Commands
-from workflow.scripts.configuration import check
-from workflow.scripts.imports import with_imports
-from workflow.scripts.outputs import check_writable
-from workflow.scripts.platforms import choose, recorded_platforms, visible_gpus
-from workflow.scripts.stale_lock import drop_stale_lock, take_ownership
-from workflow.scripts.whole_models import check_models
+from workflow.commands import Commands
+from workflow.preflight.configuration import check
+from workflow.preflight.imports import with_imports
+from workflow.preflight.outputs import check_writable
+from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
+from workflow.preflight.stale_lock import drop_stale_lock, take_ownership
+from workflow.preflight.whole_models import check_models
 
 # ibm-fms has no release for Python 3.13.
 HAS_FMS = find_spec("fms") is not None

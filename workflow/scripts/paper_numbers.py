@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import published_study
 from heteroring.allocators.strategy import FITTED
 from heteroring.files import atomic_path
 from heteroring.results.results import Results, headline
-from paper_cells import (
+from paper import published_study
+from paper.attention_sentences import verdicts
+from paper.attention_tables import tables
+from paper.cells import (
     BALANCED,
     CONTIGUOUS,
     EVEN,
@@ -33,10 +35,8 @@ from paper_cells import (
     ring_cells,
     strategy,
 )
-from paper_models import beyond_the_call, constants
-from paper_tables import tables
-from paper_tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
-from paper_verdicts import verdicts
+from paper.layer_and_costs import beyond_the_call, constants
+from paper.tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
 
 THROTTLES = {
     "mps": "CUDA MPS limits on active threads",

@@ -16,10 +16,10 @@ from heteroring.results.kinds import FOLD_KEYS
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
 from heteroring.ring.partition import LAYOUTS, Partition
-from paper_cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
-from paper_tex import count, listed, percent, rounded, share, spanning, tabular, versus
-from paper_whole import model_name, trace, whole
-from published_study import Study
+from paper.cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
+from paper.published_study import Study
+from paper.tex import count, listed, percent, rounded, share, spanning, tabular, versus
+from paper.whole_model import model_name, trace, whole
 
 NOT_RERUN = "We have no measurements of the released code on these devices."
 

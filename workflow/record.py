@@ -1,6 +1,6 @@
 """Record a platform: the grid of the workflow, measured on a machine that has GPUs but no Snakemake.
 
-    python workflow/scripts/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
+    python workflow/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
 
 runs the commands that the rules run, one after another: profiles, models, the ring in every setting, whole models, the
 tables. What is there already is not measured again, and no measurement is started that would not end in time, so the
@@ -25,10 +25,10 @@ from pathlib import Path
 import yaml
 
 from commands import Commands
-from conflicts import conflicts
+from preflight.conflicts import conflicts
 
-CONFIG = Path(__file__).parents[1] / "config" / "default.yaml"
-SCHEMA = Path(__file__).parents[1] / "schemas" / "config.schema.yaml"
+CONFIG = Path(__file__).parent / "config" / "default.yaml"
+SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model")
 # Words that mean something else as the config's platform.
 TAKEN = ("auto", "cpu", "gpu")

@@ -5,7 +5,7 @@ from math import gcd
 from statistics import median
 
 from heteroring.results.results import Results
-from paper_cells import (
+from paper.cells import (
     BALANCED,
     CONTIGUOUS,
     STRATEGIES,
@@ -17,7 +17,7 @@ from paper_cells import (
     place,
     strategy,
 )
-from paper_tex import count, out_of, percent, rounded, share
+from paper.tex import count, out_of, percent, rounded, share
 
 # PyTorch's attention on the unthrottled rank alone, as cells name it.
 SDPA = "contiguous/alone"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from statistics import geometric_mean, median
 
 from heteroring.results.results import Results
-from paper_cells import BALANCED, CONTIGUOUS, STRATEGIES, ZIGZAG, ZIGZAG_EVEN, Cell, Cells, strategy
-from paper_tex import count, emphasized, percent, rounded, spanning, tabular
+from paper.cells import BALANCED, CONTIGUOUS, STRATEGIES, ZIGZAG, ZIGZAG_EVEN, Cell, Cells, strategy
+from paper.tex import count, emphasized, percent, rounded, spanning, tabular
 
 # Behind a time that is of one rank, which holds the whole prompt.
 LEFT_OUT = r"\rlap{$^{\ast}$}"

@@ -15,7 +15,7 @@ from heteroring.allocators import allocation
 from heteroring.allocators.formula import TERMS, Formula
 from heteroring.allocators.profile_table import ProfileTable
 from heteroring.results.tables import read_table
-from paper_tex import count, listed, out_of, percent, rounded, tabular
+from paper.tex import count, listed, out_of, percent, rounded, tabular
 
 EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS = "even", "uneven", "lut", "formula", "reference_homogeneous"
 SPLITS = (EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS)

@@ -8,7 +8,7 @@ from heteroring.allocators.strategy import Strategy
 from heteroring.results.results import Results, headline
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time
-from paper_tex import count, out_of, percent, share
+from paper.tex import count, out_of, percent, share
 
 # Of those that there are, the ones that the text compares.
 STRATEGIES = tuple(each for each in ALL if each != "contiguous/balanced")

@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
-from workflow.scripts.conflicts import conflicts
+from workflow.preflight.conflicts import conflicts
 
 # What becomes the name of a folder.
 NAMES = ("run", "platform")

@@ -12,7 +12,7 @@ from heteroring.allocators.strategy import Strategy
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
 from heteroring.ring.partition import Partition
-from paper_cells import (
+from paper.cells import (
     BALANCED,
     EVEN,
     MULTIPROCESSORS,
@@ -24,7 +24,7 @@ from paper_cells import (
     place,
     strategy,
 )
-from paper_tex import (
+from paper.tex import (
     TIE,
     count,
     duration,
