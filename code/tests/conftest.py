@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 import pytest
+
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.

@@ -1,13 +1,13 @@
 """Operands of any strides on two GPU ranks: right by every backend and both transports."""
 
 import pytest
-import strides
 import torch
+
+import strides
 from gpu import assert_accurate, flash_errors, one_gpu
+from heteroring.kernels.block import BACKENDS
 from oracle import attention64
 from ranks import Ranks
-
-from heteroring.kernels.block import BACKENDS
 
 pytestmark = one_gpu
 

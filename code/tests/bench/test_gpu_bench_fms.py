@@ -1,0 +1,45 @@
+"""FMS's attention layer over two GPUs; each first result is held against the stock layer on one of them."""
+
+import pytest
+
+from gpu import two_gpus
+
+pytest.importorskip("fms")
+
+from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring.job import Job
+from heteroring.bench.shape import Shape
+
+pytestmark = two_gpus
+
+STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/uneven")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("transport", ["p2p", "copy-engine"])
+@pytest.mark.parametrize(("throttle", "percentages"), [("none", (100, 100)), ("green", (100, 50))])
+def test_the_layer_is_right_beside_its_attention(dtype, transport, throttle, percentages):
+    job = Job(
+        *("gpu", "gpu", throttle, percentages, (1024,), STRATEGIES),
+        shape=Shape(heads=8, kv_heads=2, head_dim=128, dtype=dtype),
+        transport=transport,
+        repetitions=2,
+        modules=("attention", "fms"),
+        fms_seq_lens=(777, 1024),
+    )
+    done = sweep.run(job)
+    assert len(done.rows) == 2 * 3 * (len(STRATEGIES) + 2)
+    for row in done.rows:
+        assert max(row.busy_ms) <= row.latency_ms
+        assert all((busy > 0) == (tokens > 0) for busy, tokens in zip(row.busy_ms, row.block_lens, strict=True))
+
+
+def test_a_gpu_without_tokens_takes_part():
+    job = Job(
+        *("gpu", "gpu", "green", (100, 1), (40,), ("zigzag/uneven",)),
+        shape=Shape(batch=2, heads=4, kv_heads=4, head_dim=64, dtype="float16"),
+        repetitions=1,
+        modules=("fms",),
+    )
+    ring = [row for row in sweep.run(job).rows if row.system == "ring"]
+    assert [row.block_lens for row in ring] == [(40, 0)]

@@ -1,0 +1,478 @@
+"""The command line: light to start, and one clear line for every mistake, before any process is started."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+import synthetic
+from heteroring.cli import main as cli
+from heteroring.cli.main import app
+from heteroring.results.rows import Measurement, read_rows, write_rows
+from heteroring.results.summary import summary
+
+COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
+BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
+PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
+
+needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
+
+
+def invoke(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    import heteroring.launch.launch
+
+    monkeypatch.setattr(
+        heteroring.launch.launch, "elastic_launch", lambda *_: pytest.fail("a process was started", pytrace=False)
+    )
+
+
+def assert_refused(result, complaint):
+    assert result.exit_code == 2, result.output
+    assert complaint in result.stderr
+    assert result.stderr.startswith("heteroring: error: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
+
+
+def options(base, changes):
+    return [word for pair in (base | changes).items() for word in pair]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--platform": "tpu"}, "platform 'tpu' cannot be measured here: choose one of cpu, gpu"),
+        ({"--throttle": "brick"}, "throttle 'brick' is unknown: choose one of"),
+        ({"--throttle": "none"}, "percentage 50 needs a throttle"),
+        ({"--percentages": "100,0"}, "percentage 0 is not an integer from 1 to 100"),
+        ({"--percentages": "100,101"}, "percentage 101 is not"),
+        ({"--percentages": "100,fast"}, "--percentages '100,fast' is not a list of integers"),
+        ({"--seq-lens": "64,0"}, "seq_lens holds 0: a length is 1 or more"),
+        ({"--seq-lens": ""}, "--seq-lens '' is not a list of integers"),
+        ({"--strategies": "zigzag/odd"}, "strategy 'zigzag/odd' is unknown"),
+        ({"--strategies": "spiral/even"}, "strategy 'spiral/even' is unknown"),
+        ({"--strategies": "zigzag/balanced"}, "allocator 'balanced' needs a model"),
+        ({"--strategies": "contiguous/lut", "--models": "/nowhere"}, "needs the model /nowhere/lut-matmul.json"),
+        ({"--heads": "4", "--kv-heads": "3"}, "heads 4 is not a multiple of kv_heads 3"),
+        ({"--heads": "0"}, "heads is 0: it must be 1 or more"),
+        ({"--dtype": "int4"}, "dtype 'int4' is unknown"),
+        ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"--block": "cudnn"}, "block backend 'cudnn' computes on cuda, not on cpu"),
+        ({"--block": "cpu", "--platform": "gpu"}, "block backend 'cpu' computes on cpu, not on cuda"),
+        ({"--transport": "pigeon"}, "transport 'pigeon' is unknown"),
+        ({"--module": "mamba"}, "module 'mamba' is unknown: choose one of attention, fms"),
+        ({"--module": ""}, "module '' is unknown"),
+        ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but module 'fms' is not measured"),
+        ({"--fms-seq-lens": "few"}, "--fms-seq-lens 'few' is not a list of integers"),
+        ({"--repetitions": "0"}, "repetitions is 0"),
+        ({"--seed": "-1"}, "seed is -1: it must lie in 0..9223372036854775807"),
+        ({"--seed": str(2**63)}, "--seed 9223372036854775808 does not fit in 64 bits"),
+        ({"--hang-timeout": "0"}, "--hang-timeout 0.0 is not a positive, finite number"),
+        ({"--hang-timeout": "inf"}, "--hang-timeout inf is not a positive, finite number"),
+        ({"--hang-timeout": "nan"}, "--hang-timeout nan is not a positive, finite number"),
+        ({"--output": "/proc/nowhere/rows.csv"}, "cannot write /proc/nowhere/rows.csv"),
+        ({"--output": "rows.txt"}, "output rows.txt does not end in .csv"),
+        ({"--label": " "}, "--label ' ' is not a name"),
+        ({"--label": "a\nb"}, "--label 'a\\nb' is not a name"),
+        ({"--batch": str(2**63)}, f"--batch {2**63} does not fit in 64 bits"),
+        ({"--head-dim": str(10**30)}, f"--head-dim {10**30} does not fit in 64 bits"),
+        ({"--repetitions": str(10**30)}, f"--repetitions {10**30} does not fit in 64 bits"),
+        ({"--seq-lens": f"64,{10**30}"}, f"--seq-lens {10**30} does not fit in 64 bits"),
+    ],
+)
+def test_bench_refuses(tmp_path, no_process, changes, complaint):
+    base = BENCH | {"--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke("bench", *options(base, changes)), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"--block": "flash"}, "block backend 'flash' computes on cuda, not on cpu"),
+        ({"--percentage": "0"}, "percentage 0 is not"),
+        ({"--sizes": "-4"}, "sizes holds -4"),
+        ({"--seq-lens": "0"}, "seq_lens holds 0"),
+        ({"--seq-lens": ""}, "seq_lens is empty"),
+        ({"--sizes": ""}, "sizes is empty"),
+        ({"--kinds": "attention,fold", "--seq-lens": ""}, "seq_lens is empty"),
+        ({"--kinds": "sort"}, "profile kind 'sort' is unknown: choose from matmul, attention, fold, layer, block"),
+        ({"--kinds": "fold,fold"}, "kinds holds fold twice"),
+        ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but kind 'layer' is not measured"),
+        ({"--fms-seq-lens": "64,64", "--kinds": "layer"}, "fms_seq_lens holds 64 twice"),
+        ({"--kinds": ""}, "profile kind '' is unknown"),
+        ({"--platform": "abacus"}, "platform 'abacus'"),
+        ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
+        pytest.param({"--kinds": "layer", "--head-dim": "7"}, "head_dim is 7: profile kind 'layer'", marks=needs_fms),
+        ({"--seed": str(2**64)}, "--seed 18446744073709551616 does not fit in 64 bits"),
+        ({"--kv-heads": "3"}, "heads 2 is not a multiple of kv_heads 3"),
+    ],
+)
+def test_profile_refuses(tmp_path, no_process, changes, complaint):
+    base = PROFILE | {"--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke("profile", *options(base, changes)), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("bench", BENCH), ("profile", PROFILE)], ids=["bench", "profile"])
+def test_platform_gpu_needs_two_gpus(tmp_path, no_process, monkeypatch, command):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    name, base = command
+    changes = {"--platform": "gpu", "--output": str(tmp_path / "rows.csv")}
+    assert_refused(invoke(name, *options(base, changes)), "platform 'gpu' needs 2 CUDA GPUs or more")
+
+
+def measured_job(monkeypatch, *words):
+    """The Job that `heteroring bench` with `words` would measure, and where to."""
+    asked = []
+
+    def measure(stage, job, percentages, hang_timeout, output, description, show):
+        asked.append((job, output))
+        raise typer.Exit
+
+    monkeypatch.setattr("heteroring.cli.options.measure", measure)
+    assert invoke("bench", *words).exit_code == 0
+    return asked[0]
+
+
+def test_bench_without_options_measures_the_grid(monkeypatch):
+    """What a person must type to repeat the numbers is the platform, not its shapes."""
+    config = yaml.safe_load((Path(__file__).parents[3] / "workflow" / "config" / "default.yaml").read_text())
+    for platform, words in {"cpu": [], "gpu": ["--peers"]}.items():
+        job, output = measured_job(monkeypatch, "--platform", platform, *words)
+        settings = config["platforms"][platform]
+        assert output is None
+        assert list(job.seq_lens) == settings["seq_lens"]
+        for name in ("heads", "kv_heads", "head_dim", "dtype"):
+            assert getattr(job.shape, name) == settings[name]
+        assert (job.throttle, job.percentages, job.peers) == (settings["throttle"], (100, 100), platform == "gpu")
+        assert set(job.strategies) < set(config["strategies"])
+        assert not any(strategy.endswith(("lut", "formula", "balanced")) for strategy in job.strategies)
+
+
+def test_bench_with_models_measures_every_strategy_of_the_grid(monkeypatch):
+    config = yaml.safe_load((Path(__file__).parents[3] / "workflow" / "config" / "default.yaml").read_text())
+    job, _ = measured_job(monkeypatch, "--models", "somewhere", "--heads", "8")
+    assert sorted(job.strategies) == sorted(config["strategies"])
+    assert (job.shape.heads, job.shape.kv_heads) == (8, 2)
+
+
+def test_what_was_measured_is_printed_beside_its_bound():
+    grid = replace(synthetic.GPU, lengths=(4096,), percentages=(50,), slow_first=(), noise=0.0, modules=("attention",))
+    rows = [Measurement(**row) for row in synthetic.measurement_rows(grid, np.random.default_rng(0))]
+    table = summary(rows)
+    columns = [list(column.cells) for column in table.columns]
+    lines = {what: (split, ms, bound) for _, what, split, ms, bound in zip(*columns, strict=True)}
+    alone = [row.latency_ms for row in rows if row.system == "alone" and row.repetition == 0]
+    bound = 1 / sum(1 / time for time in alone)
+    assert lines["rank 1 alone"] == ("0 4096", f"{alone[1]:.4g}", f"{bound / alone[1]:.3f}")
+    even = next(row for row in rows if (row.system, row.layout, row.allocator) == ("ring", "zigzag", "even"))
+    assert lines["zigzag/even"] == ("2048 2048", f"{even.latency_ms:.4g}", f"{bound / even.latency_ms:.3f}")
+    assert "torch context_parallel" in lines
+    assert table.title == "Ranks at 100 %, 50 %; median of 5"
+    layer = replace(grid, modules=("attention", "fms"))
+    both = summary([Measurement(**row) for row in synthetic.measurement_rows(layer, np.random.default_rng(0))])
+    assert [column.header for column in both.columns[:2]] == ["module", "tokens"]
+    assert set(both.columns[0].cells) == {"attention", "fms"}
+
+
+def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_touched(tmp_path, no_process):
+    (tmp_path / "rows.json").mkdir()
+    (tmp_path / "rows.csv").write_text("older")
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
+    assert_refused(result, f"cannot write {tmp_path}/rows.json: it is a folder")
+    assert (tmp_path / "rows.csv").read_text() == "older"
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("writer", "named"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")]
+)
+def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
+    def full(path, content):
+        path.write_text("half a r")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    older = {"rows.csv": "older rows", "rows.json": "older record"}
+    for each, text in older.items():
+        (tmp_path / each).write_text(text)
+    monkeypatch.setattr(f"heteroring.bench.{writer}", full)
+    words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
+    result = invoke("bench", *words)
+    assert result.exit_code == 1
+    lost = f"the 4 rows that were measured for {tmp_path}/rows.csv are lost"
+    assert result.stderr.endswith(
+        f"heteroring: error: cannot write {tmp_path}/{named}: No space left on device: {lost}\n"
+    )
+    assert "of bound" in result.stdout  # what they come to was printed before
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
+
+
+def test_a_table_that_cannot_be_printed_costs_no_rows(tmp_path, monkeypatch):
+    def gone(rows):
+        raise OSError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("heteroring.results.summary.summary", gone)
+    words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
+    assert invoke("bench", *words).exit_code == 1
+    assert len(read_rows(tmp_path / "rows.csv", Measurement)) == 4
+
+
+def test_a_trace_of_nothing_is_refused(tmp_path, no_process):
+    (tmp_path / "mine.csv").write_text("mine")
+    changes = {"--output": str(tmp_path / "rows.csv"), "--trace": str(tmp_path / "mine.csv"), "--model": "llama/micro"}
+    result = invoke("model", *options(BENCH, changes))
+    assert_refused(result, "none of contiguous/even, zigzag/balanced, which are traced, is a strategy")
+    assert (tmp_path / "mine.csv").read_text() == "mine"
+
+
+def test_an_output_below_a_file_is_refused(tmp_path, no_process):
+    (tmp_path / "file").touch()
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "file" / "rows.csv")}))
+    assert_refused(result, f"cannot write {tmp_path}/file/rows.csv: {tmp_path}/file is not a folder")
+
+
+def test_a_refused_job_leaves_no_folder(tmp_path, no_process):
+    changes = {"--output": str(tmp_path / "new" / "folder" / "rows.csv"), "--seq-lens": "0"}
+    assert_refused(invoke("bench", *options(BENCH, changes)), "seq_lens holds 0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fit_refuses(tmp_path):
+    model, missing = tmp_path / "model.json", tmp_path / "missing.csv"
+    assert_refused(invoke("fit", "--output", model, missing), str(missing))
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    assert_refused(invoke("fit", "--output", model, empty), str(empty))
+    assert_refused(invoke("fit", "--kind", "oracle", "--output", model, empty), "'oracle'")
+    complaint = "source 'matmul' is unknown: choose one of attention, layer, block"
+    assert_refused(invoke("fit", "--kind", "cost", "--source", "matmul", "--output", model, empty), complaint)
+    assert_refused(invoke("fit", "--output", tmp_path / "model.csv", empty), "does not end in .json")
+    assert not model.exists()
+
+
+def test_allocate_prints_the_block_lengths():
+    result = invoke("allocate", "uneven", "--seq-len", "65536", "--percentages", "100,10")
+    assert result.exit_code == 0
+    assert result.stdout == "59578 5958\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("odd", "--seq-len", "8", "--percentages", "100,10"), "'odd'"),
+        (("even", "--seq-len", "0", "--percentages", "100,10"), "seq_len is 0"),
+        (("uneven", "--seq-len", "8", "--percentages", "100,0"), "is 0"),
+        (("lut", "--seq-len", "8", "--percentages", "100,10"), "'lut' needs"),
+        (("uneven", "--seq-len", "8", "--percentages", "a"), "--percentages 'a'"),
+        (("balanced", "--seq-len", "8", "--percentages", "100", "--layout", "spiral"), "'spiral'"),
+    ],
+)
+def test_allocate_refuses(words, complaint):
+    assert_refused(invoke("allocate", *words), complaint)
+
+
+def test_aggregate_refuses(tmp_path):
+    from rows import measurement
+
+    assert_refused(invoke("aggregate", "--platform-dir", tmp_path / "gone"), "is not a folder")
+    assert_refused(invoke("aggregate", "--platform-dir", tmp_path), "holds no .csv file")
+    write_rows(tmp_path / "bench/pct-050.csv", [measurement()])
+    text = (tmp_path / "bench/pct-050.csv").read_text()
+    (tmp_path / "bench/pct-050.csv").write_text(text.replace(",1.25,", ",nan,"))
+    result = invoke("aggregate", "--platform-dir", tmp_path)
+    assert_refused(result, "bench/pct-050.csv, line 2, column latency_ms: 'nan'")
+    assert not (tmp_path / "derived").exists()
+
+
+def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
+    from heteroring.bench.ring import run as sweep
+    from heteroring.launch.errors import RankError
+
+    def fail(*_, **__):
+        raise RankError(1, "rank 1 raised:\nTraceback: ...")
+
+    monkeypatch.setattr(sweep, "launch", fail)
+    result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
+    assert result.exit_code == 1
+    assert "heteroring: error: rank 1 raised:" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_usage_errors_exit_with_2():
+    assert invoke("profile").exit_code == 2
+    assert invoke("fly").exit_code == 2
+
+
+def run_python(*words, **options):
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment(), **options)
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.mark.ranks
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "pandas", "numpy", "matplotlib", "sklearn")
+    script = (
+        "import sys\nfrom heteroring.cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"assert not [name for name in {heavy} if name in sys.modules]"
+    )
+    done = run_python("-c", script)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo"],
+        ["model", "--percentages", "100,50", "--seq-lens", "64", "--strategies", "zigzag/even", "--output", "x/m.csv"],
+        ["bench", *options(BENCH, {"--module": "fms", "--output": "x/b.csv"})],
+        ["profile", *options(PROFILE, {"--kinds": "layer", "--output": "x/l.csv"})],
+        ["profile", *options(PROFILE, {"--kinds": "block", "--model": "llama/micro", "--output": "x/p.csv"})],
+    ],
+    ids=lambda words: f"{words[0]}-{words[-1]}",
+)
+@pytest.mark.ranks
+def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
+    without = "import sys; sys.modules['fms'] = None; from heteroring.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(
+        [sys.executable, "-c", without, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert ran.stderr.startswith("heteroring: error: ")
+    assert "needs ibm-fms" in ran.stderr
+    assert "pip install ibm-fms" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ranks
+def test_runs_as_a_module_and_tells_its_version():
+    done = run_python("-m", "heteroring", "--version")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["bench", "--help"], ["--version"], ["allocate", "even", "--seq-len=8", "--percentages=1,1"]]
+)
+def test_what_cannot_be_printed_is_one_line_and_a_reader_that_left_is_none(words, unbuffered):
+    command = [sys.executable, "-m", "heteroring", *words]
+    options = {"env": environment() | {"PYTHONUNBUFFERED": unbuffered}, "stderr": subprocess.PIPE, "text": True}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, **options)
+    complaint = "heteroring: error: cannot write to stdout: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, complaint)
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, **options)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_error_of_the_command_is_not_taken_for_one_of_stdout(monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", "rows.csv")
+
+    monkeypatch.setattr(import_module("heteroring.allocators"), "allocation", full)
+    result = invoke("allocate", "even", "--seq-len", 10, "--percentages", "100,50")
+    complaint = f"heteroring: error: [Errno {errno.ENOSPC}] No space left on device: 'rows.csv'\n"
+    assert (result.exit_code, result.stderr) == (1, complaint)
+
+
+# Python that presses Ctrl-C when a module is first looked for, inside of a call that drops all exceptions.
+PRESS = """
+import os, signal, sys, time
+from contextlib import suppress
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == {module!r}:
+            with suppress(BaseException):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)
+sys.meta_path.insert(0, Finder)
+sys.argv[1:] = {words!r}
+from heteroring.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["heteroring.cli", "typer", "torch", "numpy", "heteroring.results.git"])
+def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
+    words = ["bench", *options(BENCH, {"--output": str(tmp_path / "out" / "rows.csv")})]
+    done = run_python("-c", PRESS.format(module=module, words=words))
+    assert (done.returncode, done.stderr) == (130, "heteroring: error: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.ranks
+def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cli.quit_on_ctrl_c()
+        monkeypatch.setattr("heteroring.results.git.read_commit", lambda: os.kill(os.getpid(), signal.SIGINT))
+        result = invoke("bench", *options(BENCH, {"--seq-lens": "8", "--repetitions": "1"}))
+        assert result.exit_code == 0, result.output
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("pattern", "delay"),
+    [("heteroring-*", 0.0), ("heteroring-*", 0.5), ("heteroring-*/*/*/*", 0.0), ("heteroring-*/rank1.stack", 0.0)],
+    ids=["launching", "launched", "importing", "running"],
+)
+def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern, delay):
+    output = tmp_path / "out" / "rows.csv"
+    words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "heteroring", "bench", *words, "--repetitions", "100"],
+        env=environment() | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(pattern)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    bar, last = stderr.rpartition("heteroring: error: interrupted")[::2]
+    assert last in ("\n", " by SIGINT: all ranks have ended\n")
+    assert "Traceback" not in stderr
+    assert bar.count("\n") <= 1
+    assert not output.parent.exists()
+    assert list(tmp_path.glob("heteroring-*")) == []

@@ -1,0 +1,93 @@
+"""The figures of the whole layer and of whole models show what their tables say."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+import synthetic_model
+from heteroring import figures
+from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
+from heteroring.figures.style import STRATEGIES, look
+from synthetic_figures import GRIDS, line, panels, plotted, results
+
+grids = pytest.mark.parametrize("grid", ["gpu", "tiny"])  # the most there is to show, and the least
+STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}
+
+
+@grids
+def test_both_modules_are_drawn_at_the_longest_length_on_one_axis(grid):
+    figure = plotted("module_comparison", grid)
+    cells = results(grid).cells
+    cells = cells[(cells.system == "ring") & (cells.seq_len == max(GRIDS[grid].lengths))]
+    shown = panels(figure)
+    columns = [(metric, module) for metric in ("speedup", "bound_fraction") for module in ("attention", "fms")]
+    titles = {"attention": "Attention only", "fms": "FMS attention layer"}
+    for axes, (metric, module) in zip(shown, columns, strict=True):
+        assert axes.get_title() == titles[module]
+        for strategy in GRIDS[grid].strategies:
+            of = cells[(cells.module == module) & (cells.strategy == strategy)].sort_values("percentage")
+            if metric == "speedup" and strategy.endswith("/even"):
+                assert strategy not in [each.get_label() for each in axes.lines]
+                continue
+            assert list(line(axes, strategy).get_xdata()) == list(of.percentage)
+            assert list(line(axes, strategy).get_ydata()) == list(of[metric])
+    assert shown[0].get_ylim() == shown[1].get_ylim()
+    assert shown[2].get_ylim() == shown[3].get_ylim()
+
+
+@grids
+def test_time_to_first_token_bars_carry_their_values_and_the_bound(grid):
+    figure = plotted("model_ttft", grid)
+    model = results(grid).model
+    prefill = model[(model.phase == "prefill") & (model.system == "ring")]
+    factor = 1e-3 if prefill.latency_ms.max() >= 1000 else 1.0
+    chosen = synthetic_model.percentages(GRIDS[grid])
+    places = [(n, p) for n in GRIDS[grid].lengths[-2:] for p in chosen]
+    for axes, (seq_len, percentage) in zip(panels(figure), places, strict=True):
+        at = prefill[(prefill.seq_len == seq_len) & (prefill.percentage == percentage)]
+        expected = (factor * at.set_index("strategy").latency_ms).to_dict()
+        assert {STRATEGY_OF[to_hex(bar.get_facecolor())]: bar.get_width() for bar in axes.patches} == expected
+        assert [float(text.get_text()) for text in axes.texts] == pytest.approx(list(expected.values()), rel=5.1e-3)
+        for label, column in (("capacity bound", "bound_ms"), ("fast rank alone", "fast_alone_ms")):
+            assert line(axes, label).get_xdata()[0] == pytest.approx(factor * at[column].iloc[0])
+
+
+def bars_at(axes, place: float) -> list[tuple[float, float, str]]:
+    """(start, stop, colour) of the bars whose middle is at `place`."""
+    found = [bar for bar in axes.patches if bar.get_y() + bar.get_height() / 2 == pytest.approx(place)]
+    return [(bar.get_x(), bar.get_x() + bar.get_width(), to_hex(bar.get_facecolor())) for bar in found]
+
+
+def test_a_traced_wait_is_parted_where_the_sender_was_ready():
+    """Rank 1 begins at 10 ms and waits from 16 to 20; rank 0 has its KV at 17: 1 ms of waiting, then 3 of transfer."""
+    events = [
+        *((0, "layer", 0, 5, 19), (0, "ready", 0, 17, 17), (0, "block", 0, 6, 18)),
+        *((1, "layer", 0, 10, 30), (1, "ready", 0, 12, 12), (1, "block", 0, 12, 16)),
+        *((1, "wait", 1, 16, 20), (1, "block", 1, 20, 26)),
+    ]
+    trace = pd.DataFrame(events, columns=["rank", "kind", "step", "start_ms", "stop_ms"])
+    trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2)
+    trace["percentages"] = [(100, 50)] * len(trace)
+    (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
+    red = to_hex(look("zigzag/balanced").colour)
+    waiting, exposed = (to_hex(style["facecolor"]) for style in (WAITING, EXPOSED))
+    fast, slow = (bars_at(axes, place) for place in axes.get_yticks())
+    assert (1, 13, red) in fast
+    assert {(0, 14), (14, 20)} <= {bar[:2] for bar in fast}, "the layer, and how much longer the slowest rank takes"
+    assert [bar for bar in slow if bar[2] == red] == [(2, 6, red), (10, 16, red)]
+    assert [bar for bar in slow if bar[2] == waiting] == [(6, 7, waiting)]
+    assert [bar for bar in slow if bar[2] == exposed] == [(7, 10, exposed)]
+
+
+def test_a_trace_of_the_one_rank_that_holds_tokens_is_drawn():
+    """Rank 1 has all of them; on a CPU it waits from 2 to 3 ms for the other to come and agree."""
+    events = [(1, "layer", 1, 9), (1, "ready", 3, 3), (1, "wait", 2, 3), (1, "block", 3, 7)]
+    trace = pd.DataFrame(events, columns=["rank", "kind", "start_ms", "stop_ms"])
+    trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, step=0)
+    trace["percentages"] = [(50, 100)] * len(trace)
+    (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
+    bars = bars_at(axes, axes.get_yticks()[0])
+    assert (1, 2, to_hex(WAITING["facecolor"])) in bars
+    assert (2, 6, to_hex(look("zigzag/balanced").colour)) in bars

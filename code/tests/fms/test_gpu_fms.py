@@ -1,0 +1,136 @@
+"""A small LLaMA 3 over two ranks against the same model on one GPU: prefill, decode and generation."""
+
+import copy
+
+import pytest
+import torch
+
+pytest.importorskip("fms")
+
+from fms.utils.generation import generate
+
+import fms_models
+from gpu import one_gpu, two_gpus
+from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
+from heteroring.ring.partition import Partition
+from ranks import Ranks
+
+pytestmark = one_gpu
+
+SIZE = {"emb_dim": 512, "nheads": 8, "kvheads": 2, "nlayers": 3, "max_expected_seq_len": 2048, "src_vocab_size": 97}
+SHARES = [(900, 100), (500, 500), (1000, 0), (0, 1000)]
+
+
+@pytest.fixture(scope="module")
+def gpus():
+    ranks = Ranks(2, device="cuda")
+    yield ranks
+    ranks.close()
+
+
+@pytest.fixture
+def fresh_gpus():
+    started = []
+
+    def pool(world_size):
+        started.append(Ranks(world_size, device="cuda"))
+        return started[-1]
+
+    yield pool
+    for each in started:
+        each.close()
+
+
+def made(make, dtype):
+    return make("llama3", device_type=f"cuda:{torch.cuda.current_device()}", data_type=dtype, **SIZE)
+
+
+def over_the_ring(rank, world_size, layout, lens, dtype, transport):
+    """Logits of the prompt's last token and of 8 tokens decoded after it, fed with token 5."""
+    model = made(fms_models.ring, dtype)
+    ids = fms_models.prompt(sum(lens), 2)
+    logits, cache = ring_prefill(model, ids, Partition(layout, lens), capacity=8, transport=transport)
+    results = [logits]
+    token = torch.full((2, 1), 5, device="cuda")
+    results.extend(ring_decode_step(model, token, cache) for _ in range(8))
+    everything = ring_prefill(model, ids, Partition(layout, lens), all_logits=True, transport=transport).logits
+    return torch.stack(results, 1).float().cpu(), everything.float().cpu()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("transport", ["copy-engine", "p2p"])
+@pytest.mark.parametrize("lens", SHARES, ids=str)
+def test_logits_are_as_accurate_as_on_one_gpu(gpus, layout, dtype, transport, lens):
+    """Judged in fp32: what the ring is off by is at most twice what one GPU is off by in the same dtype."""
+    stock = made(fms_models.stock, dtype)
+    exact = copy.deepcopy(stock).float()
+    ids = torch.cat((fms_models.prompt(sum(lens), 2), torch.full((2, 8), 5)), 1).cuda()
+    with torch.no_grad():
+        own, want = (model(ids).float().cpu() for model in (stock, exact))
+    first, second = gpus.run(over_the_ring, layout, lens, dtype, transport)
+    for mine, other in zip(first, second, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-2, rtol=1e-2)
+    for got, tokens in zip(first, (slice(sum(lens) - 1, None), slice(0, sum(lens))), strict=True):
+        error, allowed = ((x - want[:, tokens]).norm() for x in (got, own[:, tokens]))
+        assert error <= 2 * allowed
+
+
+def test_four_ranks_too(fresh_gpus):
+    """As above, where ranks have more steps than slots, and one holds nothing."""
+    lens, dtype = (500, 0, 370, 130), torch.bfloat16
+    stock = made(fms_models.stock, dtype)
+    ids = torch.cat((fms_models.prompt(sum(lens), 2), torch.full((2, 8), 5)), 1).cuda()
+    with torch.no_grad():
+        own, want = (model(ids).float().cpu() for model in (stock, copy.deepcopy(stock).float()))
+    for got, _ in fresh_gpus(4).run(over_the_ring, "zigzag", lens, dtype, "auto"):
+        assert (got - want[:, sum(lens) - 1 :]).norm() <= 2 * (own - want)[:, sum(lens) - 1 :].norm()
+
+
+def generated(rank, world_size, layout, lens):
+    model = made(fms_models.ring, torch.float32)
+    return ring_generate(model, fms_models.prompt(sum(lens), 2).cuda(), Partition(layout, lens), 32).cpu()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("lens", [(900, 100), (0, 300)], ids=str)
+def test_32_greedy_tokens_are_those_of_one_gpu(gpus, layout, lens):
+    stock = made(fms_models.stock, torch.float32)
+    want = generate(stock, fms_models.prompt(sum(lens), 2).cuda(), max_new_tokens=32, do_sample=False, use_cache=True)
+    for ids in gpus.run(generated, layout, lens):
+        assert torch.equal(ids, want.cpu())
+
+
+def steps_without_waiting(rank, world_size):
+    """Decode steps after the first under PyTorch's check that the host does not wait for the device."""
+    model = made(fms_models.ring, torch.bfloat16)
+    _, cache = ring_prefill(model, fms_models.prompt(200), Partition.zigzag((150, 50)), capacity=20)
+    token = torch.full((1, 1), 5, device="cuda")
+    ring_decode_step(model, token, cache)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(19):
+            ring_decode_step(model, token, cache)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_host_never_waits_between_tokens(gpus):
+    gpus.run(steps_without_waiting)
+
+
+def on_their_own_devices(rank, world_size):
+    torch.manual_seed(0)
+    architecture, variant, config = fms_models.TINY["llama3"]
+    from heteroring.fms import get_model
+
+    model = get_model(architecture, variant, device_type="cuda", **config)
+    return {str(parameter.device) for parameter in model.parameters()}
+
+
+class TestTwoGpus:
+    pytestmark = two_gpus
+
+    def test_cuda_is_the_current_device_of_each_rank(self, gpus):
+        assert gpus.run(on_their_own_devices) == [{"cuda:0"}, {"cuda:1"}]

@@ -1,0 +1,475 @@
+"""Measurements that no machine made: what counting score pairs predicts for two unequal ranks, plus seeded noise.
+
+The figures and the notebook are tested on these. Work is counted in score pairs, a rank at p % computes
+`speed(p)` times as fast as at 100 %, and the slowest rank sets the latency. Columns, units and metric definitions are
+those of the real data, but nothing of `heteroring.bench` computes them: this is an independent reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from heteroring.allocators.strategy import Strategy
+
+PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
+ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed.
+
+    `slow_first`: percentages that are measured in the other rank order too, each setting in `jobs` jobs.
+    `model`: whole language models too. What a layer does to a token beside attention takes as long as `token_pairs`.
+    `visit_pairs`: the price of visiting a query row once more, in the same unit; 0 where it was not profiled.
+    """
+
+    platform: str
+    throttle: str
+    device: str
+    device_label: str
+    lengths: tuple[int, ...]
+    percentages: tuple[int, ...]
+    matmul_sizes: tuple[int, ...]
+    strategies: tuple[str, ...] = PUBLISHED + ZIGZAG
+    modules: tuple[str, ...] = ("attention", "fms")
+    model: bool = True
+    visit_pairs: int = 300
+    slow_first: tuple[int, ...] = ()
+    jobs: int = 1
+    repetitions: int = 5
+    heads: int = 4
+    head_dim: int = 64
+    dtype: str = "float32"
+    peers: bool = False
+    pair_ns: float = 15.5
+    token_pairs: int = 600
+    step_ms: float = 0.3
+    matmul_tflops: float = 0.06
+    speed_exponent: float = 1.0
+    noise: float = 0.015
+
+    def attention_speed(self, percentage: int) -> float:
+        """Share of full speed that attention reaches when throttled to `percentage`."""
+        return (percentage / 100) ** self.speed_exponent
+
+    def matmul_speed(self, percentage: int, size: int) -> float:
+        """The same for a square matmul: small ones lose less, because they never filled the device."""
+        small = min(self.matmul_sizes) / size
+        return (percentage / 100) ** (self.speed_exponent * (1 - 0.25 * small))
+
+
+CPU = Grid(
+    platform="cpu",
+    throttle="pacing",
+    device="AMD EPYC 9B45",
+    device_label="2 paced CPU ranks (AMD EPYC 9B45)",
+    lengths=(512, 1024, 2048, 4096),
+    percentages=tuple(range(10, 101, 10)),
+    matmul_sizes=(128, 256, 512, 1024),
+)
+GPU = Grid(
+    platform="h200x2",
+    throttle="mps",
+    device="NVIDIA H200",
+    device_label="2 x NVIDIA H200, MPS",
+    lengths=(4096, 8192, 16384, 32768, 65536),
+    percentages=tuple(range(10, 101, 10)),
+    matmul_sizes=(1024, 2048, 4096, 8192, 16384),
+    heads=32,
+    head_dim=128,
+    dtype="bfloat16",
+    peers=True,
+    slow_first=(10, 50),
+    pair_ns=0.0268,
+    token_pairs=8_000,
+    step_ms=0.03,
+    matmul_tflops=760.0,
+    speed_exponent=0.87,
+    noise=0.008,
+)
+TINY = replace(
+    CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2, slow_first=(50,), jobs=2
+)
+
+
+@dataclass
+class SyntheticResults:
+    """The attributes of `heteroring.results.results.Results` that figures read."""
+
+    platform: str
+    cells: pd.DataFrame
+    profile: pd.DataFrame
+    measurements: pd.DataFrame
+    models: dict[str, dict]
+    provenance: dict
+    device_label: str
+    model: pd.DataFrame
+    trace: pd.DataFrame
+    notes: str = ""
+
+
+def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
+    """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
+    from heteroring.results.aggregate import aggregate
+    from heteroring.results.provenance import write_json
+    from heteroring.results.rows import Measurement, ProfileRow, write_rows
+    from synthetic_model import write_model
+
+    rng = np.random.default_rng(seed)
+    measurements = [Measurement(**row) for row in measurement_rows(grid, rng)]
+    profile = [ProfileRow(**row) for row in profile_rows(grid, rng)]
+    for percentages, job in product(settings(grid), range(1, grid.jobs + 1)):
+        name = bench_name(percentages, job)
+        here = [row for row in measurements if (row.percentages, row.job) == (percentages, job)]
+        write_rows(folder / "bench" / f"{name}.csv", here)
+        write_json(folder / "bench" / f"{name}.json", provenance(grid, percentages) | {"row_count": len(here)})
+    for percentage in grid.percentages:
+        name = f"pct-{percentage:03d}"
+        here = [row for row in profile if row.percentage == percentage]
+        write_rows(folder / "profile" / f"{name}.csv", here)
+        write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)) | {"row_count": len(here)})
+    if grid.model:
+        write_model(folder, grid, rng)
+    for name, model in synthetic_results(grid, seed).models.items():
+        write_json(folder / "models" / f"{name}.json", model)
+    aggregate(folder)
+
+
+def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
+    from synthetic_model import model_cells, model_rows, trace_rows, trace_table
+
+    rng = np.random.default_rng(seed)
+    measurements = pd.DataFrame(measurement_rows(grid, rng))
+    profile = derived_profile(pd.DataFrame(profile_rows(grid, rng)))
+    return SyntheticResults(
+        platform=grid.platform,
+        cells=cells(measurements),
+        profile=profile,
+        measurements=measurements,
+        models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")}
+        | ({"cost-attention": cost_model(grid)} if grid.visit_pairs else {}),
+        provenance=provenance(grid, (100, min(grid.percentages))),
+        device_label=grid.device_label,
+        model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),
+        trace=trace_table(trace_rows(grid, rng)) if grid.model else pd.DataFrame(),
+    )
+
+
+def settings(grid: Grid) -> list[tuple[int, int]]:
+    """The percentages of the two ranks in every setting of the ring."""
+    return [*((100, percentage) for percentage in grid.percentages), *((slow, 100) for slow in grid.slow_first)]
+
+
+def bench_name(percentages: tuple[int, ...], job: int = 1) -> str:
+    """What the files of a job of the ring are called, without suffix."""
+    return f"pct-{'-'.join(f'{percentage:03d}' for percentage in percentages)}.job-{job}"
+
+
+def block_lens(
+    grid: Grid, strategy: str, seq_len: int, percentage: int, rng, slow_first: bool = False
+) -> tuple[int, int]:
+    """Tokens of the two ranks, of which the second is throttled, or the first."""
+    layout, allocator = Strategy(strategy).layout, Strategy(strategy).allocator
+    nearest = min(grid.matmul_sizes, key=lambda size: abs(np.log(size / seq_len)))
+    speed = {
+        "even": 1.0,
+        "uneven": percentage / 100,
+        "lut": grid.matmul_speed(percentage, nearest),
+        "formula": max(0.04, percentage / 100 * rng.normal(1.0, 0.12) + 0.03),
+        "balanced": grid.attention_speed(percentage),
+    }[allocator]
+    share = speed / (1 + speed)
+    if allocator == "balanced" and layout == "contiguous":
+        share = np.sqrt(share) if slow_first else 1 - np.sqrt(1 - share)
+    slow = round(seq_len * share)
+    return (slow, seq_len - slow) if slow_first else (seq_len - slow, slow)
+
+
+def busy_ms(
+    grid: Grid, layout: str, lens: tuple[int, int], percentages: tuple[int, int], module: str
+) -> tuple[float, float]:
+    """Noise-free computing time of each rank: contiguous spans cost (e^2 - s^2) / 2, zigzag shards n * N / 2.
+
+    The layer adds what each token costs in its projections.
+    """
+    seq_len = sum(lens)
+    if layout == "contiguous":
+        pairs = (lens[0] ** 2 / 2, (seq_len**2 - lens[0] ** 2) / 2)
+    else:
+        pairs = tuple(n * seq_len / 2 for n in lens)
+    if module == "fms":
+        pairs = tuple(p + n * grid.token_pairs for p, n in zip(pairs, lens, strict=True))
+    speeds = map(grid.attention_speed, percentages)
+    steps = grid.step_ms * sum(n > 0 for n in lens)
+    return tuple((p * grid.pair_ns * 1e-6 + steps * (p > 0)) / s for p, s in zip(pairs, speeds, strict=True))
+
+
+def measurement_rows(grid: Grid, rng) -> list[dict]:
+    """One dictionary a repetition, in the order in which one job a setting would measure them."""
+    rows, splits = [], {}
+    for percentages, job, module, seq_len in product(
+        settings(grid), range(1, grid.jobs + 1), grid.modules, grid.lengths
+    ):
+        percentage, slow_first = min(percentages), percentages[0] < percentages[1]
+        if job == 1:  # the others split as the first does, by the same models
+            splits[percentages, module, seq_len] = [
+                ("ring", s, block_lens(grid, s, seq_len, percentage, rng, slow_first)) for s in grid.strategies
+            ]
+        systems = list(splits[percentages, module, seq_len])
+        systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
+        if grid.peers and module == "attention":
+            systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
+        for system, strategy, lens in systems:
+            layout, allocator = strategy.split("/")
+            exact = np.array(busy_ms(grid, layout, lens, percentages, module))
+            if system == "context_parallel":
+                exact = exact * 1.1
+            for repetition in range(grid.repetitions):
+                busy = tuple(map(float, exact * rng.normal(1.0, grid.noise, 2)))
+                rows.append(
+                    {
+                        "platform": grid.platform,
+                        "system": system,
+                        "module": module,
+                        "condition": "rested",
+                        "seq_len": seq_len,
+                        "batch": 1,
+                        "heads": grid.heads,
+                        "kv_heads": grid.heads,
+                        "head_dim": grid.head_dim,
+                        "dtype": grid.dtype,
+                        "causal": True,
+                        "layout": layout,
+                        "allocator": allocator,
+                        "model_source": {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(
+                            allocator, ""
+                        ),
+                        "clamped": allocator == "formula" and percentage == 10,
+                        "throttle": grid.throttle,
+                        "percentages": percentages,
+                        "block_lens": lens,
+                        "block": "cpu" if grid.throttle == "pacing" else "cudnn",
+                        "transport": "none" if system == "alone" else "p2p",
+                        "job": job,
+                        "repetition": repetition,
+                        "latency_ms": max(busy) + (0 if system == "alone" else grid.step_ms),
+                        "busy_ms": busy,
+                        "bytes_moved": 0 if system == "alone" else seq_len * grid.heads * grid.head_dim * 8,
+                    }
+                )
+    return rows
+
+
+CELL_KEYS = [
+    "platform",
+    "module",
+    "system",
+    "layout",
+    "allocator",
+    "strategy",
+    "condition",
+    "seq_len",
+    "percentage",
+    "order",
+]
+ORDERS = {True: "slow first", False: "slow last"}
+
+
+def cells(measurements: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
+    rows = measurements.assign(
+        percentage=measurements.percentages.map(min),
+        order=["equal" if first == last else ORDERS[first < last] for first, last in measurements.percentages],
+    )
+    rows["strategy"] = [
+        f"alone/rank{np.argmax(lens)}" if system == "alone" else f"{layout}/{allocator}"
+        for system, layout, allocator, lens in zip(
+            rows.system, rows.layout, rows.allocator, rows.block_lens, strict=True
+        )
+    ]
+    table = []
+    for key, group in rows.groupby(CELL_KEYS, sort=False):
+        first = group.iloc[0]
+        busy = np.median(np.array(group.busy_ms.tolist()), axis=0)
+        table.append(
+            dict(zip(CELL_KEYS, key, strict=True))
+            | {name: first[name] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
+            | {
+                "jobs": group.job.nunique(),
+                "repetitions": len(group),
+                "latency_ms": group.latency_ms.median(),
+                "latency_p20_ms": group.latency_ms.quantile(0.2),
+                "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "latency_low_ms": min(group[group.job == job].latency_ms.median() for job in group.job),
+                "latency_high_ms": max(group[group.job == job].latency_ms.median() for job in group.job),
+                "busy_ms": tuple(float(value) for value in busy),
+                "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
+            }
+        )
+    frame = pd.DataFrame(table)
+    latency = frame.set_index(["module", "system", "strategy", "seq_len", "percentages"]).latency_ms.to_dict()
+    keys = ["module", "system", "strategy", "seq_len", "percentages", "job"]
+    in_job = rows.groupby(keys).latency_ms.median().to_dict()
+    jobs = sorted(set(rows.job))
+
+    def reference(*place: str | int) -> float:
+        return latency.get(place, np.nan)
+
+    derived = []
+    for row in frame.itertuples():
+        at = (row.seq_len, row.percentages)
+        alone = [
+            [in_job.get((row.module, "alone", f"alone/rank{rank}", *at, job), np.nan) for rank in (0, 1)]
+            for job in jobs
+        ]
+        bounds = [1 / sum(1 / value for value in values) for values in alone]
+        own = [in_job[row.module, row.system, row.strategy, *at, job] for job in jobs]
+        homogeneous = reference(row.module, "ring", f"{row.layout}/even", row.seq_len, (100, 100))
+        derived.append(
+            {
+                "slowdown": row.latency_ms / homogeneous,
+                "efficiency": homogeneous / row.latency_ms,
+                "speedup": reference(row.module, "ring", f"{row.layout}/even", *at) / row.latency_ms,
+                "bound_ms": np.median(bounds),
+                "bound_fraction": np.median([bound / ms for bound, ms in zip(bounds, own, strict=True)]),
+                "fast_alone_ms": np.median([min(values) for values in alone]),
+            }
+        )
+    return frame.join(pd.DataFrame(derived))
+
+
+def profile_rows(grid: Grid, rng) -> list[dict]:
+    """Profile rows, one repetition each: square matmuls, and causal attention at the grid's lengths."""
+    rows = []
+    for percentage in grid.percentages:
+        work = [("matmul", n, 2 * n**3, grid.matmul_tflops) for n in grid.matmul_sizes]
+        full_rate = 4 * grid.heads * grid.head_dim / (grid.pair_ns * 1e3)
+        work += [("attention", n, 2 * grid.heads * grid.head_dim * n * (n + 1), full_rate) for n in grid.lengths]
+        for kind, size, flops, tflops in work:
+            speed = grid.matmul_speed(percentage, size) if kind == "matmul" else grid.attention_speed(percentage)
+            exact = flops / (tflops * speed * 1e9) + 0.1 * grid.step_ms / speed
+            for repetition in range(grid.repetitions):
+                latency = float(exact * rng.normal(1.0, grid.noise))
+                attention = kind == "attention"
+                rows.append(
+                    {
+                        "platform": grid.platform,
+                        "kind": kind,
+                        "size": size,
+                        "batch": int(attention),
+                        "heads": grid.heads * attention,
+                        "kv_heads": grid.heads * attention,
+                        "head_dim": grid.head_dim * attention,
+                        "dtype": grid.dtype,
+                        "causal": attention,
+                        "throttle": grid.throttle,
+                        "percentage": percentage,
+                        "repetition": repetition,
+                        "latency_ms": latency,
+                        "tflops": flops / latency / 1e9,
+                    }
+                )
+    return rows
+
+
+def derived_profile(rows: pd.DataFrame) -> pd.DataFrame:
+    keys = ["platform", "kind", "size", "percentage", "dtype"]
+    table = []
+    for key, group in rows.groupby(keys, sort=False):
+        median = group.latency_ms.median()
+        flops = group.tflops.iloc[0] * group.latency_ms.iloc[0]
+        table.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "repetitions": len(group),
+                "latency_ms": median,
+                "latency_p20_ms": group.latency_ms.quantile(0.2),
+                "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "tflops": flops / median,
+            }
+        )
+    frame = pd.DataFrame(table)
+    full = frame[frame.percentage == 100].set_index(["kind", "size"]).tflops
+    keyed = zip(frame.kind, frame["size"], frame.tflops, strict=True)
+    frame["relative_speed"] = [tflops / full.get((kind, size), np.nan) for kind, size, tflops in keyed]
+    return frame
+
+
+def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
+    gpu = grid.throttle == "mps"
+    return {
+        "platform": grid.platform,
+        "devices": [grid.device] * len(percentages),
+        "multiprocessors": [132] * len(percentages) if gpu else [],
+        "driver": "580.159" if gpu else "",
+        "python": "3.12.3",
+        "torch": "2.13.0",
+        "triton": "3.7.1",
+        "numpy": "2.4.0",
+        "cpu": {"model": "AMD EPYC 9B45", "cores": 2},
+        "commit": "0" * 40,
+        "dirty": False,
+        "date": "2026-01-01T00:00:00+00:00",
+        "command": "synthetic",
+        "throttle": grid.throttle,
+        "percentages": list(percentages),
+        "settings": {"repetitions": grid.repetitions},
+    }
+
+
+def formula_model(profile: pd.DataFrame, kind: str) -> dict:
+    """What `heteroring fit --kind formula` stores, from a plain least-squares solve."""
+    rows = profile[profile.kind == kind]
+    x, p = np.log10(rows["size"].to_numpy(float)), rows.percentage.to_numpy(float)
+    speeds = rows.tflops.to_numpy()
+    terms = np.column_stack([np.ones_like(x), x, p, x**2, x * p, p**2])
+    names = ("intercept", "log10_length", "percentage", "log10_length^2", "log10_length*percentage", "percentage^2")
+
+    def solve(keep: np.ndarray) -> np.ndarray:
+        return np.linalg.lstsq(terms[keep], speeds[keep], rcond=None)[0]
+
+    def r2(predicted: np.ndarray) -> float:
+        return float(1 - ((speeds - predicted) ** 2).sum() / ((speeds - speeds.mean()) ** 2).sum())
+
+    held_out = np.empty_like(speeds)
+    for level in np.unique(p):
+        held_out[p == level] = terms[p == level] @ solve(p != level)
+    coefficients = solve(np.full(len(x), True))
+    return {
+        "kind": "formula",
+        "source": kind,
+        "coefficients": dict(zip(names, map(float, coefficients), strict=True)),
+        "min_speed": float(speeds.min()),
+        "r2": r2(terms @ coefficients),
+        "r2_leave_one_percentage_out": r2(held_out),
+        "r2_leave_one_length_out": None,
+    }
+
+
+def cost_model(grid: Grid) -> dict:
+    """What `heteroring fit --kind cost` stores of prices that are multiples of a pair's."""
+
+    def table(units) -> list[list[float]]:
+        """`units(n)` pairs at every length and percentage, in microseconds."""
+        speeds = [grid.attention_speed(p) for p in sorted(grid.percentages)]
+        return [[units(n) * grid.pair_ns * 1e-3 / speed for speed in speeds] for n in grid.lengths]
+
+    return {
+        "kind": "cost",
+        "source": "attention",
+        "platform": grid.platform,
+        "setup": {},
+        "rows": 1,
+        "lengths": list(grid.lengths),
+        "percentages": [float(p) for p in sorted(grid.percentages)],
+        "attention_ms": [[us / 1e3 for us in row] for row in table(lambda n: n * (n + 1) / 2)],
+        "token_us": table(lambda n: 0),
+        "revisit_us": table(lambda n: grid.visit_pairs),
+        "join_us": table(lambda n: grid.visit_pairs / 4 if grid.throttle == "mps" else grid.visit_pairs),
+    }

@@ -1,0 +1,228 @@
+"""Whole models that no machine ran: prefills, decodes and a traced layer of two unequal ranks.
+
+A layer costs a rank its score pairs (attention) and its tokens (everything else), both at the rank's speed, and KV
+takes its time to arrive. Columns and units are those of the real data; nothing of `heteroring` computes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from synthetic import Grid, block_lens, provenance
+
+STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
+TRACED = ("contiguous/even", "zigzag/balanced")
+TRACED_LAYER = 2
+LAYERS = 4
+NEW_TOKENS = 32
+KEYS = [
+    "platform",
+    "phase",
+    "system",
+    "layout",
+    "allocator",
+    "strategy",
+    "seq_len",
+    "percentage",
+    "percentages",
+    "new_tokens",
+]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of one layer at full speed, in ms: a score pair, a token, and a token's KV on its way."""
+
+    pair: float
+    token: float
+    link: float
+
+
+def costs(grid: Grid) -> Costs:
+    """The layers beside attention take as long as attention does at the longest prompt."""
+    pair = grid.pair_ns * 1e-6
+    token = pair * max(grid.lengths) / 2
+    return Costs(pair, token, 0.2 * token)
+
+
+def percentages(grid: Grid) -> tuple[int, ...]:
+    """The lowest, the middle and the highest, as the grid has them."""
+    middle = min(grid.percentages, key=lambda p: abs(p - 50))
+    return tuple(sorted({min(grid.percentages), middle, max(grid.percentages)}))
+
+
+def work(layout: str, lens: tuple[int, int]) -> tuple[float, float]:
+    """Score pairs of each rank."""
+    total = sum(lens)
+    if layout == "contiguous":
+        return lens[0] ** 2 / 2, (total**2 - lens[0] ** 2) / 2
+    return tuple(n * total / 2 for n in lens)
+
+
+def layer_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) -> tuple[float, float]:
+    """Computing time of each rank in one layer."""
+    price, speeds = costs(grid), (1.0, grid.attention_speed(percentage))
+    shares = zip(work(layout, lens), lens, speeds, strict=True)
+    return tuple((pairs * price.pair + tokens * price.token) / speed for pairs, tokens, speed in shares)
+
+
+def write_model(folder: Path, grid: Grid, rng) -> None:
+    """The part of a platform's folder that the jobs of whole models leave."""
+    from heteroring.results.model_rows import ModelRow, TraceRow
+    from heteroring.results.provenance import write_json
+    from heteroring.results.rows import write_rows
+
+    files = {"pct": [ModelRow(**row) for row in model_rows(grid, rng)]}
+    files["trace"] = [TraceRow(**row) for row in trace_rows(grid, rng)]
+    for percentage in percentages(grid):
+        for name, rows in files.items():
+            path = folder / "model" / f"{name}-{percentage:03d}.csv"
+            write_rows(path, [row for row in rows if min(row.percentages) == percentage])
+        write_json(folder / "model" / f"pct-{percentage:03d}.json", provenance(grid, (100, percentage)))
+
+
+def model_rows(grid: Grid, rng) -> list[dict]:
+    """One dictionary a repetition: prefills at the two longest lengths, decodes at the longest."""
+    rows = []
+    for percentage in percentages(grid):
+        for seq_len in grid.lengths[-2:]:
+            runs = [("ring", name, block_lens(grid, name, seq_len, percentage, rng)) for name in STRATEGIES]
+            runs += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
+            for system, strategy, lens in runs:
+                ttft = LAYERS * max(layer_ms(grid, strategy.split("/")[0], lens, percentage)) + grid.step_ms
+                rows += _repetitions(grid, rng, percentage, "prefill", system, strategy, lens, ttft)
+                if seq_len == max(grid.lengths) and (system == "alone" or strategy in STRATEGIES[-1:]):
+                    token = LAYERS * max(lens) * costs(grid).link / 10 + grid.step_ms
+                    rows += _repetitions(grid, rng, percentage, "decode", system, strategy, lens, token)
+    return rows
+
+
+def _repetitions(grid: Grid, rng, percentage: int, phase: str, system: str, strategy: str, lens, exact: float):
+    layout, allocator = strategy.split("/")
+    gpu = grid.throttle == "mps"
+    for repetition in range(grid.repetitions):
+        yield {
+            "platform": grid.platform,
+            "phase": phase,
+            "system": system,
+            "architecture": "llama",
+            "variant": "3-8b" if gpu else "micro",
+            "layers": LAYERS,
+            "emb_dim": grid.heads * grid.head_dim,
+            "heads": grid.heads,
+            "kv_heads": grid.heads // 4,
+            "head_dim": grid.head_dim,
+            "dtype": grid.dtype,
+            "batch": 1,
+            "seq_len": sum(lens),
+            "new_tokens": NEW_TOKENS if phase == "decode" else 0,
+            "layout": layout,
+            "allocator": allocator,
+            "model_source": "block" if allocator == "balanced" else "",
+            "clamped": False,
+            "throttle": grid.throttle,
+            "percentages": (100, percentage),
+            "block_lens": lens,
+            "block": "cpu" if grid.throttle == "pacing" else "triton",
+            "transport": "none" if system == "alone" else "p2p",
+            "repetition": repetition,
+            "latency_ms": float(exact * rng.normal(1.0, grid.noise)),
+            "peak_memory_bytes": tuple(int(gpu * (16e9 + 4e5 * n)) for n in lens),
+        }
+
+
+def model_cells(rows: list[dict]) -> pd.DataFrame:
+    """What derived/model.csv holds: a cell a row, with what each is set against."""
+    table = pd.DataFrame(rows)
+    table["percentage"] = table.percentages.map(min)
+    table["strategy"] = [
+        f"alone/rank{int(np.argmax(row.block_lens))}" if row.system == "alone" else f"{row.layout}/{row.allocator}"
+        for row in table.itertuples()
+    ]
+    kept = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
+    kept += ["throttle", "block_lens", "clamped", "block", "transport", "model_source"]
+    cells = []
+    for key, group in table.groupby(KEYS, sort=False):
+        first = group.iloc[0]
+        cells.append(
+            dict(zip(KEYS, key, strict=True))
+            | {name: first[name] for name in kept}
+            | {
+                "repetitions": len(group),
+                "latency_ms": group.latency_ms.median(),
+                "latency_p20_ms": group.latency_ms.quantile(0.2),
+                "latency_p80_ms": group.latency_ms.quantile(0.8),
+                "tokens_per_second": 1e3 * (1 if first.new_tokens else first.seq_len) / group.latency_ms.median(),
+                "peak_memory_gb": tuple(float(b / 1e9) for b in np.max(group.peak_memory_bytes.tolist(), axis=0)),
+            }
+        )
+    frame = pd.DataFrame(cells)
+    at = ["phase", "strategy", "seq_len", "percentage"]
+    latency = frame.set_index(at).latency_ms.to_dict()
+    derived = []
+    for row in frame.itertuples():
+        place = (row.seq_len, row.percentage)
+        alone = [latency[(row.phase, f"alone/rank{rank}", *place)] for rank in (0, 1)]
+        bound = 1 / sum(1 / time for time in alone) if row.phase == "prefill" else np.nan
+        derived.append(
+            {
+                "bound_ms": bound,
+                "bound_fraction": bound / row.latency_ms,
+                "fast_alone_ms": min(alone),
+                "speedup": latency.get((row.phase, f"{row.layout}/even", *place), np.nan) / row.latency_ms,
+            }
+        )
+    return frame.join(pd.DataFrame(derived))
+
+
+def trace_rows(grid: Grid, rng) -> list[dict]:
+    """One layer of two ranks per percentage and strategy: what each one does when, from a common start."""
+    rows = []
+    seq_len, price = max(grid.lengths), costs(grid)
+    for percentage in percentages(grid):
+        for strategy in TRACED:
+            layout = strategy.split("/")[0]
+            lens = block_lens(grid, strategy, seq_len, percentage, rng)
+            speeds = (1.0, grid.attention_speed(percentage))
+            dense = [n * price.token / s for n, s in zip(lens, speeds, strict=True)]
+            pairs = [w * price.pair / s for w, s in zip(work(layout, lens), speeds, strict=True)]
+            local = [n * n / 2 * price.pair / s for n, s in zip(lens, speeds, strict=True)]
+            slowest = max(d + p for d, p in zip(dense, pairs, strict=True))
+            begin = [TRACED_LAYER * slowest - (0.1 * d if d < max(dense) else 0) for d in dense]
+            ready = [b + 0.2 * d for b, d in zip(begin, dense, strict=True)]
+
+            def event(rank: int, kind: str, step: int, start: float, stop: float, strategy=strategy, at=percentage):
+                return {
+                    "platform": grid.platform,
+                    "strategy": strategy,
+                    "seq_len": seq_len,
+                    "percentages": (100, at),
+                    "layer": TRACED_LAYER,
+                    "rank": rank,
+                    "kind": kind,
+                    "step": step,
+                    "start_ms": float(start),
+                    "stop_ms": float(stop),
+                }
+
+            for rank in (0, 1):
+                rows.append(event(rank, "ready", 0, ready[rank], ready[rank]))
+                clock = ready[rank]
+                rows.append(event(rank, "block", 0, clock, clock := clock + local[rank]))
+                if pairs[rank] > local[rank] + 1e-12:
+                    arrives = max(ready[1 - rank], ready[rank]) + price.link * lens[1 - rank]
+                    if arrives > clock:
+                        rows.append(event(rank, "wait", 1, clock, clock := arrives))
+                    rows.append(event(rank, "block", 1, clock, clock := clock + pairs[rank] - local[rank]))
+                rows.append(event(rank, "layer", 0, begin[rank], clock + 0.8 * dense[rank]))
+    return rows
+
+
+def trace_table(rows: list[dict]) -> pd.DataFrame:
+    """What derived/trace.csv holds."""
+    table = pd.DataFrame(rows)
+    return table.assign(percentage=table.percentages.map(min))

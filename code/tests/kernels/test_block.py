@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+from heteroring.kernels.block import BACKENDS, choose, resolve
+from heteroring.kernels.causal_offset import block_from_core
+from oracle import assert_as_accurate_as_torch, attention64
+
+CPU = torch.device("cpu")
+
+
+def tensors(m, n, heads=4, kv_heads=4, head_dim=16, dtype=torch.float32, batch=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(batch, h, length, head_dim, generator=g).to(dtype)
+        for h, length in ((heads, m), (kv_heads, n), (kv_heads, n))
+    )
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("m", "n", "offset"),
+    [
+        (33, 33, 0),
+        (33, 33, 7),
+        (33, 33, -13),
+        (33, 17, None),
+        (17, 63, None),
+        (1, 111, None),
+        (63, 33, 0),
+        (33, 63, 0),
+        (20, 50, 30),
+        (20, 50, 70),
+        (50, 20, -13),
+        (50, 20, -60),
+        (31, 64, 7),
+    ],
+)
+def test_any_rectangle_is_as_accurate_as_torch(name, dtype, m, n, offset):
+    q, k, v = tensors(m, n, kv_heads=2, dtype=dtype)
+    out, lse = resolve(name, CPU)(q, k, v, scale=0.3, causal_offset=offset)
+    assert out.dtype == dtype
+    assert out.shape == q.shape
+    assert lse.dtype == torch.float32
+    assert lse.shape == q.shape[:-1]
+    rows, cols = (torch.arange(m) + offset, torch.arange(n)) if offset is not None else (None, None)
+    want, want_lse = attention64(q, k, v, rows, cols, scale=0.3)
+    mask = cols[None, :] <= rows[:, None] if offset is not None else None
+    seen = want_lse.isfinite().all(0).all(0)
+    assert torch.equal(out[:, :, ~seen], torch.zeros_like(out[:, :, ~seen]))
+    if seen.any():
+        mask = mask[seen] if mask is not None else None
+        args = (q[:, :, seen], k, v, want[:, :, seen], want_lse[:, :, seen])
+        assert_as_accurate_as_torch(out[:, :, seen], lse[:, :, seen], *args, mask=mask, scale=0.3)
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize("offset", [None, 0, 5])
+@pytest.mark.parametrize("scale", [0.0, -0.3])
+def test_a_scale_that_is_not_positive_leaves_the_mask_a_mask(name, offset, scale):
+    """PyTorch's kernel for the CPU scales what it has masked: minus infinity times nothing, or less."""
+    q, k, v = tensors(33, 33)
+    out, lse = resolve(name, CPU)(q, k, v, scale=scale, causal_offset=offset)
+    places = (torch.arange(33) + offset, torch.arange(33)) if offset is not None else ()
+    want, want_lse = attention64(q, k, v, *places, scale=scale)
+    torch.testing.assert_close(out.double(), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lse.double(), want_lse, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize("offset", [None, 0, 5])
+def test_running_folds_into_what_is_there(name, offset):
+    block = resolve(name, CPU)
+    q, k, v = tensors(12, 29)
+    _, k0, v0 = tensors(12, 8, seed=1)
+    out, lse = block(q, k0, v0, scale=0.25)
+    returned = block(q, k, v, scale=0.25, causal_offset=offset, running=(out, lse))
+    assert returned[0] is out
+    assert returned[1] is lse
+    rows = torch.arange(12) + 8 + (29 if offset is None else offset)
+    want, want_lse = attention64(q, torch.cat((k0, k), 2), torch.cat((v0, v), 2), rows, torch.arange(37), scale=0.25)
+    assert torch.allclose(out.double(), want, atol=2e-6)
+    assert torch.allclose(lse.double(), want_lse, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+@pytest.mark.parametrize(("m", "n"), [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("offset", [None, 0])
+def test_nothing_to_attend_gives_zero_and_minus_infinity(name, m, n, offset):
+    q, k, v = tensors(m, n)
+    out, lse = resolve(name, CPU)(q, k, v, scale=1.0, causal_offset=offset)
+    assert torch.equal(out, torch.zeros_like(q))
+    assert torch.equal(lse, torch.full(q.shape[:-1], -torch.inf))
+
+
+def calls_of_the_core(m, n, offset):
+    """(queries, keys, causal) of each call that one block of m queries and n keys makes of its core."""
+    calls = []
+
+    def core(q, k, v, scale, causal):
+        calls.append((q.shape[2], k.shape[2], causal))
+        positions = (torch.arange(q.shape[2]), torch.arange(k.shape[2])) if causal else ()
+        out, lse = attention64(q, k, v, *positions, scale=scale)
+        return out.float(), lse.float()
+
+    block_from_core(core)(*tensors(m, n), scale=0.3, causal_offset=offset)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "offset"),
+    [
+        (33, 63, 0),
+        (63, 33, 0),
+        (20, 50, 30),
+        (50, 20, -13),
+        (31, 64, 7),
+        (0, 5, 0),
+        (5, 0, 0),
+        (0, 5, None),
+        (5, 0, None),
+    ],
+)
+def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
+    """Libraries disagree on which corner a rectangular mask is aligned to; the CPU's agrees with a wrong call."""
+    calls = calls_of_the_core(m, n, offset)
+    assert all(queries > 0 and keys > 0 for queries, keys, _ in calls)
+    assert all(queries == keys for queries, keys, causal in calls if causal)
+    assert bool(calls) == (m > 0 and n > 0)
+
+
+@pytest.mark.parametrize(("m", "n", "offset"), [(33, 33, 0), (17, 63, None)])
+def test_a_square_or_dense_block_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
+    monkeypatch.setattr("heteroring.kernels.causal_offset.merge_", lambda *_: pytest.fail("a whole result was merged"))
+    assert calls_of_the_core(m, n, offset) == [(m, n, offset == 0)]
+
+
+def test_strided_inputs_are_read_as_they_are():
+    q, k, v = tensors(9, 21)
+    spread = torch.stack((k, v), 3).transpose(1, 2).contiguous().transpose(1, 2)
+    out, lse = resolve("cpu", CPU)(q, spread[:, :, :, 0], spread[:, :, :, 1], scale=0.25)
+    want, want_lse = resolve("cpu", CPU)(q, k, v, scale=0.25)
+    assert torch.equal(out, want)
+    assert torch.equal(lse, want_lse)
+
+
+def test_auto_is_the_flash_kernel_on_the_cpu():
+    assert choose("auto", CPU) == "cpu"
+    assert choose("reference", CPU) == "reference"
+
+
+def test_an_unknown_backend_is_refused():
+    with pytest.raises(ValueError, match=f"'cuda' is unknown: choose auto or one of {', '.join(BACKENDS)}"):
+        resolve("cuda", CPU)

@@ -1,0 +1,176 @@
+"""The split-KV decode kernel against fp64. Without a GPU it runs in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+
+from heteroring.kernels import decode_block, decode_split  # noqa: E402
+from oracle import attention64  # noqa: E402
+
+DEVICE = "cuda" if GPU else "cpu"
+TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def operands(heads, kv_heads, n, head_dim, dtype=torch.float32, batch=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((heads, 1), (kv_heads, n), (kv_heads, n))
+    return tuple(torch.randn(batch, h, m, head_dim, generator=g).to(dtype).to(DEVICE) for h, m in shapes)
+
+
+def attend(q, k, v, scale, most):
+    """(out, lse, number of parts)"""
+    parts = decode_split.partials(q, k, v, scale, most)
+    assert parts.dtype == torch.float32
+    merged = decode_split.combine(parts, torch.float32, with_lse=True)
+    return merged[..., None, :-1], merged[..., None, -1], len(parts)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "n", "head_dim", "most"),
+    [
+        (4, 4, 1, 64, 1),
+        (4, 4, 63, 64, 8),
+        (8, 2, 300, 128, 3),
+        (6, 1, 129, 80, 2),
+        (20, 1, 257, 96, 100),
+        (3, 3, 70, 256, 2),
+    ],
+    ids=str,
+)
+def test_as_fp64(heads, kv_heads, n, head_dim, most, dtype):
+    q, k, v = operands(heads, kv_heads, n, head_dim, dtype, seed=n)
+    out, lse, _ = attend(q, k, v, head_dim**-0.5, most)
+    want, want_lse = attention64(q, k, v)
+    torch.testing.assert_close(out.double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(lse.double(), want_lse, atol=2e-5, rtol=2e-5)
+
+
+def test_however_the_keys_are_cut():
+    q, k, v = operands(4, 2, 500, 64)
+    results = {parts: (out, lse) for out, lse, parts in (attend(q, k, v, 0.2, most) for most in (1, 2, 5, 1000))}
+    assert len(results) == 4
+    for out, lse in results.values():
+        torch.testing.assert_close(out, results[1][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lse, results[1][1], atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_behind_the_keys_is_not_read():
+    q, k, v = operands(4, 2, 200, 64)
+    want, _, _ = attend(q, *(x[:, :, :137].contiguous() for x in (k, v)), 0.2, 3)
+    k[:, :, 137:], v[:, :, 137:] = torch.nan, torch.nan
+    out, _, _ = attend(q, k[:, :, :137], v[:, :, :137], 0.2, 3)
+    assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 30.0])
+def test_any_scale(scale):
+    q, k, v = operands(4, 2, 100, 64)
+    out, lse, _ = attend(q, k, v, scale, 2)
+    want, want_lse = attention64(q, k, v, scale=scale)
+    torch.testing.assert_close(out.double(), want, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(lse.double(), want_lse, atol=1e-4, rtol=1e-4)
+
+
+def test_no_keys_give_nothing():
+    out, lse, parts = attend(*operands(4, 2, 0, 64), 0.2, 5)
+    assert parts == 1
+    assert torch.equal(out, torch.zeros_like(out))
+    assert torch.equal(lse, torch.full_like(lse, -torch.inf))
+
+
+def test_nan_in_a_key_is_not_hidden():
+    q, k, v = operands(4, 2, 100, 64)
+    k[1, 0, 40] = torch.nan
+    out, lse, _ = attend(q, k, v, 0.2, 2)
+    assert out[1, :2].isnan().all()
+    assert lse[1, :2].isnan().all()
+    assert not out[1, 2:].isnan().any()
+    assert not out[0].isnan().any()
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_parts_are_merged_as_the_merge_does(count, dtype):
+    g = torch.Generator().manual_seed(count)
+    parts = torch.randn(count, 2, 3, 25, generator=g)
+    parts[..., -1] *= 20
+    parts[count // 2, 0] = torch.cat((torch.zeros(3, 24), torch.full((3, 1), -torch.inf)), 1)  # saw no key
+    merged = decode_split.combine(parts.to(DEVICE), torch.float32, with_lse=True).cpu()
+    out = decode_split.combine(parts.to(DEVICE), dtype, with_lse=False).cpu()
+    want = decode_block.merge_parts(parts)  # on the CPU: heteroring.kernels.merge, part by part
+    torch.testing.assert_close(merged, want, atol=1e-5, rtol=1e-5)
+    assert out.dtype == dtype
+    torch.testing.assert_close(out, want[..., :-1].to(dtype))
+
+
+def test_queries_of_any_stride():
+    q, k, v = operands(4, 2, 50, 64)
+    spread = torch.stack((q, q), -1)[..., 0]
+    assert spread.stride(3) == 2
+    assert torch.equal(attend(spread, k, v, 0.2, 1)[0], attend(q, k, v, 0.2, 1)[0])
+
+
+@pytest.mark.parametrize("most", [1, 7, 264])
+@pytest.mark.parametrize("n", [0, 1, 64, 65, 4096, 59_000])
+def test_the_cut_covers_all_keys_in_equal_whole_tiles(n, most):
+    chunk, chunks = decode_split.cut(n, 64, most)
+    assert chunk % 64 == 0
+    assert chunks == max(1, -(-n // chunk))
+    assert chunks <= most
+    assert chunk < n / most + 64 + 1
+
+
+def test_queries_that_share_a_kv_head_are_one_tile_or_not_covered():
+    assert decode_split.fits(32, 256)
+    assert decode_split.fits(33, 128)
+    assert not decode_split.fits(33, 256)
+    assert not decode_split.fits(1, 257)
+
+
+COMPILE = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from heteroring.kernels import decode_split
+from heteroring.kernels.decode_kernel import chunk_kernel
+
+dtype, itemsize, group, head_dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+constants = dict(GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, group), BLOCK_N=decode_split._rows(head_dim, itemsize),
+                 BLOCK_D=head_dim, PRECISION="ieee" if itemsize == 4 else "tf32")
+names, operands = chunk_kernel.arg_names, ("q", "k", "v")
+types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32"}
+signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+strides = [f"stride_{x}{d}" for x, dims in (("q", "bh"), ("k", "bhn"), ("v", "bhn")) for d in dims]
+aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*operands, *strides)}
+source = ASTSource(chunk_kernel, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
+options = {"num_warps": 4, "num_stages": 3 if itemsize == 2 else 2}
+print(triton.compile(source, target=GPUTarget("cuda", 86, 32), options=options).metadata.shared)
+"""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "itemsize", "group", "head_dim"),
+    [("bf16", 2, 32, 256), ("bf16", 2, 64, 128), ("fp32", 4, 32, 256), ("fp32", 4, 64, 128)],
+)
+@pytest.mark.ranks
+def test_the_largest_tiles_fit_the_smallest_shared_memory(dtype, itemsize, group, head_dim, tmp_path):
+    """99 KB a block, on compute capability 8.6 and 8.9."""
+    assert decode_split.fits(group, head_dim)
+    assert not decode_split.fits(group + 1, head_dim)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
+    words = map(str, (dtype, itemsize, group, head_dim))
+    done = subprocess.run([sys.executable, "-c", COMPILE, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 99 * 1024

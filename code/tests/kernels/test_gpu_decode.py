@@ -1,0 +1,141 @@
+"""Decode on GPUs: the split-KV kernel and ring_decode against fp64, and a host that never waits."""
+
+import pytest
+import torch
+
+import heteroring as hr
+from gpu import one_gpu, poison
+from heteroring.kernels import decode_block
+from oracle import attention64
+from ranks import Ranks
+
+SHARES = [(3000, 500), (2048, 2048), (777, 0), (0, 1), (1, 1)]
+SYNC_FREE = [(32, 8, 128), (8, 8, 64)]
+
+
+def whole(tokens, heads, kv_heads, head_dim, dtype, seed, batch=1):
+    g = torch.Generator("cuda").manual_seed(seed)
+    shapes = ((heads, 1), (kv_heads, tokens), (kv_heads, tokens))
+    return tuple(torch.randn(batch, h, n, head_dim, generator=g, device="cuda").to(dtype) for h, n in shapes)
+
+
+def assert_as_accurate_as_torch(out, q, k, v):
+    """Error of at most twice that of PyTorch's kernel, which rounds once like ours, plus 1e-6."""
+    want, _ = attention64(q, k, v)
+    repeat = q.shape[1] // k.shape[1]
+    own = torch.nn.functional.scaled_dot_product_attention(
+        q, k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    )
+    assert out.shape == want.shape
+    assert out.dtype == q.dtype
+    assert (out - want).abs().max() <= 2 * (own - want).abs().max() + 1e-6
+
+
+class TestOneRank:
+    pytestmark = one_gpu
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])
+    @pytest.mark.parametrize(("heads", "kv_heads"), [(32, 8), (8, 8), (8, 1)], ids=["gqa", "mha", "mqa"])
+    @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+    @pytest.mark.parametrize("tokens", [1, 65, 20_000])
+    def test_as_accurate_as_torch(self, dtype, heads, kv_heads, head_dim, tokens):
+        q, k, v = whole(tokens, heads, kv_heads, head_dim, dtype, torch.seed() % 2**30, batch=2)
+        poison()
+        assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
+
+    def test_the_kernel_computes_it(self, monkeypatch):
+        """Not a block made for many queries, which would leave most of the GPU idle."""
+        monkeypatch.setattr(decode_block, "resolve", None)
+        q, k, v = whole(5000, 32, 8, 128, torch.bfloat16, 0)
+        assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
+
+    def test_many_chunks_share_a_head(self):
+        q, k, v = whole(59_000, 32, 8, 128, torch.bfloat16, 0)
+        assert (
+            len(decode_block.partials(q, k, v, 0.1)) >= torch.cuda.get_device_properties(0).multi_processor_count // 8
+        )
+
+    def test_a_cache_that_grows_compiles_nothing_and_the_host_never_waits(self):
+        from heteroring.kernels.decode_kernel import chunk_kernel, combine_kernel
+
+        q, k, v = whole(4200, 8, 2, 128, torch.bfloat16, 0)
+        hr.ring_decode(q, k[:, :, :4090], v[:, :, :4090])
+        compiled = [_variants(kernel) for kernel in (chunk_kernel, combine_kernel)]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for n in (1, 16, 255, 4091, 4096, 4112, 4200):
+                hr.ring_decode(q, k[:, :, :n], v[:, :, :n])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert [_variants(kernel) for kernel in (chunk_kernel, combine_kernel)] == compiled
+
+
+def _variants(kernel):
+    return sum(len(caches[0]) for caches in kernel.device_caches.values())
+
+
+@pytest.fixture(scope="module")
+def gpus():
+    ranks = Ranks(2, device="cuda")
+    yield ranks
+    ranks.close()
+
+
+def decode(rank, world_size, lens, heads, kv_heads, head_dim, dtype, seed, calls=1):
+    """`calls` calls back to back, each on a query and keys of its own and on poisoned memory."""
+    shards = []
+    for call in range(calls):
+        q, k, v = whole(sum(lens), heads, kv_heads, head_dim, dtype, seed + call)
+        mine = slice(sum(lens[:rank]), sum(lens[: rank + 1]))
+        shards.append((q, k[:, :, mine], v[:, :, mine]))
+    poison()
+    torch.cuda.synchronize()
+    outs = [hr.ring_decode(*shard) for shard in shards]
+    return [out.cpu() for out in outs]
+
+
+def without_waiting(rank, world_size, heads, kv_heads, head_dim):
+    """Calls after the first, with one more key each, under PyTorch's check that the host does not wait."""
+    q, k, v = whole(2000, heads, kv_heads, head_dim, torch.bfloat16, 0)
+    hr.ring_decode(q, k[:, :, :1900], v[:, :, :1900])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for n in range(1901, 1960):
+            hr.ring_decode(q, k[:, :, : n + rank], v[:, :, : n + rank])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class TestTwoRanks:
+    pytestmark = one_gpu
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=["bf16", "fp16", "fp32"])
+    @pytest.mark.parametrize("lens", SHARES, ids=str)
+    def test_as_accurate_as_torch_on_one_and_the_same_on_both(self, gpus, lens, dtype):
+        seed = torch.seed() % 2**30
+        (first,), (second,) = gpus.run(decode, lens, 32, 8, 128, dtype, seed)
+        assert torch.equal(first, second)
+        assert_as_accurate_as_torch(first.cuda(), *whole(sum(lens), 32, 8, 128, dtype, seed))
+
+    @pytest.mark.parametrize("lens", [(900, 0, 3000, 1), (17, 0, 800, 1, 64, 64, 0, 500)], ids=str)
+    def test_many_ranks_return_the_same_bits(self, lens):
+        seed, ranks = torch.seed() % 2**30, Ranks(len(lens), device="cuda")
+        try:
+            results = ranks.run(decode, lens, 32, 8, 128, torch.bfloat16, seed, 20)
+        finally:
+            ranks.close()
+        for call, (first, *others) in enumerate(zip(*results, strict=True)):
+            assert all(torch.equal(first, other) for other in others)
+            assert_as_accurate_as_torch(first.cuda(), *whole(sum(lens), 32, 8, 128, torch.bfloat16, seed + call))
+
+    def test_twenty_calls_in_flight_do_not_meet(self, gpus):
+        results = gpus.run(decode, (3000, 500), 8, 2, 128, torch.bfloat16, 11, 20)
+        for call, (first, second) in enumerate(zip(*results, strict=True)):
+            assert torch.equal(first, second)
+            assert_as_accurate_as_torch(first.cuda(), *whole(3500, 8, 2, 128, torch.bfloat16, 11 + call))
+
+    @pytest.mark.parametrize("shape", SYNC_FREE, ids=str)
+    def test_the_host_never_waits(self, gpus, shape):
+        gpus.run(without_waiting, *shape)

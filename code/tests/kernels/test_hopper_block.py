@@ -1,0 +1,350 @@
+"""The Hopper kernel: what it covers, how it compiles (no GPU needed), and on a Hopper GPU its results."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from heteroring.kernels import configs as tuned
+from heteroring.kernels import hopper_block, tensor_map
+from heteroring.kernels.launch_cache import Plans
+from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.triton_block import block, takes_late
+from oracle import attention64
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_block.ARCHITECTURE
+on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
+
+
+def test_tensor_maps_take_aligned_addresses_and_strides_only():
+    x = torch.zeros(2, 3, 40, 64, dtype=torch.bfloat16)
+    fits = tensor_map.fits
+    assert fits(x)
+    assert fits(x.transpose(1, 2))
+    assert fits(x[:, :, 5:])
+    assert not fits(torch.zeros(2, 3, 40 * 64 + 4, dtype=x.dtype)[..., 4:].view(2, 3, 40, 64))  # 8-byte address
+    assert not fits(torch.zeros(2, 3, 40, 68, dtype=x.dtype)[..., :64])  # stride of 136 bytes
+    assert not fits(x[:1].expand(2, -1, -1, -1))
+    # The stride of a dimension of one element is never used.
+    lone = x[:1, :1].as_strided((1, 1, 40, 64), (1, 3, 64, 1))
+    assert fits(lone)
+    assert tensor_map.strides(lone) == [64, 64, 64, 1]
+    assert tensor_map.strides(x) == list(x.stride())
+
+
+def test_the_cpu_is_not_covered():
+    x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
+    assert not hopper_block.covers(x, x, x)
+
+
+def test_heads_side_by_side_fit_in_l2():
+    for keys in (1, 4096, 16384, 65536, 10**7):
+        heads = tuned.section(32, 4, keys, 128, 2)
+        assert heads % 4 == 0
+        assert heads == 4 or heads // 4 * 2 * keys * 128 * 2 <= tuned.L2_BYTES
+        assert heads == 32 or (heads // 4 + 1) * 2 * keys * 128 * 2 > tuned.L2_BYTES
+
+
+def test_as_few_heads_start_as_fill_the_device():
+    for group in (1, 4):
+        for multiprocessors in (1, 12, 132):
+            for tiles in (1, 5, 12, 200):
+                heads = tuned.first_section(1000, group, tiles, multiprocessors)
+                assert heads % group == 0
+                assert heads * tiles >= multiprocessors
+                assert heads == group or (heads - group) * tiles < multiprocessors
+    assert tuned.first_section(7, 1, 1, 132) == 7  # no more than later
+
+
+COMPILE = """
+import os, re, subprocess, sys, tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton.experimental.gluon.language import NVMMASharedLayout
+from heteroring.kernels import hopper_kernel
+from heteroring.kernels import configs as tuned
+
+head_dim, dtype, causal, fold = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "fold"
+late = sys.argv[4] == "late"
+block_d, kernel = tuned.padded(head_dim), hopper_kernel.forward_kernel
+config, layout = tuned.HOPPER[block_d], NVMMASharedLayout(128, 16, rank=4)
+constants = dict(GROUP=4, HEAD_DIM=head_dim, BLOCK_N=config.block_n, BLOCK_D=block_d, STAGES=config.stages,
+                 CAUSAL=causal, FOLD=fold, Q_IN_REGISTERS=config.q_in_registers, LATE=late)
+tile = lambda rows: f"tensordesc<{dtype}[1, 1, {rows}, {block_d}],{layout!r}>"
+keys = tile(config.block_n)
+types = dict(q=tile(64), k=keys, v=keys, late_k=keys, late_v=keys, out="*fp32" if fold else "*" + dtype, lse="*fp32",
+             log2_scale="fp32", arrived="i64")
+names = kernel.arg_names
+signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in ("out", "stride_om", "stride_oh")}
+source = GluonASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+with tempfile.TemporaryDirectory() as folder:
+    path = os.path.join(folder, "kernel.ptx")
+    with open(path, "w") as file:
+        file.write(compiled.asm["ptx"])
+    ptxas = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "ptxas")
+    command = [ptxas, "-v", "--gpu-name=sm_90a", path, "-o", path + ".cubin"]
+    report = subprocess.run(command, capture_output=True, text=True)
+print(report.stderr)
+print("shared", compiled.metadata.shared, "products", compiled.asm["ptx"].count("wgmma.mma_async"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "kind", "result"),
+    [
+        (128, "bf16", "causal", "new"),
+        (64, "fp16", "dense", "fold"),
+        (256, "bf16", "causal", "fold"),
+        (128, "bf16", "causal", "late"),
+    ],
+)
+@pytest.mark.ranks
+def test_the_compiler_keeps_products_in_flight_and_registers_in_registers(head_dim, dtype, kind, result, tmp_path):
+    """ptxas says when it had to serialise wgmma (C75xx) or to spill: in the loop, either would cost much of the speed.
+
+    A spilled tile would be kilobytes; a few words around the epilogue are not worth a register.
+    """
+    pytest.importorskip("triton.experimental.gluon")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(head_dim), dtype, kind, result],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Potential Performance Loss" not in done.stdout, done.stdout
+    stores, loads = map(int, re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stdout).groups())
+    assert max(stores, loads) <= 64, done.stdout
+    shared, products = map(int, re.search(r"shared (\d+) products (\d+)", done.stdout).groups())
+    assert shared <= 227 * 1024
+    assert products > 0
+
+
+def operands(m, n, *, heads=4, kv_heads=2, head_dim=128, dtype=torch.bfloat16, batch=1, layout="heads first"):
+    def random(h, length):
+        if layout == "tokens first":
+            return torch.randn(batch, length, h, head_dim, device="cuda").to(dtype).transpose(1, 2)
+        return torch.randn(batch, h, length, head_dim, device="cuda").to(dtype)
+
+    return random(heads, m), random(kv_heads, n), random(kv_heads, n)
+
+
+def assert_close(got, q, k, v, scale, offset):
+    """Error at most twice that of PyTorch on the GPU in the same dtype, plus 1e-6; LSE to fp32 rounding."""
+    (m, n), device = (q.shape[2], k.shape[2]), q.device
+    rows, keys = (
+        (None, None) if offset is None else (torch.arange(m, device=device) + offset, torch.arange(n, device=device))
+    )
+    want, want_lse = attention64(q, k, v, rows, keys, scale=scale)
+    blind = want_lse == -math.inf
+    assert not got[0].isnan().any()
+    assert torch.equal(got[1] == -math.inf, blind)
+    assert (got[0][blind] == 0).all()
+    if blind.all():
+        return
+    mask = None if offset is None else keys[None, :] <= rows[:, None]
+    own = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+    limit = 2 * (own.double() - want)[~blind].abs().max() + 1e-6
+    assert (got[0].double() - want)[~blind].abs().max() <= limit
+    torch.testing.assert_close(got[1][~blind].double(), want_lse[~blind], atol=1e-5, rtol=1e-6)
+
+
+@pytest.fixture(params=["hopper", "portable"])
+def path(request, monkeypatch):
+    """Run a test on both kernels, and see that it is the wanted one that runs."""
+    plan, plans = hopper_block.plan, []
+
+    def chosen(*args, **kwargs):
+        plans.append(plan(*args, **kwargs) if request.param == "hopper" else None)
+        return plans[-1]
+
+    monkeypatch.setattr(hopper_block, "plan", chosen)
+    yield
+    assert all(plans) == (request.param == "hopper")
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fill every new result with NaN: an element that the kernel forgets to write shows."""
+    new_empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: new_empty(*args, **kwargs).fill_(math.nan))
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_rectangles_of_odd_size(dtype, head_dim, path):
+    for m, n in ((1, 1), (17, 129), (63, 111), (128, 128), (129, 64), (777, 1111)):
+        for offset in (None, 0, n - m, 50, -40, n + 9):
+            q, k, v = operands(m, n, head_dim=head_dim, dtype=dtype)
+            got = block(q, k, v, scale=head_dim**-0.5, causal_offset=offset)
+            assert_close(got, q, k, v, head_dim**-0.5, offset)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("layout", ["heads first", "tokens first"])
+def test_folding_parts_equals_attention_over_all_keys(layout, path):
+    for heads, kv_heads, batch in ((4, 4, 1), (8, 2, 3), (4, 1, 2)):
+        q, k, v = operands(300, 700, heads=heads, kv_heads=kv_heads, batch=batch, layout=layout)
+        wide = torch.zeros(batch, 350, heads, 128, device="cuda"), torch.zeros(batch, 350, heads, device="cuda")
+        out, lse = (x.transpose(1, 2)[:, :, 50:] for x in wide)
+        lse.fill_(-math.inf)
+        for start, stop in ((0, 250), (250, 251), (251, 600), (600, 700)):
+            part = k[:, :, start:stop], v[:, :, start:stop]
+            block(q, *part, scale=0.09, causal_offset=400 - start, running=(out, lse))
+        assert_close((out, lse), q, k, v, 0.09, 400)
+        assert not wide[0][:, :50].any()
+        assert not wide[1][:, :50].any()
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_keys_that_no_query_sees_never_enter(path):
+    for m, n, offset in ((300, 700, 100), (300, 700, -150), (1, 200, 0), (64, 200, 63)):
+        q, k, v = operands(m, n)
+        clean = block(q, k, v, scale=0.09, causal_offset=offset)
+        k[:, :, m + offset :], v[:, :, m + offset :] = math.nan, math.nan
+        got = block(q, k, v, scale=0.09, causal_offset=offset)
+        assert torch.equal(got[0], clean[0])
+        assert torch.equal(got[1], clean[1])
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_operands_that_tma_cannot_address_run_portably():
+    q, k, v = operands(100, 130)
+    crooked = torch.zeros(1, 2, 130, 132, dtype=k.dtype, device="cuda")[..., :128].copy_(k)
+    assert not hopper_block.covers(q, crooked, v)
+    assert_close(block(q, crooked, v, scale=0.09, causal_offset=30), q, k, v, 0.09, 30)
+    shared = k[:, :1].expand(-1, 2, -1, -1)
+    assert not hopper_block.covers(q, shared, v)
+    assert_close(block(q, shared, v, scale=0.09), q, shared, v, 0.09, None)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_plans_are_reused_and_hold_no_tensor():
+    hopper_block._PLANS.clear()
+    for _ in range(3):
+        q, k, v = operands(200, 300)
+        assert_close(block(q, k, v, scale=0.09, causal_offset=-10), q, k, v, 0.09, -10)
+    assert len(hopper_block._PLANS) == 1
+    before = torch.cuda.memory_allocated()
+    del q, k, v
+    assert torch.cuda.memory_allocated() < before
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_a_moving_error_is_a_race(path):
+    """The same inputs give the same bits, twenty times, with other inputs in between."""
+    q, k, v = operands(1500, 2777, heads=16, kv_heads=4)
+    first = block(q, k, v, scale=0.09, causal_offset=1000)
+    assert_close(first, q, k, v, 0.09, 1000)
+    for _ in range(20):
+        other = operands(1111, 2000, heads=16, kv_heads=4)
+        assert_close(block(*other, scale=0.09, causal_offset=700), *other, 0.09, 700)
+        again = block(q, k, v, scale=0.09, causal_offset=1000)
+        assert torch.equal(first[0], again[0])
+        assert torch.equal(first[1], again[1])
+
+
+def arriving(k, v, first_query, parts):
+    """What is late, not there yet: (Late, its counter, a function that has it arrive part by part).
+
+    It comes from the host, by a copy engine: a kernel might find no room beside the one that waits.
+    """
+    heads = k.shape[0] * k.shape[1] // parts
+    counter = torch.zeros(1, dtype=torch.int32, device="cuda")
+    room = torch.full((2, *k.shape), math.nan, dtype=k.dtype, device="cuda")
+    sent = torch.stack([k, v]).cpu().pin_memory()
+    counts = torch.arange(parts + 1, dtype=torch.int32).pin_memory()
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+
+    def arrive():
+        with torch.cuda.stream(stream):
+            for part in range(parts):
+                time.sleep(0.001)
+                for target, source in zip(room, sent, strict=True):
+                    rows = slice(part * heads, (part + 1) * heads)
+                    target.flatten(0, 1)[rows].copy_(source.flatten(0, 1)[rows], non_blocking=True)
+                counter.copy_(counts[part + 1 : part + 2], non_blocking=True)
+
+    return Late(*room.unbind(0), first_query, counter.data_ptr(), heads), counter, arrive
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("late_keys", [128, 768])
+@pytest.mark.parametrize(("m", "first_query"), [(256, 128), (777, 256), (1280, 0)])
+@pytest.mark.parametrize(("heads", "kv_heads", "batch", "parts"), [(4, 4, 1, 1), (8, 2, 3, 6), (8, 4, 2, 4)])
+def test_keys_that_arrive_while_it_computes_are_waited_for(
+    causal, late_keys, m, first_query, heads, kv_heads, batch, parts
+):
+    q, k, v = operands(m, m, heads=heads, kv_heads=kv_heads, batch=batch)
+    _, more_k, more_v = operands(m, late_keys, heads=heads, kv_heads=kv_heads, batch=batch)
+    offset = 0 if causal else None
+    late, counter, arrive = arriving(more_k, more_v, first_query, parts)
+    assert takes_late(q, k, v, offset, late)
+    got = block(q, k, v, scale=0.09, causal_offset=offset, late=late)
+    arrive()
+    torch.cuda.synchronize()
+    assert counter.item() == parts
+    # The late keys come first, so that one offset says who sees what: all of them, from first_query on.
+    rows = slice(first_query, None)
+    both = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
+    seen = None if offset is None else late_keys + first_query
+    assert_close([x[:, :, rows] for x in got], q[:, :, rows], *both, 0.09, seen)
+    if first_query:
+        own = slice(0, first_query)
+        assert_close([x[:, :, own] for x in got], q[:, :, own], k, v, 0.09, offset)
+
+
+@pytest.mark.gpu
+@on_hopper
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("section", [2, 3, 5, 14])
+def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
+    """The order is only an order: sections narrower than the others come out right too."""
+    monkeypatch.setattr(tuned, "section", lambda heads, *_: min(heads, section))
+    monkeypatch.setattr(tuned, "first_section", lambda section, *_: first)
+    monkeypatch.setattr(hopper_block, "_PLANS", Plans())
+    q, k, v = operands(640, 640, heads=7, kv_heads=7, batch=2)
+    assert_close(block(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)
+    _, more_k, more_v = operands(640, 256, heads=7, kv_heads=7, batch=2)
+    late, _, arrive = arriving(more_k, more_v, 0, 14)
+    got = block(q, k, v, scale=0.09, causal_offset=0, late=late)
+    arrive()
+    torch.cuda.synchronize()
+    assert_close(got, q, torch.cat([more_k, k], 2), torch.cat([more_v, v], 2), 0.09, 256)
+
+
+@pytest.mark.gpu
+@on_hopper
+def test_late_keys_in_broken_tiles_are_not_taken():
+    q, k, v = operands(512, 512)
+    for late_keys, first_query, taken in ((128, 128, True), (128, 100, False), (100, 128, False), (0, 128, False)):
+        late = Late(k[:, :, :late_keys], v[:, :, :late_keys], first_query, 0, 2)
+        assert takes_late(q, k, v, 0, late) == taken
+        assert takes_late(q, k, v, None, late) == taken
+        assert not takes_late(q, k, v, -5, late)
+        if not taken:
+            with pytest.raises(ValueError, match="takes_late"):
+                block(q, k, v, scale=0.09, causal_offset=0, late=late)

@@ -1,0 +1,220 @@
+"""What both transports promise, as far as no GPU is needed: exact messages, equal lists, and no two calls that meet."""
+
+from functools import partial
+from random import Random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from heteroring.ring.attention import rotate
+from heteroring.ring.partition import Partition
+from heteroring.ring.schedule import visits
+from heteroring.ring.transport import copy_engine
+from heteroring.ring.transport import symmetric_buffer as mailbox
+from heteroring.ring.transport.copy_engine import CopyEngine
+from heteroring.ring.transport.messages import messages
+from heteroring.ring.transport.p2p import PointToPoint
+from heteroring.ring.transport.symmetric_buffer import Mailbox
+from heteroring.ring.transport.transport import AHEAD, check_transport, choose_transport
+from heteroring.ring.workload import kv_bytes
+from streams import Stream, driver, run_in_some_order, word
+
+PARTITIONS = [
+    Partition.zigzag((9, 5)),
+    Partition.contiguous((3, 8)),
+    Partition.zigzag((0, 7)),
+    Partition.contiguous((6, 0)),
+    Partition.zigzag((4, 5, 6)),
+    Partition.contiguous((2, 0, 5)),
+    Partition.zigzag((7, 1, 3, 2)),
+]
+
+
+def posted(rank, world_size, partition, causal):
+    """Operations of each step as a GPU rank would post them, and whether what arrived is what was sent."""
+    k = torch.full((1, 2, partition.block_lens[rank], 4), float(rank))
+    exchange = PointToPoint(k, k + 0.5, partition, causal, torch.distributed.group.WORLD)
+    exchange._in_step = True
+    lists, right = [], []
+    send_receive = torch.distributed.batch_isend_irecv
+
+    def record(operations):
+        lists.append([(op.op.__name__, op.group_peer, op.tensor.numel()) for op in operations])
+        return send_receive(operations)
+
+    torch.distributed.batch_isend_irecv = record
+    try:
+        for step in range(1, world_size):
+            exchange.start(step)
+            if step in messages(partition, rank, causal).receives:
+                keys, values = exchange.wait(step)
+                owner = (rank - step) % world_size
+                right.append(bool((keys == owner).all() and (values == owner + 0.5).all()))
+        exchange.close()
+    finally:
+        torch.distributed.batch_isend_irecv = send_receive
+    return lists, right
+
+
+@pytest.mark.parametrize("partition", [p for p in PARTITIONS if p.world_size == 3], ids=str)
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
+def test_gpu_ranks_post_one_send_and_one_receive_in_every_step(ranks, partition, causal):
+    answers = ranks(3).run(posted, partition, causal)
+    for rank, (lists, right) in enumerate(answers):
+        assert all(right)
+        assert [[name for name, _, _ in posts] for posts in lists] == [["isend", "isend", "irecv", "irecv"]] * 2
+        for step, posts in enumerate(lists, 1):
+            reader = (rank + step) % 3
+            assert posts[:2] == [("isend", reader, elements) for _, _, elements in posts[:2]]
+            assert answers[reader][0][step - 1][2:] == [("irecv", rank, elements) for _, _, elements in posts[:2]]
+        received = sum(elements for posts in lists for _, _, elements in posts[2:])
+        assert 4 * received == kv_bytes(partition, rank, batch=1, kv_heads=2, head_dim=4, itemsize=4, causal=causal)
+
+
+class Host:
+    """All ranks of a group in one process: their streams, and mailboxes in the CPU's memory."""
+
+    def __init__(self, world_size, monkeypatch):
+        self.rank = 0
+        self.computes = [Stream() for _ in range(world_size)]
+        self.lanes = [Stream() for _ in range(world_size)]
+        memory = [torch.zeros(256 + 2 * 4096, dtype=torch.uint8) for _ in range(world_size)]
+        self.flags = [each[:256] for each in memory]
+        self.mailboxes, self.kept = [], []
+        for rank in range(world_size):
+            box = Mailbox.__new__(Mailbox)
+            box.capacity, box._first, box._memory = 4096, 256, memory[rank]
+            box._rank, box._world_size = rank, world_size
+            box._addresses = [each.data_ptr() for each in memory]
+            box._last = None
+            self.mailboxes.append(box)
+        monkeypatch.setattr(mailbox, "write_flag", driver.write_flag)
+        monkeypatch.setattr(mailbox, "await_flag", driver.await_flag)
+        monkeypatch.setattr(copy_engine, "copy_rows", driver.copy_rows)
+        monkeypatch.setattr(copy_engine, "lane_of", lambda group, device: SimpleNamespace(stream=self.lanes[self.rank]))
+        monkeypatch.setattr(copy_engine, "mailbox_of", lambda group, device, nbytes: self.mailboxes[self.rank])
+        monkeypatch.setattr(copy_engine.dist, "get_rank", lambda group: self.rank)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.computes[self.rank])
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+
+
+def enqueue(host, rank, call, partition, shape, random):
+    """Queue one call of one rank. Returns a list that its compute stream fills with whether each read was right."""
+    host.rank = rank
+    compute, seen = host.computes[rank], []
+    size, value = (2, 3, partition.block_lens[rank], 2), 10.0 * call + rank
+    k, v = shape(torch.full(size, value)), shape(torch.full(size, value + 0.5))
+    if shape is as_they_come:  # the others are copied, here at once
+        k.fill_(torch.nan)
+        compute.add(lambda: k.fill_(value))
+    exchange = CopyEngine(k, v, partition, True, None)
+    host.kept.append(exchange)  # CUDA's allocator gives memory back in stream order, the CPU's at once
+    for step in range(1, min(partition.world_size, 1 + AHEAD)):
+        exchange.start(step)
+    compute.add(lambda: None)
+    for step in range(1, partition.world_size):
+        if step in messages(partition, rank, True).receives:
+            owner = (rank - step) % partition.world_size
+            count = messages(partition, rank, True).receives[step].keys
+            by_itself = step == 1 and random.random() < 0.5
+            keys, values, _, counter, heads = exchange.late(1, 0) if by_itself else (*exchange.wait(step), 0, None, 6)
+
+            def read(part, keys=keys, values=values, expected=10.0 * call + owner, count=count, heads=heads):
+                right = keys.shape == (2, 3, count, 2)
+                for x, want in ((keys, expected), (values, expected + 0.5)):
+                    right &= bool((x.reshape(6, -1)[part * heads : (part + 1) * heads] == want).all())
+                seen.append(right)
+
+            for repeated in range(3 * 6):  # a kernel reads for a while, head by head
+                part = repeated * (6 // heads) // 18
+                ready = (lambda part=part, at=counter: word(at) > part) if by_itself else (lambda: True)
+                compute.add(partial(read, part), ready)
+            if by_itself:
+                exchange.taken(1)
+        if step + AHEAD < partition.world_size:
+            exchange.start(step + AHEAD)
+    exchange.close()
+    for x in (k, v):  # the caller may reuse them
+        compute.add(lambda x=x: x.fill_(torch.nan))
+    return seen
+
+
+def as_they_come(x):
+    return x
+
+
+def tokens_first(x):
+    """Strides as a projection leaves them: [B, n, H, D] in memory."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+orders = st.builds(Random, st.integers(0, 2**32 - 1))
+any_order = settings(deadline=None, phases=[Phase.reuse, Phase.generate])  # a smaller seed is no simpler order
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+@settings(any_order, max_examples=15)
+@given(random=orders, shape=st.sampled_from([as_they_come, tokens_first]))
+def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, random, shape):
+    """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = Host(world_size, monkeypatch)
+        monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
+        choices = [p for p in PARTITIONS if p.world_size == world_size]
+        calls = [random.choice(choices) for _ in range(8)]
+        seen = [
+            enqueue(host, rank, call, p, shape, random) for call, p in enumerate(calls) for rank in range(world_size)
+        ]
+        run_in_some_order(host.computes + host.lanes, random)
+    expected = [18 * len(messages(partition, rank, True).receives) for partition in calls for rank in range(world_size)]
+    assert [len(each) for each in seen] == expected
+    assert all(all(each) for each in seen)
+    assert not any(flags.any() for flags in host.flags)
+
+
+@settings(any_order, max_examples=10)
+@given(random=orders)
+def test_calls_on_several_streams_follow_one_another(random):
+    """A call reads slots, and sets flags, that the call before it on another stream may not be through with."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        host = Host(2, monkeypatch)
+        streams, partition, seen = [host.computes, [Stream(), Stream()]], Partition.zigzag((9, 5)), []
+        for call in range(6):
+            host.computes = random.choice(streams)
+            seen += [enqueue(host, rank, call, partition, as_they_come, random) for rank in range(2)]
+        run_in_some_order([*streams[0], *streams[1], *host.lanes], random)
+    assert all(all(each) for each in seen)
+
+
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_call_whose_block_fails_sends_and_takes_all_messages_and_the_next_one_is_right(monkeypatch):
+    """Its peer waits for its keys; and what that one sent would be taken for the next call's."""
+    random, host, partition = Random(0), Host(2, monkeypatch), Partition.zigzag((9, 5))
+    k, closed = torch.zeros(2, 3, 9, 2), []
+    steps = {visit.step: visit for visit in visits(partition, 0, True)}
+    exchange = CopyEngine(k, k, partition, True, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        rotate(k, k, k, steps, exchange, 2, 1.0, out_of_memory, lambda: closed.append(True))
+    assert closed
+    seen = [enqueue(host, 1, 0, partition, as_they_come, random)]
+    seen[0].clear()  # zeros were sent
+    seen += [enqueue(host, rank, 1, partition, as_they_come, random) for rank in range(2)]
+    run_in_some_order([*host.computes, *host.lanes], random)
+    assert all(all(each) for each in seen[1:])
+
+
+def test_on_the_cpu_every_name_is_point_to_point():
+    for name in ("auto", "p2p", "copy-engine"):
+        check_transport(name)
+        assert choose_transport(name, None, torch.device("cpu")) == "p2p"
+
+
+def test_an_unknown_transport_is_refused():
+    with pytest.raises(ValueError, match="'pigeon' is unknown: choose auto or one of p2p, copy-engine"):
+        check_transport("pigeon")

@@ -1,0 +1,83 @@
+"""What README and the page of the workflow show works as written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+README = (ROOT / "README.md").read_text()
+WORKFLOW = (ROOT / "docs" / "workflow.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def statements(example: str) -> list[str]:
+    return [line for line in example.splitlines() if line and not line.startswith(("import", "from"))]
+
+
+def printed(example: str, folder: Path) -> list[tuple[int, str]]:
+    """What each of two ranks says: how many tokens it has, and which ones were generated."""
+    (folder / "ring.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "ring.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    # Ranks write at the same time, so that one may end its line behind the other's.
+    found = re.findall(r"rank (\d) (?:holds|held) (\d+) tokens(?: of the prompt, and got (.*?\]))?", done.stdout)
+    assert [rank for rank, _, _ in sorted(found)] == ["0", "1"]
+    return [(int(tokens), generated) for _, tokens, generated in found]
+
+
+@pytest.mark.ranks
+def test_attention_example_runs_as_written(tmp_path):
+    held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path)]
+    assert sum(held) == 4096
+    assert max(held) > 3 * min(held)
+    assert len(statements(blocks("python")[0])) <= 11
+
+
+@pytest.mark.ranks
+def test_model_example_runs_as_written(tmp_path):
+    pytest.importorskip("fms")
+    example = blocks("python")[1]
+    lines = printed(example, tmp_path)
+    assert sorted(tokens for tokens, _ in lines) == [60, 240]
+    (generated,) = {ids for _, ids in lines}
+    assert len(re.findall(r"\d+", generated)) == 16
+    assert len(statements(example)) <= 10
+
+
+@pytest.mark.ranks
+def test_command_line_example_runs_as_written():
+    (line,) = re.findall(r"^heteroring allocate .*$", WORKFLOW, re.MULTILINE)
+    done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)
+    lens = [int(part) for part in done.stdout.split()]
+    assert sum(lens) == 65536
+
+
+@pytest.mark.workflow
+def test_snakemake_commands_need_no_further_options(tmp_path):
+    """The figures that README asks for, in one dry run: without --cores, and without a profile of the user's."""
+    pytest.importorskip("snakemake")
+    targets = re.findall(r"`snakemake (figures/\w+\.png)`", README)
+    assert len(targets) >= 3
+    for name in ("Snakefile", "workflow", "profiles", "code", "data", "latex"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    env = {name: value for name, value in os.environ.items() if name != "SNAKEMAKE_PROFILE"} | {
+        "PYTHONPATH": str(ROOT / "code")
+    }
+    command = [sys.executable, "-m", "snakemake", "-n", *targets]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for target in targets:
+        assert target in done.stdout

@@ -1,0 +1,207 @@
+"""The record script runs the grid of the config once, in order, and goes on where it stopped."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from heteroring.cli import main as cli
+from record import jobs, left_to_do, plan, record
+
+pytestmark = pytest.mark.ranks
+
+SCRIPT = Path(__file__).parents[3] / "workflow" / "scripts" / "record.py"
+CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
+SETTINGS = yaml.safe_load(CONFIG.read_text())
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+class Machine:
+    """Runs commands by leaving their output; each takes `seconds` of its own clock."""
+
+    def __init__(self, seconds=10.0):
+        self.now, self.seconds, self.ran = 0.0, seconds, []
+
+    def clock(self):
+        return self.now
+
+    def run(self, arguments):
+        self.ran.append(arguments)
+        self.now += self.seconds
+        if "--output" in arguments:
+            output_of(arguments).write_text("")
+
+
+def output_of(arguments):
+    return Path(arguments[arguments.index("--output") + 1])
+
+
+def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
+    found = list(jobs(tmp_path / "h200x2", SETTINGS))
+    names = [f"{job.part} {job.output.stem}" for job in found]
+    levels = sorted(SETTINGS["percentages"], reverse=True)
+    assert names[: len(levels)] == [f"profile pct-{level:03d}" for level in levels]
+    fitted = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
+    assert names[len(levels) :][:6] == [f"models {model}" for model in (*fitted, "cost-attention", "cost-layer")]
+    orders = ["100-100", *(f"{ranks}" for p in levels[1:] for ranks in (f"100-{p:03d}", f"{p:03d}-100"))]
+    for part in ("call", "layer"):
+        ring = [name for name in names if name.startswith(f"{part} ")]
+        assert ring == [f"{part} pct-{ranks}.{part}.job-{job}" for job in (1, 2, 3) for ranks in orders]
+    first = names.index("call pct-100-100.call.job-2")
+    assert not any("job-1" in name for name in names[first:])
+    for condition in ("sustained", "eager", "captured"):
+        ring = [name for name in names if name.startswith(f"{condition} ")]
+        corner = ("100-100", "100-050", "100-010")
+        assert ring == [f"{condition} pct-{ranks}.{condition}.job-{job}" for job in (1, 2, 3) for ranks in corner]
+    whole = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
+    assert names[-7:] == [f"model {name}" for name in (*whole, "cost-block", *whole)]
+    assert all("h200x2" in job.arguments for job in found if job.arguments[0] != "fit")
+
+
+def option(job, name):
+    return job.arguments[job.arguments.index(name) + 1]
+
+
+def test_a_job_of_the_ring_is_told_what_its_name_says():
+    found = {job.output.stem: job for job in jobs(Path("data/x"), SETTINGS)}
+    call, graph = found["pct-010-100.call.job-2"], found["pct-100-010.captured.job-3"]
+    asked = ("--percentages", "--job", "--condition", "--module")
+    assert [option(call, name) for name in asked] == ["10,100", "2", "rested", "attention"]
+    assert [option(graph, name) for name in asked] == ["100,10", "3", "captured", "attention"]
+    assert option(call, "--strategies").split(",")[-1] == "zigzag/formula@attention"
+    assert option(graph, "--strategies").split(",") == SETTINGS["headline"]["strategies"]
+    assert ("--peers" in call.arguments, "--peers" in graph.arguments) == (True, False)
+    assert option(found["pct-100-010.layer.job-1"], "--module") == "fms"
+
+
+def test_without_the_layer_only_attention_is_recorded():
+    found = list(jobs(Path("data/x"), SETTINGS | {"modules": ["attention"], "model_percentages": []}))
+    assert not any("layer" in word or "fms" in word for job in found for word in job.arguments)
+    assert {option(job, "--module") for job in found if job.arguments[0] == "bench"} == {"attention"}
+
+
+@pytest.mark.parametrize("stage", ["profile", "fit", "bench", "model"])
+def test_its_commands_are_those_of_the_command_line(tmp_path, stage):
+    for job in [job for job in jobs(tmp_path / "x", SETTINGS) if job.arguments[0] == stage][
+        :: len(SETTINGS["percentages"])
+    ]:
+        result = CliRunner().invoke(cli.app, job.arguments)
+        assert "No such option" not in result.output
+        assert "Missing" not in result.output
+
+
+def test_a_part_can_be_recorded_by_itself(tmp_path):
+    machine = Machine()
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="model") == []
+    outputs = [output_of(arguments).relative_to(tmp_path).parts[0] for arguments in machine.ran]
+    assert set(outputs) == {"model"}
+    machine.ran.clear()
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="call") == []
+    assert {output_of(arguments).name.split(".")[1] for arguments in machine.ran} == {"call"}
+
+
+def test_what_is_left_is_listed_with_what_jobs_like_it_took(tmp_path):
+    done = next(job for job in jobs(tmp_path, SETTINGS) if job.part == "call")
+    done.output.parent.mkdir()
+    done.output.write_text("")
+    done.output.with_suffix(".json").write_text('{"seconds": 45.0}')
+    todo, guesses = left_to_do(tmp_path, SETTINGS, "call")
+    assert (len(todo), guesses["call"], guesses["layer"]) == (3 * 19 - 1, 60.0, 60.0)
+    assert plan(todo[:2], guesses).splitlines()[1:] == [
+        f"{todo[1].output}: about 1.0 min",
+        "2 jobs left, about 2 min",
+    ]
+    listed = run(tmp_path / "x", "--dry-run", "--only", "captured")
+    assert listed.returncode == 0
+    assert listed.stdout.splitlines()[-1] == "9 jobs left, about 9 min"
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_does_not_fit_in_the_time_is_left_and_then_done(tmp_path):
+    machine = Machine(seconds=50)
+    left = record(tmp_path, SETTINGS, 5, machine.run, machine.clock)
+    assert machine.now <= 300
+    assert left
+    first = len(machine.ran)
+    machine.now = 0
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock) == []
+    assert len(machine.ran) == len(set(machine.ran)) == len(list(jobs(tmp_path, SETTINGS))) + 1
+    assert machine.ran[first - 1][0] == "profile"
+    assert machine.ran[-1][0] == "aggregate"
+
+
+def test_a_command_that_fails_ends_the_record(tmp_path):
+    config = tmp_path / "config.yaml"
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["platforms"]["gpu"]["throttle"] = "sand"
+    config.write_text(yaml.safe_dump(settings))
+    done = run(tmp_path / "x", "--config", config)
+    assert done.returncode == 1
+    assert "heteroring profile failed with exit code 2" in done.stderr
+
+
+def refused(folder, *arguments):
+    """What is said about a mistake, before anything is done."""
+    done = run(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert not folder.exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize("name", ["h200-x2", "H200", "two gpus", "h200_x2", "h200x2\n", "1e5"])
+def test_a_name_that_the_workflow_would_not_take_is_refused(tmp_path, name):
+    said = refused(tmp_path / name)
+    assert f"no platform called {name!r}" in said
+    assert "[a-z0-9]+$" in said
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "gpu"])
+def test_a_name_that_means_something_else_is_refused(tmp_path, name):
+    assert f"{name} is no name for a record" in refused(tmp_path / name)
+
+
+def test_a_part_that_does_not_exist_is_refused(tmp_path):
+    said = refused(tmp_path / "x", "--only", "benches")
+    assert "'benches'" in said
+    assert all(part in said for part in ("profile", "models", "call", "sustained", "layer", "model"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("platforms: # \xe9", "can't decode byte 0xe9"),
+        ("platforms: {gpu: {}}", "lacks the key 'modules'"),
+        ("a: [", "is no configuration: while parsing"),
+        ("- a", "is no configuration"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(tmp_path, text, says):
+    config = tmp_path / "config.yaml"
+    if text is not None:
+        config.write_text(text, encoding="latin-1")
+    said = refused(tmp_path / "x", "--config", config)
+    assert str(config) in said
+    assert says in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("minutes", ["nan", "-1", "inf"])
+def test_minutes_that_are_none_are_refused(tmp_path, minutes):
+    assert f"--minutes {float(minutes)} is not a positive, finite number" in refused(
+        tmp_path / "x", f"--minutes={minutes}"
+    )
+
+
+def test_a_model_whose_profile_would_be_another_models_is_refused(tmp_path):
+    settings = yaml.safe_load(CONFIG.read_text())
+    settings["platforms"]["gpu"]["model"]["emb_dim"] = 2048
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    assert "platforms.gpu.model.heads: 0" in refused(tmp_path / "x", "--config", config)
