@@ -70,13 +70,13 @@ class Measurement:
     system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
     `rested`, one call that the host has asked for ahead, after a rest; `sustained`, the mean of calls back to back
-    (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and after;
-    `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its kind, from
-    1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside the attention
-    block, what the throttle adds included; 0 for what is not ours, and under condition `captured`. Where the kernel
-    itself waits for the first peer's keys (`heteroring.ring.transport.transport.Joinable`), that counts as busy: a transfer in
-    the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
-    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and
+    after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its
+    kind, from 1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside
+    the attention block, what the throttle adds included; 0 for what is not ours, and under condition `captured`.
+    Where the kernel itself waits for the first peer's keys (`heteroring.ring.transport.transport.Joinable`), that
+    counts as busy: a transfer in the call, and in a layer also whatever that peer still has to do before it has
+    keys. bytes_moved sums the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

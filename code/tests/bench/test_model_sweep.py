@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from test_model_records import event, model_row
 from typer.testing import CliRunner
+
+from model_rows import event, model_row
 
 pytest.importorskip("fms")
 

@@ -1,10 +1,10 @@
 """Only repetitions of one thing make a cell, of a call as of a whole model."""
 
 import pytest
-from test_model_records import model_row
 
 from heteroring.results.metrics import cells
 from heteroring.results.model_metrics import model_cells
+from model_rows import model_row
 from rows import measurement
 
 

@@ -10,8 +10,8 @@ import pytest
 yaml = pytest.importorskip("yaml")
 pytest.importorskip("snakemake")
 
-import platforms  # noqa: E402
 from snakemake.utils import update_config  # noqa: E402
+from workflow.preflight import platforms  # noqa: E402
 from workflow.preflight.configuration import check  # noqa: E402
 from workflow.preflight.outputs import check_writable  # noqa: E402
 from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402

@@ -30,10 +30,11 @@ DEFAULT_KINDS = ("matmul", "attention", "fold")
 class ProfileJob:
     """What `heteroring profile` measures on one rank at one percentage.
 
-    platform: what it runs on; label: what its rows call that. kinds: what to time (see heteroring.bench.profile.operators),
-    matmuls at `sizes` and everything else at `seq_lens`; the lengths of what no kind asks for may be empty.
-    fms_seq_lens: those of the kind `layer`, if not seq_lens. model: architecture/variant whose transformer block the
-    kind `block` is. Raises ValueError, naming value and rule, for anything that could not be measured as asked.
+    platform: what it runs on; label: what its rows call that. kinds: what to time (see
+    heteroring.bench.profile.operators), matmuls at `sizes` and everything else at `seq_lens`; the lengths of what
+    no kind asks for may be empty. fms_seq_lens: those of the kind `layer`, if not seq_lens. model:
+    architecture/variant whose transformer block the kind `block` is. Raises ValueError, naming value and rule, for
+    anything that could not be measured as asked.
     """
 
     platform: str
