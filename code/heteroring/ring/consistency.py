@@ -123,11 +123,10 @@ class Call:
             cause = error
         if not known:
             self._compare(fields, cause)
-        if not every_call:
-            calls.kinds[fields] = None
-            calls.kinds.move_to_end(fields)
-            if len(calls.kinds) > MOST_KINDS:
-                calls.kinds.popitem(last=False)
+        calls.kinds[fields] = None  # also under the switch: what a graph records cannot be compared again
+        calls.kinds.move_to_end(fields)
+        if len(calls.kinds) > MOST_KINDS:
+            calls.kinds.popitem(last=False)
         calls.count += 1
         return result
 
