@@ -17,6 +17,7 @@ from heteroring.bench.defaults import GRIDS
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
 from heteroring.launch.errors import RunError
+from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
 
 if TYPE_CHECKING:
@@ -162,9 +163,11 @@ def check_measured(path: Path) -> None:
 
 
 def label_of(label: str, platform: str) -> str:
-    """What rows call the platform. Raises ValueError if `label` is nothing but space, or not for one line."""
-    if label and not (label.strip() and label.isprintable()):
-        raise ValueError(f"--label {label!r} is not a name: it is blank, or holds what cannot be printed")
+    """What rows call the platform. Raises ValueError if `label` is given and rows could not hold it."""
+    try:
+        NAME.check(label or platform)
+    except ValueError as error:
+        raise ValueError(f"--label {error}") from None
     return label or platform
 
 
