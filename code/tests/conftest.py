@@ -8,11 +8,17 @@ from os import PathLike
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
 os.environ["HETERORING_LOCK"] = ""
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
+
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 
 

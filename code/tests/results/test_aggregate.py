@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from synthetic import CPU, bench_name, write_platform
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured") / "cpu"
-    write_platform(folder, CPU)
+    write_platform(folder, replace(CPU, lengths=(512, 1024), percentages=(10, 50, 100), repetitions=2))
     shutil.copytree(folder / "profile", folder / "model" / "profile")
     shutil.rmtree(folder / "derived")
     (folder / "provenance.json").unlink()
