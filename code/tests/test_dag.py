@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from heteroring.bench.machine_lock import machine_lock
 from heteroring.figures import NAMES
 
 pytest.importorskip("snakemake")
@@ -366,6 +367,14 @@ def test_killed_run_blocks_nothing(tree, built):
     assert jobs(output) == {"bench": 1, "total": 1}
     assert tree.measured().keys() == others.keys() | {"bench/pct-100-050.job-1.csv"}
     assert tree.measured().items() >= others.items()
+
+
+def test_a_measurement_that_runs_elsewhere_is_named_at_the_start(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("HETERORING_LOCK", str(tmp_path / "lock"))
+    with machine_lock():
+        status, output = tree.snakemake("data/h200x2/derived/checks.txt", "-F", HETERORING_LOCK=str(tmp_path / "lock"))
+    assert status == 0, output
+    assert f"What is measured here waits for process {os.getpid()}, since 2" in output
 
 
 def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):

@@ -56,7 +56,7 @@ def _wrong_type(error: ValidationError) -> str:
         return f"{value} is not a finite number"
     if wanted == "string" and "pattern" in error.schema and not isinstance(value, float):
         return f"{value!r} is not of type 'string': put it in quotes if it is meant as one"
-    if isinstance(value, str) and len(error.absolute_path) > 1:
+    if isinstance(value, str) and value.isdigit() and len(error.absolute_path) > 1:
         return f"{error.message}; inside lists and groups, --config makes text of everything, and --configfile does not"
     return error.message
 
