@@ -145,7 +145,7 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
     from synthetic_model import model_cells, model_rows, trace_rows, trace_table
 
     rng = np.random.default_rng(seed)
-    measurements = pd.DataFrame(measurement_rows(grid, rng))
+    measurements = named(pd.DataFrame(measurement_rows(grid, rng)))
     profile = derived_profile(pd.DataFrame(profile_rows(grid, rng)))
     return SyntheticResults(
         platform=grid.platform,
@@ -281,8 +281,8 @@ CELL_KEYS = [
 ORDERS = {True: "slow first", False: "slow last"}
 
 
-def cells(measurements: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
+def named(measurements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the slowest rank's percentage, the ranks' order, and what each split is called."""
     rows = measurements.assign(
         percentage=measurements.percentages.map(min),
         order=["equal" if first == last else ORDERS[first < last] for first, last in measurements.percentages],
@@ -293,6 +293,11 @@ def cells(measurements: pd.DataFrame) -> pd.DataFrame:
             rows.system, rows.layout, rows.allocator, rows.block_lens, strict=True
         )
     ]
+    return rows
+
+
+def cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
     table = []
     for key, group in rows.groupby(CELL_KEYS, sort=False):
         first = group.iloc[0]
