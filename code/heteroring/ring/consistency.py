@@ -61,7 +61,7 @@ class Call:
 
     def __enter__(self) -> Call:
         if self.world_size > 1:
-            self._calls = _calls.setdefault(self.group, _Calls())
+            self._calls = _calls.get(self.group) or _calls.setdefault(self.group, _Calls())
             self._calls.lock.acquire()
             if self._calls.half_way:
                 self._calls.lock.release()

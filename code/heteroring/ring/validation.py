@@ -25,19 +25,17 @@ def operands(
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
     scale, block.
     """
-    tensors = {"q": q, "k": k, "v": v}
-    for name, x in tensors.items():
+    for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor):
             raise ValueError(f"{name} is of type {type(x).__name__}: it must be a tensor [B, H, n, D]")
         if x.layout != torch.strided or x.is_nested:
             raise ValueError(f"{name} is {'nested' if x.is_nested else x.layout}: it must be a dense, strided tensor")
-    shapes = shapes_of(q, k, v)
     if any(x.dim() != 4 for x in (q, k, v)):
-        raise ValueError(f"{shapes}: each must be [B, H, n, D]")
+        raise ValueError(f"{shapes_of(q, k, v)}: each must be [B, H, n, D]")
     if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"{shapes}: k and v must have one shape, and q their batch and head dimension")
+        raise ValueError(f"{shapes_of(q, k, v)}: k and v must have one shape, and q their batch and head dimension")
     if q.shape[0] < 1 or q.shape[3] < 1:
-        raise ValueError(f"{shapes}: batch and head dimension must be at least 1")
+        raise ValueError(f"{shapes_of(q, k, v)}: batch and head dimension must be at least 1")
     if k.shape[1] < 1 or q.shape[1] < 1 or q.shape[1] % k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} heads and k has {k.shape[1]}: the first must be a multiple of the second")
     if not q.dtype == k.dtype == v.dtype or q.dtype not in _DTYPES:
@@ -58,8 +56,10 @@ def operands(
 
 def _in_rows(x: torch.Tensor) -> bool:
     """Whether each row of `x` lies in one piece, and no part of it in another row; a whole row may be met again."""
-    *steps, last = x.stride()
-    return last == 1 and all(step == 0 or step >= x.shape[3] for step in steps)
+    if x.is_contiguous():
+        return True
+    (batch, head, token, last), row = x.stride(), x.shape[3]
+    return last == 1 and (token >= row or not token) and (head >= row or not head) and (batch >= row or not batch)
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
