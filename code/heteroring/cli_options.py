@@ -15,6 +15,7 @@ import typer
 
 from heteroring.bench.defaults import GRIDS
 from heteroring.bench.errors import RunError
+from heteroring.bench.rules import NAME
 from heteroring.cli_interrupt import check_ctrl_c, noting_ctrl_c
 from heteroring.files import atomic_path
 from heteroring.throttle import DEFAULTS, THROTTLES
@@ -127,9 +128,11 @@ def check_measured(path: Path) -> None:
 
 
 def label_of(label: str, platform: str) -> str:
-    """What rows call the platform. Raises ValueError if `label` is nothing but space."""
-    if label and not label.strip():
-        raise ValueError(f"--label {label!r} is not a name")
+    """What rows call the platform. Raises ValueError if `label` is given and rows could not hold it."""
+    try:
+        NAME.check(label or platform)
+    except ValueError as error:
+        raise ValueError(f"--label {error}") from None
     return label or platform
 
 

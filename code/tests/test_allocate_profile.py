@@ -23,7 +23,8 @@ def test_raw_rows_become_medians_over_repetitions(tmp_path):
     )
     full = write(
         tmp_path / "pct-100.csv",
-        [profile_row(size=n, percentage=100, repetition=r, tflops=v) for n in (128, 256) for r, v in enumerate((1, 2))],
+        [profile_row(size=n, percentage=100, repetition=r, tflops=v) for n in (128, 256) for r, v in enumerate((1, 2))]
+        + [profile_row("attention", 512, percentage=100, repetition=r, tflops=9.0) for r in range(2)],
     )
     table = read_profile([full, half], "matmul")
     assert table.lengths == (128, 256)
@@ -42,7 +43,7 @@ def test_raw_rows_become_medians_over_repetitions(tmp_path):
 
 
 def test_source_left_open_is_matmul_where_there_is_some(tmp_path):
-    attention = [profile_row("attention", 512)]
+    attention = [profile_row("attention", 512, percentage=percentage) for percentage in (50, 100)]
     assert read_profile(write(tmp_path / "both.csv", [*attention, *GOOD]), None).source == "matmul"
     assert read_profile(write(tmp_path / "only.csv", attention), None).source == "attention"
 

@@ -90,6 +90,7 @@ def options(base, changes):
         ({"--output": "/proc/nowhere/rows.csv"}, "cannot write /proc/nowhere/rows.csv"),
         ({"--output": "rows.txt"}, "output rows.txt does not end in .csv"),
         ({"--label": " "}, "--label ' ' is not a name"),
+        ({"--label": "a\nb"}, r"--label 'a\nb' is not a name"),
     ],
 )
 def test_bench_refuses(tmp_path, no_process, changes, complaint):

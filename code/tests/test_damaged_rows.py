@@ -27,6 +27,11 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(folder):
+    return tables(folder)
+
+
 def lines(data):
     return data.splitlines(keepends=True)
 
@@ -102,8 +107,7 @@ def profile(folder):
 @pytest.mark.parametrize("stage", ["profile", "bench"])
 @settings(max_examples=60, deadline=None)
 @given(change=damage, recorded=st.booleans())
-def test_damage_is_refused_or_does_none(folder, tmp_path_factory, stage, change, recorded):
-    whole = tables(folder)
+def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, change, recorded):
     damaged = shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "x")
     path, (how, *where) = damaged / stage / "pct-025.csv", change
     path.write_bytes(how(path.read_bytes(), *where))

@@ -190,7 +190,7 @@ def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
 def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_path, monkeypatch):
     def write_rows(path, rows):
         if path.name == "trace-050.csv":
-            raise OSError("no space left")
+            raise OSError(f"cannot write {path}: No space left on device")
         path.write_text("new rows")
 
     done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
@@ -198,7 +198,11 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
     monkeypatch.setattr("heteroring.bench.records.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
     result = CliRunner().invoke(app, options(tmp_path / "pct-050.csv"))
-    assert (result.exit_code, result.stderr) == (1, "heteroring: error: no space left\n")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"heteroring: error: cannot write {tmp_path}/trace-050.csv: No space left on device: "
+        f"the 1 rows that were measured for {tmp_path}/pct-050.csv are lost\n"
+    )
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of an earlier job"]
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from math import isclose
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -245,7 +245,7 @@ def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
 
     Raises ValueError, naming file and, where there is one, line, column and value, if a file is missing, empty or cut
     short, if columns are missing, unknown or repeated, if a value breaks its rule, if a row is there twice or a
-    repetition is missing, and if rows were measured on different things (`Identity`).
+    repetition is missing, if rows were measured on different things (`Identity`), and if a profile is not whole.
     """
     placed: list[_Placed] = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -254,7 +254,7 @@ def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
     _check_once(placed, row_type.identity)
     _check_alike(placed, row_type.identity)
     if row_type is ProfileRow:
-        _check_speeds(placed)
+        _check_profile(placed)
     return [row for _, row in placed]
 
 
@@ -351,8 +351,11 @@ def _check_alike(placed: Iterable[_Placed], identity: Identity) -> None:
                 )
 
 
-def _check_speeds(placed: Sequence[_Placed]) -> None:
-    """An operator of one size takes as many operations in every row, and not far less time on a far slower rank."""
+def _check_profile(placed: Sequence[_Placed]) -> None:
+    """Every operator was timed at every percentage.
+
+    One of one size takes as many operations in every row, and not far less time on a far slower rank.
+    """
     first: dict[tuple, _Placed] = {}
     times: dict[str, dict[int, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for place, row in placed:
@@ -364,12 +367,18 @@ def _check_speeds(placed: Sequence[_Placed]) -> None:
                 f"operations in {other.place} and {row.flops:.9g} in {place}"
             )
     files = ", ".join(dict.fromkeys(place.rpartition(", line ")[0] for place, _ in placed))
+    percentages = sorted({row.percentage for _, row in placed})
+    for (kind, size), percentage in product(first, percentages):
+        if size not in times[kind][percentage]:
+            raise ValueError(
+                f"{files}: no {kind} row of size {size} at {percentage} %: every size is needed at every percentage"
+            )
     for kind, by_percentage in times.items():
         for slow, fast in combinations(sorted(by_percentage), 2):
             one, other = by_percentage[slow], by_percentage[fast]
-            ratios = [median(one[size]) / median(other[size]) for size in one.keys() & other.keys()]
+            ratios = [median(one[size]) / median(other[size]) for size in one]
             # Half way to what it would be if the columns were swapped; with less between them, noise might do it.
-            if ratios and 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
+            if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(
                     f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "
                     "columns latency_ms and tflops are swapped, or percentages are"

@@ -79,7 +79,12 @@ def one_of(*choices: str) -> Rule:
 _integer, _decimal = _plain(int), _plain(float)
 
 
-NAME = Rule(str, str, lambda text: bool(text.strip()) and text.isprintable(), "a name")
+NAME = Rule(
+    str,
+    str,
+    lambda text: bool(text.strip()) and text.isprintable() and len(text) <= 100,
+    "a name of up to 100 printable characters",
+)
 BOOLEAN = Rule(_boolean, str, lambda value: isinstance(value, bool), "True or False")
 COUNT = Rule(_integer, str, lambda n: 1 <= n <= _MOST_COUNT, "an integer from 1")
 INDEX = Rule(_integer, str, lambda n: 0 <= n <= _MOST_COUNT, "an integer from 0")
