@@ -19,8 +19,8 @@ def operands(
     """q, k and v as kernels take them, and the scale, for None 1/sqrt(D).
 
     Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q: what has no
-    contiguous last dimension, or rows that overlap, is copied here, for every backend. All other strides are free,
-    also those of expanded tensors.
+    contiguous last dimension, or rows that overlap, is copied here, for every backend. On CUDA so is what does not lie
+    at multiples of 16 bytes: cuDNN gives NaN for it. All other strides are free, also those of expanded tensors.
 
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
     scale, block.
@@ -50,7 +50,7 @@ def operands(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
     check_block(block, q.device.type, q.dtype)
-    q, k, v = (x if _in_rows(x) else x.contiguous() for x in (q, k, v))
+    q, k, v = (x if _in_rows(x) and _aligned(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     return q, k, v, scale
 
 
@@ -60,6 +60,13 @@ def _in_rows(x: torch.Tensor) -> bool:
         return True
     (batch, head, token, last), row = x.stride(), x.shape[3]
     return last == 1 and (token >= row or not token) and (head >= row or not head) and (batch >= row or not batch)
+
+
+def _aligned(x: torch.Tensor) -> bool:
+    """Whether the rows of `x` begin at multiples of 16 bytes, where that matters and a copy would have them do so."""
+    if not x.is_cuda or x.shape[3] * x.element_size() % 16:
+        return True
+    return not (x.data_ptr() % 16 or any(stride * x.element_size() % 16 for stride in x.stride()[:3]))
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
