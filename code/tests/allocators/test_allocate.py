@@ -260,9 +260,9 @@ def test_numpy_numbers_are_numbers():
     "lines",
     [
         "import heteroring as hr",
-        "import heteroring.allocate\nimport heteroring as hr",
+        "import heteroring.allocators\nimport heteroring as hr",
         "from heteroring.allocators import fit\nimport heteroring as hr",
-        "import heteroring as hr\nhr.allocate('even', 4, percentages=(1,))\nimport heteroring.allocate",
+        "import heteroring as hr\nhr.allocate('even', 4, percentages=(1,))\nimport heteroring.allocators",
     ],
 )
 @pytest.mark.ranks

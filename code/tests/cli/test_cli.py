@@ -147,7 +147,7 @@ def measured_job(monkeypatch, *words):
         asked.append((job, output))
         raise typer.Exit
 
-    monkeypatch.setattr("heteroring.cli.options.measure", measure)
+    monkeypatch.setattr("heteroring.cli.main.measure", measure)
     assert invoke("bench", *words).exit_code == 0
     return asked[0]
 
@@ -202,9 +202,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(
-    ("writer", "named"), [("records.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")]
-)
+@pytest.mark.parametrize(("writer", "named"), [("rows.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")])
 def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
@@ -213,7 +211,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     older = {"rows.csv": "older rows", "rows.json": "older record"}
     for each, text in older.items():
         (tmp_path / each).write_text(text)
-    monkeypatch.setattr(f"heteroring.bench.{writer}", full)
+    monkeypatch.setattr(f"heteroring.results.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
@@ -361,7 +359,7 @@ def test_help_imports_nothing_heavy():
 )
 @pytest.mark.ranks
 def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
-    without = "import sys; sys.modules['fms'] = None; from heteroring.cli import main; main()"
+    without = "import sys; sys.modules['fms'] = None; from heteroring.cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run(
         [sys.executable, "-c", without, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
@@ -379,6 +377,7 @@ def test_runs_as_a_module_and_tells_its_version():
     assert (done.returncode, done.stdout.split()[0]) == (0, "heteroring")
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
     "words", [["--help"], ["bench", "--help"], ["--version"], ["allocate", "even", "--seq-len=8", "--percentages=1,1"]]
@@ -424,6 +423,7 @@ main()
 """
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("module", ["heteroring.cli", "typer", "torch", "numpy", "heteroring.results.git"])
 def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
     words = ["bench", *options(BENCH, {"--output": str(tmp_path / "out" / "rows.csv")})]

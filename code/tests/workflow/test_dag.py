@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.machine_lock import machine_lock
+from heteroring.launch.machine_lock import machine_lock
 from heteroring.figures import NAMES
 
 pytest.importorskip("snakemake")
