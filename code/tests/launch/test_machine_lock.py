@@ -16,6 +16,8 @@ from heteroring.launch import machine_lock
 from heteroring.launch.launch import launch
 from heteroring.launch.machine_lock import VARIABLE, holder
 
+pytestmark = pytest.mark.ranks
+
 PATIENCE = 300.0
 
 HOLDS = """

@@ -41,7 +41,7 @@ def test_a_broken_event_is_refused(changes, said):
 
 
 def test_rows_come_back_from_their_files(tmp_path):
-    rows = [model_row(), model_row(phase="decode", new_tokens=8, repetition=1)]
+    rows = [model_row(), model_row(phase="decode", new_tokens=8)]
     write_rows(tmp_path / "rows.csv", rows)
     assert read_rows(tmp_path / "rows.csv", ModelRow) == rows
     write_rows(tmp_path / "trace.csv", [event()])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.launch.machine_lock import machine_lock
 from heteroring.figures import NAMES
+from heteroring.launch.machine_lock import machine_lock
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow

@@ -74,10 +74,16 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
 @pytest.mark.parametrize(
     ("path", "needs"),
     [
-        ("code/heteroring/results/aggregate.py", ("ring/work", "bench/metrics", "bench/repetitions", "bench/rules")),
-        ("code/heteroring/allocators/models.py", ("allocate/lut", "allocate/formula", "allocate/cost_model", "files")),
-        ("workflow/scripts/paper_numbers.py", ("allocate/dispatch", "allocate/balanced", "bench/results")),
-        ("workflow/scripts/draw_figure.py", ("bench/results", "bench/metrics", "figures/__init__")),
+        (
+            "code/heteroring/results/aggregate.py",
+            ("ring/workload", "results/metrics", "results/repetitions", "results/columns"),
+        ),
+        (
+            "code/heteroring/allocators/models.py",
+            ("allocators/lut", "allocators/formula", "allocators/cost_model", "files"),
+        ),
+        ("workflow/scripts/paper_numbers.py", ("allocators/dispatch", "allocators/balanced", "results/results")),
+        ("workflow/scripts/draw_figure.py", ("results/results", "results/metrics", "figures/__init__")),
     ],
 )
 def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, monkeypatch):
