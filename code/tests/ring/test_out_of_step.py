@@ -203,6 +203,7 @@ def test_the_switch_compares_every_call(ranks):
     assert ranks(2).run(compared) == ["ranks disagree on kind: rank 0 has one, rank 1 has two"] * 2
 
 
+@pytest.mark.ranks
 def test_the_switch_has_one_value():
     environment = {**os.environ, "HETERORING_COMPARE": "evry"}
     command = [sys.executable, "-c", "import heteroring.ring.consistency"]
