@@ -41,8 +41,8 @@ def ring_attention(
     shard is ever padded. On Hopper the kernel itself waits for the first peer's keys, and keeps its multiprocessors
     meanwhile: what that peer's call is waiting for (a collective on another stream, say) may not need them.
 
-    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first, and on
-    CUDA what does not lie at multiples of 16 bytes.
+    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first, and
+    on CUDA what does not lie at multiples of 16 bytes.
 
     Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
     partitions, dtypes, head counts, masks or scales differ, if they call different verbs, or from threads of different
