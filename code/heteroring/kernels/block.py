@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 
 from heteroring.kernels import triton_block
+from heteroring.kernels.pending_kv import Late
 
 _HOME = {  # backend -> (module, attribute)
     "triton": ("heteroring.kernels.triton_block", "block"),
@@ -66,11 +67,29 @@ class Block(Protocol):
 
         With `running` = (out of either dtype, lse fp32) the block is folded into that pair in place, and the pair
         returned.
-
-        A backend that can go on, in the same pass, to keys that arrive while it computes has an attribute
-        `takes_late(q, k, v, causal_offset, late) -> bool`, and where that is true accepts `late`
-        (heteroring.kernels.pending_kv.Late) as one more argument.
         """
+
+
+class PendingKVBlock(Block, Protocol):
+    """A Block that can go on, in the same pass, to keys that arrive while it computes.
+
+    Where `takes_late` is true it accepts `late` as one more argument by name.
+    """
+
+    def takes_late(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, late: Late
+    ) -> bool:
+        """Whether the block can go on to `late` in the same pass over these operands."""
+
+
+def takes_late(
+    block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, late: Late
+) -> bool:
+    """Whether `block` is a PendingKVBlock that takes `late` with these operands; any other Block takes none.
+
+    Not by isinstance, which costs tens of microseconds of each call for a protocol.
+    """
+    return hasattr(block, "takes_late") and block.takes_late(q, k, v, causal_offset, late)
 
 
 def check_block(block: str | Block, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -87,6 +106,15 @@ def check_block(block: str | Block, device_type: str | None = None, dtype: torch
         raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
     if dtype is not None and dtype not in _DTYPES.get(block, (dtype,)):
         raise ValueError(f"block backend {block!r} computes {', '.join(map(str, _DTYPES[block]))}, not {dtype}")
+
+
+def check_operands(block: str | Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+    """Raise ValueError if `block` is the name of a backend that computes no such operands.
+
+    They have passed `check_block` and the ring's own rules. "auto" computes all, and a Block checks its own.
+    """
+    if block == "triton":
+        triton_block.check(q, k, v, scale)
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:
@@ -111,8 +139,14 @@ def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: 
     return "flash" if dtype in _HALF and head_dim <= 256 else "reference"
 
 
+def resolve(
+    block: str | Block, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
+) -> Block:
+    """The Block of backend `block` ("auto" or one of BACKENDS) for tensors on `device`; a Block is its own."""
+    return _imported(block, device, dtype, head_dim) if isinstance(block, str) else block
+
+
 @cache
-def resolve(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> Block:
-    """The Block of backend `name` ("auto" or one of BACKENDS) for tensors on `device`."""
+def _imported(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Block:
     module, attribute = _HOME[choose(name, device, dtype, head_dim)]
     return getattr(import_module(module), attribute)
