@@ -9,14 +9,15 @@ from typing import Protocol
 
 import torch
 
-from heteroring.kernels import fastest
+from heteroring.kernels import triton_block
+from heteroring.kernels.pending_kv import Late
 
-_HOME = {
-    "triton": "heteroring.kernels.triton_block",
-    "cudnn": "heteroring.kernels.cudnn",
-    "flash": "heteroring.kernels.flash",
-    "cpu": "heteroring.kernels.cpu",
-    "reference": "heteroring.kernels.reference",
+_HOME = {  # backend -> (module, attribute)
+    "triton": ("heteroring.kernels.triton_block", "block"),
+    "cudnn": ("heteroring.kernels.sdpa", "cudnn"),
+    "flash": ("heteroring.kernels.sdpa", "flash"),
+    "cpu": ("heteroring.kernels.sdpa", "cpu"),
+    "reference": ("heteroring.kernels.reference", "block"),
 }
 
 _DEVICE_TYPES = {
@@ -31,6 +32,16 @@ _HALF = (torch.bfloat16, torch.float16)
 _DTYPES = {"triton": (*_HALF, torch.float32), "cudnn": _HALF, "flash": _HALF}  # the others compute all
 
 BACKENDS = tuple(_HOME)
+
+# (compute capability, head_dim) -> the fastest backend there, by docs/experiments/kernels.md in bf16 at the lengths of
+# long prompts; fp16 is taken to be like it. With heads of 64 the Hopper kernel and cuDNN are equally fast, and cuDNN
+# rounds each partial result to 16 bits before it is merged. Dense squares of 2,048 tokens are faster by cuDNN, by 14 %.
+_FASTEST: dict[tuple[tuple[int, int], int], str] = {
+    ((9, 0), 64): "triton",
+    ((9, 0), 96): "triton",
+    ((9, 0), 128): "triton",
+    ((9, 0), 256): "triton",
+}
 
 
 class Block(Protocol):
@@ -56,11 +67,29 @@ class Block(Protocol):
 
         With `running` = (out of either dtype, lse fp32) the block is folded into that pair in place, and the pair
         returned.
-
-        A backend that can go on, in the same pass, to keys that arrive while it computes has an attribute
-        `takes_late(q, k, v, causal_offset, late) -> bool`, and where that is true accepts `late`
-        (heteroring.kernels.pending_kv.Late) as one more argument.
         """
+
+
+class PendingKVBlock(Block, Protocol):
+    """A Block that can go on, in the same pass, to keys that arrive while it computes.
+
+    Where `takes_late` is true it accepts `late` as one more argument by name.
+    """
+
+    def takes_late(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, late: Late
+    ) -> bool:
+        """Whether the block can go on to `late` in the same pass over these operands."""
+
+
+def takes_late(
+    block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, late: Late
+) -> bool:
+    """Whether `block` is a PendingKVBlock that takes `late` with these operands; any other Block takes none.
+
+    Not by isinstance, which costs tens of microseconds of each call for a protocol.
+    """
+    return hasattr(block, "takes_late") and block.takes_late(q, k, v, causal_offset, late)
 
 
 def check_block(block: str | Block, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -79,6 +108,15 @@ def check_block(block: str | Block, device_type: str | None = None, dtype: torch
         raise ValueError(f"block backend {block!r} computes {', '.join(map(str, _DTYPES[block]))}, not {dtype}")
 
 
+def check_operands(block: str | Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+    """Raise ValueError if `block` is the name of a backend that computes no such operands.
+
+    They have passed `check_block` and the ring's own rules. "auto" computes all, and a Block checks its own.
+    """
+    if block == "triton":
+        triton_block.check(q, k, v, scale)
+
+
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:
     """The backend that `name` stands for on `device`: itself, or for "auto" the best one there for such tensors.
 
@@ -88,11 +126,27 @@ def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16,
     if name == "auto":
         if device.type == "cpu":
             return "cpu"
-        return fastest.backend(torch.cuda.get_device_capability(device), dtype, head_dim)
+        return _fastest_on_cuda(torch.cuda.get_device_capability(device), dtype, head_dim)
     return name
 
 
+def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) -> str:
+    """The backend for tensors of `dtype` and `head_dim`; where nobody measured, one that runs everywhere."""
+    if dtype in _HALF and (capability, head_dim) in _FASTEST:
+        return _FASTEST[capability, head_dim]
+    if dtype in triton_block.DTYPES and head_dim in triton_block.HEAD_DIMS:
+        return "triton"
+    return "flash" if dtype in _HALF and head_dim <= 256 else "reference"
+
+
+def resolve(
+    block: str | Block, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
+) -> Block:
+    """The Block of backend `block` ("auto" or one of BACKENDS) for tensors on `device`; a Block is its own."""
+    return _imported(block, device, dtype, head_dim) if isinstance(block, str) else block
+
+
 @cache
-def resolve(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> Block:
-    """The Block of backend `name` ("auto" or one of BACKENDS) for tensors on `device`."""
-    return import_module(_HOME[choose(name, device, dtype, head_dim)]).block
+def _imported(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Block:
+    module, attribute = _HOME[choose(name, device, dtype, head_dim)]
+    return getattr(import_module(module), attribute)

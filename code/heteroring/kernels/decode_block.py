@@ -27,7 +27,7 @@ def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Block =
         return decode_split.partials(q, k, v, scale)
     batch, heads, _, head_dim = q.shape
     grouped = q.reshape(batch, k.shape[1], heads // k.shape[1], head_dim)
-    compute = resolve(block, q.device, q.dtype, head_dim) if isinstance(block, str) else block
+    compute = resolve(block, q.device, q.dtype, head_dim)
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = compute(grouped, k, v, scale=scale, out_dtype=wide)
     part = q.new_empty((1, batch, heads, head_dim + 1), dtype=wide)

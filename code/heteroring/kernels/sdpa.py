@@ -1,4 +1,7 @@
-"""What the attention kernels that come with PyTorch for CUDA have in common."""
+"""Block attention by the kernels behind PyTorch's scaled_dot_product_attention that return the LSE.
+
+`cpu` is PyTorch's own kernel for the CPU, `flash` its FlashAttention-2 kernel for CUDA, `cudnn` the one of cuDNN.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,34 @@ from collections.abc import Callable
 
 import torch
 
-from heteroring.kernels.causal_offset import Core, Pair
+from heteroring.kernels.causal_offset import Core, Pair, block_from_core
+from heteroring.kernels.reference import attention
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]
 
+_FLASH_FOR_CPU = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
-def core_from_forward(name: str, forward: Forward) -> Core:
+
+def _cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
+    if _FLASH_FOR_CPU is None:
+        return attention(q, k, v, scale=scale, causal_offset=0 if causal else None)
+    if causal and scale <= 0:  # the kernel scales what it has masked, too
+        q, scale = q * scale, 1.0
+    # It rounds its output to the dtype of its inputs, once for every part that is merged; in fp32 it is as fast.
+    wide = torch.promote_types(q.dtype, torch.float32)
+    out, lse = _FLASH_FOR_CPU(q.to(wide), k.to(wide), v.to(wide), 0.0, causal, scale=scale)
+    return out, lse
+
+
+def _flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> tuple[torch.Tensor, ...]:
+    return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+
+
+def _cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> tuple[torch.Tensor, ...]:
+    return torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, causal, False, scale=scale)
+
+
+def _on_cuda(name: str, forward: Forward) -> Core:
     """A core for `block_from_core` from `forward(q, k, v, scale, causal) -> (out, lse, ...)`.
 
     out is like q, rounded to its dtype; lse has B Hq m elements, natural log, fp32. Hq may be a multiple of Hkv.
@@ -27,3 +52,8 @@ def core_from_forward(name: str, forward: Forward) -> Core:
         return out, lse.reshape(q.shape[:3])
 
     return core
+
+
+cpu = block_from_core(_cpu)
+flash = block_from_core(_on_cuda("flash", _flash))
+cudnn = block_from_core(_on_cuda("cudnn", _cudnn))

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels import triton_block
-from heteroring.kernels.block import Block, resolve
+from heteroring.kernels.block import Block, check_operands, resolve, takes_late
 from heteroring.ring.arguments import flag
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
@@ -60,8 +59,7 @@ def ring_attention(
             causal = flag("causal", causal)
             _check_partition(q, k, v, partition, call.rank, call.world_size)
             check_transport(transport)
-            if block == "triton":
-                triton_block.check(q, k, v, scale)
+            check_operands(block, q, k, v, scale)
             return (
                 ("layout", partition.layout),
                 ("block_lens", partition.block_lens),
@@ -71,7 +69,7 @@ def ring_attention(
             )
 
         def chosen() -> Block:
-            return resolve(block, q.device, q.dtype, q.shape[-1]) if isinstance(block, str) else block
+            return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
@@ -150,11 +148,10 @@ def _joined(
     compute: Block,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """The first visit and that of step 1 in one, where block and transport can do that; None where they cannot."""
-    takes_late = getattr(compute, "takes_late", None)
-    if takes_late is None or not isinstance(exchange, Joinable) or not {0, 1} <= steps.keys() or scale <= 0:
+    if not isinstance(exchange, Joinable) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
     late, how = exchange.late(1, steps[1].first_query), _first(q, steps, merges=len(steps) - 2)
-    if not takes_late(q, k, v, how["causal_offset"], late):
+    if not takes_late(compute, q, k, v, how["causal_offset"], late):
         return None
     result = compute(q, k, v, scale=scale, late=late, **how)
     exchange.taken(1)

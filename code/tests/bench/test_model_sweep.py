@@ -247,7 +247,7 @@ def test_a_lost_shard_is_seen_in_logits_of_random_weights():
     """What the tolerances of LOGITS_TOLERANCE must tell apart: rounding, and attention that misses some of its keys."""
     from heteroring.bench.model.prefill_decode import LOGITS_TOLERANCE
     from heteroring.fms import ring_prefill
-    from heteroring.kernels.cpu import block
+    from heteroring.kernels.sdpa import cpu
 
     model = spec().build(torch.device("cpu"), 0)
     ids = torch.randint(97, (1, 96), generator=torch.Generator().manual_seed(1))
@@ -256,7 +256,7 @@ def test_a_lost_shard_is_seen_in_logits_of_random_weights():
         lost = k.clone(), v.clone()
         for x in lost:
             x[:, :, : k.shape[2] // 8] = x[:, :, k.shape[2] // 8 : k.shape[2] // 8 + 1]
-        return block(q, *lost, **how)
+        return cpu(q, *lost, **how)
 
     exact, wrong = (ring_prefill(model, ids, block=each).logits for each in ("cpu", lossy))
     check = compare(Trial(Taken(1, 0, 0, 0), wrong, ids[:, :0], []), exact, ids[:, :0])

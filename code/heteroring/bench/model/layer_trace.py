@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from heteroring.kernels.block import takes_late
 from heteroring.launch.device import Device
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import visits
@@ -44,8 +45,7 @@ class LayerTrace:
 
     def takes_late(self, *args: Any) -> bool:
         """Whether the block can wait for late KV itself; not in the traced layer."""
-        inner = getattr(self._block, "takes_late", None)
-        return not self._inside and inner is not None and inner(*args)
+        return not self._inside and takes_late(self._block, *args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The block of attention that was given, marked inside the traced layer."""

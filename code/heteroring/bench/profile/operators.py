@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from heteroring.bench.verify import verify_product, verify_rows
-from heteroring.kernels.block import resolve
+from heteroring.kernels.block import resolve, takes_late
 from heteroring.kernels.pending_kv import Late
 from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
@@ -127,8 +127,7 @@ def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
         late = Late(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
-        takes_late = getattr(block, "takes_late", None)
-        if takes_late is None or not takes_late(q, k, v, 0, late):
+        if not takes_late(block, q, k, v, 0, late):
             continue
         flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
         call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, late=late)
