@@ -1,4 +1,4 @@
-"""What is measured on each platform unless something else is asked for, and the pause between calls."""
+"""What is measured on each platform unless something else is asked for."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ GRIDS = {
     "cpu": Grid((512, 1024, 2048, 4096), 2, 2, 64, "float32", "llama/micro"),
     "gpu": Grid((4096, 8192, 16384, 32768, 65536), 32, 32, 128, "bfloat16", "llama/3-8b"),
 }
-
-# A GPU rests after a call for as long as that took, and for no longer than this. Attention runs a whole GPU into its
-# power limit, and the next call would be measured at whatever clock that leaves: identical calls of 25 ms differed by
-# 8 % on two H200s, and by 1 % after such a rest (docs/experiments/ring.md).
-LONGEST_REST_MS = 50.0
 
 
 def grid_of(platform: str) -> Grid:

@@ -46,7 +46,6 @@ from heteroring.cli.options import (
     check_output,
     integers,
     label_of,
-    measure,
     of_each_platform,
     printing,
     reporting,
@@ -118,6 +117,7 @@ def profile(
     check_measured(output)
 
     from heteroring.bench.profile import run as stage
+    from heteroring.bench.run import measure
 
     job = stage.ProfileJob(
         platform=platform,
@@ -210,6 +210,7 @@ def bench(
 
     from heteroring.bench.ring import run as stage
     from heteroring.bench.ring.job import Job
+    from heteroring.bench.run import measure
     from heteroring.bench.shape import Shape
     from heteroring.results.summary import summary
 

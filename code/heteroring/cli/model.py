@@ -29,7 +29,6 @@ from heteroring.cli.options import (
     check_output,
     integers,
     label_of,
-    measure,
     of_each_platform,
     reporting,
 )
@@ -97,6 +96,7 @@ def model(
     from heteroring.bench.model import run as stage
     from heteroring.bench.model.job import TRACED, ModelJob
     from heteroring.bench.model.spec import ModelSpec
+    from heteroring.bench.run import measure
     from heteroring.results.rows import write_rows
 
     job = ModelJob(

@@ -1,27 +1,22 @@
-"""What the commands have in common: their options, how they fail, and how a job's results are written."""
+"""What the commands have in common: their options, how they fail, and checks of where they write."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
-from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from heteroring.bench.defaults import GRIDS
 from heteroring.files import atomic_path
-from heteroring.interrupts import INTERRUPTED, ctrl_c_held, raise_on_ctrl_c
+from heteroring.interrupts import INTERRUPTED, ctrl_c_held
 from heteroring.launch.errors import RunError
 from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
-
-if TYPE_CHECKING:
-    from heteroring.results.git import Commit
 
 
 def of_each_platform(name: str) -> str:
@@ -169,73 +164,3 @@ def label_of(label: str, platform: str) -> str:
     except ValueError as error:
         raise ValueError(f"--label {error}") from None
     return label or platform
-
-
-def measure(
-    stage: Any,
-    job: Any,
-    percentages: tuple[int, ...],
-    hang_timeout: float,
-    output: Path | None,
-    description: str,
-    show: Callable[[Any], None] = lambda done: None,
-    write_beside: Callable[[Any], None] = lambda done: None,
-) -> None:
-    """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
-
-    Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
-    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
-    is an OSError that says what is lost.
-    """
-    from heteroring.bench.progress import progress_bar
-    from heteroring.bench.telemetry import telemetry
-    from heteroring.results.git import read_commit
-
-    if not 0 < hang_timeout < inf:
-        raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
-    commit = read_commit()  # the one that is measured, and not one that is made meanwhile
-    raise_on_ctrl_c()
-    start = time.monotonic()
-    with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
-        done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
-    took = {"seconds": time.monotonic() - start, "gpus": gpus}
-    try:
-        show(done)
-    finally:  # a terminal that is gone costs no rows
-        if output is not None:
-            _write(job, percentages, commit, done, took, output, write_beside)
-
-
-def _write(
-    job: Any,
-    percentages: tuple[int, ...],
-    commit: Commit,
-    done: Any,
-    took: dict[str, Any],
-    output: Path,
-    write_beside: Callable[[Any], None],
-) -> None:
-    from heteroring.results.provenance import dump_json, provenance, settings_of
-    from heteroring.results.rows import dump_rows
-
-    record = provenance(
-        platform=job.label,
-        throttle=job.throttle,
-        percentages=percentages,
-        ranks=done.ranks,
-        settings=settings_of(job),
-        commit=commit,
-        row_count=len(done.rows),
-        notes=done.notes,
-        **took,
-    )
-    # All is on the disk before the older result goes; then the record takes its place, and the rows last.
-    try:
-        with atomic_path(output) as rows:
-            dump_rows(rows, done.rows)
-            with atomic_path(output.with_suffix(".json")) as beside:
-                dump_json(beside, record)
-                write_beside(done)
-                output.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        raise OSError(f"{error}: the {len(done.rows)} rows that were measured for {output} are lost") from error

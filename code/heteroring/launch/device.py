@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.defaults import LONGEST_REST_MS
+from heteroring.launch.rest import LONGEST_REST_MS
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
 PLATFORMS = tuple(DEVICE_TYPES)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from heteroring.bench.output import complaint_of, output_of
-
 UNKNOWN = "unknown"
 COMMIT_VARIABLE = "HETERORING_COMMIT"
+SECONDS = 10.0  # that a program is given to answer
 
 
 class Commit(NamedTuple):
@@ -55,3 +55,22 @@ def _warn_if_untrusted(folder: Path) -> None:
 
 def _git(folder: Path, *words: str) -> str | None:
     return output_of("git", "-C", str(folder), *words)
+
+
+def output_of(*command: str) -> str | None:
+    """What `command` prints, without the space around it; None if there is no such program, or it fails."""
+    done = _run(command)
+    return done.stdout.strip() if done and done.returncode == 0 else None
+
+
+def complaint_of(*command: str) -> str:
+    """What `command` says on stderr; empty if there is no such program."""
+    done = _run(command)
+    return done.stderr if done else ""
+
+
+def _run(command: tuple[str, ...]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -14,9 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heteroring.bench.output import output_of
 from heteroring.files import atomic_path, read_json, sync
-from heteroring.results.git import UNKNOWN, Commit
+from heteroring.results.git import UNKNOWN, Commit, output_of
 
 if TYPE_CHECKING:
     from heteroring.launch.launch import Rank

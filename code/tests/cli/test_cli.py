@@ -147,7 +147,7 @@ def measured_job(monkeypatch, *words):
         asked.append((job, output))
         raise typer.Exit
 
-    monkeypatch.setattr("heteroring.cli.main.measure", measure)
+    monkeypatch.setattr("heteroring.bench.run.measure", measure)
     assert invoke("bench", *words).exit_code == 0
     return asked[0]
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from heteroring.bench.ring.job import Job
-from heteroring.cli.options import measure
-from heteroring.results import git as commit
+from heteroring.bench.run import measure
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport
 from rows import measurement
@@ -41,13 +40,13 @@ def older(tmp_path):
     return output
 
 
-@pytest.mark.parametrize("written_last", ["provenance.dump_json", "records.dump_rows"])
+@pytest.mark.parametrize("written_last", ["dump_json", "dump_rows"])
 def test_what_cannot_be_written_leaves_an_older_result_alone(tmp_path, monkeypatch, written_last):
     def killed(*_):
         raise Killed
 
     output = older(tmp_path)
-    monkeypatch.setattr(f"heteroring.bench.{written_last}", killed)
+    monkeypatch.setattr(f"heteroring.bench.run.{written_last}", killed)
     with pytest.raises(Killed):
         written(output)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
@@ -90,6 +89,6 @@ def test_a_job_that_fails_leaves_an_older_result_alone(tmp_path):
 
 def test_the_commit_is_that_at_the_start(tmp_path, monkeypatch):
     now = [Commit("first", False)]
-    monkeypatch.setattr(commit, "read_commit", lambda: now[-1])
+    monkeypatch.setattr("heteroring.bench.run.read_commit", lambda: now[-1])
     record = written(tmp_path / "x.csv", stage=stage(lambda: now.append(Commit("second", True))))
     assert (record["commit"], record["dirty"]) == ("first", False)

@@ -11,7 +11,7 @@ from statistics import median
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
-from heteroring.bench.defaults import LONGEST_REST_MS
+from heteroring.launch.rest import LONGEST_REST_MS
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from heteroring.bench.profile.operators import Operator, sizes
-from heteroring.bench.ring.workloads import check_layer
+from heteroring.bench.requirements import check_layer
 from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.block import resolve
 from heteroring.launch.launch import Rank

@@ -14,7 +14,7 @@ from torch import nn
 
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.operators import Operator, sizes
-from heteroring.bench.ring.workloads import check_fms
+from heteroring.bench.requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.block import resolve

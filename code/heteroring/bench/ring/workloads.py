@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from heteroring.bench.timing import Busy
@@ -33,19 +32,6 @@ class Module(Protocol):
 
     def verify(self, cell: Cell, result: Any) -> None:
         """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
-
-
-def check_fms(what: str) -> None:
-    """Raise ValueError, saying that `what` needs it, unless the package ibm-fms is installed."""
-    if find_spec("fms") is None:
-        raise ValueError(f"{what} needs ibm-fms, which is not installed: pip install ibm-fms")
-
-
-def check_layer(what: str, head_dim: int) -> None:
-    """Raise ValueError, saying that `what` needs it, without ibm-fms, or with heads that positions cannot rotate."""
-    check_fms(what)
-    if head_dim % 2:
-        raise ValueError(f"head_dim is {head_dim}: {what} has rotary positions, which need an even one")
 
 
 def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:
