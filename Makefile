@@ -34,9 +34,10 @@ test: setup tex lint ## lint and run every test
 test-fast: setup ## run the tests that start no processes
 	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"
 
-lint: setup ## check style of Python and of the workflow
+lint: setup ## check style, and which module may import which
 	$(WITHIN) ruff check .
 	$(WITHIN) ruff format --check .
+	$(WITHIN) lint-imports
 	$(WITHIN) snakefmt --check Snakefile workflow/rules
 	$(WITHIN) snakemake --lint
 

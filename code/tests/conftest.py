@@ -8,12 +8,18 @@ from os import PathLike
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
 os.environ["HETERORING_LOCK"] = ""
+
+# Without a GPU, kernels are interpreted: their tests, and the library's functions that they call, which Triton makes so
+# or otherwise when it is first imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("no deadline", deadline=None)

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from heteroring.allocators.strategy import FITTED
 from heteroring.files import atomic_path
 from heteroring.results.results import Results, headline
+from heteroring.results.strategy import FITTED
 from paper import published_study
 from paper.attention_sentences import verdicts
 from paper.attention_tables import tables

@@ -13,8 +13,8 @@ from heteroring.allocators.costs import Cost, cost_of_speed
 from heteroring.allocators.even import even
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.models import model_for
-from heteroring.allocators.strategy import ALLOCATORS
 from heteroring.allocators.uneven import uneven
+from heteroring.results.strategy import ALLOCATORS
 from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
 

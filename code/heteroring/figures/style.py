@@ -16,7 +16,7 @@ from matplotlib.artist import Artist
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from heteroring.allocators.strategy import STRATEGIES, Strategy, name_of
+from heteroring.results.strategy import STRATEGIES, Strategy, name_of
 from heteroring.ring.partition import LAYOUTS
 
 # (contiguous, zigzag) colours and the marker of each allocator, in the order in which figures show them

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
+from heteroring.launch.procfs import cpu_model
 from heteroring.launch.rest import LONGEST_REST_MS
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
@@ -152,13 +152,3 @@ class Cuda:
     def describe(self) -> tuple[str, int]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         return properties.name, properties.multi_processor_count
-
-
-def cpu_model() -> str:
-    """The processor's name as Linux gives it, or "unknown"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"

@@ -245,11 +245,6 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))
     throttle.start()
-    if throttle.scatters:
-        # On every rank, so that ranks differ in nothing but what they were left.
-        from heteroring.kernels.matmul_override import avoid_clusters
-
-        avoid_clusters(torch_device)
     # It is for the watchdog to say that a rank hangs: one may wait for another for as long as that one works.
     dist.init_process_group(
         device.backend, timeout=GROUP_TIMEOUT, device_id=torch_device if torch_device.index is not None else None

@@ -1,4 +1,4 @@
-"""What the kernel says about another process."""
+"""What Linux tells of this machine and its processes in /proc."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def is_stopped(pid: int) -> bool:
 def has_ended(pid: int) -> bool:
     """Whether `pid` runs no more, reaped by its parent or not."""
     return process_state(pid) in ("Z", "X")
+
+
+def cpu_model() -> str:
+    """The processor's name as Linux gives it, or "unknown"."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown"

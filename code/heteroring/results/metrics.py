@@ -32,7 +32,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """One row a repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
 
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
-    name (`heteroring.allocators.strategy`), and "alone/rank0" for rank 0 alone.
+    name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.
     """
     table = pd.DataFrame([asdict(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)

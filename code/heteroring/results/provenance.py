@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heteroring.files import atomic_path, read_json, sync
+from heteroring.launch.procfs import cpu_model
 from heteroring.results.git import UNKNOWN, Commit, output_of
 
 if TYPE_CHECKING:
@@ -73,9 +74,6 @@ def provenance(
     one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found out, the commit
     without git for one, is "unknown", and `dirty` then null.
     """
-    # Whoever only reads records has no use for torch, which `device` imports.
-    from heteroring.launch.device import cpu_model
-
     known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
     return {

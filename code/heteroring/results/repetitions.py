@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pandas as pd
 
-from heteroring.allocators.strategy import name_of
+from heteroring.results.strategy import name_of
 
 
 class Split(Protocol):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from heteroring.allocators.strategy import OTHER_SOURCES
 from heteroring.files import read_json, read_text
 from heteroring.results.metrics import measurement_table
 from heteroring.results.provenance import read_record
 from heteroring.results.rows import Measurement, read_rows
+from heteroring.results.strategy import OTHER_SOURCES
 from heteroring.results.tables import read_table
 
 _THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}

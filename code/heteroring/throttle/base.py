@@ -28,8 +28,6 @@ class Throttle:
 
     name: ClassVar[str] = "none"
     platforms: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
-    scatters: ClassVar[bool] = False
-    """Whether the multiprocessors that it leaves are not neighbours, as those of a thread block cluster have to be."""
 
     def __init__(self, percentage: int) -> None:
         self.percentage = check_percentage(percentage)

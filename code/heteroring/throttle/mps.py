@@ -32,13 +32,12 @@ class Mps(Throttle):
     """Limits a process, its NCCL kernels among the rest, by CUDA_MPS_ACTIVE_THREAD_PERCENTAGE.
 
     MPS divides multiprocessors, by whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), and
-    neither memory bandwidth, L2, NVLink nor the copy engines. What it leaves lies here and there on the GPU. The share
-    is fixed when the process starts CUDA.
+    neither memory bandwidth, L2, NVLink nor the copy engines. The share is fixed when the process starts CUDA. The SMs
+    that it leaves are not neighbours, as those of a thread block cluster have to be: see `avoid_clusters`.
     """
 
     name: ClassVar[str] = "mps"
     platforms: ClassVar[tuple[str, ...]] = ("gpu",)
-    scatters: ClassVar[bool] = True
 
     @classmethod
     @contextmanager
@@ -50,6 +49,14 @@ class Mps(Throttle):
 
     def environment(self) -> Mapping[str, str]:
         return {PERCENTAGE: str(self.percentage)}
+
+    def start(self) -> None:
+        """Have products computed right, at 100 % too, so that ranks differ in nothing but the SMs they are left."""
+        import torch
+
+        from heteroring.kernels.matmul_override import avoid_clusters
+
+        avoid_clusters(torch.device("cuda", torch.cuda.current_device()))
 
     def report(self) -> dict[str, float]:
         """multiprocessors: as CUDA counts them in this process; expected_multiprocessors: what was asked for."""

@@ -1,7 +1,5 @@
 """Tensors [B, H, n, D] laid out in memory in all the ways that a caller's may be, and the verbs called with them."""
 
-import os
-
 import torch
 
 import heteroring as hr
@@ -40,7 +38,6 @@ def called(rank, world_size, verb, block, lens, dtype, device="cpu", keywords=No
     """
     chosen = ("q", "k", "v", "qkv")
     if block == "triton" and device == "cpu":
-        os.environ["TRITON_INTERPRET"] = "1"
         chosen = chosen[-1:]  # the interpreter takes a second for what the others compute in milliseconds
     partition = Partition.zigzag(lens)
     results = []

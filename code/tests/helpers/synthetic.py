@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from heteroring.allocators.strategy import Strategy
+from heteroring.results.strategy import Strategy
 
 PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
 ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
 from heteroring.kernels import decode_block, decode_split  # noqa: E402

@@ -1,13 +1,9 @@
 """Matrix products by our kernel against exact ones. Without a GPU it runs in Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
 from heteroring.kernels import configs as tuned  # noqa: E402

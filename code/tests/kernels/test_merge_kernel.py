@@ -1,13 +1,9 @@
 """The one-pass merge for CUDA against the merge written out. Without a GPU it runs in Triton's interpreter."""
 
-import os
-
 import pytest
 import torch
 
 GPU = torch.cuda.is_available()
-if not GPU:
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
 from heteroring.kernels import merge_kernel  # noqa: E402

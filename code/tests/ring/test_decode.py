@@ -1,6 +1,5 @@
 """Pass-Q decode over gloo ranks against fp64 over all keys, what each rank did for it, and calls that do not fit."""
 
-import os
 import re
 
 import pytest
@@ -85,7 +84,6 @@ def test_the_kernel_decodes_over_ranks(ranks):
 
 
 def interpreted(rank, world_size, lens):
-    os.environ["TRITON_INTERPRET"] = "1"
     return decoded(rank, world_size, lens, 4, 2, torch.float32, 3, "triton")[0]
 
 

@@ -3,9 +3,9 @@
 import math
 from statistics import median
 
-from heteroring.allocators.strategy import STRATEGIES as ALL
-from heteroring.allocators.strategy import Strategy
 from heteroring.results.results import Results, headline
+from heteroring.results.strategy import STRATEGIES as ALL
+from heteroring.results.strategy import Strategy
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time
 from paper.tex import count, out_of, percent, share

@@ -8,9 +8,9 @@ import pandas as pd
 
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
-from heteroring.allocators.strategy import Strategy
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
+from heteroring.results.strategy import Strategy
 from heteroring.ring.partition import Partition
 from paper.cells import (
     BALANCED,

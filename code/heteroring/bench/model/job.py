@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heteroring.allocators import allocation
-from heteroring.allocators.strategy import check_strategies, name_of
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.ring.job import MULTIPLES, fitted_model
 from heteroring.bench.shape import check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.launch.device import DEVICE_TYPES
+from heteroring.results.strategy import check_strategies, name_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 

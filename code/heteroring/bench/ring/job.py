@@ -8,12 +8,12 @@ from pathlib import Path
 
 from heteroring.allocators import allocation
 from heteroring.allocators.even import even
-from heteroring.allocators.strategy import FITTED, Strategy, check_strategies, name_of
 from heteroring.bench.requirements import check_layer
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.kernels.block import check_block
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.results.rows import CONDITIONS, MODULES
+from heteroring.results.strategy import FITTED, Strategy, check_strategies, name_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 
