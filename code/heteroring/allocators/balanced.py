@@ -1,8 +1,8 @@
 """The makespan-minimal allocator: among the ranks that it uses, no split has a faster predicted slowest rank."""
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -118,14 +118,13 @@ class _Ring:
         meets = before != rank and before == (rank - 1) % len(self.costs)
         return int(meets and rank > 0), int(meets and rank == 0)
 
-    def last_stop(self, place: int, start: int, limit: float) -> int:
-        stops = range(min(self.end, start + self._most(place)) + 1)
-        return bisect_right(stops, limit, lo=start, key=lambda stop: self.time(place, start, stop)) - 1
+    def last_stop(self, place: int, start: int, limit: float, about: int) -> int:
+        end = min(self.end, start + self._most(place))
+        return _last(lambda stop: self.time(place, start, stop) <= limit, start, end, start + about)
 
-    def first_start(self, place: int, stop: int, limit: float) -> int:
-        # Time falls as the start rises, and bisection wants a rising key: hence the signs.
-        first = max(0, stop - self._most(place))
-        return bisect_left(range(stop), -limit, lo=first, key=lambda start: -self.time(place, start, stop))
+    def first_start(self, place: int, stop: int, limit: float, about: int) -> int:
+        most = min(stop, self._most(place))
+        return stop - _last(lambda length: self.time(place, stop - length, stop) <= limit, 0, most, about)
 
     def _most(self, place: int) -> int:
         return self.most[self.members[place]] // self.multiple
@@ -133,21 +132,48 @@ class _Ring:
     def split(self, limit: float) -> tuple[int, ...]:
         """Tokens of every rank, within a feasible limit."""
         places = range(len(self.members))
+        alone = [self.time(place, 0, self.end) for place in places]
+        about = [int(self.end * min(1, limit / each)) for each in alone]
         earliest = [self.end]
         for place in reversed(places):
-            earliest.append(self.first_start(place, earliest[-1], limit))
+            earliest.append(self.first_start(place, earliest[-1], limit, about[place]))
         earliest.reverse()
 
-        shares = list(accumulate(1 / self.time(place, 0, self.end) for place in places))
+        shares = list(accumulate(1 / each for each in alone))
+        power = 0.5 if self.causal and self.layout == "contiguous" else 1
         lens = [0] * len(self.costs)
         border = 0
         for place in places:
             share = shares[place] / shares[-1]
-            ideal = bisect_left(range(self.end), total_pairs(self.seq_len, self.causal) * share, key=self._pairs_before)
-            stop = min(max(ideal, earliest[place + 1]), self.last_stop(place, border, limit))
+            pairs = total_pairs(self.seq_len, self.causal) * share
+            ideal = _last(
+                lambda stop, pairs=pairs: stop == 0 or self._pairs_before(stop - 1) < pairs,
+                0,
+                self.end,
+                int(self.end * share**power),
+            )
+            stop = min(max(ideal, earliest[place + 1]), self.last_stop(place, border, limit, about[place]))
             lens[self.members[place]] = (stop - border) * self.multiple
             border = stop
         return tuple(lens)
 
     def _pairs_before(self, border: int) -> int:
         return shard_pairs(self.layout, self.seq_len, 0, border * self.multiple, self.causal)
+
+
+def _last(holds: Callable[[int], bool], low: int, high: int, about: int) -> int:
+    """The largest number from `low` to `high` that holds, as all up to it do; found soon if it is near `about`."""
+    step, number = 1, min(max(about, low), high)
+    if number == low or holds(number):
+        low = number
+        while low < high and holds(min(low + step, high)):
+            low, step = min(low + step, high), 2 * step
+        high = min(low + step, high)
+    else:
+        high = number
+        while high - step > low and not holds(high - step):
+            high, step = high - step, 2 * step
+        low = max(low, high - step)
+    if low == high:
+        return low
+    return low + bisect_left(range(1, high - low), True, key=lambda more: not holds(low + more))
