@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,7 @@ def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = 
     beside = {
         f"{layout}/{name}": Split(
             lens,
-            work.layers * _simulated(fleet, work, ordered, order, Partition(layout, lens)).latency_us / 1e3,
+            work.layers * _simulated(fleet, work, ordered, order, Partition(layout, lens), multiple).latency_us / 1e3,
             all(
                 used <= fleet.ranks[rank].memory_gb
                 for used, rank in zip(_memory_gb(work, layout, lens), order, strict=True)
@@ -207,14 +208,17 @@ def _split(
     waits = {"margin": RING_MARGIN, "wait_us": RING_WAIT_US}
     lens = balanced(seq_len, ordered, layout, multiple=multiple, **waits)
     longest = max(lens)
-    most = _most(work, memory, longest, multiple)
-    if any(length > room for length, room in zip(lens, most, strict=True)):
-        longest = _longest_shard(work, memory, longest, seq_len, multiple)
-        most = _most(work, memory, longest, multiple)
-        lens = balanced(seq_len, ordered, layout, multiple=multiple, most=most, **waits)
+    if any(length > room for length, room in zip(lens, _room(work, memory, longest), strict=True)):
+        longest = _longest_shard(work, memory, seq_len, multiple)
+        while True:  # a shorter longest shard leaves more room, and allows the same split as before
+            most = _most(work, memory, longest, multiple)
+            lens = balanced(seq_len, ordered, layout, multiple=multiple, most=most, **waits)
+            if max(lens) == longest:
+                break
+            longest = max(lens)
     rooms = zip(lens, _room(work, memory, longest), strict=True)
     full = tuple(length > 0 and length + multiple > room for length, room in rooms)
-    return order, lens, _simulated(fleet, work, ordered, order, Partition(layout, lens)), full
+    return order, lens, _simulated(fleet, work, ordered, order, Partition(layout, lens), multiple), full
 
 
 def _room(work: Work, memory: np.ndarray, longest: int) -> list[float]:
@@ -227,31 +231,34 @@ def _most(work: Work, memory: np.ndarray, longest: int, multiple: int) -> list[i
     return [int(min(max(room, 0), longest)) // multiple * multiple for room in _room(work, memory, longest)]
 
 
-def _longest_shard(work: Work, memory: np.ndarray, wanted: int, seq_len: int, multiple: int) -> int:
-    """How long the longest shard may be, so that all tokens fit: as `wanted` or, if not, as long as may be.
+def _longest_shard(work: Work, memory: np.ndarray, seq_len: int, multiple: int) -> int:
+    """How long the longest shard may be, so that all tokens fit beside messages of that length.
 
-    Room for messages grows with the longest shard. So what a fleet can hold is greatest where some rank is just full.
+    Room for messages grows with it. So what a fleet can hold is greatest where some rank is just full; from there, as
+    long as may be.
     """
+
+    def held(longest: int) -> int:
+        return sum(_most(work, memory, longest, multiple))
+
     each = memory // (work.memory_bytes(1, 1) - work.weight_bytes)
-    full = sorted({int(min(max(room, 1), seq_len)) // multiple * multiple for room in each} | {wanted}, reverse=True)
-    held = {longest: sum(_most(work, memory, longest, multiple)) for longest in full if longest}
-    fitting = [longest for longest in held if held[longest] >= seq_len]
-    if wanted in fitting:
-        return wanted
-    if fitting:
-        return fitting[0]
-    most = max(held.values(), default=0)
-    raise ValueError(
-        f"{work.name} of {seq_len} tokens does not fit: these ranks have the memory for {most} tokens, "
-        f"{seq_len - most} too few"
-    )
+    shortest = max({int(min(max(room, 0), seq_len)) // multiple * multiple for room in each}, key=held)
+    if held(shortest) < seq_len:
+        raise ValueError(
+            f"{work.name} of {seq_len} tokens does not fit: these ranks have the memory for {held(shortest)} tokens, "
+            f"{seq_len - held(shortest)} too few"
+        )
+    units = range(shortest // multiple, seq_len // multiple + 1)
+    return multiple * (units[bisect_left(units, True, key=lambda unit: held(unit * multiple) < seq_len) - 1])
 
 
 def _simulated(
-    fleet: Fleet, work: Work, costs: Sequence[Cost], order: tuple[int, ...], partition: Partition
+    fleet: Fleet, work: Work, costs: Sequence[Cost], order: tuple[int, ...], partition: Partition, multiple: int
 ) -> Simulation:
+    """One layer. Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
     transport = "copy-engine" if len(set(fleet.network.nodes)) == 1 else "p2p"
-    return simulate(partition, costs, fleet.network.ordered(order), work.key_bytes, transport=transport)
+    network, tile = fleet.network.ordered(order), max(1, multiple // 2)
+    return simulate(partition, costs, network, work.key_bytes, transport=transport, tile=tile)
 
 
 def _memory_gb(work: Work, layout: str, block_lens: Sequence[int]) -> tuple[float, ...]:

@@ -55,8 +55,8 @@ class Work:
         heads: int,
         kv_heads: int,
         head_dim: int,
-        vocabulary: int,
         parameters: int,
+        layer_parameters: int,
         dtype: str,
     ) -> Work:
         """A prefill that ends with the last token's logits, every rank holding all weights.
@@ -76,7 +76,7 @@ class Work:
             cache + activations,
             layers,
             parameters * itemsize,
-            2 * (parameters - 2 * vocabulary * emb_dim) / layers,
+            2.0 * layer_parameters,
         )
 
     def memory_bytes(self, tokens: int, longest_message: int) -> int:
