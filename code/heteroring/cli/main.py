@@ -1,4 +1,4 @@
-"""The command line: `heteroring profile | fit | allocate | bench | model | aggregate | plan | demo`.
+"""The command line: `heteroring profile | fit | allocate | bench | model | aggregate | plan | simulate | demo`.
 
 Torch, pandas and the like are imported by the command that needs them, so that help and mistakes cost no
 wait. Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended by signal n.
@@ -19,6 +19,7 @@ from heteroring.bench.defaults import grid_of, strategies_of
 from heteroring.cli import demo as cli_demo
 from heteroring.cli import model as cli_model
 from heteroring.cli import plan as cli_plan
+from heteroring.cli import simulate as cli_simulate
 from heteroring.cli.options import (
     Batch,
     Block,
@@ -324,6 +325,7 @@ def aggregate(
 
 app.command()(cli_model.model)
 app.command()(cli_plan.plan)
+app.command()(cli_simulate.simulate)
 app.command()(cli_demo.demo)
 
 

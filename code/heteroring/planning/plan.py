@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.costs import Cost
-from heteroring.allocators.even import even
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.simulate import Simulation, simulate
+from heteroring.planning.splits import alone_us, split
 from heteroring.planning.steps import Costs, steps
 from heteroring.planning.work import Work
 from heteroring.ring.partition import Partition, check_layout
@@ -128,16 +127,11 @@ def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = 
     costs, notes = fleet.costs(work, seq_len)
     step = multiple if seq_len % multiple == 0 else 1
     candidates = [
-        _split(fleet, work, costs, order, seq_len, layout, step)
-        for order in _orders([cost.pair_us * total_pairs(seq_len) + cost.token_us * seq_len for cost in costs])
+        _split(fleet, work, costs, order, seq_len, layout, step) for order in _orders(alone_us(costs, seq_len))
     ]
     order, block_lens, found, full = min(candidates, key=lambda each: each[2].latency_us)
     ordered = [costs[rank] for rank in order]
-    alone_ms = [(cost.pair_us * total_pairs(seq_len) + cost.token_us * seq_len) / 1e3 for cost in ordered]
-    others = {
-        "even": even(seq_len, len(order)),
-        "proportional": apportion([1 / each for each in alone_ms], seq_len),
-    }
+    others = {name: split(name, seq_len, ordered, layout, step) for name in ("even", "proportional")}
     beside = {
         f"{layout}/{name}": Split(
             lens,

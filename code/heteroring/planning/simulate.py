@@ -10,11 +10,11 @@ import numpy as np
 from heteroring.allocators.costs import Cost
 from heteroring.planning.network import Network
 from heteroring.planning.steps import Costs, Step, step_us, steps
+from heteroring.planning.work import SLOTS
 from heteroring.ring.partition import Partition
 
 TRANSPORTS = ("copy-engine", "p2p")
-# As in heteroring.ring.transport: messages that a rank has room for, and bytes of a part of one.
-SLOTS = 2
+# As in heteroring.ring.transport: bytes of a part of a message.
 PART_BYTES = 8 << 20
 
 
