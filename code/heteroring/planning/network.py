@@ -37,8 +37,7 @@ class Network:
         names = sorted(set(self.nodes))
         for i, first in enumerate(names):
             for second in names[i:]:
-                lonely = first == second and self.nodes.count(first) < 2
-                if not lonely and (first, second) not in self.links:
+                if (first, second) not in self.links and (first != second or self.nodes.count(first) > 1):
                     return first, second
         return None
 
@@ -48,12 +47,11 @@ class Network:
 
     def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The number of each rank's node [ranks]; bytes a microsecond and latencies [nodes, nodes], between those."""
-        names = sorted(set(self.nodes))
-        number = np.array([names.index(node) for node in self.nodes])
-        bandwidth, latency = np.full((2, len(names), len(names)), np.nan)
+        index = {name: number for number, name in enumerate(sorted(set(self.nodes)))}
+        bandwidth, latency = np.full((2, len(index), len(index)), np.nan)
         for (first, second), link in self.links.items():
-            if first in names and second in names:
-                a, b = names.index(first), names.index(second)
+            if first in index and second in index:
+                a, b = index[first], index[second]
                 bandwidth[a, b] = bandwidth[b, a] = 1e3 * link.gb_per_s
                 latency[a, b] = latency[b, a] = link.latency_us
-        return number, bandwidth, latency
+        return np.array([index[node] for node in self.nodes]), bandwidth, latency

@@ -171,8 +171,9 @@ def bound(costs: Sequence[Cost], seq_len: int) -> float:
     """
     each = Costs.of(costs)
     attention, products = each.pair_us * total_pairs(seq_len), each.token_us * seq_len
-    if not products.all():  # none has any
+    if not products.any():
         return capacity_bound(attention.tolist())
+    products = np.maximum(products, 1e-12 * attention)  # whoever does them in no time
     # Ranks do attention, in order of how much better they are at it, up to one that does both; the others do products.
     order = np.argsort(attention / products)
     attend, multiply = 1 / attention[order], 1 / products[order]

@@ -108,6 +108,7 @@ def test_the_bound_of_two_kinds_of_work_is_that_of_the_linear_programme():
         assert bound(costs, seq_len) == pytest.approx(found.fun, rel=1e-9)
     alike = [Cost(1.0, 2.0), Cost(2.0, 4.0)]  # of one ratio: no more than the capacity bound
     assert bound(alike, 9) == pytest.approx((45 + 18) * 2 / 3)
+    assert bound([Cost(1.0), Cost(1.0, 1.0)], 9) == pytest.approx(45 / 2)
 
 
 def test_a_plan_is_the_fastest_split_that_fits(tmp_path):
