@@ -179,7 +179,7 @@ def bound(costs: Sequence[Cost], seq_len: int) -> float:
     attend, multiply = 1 / attention[order], 1 / products[order]
     before, after = np.cumsum(attend) - attend, np.cumsum(multiply[::-1])[::-1] - multiply
     part = np.clip((multiply + after - before) / (attend + multiply), 0, 1)
-    return float((1 / np.minimum(before + part * attend, after + (1 - part) * multiply)).min())
+    return float(1 / np.where(part > 0, before + part * attend, after + multiply).max())
 
 
 def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
