@@ -98,6 +98,15 @@ def command(arguments):
     return shlex.join(["heteroring", *arguments])
 
 
+def at(output, wildcards):
+    """The path of a rule's output.
+
+    Snakemake repeats a job whose params have changed, unless they are functions of its input or output: those of what
+    measures take wildcards alone.
+    """
+    return expand(output, **dict(wildcards.items()))[0]
+
+
 def comma(values):
     return ",".join(map(str, values))
 

@@ -14,8 +14,10 @@ rule model_profile:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, output: command(
-            COMMANDS[wildcards.live].model_profile(int(wildcards.percentage), output.rows)
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].model_profile(
+                int(wildcards.percentage), at(rules.model_profile.output.rows, wildcards)
+            )
         ),
     message:
         "Profile a block of the model on one {wildcards.live} rank at {wildcards.percentage} %"
@@ -64,9 +66,12 @@ rule model:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, input, output: command(
+        command=lambda wildcards: command(
             COMMANDS[wildcards.live].model(
-                int(wildcards.percentage), Path(input.cost[0]).parent, output.rows, output.trace
+                int(wildcards.percentage),
+                Path(at(rules.model_fit.output.model, wildcards)).parent,
+                at(rules.model.output.rows, wildcards),
+                at(rules.model.output.trace, wildcards),
             )
         ),
     message:

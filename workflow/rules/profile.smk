@@ -14,8 +14,8 @@ rule profile:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, output: command(
-            COMMANDS[wildcards.live].profile(int(wildcards.percentage), output.rows)
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].profile(int(wildcards.percentage), at(rules.profile.output.rows, wildcards))
         ),
     message:
         "Profile one {wildcards.live} rank at {wildcards.percentage} %"

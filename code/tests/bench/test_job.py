@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.ring import workloads as modules
 from heteroring.bench.ring.job import Job, plan
 from heteroring.bench.shape import Shape
 
@@ -81,7 +80,7 @@ def test_peers_are_those_of_the_attention():
 
 
 def test_a_layer_without_its_package_is_refused(monkeypatch):
-    monkeypatch.setattr(modules, "find_spec", lambda name: None)
+    monkeypatch.setattr("heteroring.bench.requirements.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install ibm-fms"):
         job(modules=("fms",))
 

@@ -202,7 +202,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("writer", "named"), [("rows.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")])
+@pytest.mark.parametrize(("writer", "named"), [("dump_rows", "rows.csv"), ("dump_json", "rows.json")])
 def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     older = {"rows.csv": "older rows", "rows.json": "older record"}
     for each, text in older.items():
         (tmp_path / each).write_text(text)
-    monkeypatch.setattr(f"heteroring.results.{writer}", full)
+    monkeypatch.setattr(f"heteroring.bench.run.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
@@ -357,17 +357,12 @@ def test_help_imports_nothing_heavy():
     ],
     ids=lambda words: f"{words[0]}-{words[-1]}",
 )
-@pytest.mark.ranks
-def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
-    without = "import sys; sys.modules['fms'] = None; from heteroring.cli.main import main; main()"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run(
-        [sys.executable, "-c", without, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("heteroring: error: ")
-    assert "needs ibm-fms" in ran.stderr
-    assert "pip install ibm-fms" in ran.stderr
+def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, monkeypatch, no_process, words):
+    monkeypatch.setitem(sys.modules, "fms", None)
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words)
+    assert_refused(result, "needs ibm-fms")
+    assert "pip install ibm-fms" in result.stderr
     assert not list(tmp_path.iterdir())
 
 

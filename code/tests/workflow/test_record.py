@@ -13,8 +13,8 @@ from record import jobs, left_to_do, plan, record
 
 pytestmark = pytest.mark.ranks
 
-SCRIPT = Path(__file__).parents[3] / "workflow" / "scripts" / "record.py"
-CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
+SCRIPT = Path(__file__).parents[3] / "workflow" / "record.py"
+CONFIG = SCRIPT.parent / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())
 
 
