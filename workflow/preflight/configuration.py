@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 from workflow.preflight.conflicts import conflicts
+
+from heteroring.words import choices, closest
 
 # What becomes the name of a folder.
 NAMES = ("run", "platform")
@@ -45,8 +46,8 @@ def _unknown_keys(error: ValidationError) -> Iterator[str]:
     group = "".join(f"{name}." for name in error.absolute_path)
     for name in error.instance:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {group}{close[0]}?" if close else f"one of {', '.join(known)}"
+            close = closest(name, known)
+            hint = f"did you mean {group}{close}?" if close else f"one of {', '.join(known)}"
             yield f"unknown key {group}{name}: {hint}"
 
 
@@ -72,6 +73,8 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
         elif error.validator == "type":
             found.append(f"{key}: {_wrong_type(error)}")
+        elif error.validator == "enum":
+            found.append(f"{key}: {error.instance!r} is not {choices(error.instance, error.validator_value)}")
         else:
             found.append(f"{key}: {error.message}")
     return found

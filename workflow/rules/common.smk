@@ -10,6 +10,7 @@ from pathlib import Path
 
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
+from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import Commands
@@ -79,7 +80,7 @@ MODEL_TABLES = ("model", "trace")
 def folder_of(platform):
     """Measured platforms live with the run, recorded ones where they came."""
     if platform not in PLATFORMS.known:
-        raise WorkflowError(f"unknown platform {platform!r}: one of {', '.join(PLATFORMS.known)}")
+        raise WorkflowError(f"unknown platform {platform!r}: {choices(platform, PLATFORMS.known)}")
     return f"data/{platform}" if platform in PLATFORMS.recorded else f"{DATA}/{platform}"
 
 
@@ -115,7 +116,7 @@ def setting_of(wildcards):
     """The setting of a job of the ring, by its name."""
     found = SETTINGS[wildcards.live]
     if wildcards.setting not in found:
-        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: one of {', '.join(found)}")
+        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}")
     return found[wildcards.setting]
 
 
@@ -240,7 +241,7 @@ def model_grid_of(platform):
 
 def known_figure(name):
     if name not in NAMES:
-        raise WorkflowError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+        raise WorkflowError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return name
 
 
