@@ -15,6 +15,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import Commands
 from workflow.preflight.configuration import check
+from workflow.preflight.elsewhere import paper_sources
 from workflow.preflight.imports import with_imports
 from workflow.preflight.outputs import check_writable
 from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
@@ -116,7 +117,9 @@ def setting_of(wildcards):
     """The setting of a job of the ring, by its name."""
     found = SETTINGS[wildcards.live]
     if wildcards.setting not in found:
-        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}")
+        raise WorkflowError(
+            f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}"
+        )
     return found[wildcards.setting]
 
 
@@ -211,12 +214,7 @@ wildcard_constraints:
 
 # Figures are found by name, which no import shows.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
-PAPER_SOURCES = sorted(
-    path.relative_to("latex").as_posix()
-    for path in Path("latex").rglob("*")
-    if path.suffix in (".tex", ".bib", ".cls", ".sty", ".bst") or path.name == "latexmkrc"
-    if not {"images", "generated"} & set(path.parts)
-)
+PAPER_SOURCES = paper_sources(Path("latex"))
 
 
 def grid_of(platform):

@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,122 +14,23 @@ import pytest
 
 from heteroring.figures import NAMES
 from heteroring.launch.machine_lock import machine_lock
+from tree import RUN, Tree, copied, jobs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
 
-ROOT = Path(__file__).parents[3]
 HAS_FMS = find_spec("fms") is not None
 HAS_TEX = shutil.which("latexmk") is not None
 ALL = "all" if HAS_TEX else "all_but_pdf"
-RUN = Path("runs/tiny")
 BENCH = RUN / "data" / "cpu" / "bench"
 CHECKS = RUN / "data" / "cpu" / "derived" / "checks.txt"
 # The jobs of the ring: every setting of the two ranks, twice.
 JOBS = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in ("100-100", "100-050", "100-020", "020-100")]
-# Seconds that no machine needs, however many others test on it.
-PATIENCE = 1800.0
-
-
-class Tree:
-    """A copy of the project, and Snakemake in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.env = os.environ | {
-            "PYTHONPATH": str(root / "code"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        }
-
-    def start(self, *arguments: str, **env: str) -> subprocess.Popen:
-        """Snakemake as the leader of a process group of its own, so that signals reach it as Ctrl-C would."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
-            cwd=self.root,
-            env=self.env | env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def snakemake(self, *arguments: str, **env: str) -> tuple[int, str]:
-        process = self.start(*arguments, **env)
-        try:
-            output, _ = process.communicate(timeout=PATIENCE)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        return process.returncode, output
-
-    def tiny(self, *arguments: str, **env: str) -> tuple[int, str]:
-        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **env)
-
-    def overlaid(self, overlay: str, *arguments: str) -> tuple[int, str]:
-        """On the tiny grid, changed by what `overlay` says."""
-        (self.root / "overlay.yaml").write_text(overlay)
-        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", "overlay.yaml")
-
-    def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
-        """Build `target` on the tiny grid, and send the signal to every process of the run when, then, ranks work."""
-        process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
-        try:
-            deadline = time.monotonic() + PATIENCE
-            # A shell that has opened the job's log, or a command that still imports, could swallow the signal.
-            while not (when() and has_ranks(process.pid)):
-                assert process.poll() is None, process.communicate()[0]
-                assert time.monotonic() < deadline, "what was waited for never came"
-                time.sleep(0.02)
-            os.killpg(process.pid, how)
-            output, _ = process.communicate(timeout=PATIENCE)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        return process.returncode, output
-
-    def measured(self) -> dict[str, int]:
-        """Time of writing of each finished measurement."""
-        data = self.root / RUN / "data" / "cpu"
-        files = [*(data / "bench").glob("*.csv"), *(data / "profile").glob("*.csv")]
-        return {path.relative_to(data).as_posix(): path.stat().st_mtime_ns for path in files}
-
-    def log_of(self, job: str) -> Path:
-        """Made when the ring's job begins."""
-        return self.root / RUN / "logs" / "cpu" / "bench" / f"{job}.log"
-
-
-def has_ranks(session: int) -> bool:
-    """Whether a measurement that Snakemake, the leader of `session`, has started has started its ranks."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if os.getsid(int(path.parent.name)) == session and b"spawn_main" in path.read_bytes():
-                return True
-        except OSError:
-            continue  # it has ended
-    return False
-
-
-def sources() -> list[str]:
-    """The files of the project: what git tracks or would, everything of a tree that git does not know."""
-    listing = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
-    )
-    if listing.returncode == 0:
-        return [name for name in listing.stdout.split("\0") if name]
-    produced = (".venv/", ".snakemake/", "runs/", "figures/", "logs/", "data/cpu/", "data/gpu/")
-    produced += ("latex/images/", "latex/generated/")
-    files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
-    return [name for name in files if not name.startswith(produced) and "__pycache__" not in name]
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Tree:
-    root = tmp_path_factory.mktemp("tree")
-    for name in sources():
-        if (ROOT / name).is_file():
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, root / name)
-    return Tree(root)
+    return copied(tmp_path_factory.mktemp("tree"))
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +50,6 @@ def built(tree, interrupted) -> str:
     status, output = tree.tiny(ALL)
     assert status == 0, output
     return output
-
-
-def jobs(output: str) -> dict[str, int]:
-    """Rule to number of jobs, from Snakemake's table."""
-    table = output.partition("Job stats:")[2].partition("\n\n")[0]
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
 def test_interrupted_run_leaves_finished_measurements_and_nothing_half_written(tree, interrupted):
