@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -24,14 +25,15 @@ def within(*flags: str, script: str = "") -> list[str]:
 
 
 NO_LOOPBACK = ("--net",)
-"""A new network: its loopback interface is down."""
-LOOPBACK_UP = """
+"""A new network, of which nothing is up, the loopback interface neither."""
+
+_UP = """
 import fcntl, socket, struct
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-    fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up, loopback, running
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
+    fcntl.ioctl(any, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up, loopback, running
 """
 
 
 def no_network() -> list[str]:
-    """Before a command that is to reach nothing but this machine."""
-    return within("--net", script=f"'{sys.executable}' -c '{LOOPBACK_UP}'".replace('b"lo"', 'b"lo"'))
+    """Before a command that is to reach nothing but its own machine."""
+    return within("--net", script=f"{shlex.quote(sys.executable)} -c {shlex.quote(_UP)}")

@@ -68,12 +68,8 @@ class Tree:
         """Build `target` on the tiny grid, and send the signal to every process of the run when, then, ranks work."""
         process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
         try:
-            deadline = time.monotonic() + PATIENCE
             # A shell that has opened the job's log, or a command that still imports, could swallow the signal.
-            while not (when() and has_ranks(process.pid)):
-                assert process.poll() is None, process.communicate()[0]
-                assert time.monotonic() < deadline, "what was waited for never came"
-                time.sleep(0.02)
+            wait_until(lambda: when() and has_ranks(process.pid), process)
             os.killpg(process.pid, how)
             output, _ = process.communicate(timeout=PATIENCE)
         finally:
@@ -90,6 +86,15 @@ class Tree:
     def log_of(self, job: str) -> Path:
         """Made when the ring's job begins."""
         return self.root / RUN / "logs" / "cpu" / "bench" / f"{job}.log"
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for it while `process`, whose output is piped, goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "what was waited for never came"
+        time.sleep(0.02)
 
 
 def processes(session: int) -> dict[int, str]:
