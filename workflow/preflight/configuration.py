@@ -51,6 +51,15 @@ def _unknown_keys(error: ValidationError) -> Iterator[str]:
             yield f"unknown key {group}{name}: {hint}"
 
 
+def _missing_keys(config: Any, schema: Mapping, group: str = "") -> Iterator[str]:
+    """Defaults have every key, but --replace-workflow-config does without them."""
+    for name, entry in schema["properties"].items() if isinstance(config, Mapping) else ():
+        if name not in config:
+            yield f"key {group}{name} is missing"
+        elif entry.get("type") == "object":
+            yield from _missing_keys(config[name], entry, f"{group}{name}.")
+
+
 def _wrong_type(error: ValidationError) -> str:
     value, wanted = error.instance, error.validator_value
     if isinstance(value, float) and wanted == "number":
@@ -64,7 +73,7 @@ def _wrong_type(error: ValidationError) -> str:
 
 def problems(config: Mapping, schema: Mapping) -> list[str]:
     """Every rule of `schema` that `config` breaks, naming key and value; empty if there is none."""
-    found = []
+    found = list(_missing_keys(config, schema))
     for error in _Validator(schema).iter_errors(config):
         key = ".".join(map(str, error.absolute_path))
         if error.validator == "additionalProperties":
