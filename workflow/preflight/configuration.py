@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from jsonschema import Draft202012Validator, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 from workflow.preflight.conflicts import conflicts
+
+from heteroring.words import choices, closest
 
 # What becomes the name of a folder.
 NAMES = ("run", "platform")
@@ -45,9 +46,18 @@ def _unknown_keys(error: ValidationError) -> Iterator[str]:
     group = "".join(f"{name}." for name in error.absolute_path)
     for name in error.instance:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {group}{close[0]}?" if close else f"one of {', '.join(known)}"
+            close = closest(name, known)
+            hint = f"did you mean {group}{close}?" if close else f"one of {', '.join(known)}"
             yield f"unknown key {group}{name}: {hint}"
+
+
+def _missing_keys(config: Any, schema: Mapping, group: str = "") -> Iterator[str]:
+    """Defaults have every key, but --replace-workflow-config does without them."""
+    for name, entry in schema["properties"].items() if isinstance(config, Mapping) else ():
+        if name not in config:
+            yield f"key {group}{name} is missing"
+        elif entry.get("type") == "object":
+            yield from _missing_keys(config[name], entry, f"{group}{name}.")
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -63,7 +73,7 @@ def _wrong_type(error: ValidationError) -> str:
 
 def problems(config: Mapping, schema: Mapping) -> list[str]:
     """Every rule of `schema` that `config` breaks, naming key and value; empty if there is none."""
-    found = []
+    found = list(_missing_keys(config, schema))
     for error in _Validator(schema).iter_errors(config):
         key = ".".join(map(str, error.absolute_path))
         if error.validator == "additionalProperties":
@@ -72,6 +82,8 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
         elif error.validator == "type":
             found.append(f"{key}: {_wrong_type(error)}")
+        elif error.validator == "enum":
+            found.append(f"{key}: {error.instance!r} is not {choices(error.instance, error.validator_value)}")
         else:
             found.append(f"{key}: {error.message}")
     return found

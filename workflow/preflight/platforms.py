@@ -10,6 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from heteroring.words import choices
+
 MEASURABLE = ("cpu", "gpu")
 PREFERRED_RECORD = "h200x2"
 
@@ -47,10 +49,8 @@ def choose(requested: str, gpus: int, recorded: Collection[str]) -> Platforms:
     elif requested == "gpu" and gpus < 2:
         raise ValueError(f"platform=gpu needs two or more CUDA GPUs, and this machine shows {gpus}")
     elif requested not in (*measurable, *recorded):
-        choices = ", ".join(("auto", *MEASURABLE, *recorded))
-        raise ValueError(
-            f"platform={requested}: no measurements are recorded under data/{requested}; one of: {choices}"
-        )
+        known = choices(requested, ("auto", *MEASURABLE, *recorded))
+        raise ValueError(f"platform={requested}: no measurements are recorded under data/{requested}; choose {known}")
     else:
         main = requested
     # Asking for a live platform by name leaves the machine's other devices alone.

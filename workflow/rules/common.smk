@@ -10,10 +10,12 @@ from pathlib import Path
 
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
+from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import Commands
 from workflow.preflight.configuration import check
+from workflow.preflight.elsewhere import paper_sources
 from workflow.preflight.imports import with_imports
 from workflow.preflight.outputs import check_writable
 from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
@@ -79,7 +81,7 @@ MODEL_TABLES = ("model", "trace")
 def folder_of(platform):
     """Measured platforms live with the run, recorded ones where they came."""
     if platform not in PLATFORMS.known:
-        raise WorkflowError(f"unknown platform {platform!r}: one of {', '.join(PLATFORMS.known)}")
+        raise WorkflowError(f"unknown platform {platform!r}: {choices(platform, PLATFORMS.known)}")
     return f"data/{platform}" if platform in PLATFORMS.recorded else f"{DATA}/{platform}"
 
 
@@ -124,7 +126,9 @@ def setting_of(wildcards):
     """The setting of a job of the ring, by its name."""
     found = SETTINGS[wildcards.live]
     if wildcards.setting not in found:
-        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: one of {', '.join(found)}")
+        raise WorkflowError(
+            f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}"
+        )
     return found[wildcards.setting]
 
 
@@ -219,12 +223,7 @@ wildcard_constraints:
 
 # Figures are found by name, which no import shows.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
-PAPER_SOURCES = sorted(
-    path.relative_to("latex").as_posix()
-    for path in Path("latex").rglob("*")
-    if path.suffix in (".tex", ".bib", ".cls", ".sty", ".bst") or path.name == "latexmkrc"
-    if not {"images", "generated"} & set(path.parts)
-)
+PAPER_SOURCES = paper_sources(Path("latex"))
 
 
 def grid_of(platform):
@@ -249,7 +248,7 @@ def model_grid_of(platform):
 
 def known_figure(name):
     if name not in NAMES:
-        raise WorkflowError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+        raise WorkflowError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return name
 
 

@@ -17,6 +17,7 @@ from heteroring.allocators.uneven import uneven
 from heteroring.results.strategy import ALLOCATORS
 from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def allocation(
     list, none, or not all in 1..100, a `causal` that is no bool, and a missing or unsuitable profile.
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
-        raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
+        raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
     seq_len, multiple = _whole("seq_len", seq_len), _whole("multiple", multiple)
     percentages = _checked(percentages)
     if isinstance(profile, str) and (not profile or "\0" in profile):

@@ -13,6 +13,7 @@ import numpy as np
 
 from heteroring.allocators.profile_table import SOURCES, PathLike
 from heteroring.files import atomic_path
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class FittedModel(ABC):
     def check_source(cls, source: str) -> None:
         """Raise ValueError unless a model of this kind can be fitted to `source`."""
         if source not in cls.sources:
-            raise ValueError(f"source {source!r} is unknown: choose one of {', '.join(cls.sources)}")
+            raise ValueError(f"source {source!r} is unknown: choose {choices(source, cls.sources)}")
 
     def outside(self, length: int, percentage: float) -> tuple[str, ...]:
         """A phrase for each coordinate that lies outside the levels of the profile."""

@@ -10,6 +10,7 @@ from heteroring.allocators.formula import Formula
 from heteroring.allocators.lut import LookupTable
 from heteroring.allocators.profile_table import PathLike, read_latencies
 from heteroring.files import read_json
+from heteroring.words import choices
 
 MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}
 
@@ -73,5 +74,5 @@ def _fitted_to(allocator: str, path: Path) -> FittedModel:
 
 def _model_class(kind: str) -> type[FittedModel]:
     if kind not in tuple(MODELS):  # by equality: a damaged file may hold a kind that cannot be hashed
-        raise ValueError(f"model kind {kind!r} is unknown: choose one of {', '.join(MODELS)}")
+        raise ValueError(f"model kind {kind!r} is unknown: choose {choices(kind, MODELS)}")
     return MODELS[kind]

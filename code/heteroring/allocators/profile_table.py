@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from heteroring.results.kinds import KINDS
 from heteroring.results.rows import ProfileRow, read_rows
+from heteroring.words import choices
 
 # What models of speed are fitted to.
 SOURCES = ("matmul", "attention")
@@ -58,7 +59,7 @@ def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> Pr
     Raises ValueError for whatever `read_rows` refuses, and for files without rows of `source`.
     """
     if source is not None and source not in SOURCES:
-        raise ValueError(f"source {source!r} is unknown: choose one of {', '.join(SOURCES)}")
+        raise ValueError(f"source {source!r} is unknown: choose {choices(source, SOURCES)}")
     names, rows = _read(paths)
     source = source or ("matmul" if any(row.kind == "matmul" for row in rows) else "attention")
     table = _table(names, rows, source, "tflops")

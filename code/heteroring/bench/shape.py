@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from heteroring.results.rows import DTYPES
 from heteroring.ring.workload import causal_flops, total_pairs
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Shape:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
 
     @property
     def scale(self) -> float:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from heteroring.words import choices
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -76,5 +78,5 @@ WIDTH_INCHES = {"column": 3.5, "text": 7.16}
 def entry(name: str) -> Entry:
     """The catalogue's entry for `name`; ValueError naming all figures if there is none."""
     if name not in CATALOG:
-        raise ValueError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+        raise ValueError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return CATALOG[name]

@@ -18,6 +18,7 @@ from fms.modules.attention import MultiHeadAttention
 from torch import nn
 
 from heteroring.fms.strategy import RingAttentionStrategy
+from heteroring.words import choices
 
 _CLASSES = {"llama": LLaMA, "granite": Granite, "mistral": Mistral, "mixtral": Mixtral}
 
@@ -116,7 +117,7 @@ def _check_name(architecture: str, variant: str | None) -> None:
         return
     if architecture not in _CLASSES:
         known = "FMS has it, but its attention is not the ring's: " if architecture in fms.models.list_models() else ""
-        raise ValueError(f"architecture {architecture!r}: {known}choose one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"architecture {architecture!r}: {known}choose {choices(architecture, ARCHITECTURES)}")
     variants = fms.models.list_variants(architecture)
     if variant not in variants:
-        raise ValueError(f"variant {variant!r} of {architecture} is unknown: choose one of {', '.join(variants)}")
+        raise ValueError(f"variant {variant!r} of {architecture} is unknown: choose {choices(variant, variants)}")

@@ -11,6 +11,7 @@ import torch
 
 from heteroring.kernels import triton_block
 from heteroring.kernels.pending_kv import Late
+from heteroring.words import choices
 
 _HOME = {  # backend -> (module, attribute)
     "triton": ("heteroring.kernels.triton_block", "block"),
@@ -100,7 +101,7 @@ def check_block(block: str | Block, device_type: str | None = None, dtype: torch
     if callable(block) or (isinstance(block, str) and block == "auto"):
         return
     if not isinstance(block, str) or block not in _HOME:
-        raise ValueError(f"block backend {block!r} is unknown: choose auto or one of {', '.join(BACKENDS)}")
+        raise ValueError(f"block backend {block!r} is unknown: choose auto or {choices(block, BACKENDS)}")
     interpreted = block == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device_type is not None and device_type not in _DEVICE_TYPES[block] and not interpreted:
         raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")

@@ -15,6 +15,7 @@ from heteroring.kernels.reference import attention
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]
 
 _FLASH_FOR_CPU = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+HAS_CPU_KERNEL = _FLASH_FOR_CPU is not None
 
 
 def _cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any, Protocol
 
@@ -11,9 +12,11 @@ import torch.distributed as dist
 
 from heteroring.launch.procfs import cpu_model
 from heteroring.launch.rest import LONGEST_REST_MS
+from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
 PLATFORMS = tuple(DEVICE_TYPES)
+LOOPBACK_SECONDS = 5.0
 
 
 class Device(Protocol):
@@ -56,8 +59,20 @@ class Device(Protocol):
 def open_device(platform: str) -> Device:
     """The device kind of a live platform. Raises ValueError if it is not one of PLATFORMS."""
     if platform not in PLATFORMS:
-        raise ValueError(f"platform {platform!r} cannot be measured here: choose one of {', '.join(PLATFORMS)}")
+        raise ValueError(f"platform {platform!r} cannot be measured here: choose {choices(platform, PLATFORMS)}")
     return Cpu() if platform == "cpu" else Cuda()
+
+
+def check_loopback() -> None:
+    """Raise ValueError, at once, unless processes of this machine can meet: without a loopback interface they hang."""
+    try:
+        with socket.create_server(("", 0)) as server:
+            socket.create_connection(("localhost", server.getsockname()[1]), timeout=LOOPBACK_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"ranks cannot meet on this machine: localhost cannot be reached ({error.strerror or error}); "
+            "`ip link set lo up` starts the loopback interface"
+        ) from error
 
 
 class Cpu:

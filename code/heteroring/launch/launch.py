@@ -26,7 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from heteroring.interrupts import ctrl_c_held
 from heteroring.launch import heartbeat
-from heteroring.launch.device import Device, open_device
+from heteroring.launch.device import Device, check_loopback, open_device
 from heteroring.launch.errors import Interrupted
 from heteroring.launch.machine_lock import Lock, machine_lock
 from heteroring.launch.root_cause import Accounts, blame
@@ -83,10 +83,10 @@ def launch(
 
     One group of ranks at a time on a machine: while another's ranks are at work, this waits (see `machine_lock`).
 
-    Raises ValueError for an unknown platform or throttle, a percentage it cannot set, or too few devices,
-    before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process. What
-    this process ignores of the last three, as `nohup` has it ignore SIGHUP, ends no run.
+    Raises ValueError for an unknown platform or throttle, a percentage it cannot set, too few devices, or a machine
+    whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or hangs, and
+    Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this
+    process. What this process ignores of the last three, as `nohup` has it ignore SIGHUP, ends no run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
@@ -121,6 +121,7 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
     for percentage in percentages:
         kind(percentage)
     device.check(len(percentages))
+    check_loopback()
 
 
 def _heeded() -> tuple[signal.Signals, ...]:

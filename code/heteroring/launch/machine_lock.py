@@ -39,7 +39,8 @@ class Holder:
 
     def __str__(self) -> str:
         gone = ", which has ended and left a rank behind" if has_ended(self.pid) else ""
-        return f"process {self.pid}{gone}, since {self.since} in {self.folder}: {self.command}"
+        words = f"process {self.pid}{gone}, since {self.since} in {self.folder}: {self.command}"
+        return " ".join(words.split())
 
 
 class Lock:
@@ -145,7 +146,8 @@ def _take(fd: int, kind: int) -> bool:
 
 
 def _read(fd: int) -> Holder | str:
-    try:
-        return Holder(**json.loads(os.pread(fd, 1 << 20, 0)))
-    except (ValueError, TypeError):
-        return "another process, which has not said who it is"
+    with suppress(ValueError, TypeError, RecursionError):
+        found = Holder(**json.loads(os.pread(fd, 1 << 20, 0)))
+        if type(found.pid) is int:
+            return found
+    return "another process, which has not said who it is"

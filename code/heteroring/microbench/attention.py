@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from heteroring.files import atomic_path
 from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_block, triton_block
+from heteroring.words import listed
 
 ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
 
@@ -249,8 +250,8 @@ def count(text: str) -> int:
 
 
 def counts(text: str) -> list[int]:
-    """Numbers from 1, separated by commas."""
-    return [count(part) for part in text.split(",")]
+    """Numbers from 1, separated by commas or spaces."""
+    return [count(part) for part in listed("list", text)]
 
 
 def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

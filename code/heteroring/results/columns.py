@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from heteroring.results.reader import shown
+from heteroring.words import shown
 
 # Far beyond whatever is measured in milliseconds or TFLOP/s, and near enough to be squared and divided by.
 LEAST, MOST = 1e-12, 1e12

@@ -132,7 +132,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{path} is no record of a measurement: a JSON object is needed")
     for name, kind in _ENTRIES.items():
-        if not isinstance(record.get(name), kind):
+        if name not in record or not isinstance(record[name], kind):
             raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
     for name, kind in _LISTS.items():
         if not all(isinstance(entry, kind) for entry in record[name]):

@@ -29,8 +29,9 @@ from heteroring.results.columns import (
     one_of,
 )
 from heteroring.results.kinds import FOLD_KEYS, KINDS
-from heteroring.results.reader import read_lines, shown
+from heteroring.results.reader import read_lines
 from heteroring.ring.workload import causal_flops, total_pairs
+from heteroring.words import shown
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")

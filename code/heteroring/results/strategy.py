@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from heteroring.ring.partition import LAYOUTS
+from heteroring.words import closest
 
 ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
 # Allocators that read a speed model, and the profile it is fitted to unless another is named, as in the public study.
@@ -24,10 +25,11 @@ class Strategy(str):
         self = super().__new__(cls, name)
         known = self.layout in LAYOUTS and self.allocator in ALLOCATORS and "/" in name
         if not known or ("@" in name and (self.allocator not in FITTED or self.source not in OTHER_SOURCES)):
+            meant = closest(name, _ALL)
             raise ValueError(
                 f"strategy {name!r} is unknown: a layout ({', '.join(LAYOUTS)}), a slash, and an allocator "
                 f"({', '.join(ALLOCATORS)}), of which {' and '.join(FITTED)} may be followed by "
-                f"{', '.join('@' + source for source in OTHER_SOURCES)}"
+                f"{', '.join('@' + source for source in OTHER_SOURCES)}{f'; did you mean {meant}?' * bool(meant)}"
             )
         return self
 
@@ -47,6 +49,10 @@ class Strategy(str):
 
 STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
 """Every layout with every allocator, in the order in which tables and figures show them."""
+_ALL = (
+    *STRATEGIES,
+    *(f"{each}@{source}" for each in STRATEGIES if each.allocator in FITTED for source in OTHER_SOURCES),
+)
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:

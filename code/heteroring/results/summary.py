@@ -1,8 +1,10 @@
-"""What a job of `heteroring bench` measured, for people."""
+"""What a job of `heteroring bench` measured, for people and for scripts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -34,6 +36,15 @@ def summary(rows: Sequence[Measurement]) -> Table:
             table.add_row(*([module] if len(modules) > 1 else []), *texts)
         table.add_section()
     return table
+
+
+_RECORDED = ("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions")
+_RECORDED += ("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction")
+
+
+def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
+    return json.loads(cells(rows)[list(_RECORDED)].to_json(orient="records"))
 
 
 def _name(row: tuple) -> str:

@@ -9,6 +9,8 @@ from operator import index
 
 import numpy as np
 
+from heteroring.words import choices
+
 LAYOUTS = ("contiguous", "zigzag")
 
 Span = tuple[int, int]
@@ -94,7 +96,7 @@ def _length(rank: int, length: int) -> int:
 def check_layout(layout: str) -> None:
     """Raise ValueError unless `layout` is one of LAYOUTS."""
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout {layout!r} is unknown: choose {choices(layout, LAYOUTS)}")
 
 
 def shard_spans(layout: str, seq_len: int, offset: int, length: int) -> tuple[Span, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from heteroring.throttle.base import Throttle, check_percentage
+from heteroring.words import choices
 
 _HOME = {
     "none": "heteroring.throttle.base:Throttle",
@@ -25,6 +26,6 @@ DEFAULTS = {"cpu": "pacing", "gpu": "mps"}
 def throttle_type(name: str) -> type[Throttle]:
     """The throttle called `name`. Raises ValueError if it is not one of THROTTLES."""
     if name not in _HOME:
-        raise ValueError(f"throttle {name!r} is unknown: choose one of {', '.join(THROTTLES)}")
+        raise ValueError(f"throttle {name!r} is unknown: choose {choices(name, THROTTLES)}")
     module, attribute = _HOME[name].split(":")
     return getattr(import_module(module), attribute)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from workflow_tree import Tree
+from tree import Tree, copied
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Tree:
-    return Tree(tmp_path_factory.mktemp("tree"))
+    return copied(tmp_path_factory.mktemp("tree"))

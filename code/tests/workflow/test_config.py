@@ -212,6 +212,26 @@ def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, mon
     check_models(config, SCHEMA)
 
 
+@pytest.mark.parametrize("path", [("modules",), ("platforms", "cpu", "model", "heads")])
+def test_missing_key_is_named(config, path):
+    """As where --replace-workflow-config leaves the defaults out."""
+    *group, name = path
+    inner = config
+    for key in group:
+        inner = inner[key]
+    del inner[name]
+    with pytest.raises(ValueError, match=f"key {'.'.join(path)} is missing"):
+        check(config, SCHEMA)
+
+
+def test_a_name_that_is_like_a_known_one_is_told(config):
+    strategies = ["contiguous/even", "zigzag/even", "zigzag/lutt"]
+    with pytest.raises(ValueError, match=r"strategies.2: 'zigzag/lutt' is not one of .*; did you mean zigzag/lut\?"):
+        check(config | {"strategies": strategies}, SCHEMA)
+    with pytest.raises(ValueError, match=r"platform=h20x2: .*; did you mean h200x2\?"):
+        choose("h20x2", 0, ("h200x2",))
+
+
 def test_every_mistake_is_listed(config):
     broken = changed(changed(config, ("platfrom",), "cpu"), ("checks", "bound_fraction_noise"), "much")
     with pytest.raises(ValueError, match="platfrom") as error:

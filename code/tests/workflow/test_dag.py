@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import pytest
 
 from heteroring.figures import NAMES
-from workflow_tree import ALL, HAS_TEX, RUN, Tree, jobs
+from tree import ALL, HAS_TEX, RUN, Tree, jobs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow

@@ -9,7 +9,7 @@ import pytest
 
 from heteroring.figures import NAMES
 from heteroring.launch.machine_lock import machine_lock
-from workflow_tree import ALL, jobs
+from tree import ALL, jobs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow

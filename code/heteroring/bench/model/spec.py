@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import DTYPES
+from heteroring.words import choices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
         for size in _FIELDS:
             if getattr(self, size) < 0:
                 raise ValueError(f"{size} is {getattr(self, size)}: it must be 1 or more, or 0 for the model's own")

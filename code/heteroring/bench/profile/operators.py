@@ -26,6 +26,7 @@ from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import causal_flops
+from heteroring.words import choices
 
 if TYPE_CHECKING:
     from heteroring.bench.profile.run import ProfileJob
@@ -51,7 +52,7 @@ def check_kinds(job: ProfileJob) -> None:
         raise ValueError("kinds is empty")
     for kind in job.kinds:
         if kind not in known:
-            raise ValueError(f"profile kind {kind!r} is unknown: choose from {', '.join(known)}")
+            raise ValueError(f"profile kind {kind!r} is unknown: choose {choices(kind, known)}")
         if job.kinds.count(kind) > 1:
             raise ValueError(f"kinds holds {kind} twice")
         if kind in _ELSEWHERE:

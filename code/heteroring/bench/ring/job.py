@@ -16,6 +16,7 @@ from heteroring.results.rows import CONDITIONS, MODULES
 from heteroring.results.strategy import FITTED, Strategy, check_strategies, name_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
+from heteroring.words import choices
 
 PEERS = ("context_parallel", "sdpa")
 # The profile that what a module costs is fitted to.
@@ -78,7 +79,7 @@ class Job:
             raise ValueError("modules is empty")
         for module in self.modules:
             if module not in MODULES:
-                raise ValueError(f"module {module!r} is unknown: choose one of {', '.join(MODULES)}")
+                raise ValueError(f"module {module!r} is unknown: choose {choices(module, MODULES)}")
             if self.modules.count(module) > 1:
                 raise ValueError(f"modules holds {module} twice")
         if "fms" in self.modules:
@@ -92,7 +93,7 @@ class Job:
 
     def _check_condition(self) -> None:
         if self.condition not in CONDITIONS:
-            raise ValueError(f"condition {self.condition!r} is unknown: choose one of {', '.join(CONDITIONS)}")
+            raise ValueError(f"condition {self.condition!r} is unknown: choose {choices(self.condition, CONDITIONS)}")
         if self.condition == "captured" and (self.platform != "gpu" or self.modules != ("attention",)):
             raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
         if self.condition == "captured" and self.peers:

@@ -16,6 +16,7 @@ from heteroring.ring.transport.copy_engine import CopyEngine
 from heteroring.ring.transport.messages import SLOTS
 from heteroring.ring.transport.p2p import PointToPoint
 from heteroring.ring.transport.peer_access import peers_can_be_accessed
+from heteroring.words import choices
 
 TRANSPORTS = ("p2p", "copy-engine")
 AHEAD = SLOTS
@@ -52,7 +53,7 @@ class Joinable(Exchange, Protocol):
 def check_transport(name: str) -> None:
     """Raise ValueError unless `name` is "auto" or one of TRANSPORTS."""
     if name != "auto" and name not in TRANSPORTS:
-        raise ValueError(f"transport {name!r} is unknown: choose auto or one of {', '.join(TRANSPORTS)}")
+        raise ValueError(f"transport {name!r} is unknown: choose auto or {choices(name, TRANSPORTS)}")
 
 
 def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) -> str:
