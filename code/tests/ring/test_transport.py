@@ -1,5 +1,6 @@
 """What both transports promise, as far as no GPU is needed: exact messages, equal lists, and no two calls that meet."""
 
+from contextlib import nullcontext
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from heteroring.ring.attention import rotate
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
-from heteroring.ring.transport import copy_engine, symmetric_buffer
+from heteroring.ring.transport import copy_engine, cuda_driver, peer_access, symmetric_buffer
 from heteroring.ring.transport.copy_engine import CopyEngine
 from heteroring.ring.transport.messages import messages
 from heteroring.ring.transport.p2p import PointToPoint
@@ -219,3 +220,74 @@ def test_on_the_cpu_every_name_is_point_to_point():
 def test_an_unknown_transport_is_refused():
     with pytest.raises(ValueError, match="'pigeon' is unknown: choose auto or one of p2p, copy-engine"):
         check_transport("pigeon")
+
+
+class Bindings:
+    """cuda.bindings.driver with just what is called; remembers the last call, and answers `code`."""
+
+    CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_DEVICE="device")
+    CUstreamWaitValue_flags = SimpleNamespace(CU_STREAM_WAIT_VALUE_EQ="equal")
+    CUDA_MEMCPY2D = SimpleNamespace
+
+    def __init__(self, code):
+        self.code = code
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.called = name, *arguments
+            return (self.code,)
+
+        return call
+
+
+CALLS = {
+    ("write_flag", (7, 0x1000, 3)): ("cuStreamWriteValue32", 7, 0x1000, 3, 0),
+    ("await_flag", (7, 0x1000, 3)): ("cuStreamWaitValue32", 7, 0x1000, 3, "equal"),
+    ("copy_rows", (7, 0x2000, 0x1000, 5, 96, 128)): (
+        "cuMemcpy2DAsync",
+        SimpleNamespace(
+            srcMemoryType="device",
+            srcDevice=0x1000,
+            srcPitch=128,
+            dstMemoryType="device",
+            dstDevice=0x2000,
+            dstPitch=96,
+            WidthInBytes=96,
+            Height=5,
+        ),
+        7,
+    ),
+}
+
+
+@pytest.mark.parametrize(("asked", "called"), CALLS.items(), ids=[name for name, _ in CALLS])
+def test_the_driver_is_called_as_its_manual_says_and_its_errors_are_raised(monkeypatch, asked, called):
+    name, arguments = asked
+    fine, refusing = Bindings(0), Bindings(201)
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: fine)
+    getattr(cuda_driver, name)(*arguments)
+    assert fine.called == called
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: refusing)
+    with pytest.raises(cuda_driver.DriverError, match=f"{called[0]} failed with CUDA driver error 201"):
+        getattr(cuda_driver, name)(*arguments)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_bindings_of_the_driver_a_rank_warns_and_all_take_point_to_point(monkeypatch, installed):
+    def driver():
+        if not installed:
+            raise ImportError("No module named 'cuda'")
+
+    monkeypatch.setattr(cuda_driver, "_driver", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=1))
+    monkeypatch.setattr(peer_access, "_reaches", lambda *_: True)
+    monkeypatch.setattr(peer_access, "_gather", lambda mine, group: [mine])
+    missing = pytest.warns(UserWarning, match="needs the package cuda-bindings, which is not installed")
+    for name in ("auto", "copy-engine"):
+        with nullcontext() if installed else missing:
+            chosen = choose_transport(name, SimpleGroup(), torch.device("cuda", 0))
+        assert chosen == ("copy-engine" if installed else "p2p")
+
+
+class SimpleGroup:
+    """A process group as far as a dictionary is concerned."""
