@@ -190,7 +190,7 @@ def bench(
     job: Number = 1,
     transport: Transport = "auto",
     peers: Annotated[
-        bool, typer.Option("--peers", help="Measure PyTorch's attention on one GPU and its context_parallel, too.")
+        bool, typer.Option("--peers", help="Measure baselines, too: PyTorch's attention on one GPU, context_parallel.")
     ] = False,
     multiple: Multiple = 0,
     repetitions: Repetitions = 5,

@@ -1,4 +1,4 @@
-"""The rows a figure shows, and the error when there are none."""
+"""Selection of the rows that a figure shows, and the error when there are none."""
 
 from __future__ import annotations
 

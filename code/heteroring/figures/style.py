@@ -1,4 +1,4 @@
-"""How each strategy looks, in every figure: one colour, one marker, one label.
+"""The style of each strategy in all figures: one colour, one marker, one label.
 
 The allocator gives hue and marker. The layout gives shade and stroke, so that it survives a grey printer:
 contiguous is light, dashed, hatched and open; zigzag is dark, solid and filled. The ten colours stay at least 15

@@ -1,4 +1,4 @@
-"""What a job of `heteroring bench` measured, for people."""
+"""A readable summary of the rows of a `heteroring bench` job."""
 
 from __future__ import annotations
 

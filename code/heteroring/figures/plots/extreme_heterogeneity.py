@@ -1,4 +1,4 @@
-"""`extreme_heterogeneity`: latency where the ranks differ most, a panel per length, a bar per strategy."""
+"""`extreme_heterogeneity`: latency at the lowest percentage, a panel per length, a bar per strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`latency_scaling`: latency against sequence length, which for attention should grow with its square."""
+"""`latency_scaling`: latency against sequence length, beside quadratic growth."""
 
 from __future__ import annotations
 
