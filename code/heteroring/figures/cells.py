@@ -44,7 +44,7 @@ def module_cells(results: Results, module: str, *metrics: str) -> DataFrame:
     return _known(results, rows, metrics, f"module {module}")
 
 
-def peer_cells(results: Results) -> DataFrame:
+def baseline_cells(results: Results) -> DataFrame:
     """Cells of torch's context_parallel; empty where it was not measured."""
     rows = headline(results.cells)
     rows = shown(rows[rows.system == "context_parallel"])
