@@ -245,7 +245,7 @@ def _used(gpus: int) -> Iterator[Finding]:
     """What a run takes unless it is told otherwise."""
     import torch
 
-    from heteroring.kernels.block import choose
+    from heteroring.kernels.backend import choose
     from heteroring.throttle import DEFAULTS
 
     platform = "gpu" if gpus > 1 else "cpu"
