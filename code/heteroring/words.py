@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -28,6 +28,15 @@ def choices(name: object, known: Iterable[object]) -> str:
     known = tuple(known)
     meant = closest(name, known)
     return f"one of {', '.join(map(str, known))}" + (f"; did you mean {meant}?" if meant else "")
+
+
+def check_distinct(name: str, values: Sequence[object]) -> None:
+    """Raise ValueError, naming the list by `name`, if `values` is empty or holds a value twice."""
+    if not values:
+        raise ValueError(f"{name} is empty")
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{name} holds {value} twice")
 
 
 def shown(value: object) -> str:

@@ -32,4 +32,4 @@ def strategies_of(models: object) -> tuple[str, ...]:
     """All strategies that can be had: those that need a fitted model only where there are `models`."""
     from heteroring.results.strategy import STRATEGIES  # and NumPy with it, which help has no use for
 
-    return tuple(each for each in STRATEGIES if models is not None or each.allocator in ("even", "uneven"))
+    return tuple(each for each in STRATEGIES if models is not None or each.model("") is None)

@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from heteroring.bench.job import Job
 from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
 from heteroring.files import atomic_path
@@ -19,8 +20,7 @@ from heteroring.results.rows import dump_rows
 
 def measure(
     stage: Any,
-    job: Any,
-    percentages: tuple[int, ...],
+    job: Job,
     hang_timeout: float,
     output: Path | None,
     description: str,
@@ -45,22 +45,14 @@ def measure(
         show(done)
     finally:  # a terminal that is gone costs no rows
         if output is not None:
-            _write(job, percentages, commit, done, took, output, write_beside)
+            _write(_record(job, commit, done, took), done, output, write_beside)
 
 
-def _write(
-    job: Any,
-    percentages: tuple[int, ...],
-    commit: Commit,
-    done: Any,
-    took: dict[str, Any],
-    output: Path,
-    write_beside: Callable[[Any], None],
-) -> None:
-    record = provenance(
+def _record(job: Job, commit: Commit, done: Any, took: dict[str, Any]) -> dict[str, Any]:
+    return provenance(
         platform=job.label,
         throttle=job.throttle,
-        percentages=percentages,
+        percentages=job.percentages,
         ranks=done.ranks,
         settings=settings_of(job),
         commit=commit,
@@ -68,6 +60,9 @@ def _write(
         notes=done.notes,
         **took,
     )
+
+
+def _write(record: dict[str, Any], done: Any, output: Path, write_beside: Callable[[Any], None]) -> None:
     # All is on the disk before the older result goes; then the record takes its place, and the rows last.
     try:
         with atomic_path(output) as rows:

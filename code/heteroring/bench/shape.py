@@ -82,25 +82,3 @@ def same_on_every_rank(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor,
         for x in tensors:
             dist.broadcast(x, src=0)
     return tensors
-
-
-def check_lengths(name: str, lengths: tuple[int, ...]) -> None:
-    """Raise ValueError unless there are lengths, each 1 or more and none twice."""
-    if not lengths:
-        raise ValueError(f"{name} is empty")
-    for length in lengths:
-        if length < 1:
-            raise ValueError(f"{name} holds {length}: a length is 1 or more")
-        if lengths.count(length) > 1:
-            raise ValueError(f"{name} holds {length} twice")
-
-
-def check_repetitions(repetitions: int, warmup: int, seed: int) -> None:
-    """Raise ValueError unless at least one repetition, after any number of warm-ups, is asked for, from a seed that
-    PyTorch's generators take."""
-    if repetitions < 1:
-        raise ValueError(f"repetitions is {repetitions}: it must be 1 or more")
-    if warmup < 0:
-        raise ValueError(f"warmup is {warmup}: it must be 0 or more")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}: it must lie in 0..{2**63 - 1}")

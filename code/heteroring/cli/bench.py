@@ -112,12 +112,12 @@ def bench(
     from rich.console import Console
 
     from heteroring.bench.ring import run as stage
-    from heteroring.bench.ring.job import Job
+    from heteroring.bench.ring.job import RingJob
     from heteroring.bench.run import measure
     from heteroring.bench.shape import Shape
     from heteroring.results.summary import records, summary
 
-    setting = Job(
+    setting = RingJob(
         platform=platform,
         label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
@@ -146,4 +146,4 @@ def bench(
         with printing():
             Console().print(summary(done.rows))
 
-    measure(stage, setting, speeds, hang_timeout, output, description, show=show)
+    measure(stage, setting, hang_timeout, output, description, show=show)

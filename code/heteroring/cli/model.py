@@ -109,9 +109,10 @@ def model(
     announce(description)
 
     from heteroring.bench.model import run as stage
-    from heteroring.bench.model.job import TRACED, ModelJob
+    from heteroring.bench.model.job import ModelJob
     from heteroring.bench.model.spec import ModelSpec
     from heteroring.bench.run import measure
+    from heteroring.results.model_rows import TRACED
     from heteroring.results.rows import write_rows
 
     job = ModelJob(
@@ -144,4 +145,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, description, write_beside=write_trace)
+    measure(stage, job, hang_timeout, output, description, write_beside=write_trace)

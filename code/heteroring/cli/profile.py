@@ -78,13 +78,14 @@ def profile(
     announce(description)
 
     from heteroring.bench.profile import run as stage
+    from heteroring.bench.profile.job import ProfileJob
     from heteroring.bench.run import measure
 
-    job = stage.ProfileJob(
+    job = ProfileJob(
         platform=platform,
         label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
-        percentage=percentage,
+        percentages=(percentage,),
         **lengths,
         kinds=timed,
         model=model,
@@ -94,7 +95,7 @@ def profile(
         warmup=warmup,
         seed=seed,
     )
-    measure(stage, job, (percentage,), hang_timeout, output, description)
+    measure(stage, job, hang_timeout, output, description)
 
 
 def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:

@@ -7,10 +7,14 @@ from typing import ClassVar
 
 from heteroring.results.columns import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
 from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
+from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
 MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch")
+# Strategies of which a layer is traced, and the one that decodes where it is measured.
+TRACED = ("contiguous/even", "zigzag/balanced")
+DECODED = "zigzag/balanced"
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
@@ -50,7 +54,7 @@ class ModelRow:
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Self
 
 from heteroring.ring.partition import LAYOUTS
-from heteroring.words import closest
+from heteroring.words import check_distinct, closest
 
 ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
 # Allocators that read a speed model, and the profile it is fitted to unless another is named, as in the public study.
 FITTED = ("lut", "formula")
 DEFAULT_SOURCE = "matmul"
 OTHER_SOURCES = ("attention",)
+# Allocator -> kind of the fitted model that it works with.
+_MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
 
 
 class Strategy(str):
@@ -46,6 +48,11 @@ class Strategy(str):
         """The profile that a speed model of this strategy is fitted to."""
         return self.partition("@")[2] or DEFAULT_SOURCE
 
+    def model(self, cost: str) -> str | None:
+        """The name of the fitted model that it works with, if any; `cost`: the profile that balanced's is fitted to."""
+        kind = _MODELS.get(self.allocator)
+        return kind and model_name(kind, cost if kind == "cost" else self.source)
+
 
 STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
 """Every layout with every allocator, in the order in which tables and figures show them."""
@@ -53,6 +60,11 @@ _ALL = (
     *STRATEGIES,
     *(f"{each}@{source}" for each in STRATEGIES if each.allocator in FITTED for source in OTHER_SOURCES),
 )
+
+
+def model_name(kind: str, source: str) -> str:
+    """What a model of `kind` fitted to the profile of `source` is called, and its file without suffix."""
+    return f"{kind}-{source}"
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
@@ -63,9 +75,5 @@ def name_of(layout: str, allocator: str, model_source: str = "") -> str:
 
 def check_strategies(strategies: tuple[str, ...]) -> tuple[Strategy, ...]:
     """`strategies` as such. Raises ValueError if there are none, one is unknown, or one occurs twice."""
-    if not strategies:
-        raise ValueError("strategies is empty")
-    for name in strategies:
-        if strategies.count(name) > 1:
-            raise ValueError(f"strategies holds {name} twice")
+    check_distinct("strategies", strategies)
     return tuple(map(Strategy, strategies))

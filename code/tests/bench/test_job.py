@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.ring.job import Job, plan
+from heteroring.bench.ring.job import RingJob, plan
 from heteroring.bench.shape import Shape
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
@@ -20,7 +20,7 @@ def job(**changes):
         "seq_lens": (30, 60),
         "strategies": ("contiguous/even", "zigzag/uneven"),
     }
-    return Job(**values | changes)
+    return RingJob(**values | changes)
 
 
 def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():

@@ -149,7 +149,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, percentages, hang_timeout, output, description, show):
+    def measure(stage, job, hang_timeout, output, description, show):
         asked.append((job, output))
         raise typer.Exit
 
@@ -308,13 +308,12 @@ def test_aggregate_refuses(tmp_path):
 
 
 def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
-    from heteroring.bench.ring import run as sweep
     from heteroring.launch.errors import RankError
 
     def fail(*_, **__):
         raise RankError(1, "rank 1 raised:\nTraceback: ...")
 
-    monkeypatch.setattr(sweep, "launch", fail)
+    monkeypatch.setattr("heteroring.bench.job.launch", fail)
     result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
     assert result.exit_code == 1
     assert "heteroring: error: rank 1 raised:" in result.stderr

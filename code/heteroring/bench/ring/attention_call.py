@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import BASELINES, Cell, Job
+from heteroring.bench.ring.job import BASELINES, RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
@@ -25,7 +25,7 @@ from heteroring.ring.shard import shard
 class AttentionModule:
     """A Module: causal attention of random q [B, Hq, N, D] to random k and v [B, Hkv, N, D]."""
 
-    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
         self._rank, self._job = rank, job
         throttled = rank.throttle.wrap(resolve(block, rank.torch_device))
         self._captured = job.condition == "captured"
@@ -37,7 +37,7 @@ class AttentionModule:
         self._alone = self._captured and [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
-    def prepared(self, cell: Cell) -> Iterator[Callable[[], Any] | None]:
+    def prepared(self, cell: RingCell) -> Iterator[Callable[[], Any] | None]:
         scale, inputs, throttle = self._job.shape.scale, self._inputs[cell.partition.seq_len], self._rank.throttle
         if cell.system == "context_parallel":
             from heteroring.bench.ring.torch_baselines import context_parallel_call
@@ -65,7 +65,7 @@ class AttentionModule:
 
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
 
-    def verify(self, cell: Cell, result: Any) -> None:
+    def verify(self, cell: RingCell, result: Any) -> None:
         out, lse = (result, None) if cell.system in BASELINES else result
         inputs = self._inputs[cell.partition.seq_len]
         verify_rows(out, lse, *inputs, cell.partition, self._rank.rank, self._job.shape.scale, cell.label)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.random_layer import positions, random_layer
-from heteroring.bench.ring.job import Cell, Job
+from heteroring.bench.ring.job import RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_hidden_states
@@ -30,7 +30,7 @@ class FmsModule:
     What it must make of a prompt is what the same layer makes of all of it on this rank, by PyTorch's attention.
     """
 
-    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
         self._rank, self._transport = rank, job.transport
         lengths, device = job.lengths("fms"), rank.torch_device
         self._layer = random_layer(job.shape, max(lengths), job.seed, device)
@@ -54,7 +54,7 @@ class FmsModule:
         self._alone = [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
-    def prepared(self, cell: Cell) -> Iterator[Callable[[], torch.Tensor] | None]:
+    def prepared(self, cell: RingCell) -> Iterator[Callable[[], torch.Tensor] | None]:
         partition, seq_len = cell.partition, cell.partition.seq_len
         hidden = shard(self._inputs[seq_len], partition, self._rank.rank, dim=1)
         at = positions(partition, self._rank.rank, hidden.device)
@@ -74,6 +74,6 @@ class FmsModule:
         ring_attention(*self._empty, partition, block=self._block, transport=self._transport)
         return next(iter(self._inputs.values()))[:, :0]
 
-    def verify(self, cell: Cell, result: torch.Tensor) -> None:
+    def verify(self, cell: RingCell, result: torch.Tensor) -> None:
         partition = cell.partition
         verify_hidden_states(result, self._expected[partition.seq_len], partition, self._rank.rank, cell.label)
