@@ -29,7 +29,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from heteroring.files import atomic_path
 from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_launch, triton_backend
-from heteroring.words import listed
+from heteroring.launch.machine_lock import machine_lock
+from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 
 ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
 
@@ -82,22 +83,12 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     repetitions = {}
     for name, run in contestants.items():
         run()
-        repetitions[name] = max(1, math.ceil(ROUND_MS / _elapsed_ms(run, 1)))
+        repetitions[name] = max(1, math.ceil(ROUND_MS / elapsed_ms([run])))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name in random.sample(list(contestants), len(contestants)):
-            times[name].append(_elapsed_ms(contestants[name], repetitions[name]))
+            times[name].append(elapsed_ms([contestants[name]] * repetitions[name]))
     return times
-
-
-def _elapsed_ms(run: Callable[[], object], repetitions: int) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(repetitions):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / repetitions
 
 
 def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> list[Row]:
@@ -199,6 +190,33 @@ def share(percentage: int):
         context.pop_context()
 
 
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Race the contestants at every size on every share of the GPU, printing a line for each."""
+    found: list[Row] = []
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
+    sizes = [
+        Size(kind, seq_len, options.heads, options.kv_heads, head_dim, options.dtype)
+        for head_dim in options.head_dim
+        for seq_len in options.seq_lens
+        for kind in options.kinds
+    ]
+    # From the largest share down: cuDNN keeps the number of SMs that it first saw, and would use no more.
+    for percentage in sorted(options.percentages, reverse=True):
+        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            for size in sizes:
+                contestants = candidates(size) if options.tune else against_cudnn(size)
+                measured = rows(size, race(contestants, options.rounds), multiprocessors)
+                for row in sorted(measured, key=lambda row: -row.ratio):
+                    print(
+                        f"{multiprocessors:4d} SMs  D {size.head_dim:3d}  {size.kind:6s} {size.seq_len:6d}  "
+                        f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
+                        f"ratio {row.ratio:.3f}",
+                        flush=True,
+                    )
+                found += measured
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print a table, and write it as CSV where --output says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -216,50 +234,13 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(options.kinds) - set(tuned.KINDS):
         parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
     check_gpu(parser, options)
-    found: list[Row] = []
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
-    # From the largest share down, because cuDNN keeps the number of SMs that it first saw, and would use no more.
-    for percentage in sorted(options.percentages, reverse=True):
-        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            for head_dim in options.head_dim:
-                for seq_len in options.seq_lens:
-                    for kind in options.kinds:
-                        size = Size(kind, seq_len, options.heads, options.kv_heads, head_dim, options.dtype)
-                        contestants = candidates(size) if options.tune else against_cudnn(size)
-                        measured = rows(size, race(contestants, options.rounds), multiprocessors)
-                        for row in sorted(measured, key=lambda row: -row.ratio):
-                            print(
-                                f"{multiprocessors:4d} SMs  D {head_dim:3d}  {kind:6s} {seq_len:6d}  "
-                                f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
-                                f"ratio {row.ratio:.3f}",
-                                flush=True,
-                            )
-                        found += measured
+    with machine_lock():
+        found = measure(options)
     if options.output:
         with atomic_path(options.output) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
             writer.writeheader()
             writer.writerows(dataclasses.asdict(row) for row in found)
-
-
-def count(text: str) -> int:
-    """A number from 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
-
-
-def counts(text: str) -> list[int]:
-    """Numbers from 1, separated by commas or spaces."""
-    return [count(part) for part in listed("list", text)]
-
-
-def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where heads cannot share KV heads, or there is nothing to measure on."""
-    if options.heads % options.kv_heads:
-        parser.error(f"--heads {options.heads} is not a multiple of --kv-heads {options.kv_heads}")
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA device to measure")
 
 
 if __name__ == "__main__":

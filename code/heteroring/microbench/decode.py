@@ -12,25 +12,17 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from heteroring.kernels import decode_parts, decode_split
-from heteroring.microbench.attention import check_gpu, count, counts
+from heteroring.launch.machine_lock import machine_lock
+from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 
 CACHES_BYTES = 1 << 30
+WARMUP = 3
 PROGRAMS = (1, 2, 3, 4, 8)
-
-
-def median_ms(run: Callable[[int], object], repetitions: int) -> float:
-    """Median time of run(i) on the device, i counting up, the first ones left out as warm-up."""
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repetitions + 3)]
-    for i, (start, stop) in enumerate(events):
-        start.record()
-        run(i)
-        stop.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(stop) for start, stop in events[3:])
 
 
 def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: int) -> None:
@@ -61,7 +53,8 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
         rows.append((f"split-KV, {programs} per SM ({most} chunks)", split(most), size))
     print(f"{keys} keys, {heads} query and {kv_heads} KV heads of {head_dim}, bf16: {size / 1e6:.1f} MB of KV")
     for name, run, traffic in rows:
-        ms = median_ms(run, repetitions)
+        times = [elapsed_ms([partial(run, i)], queued=True) for i in range(WARMUP + repetitions)]
+        ms = statistics.median(times[WARMUP:])
         print(f"  {name:45s} {ms * 1e3:8.1f} us {traffic / ms / 1e9:8.2f} TB/s")
 
 
@@ -74,8 +67,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=count, default=50)
     options = parser.parse_args()
     check_gpu(parser, options)
-    for keys in options.keys:
-        measure(keys, options.heads, options.kv_heads, options.head_dim, options.repetitions)
+    with machine_lock():
+        for keys in options.keys:
+            measure(keys, options.heads, options.kv_heads, options.head_dim, options.repetitions)
 
 
 if __name__ == "__main__":
