@@ -16,6 +16,7 @@ from statistics import median
 from heteroring.files import atomic_path
 from heteroring.results.results import Results, headline
 from heteroring.results.strategy import FITTED
+from heteroring.results.throttles import throttle_words
 from paper import published_study
 from paper.attention_sentences import verdicts
 from paper.attention_tables import tables
@@ -38,11 +39,6 @@ from paper.cells import (
 from paper.layer_and_costs import beyond_the_call, constants
 from paper.tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
 
-THROTTLES = {
-    "mps": "CUDA MPS limits on active threads",
-    "green": "CUDA green contexts",
-    "pacing": "pacing (idle time after each computation)",
-}
 OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
 
 # The main platform is quoted in full; this is what the appendix says of the reader's machine.
@@ -101,7 +97,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     def one(column: str) -> str:
         return listed(map(escaped, used(column)))
 
-    throttle = listed(THROTTLES.get(name, escaped(name)) for name in used("throttle") if name != "none")
+    throttle = listed(throttle_words(name).method for name in used("throttle") if name != "none")
     sources = sorted(set(rows[rows.allocator == "lut"].model_source))
     profiled = listed(OPERATORS.get(name, escaped(name)) for name in sources)
     studied = ", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"

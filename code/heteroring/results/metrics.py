@@ -9,7 +9,7 @@ from statistics import mean, median
 import numpy as np
 import pandas as pd
 
-from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
 from heteroring.ring.workload import capacity_bound
 
@@ -66,21 +66,17 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
     while its kernel waits for a peer's projections (`Measurement`).
 
-    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. Raises ValueError if
-    measurements of different shapes, dtypes or throttles are mixed, or if a cell's repetitions differ in block_lens or
-    occur twice.
+    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. `measurements` are those of
+    one job, or what `read_rows` found to belong together. Raises ValueError if a cell's repetitions differ in
+    block_lens, or in what computed and carried them.
     """
     table = measurement_table(measurements)
-    for column in Measurement.identity.alike:
-        if table.groupby("module")[column].nunique().gt(1).any():
-            raise ValueError(f"measurements differ in {column}: {listing(table[column])}")
-    rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
-    return _against_references(rows)
+    return _against_references(pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)]))
 
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
-    check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"), ("job", "repetition"))
+    check_cell(group, named)
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
@@ -165,17 +161,9 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     """One row for each operator, size and percentage.
 
     latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
-    over the speed at 100 % (NaN if that was not measured). Raises ValueError if profiles of several dtypes,
-    shapes or throttles are mixed, or if a repetition occurs twice.
+    over the speed at 100 % (NaN if that was not measured). `rows` are what `read_rows` found to belong together.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in ProfileRow.identity.alike:
-        # As `read_rows` has it: a rank at full speed may be measured without what throttles others.
-        free = (column == "throttle") & (table["throttle"] == "none") & (table["percentage"] == 100)
-        if table[~free].groupby("kind")[column].nunique().gt(1).any():
-            raise ValueError(f"profile rows differ in {column}: {listing(table[column])}")
-    if table.duplicated(["kind", "size", "percentage", "repetition"]).any():
-        raise ValueError("a repetition of the profile occurs twice: two files hold the same percentage")
     table["flops"] = table["tflops"] * table["latency_ms"]
     grouped = table.groupby(PROFILE_CELL, sort=True)
     cells = grouped.agg(

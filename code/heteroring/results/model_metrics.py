@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
-from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, strategy_of
 from heteroring.ring.workload import capacity_bound
 
 MODEL_CELL = [
@@ -45,13 +45,10 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - speedup = T_even / T, of the even ring in the same layout, job and phase;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
-    A metric whose reference was not measured is NaN. Raises ValueError if rows of several models, dtypes or
-    throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
+    A metric whose reference was not measured is NaN. `rows` are those of one job, or what `read_rows` found to belong
+    together. Raises ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in ModelRow.identity.alike:
-        if table[column].nunique() > 1:
-            raise ValueError(f"rows of a model differ in {column}: {listing(table[column])}")
     table["percentage"] = table["percentages"].map(min)
     table["strategy"] = [strategy_of(row) for row in rows]
     cells = pd.DataFrame([_cell(key, group) for key, group in table.groupby(MODEL_CELL, sort=False)])
@@ -60,7 +57,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(MODEL_CELL, key, strict=True))
-    check_cell(group, named, ("block_lens", "clamped"))
+    check_cell(group, named)
     first, times = group.iloc[0], latency_of(group)
     tokens = first["batch"] * (first["seq_len"] if first["phase"] == "prefill" else 1)
     peaks = np.max(group["peak_memory_bytes"].tolist(), axis=0)

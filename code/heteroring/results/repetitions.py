@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import pandas as pd
@@ -28,24 +27,13 @@ def strategy_of(row: Split) -> str:
     return name_of(row.layout, row.allocator, row.model_source)
 
 
-def listing(values: pd.Series) -> str:
-    """The different values, in words."""
-    return ", ".join(str(value) for value in values.unique())
-
-
-def check_cell(
-    group: pd.DataFrame, cell: dict[str, object], same: Iterable[str], repetition: Sequence[str] = ("repetition",)
-) -> None:
-    """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice.
-
-    Columns `repetition` tell one from another. They may never differ in what computed and carried them.
-    """
-    where = ", ".join(f"{name} {value}" for name, value in cell.items())
-    for column in (*same, "block", "transport"):
+def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
+    """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
+    for column in ("percentages", "block_lens", "clamped", "block", "transport"):
         if group[column].nunique() > 1:
-            raise ValueError(f"repetitions differ in {column} ({listing(group[column])}): {where}")
-    if group.duplicated(list(repetition)).any():
-        raise ValueError(f"a repetition occurs twice: {where}")
+            where = ", ".join(f"{name} {value}" for name, value in cell.items())
+            values = ", ".join(map(str, group[column].unique()))
+            raise ValueError(f"repetitions differ in {column} ({values}): {where}")
 
 
 def latency_of(group: pd.DataFrame) -> dict[str, object]:

@@ -15,8 +15,7 @@ from heteroring.results.provenance import read_record
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import OTHER_SOURCES
 from heteroring.results.tables import read_table
-
-_THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}
+from heteroring.results.throttles import throttle_words
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,11 @@ class Results:
     @property
     def device_label(self) -> str:
         """What the ranks ran on, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
-        devices, throttle = self.provenance["devices"], self.provenance["throttle"]
+        devices, slowed = self.provenance["devices"], throttle_words(self.provenance["throttle"]).device
         models = " + ".join(dict.fromkeys(devices))
         if not self.provenance["multiprocessors"]:
-            paced = "paced " if throttle == "pacing" else ""
-            return f"{len(devices)} {paced}CPU ranks ({models})"
-        return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
+            return f"{len(devices)} {f'{slowed} CPU ranks'.strip()} ({models})"
+        return f"{len(devices)} x {models}" + (f", {slowed}" if slowed else "")
 
 
 def headline(cells: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from heteroring.results.columns import (
 from heteroring.results.kinds import FOLD_KEYS, KINDS
 from heteroring.results.reader import read_lines
 from heteroring.ring.workload import causal_flops, total_pairs
+from heteroring.throttle import THROTTLES
 from heteroring.words import shown
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
@@ -104,7 +105,7 @@ class Measurement:
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)
@@ -149,7 +150,7 @@ class ProfileRow:
     head_dim: int = column(INDEX)
     dtype: str = column(one_of(*DTYPES))
     causal: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentage: int = column(PERCENTAGE)
     repetition: int = column(INDEX)
     latency_ms: float = column(POSITIVE)

@@ -18,9 +18,6 @@ CONTIGUOUS, ZIGZAG = (
 EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
 ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
 
-# Throttles that take multiprocessors from a GPU.
-MULTIPROCESSORS = ("mps", "green")
-
 Cell = tuple[int, int]
 
 

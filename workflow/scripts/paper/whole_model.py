@@ -11,11 +11,11 @@ from heteroring.allocators.costs import predicted_ms
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
 from heteroring.results.strategy import Strategy
+from heteroring.results.throttles import throttle_words
 from heteroring.ring.partition import Partition
 from paper.cells import (
     BALANCED,
     EVEN,
-    MULTIPROCESSORS,
     ZIGZAG_EVEN,
     ZIGZAG_UNEVEN,
     Cell,
@@ -287,7 +287,7 @@ def decode_limit(results: Results, cells: WholeCells, ours: Rates, fast: Rates, 
     """What does not limit the rates on a GPU, where the ring does not gain: multiprocessors, and reading memory."""
     low, high = cells.percentages[0], cells.percentages[-1]
     gains = all(ours[p] > fast[p] for p in ours)
-    if cells.row["throttle"] not in MULTIPROCESSORS or gains or slow[low] < 0.9 * slow[high] or low == high:
+    if not throttle_words(cells.row["throttle"]).takes_sms or gains or slow[low] < 0.9 * slow[high] or low == high:
         return ""
     alone, held = fast[high], cells("alone/rank0", (cells.lengths[-1], high), "peak_memory_gb")[0]
     bandwidth = BANDWIDTH.get(results.provenance["devices"][0], math.inf)
