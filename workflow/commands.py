@@ -1,4 +1,4 @@
-"""The `heteroring` commands that measure a platform, for the rules and for record.py alike. Needs no package."""
+"""The `heteroring` commands that measure a platform, for the rules and for record.py. Standard library only."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from heteroring.figures.style import PEER_COLOUR, look
+from heteroring.figures.style import BASELINE_COLOUR, look
 from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
@@ -31,7 +31,7 @@ BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
 # Colour, dashes and width of each line, in the order of the table.
 LINES = {
     EVEN: (look("zigzag/even").colour, "", 1.5),
-    TORCH: (PEER_COLOUR, "", 1.5),
+    TORCH: (BASELINE_COLOUR, "", 1.5),
     BEST: (look("zigzag/uneven").colour, "", 1.5),
     BALANCED: (look(BALANCED).colour, "", 3),
     BOUND: ("#000000", "2 3", 1.5),

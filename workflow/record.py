@@ -1,4 +1,4 @@
-"""Record a platform: the grid of the workflow, measured on a machine that has GPUs but no Snakemake.
+"""Record a platform: measure the workflow's grid on a machine that has GPUs but no Snakemake.
 
     python workflow/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
 

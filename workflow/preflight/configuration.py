@@ -1,4 +1,4 @@
-"""Hold the configuration against its schema, and say what is wrong in one line each."""
+"""Validate the configuration against its schema, with one error line per defect."""
 
 import math
 import re

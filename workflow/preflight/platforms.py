@@ -1,4 +1,4 @@
-"""Which platform the paper shows, which one this machine measures, and where their files lie.
+"""Choose the platform that the paper shows and the platform that this machine measures, and locate their files.
 
 Runs while the workflow is parsed, so it asks the driver for GPUs instead of importing torch.
 """

@@ -1,4 +1,4 @@
-"""Remove Snakemake's lock where the run that took it was killed, so that the next one simply starts.
+"""Remove Snakemake's lock if the run that took it was killed, so that the next run can start.
 
 Snakemake's lock does not say who holds it. Each run therefore leaves its name beside the lock; a lock whose
 owner, on this machine, is gone guards nothing.

@@ -1,4 +1,4 @@
-"""Can IBM's Foundation Model Stack build the whole models that are to be measured? Asked before any job starts."""
+"""Check before any job starts that FMS can build the language models to be measured."""
 
 from collections.abc import Mapping
 from pathlib import Path

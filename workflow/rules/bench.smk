@@ -1,4 +1,4 @@
-# The ring itself: a job for each setting of the ranks' percentages, in which all modules, lengths and strategies interleave.
+# Measurements of the ring: one job per setting of the ranks' percentages, interleaving modules, lengths and strategies.
 
 
 rule bench:

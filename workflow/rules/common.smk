@@ -1,4 +1,4 @@
-# The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
+# The validated configuration, and what the stages share: folders, platforms, and the files of a platform.
 import json
 import os
 import re

@@ -1,4 +1,4 @@
-# Models for the allocators: of speed, a lookup table and a regression; of cost, of each module that is measured.
+# Models for the allocators: speed models (lookup table and regression), and a cost model per measured module.
 
 
 rule fit:

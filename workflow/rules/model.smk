@@ -1,4 +1,4 @@
-# Whole models over the ring: what one of their blocks costs a rank, then a job per throttle setting of the last rank.
+# Measurements of language models over the ring: the profile of one of their blocks, then a job per throttle setting.
 
 
 rule model_profile:

@@ -1,4 +1,4 @@
-# Numbers as TeX macros, then the PDF.
+# The paper: numbers as TeX macros, then the PDF.
 
 # What the analysis is computed from: measurements of others, so no platform.
 PUBLISHED = "data/published"

@@ -1,4 +1,4 @@
-# How fast one rank computes at each throttle setting: square matmuls, and what the ring consists of at each length.
+# Profiles of one rank at each throttle setting: square matmuls, and the operators of the ring at each length.
 
 
 rule profile:

@@ -1,4 +1,4 @@
-"""Refuse a PDF whose LaTeX log tells of a broken reference, a missing glyph or a line that sticks out.
+"""Fail if a LaTeX log reports a broken reference, a missing glyph or an overfull line.
 
     python workflow/scripts/check_latex_log.py latex/report.log
 

@@ -1,4 +1,4 @@
-"""Are a platform's measurements whole and plausible? Lists every violation, not only the first.
+"""Check that a platform's measurements are complete and plausible, and list every violation.
 
     python workflow/scripts/check_measurements.py MEASUREMENTS.csv CELLS.csv REPORT.txt GRID NOISE
 

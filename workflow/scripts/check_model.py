@@ -1,4 +1,4 @@
-"""Are the measurements of a platform's whole model whole and plausible? Lists every violation, not only the first.
+"""Check that a platform's language-model measurements are complete and plausible, and list every violation.
 
     python workflow/scripts/check_model.py MODEL.csv TRACE.csv REPORT.txt GRID NOISE
 

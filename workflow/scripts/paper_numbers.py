@@ -1,4 +1,4 @@
-"""The paper's numbers, the words that depend on them, and its tables, as TeX macros.
+"""Write the paper's numbers, the words that depend on them, and its tables, as TeX macros.
 
     python workflow/scripts/paper_numbers.py MAIN_FOLDER LIVE_FOLDER PUBLISHED_FOLDER OUTPUT.tex
 

@@ -1,4 +1,4 @@
-"""How the checks of measurements end a run."""
+"""Report the violations found by a check of measurements, and end its run."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The makespan-minimal allocator: among the ranks that it uses, no split has a faster predicted slowest rank."""
+"""The allocator `balanced`: the split whose predicted slowest rank is fastest, among the ranks that it uses."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -43,11 +43,11 @@ def balanced(
 ) -> tuple[int, ...]:
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
-    A rank's time is that of `predicted_ms`: pair_us a score pair, token_us a token, and revisit_us (join_us in the
-    first step) a query row that it visits beyond its own KV, of which there are the more, the more ranks hold tokens.
+    A rank's time is that of `predicted_ms`: pair_us per score pair, token_us per token, and revisit_us (join_us in ring
+    step 1) per query row in each step beyond its own KV, of which there are the more, the more ranks hold tokens.
     So a rank may cost the others more than it brings, and leaving it out is considered: once for every number of
     ranks, always the fastest ones, as measured by the whole sequence alone. Over these sets of ranks the split is the
-    best there is, to 1 part in 10^11; of three ranks or more, another set may do better where a fast one's visits or
+    best there is, to 1 part in 10^11; of three ranks or more, another set may do better where a fast one's steps or
     tokens are dear. If one rank alone needs no more than 1 + `margin` times the time of the best split, and
     `wait_us` more, it gets all tokens.
 
@@ -141,11 +141,11 @@ class _Rings:
         member = self.place < sizes
         in_front = np.cumsum(member, axis=0) - member
         behind = sizes - 1 - in_front
-        # The visit of the ring's first step: to the rank before, which is in front of all but rank 0.
+        # Ring step 1 has the KV of the rank before, which is in front of all ranks but rank 0.
         first = np.roll(member, 1, axis=0) & (sizes > 1)
         rank_0 = np.arange(len(member))[:, None] == 0
         saved_us = cost.revisit_us - cost.join_us
-        # A row's visits to all ranks in front, and to all behind, of those rows that make them.
+        # A row's ring steps with all ranks in front, and with all ranks behind, for the rows that take part in them.
         front_us = cost.revisit_us * in_front - saved_us * (first & ~rank_0)
         behind_us = cost.revisit_us * behind - saved_us * (first & rank_0)
 

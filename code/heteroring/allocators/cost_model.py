@@ -1,4 +1,4 @@
-"""The cost model: what pairs, tokens and extra visits take, measured, at every length and percentage."""
+"""The cost model: measured times per score pair, token and ring step's query row, by length and percentage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class CostModel(FittedModel):
     is more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source
     cannot be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
 
-    revisit_us: what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0
-    everywhere where no folds were profiled. join_us: the same where the visit is joined with that to a rank's own KV,
-    (time of a join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us where no joins were
-    profiled, because the block makes none. A visit that takes no longer than its pairs costs 0.
+    revisit_us: time of a query row in a ring step beyond the own KV, without its pairs, (time of a `fold` / rows) -
+    (time of FOLD_KEYS pairs); 0 everywhere if no folds were profiled. join_us: the same for a fused first step, (time
+    of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us if no joins were profiled,
+    because the backend has no fused first step. A step that takes no longer than its pairs costs 0.
 
     The lengths are those of the source, which attention, folds and joins may have been profiled at more than.
-    Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the others as multiples of
+    Between the levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
     and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
     """
@@ -93,15 +93,15 @@ class CostModel(FittedModel):
         def token_us(i: int, j: int) -> float:
             return max(0.0, 1e3 * (whole.values[i][j] - attention.values[i][j]) / attention.lengths[i])
 
-        def visit_us(i: int, j: int, latency_ms: float) -> float:
+        def row_us(i: int, j: int, latency_ms: float) -> float:
             length = attention.lengths[i]
             pairs_us = FOLD_KEYS * 1e3 * attention.values[i][j] / total_pairs(length)
             return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
-        revisit_us = by_cell(lambda i, j: visit_us(i, j, folds.values[i][j]) if folds else 0.0)
+        revisit_us = by_cell(lambda i, j: row_us(i, j, folds.values[i][j]) if folds else 0.0)
         join_us = by_cell(
             lambda i, j: (
-                min(revisit_us[i][j], visit_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
+                min(revisit_us[i][j], row_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
             )
         )
         return cls(

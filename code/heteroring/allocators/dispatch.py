@@ -1,4 +1,4 @@
-"""One door to all allocators: names and numbers in, checked block lengths out."""
+"""Allocation by name: checks of the arguments, and the call of the allocator."""
 
 import os
 from collections.abc import Iterable, Mapping, Set
@@ -54,10 +54,10 @@ def allocation(
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
     `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
-    model, which knows what visits take, ranks that do not pay are left out, and the fastest gets all if a ring would
-    gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its JSON
-    file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file
-    holds it). The other two ignore it.
+    model, which knows the cost of ring steps, ranks that do not pay are left out, and the fastest gets all if a ring
+    would gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its
+    JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the
+    file holds it). The other two ignore it.
 
     `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
     full takes a GPU as long as a full one.
@@ -118,7 +118,26 @@ def allocate(
     layout: str = "zigzag",
     causal: bool = True,
 ) -> tuple[int, ...]:
-    """The block lengths of `allocation`, which see."""
+    """Split `seq_len` tokens over ranks of unequal speed.
+
+    Args:
+        name: The allocator. `even` gives every rank the same; `uneven` splits in proportion to the percentages; `lut`
+            and `formula` in proportion to the speeds that their model predicts; `balanced` minimises the predicted
+            time of the slowest rank for the work of `layout` and `causal` (`allocation` has the details).
+        seq_len: Tokens of the whole sequence, 1 or more.
+        percentages: Nominal speed of each rank in percent, 1 to 100, in rank order.
+        profile: For `lut`, `formula` and `balanced`: a fitted model, the path of its JSON file, or the path of a
+            profile CSV, to which a model is then fitted. `even` and `uneven` ignore it.
+        layout: "zigzag" or "contiguous", which only `balanced` depends on.
+        causal: Whether attention is causal, which only `balanced` depends on.
+
+    Returns:
+        Tokens per rank, each 0 or more, summing to `seq_len`.
+
+    Raises:
+        ValueError: For an unknown allocator or layout, a number or list that breaks a rule above, and a missing or
+            unsuitable profile, naming the value and the rule.
+    """
     return allocation(name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal).block_lens
 
 

@@ -1,4 +1,4 @@
-"""What models fitted to profiles have in common: the levels that they cover, and a JSON file."""
+"""The base class of models fitted to profiles: the lengths and percentages that they cover, and their JSON file."""
 
 import json
 import math

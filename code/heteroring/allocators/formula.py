@@ -1,4 +1,4 @@
-"""The regression formula: one quadratic surface through the whole profile."""
+"""The speed model `formula`: a quadratic surface fitted to the whole profile by least squares."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The look-up table: measured speeds, interpolated between the lengths and percentages that were measured."""
+"""The speed model `lut`: measured speeds, interpolated between the lengths and percentages that were measured."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self

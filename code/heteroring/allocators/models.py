@@ -1,4 +1,4 @@
-"""Fitted models by name: fitting, loading, and finding the one that an allocator needs."""
+"""Fitted speed and cost models by name: fitting, loading, and finding the model that an allocator needs."""
 
 import os
 from collections.abc import Iterable

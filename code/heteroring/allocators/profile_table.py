@@ -1,4 +1,4 @@
-"""Profile CSVs as one table of medians: length x percentage."""
+"""Profile CSVs read into one table of medians per operator, by length and percentage."""
 
 import os
 from collections import defaultdict

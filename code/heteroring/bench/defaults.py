@@ -1,4 +1,4 @@
-"""What is measured on each platform unless something else is asked for."""
+"""The default grid of measurements of each device kind."""
 
 from __future__ import annotations
 

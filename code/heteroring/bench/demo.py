@@ -1,4 +1,4 @@
-"""A small model prefilled by two unequal ranks on any machine: an even split against a balanced one."""
+"""The demo: a small language model prefilled by two unequal ranks, with an even and with a balanced split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attention layer of IBM's Foundation Model Stack, which the published study timed, with random weights."""
+"""FMS's attention layer, which the published study timed, with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement from its job to its files: run with a progress bar, shown, and written with its record."""
+"""Run one job with a progress bar, print its summary, and write its rows and their provenance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attention that is measured, and the layer around it, but for their length."""
+"""The shape of the measured attention and of the layer around it: batch, heads, head size, dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clocks, power and temperature of GPUs while a job runs, as the driver's management library (NVML) tells them."""
+"""Clock rates, power and temperature of GPUs during a job, read through NVML."""
 
 from __future__ import annotations
 

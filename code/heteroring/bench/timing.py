@@ -1,4 +1,4 @@
-"""How one call is timed: all ranks start together, and the time that each one computes is counted."""
+"""Timing of one call: all ranks start together, and latency and busy time of each rank are measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module's computing, wrapped piece by piece: slowed or timed without what its attention waits for."""
+"""Wrapping of a module's computation, function by function, to slow or time it without its attention's waits."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def bench(
     job: Number = 1,
     transport: Transport = "auto",
     peers: Annotated[
-        bool, option(WHAT, "Measure PyTorch's attention on one GPU and its context_parallel, too.", "--peers")
+        bool, option(WHAT, "Measure baselines, too: PyTorch's attention on one GPU, context_parallel.", "--peers")
     ] = False,
     multiple: Multiple = 0,
     repetitions: Repetitions = 5,

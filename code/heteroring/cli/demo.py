@@ -1,4 +1,4 @@
-"""`heteroring demo`: what unequal ranks gain from unequal shares, in under a minute, on any machine."""
+"""`heteroring demo`: the gain from uneven shards on unequal ranks, in under a minute, on any machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: their options, how they fail, and checks of where they write."""
+"""Options that commands share, the reporting of errors, and checks of output paths."""
 
 from __future__ import annotations
 

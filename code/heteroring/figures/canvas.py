@@ -1,4 +1,4 @@
-"""A figure at its real size: panels, legend above, and a line below that says where the numbers come from."""
+"""The canvas of a figure at its printed size: panels, a legend above, and a line that names the data's source."""
 
 from __future__ import annotations
 

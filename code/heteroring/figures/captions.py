@@ -1,4 +1,4 @@
-"""The words of figures: what was measured, on what, and what made a rank slow."""
+"""Captions of figures: what was measured, on which devices, under which throttle."""
 
 from __future__ import annotations
 

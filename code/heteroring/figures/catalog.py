@@ -1,4 +1,4 @@
-"""Which figures there are, how wide each one is in the paper, and where it is drawn. Imports no matplotlib."""
+"""The catalog of figures: width, one line of description, and the module that draws each. Imports no matplotlib."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How each strategy looks, in every figure: one colour, one marker, one label.
+"""The style of each strategy in all figures: one colour, one marker, one label.
 
 The allocator gives hue and marker. The layout gives shade and stroke, so that it survives a grey printer:
 contiguous is light, dashed, hatched and open; zigzag is dark, solid and filled. The ten colours stay at least 15
@@ -31,15 +31,15 @@ _RAMP_MARKERS = "osD^vP*X"
 
 INK = "#000000"
 NOTE_COLOUR = "#555555"
-PEER_COLOUR = "#00796B"
+BASELINE_COLOUR = "#00796B"
 WAITING_COLOUR = "#EDEDED"
 
 # What strategies are set against: keyword arguments for `Axes.plot` or `Axes.axvline`.
 UNIT_LINE = {"color": INK, "linewidth": 0.6, "zorder": 1.5}
 BOUND_LINE = {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 1.2, "label": "capacity bound"}
 ALONE_LINE = {"color": "#6B6B6B", "linestyle": "-.", "linewidth": 0.9, "label": "fast rank alone"}
-PEER_LINE = {
-    "color": PEER_COLOUR,
+BASELINE_LINE = {
+    "color": BASELINE_COLOUR,
     "marker": "*",
     "markersize": 5,
     "linewidth": 0.8,

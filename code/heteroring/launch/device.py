@@ -1,4 +1,4 @@
-"""The devices that ranks run on: which process group they use, and whose clock times them."""
+"""The device kinds that ranks run on, `cpu` and `gpu`: their process-group backend, clock and alignment of ranks."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ LOOPBACK_SECONDS = 5.0
 
 
 class Device(Protocol):
-    """One rank's device, with its clock: a mark is a point in the device's own time."""
+    """One rank's device and its clock. A mark is a point in the device's own time."""
 
     backend: str
-    """Of torch.distributed."""
+    """The backend of torch.distributed."""
 
     def check(self, ranks: int) -> None:
         """Raise ValueError if this machine has too few devices for `ranks` ranks."""
 
     def start(self, local_rank: int) -> torch.device:
-        """Make this process compute on the device of `local_rank`, and on nothing else."""
+        """Make this process compute on the device of `local_rank` alone."""
 
     def align(self, calls: int = 1) -> None:
-        """Have the ranks of the default group begin what they are asked for next, `calls` calls, at the same time."""
+        """Make the devices of the default group's ranks start the work queued next, `calls` calls, at the same time."""
 
     def meet(self) -> None:
-        """Have the hosts of the default group's ranks go on at the same time, with nothing asked of their devices."""
+        """Make the hosts of the default group's ranks go on at the same time, with no work left on their devices."""
 
     def mark(self) -> Any:
-        """The point in time at which everything asked for so far is done."""
+        """The point in time at which all work queued so far is done."""
 
     def synchronize(self) -> None:
-        """Wait until every mark has been passed."""
+        """Wait until all work queued so far is done."""
 
     def elapsed_ms(self, start: Any, stop: Any) -> float:
         """Milliseconds between two marks that have been passed."""
 
     def rest(self, busy_ms: float) -> None:
-        """Hold the host until the device, having computed for `busy_ms`, is as it was before."""
+        """Wait until the device, having computed for `busy_ms`, has recovered its clock rate."""
 
     def uuid(self) -> str:
-        """What tells this device from all others; nothing where there is no such thing."""
+        """The device's unique identifier, or an empty string where it has none."""
 
     def describe(self) -> tuple[str, int]:
-        """Name, and multiprocessors that this process can use (0 where there is no such thing)."""
+        """Name, and the number of SMs that this process can use (0 where there are none)."""
 
 
 def open_device(platform: str) -> Device:
-    """The device kind of a live platform. Raises ValueError if it is not one of PLATFORMS."""
+    """The device of device kind `platform`. Raises ValueError if it is not one of PLATFORMS."""
     if platform not in PLATFORMS:
         raise ValueError(f"platform {platform!r} cannot be measured here: choose {choices(platform, PLATFORMS)}")
     return Cpu() if platform == "cpu" else Cuda()
@@ -76,7 +76,7 @@ def check_loopback() -> None:
 
 
 class Cpu:
-    """One thread of this machine's processor; ranks talk over the loopback interface."""
+    """One thread of this machine's processor; ranks communicate over the loopback interface."""
 
     backend = "gloo"
 
@@ -98,13 +98,13 @@ class Cpu:
         return time.perf_counter_ns()
 
     def synchronize(self) -> None:
-        """CPU work is done when its call returns."""
+        """Nothing to wait for: work on the CPU is done when its call returns."""
 
     def elapsed_ms(self, start: int, stop: int) -> float:
         return (stop - start) / 1e6
 
     def rest(self, busy_ms: float) -> None:
-        """One thread does not slow the next call down."""
+        """Nothing to wait for: one thread does not lower the clock rate of the next call."""
 
     def uuid(self) -> str:
         return ""
@@ -114,14 +114,14 @@ class Cpu:
 
 
 class Cuda:
-    """One GPU a rank, timed by events on its current stream.
+    """One GPU per rank, timed by events on its current stream.
 
-    The host runs ahead, as it does in a model whose layers follow one another: what is timed is the device, and not
-    how fast Python asks it for work.
+    The host runs ahead of the device, as in a language model whose layers follow one another, so that times are those
+    of the device and not of Python's launches.
     """
 
     backend = "nccl"
-    # Of a multiprocessor, 2 to a nanosecond: longer than the host takes to ask for a ring, and for one operator.
+    # Clock cycles, some 2 per nanosecond: longer than the host takes to launch a ring, and one operator.
     ring_cycles = 8_000_000
     call_cycles = 400_000
 
@@ -131,13 +131,14 @@ class Cuda:
             raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs or more, this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
-        # NVLink multicast is of no use to two ranks, and harms the host's other GPUs where it is not set up.
+        # NVLink multicast is useless to two ranks, and disturbs the host's other GPUs where it is not set up.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         torch.cuda.set_device(local_rank)
         return torch.device("cuda", local_rank)
 
     def align(self, calls: int = 1) -> None:
-        # The barrier brings the hosts together, and a collective on the device what they ask for meanwhile.
+        # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective behind it aligns
+        # the devices.
         dist.barrier()
         torch.cuda._sleep(self.ring_cycles + calls * self.call_cycles)
         dist.all_reduce(torch.zeros(1, device="cuda"))

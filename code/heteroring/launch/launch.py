@@ -1,4 +1,4 @@
-"""Ranks are started by PyTorch's own elastic launcher, and end together, however one of them ends."""
+"""Run a task on N new ranks with PyTorch's elastic launcher, and end all of them when one fails."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ HANG_TIMEOUT = 120.0
 SHUTDOWN_SECONDS = 3
 GROUP_TIMEOUT = timedelta(days=1)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # it grows from one torch to the next
+_CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # newer versions of torch have more fields
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a launched task knows about its process. The default process group is up."""
+    """A launched rank, as its task sees it. The default process group is initialized."""
 
     rank: int
     world_size: int
@@ -75,18 +75,18 @@ def launch(
     hang_timeout: float = HANG_TIMEOUT,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """Run `task(rank, *args)` in one new process for each of `percentages`, and return what each returned.
+    """Run `task(rank, *args)` in one new process per percentage, and return the results in rank order.
 
-    `rank` is a Rank; `task` is a module-level function and everything it takes and returns can be pickled. Until it is
-    done, some rank calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the
-    steps that all ranks have advanced, from another thread.
+    `rank` is a Rank; `task` is a module-level function, and its arguments and results can be pickled. Until it is done,
+    some rank must call `heartbeat.beat` or `advance` at least every `hang_timeout` seconds. `on_progress` is called
+    from another thread with the number of steps that all ranks have advanced.
 
-    One group of ranks at a time on a machine: while another's ranks are at work, this waits (see `machine_lock`).
+    Only one group of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`).
 
-    Raises ValueError for an unknown platform or throttle, a percentage it cannot set, too few devices, or a machine
-    whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or hangs, and
-    Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this
-    process. What this process ignores of the last three, as `nohup` has it ignore SIGHUP, ends no run.
+    Raises ValueError for an unknown platform or throttle, a percentage that it cannot set, too few devices, or a
+    machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP
+    or SIGQUIT; no rank outlives either, or this process, by more than a few seconds. Those of the last three signals
+    that this process ignores, as under `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
@@ -125,9 +125,9 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
 
 
 def _heeded() -> tuple[signal.Signals, ...]:
-    """The signals that end a run, those that this process ignores not among them.
+    """The signals that end a run: those that this process does not ignore, and always SIGTERM.
 
-    SIGTERM always is: by that one the watchdog interrupts the launcher.
+    By SIGTERM the watchdog interrupts the launcher.
     """
     if "signals_to_handle" not in _CONFIGURABLE:
         return _SIGNALS
@@ -160,8 +160,8 @@ def _config(folder: str, world_size: int, signals: Sequence[signal.Signals]) -> 
 
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
-    """Keep the launcher's own account of a failure off stderr: RankError tells it once."""
-    # Each of its modules gives its own logger a level, so that setting a parent's has no effect.
+    """Keep the launcher's own report of a failure off stderr, because RankError reports it."""
+    # Each of its modules sets the level of its own logger, so setting that of a parent has no effect.
     loggers = [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
@@ -180,7 +180,7 @@ def _quiet_launcher() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Give the signals that the launcher takes over back to their handlers."""
+    """Restore the handlers of the signals that the launcher handles."""
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     try:
         yield
@@ -192,14 +192,15 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _whole_starts() -> Iterator[None]:
-    """Heed signals before or after the start of a process, which else would wait for its task, and say so.
+    """Delay signals that arrive during the start of a process until the start is complete.
 
-    The new process does not hear Ctrl-C until it can end by it without a traceback, in `_run_rank`.
+    A process whose start is interrupted would wait for its task, and print an error. Ctrl-C is blocked in the new
+    process until it can end by it without a traceback, in `_run_rank`.
     """
     start = SpawnProcess.start
     heeded = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        heeded = []  # no other thread hears signals
+        heeded = []  # other threads receive no signals
 
     def start_whole(process: SpawnProcess) -> None:
         noted = []
@@ -213,7 +214,7 @@ def _whole_starts() -> Iterator[None]:
         for signum in noted:
             signal.raise_signal(signum)
 
-    resource_tracker.ensure_running()  # as the first start does, which lets Ctrl-C through
+    resource_tracker.ensure_running()  # else the first start would do it, and unblock Ctrl-C
     SpawnProcess.start = start_whole
     try:
         yield
@@ -246,7 +247,7 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
     device = open_device(setup.platform)
     torch_device = device.start(int(os.environ["LOCAL_RANK"]))
     throttle.start()
-    # It is for the watchdog to say that a rank hangs: one may wait for another for as long as that one works.
+    # The watchdog decides when a rank hangs: a rank may wait for another for as long as that one works.
     dist.init_process_group(
         device.backend, timeout=GROUP_TIMEOUT, device_id=torch_device if torch_device.index is not None else None
     )
@@ -257,7 +258,7 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, also if that is by SIGKILL."""
+    """Have the kernel kill this process when its parent ends, even by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

@@ -1,8 +1,8 @@
-"""One measurement at a time on a machine: its process and its ranks hold a lock, and whoever comes next waits.
+"""The machine-wide lock, which a measurement's process and its ranks hold, so that only one runs at a time.
 
-The lock is a file that all users of the machine share, LOCK, or the one that the environment variable HETERORING_LOCK
-names: measurements of GPUs that have nothing to do with each other may have one each, and containers on one machine
-need one that they all see. Where the variable is set to nothing, nothing is locked.
+The lock is a file that all users of the machine share: LOCK, or the file that the environment variable HETERORING_LOCK
+names. Measurements of unrelated GPUs may have a lock each, and containers on one machine need one that they all see. If
+the variable is empty, nothing is locked.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from typing import Any
 from heteroring.launch.procfs import has_ended
 
 VARIABLE = "HETERORING_LOCK"
-# Not the folder that TMPDIR names, which jobs and users may have one each of.
+# Not in TMPDIR, which may be a different folder for each job and user.
 LOCK = Path("/tmp/heteroring.lock")
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that measures, as it wrote itself down."""
+    """The process that holds the lock, as it described itself in the file."""
 
     pid: int
     command: str
@@ -44,7 +44,7 @@ class Holder:
 
 
 class Lock:
-    """A lock that is held. Also by a spawned process that is given it, for as long as it lives."""
+    """A lock that is held; a spawned process that is passed it also holds it for as long as it lives."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -61,10 +61,10 @@ def _inherited(passed: Any) -> Lock:
 
 @contextmanager
 def machine_lock() -> Iterator[Lock | None]:
-    """Hold this machine's lock; None where there is to be none.
+    """Hold this machine's lock within the context; yields None where nothing is locked.
 
-    While another process holds it, wait, saying on stderr who that is. Where the usual file cannot be locked, warn and
-    go on without. Raises ValueError, naming file and reason, if that is so of one that HETERORING_LOCK names.
+    While another process holds it, wait, and name that process on stderr. Where the default file cannot be locked, warn
+    and go on without. Raises ValueError, naming file and reason, if the file that HETERORING_LOCK names cannot be.
     """
     path = _path()
     if path is None:
@@ -82,11 +82,11 @@ def machine_lock() -> Iterator[Lock | None]:
     try:
         yield lock
     finally:
-        os.close(lock.fd)  # and not unlocked, which would be for a rank that is left, too
+        os.close(lock.fd)  # not unlocked, which would also release the lock of a rank that is left
 
 
 def holder() -> Holder | str | None:
-    """Who holds this machine's lock, in words if that is not written down; None if nobody does."""
+    """The holder of this machine's lock, a phrase if the file does not describe it, or None if nobody holds it."""
     path = _path()
     with suppress(OSError):
         fd = os.open(path or os.devnull, os.O_RDONLY)
@@ -114,7 +114,7 @@ def _wait(path: Path) -> Lock:
                 print(f"heteroring: waiting for {by} ({VARIABLE}={path})", file=sys.stderr, flush=True)
             time.sleep(POLL_SECONDS)
         me = Holder(os.getpid(), shlex.join(sys.argv), os.getcwd(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        with suppress(OSError):  # another user's file that others may lock, but not write
+        with suppress(OSError):  # another user's file, which may be locked but not written
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(asdict(me)).encode(), 0)
     except BaseException:
@@ -126,13 +126,13 @@ def _wait(path: Path) -> Lock:
 def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        return os.open(path, flags)  # not to be created: Linux refuses that of another user's file in a shared folder
+        return os.open(path, flags)  # without O_CREAT, which Linux refuses for another user's file in a shared folder
     except PermissionError:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         with suppress(FileExistsError):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL)
-            os.fchmod(fd, 0o666)  # whatever the umask: it is for all users
+            os.fchmod(fd, 0o666)  # for all users, whatever the umask
             return fd
         return os.open(path, flags)
 

@@ -1,7 +1,7 @@
-"""Measure the Triton block against cuDNN, or the launch configurations against one another, on this machine's GPU.
+"""Microbenchmark of attention: the Triton backend against cuDNN, or launch configurations against one another.
 
     python -m heteroring.microbench.attention                          # the table of docs/experiments/kernels.md
-    python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the multiprocessors
+    python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the SMs
     python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
@@ -28,7 +28,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from heteroring.files import atomic_path
 from heteroring.kernels import configs as tuned
-from heteroring.kernels import hopper_block, triton_block
+from heteroring.kernels import hopper_launch, triton_backend
 from heteroring.words import listed
 
 ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
@@ -119,7 +119,7 @@ def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> lis
 
 
 def against_cudnn(size: Size) -> dict[str, Callable[[], object]]:
-    """cuDNN through PyTorch, and the Triton block, which also returns the LSE."""
+    """cuDNN through PyTorch, and the Triton backend, which also returns the LSE."""
     q, k, v = size.operands()
     causal = size.kind == "causal"
     scale = size.head_dim**-0.5
@@ -129,10 +129,10 @@ def against_cudnn(size: Size) -> dict[str, Callable[[], object]]:
             q, k, v, is_causal=causal, scale=scale, enable_gqa=size.heads != size.kv_heads
         )
 
-    def block():
-        return triton_block.block(q, k, v, scale=scale, causal_offset=0 if causal else None)
+    def triton():
+        return triton_backend.backend(q, k, v, scale=scale, causal_offset=0 if causal else None)
 
-    return {"cudnn": cudnn, "triton": block}
+    return {"cudnn": cudnn, "triton": triton}
 
 
 def candidates(size: Size) -> dict[str, Callable[[], object]]:
@@ -155,23 +155,23 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
     scale = size.head_dim**-0.5
 
     def run_portable(config):
-        return lambda: triton_block.launch(q, k, v, out, lse, scale, offset, fold=False, config=config)
+        return lambda: triton_backend.launch(q, k, v, out, lse, scale, offset, merge=False, config=config)
 
     def run_hopper(config):
         def run():
-            hopper_block.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
+            hopper_launch.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
 
         return run
 
-    runs = {"in use": lambda: triton_block.block(q, k, v, scale=scale, causal_offset=offset)}
+    runs = {"in use": lambda: triton_backend.backend(q, k, v, scale=scale, causal_offset=offset)}
     runs |= {str(config): run_portable(config) for config in portable}
-    if hopper_block.covers(q, k, v):
+    if hopper_launch.covers(q, k, v):
         runs |= {str(config): run_hopper(config) for config in hopper}
     return {name: run for name, run in runs.items() if runs_here(name, run)}
 
 
 def runs_here(name: str, run: Callable[[], object]) -> bool:
-    """Whether the configuration compiles and fits the multiprocessor."""
+    """Whether the configuration compiles and fits an SM."""
     try:
         run()
     except Exception as error:  # Triton raises its own and the driver's errors, of no common type
@@ -182,7 +182,7 @@ def runs_here(name: str, run: Callable[[], object]) -> bool:
 
 @contextmanager
 def share(percentage: int):
-    """Run on that share of the multiprocessors, in a green context; yields how many there are."""
+    """Run on that share of the SMs, in a green context; yields how many there are."""
     total = torch.cuda.get_device_properties(0).multi_processor_count
     if percentage == 100:
         yield total
@@ -204,12 +204,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq-lens", default="16384,32768,65536", type=counts, help="comma separated")
     parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
-    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_block.HEAD_DIMS}")
+    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_backend.HEAD_DIMS}")
     parser.add_argument("--heads", default=32, type=count)
     parser.add_argument("--kv-heads", default=32, type=count, help="divides heads")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--rounds", default=9, type=count)
-    parser.add_argument("--percentages", default="100", type=counts, help="of the multiprocessors")
+    parser.add_argument("--percentages", default="100", type=counts, help="of the SMs")
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
     parser.add_argument("--output", help="CSV file")
     options = parser.parse_args(arguments)
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     check_gpu(parser, options)
     found: list[Row] = []
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
-    # From the largest share down: cuDNN keeps the number of multiprocessors that it first saw, and would use no more.
+    # From the largest share down, because cuDNN keeps the number of SMs that it first saw, and would use no more.
     for percentage in sorted(options.percentages, reverse=True):
         with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for head_dim in options.head_dim:

@@ -1,4 +1,4 @@
-"""Measure split-KV decode on this machine's GPU: time and memory traffic by the number of chunks.
+"""Microbenchmark of split-KV decode: time and memory traffic by the number of chunks.
 
     python -m heteroring.microbench.decode --keys 59000,6000 --heads 32 --kv-heads 8
 
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import torch
 
-from heteroring.kernels import decode_block, decode_split
+from heteroring.kernels import decode_parts, decode_split
 from heteroring.microbench.attention import check_gpu, count, counts
 
 CACHES_BYTES = 1 << 30
@@ -43,12 +43,12 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
     ]
     q = torch.randn(1, heads, 1, head_dim, device="cuda", dtype=torch.bfloat16)
     target = torch.empty_like(caches[0][0])
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    sms = torch.cuda.get_device_properties(0).multi_processor_count
 
     def split(most: int | None) -> Callable[[int], object]:
         def run(i: int) -> object:
             k, v = caches[i % len(caches)]
-            return decode_block.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
+            return decode_parts.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
 
         return run
 
@@ -57,8 +57,8 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
         ("split-KV, as called", split(None), size),
     ]
     for programs in PROGRAMS:
-        most = max(1, programs * multiprocessors // kv_heads)
-        rows.append((f"split-KV, {programs} a multiprocessor ({most} chunks)", split(most), size))
+        most = max(1, programs * sms // kv_heads)
+        rows.append((f"split-KV, {programs} per SM ({most} chunks)", split(most), size))
     print(f"{keys} keys, {heads} query and {kv_heads} KV heads of {head_dim}, bf16: {size / 1e6:.1f} MB of KV")
     for name, run, traffic in rows:
         ms = median_ms(run, repetitions)

@@ -1,4 +1,4 @@
-"""Hold our product of matrices against PyTorch's on this machine's GPU: which is right, and which is faster.
+"""Microbenchmark of matrix products: heteroring's against PyTorch's, in correctness and time.
 
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.microbench.matmul [--rows 1,409,4096]
     python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
@@ -126,7 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() != ARCHITECTURE:
         parser.error("needs a Hopper GPU (compute capability 9.0)")
-    print(f"{torch.cuda.get_device_properties(0).multi_processor_count} multiprocessors, CUDA {torch.version.cuda}")
+    print(f"{torch.cuda.get_device_properties(0).multi_processor_count} SMs, CUDA {torch.version.cuda}")
     both: dict[str, Way] = {"torch": torch_mm, "ours": matmul}
     print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us a call" for name, way in both.items()))
     print(f"{'rows':>5} {'K':>6} {'N':>6}   microseconds, GB/s, TFLOP/s")

@@ -1,4 +1,4 @@
-"""From the files of a platform's jobs to its tables: derived/measurements.csv, cells.csv, profile.csv and so on."""
+"""Aggregation of a platform's jobs into tables: derived/measurements.csv, cells.csv, profile.csv and others."""
 
 from __future__ import annotations
 

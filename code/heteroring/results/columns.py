@@ -1,4 +1,4 @@
-"""What a cell of a CSV may hold: parsing, printing and checking one value."""
+"""Columns of CSV files: parsing, printing and checking one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which commit of this package is running, and whether its tree was changed since."""
+"""The git commit of the running package, and whether its tree was modified."""
 
 from __future__ import annotations
 

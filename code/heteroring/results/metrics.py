@@ -1,4 +1,4 @@
-"""The metrics, one definition each: from repetitions to cells of the grid."""
+"""The metrics of the attention call and layer, one definition each, from repetitions to cells of the grid."""
 
 from __future__ import annotations
 

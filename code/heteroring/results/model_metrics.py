@@ -1,4 +1,4 @@
-"""The metrics of a measured whole model, one definition each: its cells, and how a traced layer's time was spent."""
+"""The metrics of language models, one definition each: cells, and shares of time in a traced layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of a measured whole model: its prefills and decodes, and what one of its layers does when."""
+"""The rows of a measured language model: prefill and decode, and the events of one traced layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where measurements come from: devices, versions, commit, command and date, as a JSON file beside them."""
+"""Provenance of measurements, a JSON file beside them: devices, versions, commit, command and date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one reader of CSV files: the text of every cell, or one error that names file, line and defect."""
+"""The reader of CSV files: the text of every cell, or one error that names file, line and defect."""
 
 from __future__ import annotations
 

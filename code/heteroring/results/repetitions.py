@@ -1,4 +1,4 @@
-"""From the repetitions of a cell to the cell: what tables of calls and tables of models have in common."""
+"""Grouping of repetitions into cells, which tables of calls and of language models share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A platform's results as figures, paper and notebook read them."""
+"""The results of a platform, as figures, paper and notebook read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows that measurements are kept as: a frozen dataclass is the CSV row, its fields are the columns."""
+"""Row types of measurements and profiles: a frozen dataclass is a CSV row, its fields are the columns."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Measurement:
     after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its
     kind, from 1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside
     the attention block, what the throttle adds included; 0 for what is not ours, and under condition `captured`.
-    Where the kernel itself waits for the first peer's keys (`heteroring.ring.transport.transport.Joinable`), that
-    counts as busy: a transfer in the call, and in a layer also whatever that peer still has to do before it has
-    keys. bytes_moved sums the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    In a fused first step, where the kernel itself waits for the first peer's keys, that wait counts as busy: a transfer
+    in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
+    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

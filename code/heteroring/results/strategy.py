@@ -1,4 +1,4 @@
-"""Strategies by name: a layout, an allocator and, where a speed model is fitted to another profile, that profile."""
+"""Strategies by name: layout, allocator, and optionally the profile that a speed model is fitted to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job of `heteroring bench` measured, for people and for scripts."""
+"""Summarise the rows of a `heteroring bench` job, for people and for scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a CSV whose columns no row type names, such as the tables that are derived from rows."""
+"""Reading of CSV files without a row type, such as derived tables."""
 
 from __future__ import annotations
 

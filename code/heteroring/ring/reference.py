@@ -1,4 +1,4 @@
-"""Ring attention in plain PyTorch with all ranks in one process: to read, and as an oracle for the tests."""
+"""Ring attention in plain PyTorch, all ranks in one process: an explanation, and the oracle of the tests."""
 
 import torch
 

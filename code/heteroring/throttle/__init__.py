@@ -1,4 +1,4 @@
-"""What makes a rank slow, by name: one small module each."""
+"""Throttles, which slow ranks down, by name: none, pacing, mps and green."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THROTTLES = tuple(_HOME)
 __all__ = ["DEFAULTS", "THROTTLES", "Throttle", "check_percentage", "throttle_type"]
 
 
-# What a platform's ranks are slowed by where nothing else is asked for.
+# The default throttle of each device kind.
 DEFAULTS = {"cpu": "pacing", "gpu": "mps"}
 
 

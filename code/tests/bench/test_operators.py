@@ -43,7 +43,7 @@ def rank():
     return SimpleNamespace(throttle=Throttle(), torch_device=torch.device("cpu"))
 
 
-def test_a_fold_is_a_visit_of_128_keys_that_goes_on_from_a_running_result():
+def test_a_fold_is_a_ring_step_of_128_keys_that_goes_on_from_a_running_result():
     here = rank()
     found = list(operators("fold", here, job()))
     assert [(each.kind, each.size, each.flops) for each in found] == [
@@ -65,24 +65,24 @@ def test_a_fold_is_a_visit_of_128_keys_that_goes_on_from_a_running_result():
         assert not torch.equal(out, before)
 
 
-class Joining:
-    """A block that can go on to late keys: writes down what it was given."""
+class Fusing:
+    """A backend that can go on to pending KV: writes down what it was given."""
 
     def __init__(self, tile):
         self.tile = tile
 
-    def takes_late(self, q, k, v, causal_offset, late):
+    def takes_pending(self, q, k, v, causal_offset, pending):
         return causal_offset == 0 and q.shape[2] % self.tile == 0
 
-    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, late=None):
-        if late:
-            counter = ctypes.c_int32.from_address(late.arrived).value
-            return q.shape, late.k.shape, late.v.shape, late.first_query, counter * late.heads
+    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, pending=None):
+        if pending:
+            counter = ctypes.c_int32.from_address(pending.arrived).value
+            return q.shape, pending.k.shape, pending.v.shape, pending.first_query, counter * pending.heads
         return running
 
 
-def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_block_can(monkeypatch):
-    monkeypatch.setattr(registry, "resolve", lambda *_: Joining(tile=8))
+def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_backend_can(monkeypatch):
+    monkeypatch.setattr(registry, "resolve", lambda *_: Fusing(tile=8))
     here = rank()
     here.throttle.wrap = lambda function: function
     found = list(operators("fold", here, job(seq_lens=(16, 3, 200))))

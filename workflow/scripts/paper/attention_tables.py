@@ -1,4 +1,4 @@
-"""The tables of the attention call: whole tabulars, because their columns depend on the grid."""
+"""Tables of the paper about the attention call, as whole tabulars, because their columns depend on the grid."""
 
 from collections.abc import Callable, Sequence
 from statistics import geometric_mean, median

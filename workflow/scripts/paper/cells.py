@@ -1,4 +1,4 @@
-"""The cells of a platform's grid, as the paper quotes them."""
+"""Access to the cells of a platform's grid, as the paper quotes them."""
 
 import math
 from statistics import median

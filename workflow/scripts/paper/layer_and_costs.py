@@ -1,4 +1,4 @@
-"""What the paper says beyond the attention call: what a visit costs, FMS's whole attention layer, and whole models.
+"""Numbers of the paper about the cost of ring steps, FMS's attention layer, and language models.
 
 A platform need not have measured these. Each group has a flag, HasCost, HasLayer, HasWhole or HasTrace, that is 1 or 0,
 and the paper's text is guarded by it. Without measurements the flag is all that is defined, but for what the text says

@@ -1,4 +1,4 @@
-"""What the paper's analysis derives from the published study's record: two L40s, contiguous shards, rank 1 throttled.
+"""Numbers that the paper derives from the published study's record: two L40s, contiguous shards, rank 1 throttled.
 
 The files and their source are described in data/published/README.md. No code of this project was measured for them.
 """

@@ -1,4 +1,4 @@
-"""How numbers, words and tables are written in TeX. Nothing here knows what was measured."""
+"""Formatting of numbers, words and tables in TeX."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What the paper says of whole language models: time to first token, memory, decoding, and one traced layer."""
+"""Numbers of the paper about language models: time to first token, memory, decode, and one traced layer."""
 
 import math
 from collections import Counter

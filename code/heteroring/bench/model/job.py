@@ -1,4 +1,4 @@
-"""One job of whole-model measurements: a model, a throttle setting, and everything that is interleaved under it."""
+"""The job of `heteroring model`: a language model, a throttle setting, and the cells interleaved under it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from heteroring.allocators import allocation
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.ring.job import MULTIPLES, fitted_model
 from heteroring.bench.shape import check_lengths, check_repetitions
-from heteroring.kernels.block import check_block
+from heteroring.kernels.backend import check_backend
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.results.strategy import check_strategies, name_of
 from heteroring.ring.partition import Partition
@@ -55,7 +55,7 @@ class ModelJob:
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, 0, self.seed)
         check_transport(self.transport)
-        check_block(self.block, DEVICE_TYPES.get(self.platform))
+        check_backend(self.block, DEVICE_TYPES.get(self.platform))
         for name, least in (("batch", 1), ("new_tokens", 0), ("multiple", 0), ("cell_seconds", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")

@@ -1,4 +1,4 @@
-"""A whole model over the ring, measured: all lengths and strategies of a job, interleaved in one process group."""
+"""The run of a language-model job: all lengths and strategies, interleaved in one process group."""
 
 from __future__ import annotations
 

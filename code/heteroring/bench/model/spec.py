@@ -1,4 +1,4 @@
-"""Which model of the Foundation Model Stack is measured, with random weights that are the same on every rank."""
+"""The language model to be measured: its name in FMS, its size, and random weights equal on every rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profile kind `layer`: a whole prompt through FMS's attention layer, on one rank and without a ring."""
+"""Profile kind `layer`: FMS's attention layer over a whole prompt, on one rank without a ring."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from heteroring.bench.profile.operators import Operator, sizes
 from heteroring.bench.requirements import check_layer
 from heteroring.bench.wrap_module import wrap_computing
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 

@@ -1,4 +1,4 @@
-"""What `heteroring profile` times: a kind stands for an operator, at the sizes that a job asks for.
+"""The operators that `heteroring profile` times, by kind and size.
 
 Kinds are registered in `_HERE`, or in `_ELSEWHERE` by the name of a module that is imported only by a job that asks
 for its kind. Such a module offers
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from heteroring.bench.verify import verify_product, verify_rows
-from heteroring.kernels.block import resolve, takes_late
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.backend import resolve, takes_pending
+from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
@@ -103,9 +103,9 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """`size` queries by FOLD_KEYS keys, folded into a running result: a visit to another rank with next to no work.
+    """`size` queries by FOLD_KEYS keys, merged into a running result: a ring step with next to no work.
 
-    The running out has the dtype of the queries, as it has where a rank makes one visit more than to its own KV.
+    The running out has the dtype of the queries, as it has where a rank makes one ring step beyond its own KV.
     """
     shape, block = job.shape, _block(rank, job)
     for rows in sizes("fold", job):
@@ -118,20 +118,20 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """The causal attention of `size` tokens that all see FOLD_KEYS keys besides, which are there from the start.
+    """Fused first steps: causal attention of `size` tokens that also see FOLD_KEYS further keys, there from the start.
 
-    That is how the ring makes its first two visits where the block can go on from one to the next; elsewhere nothing.
+    None where the backend cannot go on to pending KV.
     """
     shape, block = job.shape, _block(rank, job)
     for seq_len in sizes("fold", job):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
-        late = Late(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
-        if not takes_late(block, q, k, v, 0, late):
+        pending = PendingKV(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
+        if not takes_pending(block, q, k, v, 0, pending):
             continue
         flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
-        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, late=late)
+        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, pending=pending)
         yield Operator("join", seq_len, flops, call)
 
 

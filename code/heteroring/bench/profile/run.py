@@ -1,4 +1,4 @@
-"""How fast one throttled rank computes: square matmuls, as the published study did, and what the ring consists of."""
+"""The run of a profile job: operators timed on one throttled rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from heteroring.bench.profile.operators import Operator, check_kinds, operators, sizes
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
-from heteroring.kernels.block import check_block
+from heteroring.kernels.backend import check_backend
 from heteroring.launch.device import DEVICE_TYPES, Device
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
@@ -62,7 +62,7 @@ class ProfileJob:
             if "layer" not in self.kinds:
                 raise ValueError("fms_seq_lens is given, but kind 'layer' is not measured")
         check_repetitions(self.repetitions, self.warmup, self.seed)
-        check_block(self.block, DEVICE_TYPES.get(self.platform))
+        check_backend(self.block, DEVICE_TYPES.get(self.platform))
         check_kinds(self)
 
 

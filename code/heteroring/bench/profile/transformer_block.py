@@ -1,4 +1,4 @@
-"""Profile kind `block`: a whole prompt through one transformer block of a model, on one rank and without a ring.
+"""Profile kind `block`: a transformer block over a whole prompt, on one rank without a ring.
 
 A block is what a model repeats: norms, projections, attention, MLP. Embedding and head, which are no part of it, cost a
 token of a long prompt next to nothing: the head is applied to the last one only.
@@ -17,7 +17,7 @@ from heteroring.bench.profile.operators import Operator, sizes
 from heteroring.bench.requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.bench.wrap_module import wrap_computing
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 

@@ -1,4 +1,4 @@
-"""Attention itself: queries, keys and values in, its output out. PyTorch's own is measured beside it."""
+"""Module `attention`: the attention call itself, by the ring and by PyTorch's baselines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import PEERS, Cell, Job
+from heteroring.bench.ring.job import BASELINES, Cell, Job
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.cuda_graph import CapturedRing
@@ -66,6 +66,6 @@ class AttentionModule:
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
 
     def verify(self, cell: Cell, result: Any) -> None:
-        out, lse = (result, None) if cell.system in PEERS else result
+        out, lse = (result, None) if cell.system in BASELINES else result
         inputs = self._inputs[cell.partition.seq_len]
         verify_rows(out, lse, *inputs, cell.partition, self._rank.rank, self._job.shape.scale, cell.label)

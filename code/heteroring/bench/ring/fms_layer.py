@@ -1,4 +1,4 @@
-"""The attention layer of IBM's Foundation Model Stack over the ring: hidden states in, hidden states out."""
+"""Module `fms`: FMS's attention layer over the ring, from hidden states to hidden states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_hidden_states
 from heteroring.bench.wrap_module import wrap_computing
 from heteroring.fms import Ring
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.heartbeat import beat
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention

@@ -1,4 +1,4 @@
-"""One job of measurements: a throttle setting and a condition, and everything that is interleaved under them."""
+"""The job of `heteroring bench`: a throttle setting, a condition, and the cells interleaved under them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heteroring.allocators import allocation
 from heteroring.allocators.even import even
 from heteroring.bench.requirements import check_layer
 from heteroring.bench.shape import Shape, check_lengths, check_repetitions
-from heteroring.kernels.block import check_block
+from heteroring.kernels.backend import check_backend
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.results.rows import CONDITIONS, MODULES
 from heteroring.results.strategy import FITTED, Strategy, check_strategies, name_of
@@ -18,7 +18,7 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 from heteroring.words import choices
 
-PEERS = ("context_parallel", "sdpa")
+BASELINES = ("context_parallel", "sdpa")
 # The profile that what a module costs is fitted to.
 _COSTS = {"attention": "attention", "fms": "layer"}
 # A head and a tail of whole tiles of queries, 128 on every GPU that was tuned for.
@@ -31,7 +31,7 @@ class Job:
 
     platform: what it runs on; label: what its rows call that. percentages: one a rank. models: folder of the fitted
     models that lut, formula and balanced need. multiple: tokens that balanced gives out at a time, 0 for what suits the
-    platform. peers: whether to measure PyTorch's own attention too, on one GPU and by context parallelism. modules:
+    platform. peers: whether to measure the baselines of PyTorch, too, on one GPU and by context parallelism. modules:
     what every strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack
     around it (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed
     (`Measurement`). number: which of several independently started jobs of the same kind this is, from 1.
@@ -63,7 +63,7 @@ class Job:
         check_lengths("seq_lens", self.seq_lens)
         check_repetitions(self.repetitions, self.warmup, self.seed)
         check_transport(self.transport)
-        check_block(self.block, DEVICE_TYPES.get(self.platform))
+        check_backend(self.block, DEVICE_TYPES.get(self.platform))
         object.__setattr__(self, "strategies", check_strategies(self.strategies))
         if self.multiple < 0:
             raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
@@ -72,7 +72,7 @@ class Job:
         self._check_modules()
         self._check_condition()
         if self.peers and self.platform != "gpu":
-            raise ValueError(f"platform {self.platform!r} has no peers: PyTorch's context parallelism needs 'gpu'")
+            raise ValueError(f"platform {self.platform!r} has no baselines: PyTorch's context parallelism needs 'gpu'")
 
     def _check_modules(self) -> None:
         if not self.modules:
@@ -89,7 +89,7 @@ class Job:
             if "fms" not in self.modules:
                 raise ValueError("fms_seq_lens is given, but module 'fms' is not measured")
         if self.peers and "attention" not in self.modules:
-            raise ValueError("peers are measured beside module 'attention', which is not among the modules")
+            raise ValueError("baselines are measured beside module 'attention', which is not among the modules")
 
     def _check_condition(self) -> None:
         if self.condition not in CONDITIONS:
@@ -97,7 +97,7 @@ class Job:
         if self.condition == "captured" and (self.platform != "gpu" or self.modules != ("attention",)):
             raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
         if self.condition == "captured" and self.peers:
-            raise ValueError("condition 'captured' has no peers: PyTorch's own calls are not recorded as CUDA graphs")
+            raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
 
     def lengths(self, module: str) -> tuple[int, ...]:
         """Those that `module` is measured at."""
@@ -123,7 +123,7 @@ class Cell:
     def _what(self) -> str:
         if self.system == "alone":
             return f"rank {self.rank_alone} alone at {self.partition.seq_len}"
-        if self.system in PEERS:
+        if self.system in BASELINES:
             return f"{self.system} at {self.partition.seq_len}"
         strategy = name_of(self.partition.layout, self.allocator, self.model_source)
         return f"{strategy} at {self.partition.seq_len}"
@@ -149,7 +149,7 @@ def plan(job: Job) -> tuple[tuple[Cell, ...], tuple[str, ...]]:
                 notes += [f"{cell.label}: {note}" for note in said]
             cells += _alone_cells(module, seq_len, len(job.percentages))
             if job.peers and module == "attention":
-                cells += _peer_cells(seq_len, len(job.percentages))
+                cells += _baseline_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
 
 
@@ -172,7 +172,7 @@ def _alone_cells(module: str, seq_len: int, ranks: int) -> Iterator[Cell]:
         yield Cell("alone", "alone", Partition.contiguous(block_lens), module=module)
 
 
-def _peer_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
+def _baseline_cells(seq_len: int, ranks: int) -> Iterator[Cell]:
     if seq_len % (2 * ranks):
         raise ValueError(f"seq_len {seq_len} is not a multiple of {2 * ranks}: context_parallel cannot share it out")
     yield Cell("context_parallel", "even", Partition.zigzag(even(seq_len, ranks)))

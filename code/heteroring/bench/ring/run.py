@@ -1,4 +1,4 @@
-"""The ring, measured: all modules, lengths and strategies of a job, turn by turn in one process group."""
+"""The run of a ring job: all modules, lengths and strategies, interleaved in one process group."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import PEERS, Cell, Job, plan
+from heteroring.bench.ring.job import BASELINES, Cell, Job, plan
 from heteroring.bench.ring.workloads import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
-from heteroring.kernels.block import choose
+from heteroring.kernels.backend import choose
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
 from heteroring.results.provenance import RankReport, report
@@ -21,7 +21,7 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import choose_transport
 from heteroring.ring.workload import kv_bytes
 
-PEER_BLOCK = "cudnn"
+BASELINE_BACKEND = "cudnn"
 _TRANSPORTS = {"alone": "none", "sdpa": "none", "context_parallel": "allgather"}
 
 
@@ -45,7 +45,7 @@ def steps(job: Job) -> int:
     own = len(job.strategies) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
     if job.peers:
-        cells += len(PEERS) * len(job.lengths("attention"))
+        cells += len(BASELINES) * len(job.lengths("attention"))
     return cells * (_untimed(job) + job.repetitions)
 
 
@@ -164,7 +164,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=PEER_BLOCK if cell.system in PEERS else result.block,
+        block=BASELINE_BACKEND if cell.system in BASELINES else result.block,
         transport=_TRANSPORTS.get(cell.system, result.transport),
         job=job.number,
         repetition=repetition,

@@ -1,4 +1,4 @@
-"""PyTorch's own attention, on one GPU and by its context parallelism: the peers that are measured beside the ring."""
+"""The baselines measured beside the ring: PyTorch's own attention on one GPU, and its context parallelism."""
 
 from __future__ import annotations
 

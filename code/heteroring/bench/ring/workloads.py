@@ -1,4 +1,4 @@
-"""What a job measures of a model, by name: the attention itself, and the layer around it."""
+"""The modules that a ring job measures, by name: the attention call and the layer around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`layer_trace`: what each rank does in one layer of a language model, even shards against balanced ones."""
+"""`layer_trace`: timeline of each rank in one layer of a language model, with even and with balanced shards."""
 
 from __future__ import annotations
 

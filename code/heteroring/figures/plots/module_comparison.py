@@ -1,4 +1,4 @@
-"""`module_comparison`: the attention call against the whole attention layer, at the longest prompt."""
+"""`module_comparison`: the attention call beside the whole attention layer, at the longest prompt."""
 
 from __future__ import annotations
 

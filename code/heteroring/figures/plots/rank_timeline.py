@@ -1,4 +1,4 @@
-"""`rank_timeline`: what each rank does while the call lasts, busy or waiting for the others."""
+"""`rank_timeline`: busy and waiting time of each rank during a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`regression_surface`: the fitted formula over length and percentage, and the measurements it was fitted to."""
+"""`regression_surface`: the fitted formula over length and percentage, with the measurements it was fitted to."""
 
 from __future__ import annotations
 
