@@ -65,7 +65,7 @@ def profile(
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
 ) -> None:
-    """Measure how fast one rank computes at one percentage: matmuls, causal attention, the merge of a ring step and more."""
+    """Measure how fast one rank computes at one percentage: matmuls, attention, the merge of a ring step and more."""
     named = {
         "sizes": ("--sizes", sizes),
         "seq_lens": ("--seq-lens", seq_lens),

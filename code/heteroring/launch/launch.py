@@ -84,9 +84,9 @@ def launch(
     Only one group of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`).
 
     Raises ValueError for an unknown platform or throttle, a percentage that it cannot set, too few devices, or a
-    machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP
-    or SIGQUIT; no rank outlives either, or this process, by more than a few seconds. Those of the last three signals
-    that this process ignores, as under `nohup`, do not end the run.
+    machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or
+    hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either, or this process, by more than
+    a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
