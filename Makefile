@@ -10,7 +10,7 @@ PYTHON ?=
 CORES ?= 1
 WORKERS ?= 2
 VENV := .venv
-EXTRAS := fms,workflow,dev
+EXTRAS := fms,workflow,cluster,track,docs,dev
 LOCKED_TORCH := 2.13.0
 
 SHELL := bash
