@@ -34,10 +34,11 @@ test: setup tex lint ## lint and run every test
 test-fast: setup ## run the tests that start no processes
 	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"
 
-lint: setup ## check style, and which module may import which
+lint: setup ## check style, types, and which module may import which
 	$(WITHIN) ruff check .
 	$(WITHIN) ruff format --check .
 	$(WITHIN) lint-imports
+	$(WITHIN) mypy
 	$(WITHIN) snakefmt --check Snakefile workflow/rules
 	$(WITHIN) snakemake --lint
 

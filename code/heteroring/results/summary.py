@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -36,7 +37,7 @@ def summary(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-def _name(row: tuple) -> str:
+def _name(row: Any) -> str:
     if row.system == "alone":
         return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
     return _SYSTEMS.get(row.system, row.strategy)

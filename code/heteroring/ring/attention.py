@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -72,6 +73,7 @@ def ring_attention(
             return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
+        assert scale is not None  # since `describe` was called
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
             steps = {visit.step: visit for visit in visits(partition, call.rank, causal)}
             if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
@@ -153,18 +155,18 @@ def _joined(
     late, how = exchange.late(1, steps[1].first_query), _first(q, steps, merges=len(steps) - 2)
     if not takes_late(compute, q, k, v, how["causal_offset"], late):
         return None
-    result = compute(q, k, v, scale=scale, late=late, **how)
+    result = compute(q, k, v, scale=scale, **how | {"late": late})
     exchange.taken(1)
     return result
 
 
-def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, object]:
+def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, Any]:
     """How the visit to the rank's own KV is made, given that `merges` others are folded into its result.
 
     Rounding it to the dtype of q, as one merge does without harm, saves a GPU whole passes over out. More merges
     would add their roundings up, and get fp32.
     """
-    how: dict[str, object] = {"causal_offset": 0 if steps[0].causal else None}
+    how: dict[str, Any] = {"causal_offset": 0 if steps[0].causal else None}
     wide = torch.promote_types(q.dtype, torch.float32)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         how["out_dtype"] = wide

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import Any
 
 _WAIT_UNTIL_EQUAL = 1  # CU_STREAM_WAIT_VALUE_EQ
 _DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
@@ -83,5 +84,5 @@ def _check(name: str, code: int) -> None:
 
 
 @cache
-def _function(name: str):
+def _function(name: str) -> Any:
     return getattr(ctypes.CDLL("libcuda.so.1"), name)
