@@ -46,6 +46,7 @@ from heteroring.cli.options import (
     check_output,
     integers,
     label_of,
+    measuring,
     of_each_platform,
     printing,
     reporting,
@@ -80,7 +81,7 @@ def heteroring(
 
 
 @app.command()
-@reporting
+@measuring
 def profile(
     output: CsvOutput,
     seq_lens: Annotated[str, typer.Option(help="Sequence lengths, separated by commas: of all kinds but matmul.")] = "",
@@ -150,7 +151,7 @@ def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, hea
 
 
 @app.command()
-@reporting
+@measuring
 def bench(
     output: Annotated[
         Path | None, typer.Option(help="CSV of rows to write, beside printing; a .json record goes beside it.")

@@ -29,8 +29,8 @@ from heteroring.cli.options import (
     check_output,
     integers,
     label_of,
+    measuring,
     of_each_platform,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 
@@ -41,7 +41,7 @@ ModelKvHeads = Annotated[int, typer.Option(help="KV heads; 0: the model's own.")
 Vocabulary = Annotated[int, typer.Option(help="Tokens in the vocabulary; 0: the model's own.")]
 
 
-@reporting
+@measuring
 def model(
     output: CsvOutput,
     seq_lens: SeqLens,
