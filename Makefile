@@ -16,7 +16,7 @@ LOCKED_TORCH := 2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test test-fast lint setup tex readme lock clean help
+.PHONY: paper test test-fast lint setup tex readme docs lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -61,6 +61,9 @@ tex: ## install TeX where it is missing and allowed
 
 readme: setup ## make README's table and docs/results.svg anew from the record
 	$(WITHIN) python workflow/readme.py
+
+docs: setup ## make pages of docs/ and of the API: docs/_build/index.html
+	$(WITHIN) sphinx-build -W --keep-going -q docs docs/_build
 
 lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
 	$(WITHIN) pip install --quiet 'uv>=0.8'
