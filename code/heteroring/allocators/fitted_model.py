@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -84,6 +84,10 @@ class FittedModel(ABC):
         text = json.dumps(self.to_json(), indent=2, allow_nan=False)
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+    @abstractmethod
+    def predict(self, length: int, percentage: float) -> Any:
+        """What holds at `length` (>= 1) and `percentage` (1 to 100): a NamedTuple with `clamped` and `notes`."""
 
     @classmethod
     @abstractmethod

@@ -12,6 +12,7 @@ from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
 from heteroring.files import atomic_path
 from heteroring.interrupts import raise_on_ctrl_c
+from heteroring.launch.external import leads
 from heteroring.results.git import Commit, read_commit
 from heteroring.results.provenance import dump_json, provenance, settings_of
 from heteroring.results.rows import dump_rows
@@ -31,7 +32,7 @@ def measure(
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
     `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
-    is an OSError that says what is lost.
+    is an OSError that says what is lost. Of ranks that torchrun or srun started, rank 0 alone shows and writes.
     """
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
@@ -40,6 +41,8 @@ def measure(
     start = time.monotonic()
     with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    if not leads():
+        return
     took = {"seconds": time.monotonic() - start, "gpus": gpus}
     try:
         show(done)

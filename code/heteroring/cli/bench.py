@@ -35,11 +35,11 @@ from heteroring.cli.options import (
     examples,
     integers,
     label_of,
+    measuring,
     of_each_platform,
     option,
     print_json,
     printing,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -50,7 +50,7 @@ EXAMPLES = examples(
 )
 
 
-@reporting
+@measuring
 def bench(
     output: Annotated[
         Path | None, option(WRITE, "CSV of rows to write, beside printing; a .json record goes beside it.")

@@ -34,10 +34,10 @@ from heteroring.cli.options import (
     integer,
     integers,
     label_of,
+    measuring,
     number,
     of_each_platform,
     option,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -53,7 +53,7 @@ ModelKvHeads = Annotated[int, integer(SHAPE, "KV heads; 0: the model's own.")]
 Vocabulary = Annotated[int, integer(SHAPE, "Tokens in the vocabulary; 0: the model's own.")]
 
 
-@reporting
+@measuring
 def model(
     output: CsvOutput,
     seq_lens: SeqLens,

@@ -16,6 +16,7 @@ from heteroring.bench.defaults import GRIDS
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held
 from heteroring.launch.errors import RunError
+from heteroring.launch.external import leads, together
 from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
 from heteroring.words import listed, shown
@@ -138,6 +139,18 @@ class StdoutError(OSError):
     """What a command found could not be printed."""
 
 
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, as `reporting` has it, by all ranks together where torchrun or srun started several."""
+
+    @reporting
+    @wraps(command)
+    def wrapper(*args: Any, hang_timeout: float, **kwargs: Any) -> None:
+        with together(hang_timeout):
+            command(*args, hang_timeout=hang_timeout, **kwargs)
+
+    return wrapper
+
+
 @contextmanager
 def printing() -> Iterator[None]:
     """Let what the block prints out. Raises StdoutError if stdout does not take it."""
@@ -187,9 +200,14 @@ class _Probed(Exception):
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
+    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind.
+
+    Of ranks that torchrun or srun started, it is rank 0 that must be able to.
+    """
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
+    if not leads():
+        return
     missing = [folder for folder in path.parents if not folder.exists()]
     with ctrl_c_held():
         with suppress(_Probed), atomic_path(path):

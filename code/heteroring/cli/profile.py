@@ -29,8 +29,8 @@ from heteroring.cli.options import (
     integer,
     integers,
     label_of,
+    measuring,
     option,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -38,7 +38,7 @@ from heteroring.words import listed
 EXAMPLES = examples("heteroring profile --percentage 50 --sizes 256,512 --seq-lens 512,1024 --output pct-050.csv")
 
 
-@reporting
+@measuring
 def profile(
     output: CsvOutput,
     seq_lens: Annotated[str, option(WHAT, f"Sequence lengths, {LISTED}: of all kinds but matmul.")] = "",

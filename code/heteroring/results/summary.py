@@ -47,7 +47,7 @@ def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
     return json.loads(cells(rows)[list(_RECORDED)].to_json(orient="records"))
 
 
-def _name(row: tuple) -> str:
+def _name(row: Any) -> str:
     if row.system == "alone":
         return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
     return _SYSTEMS.get(row.system, row.strategy)
