@@ -38,13 +38,15 @@ def summary(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-_RECORDED = ("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions")
-_RECORDED += ("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction")
+_RECORDED = [
+    *("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions"),
+    *("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction"),
+]
 
 
 def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
     """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
-    return json.loads(cells(rows)[list(_RECORDED)].to_json(orient="records"))
+    return json.loads(cells(rows)[_RECORDED].to_json(orient="records"))
 
 
 def _name(row: Any) -> str:

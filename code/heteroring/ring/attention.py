@@ -167,11 +167,11 @@ def _fused_first_step(
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
     if not isinstance(exchange, FusableExchange) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
-    pending = exchange.pending(1, steps[1].first_query)
     options = _first_step_options(q, steps, merges=len(steps) - 2)
-    if not takes_pending(compute, q, k, v, options["causal_offset"], pending):
+    options["pending"] = exchange.pending(1, steps[1].first_query)
+    if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
         return None
-    result = compute(q, k, v, scale=scale, pending=pending, **options)
+    result = compute(q, k, v, scale=scale, **options)
     exchange.consumed(1)
     return result
 
