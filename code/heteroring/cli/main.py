@@ -40,6 +40,7 @@ from heteroring.cli.options import (
     ShapeHeads,
     ShapeKvHeads,
     ThrottleName,
+    Track,
     Transport,
     Warmup,
     check_measured,
@@ -106,6 +107,7 @@ def profile(
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure how fast one rank computes at one percentage: matmuls, causal attention, folds of a visit and more."""
     named = {
@@ -133,7 +135,7 @@ def profile(
         warmup=warmup,
         seed=seed,
     )
-    measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %")
+    measure(stage, job, (percentage,), hang_timeout, output, f"profile at {percentage} %", track=track)
 
 
 def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:
@@ -197,6 +199,7 @@ def bench(
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure the ring under one throttle setting, all lengths and strategies, and each rank alone; print medians."""
     grid = grid_of(platform)
@@ -240,7 +243,7 @@ def bench(
         with printing():
             Console().print(summary(done.rows))
 
-    measure(stage, setting, speeds, hang_timeout, output, f"ring at {percentages} %", show=show)
+    measure(stage, setting, speeds, hang_timeout, output, f"ring at {percentages} %", show=show, track=track)
 
 
 @app.command()

@@ -24,6 +24,7 @@ from heteroring.cli.options import (
     SeqLens,
     Strategies,
     ThrottleName,
+    Track,
     Transport,
     check_measured,
     check_output,
@@ -82,6 +83,7 @@ def model(
     ] = None,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
@@ -129,4 +131,6 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_beside=write_trace)
+    measure(
+        stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_beside=write_trace, track=track
+    )

@@ -63,6 +63,10 @@ Repetitions = Annotated[int, typer.Option(help="Timed repetitions of everything.
 Warmup = Annotated[int, typer.Option(help="Untimed calls before them; one is made in any case.")]
 Seed = Annotated[int, typer.Option(help="Of inputs and of the order in which things are measured.")]
 HangTimeout = Annotated[float, typer.Option(help="Seconds without a sign of life after which a rank hangs.")]
+Track = Annotated[
+    str,
+    typer.Option(help="Where to log the job beside its files: none, or wandb.", envvar="HETERORING_TRACK"),
+]
 CsvOutput = Annotated[Path, typer.Option(help="CSV of rows to write; a .json record goes beside it.")]
 
 

@@ -143,7 +143,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, percentages, hang_timeout, output, description, show):
+    def measure(stage, job, percentages, hang_timeout, output, description, **options):
         asked.append((job, output))
         raise typer.Exit
 
@@ -202,7 +202,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("writer", "named"), [("rows.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")])
+@pytest.mark.parametrize(("writer", "named"), [("dump_rows", "rows.csv"), ("dump_json", "rows.json")])
 def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
@@ -211,7 +211,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     older = {"rows.csv": "older rows", "rows.json": "older record"}
     for each, text in older.items():
         (tmp_path / each).write_text(text)
-    monkeypatch.setattr(f"heteroring.results.{writer}", full)
+    monkeypatch.setattr(f"heteroring.bench.run.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
