@@ -111,7 +111,7 @@ def log_run(
             }
         )
         run.summary.update(summary)
-        where = shlex.quote(str(Path(run.dir).parent)) if run.offline else run.url
+        where = shlex.quote(str(Path(run.dir).parent.resolve())) if run.offline else run.url
     return f"tracked in {where}: `wandb sync {where}` sends it" if run.offline else f"tracked at {where}"
 
 

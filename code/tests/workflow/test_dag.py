@@ -326,7 +326,9 @@ def test_tracking_logs_jobs_and_results_and_measures_nothing_again(tree, built):
     assert figures <= set(run.summary)
     cells = list(csv.DictReader((tree.root / RUN / "data" / "cpu" / "derived" / "cells.csv").read_text().splitlines()))
     assert [cell["strategy"] for cell in run.table("cells")] == [cell["strategy"] for cell in cells]
-    assert (tree.root / RUN / "logs" / "cpu" / "tracked.txt").read_text().startswith(f"tracked in {run.folder}")
+    assert (
+        (tree.root / RUN / "logs" / "cpu" / "tracked.txt").read_text().startswith(f"tracked in {run.folder.resolve()}:")
+    )
 
     job = "runs/tracked/data/cpu/profile/pct-100.csv"
     status, output = tree.tiny(job, "--config", "run=tracked", "track=wandb", WANDB_MODE="offline")
