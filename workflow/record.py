@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -186,6 +187,7 @@ def main() -> int:
             raise ValueError(f"--minutes {options.minutes} is not a positive, finite number")
         changed = {key: getattr(options, key) for key in ("warmup", "repetitions")}
         config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
+        os.environ["HETERORING_TRACK"] = str(config.get("track", "none"))
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:

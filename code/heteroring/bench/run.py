@@ -10,6 +10,7 @@ from typing import Any
 
 from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
+from heteroring.bench.tracking import check_tracker, track_job
 from heteroring.files import atomic_path
 from heteroring.interrupts import raise_on_ctrl_c
 from heteroring.launch.external import leads
@@ -27,13 +28,16 @@ def measure(
     description: str,
     show: Callable[[Any], None] = lambda done: None,
     write_beside: Callable[[Any], None] = lambda done: None,
+    track: str = "none",
 ) -> None:
     """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
     `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
-    is an OSError that says what is lost. Of ranks that torchrun or srun started, rank 0 alone shows and writes.
+    is an OSError that says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
+    ranks that torchrun or srun started, rank 0 alone shows, writes and logs.
     """
+    check_tracker(track)
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
@@ -47,20 +51,15 @@ def measure(
     try:
         show(done)
     finally:  # a terminal that is gone costs no rows
+        record = _record(job, percentages, commit, done, took)
         if output is not None:
-            _write(job, percentages, commit, done, took, output, write_beside)
+            _write(record, done, output, write_beside)
+        if track != "none":
+            track_job(output.stem if output else description, job, record, done)
 
 
-def _write(
-    job: Any,
-    percentages: tuple[int, ...],
-    commit: Commit,
-    done: Any,
-    took: dict[str, Any],
-    output: Path,
-    write_beside: Callable[[Any], None],
-) -> None:
-    record = provenance(
+def _record(job: Any, percentages: tuple[int, ...], commit: Commit, done: Any, took: dict[str, Any]) -> dict[str, Any]:
+    return provenance(
         platform=job.label,
         throttle=job.throttle,
         percentages=percentages,
@@ -71,6 +70,9 @@ def _write(
         notes=done.notes,
         **took,
     )
+
+
+def _write(record: dict[str, Any], done: Any, output: Path, write_beside: Callable[[Any], None]) -> None:
     # All is on the disk before the older result goes; then the record takes its place, and the rows last.
     try:
         with atomic_path(output) as rows:

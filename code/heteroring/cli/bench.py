@@ -28,6 +28,7 @@ from heteroring.cli.options import (
     Repetitions,
     Seed,
     ThrottleName,
+    Track,
     Transport,
     Warmup,
     announce,
@@ -96,6 +97,7 @@ def bench(
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
     as_json: Json = False,
 ) -> None:
     """Measure the ring under one throttle setting, all lengths and strategies, and each rank alone; print medians."""
@@ -146,4 +148,4 @@ def bench(
         with printing():
             Console().print(summary(done.rows))
 
-    measure(stage, setting, speeds, hang_timeout, output, description, show=show)
+    measure(stage, setting, speeds, hang_timeout, output, description, show=show, track=track)

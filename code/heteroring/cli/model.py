@@ -26,6 +26,7 @@ from heteroring.cli.options import (
     SeqLens,
     Strategies,
     ThrottleName,
+    Track,
     Transport,
     announce,
     check_measured,
@@ -95,6 +96,7 @@ def model(
     ] = None,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
@@ -144,4 +146,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, description, write_beside=write_trace)
+    measure(stage, job, speeds, hang_timeout, output, description, write_beside=write_trace, track=track)

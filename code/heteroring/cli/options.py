@@ -110,6 +110,9 @@ Repetitions = Annotated[int, integer(HOW, "Timed repetitions of everything.")]
 Warmup = Annotated[int, integer(HOW, "Untimed calls before them; one is made in any case.")]
 Seed = Annotated[int, integer(HOW, "Of inputs and of the order in which things are measured.")]
 HangTimeout = Annotated[float, number(HOW, "Seconds without a sign of life after which a rank hangs.")]
+Track = Annotated[
+    str, option(WRITE, "Where to log the job beside its files: none, or wandb.", envvar="HETERORING_TRACK")
+]
 CsvOutput = Annotated[Path, option(WRITE, "CSV of rows to write; a .json record goes beside it.")]
 Json = Annotated[bool, option(WRITE, "Print JSON, for scripts.", "--json")]
 

@@ -22,6 +22,7 @@ from heteroring.cli.options import (
     ShapeHeads,
     ShapeKvHeads,
     ThrottleName,
+    Track,
     Warmup,
     announce,
     check_measured,
@@ -64,6 +65,7 @@ def profile(
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure how fast one rank computes at one percentage: matmuls, attention, the merge of a ring step and more."""
     named = {
@@ -94,7 +96,7 @@ def profile(
         warmup=warmup,
         seed=seed,
     )
-    measure(stage, job, (percentage,), hang_timeout, output, description)
+    measure(stage, job, (percentage,), hang_timeout, output, description, track=track)
 
 
 def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:

@@ -149,7 +149,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, percentages, hang_timeout, output, description, show):
+    def measure(stage, job, percentages, hang_timeout, output, description, **options):
         asked.append((job, output))
         raise typer.Exit
 
