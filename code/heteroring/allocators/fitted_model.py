@@ -118,5 +118,7 @@ class FittedModel(ABC):
 
         On the levels it is what the table holds, outside of them what it holds at its edge.
         """
-        at_length = [np.interp(math.log(length), np.log(self.lengths), column) for column in np.asarray(table).T]
-        return float(np.interp(percentage, self.percentages, at_length))
+        # As floats: a file may hold integers that NumPy has no type for.
+        values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))
+        at_length = [np.interp(math.log(length), np.log(lengths), column) for column in values.T]
+        return float(np.interp(percentage, percentages, at_length))

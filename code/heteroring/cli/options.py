@@ -19,7 +19,7 @@ from heteroring.launch.errors import RunError
 from heteroring.launch.external import leads, together
 from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
-from heteroring.words import listed, shown
+from heteroring.words import in_one_line, listed, shown
 
 
 def of_each_platform(name: str) -> str:
@@ -125,13 +125,13 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except ValueError as error:
-            _fail(str(error), 2)
+            _fail(in_one_line(str(error)), 2)
         except RunError as error:
             _fail(str(error), error.exit_code)
         except StdoutError:
             raise
         except OSError as error:
-            _fail(str(error), 1)
+            _fail(in_one_line(str(error)), 1)
         except KeyboardInterrupt:
             _fail(INTERRUPTED, 130)
 
