@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -159,8 +162,10 @@ def read_config(path: Path, **changed: int) -> dict:
     return config
 
 
-def _heteroring(arguments: tuple[str, ...]) -> None:
-    subprocess.run([sys.executable, "-m", "heteroring", *arguments], check=True)
+def _heteroring(arguments: tuple[str, ...], launcher: Sequence[str] = ()) -> None:
+    """Run a command; by `launcher`, "srun --ntasks=2" for one, what has several ranks."""
+    start = launcher if arguments[0] in ("bench", "model") else ()
+    subprocess.run([*start, sys.executable, "-m", "heteroring", *arguments], check=True)
 
 
 def main() -> int:
@@ -169,6 +174,9 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
     parser.add_argument("--only", choices=PARTS, default="", help="part of the record to go on with")
+    parser.add_argument(
+        "--launcher", default="", help="command that starts the ranks, on several nodes: srun --ntasks=2"
+    )
     parser.add_argument("--warmup", type=int, help="in place of the config's")
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
     parser.add_argument("--dry-run", action="store_true", help="list what is left to do, and do nothing")
@@ -179,15 +187,20 @@ def main() -> int:
             raise ValueError(f"--minutes {options.minutes} is not a positive, finite number")
         changed = {key: getattr(options, key) for key in ("warmup", "repetitions")}
         config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
+        os.environ["HETERORING_TRACK"] = str(config.get("track", "none"))
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:
         print(plan(*left_to_do(options.folder, config, options.only)))
         return 0
     try:
-        left = record(options.folder, config, options.minutes, _heteroring, only=options.only)
+        run = partial(_heteroring, launcher=shlex.split(options.launcher))
+        left = record(options.folder, config, options.minutes, run, only=options.only)
     except subprocess.CalledProcessError as error:
-        print(f"heteroring {error.cmd[3]} failed with exit code {error.returncode}", file=sys.stderr)
+        print(
+            f"heteroring {error.cmd[error.cmd.index('heteroring') + 1]} failed with exit code {error.returncode}",
+            file=sys.stderr,
+        )
         return 1
     for job in left:
         print(f"left to do: {job.output}")

@@ -43,3 +43,8 @@ def shown(value: object) -> str:
     """`value` for an error message, in one line that is not too long to read."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def in_one_line(text: str) -> str:
+    """`text`, of which what is no printable character, line ends among them, is written as Python does."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -14,6 +14,7 @@ from heteroring.words import choices
 
 MEASURABLE = ("cpu", "gpu")
 PREFERRED_RECORD = "h200x2"
+GPUS = "HETERORING_GPUS"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,14 @@ def recorded_platforms(data: Path) -> tuple[str, ...]:
 
 
 def visible_gpus() -> int:
-    """CUDA GPUs that a process started from here would see; 0 without a working driver."""
+    """CUDA GPUs that a process started from here would see; 0 without a working driver.
+
+    GPUS names the number where jobs run elsewhere, on nodes of a cluster. Raises ValueError if it is no number.
+    """
+    if (named := os.environ.get(GPUS)) is not None:
+        if not named.isdecimal():
+            raise ValueError(f"{GPUS}={named} is not a number of GPUs")
+        return int(named)
     if shutil.which("nvidia-smi") is None:
         return 0
     try:

@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
 from heteroring.words import choices
@@ -34,6 +35,7 @@ try:
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
     check_writable([DATA, FIGURES, LATEX, LOGS])
+    check_tracker(config["track"])
 except ValueError as error:
     raise WorkflowError(str(error))
 
@@ -65,6 +67,8 @@ FIRST = 1
 
 # Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
+# Not as an option in the commands: a measurement that is to be tracked is not another one, to be made again.
+os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_DIR", ROOT or "."))
 
 # The same grid for all of them, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
@@ -280,4 +284,5 @@ def everything_but_pdf():
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         f"{LATEX}/generated/numbers.tex",
+        *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

@@ -5,6 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -137,9 +138,10 @@ class _Rings:
 
         The function takes a rank, the first of the rings that hold it, its borders there [rings, limits], and limits.
         """
-        seq_len, step, cost = self.seq_len, self.multiple, self.costs
+        seq_len, step = self.seq_len, self.multiple
+        cost: Any = self.costs  # its fields are arrays
         member = self.place < sizes
-        in_front = np.cumsum(member, axis=0) - member
+        in_front: np.ndarray = np.cumsum(member, axis=0) - member
         behind = sizes - 1 - in_front
         # Ring step 1 has the KV of the rank before, which is in front of all ranks but rank 0.
         first = np.roll(member, 1, axis=0) & (sizes > 1)
@@ -174,7 +176,7 @@ class _Rings:
         first_us = step_us + (cost.pair_us * (seq_len - step) + behind_us) / 2
         less_us = cost.pair_us * step / 2
 
-        def fill(rank: int, ring: int, border: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        def fill_oddly(rank: int, ring: int, border: np.ndarray, limit: np.ndarray) -> np.ndarray:
             two, one, less = two_us[rank, ring:, None], first_us[rank, ring:, None], less_us[rank]
             begun = border % 2
             border = border - begun
@@ -183,7 +185,7 @@ class _Rings:
             border = border + 2 * twos
             return border + (one - less * border <= left - twos * two)
 
-        return fill
+        return fill_oddly
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The cost model: measured times per score pair, token and ring step's query row, by length and percentage."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, NamedTuple, Self
@@ -72,20 +72,19 @@ class CostModel(FittedModel):
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
         """
-        used = {kind: latencies.get(kind) for kind in dict.fromkeys(("attention", source, "fold", "join"))}
         for kind in ("attention", source):
-            if used[kind] is None:
+            if kind not in latencies:
                 raise ValueError(
                     f"a cost model of source {source!r} needs a profile of kind {kind!r}; there is "
                     f"{', '.join(latencies)} only"
                 )
-        used = {kind: table and _at(table, used[source].lengths) for kind, table in used.items()}
-        attention, whole, folds, joins = used["attention"], used[source], used["fold"], used["join"]
+        kinds = [kind for kind in ("attention", source, "fold", "join") if kind in latencies]
+        used = {kind: _at(latencies[kind], latencies[source].lengths) for kind in kinds}
+        attention, whole, folds, joins = used["attention"], used[source], used.get("fold"), used.get("join")
         for kind, table in used.items():
-            if table is not None:
-                _check_alike(attention, kind, table)
+            _check_alike(attention, kind, table)
 
-        def by_cell(value) -> tuple[tuple[float, ...], ...]:
+        def by_cell(value: Callable[[int, int], float]) -> tuple[tuple[float, ...], ...]:
             return tuple(
                 tuple(value(i, j) for j in range(len(attention.percentages))) for i in range(len(attention.lengths))
             )
@@ -108,7 +107,7 @@ class CostModel(FittedModel):
             source=source,
             platform=attention.platform,
             setup=attention.setup,
-            rows=sum(table.rows for table in used.values() if table is not None),
+            rows=sum(table.rows for table in used.values()),
             lengths=attention.lengths,
             percentages=attention.percentages,
             attention_ms=attention.values,

@@ -81,7 +81,8 @@ def allocation(
 
     model = model_for(name, profile)
     predictions = [model.predict(seq_len, percentage) for percentage in percentages]
-    speeds, costs = (), ()
+    speeds: tuple[float, ...] = ()
+    costs: tuple[Cost, ...] = ()
     if isinstance(model, CostModel):
         costs = tuple(prediction.cost for prediction in predictions)
     else:

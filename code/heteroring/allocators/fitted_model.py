@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -85,6 +85,10 @@ class FittedModel(ABC):
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
+    @abstractmethod
+    def predict(self, length: int, percentage: float) -> Any:
+        """What holds at `length` (>= 1) and `percentage` (1 to 100): a NamedTuple with `clamped` and `notes`."""
+
     @classmethod
     @abstractmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
@@ -114,5 +118,7 @@ class FittedModel(ABC):
 
         On the levels it is what the table holds, outside of them what it holds at its edge.
         """
-        at_length = [np.interp(math.log(length), np.log(self.lengths), column) for column in np.asarray(table).T]
-        return float(np.interp(percentage, self.percentages, at_length))
+        # As floats: a file may hold integers that NumPy has no type for.
+        values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))
+        at_length = [np.interp(math.log(length), np.log(lengths), column) for column in values.T]
+        return float(np.interp(percentage, percentages, at_length))

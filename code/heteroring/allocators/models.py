@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.fitted_model import FittedModel
@@ -72,7 +73,7 @@ def _fitted_to(allocator: str, path: Path) -> FittedModel:
     return fit("cost" if "fold" in read_latencies(path) else "lut", "attention", path)
 
 
-def _model_class(kind: str) -> type[FittedModel]:
+def _model_class(kind: Any) -> type[FittedModel]:
     if kind not in tuple(MODELS):  # by equality: a damaged file may hold a kind that cannot be hashed
         raise ValueError(f"model kind {kind!r} is unknown: choose {choices(kind, MODELS)}")
     return MODELS[kind]

@@ -11,8 +11,10 @@ from typing import Any
 from heteroring.bench.job import Job
 from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
+from heteroring.bench.tracking import check_tracker, track_job
 from heteroring.files import atomic_path
 from heteroring.interrupts import raise_on_ctrl_c
+from heteroring.launch.external import leads
 from heteroring.results.git import Commit, read_commit
 from heteroring.results.provenance import dump_json, provenance, settings_of
 from heteroring.results.rows import dump_rows
@@ -26,13 +28,16 @@ def measure(
     description: str,
     show: Callable[[Any], None] = lambda done: None,
     write_beside: Callable[[Any], None] = lambda done: None,
+    track: str = "none",
 ) -> None:
     """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
     Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
     `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
-    is an OSError that says what is lost.
+    is an OSError that says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
+    ranks that torchrun or srun started, rank 0 alone shows, writes and logs.
     """
+    check_tracker(track)
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
     commit = read_commit()  # the one that is measured, and not one that is made meanwhile
@@ -40,12 +45,17 @@ def measure(
     start = time.monotonic()
     with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    if not leads():
+        return
     took = {"seconds": time.monotonic() - start, "gpus": gpus}
     try:
         show(done)
     finally:  # a terminal that is gone costs no rows
+        record = _record(job, commit, done, took)
         if output is not None:
-            _write(_record(job, commit, done, took), done, output, write_beside)
+            _write(record, done, output, write_beside)
+        if track != "none":
+            track_job(output.stem if output else description, job, record, done)
 
 
 def _record(job: Job, commit: Commit, done: Any, took: dict[str, Any]) -> dict[str, Any]:

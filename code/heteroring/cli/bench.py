@@ -28,6 +28,7 @@ from heteroring.cli.options import (
     Repetitions,
     Seed,
     ThrottleName,
+    Track,
     Transport,
     Warmup,
     announce,
@@ -35,11 +36,11 @@ from heteroring.cli.options import (
     examples,
     integers,
     label_of,
+    measuring,
     of_each_platform,
     option,
     print_json,
     printing,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -50,7 +51,7 @@ EXAMPLES = examples(
 )
 
 
-@reporting
+@measuring
 def bench(
     output: Annotated[
         Path | None, option(WRITE, "CSV of rows to write, beside printing; a .json record goes beside it.")
@@ -89,13 +90,14 @@ def bench(
     job: Number = 1,
     transport: Transport = "auto",
     peers: Annotated[
-        bool, option(WHAT, "Measure PyTorch's attention on one GPU and its context_parallel, too.", "--peers")
+        bool, option(WHAT, "Measure baselines, too: PyTorch's attention on one GPU, context_parallel.", "--peers")
     ] = False,
     multiple: Multiple = 0,
     repetitions: Repetitions = 5,
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
     as_json: Json = False,
 ) -> None:
     """Measure the ring under one throttle setting, all lengths and strategies, and each rank alone; print medians."""
@@ -146,4 +148,4 @@ def bench(
         with printing():
             Console().print(summary(done.rows))
 
-    measure(stage, setting, hang_timeout, output, description, show=show)
+    measure(stage, setting, hang_timeout, output, description, show=show, track=track)

@@ -254,4 +254,4 @@ def _used(gpus: int) -> Iterator[Finding]:
     yield Finding("throttle", DEFAULTS[platform], "makes ranks slow; --throttle names another")
     device = torch.device("cuda" if gpus > 1 else "cpu", 0)
     with suppress(ValueError):
-        yield Finding("backend", choose("auto", device), "computes blocks of attention; --block names another")
+        yield Finding("backend", choose("auto", device), "computes attention; --block names another")

@@ -37,7 +37,7 @@ from heteroring.cli.options import (
     say_error,
 )
 from heteroring.interrupts import quit_on_ctrl_c, raise_on_ctrl_c
-from heteroring.words import listed
+from heteroring.words import in_one_line, listed
 
 # What typer, or click below it, raises where options are used wrongly; typer itself has no name for it.
 _UsageError = typer.BadParameter.__base__
@@ -55,7 +55,7 @@ class _Commands(TyperGroup):
             if type(error) is typer.BadParameter and error.param is not None:
                 message = f"{error.param.opts[0]} {error.message}"
             if message:
-                say_error(" ".join(message.split()))
+                say_error(in_one_line(" ".join(message.split())))
             status = error.exit_code
         sys.exit(status if isinstance(status, int) else 0)
 

@@ -26,6 +26,7 @@ from heteroring.cli.options import (
     SeqLens,
     Strategies,
     ThrottleName,
+    Track,
     Transport,
     announce,
     check_measured,
@@ -34,10 +35,10 @@ from heteroring.cli.options import (
     integer,
     integers,
     label_of,
+    measuring,
     number,
     of_each_platform,
     option,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -53,7 +54,7 @@ ModelKvHeads = Annotated[int, integer(SHAPE, "KV heads; 0: the model's own.")]
 Vocabulary = Annotated[int, integer(SHAPE, "Tokens in the vocabulary; 0: the model's own.")]
 
 
-@reporting
+@measuring
 def model(
     output: CsvOutput,
     seq_lens: SeqLens,
@@ -95,6 +96,7 @@ def model(
     ] = None,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
@@ -145,4 +147,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, hang_timeout, output, description, write_beside=write_trace)
+    measure(stage, job, hang_timeout, output, description, write_beside=write_trace, track=track)

@@ -16,9 +16,10 @@ from heteroring.bench.defaults import GRIDS
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held
 from heteroring.launch.errors import RunError
+from heteroring.launch.external import leads, together
 from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
-from heteroring.words import listed, shown
+from heteroring.words import in_one_line, listed, shown
 
 
 def of_each_platform(name: str) -> str:
@@ -109,6 +110,9 @@ Repetitions = Annotated[int, integer(HOW, "Timed repetitions of everything.")]
 Warmup = Annotated[int, integer(HOW, "Untimed calls before them; one is made in any case.")]
 Seed = Annotated[int, integer(HOW, "Of inputs and of the order in which things are measured.")]
 HangTimeout = Annotated[float, number(HOW, "Seconds without a sign of life after which a rank hangs.")]
+Track = Annotated[
+    str, option(WRITE, "Where to log the job beside its files: none, or wandb.", envvar="HETERORING_TRACK")
+]
 CsvOutput = Annotated[Path, option(WRITE, "CSV of rows to write; a .json record goes beside it.")]
 Json = Annotated[bool, option(WRITE, "Print JSON, for scripts.", "--json")]
 
@@ -121,13 +125,13 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except ValueError as error:
-            _fail(str(error), 2)
+            _fail(in_one_line(str(error)), 2)
         except RunError as error:
             _fail(str(error), error.exit_code)
         except StdoutError:
             raise
         except OSError as error:
-            _fail(str(error), 1)
+            _fail(in_one_line(str(error)), 1)
         except KeyboardInterrupt:
             _fail(INTERRUPTED, 130)
 
@@ -136,6 +140,18 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
 class StdoutError(OSError):
     """What a command found could not be printed."""
+
+
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, as `reporting` has it, by all ranks together where torchrun or srun started several."""
+
+    @reporting
+    @wraps(command)
+    def wrapper(*args: Any, hang_timeout: float, **kwargs: Any) -> None:
+        with together(hang_timeout):
+            command(*args, hang_timeout=hang_timeout, **kwargs)
+
+    return wrapper
 
 
 @contextmanager
@@ -187,9 +203,14 @@ class _Probed(Exception):
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
+    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind.
+
+    Of ranks that torchrun or srun started, it is rank 0 that must be able to.
+    """
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
+    if not leads():
+        return
     missing = [folder for folder in path.parents if not folder.exists()]
     with ctrl_c_held():
         with suppress(_Probed), atomic_path(path):

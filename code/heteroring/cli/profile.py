@@ -22,6 +22,7 @@ from heteroring.cli.options import (
     ShapeHeads,
     ShapeKvHeads,
     ThrottleName,
+    Track,
     Warmup,
     announce,
     check_measured,
@@ -29,8 +30,8 @@ from heteroring.cli.options import (
     integer,
     integers,
     label_of,
+    measuring,
     option,
-    reporting,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -38,7 +39,7 @@ from heteroring.words import listed
 EXAMPLES = examples("heteroring profile --percentage 50 --sizes 256,512 --seq-lens 512,1024 --output pct-050.csv")
 
 
-@reporting
+@measuring
 def profile(
     output: CsvOutput,
     seq_lens: Annotated[str, option(WHAT, f"Sequence lengths, {LISTED}: of all kinds but matmul.")] = "",
@@ -64,8 +65,9 @@ def profile(
     warmup: Warmup = 1,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
-    """Measure how fast one rank computes at one percentage: matmuls, causal attention, folds of a visit and more."""
+    """Measure how fast one rank computes at one percentage: matmuls, attention, the merge of a ring step and more."""
     named = {
         "sizes": ("--sizes", sizes),
         "seq_lens": ("--seq-lens", seq_lens),
@@ -95,7 +97,7 @@ def profile(
         warmup=warmup,
         seed=seed,
     )
-    measure(stage, job, hang_timeout, output, description)
+    measure(stage, job, hang_timeout, output, description, track=track)
 
 
 def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def empty_cache(
     group, rank, world_size = members(group)
     speeds = check_speeds(speeds, world_size)
     room = capacities(partition.block_lens, speeds, new_tokens)
-    options = {"dtype": dtype_of(model), "device": device_of(model)}
+    options: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
     layers = [
         (
             torch.empty(batch, layer.kvheads, room[rank], layer.emb_kq_per_head, **options),

@@ -25,8 +25,8 @@ class Device(Protocol):
     backend: str
     """The backend of torch.distributed."""
 
-    def check(self, ranks: int) -> None:
-        """Raise ValueError if this machine has too few devices for `ranks` ranks."""
+    def check(self, ranks: int, least: int = 2) -> None:
+        """Raise ValueError if this machine has too few devices for `ranks` ranks, or fewer GPUs than `least`."""
 
     def start(self, local_rank: int) -> torch.device:
         """Make this process compute on the device of `local_rank` alone."""
@@ -76,16 +76,15 @@ def check_loopback() -> None:
 
 
 class Cpu:
-    """One thread of this machine's processor; ranks communicate over the loopback interface."""
+    """One thread of this machine's processor."""
 
     backend = "gloo"
 
-    def check(self, ranks: int) -> None:
+    def check(self, ranks: int, least: int = 2) -> None:
         """Any number of ranks can share a processor."""
 
     def start(self, local_rank: int) -> torch.device:
         torch.set_num_threads(1)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         return torch.device("cpu")
 
     def align(self, calls: int = 1) -> None:
@@ -125,16 +124,17 @@ class Cuda:
     ring_cycles = 8_000_000
     call_cycles = 400_000
 
-    def check(self, ranks: int) -> None:
-        needed, found = max(2, ranks), torch.cuda.device_count()
+    def check(self, ranks: int, least: int = 2) -> None:
+        needed, found = max(least, ranks), torch.cuda.device_count()
         if found < needed:
             raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs or more, this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
         # NVLink multicast is useless to two ranks, and disturbs the host's other GPUs where it is not set up.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
+        index = min(local_rank, torch.cuda.device_count() - 1)  # Slurm may show a task its own GPU alone
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
 
     def align(self, calls: int = 1) -> None:
         # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective behind it aligns

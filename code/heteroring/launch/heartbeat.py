@@ -67,8 +67,10 @@ class _Pulse:
         self.board: Board | None = None
         self.rank = 0
         self.steps = 0
+        self.beats = 0
 
     def __call__(self, state: int) -> None:
+        self.beats += 1
         if self.board is not None:
             self.board.write(self.rank, state, self.steps)
 
@@ -102,6 +104,11 @@ def advance(steps: int = 1) -> None:
     """Write a heartbeat, and count `steps` more steps of the job as done."""
     _pulse.steps += steps
     _pulse(RUNNING)
+
+
+def beats() -> int:
+    """How often this process has beaten."""
+    return _pulse.beats
 
 
 def leave(state: int) -> None:

@@ -1,4 +1,7 @@
-"""Run a task on N new ranks with PyTorch's elastic launcher, and end all of them when one fails."""
+"""Run a task on N new ranks with PyTorch's elastic launcher, and end all of them when one fails.
+
+Where torchrun or srun has started ranks already, the task runs on them (`heteroring.launch.external`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -27,12 +31,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from heteroring.interrupts import ctrl_c_held
 from heteroring.launch import heartbeat
 from heteroring.launch.device import Device, check_loopback, open_device
-from heteroring.launch.errors import Interrupted
+from heteroring.launch.errors import Interrupted, RankError
+from heteroring.launch.external import World, machines_held, named_world, store_of
 from heteroring.launch.machine_lock import Lock, machine_lock
 from heteroring.launch.root_cause import Accounts, blame
 from heteroring.launch.stack_dumps import Stacks
 from heteroring.launch.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
+from heteroring.throttle.mps_daemon import PIPES
 
 HANG_TIMEOUT = 120.0
 SHUTDOWN_SECONDS = 3
@@ -77,6 +83,8 @@ def launch(
 ) -> list[Any]:
     """Run `task(rank, *args)` in one new process per percentage, and return the results in rank order.
 
+    Where torchrun or srun has started this process as one rank of several, run it here, and return what all returned.
+
     `rank` is a Rank; `task` is a module-level function, and its arguments and results can be pickled. Until it is done,
     some rank must call `heartbeat.beat` or `advance` at least every `hang_timeout` seconds. `on_progress` is called
     from another thread with the number of steps that all ranks have advanced.
@@ -90,6 +98,8 @@ def launch(
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
+    if (world := named_world()) is not None:
+        return _join(world, task, args, platform, throttle, percentages)
     with machine_lock() as lock, tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
@@ -112,7 +122,10 @@ def launch(
 
 
 def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> None:
-    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`."""
+    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`.
+
+    Of a world that others started, it is this process's rank that the machine must be able to run.
+    """
     device, kind = open_device(platform), throttle_type(throttle)
     if platform not in kind.platforms:
         raise ValueError(f"throttle {throttle!r} works on platform {' or '.join(kind.platforms)}, not on {platform!r}")
@@ -120,8 +133,19 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
         raise ValueError("percentages is empty: name one for each rank")
     for percentage in percentages:
         kind(percentage)
-    device.check(len(percentages))
-    check_loopback()
+    world = named_world()
+    if world is None:
+        device.check(len(percentages))
+        check_loopback()
+        return
+    if world.size != len(percentages):
+        raise ValueError(
+            f"percentages are {', '.join(map(str, percentages))}: one is needed for each of the {world.size} ranks "
+            "that were started"
+        )
+    if throttle == "mps" and PIPES not in os.environ:
+        raise ValueError(f"throttle 'mps' of ranks that others started needs a daemon on each node: name it by {PIPES}")
+    device.check(1, least=1)
 
 
 def _heeded() -> tuple[signal.Signals, ...]:
@@ -222,6 +246,31 @@ def _whole_starts() -> Iterator[None]:
         SpawnProcess.start = start
 
 
+def _join(
+    world: World,
+    task: Callable[..., Any],
+    args: tuple,
+    platform: str,
+    throttle: str,
+    percentages: tuple[int, ...],
+) -> list[Any]:
+    """Run the task as this process's rank of `world`, and return what it returned on every rank."""
+    with machines_held(world), throttle_type(throttle).session() as variables:
+        setup = _Setup("", 0, platform, throttle, percentages, (), dict(variables), None)
+        try:
+            members = {"store": store_of(world), "rank": world.rank, "world_size": world.size}
+            return _work(setup, world.rank, world.local_rank, _gathered, (task, args), members)
+        except Exception as error:
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            raise RankError(world.rank, f"rank {world.rank} raised:\n{''.join(lines).rstrip()}") from error
+
+
+def _gathered(rank: Rank, task: Callable[..., Any], args: tuple) -> list[Any]:
+    results: list[Any] = [None] * rank.world_size
+    dist.all_gather_object(results, task(rank, *args))
+    return results
+
+
 def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     rank = int(os.environ["RANK"])
     _die_with(setup.parent)
@@ -231,7 +280,8 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
     with Stacks(Path(setup.folder)).ready(rank):
         try:
-            result = _work(setup, rank, task, args)
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+            result = _work(setup, rank, int(os.environ["LOCAL_RANK"]), task, args)
         except BaseException as error:
             Accounts(Path(setup.folder)).write(rank, error, beyond=__file__)
             heartbeat.leave(heartbeat.FAILED)
@@ -240,16 +290,22 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     return result
 
 
-def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
+def _work(
+    setup: _Setup, rank: int, local_rank: int, task: Callable[..., Any], args: tuple, members: dict | None = None
+) -> Any:
+    """Do `rank`'s part. `members` says how the ranks find one another, where the environment does not."""
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
     throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.platform)
-    torch_device = device.start(int(os.environ["LOCAL_RANK"]))
+    torch_device = device.start(local_rank)
     throttle.start()
     # The watchdog decides when a rank hangs: a rank may wait for another for as long as that one works.
     dist.init_process_group(
-        device.backend, timeout=GROUP_TIMEOUT, device_id=torch_device if torch_device.index is not None else None
+        device.backend,
+        timeout=GROUP_TIMEOUT,
+        device_id=torch_device if torch_device.index is not None else None,
+        **(members or {}),
     )
     result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
     dist.barrier()

@@ -20,6 +20,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
+from heteroring.launch.heartbeat import beat
 from heteroring.launch.procfs import has_ended
 
 VARIABLE = "HETERORING_LOCK"
@@ -112,6 +113,7 @@ def _wait(path: Path) -> Lock:
             if (by := _read(fd)) != told:
                 told = by
                 print(f"heteroring: waiting for {by} ({VARIABLE}={path})", file=sys.stderr, flush=True)
+            beat()  # other ranks may wait for this one
             time.sleep(POLL_SECONDS)
         me = Holder(os.getpid(), shlex.join(sys.argv), os.getcwd(), time.strftime("%Y-%m-%d %H:%M:%S"))
         with suppress(OSError):  # another user's file, which may be locked but not written

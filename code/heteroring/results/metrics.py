@@ -61,10 +61,10 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - efficiency = 1 / slowdown;
     - speedup = T_even / T, of the even ring in the same layout at the same percentages, in the same order;
     - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction = bound_ms over
-    the latency in that job: of both the median over jobs;
+      the latency in that job: of both the median over jobs;
     - fast_alone_ms = min_r T_r, the median over jobs;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
-    while its kernel waits for a peer's projections (`Measurement`).
+      while its kernel waits for a peer's projections (`Measurement`).
 
     A metric whose reference was not measured is NaN, and so is the imbalance of a layer. `measurements` are those of
     one job, or what `read_rows` found to belong together. Raises ValueError if a cell's repetitions differ in

@@ -41,7 +41,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
     - fast_alone_ms = min_r T_r, T_r being rank r alone in the same job and phase;
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction = bound_ms / T, of a prefill. A decode has none: each rank
-    computes every layer for the new token, and only attention is shared out;
+      computes every layer for the new token, and only attention is shared out;
     - speedup = T_even / T, of the even ring in the same layout, job and phase;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 

@@ -134,8 +134,8 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, kind in _ENTRIES.items():
         if name not in record or not isinstance(record[name], kind):
             raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
-    for name, kind in _LISTS.items():
-        if not all(isinstance(entry, kind) for entry in record[name]):
+    for name, of in _LISTS.items():
+        if not all(isinstance(entry, of) for entry in record[name]):
             raise ValueError(f"{path} is no record of a measurement: its {name} hold what has the wrong type")
     return record
 

@@ -12,12 +12,18 @@ from heteroring.results.strategy import name_of
 class Split(Protocol):
     """A row of something measured under one split of a prompt."""
 
-    system: str
-    layout: str
-    allocator: str
-    model_source: str
-    seq_len: int
-    block_lens: tuple[int, ...]
+    @property
+    def system(self) -> str: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def allocator(self) -> str: ...
+    @property
+    def model_source(self) -> str: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def block_lens(self) -> tuple[int, ...]: ...
 
 
 def strategy_of(row: Split) -> str:

@@ -7,12 +7,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from itertools import combinations, product
 from math import isclose
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from heteroring.files import atomic_path, read_json, sync
 from heteroring.results.columns import (
@@ -44,7 +43,7 @@ _AGAIN = ": delete it and measure again"
 _ROUNDING = 1e-7
 
 
-def column(rule: Rule):
+def column(rule: Rule) -> Any:
     return field(metadata={"rule": rule})
 
 
@@ -180,12 +179,20 @@ class ProfileRow:
         return pairs and causal_flops(self.batch, self.heads, self.head_dim, pairs)
 
 
-Row = TypeVar("Row")
+class Kept(Protocol):
+    """A type of rows."""
+
+    identity: ClassVar[Identity]
 
 
-@cache
+Row = TypeVar("Row", bound=Kept)
+_RULES: dict[type, dict[str, Rule]] = {}
+
+
 def _rules(row_type: type) -> dict[str, Rule]:
-    return {f.name: f.metadata["rule"] for f in fields(row_type)}
+    if row_type not in _RULES:
+        _RULES[row_type] = {f.name: f.metadata["rule"] for f in fields(row_type)}
+    return _RULES[row_type]
 
 
 def check_columns(row: Any) -> None:
@@ -377,8 +384,8 @@ def _check_profile(placed: Sequence[_Placed]) -> None:
             )
     for kind, by_percentage in times.items():
         for slow, fast in combinations(sorted(by_percentage), 2):
-            one, other = by_percentage[slow], by_percentage[fast]
-            ratios = [median(one[size]) / median(other[size]) for size in one]
+            slower, faster = by_percentage[slow], by_percentage[fast]
+            ratios = [median(slower[size]) / median(faster[size]) for size in slower]
             # Half way to what it would be if the columns were swapped; with less between them, noise might do it.
             if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""A readable summary of the rows of a `heteroring bench` job, for people and for scripts."""
+"""Summarise the rows of a `heteroring bench` job, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ def summary(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-_RECORDED = ("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions")
-_RECORDED += ("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction")
+_RECORDED = [
+    *("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions"),
+    *("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction"),
+]
 
 
 def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
     """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
-    return json.loads(cells(rows)[list(_RECORDED)].to_json(orient="records"))
+    return json.loads(cells(rows)[_RECORDED].to_json(orient="records"))
 
 
-def _name(row: tuple) -> str:
+def _name(row: Any) -> str:
     if row.system == "alone":
         return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
     return _SYSTEMS.get(row.system, row.strategy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def positive(name: str, value: object) -> float:
     return number
 
 
-def whole_number(name: str, value: object, rule: str, least: int = 0, most: int | None = None) -> int:
+def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | None = None) -> int:
     """`value` as an int. Raises ValueError, quoting `rule`, unless it is a whole number from `least` to `most`.
 
     Bools are refused, although Python and PyTorch count with them: `top_k=True` is a mistake.

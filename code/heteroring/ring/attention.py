@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -87,6 +88,7 @@ def ring_attention(
             return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
+        assert scale is not None  # since `describe` was called
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
             steps = {step.index: step for step in ring_steps(partition, call.rank, causal)}
             if max(partition.block_lens) == partition.seq_len:  # one rank holds all tokens: nothing to exchange
@@ -165,22 +167,22 @@ def _fused_first_step(
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
     if not isinstance(exchange, FusableExchange) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
-    pending = exchange.pending(1, steps[1].first_query)
     options = _first_step_options(q, steps, merges=len(steps) - 2)
-    if not takes_pending(compute, q, k, v, options["causal_offset"], pending):
+    options["pending"] = exchange.pending(1, steps[1].first_query)
+    if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
         return None
-    result = compute(q, k, v, scale=scale, pending=pending, **options)
+    result = compute(q, k, v, scale=scale, **options)
     exchange.consumed(1)
     return result
 
 
-def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], merges: int) -> dict[str, object]:
+def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], merges: int) -> dict[str, Any]:
     """Keywords for the backend in the step over the rank's own KV, into whose result `merges` others are merged.
 
     On a GPU, a result that is merged into once is kept in the dtype of q, which saves whole passes over it. With more
     merges their roundings would add up, so the result is kept in fp32.
     """
-    options: dict[str, object] = {"causal_offset": 0 if steps[0].causal else None}
+    options: dict[str, Any] = {"causal_offset": 0 if steps[0].causal else None}
     wide = torch.promote_types(q.dtype, torch.float32)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         options["out_dtype"] = wide

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import RLock, current_thread
-from typing import TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,7 +24,6 @@ if _COMPARE not in ("", "every"):
     raise ValueError(f"HETERORING_COMPARE is {_COMPARE!r}: it must be 'every', or not be set")
 
 Fields = tuple[tuple[str, object], ...]
-_Result = TypeVar("_Result")
 
 
 class Disagreement(ValueError):
@@ -55,7 +54,9 @@ class Call:
     other than a Disagreement, before `complete`.
     """
 
-    def __init__(self, verb: str, group: object, operand: object) -> None:
+    group: Any  # a ProcessGroup; None where there is none, and world_size is 1
+
+    def __init__(self, verb: str, group: Any, operand: object) -> None:
         self._verb, self._given, self._completed = verb, group, False
         self._device = _device_of(operand)
         self.group, self.rank, self.world_size = members(group if is_group(group) else None)
@@ -85,10 +86,10 @@ class Call:
     def agree(
         self,
         describe: Callable[[], Fields],
-        work: Callable[[], _Result] = lambda: None,
+        work: Callable[[], Any] = lambda: None,
         *,
         every_call: bool = False,
-    ) -> _Result:
+    ) -> Any:
         """Return the result of `work()`, once all ranks have agreed on the (field, value) pairs of `describe()`.
 
         An error of `describe` or `work` on one rank is an error on all ranks. Ranks also compare the verb, the name of
@@ -108,7 +109,8 @@ class Call:
             self._check_group()
             describe()
             return work()
-        calls, fields, known, result, cause = self._calls, (), False, None, None
+        fields: Fields = ()
+        calls, known, result, cause = self._calls, False, None, None
         try:
             self._check_group()
             fields = (("call", self._verb), ("thread", current_thread().name), *describe())

@@ -64,6 +64,7 @@ def ring_decode(
             return described(q, k, scale)
 
         def own() -> torch.Tensor:
+            assert scale is not None  # since `describe` was called
             with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
                 parts = partials(q, k, v, scale, block)
                 return parts if call.world_size == 1 else merge_parts(parts)

@@ -1,7 +1,7 @@
 """The ring steps of a rank: the order in which it attends to the KV chunks, and the rectangle that each computes.
 
 Causal attention of 12 tokens, 8 on rank 0 and 4 on rank 1. A row is a query, a column a key. `0` and `1`: pairs that
-ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 0 and 1 in step 1, with the other's KV.
+ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 0 and 1 in step 1, with the other's KV::
 
     query   contiguous    zigzag
         0   0             0

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,7 +151,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, hang_timeout, output, description, show):
+    def measure(stage, job, hang_timeout, output, description, **options):
         asked.append((job, output))
         raise typer.Exit
 
@@ -474,6 +476,51 @@ def test_doctor_fails_where_results_would_be_wrong(monkeypatch):
     monkeypatch.setattr(sdpa, "cpu", wrong)
     code, found = findings()
     assert (code, found["CPU attention"]["state"]) == (1, "wrong")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """What doctor asks PyTorch for, of a machine with two GPUs, the second of which cannot reach the first."""
+    h200 = SimpleNamespace(name="NVIDIA H200", multi_processor_count=132, total_memory=140 << 30, major=9, minor=0)
+    for name, answer in {
+        "device_count": lambda: 2,
+        "get_device_properties": lambda index: h200,
+        "can_device_access_peer": lambda one, other: one < other,
+        "get_device_capability": lambda device: (9, 0),
+        "nccl.version": lambda: (2, 30, 1),
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", answer)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr("heteroring.throttle.green.Green.start", lambda self: None)
+    monkeypatch.setattr("heteroring.throttle.green.Green.report", lambda self: {"multiprocessors": 72})
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(
+        "heteroring.throttle.mps_daemon.mps_daemon", lambda: nullcontext({"CUDA_MPS_PIPE_DIRECTORY": "x"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "says"),
+    [
+        ('{"torch": 3, "ranks": 0, "ours": true}', 0, "cuBLAS gets 3 of 3 wrong, ranks get 0 of 3 wrong"),
+        ('{"torch": 3, "ranks": 3, "ours": false}', 1, "cuBLAS gets 3 of 3 wrong, ranks get 3 of 3 wrong"),
+    ],
+)
+def test_doctor_of_gpus(monkeypatch, two_gpus, printed, code, says):
+    asked = []
+
+    def run(command, env, **_):
+        asked.append((command[2], env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"], env["CUDA_MPS_PIPE_DIRECTORY"]))
+        return SimpleNamespace(returncode=0, stdout=printed)
+
+    monkeypatch.setattr("subprocess.run", run)
+    status, found = findings()
+    assert asked == [("from heteroring.cli.doctor import print_products; print_products()", "80", "x")]
+    assert (status, found["products at 80 %"]["found"]) == (code, says)
+    assert found["GPU 1"]["found"] == "NVIDIA H200, 132 SMs, 140 GiB, capability 9.0"
+    assert (found["P2P"]["found"], found["P2P"]["state"]) == ("not from 1 to 0", "missing")
+    assert found["NCCL"]["found"] == "2.30.1"
+    assert [found[name]["found"] for name in ("platform", "throttle", "backend")] == ["gpu", "mps", "triton"]
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from heteroring.results.aggregate import aggregate
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import merge, read_record
 from heteroring.results.results import Results
-from heteroring.results.rows import Measurement, ProfileRow, read_rows, write_rows
+from heteroring.results.rows import Measurement, ProfileRow, read_rows, to_text, write_rows
 from synthetic import TINY, write_platform
 
 GRID = replace(TINY, percentages=(25, 100), lengths=(128, 256), strategies=("contiguous/even", "zigzag/balanced"))
@@ -98,7 +98,8 @@ def test_rows(platform, tmp_path_factory, name, data):
     (folder / "rows.csv").write_bytes(data.draw(fuzz.damaged((platform / name).read_bytes())))
     if rows := accepted(lambda: read_rows(folder / "rows.csv", ROWS[name])):
         write_rows(folder / "again.csv", rows)
-        assert read_rows(folder / "again.csv", ROWS[name]) == rows
+        again = read_rows(folder / "again.csv", ROWS[name])
+        assert [*map(to_text, again)] == [*map(to_text, rows)]  # to the 9 digits that are written
 
 
 @pytest.mark.parametrize("name", ["measurements", "cells", "profile", "model", "trace"])

@@ -13,6 +13,7 @@ import pytest
 
 from heteroring.figures import NAMES
 from tree import ALL, HAS_TEX, RUN, Tree, jobs
+from wandb_runs import runs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
@@ -196,6 +197,27 @@ def test_what_is_measured_again_is_what_is_missing_or_asked_for_otherwise(tree, 
     assert status == 0, output
     planned = jobs(output)
     assert {rule: planned[rule] for rule in ("profile", "bench", "model", "fit") if rule in planned} == again
+
+
+def test_tracking_logs_jobs_and_results_and_measures_nothing_again(tree, built):
+    pytest.importorskip("wandb")
+    figures = {f"{name}/path" for name in NAMES}
+    status, output = tree.tiny(ALL, "--config", "track=wandb", WANDB_MODE="offline")
+    assert status == 0, output
+    assert jobs(output) == {"track": 1, ALL: 1, "total": 2}
+    [run] = runs(tree.root / RUN)
+    assert (run.job_type, run.group) == ("results", "cpu")
+    assert figures <= set(run.summary)
+    cells = list(csv.DictReader((tree.root / RUN / "data" / "cpu" / "derived" / "cells.csv").read_text().splitlines()))
+    assert [cell["strategy"] for cell in run.table("cells")] == [cell["strategy"] for cell in cells]
+    assert (
+        (tree.root / RUN / "logs" / "cpu" / "tracked.txt").read_text().startswith(f"tracked in {run.folder.resolve()}:")
+    )
+
+    job = "runs/tracked/data/cpu/profile/pct-100.csv"
+    status, output = tree.tiny(job, "--config", "run=tracked", "track=wandb", WANDB_MODE="offline")
+    assert status == 0, output
+    assert [(run.job_type, run.name) for run in runs(tree.root / "runs" / "tracked")] == [("profile", "pct-100")]
 
 
 def test_failed_check_stops_the_run_and_lists_what_is_wrong(tree, built):

@@ -59,7 +59,7 @@ class SymmetricBuffer:
         mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
         self._addresses = [each.data_ptr() for each in mapped]
         self._mapped = handle, mapped  # keep the mappings alive
-        self._last = None
+        self._last: torch.cuda.Stream | None = None
 
     def open(self, current: torch.cuda.Stream) -> None:
         """Begin a call that computes on the stream `current`: behind the last call, on whichever stream that was."""
