@@ -27,7 +27,7 @@ from pathlib import Path
 
 import yaml
 
-from commands import Commands
+from commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from preflight.conflicts import conflicts
 
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
@@ -57,9 +57,9 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     for percentage, path in profiles.items():
         yield Job("profile", path, commands.profile(percentage, path))
     models = folder / "models"
-    for kind, source in commands.models:
-        path = models / f"{kind}-{source}.json"
-        yield Job("models", path, commands.fit(kind, source, profiles.values(), path))
+    for name, fit in commands.models.items():
+        path = models / f"{name}.json"
+        yield Job("models", path, commands.fit(*fit, profiles.values(), path))
     for setting in commands.settings():
         path = folder / "bench" / f"{setting.name}.csv"
         yield Job(setting.part, path, commands.bench(setting, models, path))
@@ -72,8 +72,8 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.model_profiles}
     for percentage, path in profiles.items():
         yield Job("model", path, commands.model_profile(percentage, path))
-    cost = folder / "models" / "cost-block.json"
-    yield Job("model", cost, commands.fit("cost", "block", profiles.values(), cost))
+    cost = folder / "models" / f"{BLOCK_MODEL}.json"
+    yield Job("model", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
     for percentage in commands.model_percentages:
         path, trace = folder / f"pct-{percentage:03d}.csv", folder / f"trace-{percentage:03d}.csv"
         yield Job("model", path, commands.model(percentage, cost.parent, path, trace))

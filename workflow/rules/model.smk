@@ -32,15 +32,15 @@ rule model_fit:
         ),
         code=code_of(FITTING),
     output:
-        model=f"{DATA}/{{live}}/model/models/cost-block.json",
+        model=f"{DATA}/{{live}}/model/models/{BLOCK_MODEL}.json",
     log:
-        f"{LOGS}/{{live}}/model/models/cost-block.log",
+        f"{LOGS}/{{live}}/model/models/{BLOCK_MODEL}.log",
     priority: FIRST
     conda:
         ENVIRONMENT
     params:
         command=lambda wildcards, input, output: command(
-            COMMANDS[wildcards.live].fit("cost", "block", input.profile, output.model)
+            COMMANDS[wildcards.live].fit(*BLOCK_FIT, input.profile, output.model)
         ),
     message:
         "Fit the cost of the model's block on {wildcards.live}"
@@ -51,7 +51,7 @@ rule model_fit:
 rule model:
     input:
         cost=lambda wildcards: to_split_by(
-            [f"{DATA}/{wildcards.live}/model/models/cost-block.json"],
+            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
             expand(rules.model.output, live=wildcards.live, percentage=wildcards.percentage),
         ),
     output:

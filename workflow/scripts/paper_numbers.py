@@ -15,7 +15,7 @@ from statistics import median
 
 from heteroring.files import atomic_path
 from heteroring.results.results import Results, headline
-from heteroring.results.strategy import FITTED
+from heteroring.results.strategy import FITTED, fitted_name
 from heteroring.results.throttles import throttle_words
 from paper import published_study
 from paper.attention_sentences import verdicts
@@ -241,12 +241,12 @@ def profile(results: Results, cells: Cells) -> dict[str, str]:
         numbers[f"Matmul{key}"] = rounded(matmul[percentage])
         numbers[f"Attention{key}"] = rounded(attention[percentage])
     for kind in OPERATORS:
-        model = results.models.get(f"formula-{kind}", {})
+        model = results.models.get(fitted_name("formula", kind), {})
         for key, suffix in (("r2", "Rsquared"), ("r2_leave_one_percentage_out", "HeldOut")):
             if model.get(key) is None:
                 raise MissingData(f"platform {results.platform}: model formula-{kind} has no {key}")
             numbers[f"{kind.capitalize()}{suffix}"] = rounded(model[key])
-    by_length = [results.models[f"formula-{kind}"].get("r2_leave_one_length_out") for kind in OPERATORS]
+    by_length = [results.models[fitted_name("formula", kind)].get("r2_leave_one_length_out") for kind in OPERATORS]
     return {**numbers, "HeldLengthClause": held_length(by_length)}
 
 

@@ -26,7 +26,7 @@ from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.model_rows import DECODED
 from heteroring.results.rows import write_rows
-from heteroring.results.strategy import model_name
+from heteroring.results.strategy import fitted_name
 
 EVEN = "contiguous/even"
 STRATEGIES = (EVEN, "zigzag/even", DECODED)
@@ -102,7 +102,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
                 measured = profile.run(costs, hang_timeout=HANG_SECONDS, on_progress=on_progress)
             profiles.append(Path(folder, f"pct-{percentage:03d}.csv"))
             write_rows(profiles[-1], measured.rows)
-        fit("cost", COST, profiles).save(Path(folder, f"{model_name('cost', COST)}.json"))
+        fit("cost", COST, profiles).save(Path(folder, f"{fitted_name('cost', COST)}.json"))
         job = replace(job, models=Path(folder))
         with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
             sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)

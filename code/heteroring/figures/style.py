@@ -101,7 +101,7 @@ def look(strategy: str) -> Look:
     )
 
 
-def ordered(strategies: Iterable[str]) -> list[str]:
+def ordered(strategies: Iterable[str]) -> list[Strategy]:
     """The given strategies without duplicates, in the order of every legend."""
 
     def place(strategy: Strategy) -> tuple[int, str]:
@@ -112,8 +112,8 @@ def ordered(strategies: Iterable[str]) -> list[str]:
 
 def by_layout(strategies: Iterable[str], *, bars: bool = False) -> list[list[Artist]]:
     """The handles of a legend, a line for each layout that occurs."""
-    looks = [look(strategy) for strategy in ordered(strategies)]
-    lines = [[one for one in looks if one.label.startswith(f"{layout}/")] for layout in LAYOUTS]
+    names = ordered(strategies)
+    lines = [[look(name) for name in names if name.layout == layout] for layout in LAYOUTS]
     return [[one.bar_handle() if bars else one.line_handle() for one in line] for line in lines if line]
 
 

@@ -51,7 +51,7 @@ class Strategy(str):
     def model(self, cost: str) -> str | None:
         """The name of the fitted model that it works with, if any; `cost`: the profile that balanced's is fitted to."""
         kind = _MODELS.get(self.allocator)
-        return kind and model_name(kind, cost if kind == "cost" else self.source)
+        return kind and fitted_name(kind, cost if kind == "cost" else self.source)
 
 
 STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
@@ -62,7 +62,7 @@ _ALL = (
 )
 
 
-def model_name(kind: str, source: str) -> str:
+def fitted_name(kind: str, source: str) -> str:
     """What a model of `kind` fitted to the profile of `source` is called, and its file without suffix."""
     return f"{kind}-{source}"
 

@@ -10,7 +10,7 @@ from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import Strategy, fitted_name
 from heteroring.results.throttles import throttle_words
 from heteroring.ring.partition import Partition
 from paper.cells import (
@@ -150,7 +150,7 @@ def fastest_sentence(cells: WholeCells) -> str:
 
 def prediction(results: Results, cells: WholeCells, cell: Cell) -> str:
     """Where the balanced split loses because its prices are wrong: what they say of the faster split, and of alone."""
-    content, fastest = results.models.get("cost-block"), cells.fastest(cell)
+    content, fastest = results.models.get(fitted_name("cost", "block")), cells.fastest(cell)
     if content is None or not faster_still(cells, cell):
         return ""
     model, layers = CostModel.from_json(content), cells.row["layers"]
