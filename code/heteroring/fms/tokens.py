@@ -10,8 +10,8 @@ import torch
 
 def is_token_ids(tokens: object) -> bool:
     """Whether `tokens` is a dense tensor with data, of any shape, of a dtype that an embedding takes."""
-    is_tensor = isinstance(tokens, torch.Tensor) and not _defect(tokens)
-    return is_tensor and tokens.dtype in (torch.int32, torch.int64)
+    integers = (torch.int32, torch.int64)
+    return isinstance(tokens, torch.Tensor) and not _defect(tokens) and tokens.dtype in integers
 
 
 def described(tokens: object) -> str:
