@@ -27,7 +27,7 @@ class Allocation:
     `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
     percentage, or its formula turned negative there. `notes` say which, what was used instead, where a formula
     extrapolates, and which ranks a cost model leaves out. `model_source` is the operator that the model was fitted
-    to, empty for `even` and `uneven`. `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one a rank,
+    to, empty for `even` and `uneven`. `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one per rank,
     `costs` what `balanced` minimised.
     """
 
@@ -49,7 +49,7 @@ def allocation(
     causal: bool = True,
     multiple: int = 1,
 ) -> Allocation:
-    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one a rank, 1 to 100).
+    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
 
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
@@ -161,7 +161,7 @@ def _checked(percentages: Iterable[float]) -> tuple[float, ...]:
     except TypeError:
         given = ()
     if not given:
-        raise ValueError(f"percentages is {percentages!r}: it must be a list of numbers, one a rank, in rank order")
+        raise ValueError(f"percentages is {percentages!r}: it must be a list of numbers, one per rank, in rank order")
     for rank, percentage in enumerate(given):
         if not (isinstance(percentage, Real) and not isinstance(percentage, bool) and 1 <= percentage <= 100):
             raise ValueError(f"percentage of rank {rank} is {percentage!r}: it must be a number in 1..100")

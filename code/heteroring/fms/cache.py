@@ -47,8 +47,11 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
     """`speeds` as a tuple, equal speeds for None. Raises ValueError unless there is one positive speed per rank."""
     if speeds is None:
         return (1.0,) * world_size
-    listed = speeds.tolist() if isinstance(speeds, np.ndarray | torch.Tensor) else speeds
     rule = f"decode_speeds are {speeds!r}: {world_size} ranks need {world_size} positive numbers, in the order of ranks"
+    try:
+        listed = speeds.tolist() if isinstance(speeds, np.ndarray | torch.Tensor) else speeds
+    except RuntimeError as error:  # of a sparse tensor, or one without data
+        raise ValueError(rule) from error
     if not isinstance(listed, Sequence) or len(listed) != world_size:
         raise ValueError(rule)
     try:

@@ -9,17 +9,23 @@ import torch
 
 
 def is_token_ids(tokens: object) -> bool:
-    """Whether `tokens` is a tensor, of any shape, of a dtype that an embedding takes."""
-    return isinstance(tokens, torch.Tensor) and tokens.dtype in (torch.int32, torch.int64)
+    """Whether `tokens` is a dense tensor with data, of any shape, of a dtype that an embedding takes."""
+    integers = (torch.int32, torch.int64)
+    return isinstance(tokens, torch.Tensor) and not _defect(tokens) and tokens.dtype in integers
 
 
 def described(tokens: object) -> str:
-    """Description for an error message: dtype and shape of a tensor, the type of anything else."""
-    return (
-        f"{tokens.dtype} {tuple(tokens.shape)}"
-        if isinstance(tokens, torch.Tensor)
-        else f"of type {type(tokens).__name__}"
-    )
+    """Description for an error message: dtype and shape of a dense tensor, else what it is instead."""
+    if not isinstance(tokens, torch.Tensor):
+        return f"of type {type(tokens).__name__}"
+    return _defect(tokens) or f"{tokens.dtype} {tuple(tokens.shape)}"
+
+
+def _defect(tokens: torch.Tensor) -> str | None:
+    """Why token ids cannot be read from a tensor, whatever its dtype and shape; None if they can."""
+    if tokens.is_nested or tokens.layout != torch.strided:
+        return f"{'nested' if tokens.is_nested else tokens.layout}, not dense"
+    return "on the meta device, without data" if tokens.is_meta else None
 
 
 def check_not_padded(input_ids: torch.Tensor, config: Any) -> None:

@@ -35,7 +35,7 @@ def backend(
 
     D is one of HEAD_DIMS. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
     strides, except that the last one of out is 1. `pending` is allowed for a new result, scale > 0 and operands for
-    which `takes_pending` holds; the kernel waits for it once it is through with k and v.
+    which `takes_pending` holds; the kernel waits for it after k and v.
 
     Raises ValueError for operands that break a rule, and RuntimeError where Triton or a device is missing.
     """

@@ -564,9 +564,7 @@ def test_a_terminal_shows_something_before_what_takes_seconds(tmp_path, command)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(
-    ("typed", "offered"), [("heteroring al", "allocate"), ("heteroring figure rank_t", "rank_timeline")]
-)
+@pytest.mark.parametrize(("typed", "offered"), [("al", "allocate"), ("figure rank_t", "rank_timeline")])
 def test_a_shell_completes_commands_and_figures(typed, offered):
     """As bash asks; what the shell is given to ask with is typer's."""
     asks = {"_HETERORING_COMPLETE": "complete_bash", "COMP_WORDS": f"heteroring {typed}"}
