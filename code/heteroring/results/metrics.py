@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import mean, median
 
 import numpy as np
 import pandas as pd
 
-from heteroring.results.repetitions import check_cell, latency_of, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
-from heteroring.ring.workload import capacity_bound
 
 CELL = [
     "platform",
@@ -71,7 +70,16 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     block_lens, or in what computed and carried them.
     """
     table = measurement_table(measurements)
-    return _against_references(pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)]))
+    rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
+    found = references(rows, ["module", "condition", "seq_len", "percentages"])
+    return rows.assign(
+        slowdown=rows["latency_ms"] / found["homogeneous"],
+        efficiency=found["homogeneous"] / rows["latency_ms"],
+        speedup=found["even"] / rows["latency_ms"],
+        latency_low_ms=rows["job_medians"].map(lambda medians: min(medians.values())),
+        latency_high_ms=rows["job_medians"].map(lambda medians: max(medians.values())),
+        **found[["bound_ms", "bound_fraction", "fast_alone_ms"]],
+    )[[*CELL, *_VALUES]]
 
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
@@ -91,47 +99,6 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],
     }
-
-
-def _against_references(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the metrics that relate a cell to other cells. job_medians: of each cell, the median of each job."""
-    where = ["module", "condition", "seq_len", "percentages"]
-    ring = rows[(rows["system"] == "ring") & (rows["allocator"] == "even")]
-    even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()
-    alone = {
-        key: list(group["job_medians"]) for key, group in rows[rows["system"] == "alone"].groupby(where, sort=False)
-    }
-
-    def references(row: pd.Series) -> pd.Series:
-        *place, percentages = (row[name] for name in where)
-        ranks, medians = alone.get((*place, percentages), []), row["job_medians"]
-        complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
-        bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
-        return pd.Series(
-            {
-                "homogeneous": even.get((*place, (100,) * len(percentages), row["layout"]), np.nan),
-                "even": even.get((*place, percentages, row["layout"]), np.nan),
-                "latency_low_ms": min(medians.values()),
-                "latency_high_ms": max(medians.values()),
-                "bound_ms": _median(bounds.values()),
-                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
-                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
-            }
-        )
-
-    reference = rows.apply(references, axis=1)
-    return rows.assign(
-        slowdown=rows["latency_ms"] / reference["homogeneous"],
-        efficiency=reference["homogeneous"] / rows["latency_ms"],
-        speedup=reference["even"] / rows["latency_ms"],
-        **reference.drop(columns=["homogeneous", "even"]),
-    )[[*CELL, *_VALUES]]
-
-
-def _median(values: Iterable[float]) -> float:
-    """The median, NaN of nothing."""
-    values = list(values)
-    return median(values) if values else np.nan
 
 
 _VALUES = [

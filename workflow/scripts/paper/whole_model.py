@@ -19,7 +19,7 @@ from paper.cells import (
     ZIGZAG_EVEN,
     ZIGZAG_UNEVEN,
     Cell,
-    MissingData,
+    CellTable,
     above_one,
     place,
     strategy,
@@ -48,30 +48,17 @@ BANDWIDTH = {"NVIDIA H200": 4.8}
 Rates = dict[int, float]
 
 
-class WholeCells:
-    """Cells of one phase of a whole model: values by strategy and (seq_len, percentage)."""
+class WholeCells(CellTable):
+    """Cells of one phase of a whole model."""
 
     def __init__(self, results: Results, phase: str) -> None:
         rows = results.model
         rows = rows[rows.phase == phase]
-        self.platform, self.phase = results.platform, phase
+        super().__init__(f"platform {results.platform}, {phase} of a model", rows)
         self.row = {} if rows.empty else rows.iloc[0].to_dict()
-        self.lengths = sorted(map(int, rows.seq_len.unique()))
-        self.percentages = sorted(map(int, rows.percentage.unique()))
         ring = rows[rows.system == "ring"]
         self.strategies = [Strategy(name) for name in QUOTED.values() if name in set(ring.strategy)]
         self.repetitions = sorted(set(map(int, rows.repetitions)))
-        self._rows = {(r["strategy"], int(r["seq_len"]), int(r["percentage"])): r for r in rows.to_dict("records")}
-
-    def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
-        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
-        value = self._rows.get((name, *cell), {}).get(column)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise MissingData(
-                f"platform {self.platform}, {self.phase} of a model: no {column} of strategy {name} at "
-                f"{cell[0]} tokens and {cell[1]} %"
-            )
-        return value
 
     @property
     def grid(self) -> list[Cell]:
