@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple, Self
 
 from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
-from heteroring.allocators.profile_table import PathLike, Table, read_latencies
+from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.workload import total_pairs
 
@@ -67,7 +67,7 @@ class CostModel(FittedModel):
         return cls.fit(source, read_latencies(paths))
 
     @classmethod
-    def fit(cls, source: str, latencies: dict[str, Table]) -> Self:
+    def fit(cls, source: str, latencies: dict[str, ProfileTable]) -> Self:
         """The model of what `read_latencies` read of attention, of `source`, and of folds and joins if there are any.
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
@@ -153,7 +153,7 @@ def _neighbours(levels: tuple[float, ...], value: float) -> list[int]:
     return [index for index in (above - 1, above) if 0 <= index < len(levels)]
 
 
-def _at(table: Table, lengths: tuple[int, ...]) -> Table:
+def _at(table: ProfileTable, lengths: tuple[int, ...]) -> ProfileTable:
     """The table at `lengths` alone, if it has them all."""
     if not set(lengths) <= set(table.lengths):
         return table
@@ -161,7 +161,7 @@ def _at(table: Table, lengths: tuple[int, ...]) -> Table:
     return table._replace(lengths=lengths, values=tuple(values[length] for length in lengths))
 
 
-def _check_alike(attention: Table, kind: str, table: Table) -> None:
+def _check_alike(attention: ProfileTable, kind: str, table: ProfileTable) -> None:
     for name in ("platform", "lengths", "percentages"):
         if getattr(table, name) != getattr(attention, name):
             raise ValueError(

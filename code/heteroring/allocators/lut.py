@@ -26,7 +26,7 @@ class LookupTable(SpeedModel):
     @classmethod
     def fit(cls, profile: ProfileTable) -> Self:
         """The table of a profile, as it is."""
-        return cls(**vars(profile))
+        return cls(**profile.axes(), speeds=profile.values)
 
     def predict(self, length: int, percentage: float) -> Prediction:
         notes = tuple(f"lut: {place}, read at its edge" for place in self.outside(length, percentage))

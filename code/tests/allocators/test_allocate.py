@@ -133,7 +133,7 @@ class TestProfile:
         rows = []
         for offset, source in enumerate(sources):
             table = profile(source)
-            for length, speeds in zip(table.lengths, table.speeds, strict=True):
+            for length, speeds in zip(table.lengths, table.values, strict=True):
                 for percentage, speed in zip(table.percentages, speeds, strict=True):
                     rows.append(profile_row(source, length, percentage=percentage, tflops=speed + offset))
         write_rows(path, rows)

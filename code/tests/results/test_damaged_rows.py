@@ -102,7 +102,7 @@ def tables(folder):
 
 def profile(folder):
     found = read_profile(sorted((folder / "profile").glob("*.csv")), "matmul")
-    return pd.DataFrame(found.speeds, found.lengths, found.percentages)
+    return pd.DataFrame(found.values, found.lengths, found.percentages)
 
 
 @pytest.mark.parametrize("stage", ["profile", "bench"])
