@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, TypeChecker
+from jsonschema import Draft202012Validator, FormatChecker, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 from workflow.preflight.conflicts import conflicts
 
+from heteroring.results.strategy import Strategy
 from heteroring.words import choices, closest
 
 # What becomes the name of a folder.
@@ -39,6 +40,14 @@ _Validator = extend(
     {"pattern": _pattern},
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_integer, "number": _is_number}),
 )
+
+
+_FORMATS = FormatChecker(())
+
+
+@_FORMATS.checks("strategy", raises=ValueError)
+def _is_strategy(value: Any) -> bool:
+    return not isinstance(value, str) or bool(Strategy(value))
 
 
 def _unknown_keys(error: ValidationError) -> Iterator[str]:
@@ -74,7 +83,7 @@ def _wrong_type(error: ValidationError) -> str:
 def problems(config: Mapping, schema: Mapping) -> list[str]:
     """Every rule of `schema` that `config` breaks, naming key and value; empty if there is none."""
     found = list(_missing_keys(config, schema))
-    for error in _Validator(schema).iter_errors(config):
+    for error in _Validator(schema, format_checker=_FORMATS).iter_errors(config):
         key = ".".join(map(str, error.absolute_path))
         if error.validator == "additionalProperties":
             found += _unknown_keys(error)
@@ -82,6 +91,8 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
         elif error.validator == "type":
             found.append(f"{key}: {_wrong_type(error)}")
+        elif error.validator == "format":
+            found.append(f"{key}: {error.cause}")
         elif error.validator == "enum":
             found.append(f"{key}: {error.instance!r} is not {choices(error.instance, error.validator_value)}")
         else:
