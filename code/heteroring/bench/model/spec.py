@@ -107,7 +107,7 @@ class ModelSpec:
             self.architecture, self.variant, device_type=device.type, data_type=self.torch_dtype, **self._changes()
         )
         if dist.is_initialized():
-            # GPUs with unlike numbers of multiprocessors draw unlike numbers from one seed.
+            # From one seed, GPUs with different numbers of SMs draw different numbers.
             for weight in (*model.parameters(), *model.buffers()):
                 dist.broadcast(weight.data, src=0)
         return model
