@@ -136,7 +136,7 @@ def fastest_sentence(cells: WholeCells) -> str:
 
 
 def prediction(results: Results, cells: WholeCells, cell: Cell) -> str:
-    """Where the balanced split loses because its prices are wrong: what they predict of the faster one and of each rank."""
+    """Where the balanced split loses by wrong prices: what they predict of the faster one, and of ranks alone."""
     content, fastest = results.models.get(fitted_name("cost", "block")), cells.fastest(cell)
     if content is None or not faster_still(cells, cell):
         return ""
