@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from heteroring.bench.requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import DTYPES
 from heteroring.words import choices
@@ -58,6 +59,7 @@ class ModelSpec:
     max_seq_len: int = 0
 
     def __post_init__(self) -> None:
+        check_fms(f"model {self.name!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
         for size in _FIELDS:
