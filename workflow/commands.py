@@ -70,7 +70,7 @@ class Commands:
         headline = self._config["headline"]
         both = [order for slow in self.percentages for order in self._orders(slow)]
         last = [(100, slow) for slow in self.percentages if slow in headline["percentages"]]
-        # On a GPU the call can so be recorded before the layer; on a CPU another start costs more than it is worth.
+        # Separate jobs let a GPU's calls be recorded before its layers; on a CPU another start would cost too much.
         parts = {"call": ("attention",), "layer": ("fms",)} if self._platform == "gpu" else {"": self._modules}
         found = []
         for job in range(1, self._settings["jobs"] + 1):
@@ -141,7 +141,7 @@ class Commands:
     def model_profile(self, percentage: int, output: Path | str) -> Arguments:
         """What a block of the whole model costs a rank at a percentage."""
         model = self._settings["model"]
-        # 0 is the model's own.
+        # 0 means the model's own.
         head_dim = model["emb_dim"] // model["heads"] if model["heads"] else 0
         return self._measuring(
             "profile",

@@ -33,9 +33,9 @@ from preflight.conflicts import conflicts
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model")
-# Words that mean something else as the config's platform.
+# Values of the config's key platform that name no record.
 TAKEN = ("auto", "cpu", "gpu")
-# Of a job that nothing like it has been timed before, and of the start of any that has.
+# Guessed seconds of a job of a part that was never timed, and what the start of a job adds to its recorded time.
 GUESS_SECONDS = {"models": 10.0}
 UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3

@@ -15,7 +15,7 @@ from workflow.preflight.conflicts import conflicts
 from heteroring.results.strategy import Strategy
 from heteroring.words import choices, closest
 
-# What becomes the name of a folder.
+# Keys whose values name folders.
 NAMES = ("run", "platform")
 
 
@@ -25,12 +25,12 @@ def _is_integer(checker: TypeChecker, value: Any) -> bool:
 
 
 def _is_number(checker: TypeChecker, value: Any) -> bool:
-    """YAML has .nan and .inf, which no comparison holds against."""
+    """YAML has .nan and .inf, which minimum and maximum let through."""
     return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Mapping) -> Iterator[ValidationError]:
-    """`$` alone would let a line end by."""
+    """`$` alone would also match before a line end."""
     if isinstance(value, str) and not re.fullmatch(pattern, value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 

@@ -54,7 +54,7 @@ def choose(requested: str, gpus: int, recorded: Collection[str]) -> Platforms:
         raise ValueError(f"platform={requested}: no measurements are recorded under data/{requested}; choose {known}")
     else:
         main = requested
-    # Asking for a live platform by name leaves the machine's other devices alone.
+    # A live platform that is asked for by name is the only one measured.
     live = main if main in measurable else measurable[-1]
     return Platforms(main=main, live=live, measurable=measurable, recorded=recorded)
 

@@ -61,9 +61,9 @@ onstart:
 
 ENVIRONMENT = "../envs/heteroring.yml"
 
-# Where a fit begins: what the command line does before leaves no trace in models.
+# What fitted models depend on: not on the command line in front of it.
 FITTING = "code/heteroring/allocators/models.py"
-# Profiles and models come before what they split, also where that does not wait for them.
+# Priority of profiles and models: they come before the measurements that they split, also where these do not wait.
 FIRST = 1
 
 # Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
@@ -71,20 +71,20 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.get
 # Not as an option in the commands: a measurement that is to be tracked is not another one, to be made again.
 os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_DIR", ROOT or "."))
 
-# The same grid for all of them, but for the jobs of the ring.
+# All platforms have the same grid, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.percentages]
 MODELS = list(GRID.models)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
-# Of whole models, which ibm-fms builds.
+# The grid of whole models, which ibm-fms builds.
 MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.model_percentages]
 MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
 
 
 def folder_of(platform):
-    """Measured platforms live with the run, recorded ones where they came."""
+    """Measured platforms lie in the folder of the run, recorded ones under data/."""
     if platform not in PLATFORMS.known:
         raise WorkflowError(f"unknown platform {platform!r}: {choices(platform, PLATFORMS.known)}")
     return f"data/{platform}" if platform in PLATFORMS.recorded else f"{DATA}/{platform}"
@@ -226,7 +226,7 @@ wildcard_constraints:
     name="[A-Za-z0-9_-]+",
 
 
-# Figures are found by name, which no import shows.
+# Figures are imported by name at run time, so their files are listed.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
 PAPER_SOURCES = paper_sources(Path("latex"))
 

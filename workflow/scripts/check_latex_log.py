@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-# What one does not see on paper: boxes that stick out by less than this many points.
+# Points by which a box may stick out: that is not seen on paper.
 TOLERATED_PT = 5.0
 
 # TeX breaks the lines of its log here, also in the middle of words.

@@ -21,7 +21,7 @@ from violations import bound_violations, end_if_any
 
 # One cell of the grid in one job: what was measured, before repetitions.
 CELL = ["module", "condition", "strategy", "seq_len", "percentages", "job"]
-# What fills a grid of its own.
+# Rows that agree in these columns fill a grid of their own.
 SPAN = ["module", "condition", "job"]
 
 

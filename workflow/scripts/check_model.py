@@ -20,7 +20,7 @@ from violations import bound_violations, end_if_any
 
 CELL = ["phase", "strategy", "seq_len", "percentages"]
 TRACE = ["strategy", "seq_len", "percentages", "rank"]
-# Among the events of a layer.
+# Kinds of events that every traced layer has.
 EVENTS = ("layer", "ready", "block")
 
 

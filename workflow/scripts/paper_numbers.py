@@ -41,7 +41,7 @@ from paper.tex import count, escaped, listed, out_of, render, rounded, share, ta
 
 OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
 
-# The main platform is quoted in full; this is what the appendix says of the reader's machine.
+# The main platform is quoted in full; these are the numbers that the appendix gives for the reader's machine.
 LIVE = frozenset(
     {
         "AloneSentence",
@@ -75,7 +75,7 @@ LIVE = frozenset(
         "WinnerCount",
     }
 )
-# What it says where the reader's machine is the main platform.
+# Numbers that only the appendix gives.
 ONLY_LIVE = frozenset({"GridTable", "TokensTable"})
 
 
@@ -105,7 +105,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
     date = escaped(str(known("date"))[:10])
-    # "2 x NVIDIA H200" does not fall apart at the end of a line.
+    # No line break inside "2 x NVIDIA H200".
     device = escaped(results.device_label).replace(" x ", r"~$\times$~")
     commits = listed(escaped(commit[:10]) for commit in str(known("commit")).split())
     table = [

@@ -32,7 +32,7 @@ EVEN = "contiguous/even"
 STRATEGIES = (EVEN, "zigzag/even", DECODED)
 KINDS = ("attention", "fold", "block")
 REPETITIONS = 3
-CELL_SECONDS = 0.5  # what takes longer is slow enough to be told apart the first time
+CELL_SECONDS = 0.5  # a cell that takes longer is not repeated
 HANG_SECONDS = 60.0
 
 

@@ -77,7 +77,7 @@ class Shape:
 
 
 def same_on_every_rank(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Those of rank 0: on GPUs with unlike numbers of multiprocessors, one seed gives unlike numbers."""
+    """Those of rank 0: from one seed, GPUs with different numbers of SMs draw different numbers."""
     if tensors[0].is_cuda:
         for x in tensors:
             dist.broadcast(x, src=0)

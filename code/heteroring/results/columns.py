@@ -8,7 +8,7 @@ from typing import Any
 
 from heteroring.words import shown
 
-# Far beyond whatever is measured in milliseconds or TFLOP/s, and near enough to be squared and divided by.
+# Wider than anything measured in milliseconds or TFLOP/s, and narrow enough for squares and quotients to be finite.
 LEAST, MOST = 1e-12, 1e12
 _MOST_COUNT = 2**63 - 1
 

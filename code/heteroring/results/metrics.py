@@ -28,7 +28,7 @@ PROFILE_CELL = ["platform", "kind", "size", "percentage", "dtype"]
 
 
 def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row a repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
+    """One row per repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
 
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
     name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.

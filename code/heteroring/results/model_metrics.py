@@ -77,13 +77,13 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
 
 
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
-    """One row an event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
+    """One row per event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
     table = pd.DataFrame([asdict(row) for row in rows])
     return table.assign(percentage=table["percentages"].map(min))
 
 
 def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
-    """Whom a rank waits for in an event of HELD: the owner of the KV to come, or the reader of its own."""
+    """The rank that is waited for in an event of HELD: the owner of the KV to come, or the reader of its own."""
     return (rank - step if kind == "wait" else rank + step) % ranks
 
 
@@ -94,7 +94,7 @@ def came_ms(held: Any, ready: Mapping[int, float]) -> float:
 
 
 def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
-    """How each rank spent the traced layer, one row a strategy, length, throttle setting and rank; milliseconds.
+    """How each rank spent the traced layer, one row per strategy, length, throttle setting and rank; milliseconds.
 
     `trace` is what `trace_table` makes. layer_ms is the time from the layer's start to its end on that rank, and is
     the sum of

@@ -20,7 +20,7 @@ TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One repetition of one phase of a whole model by one strategy. Lists have one entry a rank.
+    """One repetition of one phase of a whole model by one strategy. Lists have one entry per rank.
 
     system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
     a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;

@@ -22,8 +22,8 @@ from heteroring.results.throttles import throttle_words
 class Results:
     """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
 
-    `measurements` has one row a repetition, `cells` one a cell of the grid, `profile` one an operator, size
-    and percentage; columns that hold one value a rank hold tuples. `models` are the fitted models of speed and cost,
+    `measurements` has one row per repetition, `cells` one per cell of the grid, `profile` one per operator, size
+    and percentage; columns with one value per rank hold tuples. `models` are the fitted models of speed and cost,
     those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
     traced layer; both are empty where none was. `notes` says what else a reader must know of how it was recorded:
@@ -91,7 +91,7 @@ def _read_optional(path: Path) -> pd.DataFrame:
 
 
 def read_derived(path: Path) -> pd.DataFrame:
-    """A derived table, tuples where a column holds one value a rank. Raises ValueError, naming it, if it cannot."""
+    """A derived table, tuples where a column has one value per rank. Raises ValueError, naming it, if it is none."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
     table = read_table(path)

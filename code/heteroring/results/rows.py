@@ -39,7 +39,7 @@ CONDITIONS = ("rested", "sustained", "eager", "captured")
 MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
 _AGAIN = ": delete it and measure again"
-# Latency times speed is the work: to the 9 digits that a file keeps of each.
+# Of latency times speed, relative: a file keeps 9 digits of each.
 _ROUNDING = 1e-7
 
 
@@ -66,7 +66,7 @@ _SPLIT = ("layout", "allocator", "model_source", "seq_len", "percentages", "bloc
 
 @dataclass(frozen=True)
 class Measurement:
-    """One repetition of one strategy at one length. Times in milliseconds; lists have one entry a rank.
+    """One repetition of one strategy at one length. Times in milliseconds; lists have one entry per rank.
 
     system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
@@ -349,7 +349,7 @@ def _check_alike(placed: Iterable[_Placed], identity: Identity) -> None:
     first: dict[tuple, _Placed] = {}
     for place, row in placed:
         for name in identity.alike:
-            # A rank at full speed may be measured alone without what throttles others.
+            # A rank at full speed may be profiled without the throttle of the others.
             if name == "throttle" and row.throttle == "none" and getattr(row, "percentage", None) == 100:
                 continue
             other = first.setdefault((name, *_key(row, identity.group)), _Placed(place, row))
@@ -386,7 +386,7 @@ def _check_profile(placed: Sequence[_Placed]) -> None:
         for slow, fast in combinations(sorted(by_percentage), 2):
             slower, faster = by_percentage[slow], by_percentage[fast]
             ratios = [median(slower[size]) / median(faster[size]) for size in slower]
-            # Half way to what it would be if the columns were swapped; with less between them, noise might do it.
+            # On a log scale half way from no difference to swapped columns; between nearer percentages it may be noise.
             if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(
                     f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "

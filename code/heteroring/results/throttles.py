@@ -8,8 +8,10 @@ from heteroring.words import choices
 
 
 class ThrottleWords(NamedTuple):
-    """share: what its percentages are percentages of; cause: what imposes them; device: what is said of the ranks'
-    devices, if anything; method: what it is, for the paper; takes_sms: whether a slow rank has fewer SMs.
+    """What one throttle is called.
+
+    share: what its percentages are percentages of. cause: what imposes them. device: how it is mentioned beside the
+    ranks' devices, if at all. method: how it works, for the paper. takes_sms: whether a slow rank has fewer SMs.
     """
 
     share: str

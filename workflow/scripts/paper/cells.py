@@ -12,7 +12,7 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time
 from paper.tex import count, out_of, percent, share
 
-# Of those that there are, the ones that the text compares.
+# The strategies that the text compares.
 STRATEGIES = tuple(each for each in ALL if each != "contiguous/balanced")
 CONTIGUOUS, ZIGZAG = (
     tuple(each for each in STRATEGIES if each.layout == layout) for layout in ("contiguous", "zigzag")
@@ -28,7 +28,7 @@ class MissingData(ValueError):
 
 
 class CellTable:
-    """Values by strategy and (seq_len, percentage), out of `rows`; `what` they are of, for what is said of them."""
+    """Values by strategy and (seq_len, percentage), out of `rows`; `what` names them in errors."""
 
     def __init__(self, what: str, rows: pd.DataFrame) -> None:
         self._what = what

@@ -41,10 +41,10 @@ from paper.tex import (
 )
 
 QUOTED = {"Even": EVEN, "ZigzagEven": ZIGZAG_EVEN, "Uneven": ZIGZAG_UNEVEN, "Balanced": BALANCED}
-# Of a GPU's memory, in TB/s, by its maker's data sheet.
+# Memory bandwidth in TB/s, by the maker's data sheet.
 BANDWIDTH = {"NVIDIA H200": 4.8}
 
-# Tokens a second, by percentage.
+# Tokens per second, by percentage.
 Rates = dict[int, float]
 
 
@@ -73,7 +73,7 @@ def model_name(row: Mapping) -> str:
 
 
 def whole(results: Results) -> dict[str, str]:
-    """A language model: time to first token, memory, and tokens a second."""
+    """A language model: time to first token, memory, and tokens per second."""
     if results.model.empty:
         return {"HasWhole": "0"}
     cells = WholeCells(results, "prefill")
@@ -136,7 +136,7 @@ def fastest_sentence(cells: WholeCells) -> str:
 
 
 def prediction(results: Results, cells: WholeCells, cell: Cell) -> str:
-    """Where the balanced split loses because its prices are wrong: what they say of the faster split, and of alone."""
+    """Where the balanced split loses by wrong prices: what they predict of the faster one, and of ranks alone."""
     content, fastest = results.models.get(fitted_name("cost", "block")), cells.fastest(cell)
     if content is None or not faster_still(cells, cell):
         return ""
@@ -216,7 +216,7 @@ def whole_table(cells: WholeCells) -> str:
 
 
 def decode(results: Results) -> dict[str, str]:
-    """Tokens a second behind the longest prompt, of the ring and of the ranks alone."""
+    """Tokens per second behind the longest prompt, of the ring and of the ranks alone."""
     cells = WholeCells(results, "decode")
     if not cells.strategies:
         return {"HasDecode": "0"}
@@ -245,7 +245,7 @@ def decode(results: Results) -> dict[str, str]:
 
 
 def decode_rates(cells: WholeCells, name: str) -> Rates:
-    """Tokens a second behind the longest prompt, by percentage, from the highest down."""
+    """Tokens per second behind the longest prompt, by percentage, from the highest down."""
     return {p: cells(name, (cells.lengths[-1], p), "tokens_per_second") for p in cells.percentages[::-1]}
 
 

@@ -68,7 +68,7 @@ def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
     """
     decoded = DECODED if DECODED in job.strategies else job.strategies[-1]
     cells, notes = [], []
-    for seq_len in sorted(job.seq_lens, reverse=True):  # what is set up for the longest serves the others, too
+    for seq_len in sorted(job.seq_lens, reverse=True):  # buffers allocated for the longest serve the others, too
         longest = seq_len == max(job.seq_lens)
         decodes = longest and job.new_tokens > 0
         cells.append(ModelCell("alone", "alone", Partition.contiguous((seq_len,)), decodes=decodes))

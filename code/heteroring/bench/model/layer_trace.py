@@ -51,7 +51,7 @@ class LayerTrace:
         """The block of attention that was given, marked inside the traced layer."""
         if not self._inside:
             return self._block(*args, **kwargs)
-        if self._ready is None:  # no exchange has been opened: this rank holds all tokens, and nobody is to receive any
+        if self._ready is None:  # no exchange was opened: this rank holds all tokens
             self._ready = self._device.mark()
         result, marks = self._marked(self._block, *args, **kwargs)
         self._blocks.append(marks)

@@ -78,9 +78,9 @@ class ModelBench:
         wrap_computing(self.model, self._wrap)
         plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
         self._compute: Backend = rank.throttle.wrap(plain)
-        # By its name, a block brings along what it has for one query against many keys; slowed, it does not.
+        # By name, a backend also selects its decode kernel; a wrapped, throttled one cannot.
         self._block = job.block if self._compute is plain else self._compute
-        # Every rank takes part in making every group.
+        # Every rank must take part in creating every group.
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
         self._prompt = prompt(job)
@@ -97,7 +97,7 @@ class ModelBench:
                 self._prefill(cell, self._block)
             self.rank.device.synchronize()
             advance()
-        # A short prompt through the whole model leaves nothing that the host would first do in a timed one.
+        # A short prompt through the whole model, so that no first-call work of the host is left for a timed one.
         short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
         for cell in cells:
             if cell.partition.seq_len == max(self.job.seq_lens):
@@ -158,7 +158,7 @@ class ModelBench:
         for index, cell in enumerate(cells):
             if cell.system == "alone":
                 own, device = trials[index], self.rank.torch_device
-                logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # what comes is not to take their place
+                logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # broadcast overwrites them
                 for tensor in (logits, ids):
                     if tensor.numel():
                         dist.broadcast(tensor, src=0)

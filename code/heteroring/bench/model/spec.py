@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from heteroring.bench.requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import DTYPES
 from heteroring.words import choices
@@ -58,6 +59,7 @@ class ModelSpec:
     max_seq_len: int = 0
 
     def __post_init__(self) -> None:
+        check_fms(f"model {self.name!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
         for size in _FIELDS:
@@ -107,7 +109,7 @@ class ModelSpec:
             self.architecture, self.variant, device_type=device.type, data_type=self.torch_dtype, **self._changes()
         )
         if dist.is_initialized():
-            # GPUs with unlike numbers of multiprocessors draw unlike numbers from one seed.
+            # From one seed, GPUs with different numbers of SMs draw different numbers.
             for weight in (*model.parameters(), *model.buffers()):
                 dist.broadcast(weight.data, src=0)
         return model

@@ -99,6 +99,6 @@ def backend(rank: Rank, job: ProfileJob) -> Backend:
     return rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
 
 
-# By kind: functions that make the operators, one for each of its sizes, of `fold` the joins besides, where the backend
-# makes any. The throttle of their rank slows whatever computes in them.
+# Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first
+# steps. Whatever computes in an operator is slowed by its rank's throttle.
 OPERATORS = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}

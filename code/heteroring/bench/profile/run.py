@@ -19,7 +19,7 @@ from heteroring.launch.launch import Rank
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import ProfileRow
 
-# A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
+# A repetition calls an operator for at least this long: a single call of a small one is too short to time.
 REPETITION_MS = 10.0
 _MOST_CALLS = 1000
 
@@ -64,7 +64,7 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
 def _operators(rank: Rank, job: ProfileJob) -> list[Operator]:
     makers = OPERATORS
     if {"layer", "block"} & set(job.kinds):
-        from heteroring.bench.profile import fms_operators  # and IBM's FMS with it
+        from heteroring.bench.profile import fms_operators  # imports IBM's FMS
 
         makers = makers | {"layer": fms_operators.layers, "block": fms_operators.blocks}
     return [operator for kind in job.kinds for operator in makers[kind](rank, job)]

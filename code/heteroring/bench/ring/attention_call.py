@@ -33,7 +33,7 @@ class AttentionModule:
         self._inputs = {
             n: same_on_every_rank(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.lengths("attention")
         }
-        # Rings of one rank each, to record a rank alone. Every rank takes part in making every group.
+        # Groups of one rank each, to capture a rank alone. Every rank must take part in creating every group.
         self._alone = self._captured and [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
@@ -51,9 +51,9 @@ class AttentionModule:
             whole = Partition.contiguous((cell.partition.seq_len,))
             partition, group = (cell.partition, None) if cell.system == "ring" else (whole, self._alone)
             call = CapturedRing(q, k, v, partition, group, **ring)
-            call()  # the first replay takes the graph to the device
+            call()  # the first replay uploads the graph
             yield call
-            torch.cuda.empty_cache()  # of the graph before this one, which keeps its memory to itself
+            torch.cuda.empty_cache()  # frees the previous graph's private memory
         elif cell.system == "ring":
             yield partial(ring_attention, q, k, v, cell.partition, **ring)
         elif not q.shape[2]:

@@ -50,7 +50,7 @@ class FmsModule:
             torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
             for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
         ]
-        # A ring of this rank alone, which waits for nobody. Every rank takes part in making every group.
+        # A ring of this rank alone. Every rank must take part in creating every group.
         self._alone = [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
@@ -67,7 +67,7 @@ class FmsModule:
             yield partial(self._layer, hidden, position_ids=at, attn_name="ring", ring=ring)
         elif cell.system == "alone":
             yield None
-        else:  # FMS rotates no empty tensor, and the others wait for this rank's part in the ring
+        else:  # FMS cannot rotate an empty tensor, and the others wait for this rank in the ring
             yield partial(self._attend_to_nothing, partition)
 
     def _attend_to_nothing(self, partition: Partition) -> torch.Tensor:

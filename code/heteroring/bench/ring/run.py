@@ -90,8 +90,8 @@ def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResu
 def order(job: RingJob, cells: tuple[RingCell, ...], repetition: int) -> list[int]:
     """The indices of `cells` in the order of one repetition, the same on every rank.
 
-    What is compared, the cells of one module and length, is measured together: a long call leaves a GPU at a lower
-    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition, job and
+    Cells that are compared, those of one module and length, are measured together: after a long call a GPU runs at a
+    lower clock, which would slow a short call behind it. The order is drawn anew for each repetition, job and
     throttle setting, so that no cell always follows the same other one.
     """
     together: dict[tuple[str, int], list[int]] = {}
@@ -170,7 +170,7 @@ def _bytes_moved(job: RingJob, partition: Partition, system: str) -> int:
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             itemsize=shape.torch_dtype.itemsize,
-            causal=system == "ring",  # an all-gather sends what no query sees, too
+            causal=system == "ring",  # an all-gather also sends what no query sees
         )
         for rank in range(partition.world_size)
     )
