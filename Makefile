@@ -10,13 +10,13 @@ PYTHON ?=
 CORES ?= 1
 WORKERS ?= 2
 VENV := .venv
-EXTRAS := fms,workflow,dev
+EXTRAS := fms,workflow,cluster,track,docs,dev
 LOCKED_TORCH := 2.13.0
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test test-fast lint setup tex readme lock clean help
+.PHONY: paper test test-fast lint setup tex readme docs lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -34,10 +34,11 @@ test: setup tex lint ## lint and run every test
 test-fast: setup ## run the tests that start no processes
 	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"
 
-lint: setup ## check style, and which module may import which
+lint: setup ## check style, types, and which module may import which
 	$(WITHIN) ruff check .
 	$(WITHIN) ruff format --check .
 	$(WITHIN) lint-imports
+	$(WITHIN) mypy
 	$(WITHIN) snakefmt --check Snakefile workflow/rules
 	$(WITHIN) snakemake --lint
 
@@ -60,6 +61,9 @@ tex: ## install TeX where it is missing and allowed
 
 readme: setup ## make README's table and docs/results.svg anew from the record
 	$(WITHIN) python workflow/readme.py
+
+docs: setup ## make pages of docs/ and of the API: docs/_build/index.html
+	$(WITHIN) sphinx-build -W --keep-going -q docs docs/_build
 
 lock: setup ## resolve constraints.txt anew, keeping every pin that still fits
 	$(WITHIN) pip install --quiet 'uv>=0.8'

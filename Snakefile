@@ -4,9 +4,20 @@
 #   snakemake --cores 1 all_but_pdf                    the same where there is no TeX
 #   snakemake --cores 1 figures/speedup_heatmap.png    one figure
 #   snakemake --cores 1 latex/report.pdf               the paper
+#   snakemake --cores 1 all --directory /elsewhere     everything there, this folder being left alone
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
+from workflow.preflight.elsewhere import link_checkout
+
 min_version("9.5")
+
+try:
+    link_checkout(Path(workflow.basedir))
+except ValueError as error:
+    raise WorkflowError(str(error))
 
 
 configfile: "workflow/config/default.yaml"
@@ -21,6 +32,7 @@ include: "workflow/rules/aggregate.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/paper.smk"
 include: "workflow/rules/checks.smk"
+include: "workflow/rules/track.smk"
 
 
 rule all:

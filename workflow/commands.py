@@ -1,10 +1,12 @@
-"""The `heteroring` commands that measure a platform, for the rules and for record.py alike. Needs no package."""
+"""The `heteroring` commands that measure a platform, for the rules and for record.py."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from heteroring.results.strategy import fitted_name
 
 # Profiles that models are fitted to, by kind of model; a layer is profiled where it is measured.
 FITS = {
@@ -14,6 +16,9 @@ FITS = {
 }
 SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 RESTED = "rested"
+# The model that whole models are split by, and the profile of their blocks that it is fitted to.
+BLOCK_FIT = ("cost", "block")
+BLOCK_MODEL = fitted_name(*BLOCK_FIT)
 
 Arguments = tuple[str, ...]
 
@@ -51,7 +56,8 @@ class Commands:
         self._settings = config["platforms"][platform]
         self.percentages = tuple(sorted(config["percentages"], reverse=True))
         self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
-        self.models = tuple((kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles)
+        fits = [(kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles]
+        self.models = {fitted_name(*fit): fit for fit in fits}
         self.model_percentages = tuple(sorted(config["model_percentages"], reverse=True))
         self.model_profiles = tuple(sorted({100, *self.model_percentages}, reverse=True))
 
@@ -64,7 +70,7 @@ class Commands:
         headline = self._config["headline"]
         both = [order for slow in self.percentages for order in self._orders(slow)]
         last = [(100, slow) for slow in self.percentages if slow in headline["percentages"]]
-        # On a GPU the call can so be recorded before the layer; on a CPU another start costs more than it is worth.
+        # Separate jobs let a GPU's calls be recorded before its layers; on a CPU another start would cost too much.
         parts = {"call": ("attention",), "layer": ("fms",)} if self._platform == "gpu" else {"": self._modules}
         found = []
         for job in range(1, self._settings["jobs"] + 1):
@@ -135,7 +141,7 @@ class Commands:
     def model_profile(self, percentage: int, output: Path | str) -> Arguments:
         """What a block of the whole model costs a rank at a percentage."""
         model = self._settings["model"]
-        # 0 is the model's own.
+        # 0 means the model's own.
         head_dim = model["emb_dim"] // model["heads"] if model["heads"] else 0
         return self._measuring(
             "profile",

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from heteroring.figures.style import PEER_COLOUR, look
+from heteroring.figures.style import BASELINE_COLOUR, look
 from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
+from heteroring.results.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
@@ -31,7 +32,7 @@ BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
 # Colour, dashes and width of each line, in the order of the table.
 LINES = {
     EVEN: (look("zigzag/even").colour, "", 1.5),
-    TORCH: (PEER_COLOUR, "", 1.5),
+    TORCH: (BASELINE_COLOUR, "", 1.5),
     BEST: (look("zigzag/uneven").colour, "", 1.5),
     BALANCED: (look(BALANCED).colour, "", 3),
     BOUND: ("#000000", "2 3", 1.5),
@@ -45,14 +46,14 @@ def results(record: Path) -> tuple[pd.DataFrame, pd.Series]:
     One row for each percentage of the slow rank, a column for each name in LINES. Raises ValueError, naming percentage
     and column, if something was not measured.
     """
-    rows = [row for path in sorted((record / "bench").glob("*.csv")) for row in read_rows(path, Measurement)]
+    rows = read_rows(sorted((record / "bench").glob("*.csv")), Measurement)
     rows = [row for row in rows if row.module == "attention" and row.seq_len == SEQ_LEN and row.percentages[0] == 100]
     if not rows:
         raise ValueError(f"{record}: no attention call of {SEQ_LEN} tokens was measured")
     table = cells(rows)
     ring = table[table["system"] == "ring"].pivot(index="percentage", columns="strategy", values="latency_ms")
     balanced = table[(table["system"] == "ring") & (table["strategy"] == BALANCED)].set_index("percentage")
-    contiguous = ring.filter(like="contiguous/")
+    contiguous = ring[[name for name in ring if Strategy(name).layout == "contiguous"]]
     found = pd.DataFrame(
         {
             EVEN: ring.get(EVEN),
@@ -66,7 +67,7 @@ def results(record: Path) -> tuple[pd.DataFrame, pd.Series]:
     )
     for percentage, name in found.isna().stack().loc[lambda missing: missing].index:
         raise ValueError(f"{record}: {name} was not measured at {SEQ_LEN} tokens and {percentage} %")
-    return found, contiguous.idxmin(axis=1).str.removeprefix("contiguous/")
+    return found, contiguous.idxmin(axis=1).map(lambda name: Strategy(name).allocator)
 
 
 def markdown(found: pd.DataFrame, best: pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""Record a platform: the grid of the workflow, measured on a machine that has GPUs but no Snakemake.
+"""Record a platform: measure the workflow's grid on a machine that has GPUs but no Snakemake.
 
     python workflow/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
 
@@ -14,25 +14,28 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
 
-from commands import Commands
+from commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from preflight.conflicts import conflicts
 
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model")
-# Words that mean something else as the config's platform.
+# Values of the config's key platform that name no record.
 TAKEN = ("auto", "cpu", "gpu")
-# Of a job that nothing like it has been timed before, and of the start of any that has.
+# Guessed seconds of a job of a part that was never timed, and what the start of a job adds to its recorded time.
 GUESS_SECONDS = {"models": 10.0}
 UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3
@@ -54,9 +57,9 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     for percentage, path in profiles.items():
         yield Job("profile", path, commands.profile(percentage, path))
     models = folder / "models"
-    for kind, source in commands.models:
-        path = models / f"{kind}-{source}.json"
-        yield Job("models", path, commands.fit(kind, source, profiles.values(), path))
+    for name, fit in commands.models.items():
+        path = models / f"{name}.json"
+        yield Job("models", path, commands.fit(*fit, profiles.values(), path))
     for setting in commands.settings():
         path = folder / "bench" / f"{setting.name}.csv"
         yield Job(setting.part, path, commands.bench(setting, models, path))
@@ -69,8 +72,8 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.model_profiles}
     for percentage, path in profiles.items():
         yield Job("model", path, commands.model_profile(percentage, path))
-    cost = folder / "models" / "cost-block.json"
-    yield Job("model", cost, commands.fit("cost", "block", profiles.values(), cost))
+    cost = folder / "models" / f"{BLOCK_MODEL}.json"
+    yield Job("model", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
     for percentage in commands.model_percentages:
         path, trace = folder / f"pct-{percentage:03d}.csv", folder / f"trace-{percentage:03d}.csv"
         yield Job("model", path, commands.model(percentage, cost.parent, path, trace))
@@ -159,8 +162,10 @@ def read_config(path: Path, **changed: int) -> dict:
     return config
 
 
-def _heteroring(arguments: tuple[str, ...]) -> None:
-    subprocess.run([sys.executable, "-m", "heteroring", *arguments], check=True)
+def _heteroring(arguments: tuple[str, ...], launcher: Sequence[str] = ()) -> None:
+    """Run a command; by `launcher`, "srun --ntasks=2" for one, what has several ranks."""
+    start = launcher if arguments[0] in ("bench", "model") else ()
+    subprocess.run([*start, sys.executable, "-m", "heteroring", *arguments], check=True)
 
 
 def main() -> int:
@@ -169,6 +174,9 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
     parser.add_argument("--only", choices=PARTS, default="", help="part of the record to go on with")
+    parser.add_argument(
+        "--launcher", default="", help="command that starts the ranks, on several nodes: srun --ntasks=2"
+    )
     parser.add_argument("--warmup", type=int, help="in place of the config's")
     parser.add_argument("--repetitions", type=int, help="in place of the config's")
     parser.add_argument("--dry-run", action="store_true", help="list what is left to do, and do nothing")
@@ -179,15 +187,20 @@ def main() -> int:
             raise ValueError(f"--minutes {options.minutes} is not a positive, finite number")
         changed = {key: getattr(options, key) for key in ("warmup", "repetitions")}
         config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
+        os.environ["HETERORING_TRACK"] = str(config.get("track", "none"))
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:
         print(plan(*left_to_do(options.folder, config, options.only)))
         return 0
     try:
-        left = record(options.folder, config, options.minutes, _heteroring, only=options.only)
+        run = partial(_heteroring, launcher=shlex.split(options.launcher))
+        left = record(options.folder, config, options.minutes, run, only=options.only)
     except subprocess.CalledProcessError as error:
-        print(f"heteroring {error.cmd[3]} failed with exit code {error.returncode}", file=sys.stderr)
+        print(
+            f"heteroring {error.cmd[error.cmd.index('heteroring') + 1]} failed with exit code {error.returncode}",
+            file=sys.stderr,
+        )
         return 1
     for job in left:
         print(f"left to do: {job.output}")

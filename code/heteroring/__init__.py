@@ -4,6 +4,15 @@ The public names are imported on first use, so that `import heteroring` costs no
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heteroring.allocators import allocate
+    from heteroring.ring.attention import ring_attention
+    from heteroring.ring.cuda_graph import CapturedRing
+    from heteroring.ring.decode import ring_decode
+    from heteroring.ring.partition import Partition
+    from heteroring.ring.shard import shard, unshard
 
 __version__ = "0.1.0"
 
@@ -20,7 +29,7 @@ _HOME = {
 __all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "ring_decode", "shard", "unshard"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'heteroring' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

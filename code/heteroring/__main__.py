@@ -1,4 +1,4 @@
-"""Where the command line starts, as `heteroring` and as `python -m heteroring`."""
+"""The entry point of the command line, as `heteroring` and as `python -m heteroring`."""
 
 from heteroring.interrupts import quit_on_ctrl_c
 

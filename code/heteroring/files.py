@@ -1,4 +1,4 @@
-"""Reading a text file, and writing one whole or not at all: a reader never meets half a record."""
+"""Text and JSON files: reading with clear errors, and atomic writing, so that no reader sees half a file."""
 
 import json
 import os

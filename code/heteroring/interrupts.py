@@ -1,4 +1,4 @@
-"""Ctrl-C while a command starts: one line and exit code 130, whatever is being imported."""
+"""Ctrl-C while a command starts or imports: one error line and exit code 130."""
 
 from __future__ import annotations
 

@@ -22,8 +22,10 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # How long an example takes says more of what else the machine does than of the code.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# HYPOTHESIS_PROFILE=long takes an hour for what the short profile looks at in seconds.
+settings.register_profile("short", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 

@@ -1,19 +1,21 @@
-"""Hold the configuration against its schema, and say what is wrong in one line each."""
+"""Validate the configuration against its schema, with one error line per defect."""
 
 import math
 import re
 from collections.abc import Iterator, Mapping, MutableMapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, TypeChecker
+from jsonschema import Draft202012Validator, FormatChecker, TypeChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 from workflow.preflight.conflicts import conflicts
 
-# What becomes the name of a folder.
+from heteroring.results.strategy import Strategy
+from heteroring.words import choices, closest
+
+# Keys whose values name folders.
 NAMES = ("run", "platform")
 
 
@@ -23,12 +25,12 @@ def _is_integer(checker: TypeChecker, value: Any) -> bool:
 
 
 def _is_number(checker: TypeChecker, value: Any) -> bool:
-    """YAML has .nan and .inf, which no comparison holds against."""
+    """YAML has .nan and .inf, which minimum and maximum let through."""
     return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Mapping) -> Iterator[ValidationError]:
-    """`$` alone would let a line end by."""
+    """`$` alone would also match before a line end."""
     if isinstance(value, str) and not re.fullmatch(pattern, value):
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
@@ -40,14 +42,31 @@ _Validator = extend(
 )
 
 
+_FORMATS = FormatChecker(())
+
+
+@_FORMATS.checks("strategy", raises=ValueError)
+def _is_strategy(value: Any) -> bool:
+    return not isinstance(value, str) or bool(Strategy(value))
+
+
 def _unknown_keys(error: ValidationError) -> Iterator[str]:
     known = list(error.schema["properties"])
     group = "".join(f"{name}." for name in error.absolute_path)
     for name in error.instance:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {group}{close[0]}?" if close else f"one of {', '.join(known)}"
+            close = closest(name, known)
+            hint = f"did you mean {group}{close}?" if close else f"one of {', '.join(known)}"
             yield f"unknown key {group}{name}: {hint}"
+
+
+def _missing_keys(config: Any, schema: Mapping, group: str = "") -> Iterator[str]:
+    """Defaults have every key, but --replace-workflow-config does without them."""
+    for name, entry in schema["properties"].items() if isinstance(config, Mapping) else ():
+        if name not in config:
+            yield f"key {group}{name} is missing"
+        elif entry.get("type") == "object":
+            yield from _missing_keys(config[name], entry, f"{group}{name}.")
 
 
 def _wrong_type(error: ValidationError) -> str:
@@ -63,8 +82,8 @@ def _wrong_type(error: ValidationError) -> str:
 
 def problems(config: Mapping, schema: Mapping) -> list[str]:
     """Every rule of `schema` that `config` breaks, naming key and value; empty if there is none."""
-    found = []
-    for error in _Validator(schema).iter_errors(config):
+    found = list(_missing_keys(config, schema))
+    for error in _Validator(schema, format_checker=_FORMATS).iter_errors(config):
         key = ".".join(map(str, error.absolute_path))
         if error.validator == "additionalProperties":
             found += _unknown_keys(error)
@@ -72,6 +91,10 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
             found.append(f"{key}: {error.instance} lacks {error.validator_value['const']}")
         elif error.validator == "type":
             found.append(f"{key}: {_wrong_type(error)}")
+        elif error.validator == "format":
+            found.append(f"{key}: {error.cause}")
+        elif error.validator == "enum":
+            found.append(f"{key}: {error.instance!r} is not {choices(error.instance, error.validator_value)}")
         else:
             found.append(f"{key}: {error.message}")
     return found

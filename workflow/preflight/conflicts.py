@@ -1,4 +1,4 @@
-"""Values of the configuration, each fine by itself, of which one excludes another. Needs no package."""
+"""Find values of the configuration that are valid by themselves but exclude each other. Standard library only."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

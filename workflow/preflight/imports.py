@@ -1,4 +1,4 @@
-"""Which files of this project a Python file is made of: those that it imports, and those that these import.
+"""Find the files of this project that a Python file imports, directly or indirectly.
 
 So a rule follows the code that its numbers come from, and no list of files is kept by hand.
 """

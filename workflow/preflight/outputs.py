@@ -1,4 +1,4 @@
-"""Can results be written where this run puts them? Asked before any job starts."""
+"""Check before any job starts that the results of this run can be written."""
 
 import os
 from collections.abc import Iterable

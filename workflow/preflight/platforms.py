@@ -1,4 +1,4 @@
-"""Which platform the paper shows, which one this machine measures, and where their files lie.
+"""Choose the platform that the paper shows and the platform that this machine measures, and locate their files.
 
 Runs while the workflow is parsed, so it asks the driver for GPUs instead of importing torch.
 """
@@ -10,8 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from heteroring.words import choices
+
 MEASURABLE = ("cpu", "gpu")
 PREFERRED_RECORD = "h200x2"
+GPUS = "HETERORING_GPUS"
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,11 @@ def choose(requested: str, gpus: int, recorded: Collection[str]) -> Platforms:
     elif requested == "gpu" and gpus < 2:
         raise ValueError(f"platform=gpu needs two or more CUDA GPUs, and this machine shows {gpus}")
     elif requested not in (*measurable, *recorded):
-        choices = ", ".join(("auto", *MEASURABLE, *recorded))
-        raise ValueError(
-            f"platform={requested}: no measurements are recorded under data/{requested}; one of: {choices}"
-        )
+        known = choices(requested, ("auto", *MEASURABLE, *recorded))
+        raise ValueError(f"platform={requested}: no measurements are recorded under data/{requested}; choose {known}")
     else:
         main = requested
-    # Asking for a live platform by name leaves the machine's other devices alone.
+    # A live platform that is asked for by name is the only one measured.
     live = main if main in measurable else measurable[-1]
     return Platforms(main=main, live=live, measurable=measurable, recorded=recorded)
 
@@ -65,7 +66,14 @@ def recorded_platforms(data: Path) -> tuple[str, ...]:
 
 
 def visible_gpus() -> int:
-    """CUDA GPUs that a process started from here would see; 0 without a working driver."""
+    """CUDA GPUs that a process started from here would see; 0 without a working driver.
+
+    GPUS names the number where jobs run elsewhere, on nodes of a cluster. Raises ValueError if it is no number.
+    """
+    if (named := os.environ.get(GPUS)) is not None:
+        if not named.isdecimal():
+            raise ValueError(f"{GPUS}={named} is not a number of GPUs")
+        return int(named)
     if shutil.which("nvidia-smi") is None:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""Remove Snakemake's lock where the run that took it was killed, so that the next one simply starts.
+"""Remove Snakemake's lock if the run that took it was killed, so that the next run can start.
 
 Snakemake's lock does not say who holds it. Each run therefore leaves its name beside the lock; a lock whose
 owner, on this machine, is gone guards nothing.
@@ -40,7 +40,7 @@ def drop_stale_lock(state: Path) -> bool:
     locks, owner_file = state / "locks", state / "owner.json"
     try:
         owner = json.loads(owner_file.read_text())
-        # A lock younger than the note was taken by someone who has not signed yet.
+        # A lock newer than the note belongs to a run that has not written its own yet.
         if not any(locks.iterdir()) or locks.stat().st_mtime > owner_file.stat().st_mtime:
             return False
         alive = owner["boot"] == _boot() and owner["start"] == _start_of(owner["pid"])

@@ -1,4 +1,4 @@
-"""Can IBM's Foundation Model Stack build the whole models that are to be measured? Asked before any job starts."""
+"""Check before any job starts that FMS can build the language models to be measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,12 @@ import yaml
 SIZES = ("layers", "emb_dim", "heads", "kv_heads")
 
 
-def check_models(config: Mapping, schema: Path) -> None:
+def check_models(config: Mapping, defaults: Path) -> None:
     """Raise ValueError, naming the key, unless the models of `config` can be built.
 
-    Importing the stack takes seconds, so only what is not called as the defaults of `schema` are is asked about.
+    Importing the stack takes seconds, so only models that have other names than those in the file `defaults` are built.
     """
-    platforms = yaml.safe_load(schema.read_text())["properties"]["platforms"]["properties"]
-    shipped = {each["properties"]["model"]["properties"]["name"]["default"] for each in platforms.values()}
+    shipped = {each["model"]["name"] for each in yaml.safe_load(defaults.read_text())["platforms"].values()}
     for platform, settings in config["platforms"].items():
         model = settings["model"]
         if model["name"] not in shipped:

@@ -1,4 +1,4 @@
-# One tidy table per question: repetitions, cells of the grid with their metrics, and the profile.
+# Tidy tables of a platform: repetitions, cells of the grid with their metrics, and the profile.
 
 
 rule aggregate:

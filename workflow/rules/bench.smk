@@ -1,4 +1,4 @@
-# The ring itself: a job for each setting of the ranks' percentages, in which all modules, lengths and strategies interleave.
+# Measurements of the ring: one job per setting of the ranks' percentages, interleaving modules, lengths and strategies.
 
 
 rule bench:
@@ -18,8 +18,12 @@ rule bench:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, input, output: command(
-            COMMANDS[wildcards.live].bench(setting_of(wildcards), Path(input.models[0]).parent, output.rows)
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].bench(
+                setting_of(wildcards),
+                f"{DATA}/{wildcards.live}/models",
+                at(rules.bench.output.rows, wildcards),
+            )
         ),
     message:
         "Measure the ring on {wildcards.live}: {wildcards.setting}"

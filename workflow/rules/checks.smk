@@ -1,4 +1,4 @@
-# Are the measurements whole and plausible? A violation fails the run and is listed with all the others.
+# Checks that measurements are complete and plausible; a violation fails the run and is listed with all others.
 
 
 rule checks:

@@ -1,4 +1,4 @@
-# The checked configuration, and what the stages share: folders, platforms, and the files of a platform.
+# The validated configuration, and what the stages share: folders, platforms, and the files of a platform.
 import json
 import os
 import re
@@ -8,12 +8,15 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import NAMES
+from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from workflow.commands import Commands
+from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
+from workflow.preflight.elsewhere import paper_sources
 from workflow.preflight.imports import with_imports
 from workflow.preflight.outputs import check_writable
 from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
@@ -23,15 +26,17 @@ from workflow.preflight.whole_models import check_models
 # ibm-fms has no release for Python 3.13.
 HAS_FMS = find_spec("fms") is not None
 SCHEMA = Path("workflow/schemas/config.schema.yaml")
+DEFAULTS = Path("workflow/config/default.yaml")
 
 try:
     check(config, SCHEMA)
     if HAS_FMS:
-        check_models(config, SCHEMA)
+        check_models(config, DEFAULTS)
     PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
     check_writable([DATA, FIGURES, LATEX, LOGS])
+    check_tracker(config["track"])
 except ValueError as error:
     raise WorkflowError(str(error))
 
@@ -56,30 +61,32 @@ onstart:
 
 ENVIRONMENT = "../envs/heteroring.yml"
 
-# Where a fit begins: what the command line does before leaves no trace in models.
+# What fitted models depend on: not on the command line in front of it.
 FITTING = "code/heteroring/allocators/models.py"
-# Profiles and models come before what they split, also where that does not wait for them.
+# Priority of profiles and models: they come before the measurements that they split, also where these do not wait.
 FIRST = 1
 
 # Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
+# Not as an option in the commands: a measurement that is to be tracked is not another one, to be made again.
+os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_DIR", ROOT or "."))
 
-# The same grid for all of them, but for the jobs of the ring.
+# All platforms have the same grid, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.percentages]
-MODELS = ["-".join(model) for model in GRID.models]
+MODELS = list(GRID.models)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
-# Of whole models, which ibm-fms builds.
+# The grid of whole models, which ibm-fms builds.
 MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.model_percentages]
 MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
 
 
 def folder_of(platform):
-    """Measured platforms live with the run, recorded ones where they came."""
+    """Measured platforms lie in the folder of the run, recorded ones under data/."""
     if platform not in PLATFORMS.known:
-        raise WorkflowError(f"unknown platform {platform!r}: one of {', '.join(PLATFORMS.known)}")
+        raise WorkflowError(f"unknown platform {platform!r}: {choices(platform, PLATFORMS.known)}")
     return f"data/{platform}" if platform in PLATFORMS.recorded else f"{DATA}/{platform}"
 
 
@@ -96,6 +103,15 @@ def one_of(choices):
 def command(arguments):
     """A `heteroring` command line."""
     return shlex.join(["heteroring", *arguments])
+
+
+def at(output, wildcards):
+    """The path of a rule's output.
+
+    Snakemake repeats a job whose params have changed, unless they are functions of its input or output: those of what
+    measures take wildcards alone.
+    """
+    return expand(output, **dict(wildcards.items()))[0]
 
 
 def comma(values):
@@ -115,7 +131,9 @@ def setting_of(wildcards):
     """The setting of a job of the ring, by its name."""
     found = SETTINGS[wildcards.live]
     if wildcards.setting not in found:
-        raise WorkflowError(f"{wildcards.setting} is no job of the configured grid: one of {', '.join(found)}")
+        raise WorkflowError(
+            f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}"
+        )
     return found[wildcards.setting]
 
 
@@ -181,7 +199,7 @@ def model_files(folder):
 
 def block_model(folder):
     """The model that the splits of whole models were made from, where there is one."""
-    path = Path(folder, "model", "models", "cost-block.json")
+    path = Path(folder, "model", "models", f"{BLOCK_MODEL}.json")
     there = path.exists() if FOLDERS[folder] in PLATFORMS.recorded else has_whole_model(folder)
     return [str(path)] if there else []
 
@@ -208,14 +226,9 @@ wildcard_constraints:
     name="[A-Za-z0-9_-]+",
 
 
-# Figures are found by name, which no import shows.
+# Figures are imported by name at run time, so their files are listed.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
-PAPER_SOURCES = sorted(
-    path.relative_to("latex").as_posix()
-    for path in Path("latex").rglob("*")
-    if path.suffix in (".tex", ".bib", ".cls", ".sty", ".bst") or path.name == "latexmkrc"
-    if not {"images", "generated"} & set(path.parts)
-)
+PAPER_SOURCES = paper_sources(Path("latex"))
 
 
 def grid_of(platform):
@@ -240,7 +253,7 @@ def model_grid_of(platform):
 
 def known_figure(name):
     if name not in NAMES:
-        raise WorkflowError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+        raise WorkflowError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return name
 
 
@@ -272,4 +285,5 @@ def everything_but_pdf():
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         f"{LATEX}/generated/numbers.tex",
+        *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

@@ -4,7 +4,7 @@
 rule figure:
     input:
         results=lambda wildcards: results_of(wildcards.platform),
-        code=code_of("workflow/scripts/draw_figure.py", *FIGURE_CODE),
+        code=code_of("code/heteroring/results/results.py", *FIGURE_CODE),
     output:
         png=f"{FIGURES}/{{platform}}/{{name}}.png",
         pdf=f"{FIGURES}/{{platform}}/{{name}}.pdf",
@@ -18,7 +18,8 @@ rule figure:
     message:
         "Draw {wildcards.name} for {wildcards.platform}"
     shell:
-        "python workflow/scripts/draw_figure.py {params.name} {params.folder} {output.png} {output.pdf} > {log} 2>&1"
+        "heteroring figure {params.name} --platform-dir {params.folder} --output {output.png} --output {output.pdf}"
+        " > {log} 2>&1"
 
 
 rule main_figure:

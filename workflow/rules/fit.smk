@@ -1,4 +1,4 @@
-# Models for the allocators: of speed, a lookup table and a regression; of cost, of each module that is measured.
+# Models for the allocators: speed models (lookup table and regression), and a cost model per measured module.
 
 
 rule fit:
@@ -16,7 +16,7 @@ rule fit:
         ENVIRONMENT
     params:
         command=lambda wildcards, input, output: command(
-            COMMANDS[wildcards.live].fit(*wildcards.model.split("-"), input.profile, output.model)
+            COMMANDS[wildcards.live].fit(*GRID.models[wildcards.model], input.profile, output.model)
         ),
     message:
         "Fit {wildcards.model} to the profile of {wildcards.live}"

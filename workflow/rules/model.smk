@@ -1,4 +1,4 @@
-# Whole models over the ring: what one of their blocks costs a rank, then a job per throttle setting of the last rank.
+# Measurements of language models over the ring: the profile of one of their blocks, then a job per throttle setting.
 
 
 rule model_profile:
@@ -14,8 +14,10 @@ rule model_profile:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, output: command(
-            COMMANDS[wildcards.live].model_profile(int(wildcards.percentage), output.rows)
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].model_profile(
+                int(wildcards.percentage), at(rules.model_profile.output.rows, wildcards)
+            )
         ),
     message:
         "Profile a block of the model on one {wildcards.live} rank at {wildcards.percentage} %"
@@ -30,15 +32,15 @@ rule model_fit:
         ),
         code=code_of(FITTING),
     output:
-        model=f"{DATA}/{{live}}/model/models/cost-block.json",
+        model=f"{DATA}/{{live}}/model/models/{BLOCK_MODEL}.json",
     log:
-        f"{LOGS}/{{live}}/model/models/cost-block.log",
+        f"{LOGS}/{{live}}/model/models/{BLOCK_MODEL}.log",
     priority: FIRST
     conda:
         ENVIRONMENT
     params:
         command=lambda wildcards, input, output: command(
-            COMMANDS[wildcards.live].fit("cost", "block", input.profile, output.model)
+            COMMANDS[wildcards.live].fit(*BLOCK_FIT, input.profile, output.model)
         ),
     message:
         "Fit the cost of the model's block on {wildcards.live}"
@@ -49,7 +51,7 @@ rule model_fit:
 rule model:
     input:
         cost=lambda wildcards: to_split_by(
-            [f"{DATA}/{wildcards.live}/model/models/cost-block.json"],
+            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
             expand(rules.model.output, live=wildcards.live, percentage=wildcards.percentage),
         ),
     output:
@@ -64,9 +66,12 @@ rule model:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, input, output: command(
+        command=lambda wildcards: command(
             COMMANDS[wildcards.live].model(
-                int(wildcards.percentage), Path(input.cost[0]).parent, output.rows, output.trace
+                int(wildcards.percentage),
+                Path(at(rules.model_fit.output.model, wildcards)).parent,
+                at(rules.model.output.rows, wildcards),
+                at(rules.model.output.trace, wildcards),
             )
         ),
     message:

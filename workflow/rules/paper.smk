@@ -1,15 +1,14 @@
-# Numbers as TeX macros, then the PDF.
+# The paper: numbers as TeX macros, then the PDF.
 
 # What the analysis is computed from: measurements of others, so no platform.
 PUBLISHED = "data/published"
-PUBLISHED_TABLES = ("l40x2_ring_sweep", "l40_matmul_mps_sweep", "l40_formula", "h200x2_layer")
 
 
 rule numbers:
     input:
         main=results_of(PLATFORMS.main),
         live=results_of(PLATFORMS.live),
-        published=expand("{folder}/{table}.csv", folder=PUBLISHED, table=PUBLISHED_TABLES),
+        published=sorted(map(str, Path(PUBLISHED).glob("*.csv"))),
         code=code_of("workflow/scripts/paper_numbers.py"),
     output:
         tex=f"{LATEX}/generated/numbers.tex",

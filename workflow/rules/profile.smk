@@ -1,4 +1,4 @@
-# How fast one rank computes at each throttle setting: square matmuls, and what the ring consists of at each length.
+# Profiles of one rank at each throttle setting: square matmuls, and the operators of the ring at each length.
 
 
 rule profile:
@@ -14,8 +14,8 @@ rule profile:
     resources:
         machine=1,
     params:
-        command=lambda wildcards, output: command(
-            COMMANDS[wildcards.live].profile(int(wildcards.percentage), output.rows)
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].profile(int(wildcards.percentage), at(rules.profile.output.rows, wildcards))
         ),
     message:
         "Profile one {wildcards.live} rank at {wildcards.percentage} %"

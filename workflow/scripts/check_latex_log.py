@@ -1,4 +1,4 @@
-"""Refuse a PDF whose LaTeX log tells of a broken reference, a missing glyph or a line that sticks out.
+"""Fail if a LaTeX log reports a broken reference, a missing glyph or an overfull line.
 
     python workflow/scripts/check_latex_log.py latex/report.log
 
@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-# What one does not see on paper: boxes that stick out by less than this many points.
+# Points by which a box may stick out: that is not seen on paper.
 TOLERATED_PT = 5.0
 
 # TeX breaks the lines of its log here, also in the middle of words.

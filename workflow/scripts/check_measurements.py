@@ -1,4 +1,4 @@
-"""Are a platform's measurements whole and plausible? Lists every violation, not only the first.
+"""Check that a platform's measurements are complete and plausible, and list every violation.
 
     python workflow/scripts/check_measurements.py MEASUREMENTS.csv CELLS.csv REPORT.txt GRID NOISE
 
@@ -17,11 +17,11 @@ import pandas as pd
 from heteroring.results.metrics import measurement_table
 from heteroring.results.results import read_derived
 from heteroring.results.rows import MODULES, Measurement, read_rows
-from violations import end_if_any
+from violations import bound_violations, end_if_any
 
 # One cell of the grid in one job: what was measured, before repetitions.
 CELL = ["module", "condition", "strategy", "seq_len", "percentages", "job"]
-# What fills a grid of its own.
+# Rows that agree in these columns fill a grid of their own.
 SPAN = ["module", "condition", "job"]
 
 
@@ -67,27 +67,13 @@ def grid_violations(measurements: pd.DataFrame, grid: Mapping | None) -> Iterato
             yield f"repetitions {repeated} instead of {wanted}: {describe(cell)}"
 
 
-def bound_violations(cells: pd.DataFrame, noise: float) -> Iterator[str]:
-    """No ring is faster than every rank busy all the time, but for noise."""
-    scored = cells[cells["bound_fraction"].notna()]
-    for row in scored[scored["bound_fraction"] > 1 + noise].to_dict("records"):
-        yield f"bound fraction {row['bound_fraction']:.3f} exceeds 1 by more than {noise}: {describe_cell(row)}"
-    if scored.empty:
-        yield "no cell has a bound fraction"
-
-
-def describe_cell(row: Mapping) -> str:
-    """A row of the table of cells, which is of all jobs."""
-    return describe({name: row[name] for name in CELL if name != "job"})
-
-
 def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
     """Every rule that the tables break, one line each.
 
     grid: repetitions, and jobs, each with its percentages, condition, number (job), strategies and the seq_lens of each
     module. None for recorded measurements, which are held against the grid that they span themselves.
     """
-    return [*grid_violations(measurements, grid), *bound_violations(cells, noise)]
+    return [*grid_violations(measurements, grid), *bound_violations(cells, noise, describe)]
 
 
 def modules_of(measurements: pd.DataFrame) -> str:

@@ -1,4 +1,4 @@
-"""The paper's numbers, the words that depend on them, and its tables, as TeX macros.
+"""Write the paper's numbers, the words that depend on them, and its tables, as TeX macros.
 
     python workflow/scripts/paper_numbers.py MAIN_FOLDER LIVE_FOLDER PUBLISHED_FOLDER OUTPUT.tex
 
@@ -15,7 +15,8 @@ from statistics import median
 
 from heteroring.files import atomic_path
 from heteroring.results.results import Results, headline
-from heteroring.results.strategy import FITTED
+from heteroring.results.strategy import FITTED, fitted_name
+from heteroring.results.throttles import throttle_words
 from paper import published_study
 from paper.attention_sentences import verdicts
 from paper.attention_tables import tables
@@ -38,14 +39,9 @@ from paper.cells import (
 from paper.layer_and_costs import beyond_the_call, constants
 from paper.tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
 
-THROTTLES = {
-    "mps": "CUDA MPS limits on active threads",
-    "green": "CUDA green contexts",
-    "pacing": "pacing (idle time after each computation)",
-}
 OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
 
-# The main platform is quoted in full; this is what the appendix says of the reader's machine.
+# The main platform is quoted in full; these are the numbers that the appendix gives for the reader's machine.
 LIVE = frozenset(
     {
         "AloneSentence",
@@ -79,7 +75,7 @@ LIVE = frozenset(
         "WinnerCount",
     }
 )
-# What it says where the reader's machine is the main platform.
+# Numbers that only the appendix gives.
 ONLY_LIVE = frozenset({"GridTable", "TokensTable"})
 
 
@@ -101,7 +97,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     def one(column: str) -> str:
         return listed(map(escaped, used(column)))
 
-    throttle = listed(THROTTLES.get(name, escaped(name)) for name in used("throttle") if name != "none")
+    throttle = listed(throttle_words(name).method for name in used("throttle") if name != "none")
     sources = sorted(set(rows[rows.allocator == "lut"].model_source))
     profiled = listed(OPERATORS.get(name, escaped(name)) for name in sources)
     studied = ", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"
@@ -109,7 +105,7 @@ def environment(results: Results, cells: Cells) -> dict[str, str]:
     devices = Counter(map(escaped, known("devices")))
     software = ("python", "torch", "triton", "numpy")
     date = escaped(str(known("date"))[:10])
-    # "2 x NVIDIA H200" does not fall apart at the end of a line.
+    # No line break inside "2 x NVIDIA H200".
     device = escaped(results.device_label).replace(" x ", r"~$\times$~")
     commits = listed(escaped(commit[:10]) for commit in str(known("commit")).split())
     table = [
@@ -245,12 +241,12 @@ def profile(results: Results, cells: Cells) -> dict[str, str]:
         numbers[f"Matmul{key}"] = rounded(matmul[percentage])
         numbers[f"Attention{key}"] = rounded(attention[percentage])
     for kind in OPERATORS:
-        model = results.models.get(f"formula-{kind}", {})
+        model = results.models.get(fitted_name("formula", kind), {})
         for key, suffix in (("r2", "Rsquared"), ("r2_leave_one_percentage_out", "HeldOut")):
             if model.get(key) is None:
                 raise MissingData(f"platform {results.platform}: model formula-{kind} has no {key}")
             numbers[f"{kind.capitalize()}{suffix}"] = rounded(model[key])
-    by_length = [results.models[f"formula-{kind}"].get("r2_leave_one_length_out") for kind in OPERATORS]
+    by_length = [results.models[fitted_name("formula", kind)].get("r2_leave_one_length_out") for kind in OPERATORS]
     return {**numbers, "HeldLengthClause": held_length(by_length)}
 
 

@@ -1,8 +1,19 @@
-"""How the checks of measurements end a run."""
+"""What the checks of measurements share: the rule on bound fractions, and how violations end a run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pandas as pd
+
+
+def bound_violations(cells: pd.DataFrame, noise: float, describe: Callable[[Mapping], str]) -> Iterator[str]:
+    """No cell is faster than every rank busy all the time, by more than `noise` of that."""
+    scored = cells[cells["bound_fraction"].notna()]
+    for cell in scored[scored["bound_fraction"] > 1 + noise].to_dict("records"):
+        yield f"bound fraction {cell['bound_fraction']:.3f} exceeds 1 by more than {noise}: {describe(cell)}"
+    if scored.empty:
+        yield "no cell has a bound fraction"
 
 
 def end_if_any(found: Sequence[str], tables: Sequence[Path], jobs: str) -> None:

@@ -17,8 +17,10 @@ printf '%s\n' "$@" |
 # Every version that the environment is made of, on Linux x86-64 with Python 3.11 to 3.13.
 # Made by `make lock` from pyproject.toml; not edited by hand.
 HEADER
-    # Every line would repeat the one platform that is locked.
-    platform="platform_machine == 'x86_64' and sys_platform == 'linux'"
-    sed -E "s/ (;|and) $platform//" "$new"
+    # Every line would repeat the machines that are locked.
+    for always in "python_full_version < '3.14'" "platform_machine == 'x86_64'" "sys_platform == 'linux'"; do
+        sed -i -E "s/ and $always//; s/$always and //; s/ ; $always//" "$new"
+    done
+    cat "$new"
 } >"$new.txt"
 mv "$new.txt" constraints.txt

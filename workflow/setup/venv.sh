@@ -50,10 +50,10 @@ install) ;;
     ;;
 esac
 
-# What a shell reads as more than a name, Snakemake does not quote when it starts Python.
+# What a shell reads within double quotes, in which scripts of an environment name its Python; and PATH ends at a colon.
 case "$PWD" in
-*[[:space:]\'\"\\\$\&\;\(\)\<\>\|\`\*\?\[\]\{\}]*)
-    fail "the path of this folder, $PWD, holds a space, a quote or another sign that a shell reads: move it elsewhere"
+*[\"\\\$\`:]* | *$'\n'*)
+    fail "the path of this folder, $PWD, holds a double quote, a backslash, \$, \` or a colon: move it elsewhere"
     ;;
 esac
 

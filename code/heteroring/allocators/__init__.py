@@ -1,4 +1,4 @@
-"""How many tokens each rank gets: even, uneven, lut, formula and balanced.
+"""Allocators, which decide how many tokens each rank gets: even, uneven, lut, formula and balanced.
 
 The module can be called: `heteroring.allocate(...)` is `allocate(...)`, whichever of the package's submodule
 and its function of the same name an import has bound last.

@@ -1,4 +1,4 @@
-"""Turning real shares into whole tokens."""
+"""Rounding of real shares to whole tokens that sum to the sequence."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The makespan-minimal allocator: among the ranks that it uses, no split has a faster predicted slowest rank."""
+"""The allocator `balanced`: the split whose predicted slowest rank is fastest, among the ranks that it uses."""
 
 import math
 from bisect import bisect_left
@@ -36,12 +36,12 @@ def balanced(
 ) -> tuple[int, ...]:
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
-    A rank's time is that of `predicted_ms`: pair_us a score pair, token_us a token, and revisit_us (join_us in the
-    first step) a query row that it visits beyond its own KV, of which there are the more, the more ranks hold tokens.
+    A rank's time is that of `predicted_ms`: pair_us per score pair, token_us per token, and revisit_us (join_us in ring
+    step 1) per query row in each step beyond its own KV, of which there are the more, the more ranks hold tokens.
     So a rank may cost the others more than it brings, and leaving it out is considered. Up to EVERY_SET ranks, no
     split over any of them is faster, but for 1 part in 10^11. Of more, the same holds of the splits over the fastest
-    ranks, as measured by the whole sequence alone, however many; another set may do better where visits are dear. If
-    one rank alone needs no more than 1 + `margin` times the time of the best split, and `wait_us` more, it gets all
+    ranks, as measured by the whole sequence alone, however many; another set may do better where ring steps are dear.
+    If one rank alone needs no more than 1 + `margin` times the time of the best split, and `wait_us` more, it gets all
     tokens. `most` are the most tokens that each rank may get.
 
     For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls

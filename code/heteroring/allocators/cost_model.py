@@ -1,13 +1,13 @@
-"""The cost model: what pairs, tokens and extra visits take, measured, at every length and percentage."""
+"""The cost model: measured times per score pair, token and ring step's query row, by length and percentage."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, NamedTuple, Self
 
 from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
-from heteroring.allocators.profile_table import PathLike, Table, read_latencies
+from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.workload import total_pairs
 
@@ -28,13 +28,13 @@ class CostModel(FittedModel):
     is more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source
     cannot be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
 
-    revisit_us: what a query row takes that is visited again, (time of a fold / rows) - (time of FOLD_KEYS pairs); 0
-    everywhere where no folds were profiled. join_us: the same where the visit is joined with that to a rank's own KV,
-    (time of a join - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us where no joins were
-    profiled, because the block makes none. A visit that takes no longer than its pairs costs 0.
+    revisit_us: time of a query row in a ring step beyond the own KV, without its pairs, (time of a `fold` / rows) -
+    (time of FOLD_KEYS pairs); 0 everywhere if no folds were profiled. join_us: the same for a fused first step, (time
+    of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us if no joins were profiled,
+    because the backend has no fused first step. A step that takes no longer than its pairs costs 0.
 
     The lengths are those of the source, which attention, folds and joins may have been profiled at more than.
-    Between the levels, attention is interpolated as a speed, in pairs a microsecond, and the others as multiples of
+    Between the levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
     and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
     """
@@ -67,25 +67,24 @@ class CostModel(FittedModel):
         return cls.fit(source, read_latencies(paths))
 
     @classmethod
-    def fit(cls, source: str, latencies: dict[str, Table]) -> Self:
+    def fit(cls, source: str, latencies: dict[str, ProfileTable]) -> Self:
         """The model of what `read_latencies` read of attention, of `source`, and of folds and joins if there are any.
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
         """
-        used = {kind: latencies.get(kind) for kind in dict.fromkeys(("attention", source, "fold", "join"))}
         for kind in ("attention", source):
-            if used[kind] is None:
+            if kind not in latencies:
                 raise ValueError(
                     f"a cost model of source {source!r} needs a profile of kind {kind!r}; there is "
                     f"{', '.join(latencies)} only"
                 )
-        used = {kind: table and _at(table, used[source].lengths) for kind, table in used.items()}
-        attention, whole, folds, joins = used["attention"], used[source], used["fold"], used["join"]
+        kinds = [kind for kind in ("attention", source, "fold", "join") if kind in latencies]
+        used = {kind: _at(latencies[kind], latencies[source].lengths) for kind in kinds}
+        attention, whole, folds, joins = used["attention"], used[source], used.get("fold"), used.get("join")
         for kind, table in used.items():
-            if table is not None:
-                _check_alike(attention, kind, table)
+            _check_alike(attention, kind, table)
 
-        def by_cell(value) -> tuple[tuple[float, ...], ...]:
+        def by_cell(value: Callable[[int, int], float]) -> tuple[tuple[float, ...], ...]:
             return tuple(
                 tuple(value(i, j) for j in range(len(attention.percentages))) for i in range(len(attention.lengths))
             )
@@ -93,22 +92,22 @@ class CostModel(FittedModel):
         def token_us(i: int, j: int) -> float:
             return max(0.0, 1e3 * (whole.values[i][j] - attention.values[i][j]) / attention.lengths[i])
 
-        def visit_us(i: int, j: int, latency_ms: float) -> float:
+        def row_us(i: int, j: int, latency_ms: float) -> float:
             length = attention.lengths[i]
             pairs_us = FOLD_KEYS * 1e3 * attention.values[i][j] / total_pairs(length)
             return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
-        revisit_us = by_cell(lambda i, j: visit_us(i, j, folds.values[i][j]) if folds else 0.0)
+        revisit_us = by_cell(lambda i, j: row_us(i, j, folds.values[i][j]) if folds else 0.0)
         join_us = by_cell(
             lambda i, j: (
-                min(revisit_us[i][j], visit_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
+                min(revisit_us[i][j], row_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
             )
         )
         return cls(
             source=source,
             platform=attention.platform,
             setup=attention.setup,
-            rows=sum(table.rows for table in used.values() if table is not None),
+            rows=sum(table.rows for table in used.values()),
             lengths=attention.lengths,
             percentages=attention.percentages,
             attention_ms=attention.values,
@@ -154,7 +153,7 @@ def _neighbours(levels: tuple[float, ...], value: float) -> list[int]:
     return [index for index in (above - 1, above) if 0 <= index < len(levels)]
 
 
-def _at(table: Table, lengths: tuple[int, ...]) -> Table:
+def _at(table: ProfileTable, lengths: tuple[int, ...]) -> ProfileTable:
     """The table at `lengths` alone, if it has them all."""
     if not set(lengths) <= set(table.lengths):
         return table
@@ -162,7 +161,7 @@ def _at(table: Table, lengths: tuple[int, ...]) -> Table:
     return table._replace(lengths=lengths, values=tuple(values[length] for length in lengths))
 
 
-def _check_alike(attention: Table, kind: str, table: Table) -> None:
+def _check_alike(attention: ProfileTable, kind: str, table: ProfileTable) -> None:
     for name in ("platform", "lengths", "percentages"):
         if getattr(table, name) != getattr(attention, name):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What ring attention costs each rank: score pairs, tokens, and query rows that it visits more than once."""
+"""Costs of ring attention on each rank: per score pair, per token, and per query row of each further ring step."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from heteroring.ring.workload import extra_rows, next_rows, score_pairs
 class Cost(NamedTuple):
     """Microseconds that a rank needs for one unit of each kind of work, in one call.
 
-    pair_us: a score pair, in all heads and sequences of the batch. token_us: whatever else is done for each token,
-    beside attention. revisit_us: a query row folded into a result that is there already, its pairs not counted; that
-    is, a visit's start and end of a tile, and its merge. join_us: the same in the ring's first step, which some kernels
-    join with the visit to a rank's own KV, in one pass; others fold it in like any other.
+    pair_us: a score pair, in all heads and sequences of the batch. token_us: everything else that is done per token,
+    beside attention. revisit_us: a query row of a ring step whose result is merged into an earlier one, without its
+    pairs: the start and end of a tile, and the merge. join_us: the same in ring step 1, which some backends fuse with
+    the step over a rank's own KV; others merge it like any other step.
     """
 
     pair_us: float
@@ -23,14 +23,14 @@ class Cost(NamedTuple):
     join_us: float = 0.0
 
     def time_us(self, pairs: int, tokens: int, rows: int, joined: int) -> float:
-        """Time for score pairs, tokens and extra rows, `joined` of which are visited in the first step."""
+        """Time for score pairs, tokens and extra rows, `joined` of which belong to ring step 1."""
         return self.pair_us * pairs + self.token_us * tokens + self.revisit_us * (rows - joined) + self.join_us * joined
 
 
 def cost_of_speed(speed: float) -> Cost:
-    """The cost at `speed` TFLOP/s of a call that is all score pairs, of a single head of width 1.
+    """The cost at `speed` TFLOP/s of a call that consists of score pairs only, of a single head of width 1.
 
-    Scale-free: what serves to compare splits where only speeds are known.
+    Its scale means nothing: it serves to compare splits where only speeds are known.
     """
     return Cost(pair_us=4e-6 / speed)
 
@@ -53,7 +53,7 @@ def predicted_ms(partition: Partition, costs: Sequence[Cost], causal: bool = Tru
     """
     check_costs(costs)
     if len(costs) != partition.world_size:
-        raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one a rank is needed")
+        raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one per rank is needed")
     pairs, rows, joined = (count(partition, causal) for count in (score_pairs, extra_rows, next_rows))
     work = zip(costs, pairs, partition.block_lens, rows, joined, strict=True)
     return tuple(cost.time_us(*each) / 1e3 for cost, *each in work)

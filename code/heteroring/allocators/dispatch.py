@@ -1,4 +1,4 @@
-"""One door to all allocators: names and numbers in, checked block lengths out."""
+"""Allocation by name: checks of the arguments, and the call of the allocator."""
 
 import os
 from collections.abc import Iterable, Mapping, Set
@@ -17,6 +17,7 @@ from heteroring.allocators.uneven import uneven
 from heteroring.results.strategy import ALLOCATORS
 from heteroring.ring.arguments import flag
 from heteroring.ring.partition import check_layout
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Allocation:
     `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
     percentage, or its formula turned negative there. `notes` say which, what was used instead, where a formula
     extrapolates, and which ranks a cost model leaves out. `model_source` is the operator that the model was fitted
-    to, empty for `even` and `uneven`. `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one a rank,
+    to, empty for `even` and `uneven`. `speeds` are the predictions of `lut` and `formula` in TFLOP/s, one per rank,
     `costs` what `balanced` minimised.
     """
 
@@ -48,15 +49,15 @@ def allocation(
     causal: bool = True,
     multiple: int = 1,
 ) -> Allocation:
-    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one a rank, 1 to 100).
+    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
 
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
     `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
-    model, which knows what visits take, ranks that do not pay are left out, and the fastest gets all if a ring would
-    gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its JSON
-    file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the file
-    holds it). The other two ignore it.
+    model, which knows the cost of ring steps, ranks that do not pay are left out, and the fastest gets all if a ring
+    would gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its
+    JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the
+    file holds it). The other two ignore it.
 
     `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
     full takes a GPU as long as a full one.
@@ -66,7 +67,7 @@ def allocation(
     list, none, or not all in 1..100, a `causal` that is no bool, and a missing or unsuitable profile.
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
-        raise ValueError(f"allocator {name!r} is unknown: choose one of {', '.join(ALLOCATORS)}")
+        raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
     seq_len, multiple = _whole("seq_len", seq_len), _whole("multiple", multiple)
     percentages = _checked(percentages)
     if isinstance(profile, str) and (not profile or "\0" in profile):
@@ -80,7 +81,8 @@ def allocation(
 
     model = model_for(name, profile)
     predictions = [model.predict(seq_len, percentage) for percentage in percentages]
-    speeds, costs = (), ()
+    speeds: tuple[float, ...] = ()
+    costs: tuple[Cost, ...] = ()
     if isinstance(model, CostModel):
         costs = tuple(prediction.cost for prediction in predictions)
     else:
@@ -117,7 +119,26 @@ def allocate(
     layout: str = "zigzag",
     causal: bool = True,
 ) -> tuple[int, ...]:
-    """The block lengths of `allocation`, which see."""
+    """Split `seq_len` tokens over ranks of unequal speed.
+
+    Args:
+        name: The allocator. `even` gives every rank the same; `uneven` splits in proportion to the percentages; `lut`
+            and `formula` in proportion to the speeds that their model predicts; `balanced` minimises the predicted
+            time of the slowest rank for the work of `layout` and `causal` (`allocation` has the details).
+        seq_len: Tokens of the whole sequence, 1 or more.
+        percentages: Nominal speed of each rank in percent, 1 to 100, in rank order.
+        profile: For `lut`, `formula` and `balanced`: a fitted model, the path of its JSON file, or the path of a
+            profile CSV, to which a model is then fitted. `even` and `uneven` ignore it.
+        layout: "zigzag" or "contiguous", which only `balanced` depends on.
+        causal: Whether attention is causal, which only `balanced` depends on.
+
+    Returns:
+        Tokens per rank, each 0 or more, summing to `seq_len`.
+
+    Raises:
+        ValueError: For an unknown allocator or layout, a number or list that breaks a rule above, and a missing or
+            unsuitable profile, naming the value and the rule.
+    """
     return allocation(name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal).block_lens
 
 
@@ -140,7 +161,7 @@ def _checked(percentages: Iterable[float]) -> tuple[float, ...]:
     except TypeError:
         given = ()
     if not given:
-        raise ValueError(f"percentages is {percentages!r}: it must be a list of numbers, one a rank, in rank order")
+        raise ValueError(f"percentages is {percentages!r}: it must be a list of numbers, one per rank, in rank order")
     for rank, percentage in enumerate(given):
         if not (isinstance(percentage, Real) and not isinstance(percentage, bool) and 1 <= percentage <= 100):
             raise ValueError(f"percentage of rank {rank} is {percentage!r}: it must be a number in 1..100")

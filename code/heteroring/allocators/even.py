@@ -1,4 +1,4 @@
-"""The allocator that knows nothing: the same number of tokens for every rank."""
+"""The allocator `even`: the same number of tokens for every rank."""
 
 from heteroring.allocators.apportion import apportion
 

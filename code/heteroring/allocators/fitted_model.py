@@ -1,4 +1,4 @@
-"""What models fitted to profiles have in common: the levels that they cover, and a JSON file."""
+"""The base class of models fitted to profiles: the lengths and percentages that they cover, and their JSON file."""
 
 import json
 import math
@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from heteroring.allocators.profile_table import SOURCES, PathLike
 from heteroring.files import atomic_path
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class FittedModel(ABC):
     def check_source(cls, source: str) -> None:
         """Raise ValueError unless a model of this kind can be fitted to `source`."""
         if source not in cls.sources:
-            raise ValueError(f"source {source!r} is unknown: choose one of {', '.join(cls.sources)}")
+            raise ValueError(f"source {source!r} is unknown: choose {choices(source, cls.sources)}")
 
     def outside(self, length: int, percentage: float) -> tuple[str, ...]:
         """A phrase for each coordinate that lies outside the levels of the profile."""
@@ -84,6 +85,10 @@ class FittedModel(ABC):
         with atomic_path(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
+    @abstractmethod
+    def predict(self, length: int, percentage: float) -> Any:
+        """What holds at `length` (>= 1) and `percentage` (1 to 100): a NamedTuple with `clamped` and `notes`."""
+
     @classmethod
     @abstractmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
@@ -113,5 +118,7 @@ class FittedModel(ABC):
 
         On the levels it is what the table holds, outside of them what it holds at its edge.
         """
-        at_length = [np.interp(math.log(length), np.log(self.lengths), column) for column in np.asarray(table).T]
-        return float(np.interp(percentage, self.percentages, at_length))
+        # As floats: a file may hold integers that NumPy has no type for.
+        values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))
+        at_length = [np.interp(math.log(length), np.log(lengths), column) for column in values.T]
+        return float(np.interp(percentage, percentages, at_length))

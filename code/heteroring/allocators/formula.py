@@ -1,4 +1,4 @@
-"""The regression formula: one quadratic surface through the whole profile."""
+"""The speed model `formula`: a quadratic surface fitted to the whole profile by least squares."""
 
 import math
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class Formula(SpeedModel):
         lengths, percentages = (
             axis.ravel() for axis in np.meshgrid(profile.lengths, profile.percentages, indexing="ij")
         )
-        speeds = np.ravel(profile.speeds)
+        speeds = np.ravel(profile.values)
         if speeds.size < 2:
             raise ValueError(f"a formula needs 2 cells or more to fit; the {profile.source} profile has one")
         features = np.column_stack([np.log10(lengths), percentages])
@@ -87,9 +87,8 @@ class Formula(SpeedModel):
 
         fitted = pipeline.fit(features, speeds)
         regression = fitted[-1]
-        shared = {name: value for name, value in vars(profile).items() if name != "speeds"}
         return cls(
-            **shared,
+            **profile.axes(),
             coefficients=dict(zip(TERMS, map(float, (regression.intercept_, *regression.coef_)), strict=True)),
             min_speed=float(speeds.min()),
             r2=float(r2_score(speeds, fitted.predict(features))),

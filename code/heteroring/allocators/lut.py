@@ -1,4 +1,4 @@
-"""The look-up table: measured speeds, interpolated between the lengths and percentages that were measured."""
+"""The speed model `lut`: measured speeds, interpolated between the lengths and percentages that were measured."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -26,7 +26,7 @@ class LookupTable(SpeedModel):
     @classmethod
     def fit(cls, profile: ProfileTable) -> Self:
         """The table of a profile, as it is."""
-        return cls(**vars(profile))
+        return cls(**profile.axes(), speeds=profile.values)
 
     def predict(self, length: int, percentage: float) -> Prediction:
         notes = tuple(f"lut: {place}, read at its edge" for place in self.outside(length, percentage))

@@ -1,8 +1,9 @@
-"""Fitted models by name: fitting, loading, and finding the one that an allocator needs."""
+"""Fitted speed and cost models by name: fitting, loading, and finding the model that an allocator needs."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.fitted_model import FittedModel
@@ -10,6 +11,7 @@ from heteroring.allocators.formula import Formula
 from heteroring.allocators.lut import LookupTable
 from heteroring.allocators.profile_table import PathLike, read_latencies
 from heteroring.files import read_json
+from heteroring.words import choices
 
 MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}
 
@@ -71,7 +73,7 @@ def _fitted_to(allocator: str, path: Path) -> FittedModel:
     return fit("cost" if "fold" in read_latencies(path) else "lut", "attention", path)
 
 
-def _model_class(kind: str) -> type[FittedModel]:
+def _model_class(kind: Any) -> type[FittedModel]:
     if kind not in tuple(MODELS):  # by equality: a damaged file may hold a kind that cannot be hashed
-        raise ValueError(f"model kind {kind!r} is unknown: choose one of {', '.join(MODELS)}")
+        raise ValueError(f"model kind {kind!r} is unknown: choose {choices(kind, MODELS)}")
     return MODELS[kind]

@@ -1,33 +1,30 @@
-"""Profile CSVs as one table of medians: length x percentage."""
+"""Profile CSVs read into one table of medians per operator, by length and percentage."""
 
 import os
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from heteroring.results.kinds import KINDS
 from heteroring.results.rows import ProfileRow, read_rows
+from heteroring.words import choices
 
 # What models of speed are fitted to.
 SOURCES = ("matmul", "attention")
 
-# Fields of a Table that a ProfileTable has, too.
-_SHARED = ("platform", "setup", "lengths", "percentages", "rows")
 # What a model says that it was fitted to.
 _SETUP = ("dtype", "batch", "heads", "kv_heads", "head_dim", "causal")
 
 PathLike = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class ProfileTable:
-    """Median speeds of one operator on one platform.
+class ProfileTable(NamedTuple):
+    """Medians of a column, TFLOP/s or latency in ms, over the repetitions of one operator on one platform.
 
-    speeds[i][j] is the median over repetitions, in TFLOP/s, at lengths[i] (tokens for `attention`, n of an
-    n x n x n product for `matmul`) and percentages[j] (nominal, 1 to 100); both axes ascend. `setup` holds
-    what all rows share (dtype, heads and the like); `rows` counts the rows read.
+    values[i][j] is the median at lengths[i] (n of an n x n x n product for `matmul`, else tokens) and percentages[j]
+    (nominal, 1 to 100); both axes ascend. `source` is the operator, `setup` what all rows share (dtype, heads and the
+    like), `rows` how many there are.
     """
 
     source: str
@@ -35,37 +32,29 @@ class ProfileTable:
     setup: dict[str, str]
     lengths: tuple[int, ...]
     percentages: tuple[float, ...]
-    speeds: tuple[tuple[float, ...], ...]
-    rows: int
-
-
-class Table(NamedTuple):
-    """Medians of a column over an operator's repetitions, values[i][j] at lengths[i] and percentages[j]."""
-
-    platform: str
-    setup: dict[str, str]
-    lengths: tuple[int, ...]
-    percentages: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
     rows: int
 
+    def axes(self) -> dict[str, Any]:
+        """All fields but the values, by name: what a model fitted to them keeps."""
+        return {name: value for name, value in self._asdict().items() if name != "values"}
+
 
 def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> ProfileTable:
-    """The rows of `source` in profile CSVs as one table.
+    """The speeds of `source` in profile CSVs, in TFLOP/s, as one table.
 
     `source` None means matmul where the files hold it, as in the published study, and attention otherwise.
 
     Raises ValueError for whatever `read_rows` refuses, and for files without rows of `source`.
     """
     if source is not None and source not in SOURCES:
-        raise ValueError(f"source {source!r} is unknown: choose one of {', '.join(SOURCES)}")
+        raise ValueError(f"source {source!r} is unknown: choose {choices(source, SOURCES)}")
     names, rows = _read(paths)
     source = source or ("matmul" if any(row.kind == "matmul" for row in rows) else "attention")
-    table = _table(names, rows, source, "tflops")
-    return ProfileTable(source=source, speeds=table.values, **{name: getattr(table, name) for name in _SHARED})
+    return _table(names, rows, source, "tflops")
 
 
-def read_latencies(paths: PathLike | Iterable[PathLike]) -> dict[str, Table]:
+def read_latencies(paths: PathLike | Iterable[PathLike]) -> dict[str, ProfileTable]:
     """The latencies in profile CSVs by kind, of every kind that they hold. Raises ValueError as `read_profile` does."""
     names, rows = _read(paths)
     return {kind: _table(names, rows, kind, "latency_ms") for kind in KINDS if any(row.kind == kind for row in rows)}
@@ -79,7 +68,7 @@ def _read(paths: PathLike | Iterable[PathLike]) -> tuple[str, list[ProfileRow]]:
     return ", ".join(map(str, files)), read_rows(files, ProfileRow)
 
 
-def _table(names: str, everything: list[ProfileRow], kind: str, column: str) -> Table:
+def _table(names: str, everything: list[ProfileRow], kind: str, column: str) -> ProfileTable:
     """The medians of `column` in the rows of `kind`."""
     rows = [row for row in everything if row.kind == kind]
     if not rows:
@@ -92,4 +81,4 @@ def _table(names: str, everything: list[ProfileRow], kind: str, column: str) -> 
     percentages = tuple(sorted({percentage for _, percentage in cells}))
     values = tuple(tuple(median(cells[length, share]) for share in percentages) for length in lengths)
     setup = {name: str(getattr(rows[0], name)) for name in _SETUP}
-    return Table(rows[0].platform, setup, lengths, tuple(map(float, percentages)), values, len(rows))
+    return ProfileTable(kind, rows[0].platform, setup, lengths, tuple(map(float, percentages)), values, len(rows))

@@ -1,4 +1,4 @@
-"""Models of speed: TFLOP/s at every (length, percentage)."""
+"""The base class of speed models, which predict TFLOP/s by length and percentage."""
 
 from abc import abstractmethod
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The allocator that trusts the label: tokens in proportion to each rank's nominal percentage."""
+"""The allocator `uneven`: tokens in proportion to each rank's nominal percentage."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""Measuring: ranks are launched, timed in one process group per throttle setting, and written down as rows."""
+"""Measurements: jobs of profile, ring and language-model benchmarks, timed on launched ranks and written as rows."""

@@ -1,4 +1,4 @@
-"""What is measured on each platform unless something else is asked for."""
+"""The default grid of measurements of each device kind."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def grid_of(platform: str) -> Grid:
 
 def strategies_of(models: object) -> tuple[str, ...]:
     """All strategies that can be had: those that need a fitted model only where there are `models`."""
-    from heteroring.results.strategy import STRATEGIES  # and NumPy with it, which help has no use for
+    from heteroring.results.strategy import STRATEGIES  # imports NumPy, which `--help` does not need
 
-    return tuple(each for each in STRATEGIES if models is not None or each.allocator in ("even", "uneven"))
+    return tuple(each for each in STRATEGIES if models is not None or each.model("") is None)

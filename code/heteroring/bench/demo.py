@@ -1,11 +1,11 @@
-"""A small model prefilled by two unequal ranks on any machine: an even split against a balanced one."""
+"""The demo: a small language model prefilled by two unequal ranks, with an even and with a balanced split."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,19 +17,22 @@ from rich.table import Table
 
 from heteroring.allocators import fit
 from heteroring.bench.model import run as model_sweep
-from heteroring.bench.model.job import COST, DECODED, ModelJob
+from heteroring.bench.model.job import COST, ModelJob
 from heteroring.bench.model.prefill_decode import prompt
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile import run as profile
+from heteroring.bench.profile.job import ProfileJob
 from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
+from heteroring.results.model_rows import DECODED
 from heteroring.results.rows import write_rows
+from heteroring.results.strategy import fitted_name
 
 EVEN = "contiguous/even"
 STRATEGIES = (EVEN, "zigzag/even", DECODED)
 KINDS = ("attention", "fold", "block")
 REPETITIONS = 3
-CELL_SECONDS = 0.5  # what takes longer is slow enough to be told apart the first time
+CELL_SECONDS = 0.5  # a cell that takes longer is not repeated
 HANG_SECONDS = 60.0
 
 
@@ -59,7 +62,7 @@ class Demo:
         return self.generated == self.expected
 
 
-def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int, models: Path | None = None) -> ModelJob:
+def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int) -> ModelJob:
     """A LLaMA of 4 layers on two paced CPU ranks, at 100 % and at `percentage`."""
     spec = ModelSpec(
         "llama/micro",
@@ -78,7 +81,6 @@ def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int, models: 
         model=spec,
         seq_lens=(seq_len,),
         strategies=STRATEGIES,
-        models=models,
         new_tokens=new_tokens,
         repetitions=REPETITIONS,
         cell_seconds=CELL_SECONDS,
@@ -100,8 +102,8 @@ def run(job: ModelJob, progress: Progress) -> Demo:
                 measured = profile.run(costs, hang_timeout=HANG_SECONDS, on_progress=on_progress)
             profiles.append(Path(folder, f"pct-{percentage:03d}.csv"))
             write_rows(profiles[-1], measured.rows)
-        fit("cost", COST, profiles).save(Path(folder, f"cost-{COST}.json"))
-        job = demo_job(job.seq_lens[0], job.percentages[-1], job.new_tokens, job.seed, Path(folder))
+        fit("cost", COST, profiles).save(Path(folder, f"{fitted_name('cost', COST)}.json"))
+        job = replace(job, models=Path(folder))
         with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
             sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)
     with _step(progress, "The same in one process", 1) as on_progress:
@@ -144,12 +146,12 @@ def _line(cell: pd.Series, name: str, even_ms: float) -> Line:
     return Line(name, cell.block_lens, ttft_ms, float(even_ms) / ttft_ms, float(cell.bound_fraction))
 
 
-def _profile_job(job: ModelJob, percentage: int) -> profile.ProfileJob:
-    return profile.ProfileJob(
+def _profile_job(job: ModelJob, percentage: int) -> ProfileJob:
+    return ProfileJob(
         platform=job.platform,
         label=job.label,
         throttle=job.throttle,
-        percentage=percentage,
+        percentages=(percentage,),
         sizes=(),
         seq_lens=job.seq_lens,
         kinds=KINDS,

@@ -1,4 +1,4 @@
-"""The attention layer of IBM's Foundation Model Stack, which the published study timed, with random weights."""
+"""FMS's attention layer, which the published study timed, with random weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from heteroring.ring.partition import Partition
 def random_layer(shape: Shape, max_seq_len: int, seed: int, device: torch.device) -> MultiHeadAttention:
     """A layer of width heads * head_dim with rotary positions up to `max_seq_len`, the same on every rank.
 
-    Its weights are as large as give queries and keys of normal hidden states the size that normal ones have.
+    Its weights are scaled so that normal hidden states give queries and keys of variance 1.
     """
     with torch.device(device):
         layer = MultiHeadAttention(

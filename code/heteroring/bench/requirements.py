@@ -1,4 +1,4 @@
-"""Checks of what a measurement needs beside this package, made before any process is started."""
+"""Checks, before any process is started, of the optional packages that a measurement needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement from its job to its files: run with a progress bar, shown, and written with its record."""
+"""Run one job with a progress bar, print its summary, and write its rows and their provenance."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from heteroring.bench.job import Job
 from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
+from heteroring.bench.tracking import check_tracker, track_job
 from heteroring.files import atomic_path
 from heteroring.interrupts import raise_on_ctrl_c
+from heteroring.launch.external import leads
 from heteroring.results.git import Commit, read_commit
 from heteroring.results.provenance import dump_json, provenance, settings_of
 from heteroring.results.rows import dump_rows
@@ -19,48 +22,47 @@ from heteroring.results.rows import dump_rows
 
 def measure(
     stage: Any,
-    job: Any,
-    percentages: tuple[int, ...],
+    job: Job,
     hang_timeout: float,
     output: Path | None,
     description: str,
     show: Callable[[Any], None] = lambda done: None,
     write_beside: Callable[[Any], None] = lambda done: None,
+    track: str = "none",
 ) -> None:
     """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
-    Where there is an `output`, `write_beside` is given the results, their record is written, and then their rows to
-    `output`: where rows are, the rest is, and belongs to them. What cannot be written leaves an older result alone, and
-    is an OSError that says what is lost.
+    With an `output`, `write_beside` is called with the results, then their record is written, and last their rows, to
+    `output`: rows never exist without the record that belongs to them. If writing fails, an older result is kept, and
+    OSError says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
+    ranks that torchrun or srun started, rank 0 alone shows, writes and logs.
     """
+    check_tracker(track)
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
-    commit = read_commit()  # the one that is measured, and not one that is made meanwhile
+    commit = read_commit()  # before measuring, so that a commit made meanwhile is not recorded
     raise_on_ctrl_c()
     start = time.monotonic()
     with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
+    if not leads():
+        return
     took = {"seconds": time.monotonic() - start, "gpus": gpus}
     try:
         show(done)
-    finally:  # a terminal that is gone costs no rows
+    finally:  # rows are written even if the terminal is gone
+        record = _record(job, commit, done, took)
         if output is not None:
-            _write(job, percentages, commit, done, took, output, write_beside)
+            _write(record, done, output, write_beside)
+        if track != "none":
+            track_job(output.stem if output else description, job, record, done)
 
 
-def _write(
-    job: Any,
-    percentages: tuple[int, ...],
-    commit: Commit,
-    done: Any,
-    took: dict[str, Any],
-    output: Path,
-    write_beside: Callable[[Any], None],
-) -> None:
-    record = provenance(
+def _record(job: Job, commit: Commit, done: Any, took: dict[str, Any]) -> dict[str, Any]:
+    return provenance(
         platform=job.label,
         throttle=job.throttle,
-        percentages=percentages,
+        percentages=job.percentages,
         ranks=done.ranks,
         settings=settings_of(job),
         commit=commit,
@@ -68,7 +70,10 @@ def _write(
         notes=done.notes,
         **took,
     )
-    # All is on the disk before the older result goes; then the record takes its place, and the rows last.
+
+
+def _write(record: dict[str, Any], done: Any, output: Path, write_beside: Callable[[Any], None]) -> None:
+    # Everything is on the disk before the older result is removed; then the record is renamed, and the rows last.
     try:
         with atomic_path(output) as rows:
             dump_rows(rows, done.rows)

@@ -1,4 +1,4 @@
-"""The attention that is measured, and the layer around it, but for their length."""
+"""The shape of the measured attention and of the layer around it: batch, heads, head size, dtype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from heteroring.results.rows import DTYPES
 from heteroring.ring.workload import causal_flops, total_pairs
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Shape:
         if self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
 
     @property
     def scale(self) -> float:
@@ -76,30 +77,8 @@ class Shape:
 
 
 def same_on_every_rank(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Those of rank 0: on GPUs with unlike numbers of multiprocessors, one seed gives unlike numbers."""
+    """Those of rank 0: from one seed, GPUs with different numbers of SMs draw different numbers."""
     if tensors[0].is_cuda:
         for x in tensors:
             dist.broadcast(x, src=0)
     return tensors
-
-
-def check_lengths(name: str, lengths: tuple[int, ...]) -> None:
-    """Raise ValueError unless there are lengths, each 1 or more and none twice."""
-    if not lengths:
-        raise ValueError(f"{name} is empty")
-    for length in lengths:
-        if length < 1:
-            raise ValueError(f"{name} holds {length}: a length is 1 or more")
-        if lengths.count(length) > 1:
-            raise ValueError(f"{name} holds {length} twice")
-
-
-def check_repetitions(repetitions: int, warmup: int, seed: int) -> None:
-    """Raise ValueError unless at least one repetition, after any number of warm-ups, is asked for, from a seed that
-    PyTorch's generators take."""
-    if repetitions < 1:
-        raise ValueError(f"repetitions is {repetitions}: it must be 1 or more")
-    if warmup < 0:
-        raise ValueError(f"warmup is {warmup}: it must be 0 or more")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed is {seed}: it must lie in 0..{2**63 - 1}")

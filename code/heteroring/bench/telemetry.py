@@ -1,4 +1,4 @@
-"""Clocks, power and temperature of GPUs while a job runs, as the driver's management library (NVML) tells them."""
+"""Clock rates, power and temperature of GPUs during a job, read through NVML."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Nvml:
         return [text.value.decode() for text in texts]
 
     def sample(self) -> list[Sample]:
-        """Every GPU now; 0 for what one does not tell."""
+        """Every GPU now; 0 for a reading that a GPU does not offer."""
         return [
             Sample(
                 self._read("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),
@@ -62,7 +62,7 @@ class Nvml:
 def telemetry(platform: str) -> Iterator[list[dict[str, Any]]]:
     """Yield a list that holds, once the block has ended, a summary of each GPU of this machine meanwhile.
 
-    It stays empty on a `platform` that is no GPU, and where the driver tells nothing: no job fails for want of it.
+    It stays empty on a `platform` that is no GPU, and where the driver gives no readings: no job fails because of that.
     """
     summaries: list[dict[str, Any]] = []
     try:

@@ -1,4 +1,4 @@
-"""How one call is timed: all ranks start together, and the time that each one computes is counted."""
+"""Timing of one call: all ranks start together, and latency and busy time of each rank are measured."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from heteroring.launch.device import Device
 from heteroring.launch.heartbeat import beat
 
-# Back to back, as layers of a model are: so many calls, but no more than take SUSTAINED_MS, in which a GPU comes to the
-# clock that its power allows, and in any case so few.
+# Calls back to back, as the layers of a model are: SUSTAINED_CALLS of them, or as many as fit in SUSTAINED_MS, in which
+# a GPU settles at the clock that its power limit allows, but never fewer than FEWEST_SUSTAINED_CALLS.
 SUSTAINED_CALLS = 32
 SUSTAINED_MS = 1000.0
 FEWEST_SUSTAINED_CALLS = 4
@@ -64,7 +64,7 @@ def timed(call: Callable[[], object], busy: Busy, device: Device, condition: str
     busy.forget()
     by_host = condition in ("eager", "captured")
     latency_ms = host_ms(call, device) if by_host else elapsed_ms(call, device, calls)
-    # Of a replayed graph no mark tells when it was passed.
+    # Events inside a replayed CUDA graph cannot be read.
     busy_ms = 0.0 if condition == "captured" else busy.total_ms()
     return Times(latency_ms / calls, busy_ms / calls)
 

@@ -1,4 +1,4 @@
-"""A time is worth nothing if the result was wrong: sampled rows are compared with what they should be."""
+"""Verification of measured results: sampled rows are compared with a reference."""
 
 from __future__ import annotations
 

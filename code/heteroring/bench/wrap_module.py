@@ -1,4 +1,4 @@
-"""A module's computing, wrapped piece by piece: slowed or timed without what its attention waits for."""
+"""Wrapping of a module's computation, function by function, to slow or time it without its attention's waits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def _descend(part: nn.Module, wrap: Callable[[Callable], Callable], seen: set[in
         if part.position_encoder is not None:
             _replace(part.position_encoder, "adjusted_qk", wrap, seen)
         _replace(part.dense, "forward", wrap, seen)
-    elif _holds_attention(part) or isinstance(part, nn.ModuleList | nn.ModuleDict):  # the latter are not called
+    elif _holds_attention(part) or isinstance(
+        part, nn.ModuleList | nn.ModuleDict
+    ):  # a ModuleList is never called itself
         for child in part.children():
             _descend(child, wrap, seen)
     else:

@@ -1,4 +1,4 @@
-"""`heteroring demo`: what unequal ranks gain from unequal shares, in under a minute, on any machine."""
+"""`heteroring demo`: the gain from uneven shards on unequal ranks, in under a minute, on any machine."""
 
 from __future__ import annotations
 
@@ -6,24 +6,27 @@ from typing import Annotated
 
 import typer
 
-from heteroring.cli.options import Seed, printing, reporting
+from heteroring.cli.options import RANKS, WHAT, Seed, announce, examples, integer, printing, reporting
 from heteroring.interrupts import raise_on_ctrl_c
+
+EXAMPLES = examples("heteroring demo", "heteroring demo --percentage 10 --seq-len 1024")
 
 
 @reporting
 def demo(
-    seq_len: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 1536,
-    percentage: Annotated[int, typer.Option(help="Speed of the second rank, 1 to 100.")] = 25,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate, checked against one process.")] = 16,
+    seq_len: Annotated[int, integer(WHAT, "Tokens of the prompt.")] = 1536,
+    percentage: Annotated[int, integer(RANKS, "Speed of the second rank, 1 to 100.")] = 25,
+    new_tokens: Annotated[int, integer(WHAT, "Tokens to generate, checked against one process.")] = 16,
     seed: Seed = 0,
 ) -> None:
     """Prefill a small LLaMA on two unequal CPU ranks, evenly and balanced; exit 1 if what it generates is wrong."""
+    if new_tokens < 1:
+        raise ValueError(f"new_tokens is {new_tokens}: it must be 1 or more")
+    announce("a small LLaMA on two unequal CPU ranks")
     from rich.console import Console
 
     from heteroring.bench import demo as stage
 
-    if new_tokens < 1:
-        raise ValueError(f"new_tokens is {new_tokens}: it must be 1 or more")
     raise_on_ctrl_c()
     job = stage.demo_job(seq_len, percentage, new_tokens, seed)
     with stage.progress_display(Console(stderr=True)) as progress:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from heteroring.bench.defaults import grid_of
 from heteroring.cli.options import (
+    HOW,
+    SHAPE,
+    WHAT,
+    WRITE,
     Batch,
     Block,
     CsvOutput,
@@ -24,24 +26,35 @@ from heteroring.cli.options import (
     SeqLens,
     Strategies,
     ThrottleName,
+    Track,
     Transport,
+    announce,
     check_measured,
     check_output,
+    examples,
+    integer,
     integers,
     label_of,
+    measuring,
+    number,
     of_each_platform,
-    reporting,
+    option,
 )
 from heteroring.throttle import DEFAULTS
+from heteroring.words import listed
 
-Layers = Annotated[int, typer.Option(help="Layers; 0: the model's own.")]
-EmbDim = Annotated[int, typer.Option(help="Width of hidden states; 0: the model's own.")]
-ModelHeads = Annotated[int, typer.Option(help="Query heads; 0: the model's own.")]
-ModelKvHeads = Annotated[int, typer.Option(help="KV heads; 0: the model's own.")]
-Vocabulary = Annotated[int, typer.Option(help="Tokens in the vocabulary; 0: the model's own.")]
+EXAMPLES = examples(
+    "heteroring model --percentages 100,50 --seq-lens 512 --strategies zigzag/even,zigzag/uneven --output pct-050.csv"
+)
+
+Layers = Annotated[int, integer(SHAPE, "Layers; 0: the model's own.")]
+EmbDim = Annotated[int, integer(SHAPE, "Width of hidden states; 0: the model's own.")]
+ModelHeads = Annotated[int, integer(SHAPE, "Query heads; 0: the model's own.")]
+ModelKvHeads = Annotated[int, integer(SHAPE, "KV heads; 0: the model's own.")]
+Vocabulary = Annotated[int, integer(SHAPE, "Tokens in the vocabulary; 0: the model's own.")]
 
 
-@reporting
+@measuring
 def model(
     output: CsvOutput,
     seq_lens: SeqLens,
@@ -49,7 +62,7 @@ def model(
     strategies: Strategies,
     model: Annotated[
         str,
-        typer.Option(help="FMS architecture/variant; its weights are random.", show_default=of_each_platform("model")),
+        option(WHAT, "FMS architecture/variant; its weights are random.", show_default=of_each_platform("model")),
     ] = "",
     layers: Layers = 0,
     emb_dim: EmbDim = 0,
@@ -57,9 +70,9 @@ def model(
     kv_heads: ModelKvHeads = 0,
     vocabulary: Vocabulary = 0,
     max_seq_len: Annotated[
-        int, typer.Option(help="Positions of the model; 0: those that the longest prompt and its new tokens need.")
+        int, integer(SHAPE, "Positions of the model; 0: those that the longest prompt and its new tokens need.")
     ] = 0,
-    new_tokens: Annotated[int, typer.Option(help="Tokens to decode behind the longest prompt.")] = 32,
+    new_tokens: Annotated[int, integer(WHAT, "Tokens to decode behind the longest prompt.")] = 32,
     models: Models = None,
     platform: Platform = "cpu",
     label: Label = "",
@@ -71,32 +84,37 @@ def model(
     multiple: Multiple = 0,
     repetitions: Repetitions = 3,
     cell_seconds: Annotated[
-        float, typer.Option(help="A strategy at a length that has taken so long is not repeated.")
+        float, number(HOW, "A strategy at a length that has taken so long is not repeated.")
     ] = 10.0,
     trace: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV for what one layer of contiguous/even and of zigzag/balanced does when.",
+        option(
+            WRITE,
+            "CSV for what one layer of contiguous/even and of zigzag/balanced does when.",
             show_default="trace-NNN.csv beside an output pct-NNN.csv",
         ),
     ] = None,
     seed: Seed = 0,
     hang_timeout: HangTimeout = 120.0,
+    track: Track = "none",
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
     lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
-    grid = grid_of(platform)
+    grid, wanted = grid_of(platform), listed("--strategies", strategies)
     model, dtype = model or grid.model, dtype or grid.dtype
     asked, trace = trace, trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
     check_measured(output)
     check_output(trace, ".csv")
     if trace.resolve() == output.resolve():
         raise ValueError(f"output and trace are both {output}: they are two files")
+    description = f"{model} at {percentages} %"
+    announce(description)
 
     from heteroring.bench.model import run as stage
-    from heteroring.bench.model.job import TRACED, ModelJob
+    from heteroring.bench.model.job import ModelJob
     from heteroring.bench.model.spec import ModelSpec
     from heteroring.bench.run import measure
+    from heteroring.results.model_rows import TRACED
     from heteroring.results.rows import write_rows
 
     job = ModelJob(
@@ -108,7 +126,7 @@ def model(
             model, dtype, layers, emb_dim, heads, kv_heads, vocabulary, max_seq_len or max(lengths) + new_tokens
         ),
         seq_lens=lengths,
-        strategies=tuple(strategies.split(",")),
+        strategies=wanted,
         models=models,
         batch=batch,
         new_tokens=new_tokens,
@@ -129,4 +147,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, speeds, hang_timeout, output, f"{model} at {percentages} %", write_beside=write_trace)
+    measure(stage, job, hang_timeout, output, description, write_beside=write_trace, track=track)

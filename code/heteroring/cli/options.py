@@ -1,7 +1,8 @@
-"""What the commands have in common: their options, how they fail, and checks of where they write."""
+"""Options that commands share, the reporting of errors, and checks of output paths."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +16,10 @@ from heteroring.bench.defaults import GRIDS
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held
 from heteroring.launch.errors import RunError
+from heteroring.launch.external import leads, together
 from heteroring.results.columns import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
+from heteroring.words import in_one_line, listed, shown
 
 
 def of_each_platform(name: str) -> str:
@@ -28,42 +31,90 @@ def of_each_platform(name: str) -> str:
     return "; ".join(f"{shown(getattr(grid, name))} on {platform}" for platform, grid in GRIDS.items())
 
 
-Platform = Annotated[str, typer.Option(help="cpu (gloo) or gpu (NCCL).")]
-Label = Annotated[str, typer.Option(help="What to call the platform in what is written.", show_default="platform")]
+# The groups in which help shows commands, and options.
+MEASURE, PLAN, SHOW = "Measure", "Fit and share out", "Show"
+WHAT, RANKS, SHAPE, HOW, WRITE = "What", "Ranks", "Shape", "How it is timed", "What is written"
+
+
+def option(group: str, help: str, *names: str, **settings: Any) -> Any:
+    """A typer option, shown in `group`."""
+    return typer.Option(*names, help=help, rich_help_panel=group, **settings)
+
+
+def integer(group: str, help: str, **settings: Any) -> Any:
+    """An option that takes an integer."""
+    return option(group, help, parser=_integer, metavar="<int>", **settings)
+
+
+def number(group: str, help: str, **settings: Any) -> Any:
+    """An option that takes a number."""
+    return option(group, help, parser=_number, metavar="<float>", **settings)
+
+
+def _integer(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{shown(text)} is not an integer") from None
+    if not -(2**63) <= value < 2**63:  # what is written in C could not take it
+        raise typer.BadParameter(f"{shown(value)} does not fit in 64 bits")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{shown(text)} is not a number") from None
+
+
+def examples(*commands: str) -> str:
+    """What stands below the help of a command."""
+    return "\n\n".join([f"{'Examples' if len(commands) > 1 else 'Example'}:", *commands])
+
+
+LISTED = "separated by commas or spaces"
+Platform = Annotated[str, option(RANKS, "cpu (gloo) or gpu (NCCL).")]
+Label = Annotated[str, option(WRITE, "What to call the platform in what is written.", show_default="platform")]
 ThrottleName = Annotated[
     str,
-    typer.Option(
-        help=f"What makes ranks slow: {', '.join(THROTTLES)}.",
+    option(
+        RANKS,
+        f"What makes ranks slow: {', '.join(THROTTLES)}.",
         show_default=", ".join(f"{name} on {platform}" for platform, name in DEFAULTS.items()),
     ),
 ]
-SeqLens = Annotated[str, typer.Option(help="Sequence lengths, separated by commas.")]
-Percentages = Annotated[str, typer.Option(help="Speed of each rank, 1 to 100, separated by commas.")]
-Strategies = Annotated[str, typer.Option(help="layout/allocator, separated by commas.")]
-Models = Annotated[Path | None, typer.Option(help="Folder of the fitted models.")]
-Condition = Annotated[str, typer.Option(help="How calls are timed: rested, sustained, eager or captured.")]
-Number = Annotated[int, typer.Option(help="Which of several independently started jobs this is, from 1.")]
-Batch = Annotated[int, typer.Option(help="Sequences.")]
-Heads = Annotated[int | None, typer.Option(help="Query heads.", show_default=of_each_platform("heads"))]
+SeqLens = Annotated[str, option(WHAT, f"Sequence lengths, {LISTED}.")]
+Percentages = Annotated[str, option(RANKS, f"Speed of each rank, 1 to 100, {LISTED}.")]
+Strategies = Annotated[str, option(WHAT, f"layout/allocator, {LISTED}.")]
+Models = Annotated[Path | None, option(WHAT, "Folder of the fitted models.")]
+Condition = Annotated[str, option(HOW, "How calls are timed: rested, sustained, eager or captured.")]
+Number = Annotated[int, integer(HOW, "Which of several independently started jobs this is, from 1.")]
+Batch = Annotated[int, integer(SHAPE, "Sequences.")]
+Heads = Annotated[int | None, integer(SHAPE, "Query heads.", show_default=of_each_platform("heads"))]
 KvHeads = Annotated[
-    int | None, typer.Option(help="KV heads; heads is a multiple of them.", show_default=of_each_platform("kv_heads"))
+    int | None, integer(SHAPE, "KV heads; heads is a multiple of them.", show_default=of_each_platform("kv_heads"))
 ]
-HeadDim = Annotated[int | None, typer.Option(help="Elements of a head.", show_default=of_each_platform("head_dim"))]
-GridDtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16.", show_default=of_each_platform("dtype"))]
+HeadDim = Annotated[int | None, integer(SHAPE, "Elements of a head.", show_default=of_each_platform("head_dim"))]
+GridDtype = Annotated[str, option(SHAPE, "float32, float16 or bfloat16.", show_default=of_each_platform("dtype"))]
 _OR_MODEL = "; or the model's"
-ShapeHeads = Annotated[int, typer.Option(help="Query heads.", show_default=of_each_platform("heads") + _OR_MODEL)]
-ShapeKvHeads = Annotated[int, typer.Option(help="KV heads.", show_default=of_each_platform("kv_heads") + _OR_MODEL)]
+ShapeHeads = Annotated[int, integer(SHAPE, "Query heads.", show_default=of_each_platform("heads") + _OR_MODEL)]
+ShapeKvHeads = Annotated[int, integer(SHAPE, "KV heads.", show_default=of_each_platform("kv_heads") + _OR_MODEL)]
 ShapeHeadDim = Annotated[
-    int, typer.Option(help="Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
+    int, integer(SHAPE, "Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
 ]
-Block = Annotated[str, typer.Option(help="What computes a block of attention; auto: the best one there.")]
-Transport = Annotated[str, typer.Option(help="How KV moves: p2p or copy-engine; auto: the best way there.")]
-Multiple = Annotated[int, typer.Option(help="Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]
-Repetitions = Annotated[int, typer.Option(help="Timed repetitions of everything.")]
-Warmup = Annotated[int, typer.Option(help="Untimed calls before them; one is made in any case.")]
-Seed = Annotated[int, typer.Option(help="Of inputs and of the order in which things are measured.")]
-HangTimeout = Annotated[float, typer.Option(help="Seconds without a sign of life after which a rank hangs.")]
-CsvOutput = Annotated[Path, typer.Option(help="CSV of rows to write; a .json record goes beside it.")]
+Block = Annotated[str, option(HOW, "What computes a block of attention; auto: the best one there.")]
+Transport = Annotated[str, option(HOW, "How KV moves: p2p or copy-engine; auto: the best way there.")]
+Multiple = Annotated[int, integer(WHAT, "Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]
+Repetitions = Annotated[int, integer(HOW, "Timed repetitions of everything.")]
+Warmup = Annotated[int, integer(HOW, "Untimed calls before them; one is made in any case.")]
+Seed = Annotated[int, integer(HOW, "Of inputs and of the order in which things are measured.")]
+HangTimeout = Annotated[float, number(HOW, "Seconds without a sign of life after which a rank hangs.")]
+Track = Annotated[
+    str, option(WRITE, "Where to log the job beside its files: none, or wandb.", envvar="HETERORING_TRACK")
+]
+CsvOutput = Annotated[Path, option(WRITE, "CSV of rows to write; a .json record goes beside it.")]
+Json = Annotated[bool, option(WRITE, "Print JSON, for scripts.", "--json")]
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,18 +123,15 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         try:
-            for name, value in kwargs.items():
-                if isinstance(value, int):
-                    _check_width(f"--{name.replace('_', '-')}", value)
             command(*args, **kwargs)
         except ValueError as error:
-            _fail(str(error), 2)
+            _fail(in_one_line(str(error)), 2)
         except RunError as error:
             _fail(str(error), error.exit_code)
         except StdoutError:
             raise
         except OSError as error:
-            _fail(str(error), 1)
+            _fail(in_one_line(str(error)), 1)
         except KeyboardInterrupt:
             _fail(INTERRUPTED, 130)
 
@@ -92,6 +140,18 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
 class StdoutError(OSError):
     """What a command found could not be printed."""
+
+
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, as `reporting` has it, by all ranks together where torchrun or srun started several."""
+
+    @reporting
+    @wraps(command)
+    def wrapper(*args: Any, hang_timeout: float, **kwargs: Any) -> None:
+        with together(hang_timeout):
+            command(*args, hang_timeout=hang_timeout, **kwargs)
+
+    return wrapper
 
 
 @contextmanager
@@ -103,6 +163,19 @@ def printing() -> Iterator[None]:
             sys.stdout.flush()
     except OSError as error:
         raise StdoutError(error.errno, error.strerror) from error
+
+
+def print_json(content: Any) -> None:
+    """Print `content` as JSON. Raises StdoutError if stdout does not take it."""
+    with printing():
+        print(json.dumps(content, indent=2, allow_nan=False))
+
+
+def announce(what: str) -> None:
+    """Say on a terminal what begins: what it needs is imported first, and that takes seconds."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with suppress(OSError):
+            print(f"heteroring: {what} ...", file=sys.stderr, flush=True)
 
 
 def say_error(message: str) -> None:
@@ -117,21 +190,12 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code)
 
 
-def integers(option: str, text: str) -> tuple[int, ...]:
-    """The integers in `text`, separated by commas. Raises ValueError, naming `option`, if one is none or absurd."""
+def integers(name: str, text: str) -> tuple[int, ...]:
+    """The integers in `text`, a list. Raises ValueError, naming the option `name`, if one is none or absurd."""
     try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} {text!r} is not a list of integers separated by commas") from None
-    for number in numbers:
-        _check_width(option, number)
-    return numbers
-
-
-def _check_width(option: str, number: int) -> None:
-    """Raise ValueError for a number that what is written in C could not take."""
-    if not -(2**63) <= number < 2**63:
-        raise ValueError(f"{option} {number} does not fit in 64 bits")
+        return tuple(map(_integer, listed(name, text)))
+    except typer.BadParameter as error:
+        raise ValueError(f"{name} {shown(text)} is not a list of integers: {error.message}") from None
 
 
 class _Probed(Exception):
@@ -139,9 +203,14 @@ class _Probed(Exception):
 
 
 def check_output(path: Path, suffix: str) -> None:
-    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind."""
+    """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind.
+
+    Of ranks that torchrun or srun started, it is rank 0 that must be able to.
+    """
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
+    if not leads():
+        return
     missing = [folder for folder in path.parents if not folder.exists()]
     with ctrl_c_held():
         with suppress(_Probed), atomic_path(path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heteroring.cli.options import printing, reporting
+from heteroring.cli.options import HOW, WHAT, WRITE, Json, examples, integer, option, print_json, printing, reporting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,15 +21,16 @@ if TYPE_CHECKING:
 # Up to how many ranks the table has a line for each; of more, one for each kind.
 LISTED = 32
 
+EXAMPLES = examples("heteroring plan docs/fleets/mixed.yaml --seq-len 1048576 --model llama/3-8b")
+
 FleetFile = Annotated[Path, typer.Argument(help="YAML of ranks and links; docs/planning.md.", metavar="FLEET_YAML")]
-SeqLen = Annotated[int, typer.Option(help="Tokens to share out.")]
+SeqLen = Annotated[int, integer(WHAT, "Tokens to share out.")]
 PlannedModel = Annotated[
-    str, typer.Option(help="Prefill of this FMS architecture/variant.", show_default="the profiles' attention call")
+    str, option(WHAT, "Prefill of this FMS architecture/variant.", show_default="the profiles' attention call")
 ]
-PlannedDtype = Annotated[str, typer.Option(help="float32, float16 or bfloat16, of --model.")]
-PlannedLayout = Annotated[str, typer.Option(help="contiguous or zigzag.")]
-PlannedMultiple = Annotated[int, typer.Option(help="Tokens given out at a time, where that divides --seq-len.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PlannedDtype = Annotated[str, option(WHAT, "float32, float16 or bfloat16, of --model.")]
+PlannedLayout = Annotated[str, option(WHAT, "contiguous or zigzag.")]
+PlannedMultiple = Annotated[int, integer(HOW, "Tokens given out at a time, where that divides --seq-len.")]
 
 
 @reporting
@@ -41,13 +41,10 @@ def plan(
     dtype: PlannedDtype = "bfloat16",
     layout: PlannedLayout = "zigzag",
     multiple: PlannedMultiple = 256,
-    picture: Annotated[Path | None, typer.Option(help="Picture to draw: .png, .svg or .pdf.")] = None,
-    as_json: AsJson = False,
+    picture: Annotated[Path | None, option(WRITE, "Picture to draw: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Say which ranks of a fleet should hold how many tokens, in which order, how long that takes and what limits it.
-
-    Example: heteroring plan docs/fleets/mixed.yaml --seq-len 1048576 --model llama/3-8b
-    """
+    """Say which ranks of a fleet should hold how many tokens, in which order, and how long that takes and why."""
     if picture is not None:
         from heteroring.figures.fleet_plan import check_picture
 
@@ -62,8 +59,7 @@ def plan(
 
         save_plan(found, picture)
     if as_json:
-        with printing():
-            print(json.dumps(found.to_json(), allow_nan=False))
+        print_json(found.to_json())
         return
 
     from rich.console import Console

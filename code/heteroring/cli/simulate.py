@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
-import typer
+from heteroring.cli.options import (
+    HOW,
+    LISTED,
+    WHAT,
+    Json,
+    examples,
+    integer,
+    integers,
+    number,
+    option,
+    print_json,
+    printing,
+    reporting,
+)
+from heteroring.cli.plan import FleetFile, PlannedDtype, PlannedModel, SeqLen, milliseconds, work_of
+from heteroring.words import listed
 
-from heteroring.cli.options import integers, printing, reporting
-from heteroring.cli.plan import AsJson, FleetFile, PlannedDtype, PlannedModel, SeqLen, milliseconds, work_of
+EXAMPLES = examples(
+    "heteroring simulate docs/fleets/mixed.yaml --seq-len 65536 --strategies contiguous/even,zigzag/balanced"
+)
 
 
 @reporting
@@ -17,24 +32,19 @@ def simulate(
     fleet: FleetFile,
     seq_len: SeqLen,
     strategies: Annotated[
-        str, typer.Option(help="layout/split, separated by commas; splits: even, proportional, balanced.")
+        str, option(WHAT, f"layout/split, {LISTED}; splits: even, proportional, balanced.")
     ] = "zigzag/even,zigzag/proportional,zigzag/balanced",
-    block_lens: Annotated[str, typer.Option(help="Tokens of each rank, separated by commas, in zigzag, as well.")] = "",
+    block_lens: Annotated[str, option(WHAT, f"Tokens of each rank, {LISTED}, in zigzag, as well.")] = "",
     model: PlannedModel = "",
     dtype: PlannedDtype = "bfloat16",
-    transport: Annotated[
-        str, typer.Option(help="p2p or copy-engine; auto: copy-engine within a single node.")
-    ] = "auto",
-    fused: Annotated[bool, typer.Option(help="Own and first peer's keys in one pass, by copy-engine.")] = True,
-    host_us: Annotated[float, typer.Option(help="Microseconds that the host takes to issue a step.")] = 0.0,
-    multiple: Annotated[int, typer.Option(help="Tokens that balanced gives out at a time.")] = 256,
-    tile: Annotated[int, typer.Option(help="Queries, and keys, of a kernel's tile.")] = 128,
-    as_json: AsJson = False,
+    transport: Annotated[str, option(HOW, "p2p or copy-engine; auto: copy-engine within a single node.")] = "auto",
+    fused: Annotated[bool, option(HOW, "Own and first peer's keys in one pass, by copy-engine.")] = True,
+    host_us: Annotated[float, number(HOW, "Microseconds that the host takes to issue a step.")] = 0.0,
+    multiple: Annotated[int, integer(HOW, "Tokens that balanced gives out at a time.")] = 256,
+    tile: Annotated[int, integer(HOW, "Queries, and keys, of a kernel's tile.")] = 128,
+    as_json: Json = False,
 ) -> None:
-    """Simulate splits of a sequence over a fleet in its own rank order: time, busy and waiting. Nothing is measured.
-
-    Example: heteroring simulate docs/fleets/mixed.yaml --seq-len 65536 --strategies contiguous/even,zigzag/balanced
-    """
+    """Simulate splits of a sequence over a fleet in its own rank order: time, busy and waiting. Nothing is measured."""
     explicit = integers("--block-lens", block_lens) if block_lens else ()
     from heteroring.planning.fleet import read_fleet
     from heteroring.planning.plan import bound
@@ -56,7 +66,7 @@ def simulate(
     if transport == "auto":
         transport = "copy-engine" if len(set(ranks.network.nodes)) == 1 else "p2p"
     partitions = {}
-    for strategy in filter(None, strategies.split(",")):
+    for strategy in listed("--strategies", strategies):
         layout, _, name = strategy.partition("/")
         check_layout(layout)
         step = multiple if seq_len % multiple == 0 else 1
@@ -89,8 +99,7 @@ def simulate(
         )
     if as_json:
         whole = {"work": work.name, "seq_len": seq_len, "transport": transport, "bound_ms": least_ms, "splits": rows}
-        with printing():
-            print(json.dumps(whole | {"notes": list(notes)}, allow_nan=False))
+        print_json(whole | {"notes": list(notes)})
         return
 
     from rich.box import SIMPLE_HEAD

@@ -7,6 +7,7 @@ Importing this package imports neither matplotlib nor pandas.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from heteroring.results.results import Results
 
-__all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "draw", "save"]
+__all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "check_outputs", "draw", "save"]
 
 # The date of creation is left out, so that the same data give the same bytes.
 _METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
@@ -49,11 +50,7 @@ def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
     Raises ValueError for what `draw` refuses, another suffix, no path, or a path that cannot be written.
     """
     targets = [Path(path) for path in paths]
-    if not targets:
-        raise ValueError(f"figure {name}: no path to save to")
-    for path in targets:
-        if path.suffix not in _METADATA:
-            raise ValueError(f"figure {name}: cannot write {path}: the suffix must be .pdf or .png")
+    check_outputs(name, targets)
     figure = draw(name, results)
     from heteroring.figures.style import paper_style
     from heteroring.files import atomic_path
@@ -62,3 +59,12 @@ def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
         for path in targets:
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+
+
+def check_outputs(name: str, paths: Sequence[Path]) -> None:
+    """Raise ValueError unless figure `name` could be saved to `paths`, by their suffixes."""
+    if not paths:
+        raise ValueError(f"figure {name}: no path to save to")
+    for path in paths:
+        if path.suffix not in _METADATA:
+            raise ValueError(f"figure {name}: cannot write {path}: the suffix must be .pdf or .png")

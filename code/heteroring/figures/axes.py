@@ -1,4 +1,4 @@
-"""Axes that every figure draws alike: ticks where data are, plain numbers, units that suit the values."""
+"""Axes that all figures share: ticks at the data, plain numbers, suitable units."""
 
 from __future__ import annotations
 

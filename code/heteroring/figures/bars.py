@@ -1,4 +1,4 @@
-"""Horizontal bars from 0 with the value beside each, and the times that they are set against."""
+"""Horizontal bars with their values, and the reference times beside them."""
 
 from __future__ import annotations
 

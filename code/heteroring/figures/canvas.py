@@ -1,4 +1,4 @@
-"""A figure at its real size: panels, legend above, and a line below that says where the numbers come from."""
+"""The canvas of a figure at its printed size: panels, a legend above, and a line that names the data's source."""
 
 from __future__ import annotations
 
@@ -94,6 +94,7 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
 def not_measured(name: str, results: Results, words: str) -> Figure:
     """A figure of one line, for a platform without the measurements that figure `name` shows."""
     figure = new_figure(name, 0.6)
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
     figure.text(0.5, 0.66, f"{words} on platform {results.platform}.", ha="center", va="center", fontsize=_LABEL_POINTS)
     return finish(figure, results, "")
 

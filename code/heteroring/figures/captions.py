@@ -1,4 +1,4 @@
-"""The words of figures: what was measured, on what, and what made a rank slow."""
+"""Captions of figures: what was measured, on which devices, under which throttle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from heteroring.figures.cells import shown, throttle
 from heteroring.results.results import headline
+from heteroring.results.throttles import throttle_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -13,13 +14,6 @@ if TYPE_CHECKING:
     from heteroring.results.results import Results
 
 MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
-# What a percentage is a percentage of, and what imposes it.
-_THROTTLES = {
-    "mps": ("MPS active threads", "MPS"),
-    "green": ("green-context SMs", "green context"),
-    "pacing": ("paced speed", "pacing"),
-    "none": ("nominal speed", "no throttle"),
-}
 
 
 def run_details(results: Results, module: str = "") -> str:
@@ -70,27 +64,20 @@ def _median_of(repetitions: Series) -> str:
 
 def throttle_label(results: Results, subject: str = "") -> str:
     """Axis label for the percentage, naming the throttle that was really used and, if given, who is throttled."""
-    label = f"{_throttled(results)[0]}{' of the ' if subject else ''}{subject} (%)"
+    label = f"{throttle_words(throttle(results)).share}{' of the ' if subject else ''}{subject} (%)"
     return label[0].upper() + label[1:]
 
 
 def percentages_are(results: Results) -> str:
     """A sentence for figures in which the percentages are no axis."""
-    return f"Percentages: {_throttled(results)[0]}."
+    return f"Percentages: {throttle_words(throttle(results)).share}."
 
 
 def condition(results: Results, percentage: int) -> str:
     """A panel's title: how unequal its ranks were."""
     if percentage == 100:
         return "every rank at 100 %"
-    return f"throttled rank at {percentage} % ({_throttled(results)[1]})"
-
-
-def _throttled(results: Results) -> tuple[str, str]:
-    name = throttle(results)
-    if name not in _THROTTLES:
-        raise ValueError(f"platform {results.platform}: unknown throttle {name!r}: one of {', '.join(_THROTTLES)}")
-    return _THROTTLES[name]
+    return f"throttled rank at {percentage} % ({throttle_words(throttle(results)).cause})"
 
 
 def tokens(length: int) -> str:

@@ -1,6 +1,8 @@
-"""Which figures there are, how wide each one is in the paper, and where it is drawn. Imports no matplotlib."""
+"""The catalog of figures: width, one line of description, and the module that draws each. Imports no matplotlib."""
 
 from dataclasses import dataclass
+
+from heteroring.words import choices
 
 
 @dataclass(frozen=True)
@@ -94,5 +96,5 @@ WIDTH_INCHES = {"column": 3.5, "text": 7.16}
 def entry(name: str) -> Entry:
     """The catalogue's entry for `name`; ValueError naming all figures if there is none."""
     if name not in CATALOG:
-        raise ValueError(f"unknown figure {name!r}: one of {', '.join(NAMES)}")
+        raise ValueError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return CATALOG[name]

@@ -1,4 +1,4 @@
-"""The rows a figure shows, and the error when there are none."""
+"""Selection of the rows that a figure shows, and the error when there are none."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def module_cells(results: Results, module: str, *metrics: str) -> DataFrame:
     return _known(results, rows, metrics, f"module {module}")
 
 
-def peer_cells(results: Results) -> DataFrame:
+def baseline_cells(results: Results) -> DataFrame:
     """Cells of torch's context_parallel; empty where it was not measured."""
     rows = headline(results.cells)
     rows = shown(rows[rows.system == "context_parallel"])

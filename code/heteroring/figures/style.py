@@ -1,4 +1,4 @@
-"""How each strategy looks, in every figure: one colour, one marker, one label.
+"""The style of each strategy in all figures: one colour, one marker, one label.
 
 The allocator gives hue and marker. The layout gives shade and stroke, so that it survives a grey printer:
 contiguous is light, dashed, hatched and open; zigzag is dark, solid and filled. The ten colours stay at least 15
@@ -31,15 +31,15 @@ _RAMP_MARKERS = "osD^vP*X"
 
 INK = "#000000"
 NOTE_COLOUR = "#555555"
-PEER_COLOUR = "#00796B"
+BASELINE_COLOUR = "#00796B"
 WAITING_COLOUR = "#EDEDED"
 
 # What strategies are set against: keyword arguments for `Axes.plot` or `Axes.axvline`.
 UNIT_LINE = {"color": INK, "linewidth": 0.6, "zorder": 1.5}
 BOUND_LINE = {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 1.2, "label": "capacity bound"}
 ALONE_LINE = {"color": "#6B6B6B", "linestyle": "-.", "linewidth": 0.9, "label": "fast rank alone"}
-PEER_LINE = {
-    "color": PEER_COLOUR,
+BASELINE_LINE = {
+    "color": BASELINE_COLOUR,
     "marker": "*",
     "markersize": 5,
     "linewidth": 0.8,
@@ -101,7 +101,7 @@ def look(strategy: str) -> Look:
     )
 
 
-def ordered(strategies: Iterable[str]) -> list[str]:
+def ordered(strategies: Iterable[str]) -> list[Strategy]:
     """The given strategies without duplicates, in the order of every legend."""
 
     def place(strategy: Strategy) -> tuple[int, str]:
@@ -112,8 +112,8 @@ def ordered(strategies: Iterable[str]) -> list[str]:
 
 def by_layout(strategies: Iterable[str], *, bars: bool = False) -> list[list[Artist]]:
     """The handles of a legend, a line for each layout that occurs."""
-    looks = [look(strategy) for strategy in ordered(strategies)]
-    lines = [[one for one in looks if one.label.startswith(f"{layout}/")] for layout in LAYOUTS]
+    names = ordered(strategies)
+    lines = [[look(name) for name in names if name.layout == layout] for layout in LAYOUTS]
     return [[one.bar_handle() if bars else one.line_handle() for one in line] for line in lines if line]
 
 

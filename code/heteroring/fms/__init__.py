@@ -1,4 +1,4 @@
-"""IBM's Foundation Model Stack over the ring: the models of `ibm-fms`, unmodified, with their prompt over all ranks.
+"""IBM's Foundation Model Stack over the ring: unmodified language models of `ibm-fms`, prompts sharded over ranks.
 
 Importing this registers the attention op "ring" with FMS. It needs the package `ibm-fms` and raises MissingFMS, a
 ValueError, without it.

@@ -1,4 +1,4 @@
-"""The attention op "ring" of FMS: what its MultiHeadAttention calls instead of PyTorch's attention."""
+"""The attention op "ring", which FMS's MultiHeadAttention calls in place of PyTorch's attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from fms.modules.attention import get_attention_type, register_attention_op
 
-from heteroring.kernels.block import Block
+from heteroring.kernels.backend import Backend
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.decode import ring_decode
 from heteroring.ring.partition import Partition
@@ -19,7 +19,12 @@ OP = "ring"
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """A step of decode on this rank: the tokens that its cache held before it, and whether the new one is its own."""
+    """A step of decode on this rank.
+
+    Args:
+        held: Tokens in this rank's cache before the step.
+        stores: Whether this rank stores the KV of the new token.
+    """
 
     held: int
     stores: bool
@@ -27,27 +32,34 @@ class DecodeStep:
 
 @dataclass(frozen=True)
 class Ring:
-    """How the op "ring" is to attend: what a model or a layer is called with, `attn_name="ring", ring=Ring(...)`.
+    """How the op "ring" attends: the keyword of a call of a model or layer, `attn_name="ring", ring=Ring(...)`.
 
     Without `step` the call is a prefill over `partition`: hidden states are this rank's shard [B, n_r, E], position
     ids the global ones (`partition.positions(rank)`). With it, the call is a step of decode: hidden states are those
-    of one new token, the same on every rank, and the cache that is passed along is this rank's.
+    of one new token [B, 1, E], the same on every rank, and the cache that is passed along is this rank's.
+
+    Args:
+        partition: Which tokens of the prompt each rank holds.
+        group: The process group; None stands for all processes.
+        block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+        transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
+        step: The step of decode; None for a prefill.
     """
 
     partition: Partition
     group: dist.ProcessGroup | None = None
-    block: str | Block = "auto"
+    block: str | Backend = "auto"
     transport: str = "auto"
     step: DecodeStep | None = None
 
 
 def register() -> None:
-    """Make the op "ring" known to FMS; nothing if it is."""
+    """Register the op "ring" with FMS, unless it is registered already."""
     try:
         get_attention_type(attn_name=OP)
     except KeyError:
-        # A compiled model calls them as they are: what waits for other ranks, and what differs from step to step, is
-        # not for TorchDynamo to trace.
+        # TorchDynamo must not trace waits for other ranks, nor what differs from step to step; a compiled model calls
+        # these functions as they are.
         untraced = torch.compiler.disable
         register_attention_op(
             OP,
@@ -74,10 +86,10 @@ def _store(
     value_cache: torch.Tensor | None,
     **attn_kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Write keys and values [B, n, Hkv, D] into this rank's cache [B, Hkv, capacity, D], behind what it holds.
+    """Write keys and values [B, n, Hkv, D] into this rank's cache [B, Hkv, capacity, D], after the tokens held.
 
-    Returns what to attend to, as [B, held, Hkv, D] views of the cache, and the cache. Without a cache (None, or
-    without elements) keys and values become one.
+    Returns the keys and values to attend to, as [B, held, Hkv, D] views of the cache, and the cache. Without a cache
+    (None, or one without elements), keys and values become the cache.
     """
     step = _checked(attn_kwargs).step
     held, new = (0, keys.shape[1]) if step is None else (step.held, int(step.stores))

@@ -1,19 +1,20 @@
-"""The sharded KV cache, and the rule that says which rank keeps a new token's KV."""
+"""The sharded KV cache, and the rule by which a rank is chosen to keep a new token's KV."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.arguments import positive_number
 from heteroring.fms.models import attention_layers
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
-from heteroring.kernels.block import Block
+from heteroring.kernels.backend import Backend
+from heteroring.ring.arguments import positive
 from heteroring.ring.partition import Partition
 from heteroring.ring.process_group import members
 
@@ -23,19 +24,19 @@ KV = tuple[torch.Tensor, torch.Tensor]
 def next_owner(held: Sequence[int], speeds: Sequence[float]) -> int:
     """The rank that keeps the next token's KV when the ranks hold `held` tokens each and decode at `speeds`.
 
-    It is the one that would still be done first with the token: the least (held + 1) / speed, and of equals the
-    lowest rank. A step of decode takes as long as its slowest rank takes to read its KV, so that this is the greedy
-    minimum of a step's time, whatever the prefill's shares were: a rank that got a small shard of the prompt because
-    it computes slowly takes all new tokens until it holds as many as the others for its speed.
+    It is the rank with the least (held + 1) / speed, and among equals the lowest. A step of decode takes as long as
+    the slowest rank takes to read its KV, so this minimises the time of the next step, whatever the prefill's shares
+    were: a rank whose shard of the prompt is small because it computes slowly takes all new tokens until its share
+    matches its speed.
 
-    Speeds of decode are not those of prefill. Reading KV is bound by memory bandwidth, which a limit on
-    multiprocessors (MPS) hardly throttles; equal speeds are therefore the default everywhere.
+    Speeds of decode are not those of prefill. Reading KV is bound by memory bandwidth, which a limit on SMs (MPS)
+    hardly reduces, so the default is equal speeds.
     """
     return min(range(len(held)), key=lambda rank: ((held[rank] + 1) / speeds[rank], rank))
 
 
 def capacities(held: Sequence[int], speeds: Sequence[float], new_tokens: int) -> tuple[int, ...]:
-    """Tokens that each rank needs room for when `new_tokens` follow those held, by the rule of `next_owner`."""
+    """Tokens that each rank needs room for when `new_tokens` follow the tokens held, by the rule of `next_owner`."""
     room = list(held)
     for _ in range(new_tokens):
         room[next_owner(room, speeds)] += 1
@@ -43,26 +44,37 @@ def capacities(held: Sequence[int], speeds: Sequence[float], new_tokens: int) ->
 
 
 def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float, ...]:
-    """`speeds` as a tuple, equal ones for None. Raises ValueError unless they are positive, one a rank."""
+    """`speeds` as a tuple, equal speeds for None. Raises ValueError unless there is one positive speed per rank."""
     if speeds is None:
         return (1.0,) * world_size
-    listed = speeds.tolist() if isinstance(speeds, np.ndarray | torch.Tensor) else speeds
     rule = f"decode_speeds are {speeds!r}: {world_size} ranks need {world_size} positive numbers, in the order of ranks"
+    try:
+        listed = speeds.tolist() if isinstance(speeds, np.ndarray | torch.Tensor) else speeds
+    except RuntimeError as error:  # of a sparse tensor, or one without data
+        raise ValueError(rule) from error
     if not isinstance(listed, Sequence) or len(listed) != world_size:
         raise ValueError(rule)
     try:
-        return tuple(positive_number("a speed", speed) for speed in listed)
+        return tuple(positive("a speed", speed) for speed in listed)
     except ValueError as error:
         raise ValueError(rule) from error
 
 
 @dataclass
 class RingCache:
-    """This rank's KV of every layer, and how many tokens each rank holds.
+    """This rank's KV of every layer, and how many tokens each rank holds. `ring_prefill` creates it.
 
-    `layers` are (keys, values), each [B, Hkv, capacity, D], allocated once with the room that `capacities` says;
-    `held` and `capacities` are tokens per rank, the same on all of them. It belongs to the model with `fingerprint`,
-    the `partition` of the prompt and the `group` it was prefilled with.
+    Args:
+        layers: (keys, values) per layer, each [B, Hkv, capacities[rank], D], allocated once.
+        partition: Which tokens of the prompt each rank holds.
+        held: Tokens cached per rank, the same tuple on all ranks.
+        capacities: Tokens per rank that there is room for, the same tuple on all ranks.
+        speeds: Relative speeds of decode per rank (`next_owner`).
+        batch: Number of sequences.
+        fingerprint: Identifies the language model that filled the cache (`heteroring.fms.weights.fingerprint`).
+        rank: This rank.
+        group: The process group of the prefill.
+        block: The backend of decode.
     """
 
     layers: list[KV]
@@ -74,20 +86,20 @@ class RingCache:
     fingerprint: str
     rank: int
     group: dist.ProcessGroup | None
-    block: str | Block
+    block: str | Backend
 
     @property
     def seq_len(self) -> int:
-        """Tokens cached so far, over all ranks: the position of the next one."""
+        """Tokens cached so far, over all ranks: the position of the next token."""
         return sum(self.held)
 
     @property
     def room(self) -> int:
-        """Tokens that may still follow."""
+        """Tokens that there is still room for."""
         return sum(self.capacities) - self.seq_len
 
 
-@torch.inference_mode(False)  # a cache that is filled in inference mode may be written to outside it, too
+@torch.inference_mode(False)  # so that a cache filled in inference mode can also be written to outside it
 def empty_cache(
     model: nn.Module,
     partition: Partition,
@@ -95,13 +107,13 @@ def empty_cache(
     new_tokens: int,
     speeds: Sequence[float] | None,
     group: dist.ProcessGroup | None,
-    block: str | Block,
+    block: str | Backend,
 ) -> RingCache:
-    """Room for this rank's part of `batch` prompts of `partition` and of `new_tokens` more, nothing in it yet."""
+    """An empty cache with room for this rank's part of `batch` prompts of `partition` and of `new_tokens` more."""
     group, rank, world_size = members(group)
     speeds = check_speeds(speeds, world_size)
     room = capacities(partition.block_lens, speeds, new_tokens)
-    options = {"dtype": dtype_of(model), "device": device_of(model)}
+    options: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
     layers = [
         (
             torch.empty(batch, layer.kvheads, room[rank], layer.emb_kq_per_head, **options),

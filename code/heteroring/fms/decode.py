@@ -1,29 +1,41 @@
-"""One new token through a model whose KV cache is spread over ranks."""
+"""A step of decode: one new token through a language model whose KV cache is sharded over ranks."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from heteroring.fms.arguments import checked_tokens, described, is_token_ids
 from heteroring.fms.attention import OP, DecodeStep, Ring
 from heteroring.fms.cache import RingCache, next_owner
 from heteroring.fms.models import check_model
+from heteroring.fms.tokens import checked_tokens, described, is_token_ids
 from heteroring.fms.weights import device_of, fingerprint
 from heteroring.ring.consistency import Call, Fields
 
 
 @torch.no_grad()
 def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
-    """Logits [B, V] of the token that follows `token_ids` [B] or [B, 1], on every rank.
+    """Run one new token of each sequence through the model, and return the logits of the token after it.
 
-    Every rank runs all layers on the one new token of each sequence; only attention is shared out, over the KV that
-    each rank holds in `cache` (from `ring_prefill`). The token's own KV is appended in place on the rank that
-    heteroring.fms.cache.next_owner says, the same for all layers and sequences.
+    Every rank runs all layers on the new token; only attention is distributed, over the KV that each rank holds. The
+    token's own KV is appended in place on the rank that heteroring.fms.cache.next_owner names, which is the same for
+    all layers and sequences. Every rank of the cache's group must call.
 
-    Raises ValueError, on every rank, if the cache is full, not this model's, or not for as many sequences, and if the
-    ranks' caches or tokens differ; on CUDA, where the host would have to wait for that, ranks compare their caches'
-    models and partitions the first time only. RuntimeError if a rank is lost.
+    On CUDA, where comparing makes the host wait, the ranks compare the models and partitions of their caches in the
+    first call only, and never the tokens.
+
+    Args:
+        model: The language model that filled `cache`, the same on all ranks.
+        token_ids: The new token's id of each sequence, [B] or [B, 1], the same on all ranks.
+        cache: This rank's cache from `ring_prefill`; it then holds one token more.
+
+    Returns:
+        Logits [B, V], the same on every rank.
+
+    Raises:
+        ValueError: On every rank, if the cache is full, or of another model or another number of sequences, or if the
+            ranks' caches or tokens differ.
+        RuntimeError: If a rank is lost.
     """
     call = Call("ring_decode_step", getattr(cache, "group", None), model)
 

@@ -1,4 +1,4 @@
-"""Text from a model over the ring: prefill, then one token at a time."""
+"""Generation of text by a language model over the ring: prefill, then decode token by token."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.arguments import positive_number, whole_number
 from heteroring.fms.decode import ring_decode_step
 from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
-from heteroring.kernels.block import Block
-from heteroring.ring.arguments import flag
+from heteroring.kernels.backend import Backend
+from heteroring.ring.arguments import flag, positive, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 
@@ -33,19 +32,37 @@ def ring_generate(
     seed: int | None = None,
     eos_token_id: int | None = None,
     decode_speeds: Sequence[float] | None = None,
-    block: str | Block = "auto",
+    block: str | Backend = "auto",
     transport: str = "auto",
 ) -> torch.Tensor:
-    """Continue input_ids [B, N] by up to `max_new_tokens`: [B, N + new] token ids, the same on every rank.
+    """Continue prompts by up to `max_new_tokens` tokens, greedily or by sampling.
 
-    Greedy, or with `do_sample` drawn from the `top_k` likeliest tokens (0: from all) at `temperature`, any positive
-    number; with `seed`, 0 to 2^64 - 1, from a generator of its own, so that a call can be repeated. Rank 0 chooses and
-    tells the others, because devices that are not of one kind may round logits differently. Ends when every sequence
-    has had an `eos_token_id`, that token included; a sequence that has had one goes on until the others have, as in
-    FMS's generate. Other arguments are those of `ring_prefill`.
+    Rank 0 chooses each token and broadcasts it, because devices of different kinds may round logits differently.
+    Generation ends when every sequence has produced `eos_token_id`; a sequence that has done so continues until the
+    others have, as in FMS's generate.
 
-    Raises ValueError, on every rank, for a sampling argument out of range, if prompt and new tokens exceed the model's
-    max_expected_seq_len, and as `ring_prefill` does.
+    Args:
+        model: A language model of FMS whose weights every rank holds.
+        input_ids: The whole prompts [B, N], all of one length, the same on every rank.
+        partition: Which tokens each rank holds; None stands for that of the model's RingAttentionStrategy.
+        max_new_tokens: Most new tokens, 1 or more.
+        group: The process group; None stands for that of the model's RingAttentionStrategy.
+        do_sample: Whether to sample; otherwise the likeliest token is taken.
+        temperature: Divisor of the logits in sampling, any positive number.
+        top_k: Number of likeliest tokens to sample from; 0 stands for all.
+        seed: Seed of a generator for this call alone, 0 to 2^64 - 1; None stands for PyTorch's global generator.
+        eos_token_id: The token that ends a sequence; None for none.
+        decode_speeds: Relative speeds of decode per rank (heteroring.fms.cache.next_owner); None for equal speeds.
+        block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+        transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
+
+    Returns:
+        Token ids [B, N + new] with new <= max_new_tokens, the same on every rank.
+
+    Raises:
+        ValueError: On every rank, for a sampling argument out of range, if prompt and new tokens exceed the model's
+            max_expected_seq_len, and as `ring_prefill` does.
+        RuntimeError: If a rank is lost.
     """
     call = Call("ring_generate", group if group is not None else strategy_of(model).group, model)
 
@@ -59,7 +76,7 @@ def ring_generate(
         return (
             ("max_new_tokens", new),
             ("do_sample", flag("do_sample", do_sample)),
-            ("temperature", positive_number("temperature", temperature)),
+            ("temperature", positive("temperature", temperature)),
             ("top_k", top),
             ("seed", None if seed is None else whole_number("seed", seed, of_seed, most=2**64 - 1)),
             (
@@ -98,16 +115,16 @@ def ring_generate(
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:
-    """One token [B, 1] for each row of logits [B, V], drawn from its `top_k` likeliest (0: all) at `temperature`.
+    """Sample one token [B, 1] for each row of logits [B, V] from its `top_k` likeliest (0: all) at `temperature`.
 
     Tokens as likely as the last of the `top_k` may be drawn, too, as in FMS's generate.
     """
     if top_k:
         least = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
-    # 16 bits hold neither the quotients nor the probabilities, and 32 no temperature below 1e-45. Where CUDA multiplies
-    # by the reciprocal instead, that of a temperature below 1e-308 is infinite; 1e-300 leaves the likeliest alone, too.
+    # In fp64: 16 bits are too few for the quotients and the probabilities, and 32 for temperatures below 1e-45. Where
+    # CUDA multiplies by the reciprocal, that of a temperature below 1e-308 is infinite; 1e-300 gives the same result.
     below = logits.double() - logits.double().amax(-1, keepdim=True)
     likely = (below / max(temperature, 1e-300)).softmax(-1)
-    # Drawn in 32 bits, or in the logits' own 64: 16 would round the probabilities by up to 0.4 %.
+    # Sampled in fp32, or fp64 for fp64 logits: 16 bits would round the probabilities by up to 0.4 %.
     return torch.multinomial(likely.to(torch.promote_types(logits.dtype, torch.float32)), 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Logits that one rank has computed, or each for its own tokens, brought to all ranks."""
+"""Exchange of logits: those of the last token broadcast by one rank, or those of all tokens gathered on every rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from heteroring.ring.shard import place
 
 
 def share_last(logits: torch.Tensor | None, owner: int, like: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """The logits [B, 1, V] of rank `owner` as [B, V] on every rank; `like` [B, 0, V] says of what kind they are."""
+    """The logits [B, 1, V] of rank `owner` as [B, V] on every rank; `like` [B, 0, V] has their dtype and device."""
     batch, _, vocabulary = like.shape
     shared = like.new_empty(batch, vocabulary) if logits is None else logits[:, -1].contiguous()
     dist.broadcast(shared, group=group, group_src=owner)

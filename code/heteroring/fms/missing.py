@@ -1,4 +1,4 @@
-"""What is raised where FMS is not installed."""
+"""The error raised where FMS is not installed."""
 
 
 class MissingFMS(ModuleNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""FMS's models, as the ring takes them."""
+"""Loading FMS's language models for the ring, and checks of models that the ring can run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from fms.modules.attention import MultiHeadAttention
 from torch import nn
 
 from heteroring.fms.strategy import RingAttentionStrategy
+from heteroring.words import choices
 
 _CLASSES = {"llama": LLaMA, "granite": Granite, "mistral": Mistral, "mixtral": Mixtral}
 
 ARCHITECTURES = tuple(_CLASSES)
-"""FMS architectures whose logits over the ring are tested to be those of one process."""
+"""FMS architectures whose logits over the ring are tested against those of one process."""
 
 _OF_FMS = (None, "", "none", "tp", "mp", "fsdp", "hsdp", "ddp")
-"""FMS's names for its own strategies; it takes any other for none at all."""
+"""FMS's names for its own strategies; FMS treats any other name as no strategy."""
 
 _INFERRED = ("hf_pretrained", "hf_configured")
 
@@ -46,15 +47,28 @@ def get_model(
 ) -> nn.Module:
     """`fms.models.get_model` with one more strategy, "ring": every rank loads all weights and holds part of the prompt.
 
-    The model has a RingAttentionStrategy of `block_lens`, `layout` and `group`, and is in eval mode, ready for
-    `ring_prefill`. Everything else is FMS's, whose signature this is, and so is any other `distributed_strategy`.
-    Without `model_path` the weights are random: seed all ranks alike (`torch.manual_seed`). "cuda" is this process's
-    current device, unless LOCAL_RANK says which.
-
     FMS's Mistral does not apply the sliding window of its configuration, and neither does the ring.
 
-    Raises ValueError for an architecture or variant that is unknown, or that the ring is not made for, naming those
-    that are, and for a distributed_strategy that is neither "ring" nor one of FMS's.
+    Args:
+        architecture: One of ARCHITECTURES, or FMS's "hf_pretrained" or "hf_configured".
+        variant: FMS's name of the variant.
+        model_path: Where the checkpoint is. Without it the weights are random, so seed all ranks alike
+            (`torch.manual_seed`).
+        source: FMS's name of the checkpoint's format.
+        device_type: "cpu", or "cuda" for the device that LOCAL_RANK names, else this process's current device.
+        data_type: Dtype of the weights.
+        distributed_strategy: "ring", or one of FMS's own strategies, for which the call is FMS's alone.
+        block_lens: Tokens per rank, as for `RingAttentionStrategy`.
+        layout: "zigzag" or "contiguous".
+        group: The process group; None stands for all processes.
+        **kwargs: Further keywords of `fms.models.get_model`.
+
+    Returns:
+        The model in eval mode with a RingAttentionStrategy, ready for `ring_prefill`.
+
+    Raises:
+        ValueError: For an architecture or variant that is unknown or not supported by the ring, naming those that are,
+            and for a distributed_strategy that is neither "ring" nor one of FMS's.
     """
     if distributed_strategy not in ("ring", *_OF_FMS):
         raise ValueError(
@@ -70,7 +84,7 @@ def get_model(
     strategy = RingAttentionStrategy(block_lens, layout, group)
     if device_type == "cuda" and "LOCAL_RANK" not in os.environ:
         device_type = f"cuda:{torch.cuda.current_device()}"
-    # FMS shards nothing for a strategy it does not know: whole weights on every rank, as one process has them.
+    # FMS shards nothing for a strategy that it does not know, so every rank loads whole weights.
     model = fms.models.get_model(architecture, variant, model_path, source, device_type, data_type, "ring", **kwargs)
     check_model(model.eval())
     for part in (model, model.base_model):
@@ -79,13 +93,13 @@ def get_model(
 
 
 def strategy_of(model: nn.Module) -> RingAttentionStrategy:
-    """The model's strategy, where it is one of the ring, else that of an even zigzag split over all processes."""
+    """The model's RingAttentionStrategy, or one of an even zigzag split over all processes where it has none."""
     strategy = getattr(model, "distributed_strategy", None)
     return strategy if isinstance(strategy, RingAttentionStrategy) else RingAttentionStrategy()
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError unless `model` is one that the ring computes exactly, in a state that it does."""
+    """Raise ValueError unless the ring computes `model` exactly, in its present state."""
     if hasattr(model, "_orig_mod"):
         raise ValueError(
             f"the model is an {type(model).__name__}, as torch.compile(model) returns it: call model.compile(), which "
@@ -93,7 +107,7 @@ def check_model(model: nn.Module) -> None:
         )
     if not isinstance(model, tuple(_CLASSES.values())):
         raise ValueError(
-            f"the model is a {type(model).__name__}: the ring computes those of FMS that it is tested with, "
+            f"the model is a {type(model).__name__}: the ring runs those models of FMS that it is tested with, "
             f"{', '.join(ARCHITECTURES)}"
         )
     strategy = getattr(model, "distributed_strategy", None)
@@ -116,7 +130,7 @@ def _check_name(architecture: str, variant: str | None) -> None:
         return
     if architecture not in _CLASSES:
         known = "FMS has it, but its attention is not the ring's: " if architecture in fms.models.list_models() else ""
-        raise ValueError(f"architecture {architecture!r}: {known}choose one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"architecture {architecture!r}: {known}choose {choices(architecture, ARCHITECTURES)}")
     variants = fms.models.list_variants(architecture)
     if variant not in variants:
-        raise ValueError(f"variant {variant!r} of {architecture} is unknown: choose one of {', '.join(variants)}")
+        raise ValueError(f"variant {variant!r} of {architecture} is unknown: choose {choices(variant, variants)}")

@@ -1,4 +1,4 @@
-"""A whole prompt through a model, every rank with its own part of it."""
+"""Prefill: a whole prompt through a language model, each rank computing its own tokens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.arguments import check_not_padded, checked_tokens, described, is_token_ids, whole_number
 from heteroring.fms.attention import OP, Ring
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
+from heteroring.fms.tokens import check_not_padded, checked_tokens, described, is_token_ids
 from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
-from heteroring.kernels.block import Block, check_block
-from heteroring.ring.arguments import flag
+from heteroring.kernels.backend import Backend, check_backend
+from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
@@ -25,7 +25,7 @@ from heteroring.ring.transport.transport import check_transport
 
 
 class Prefill(NamedTuple):
-    """What `ring_prefill` returns: logits, the same on every rank, and this rank's part of the KV cache."""
+    """The result of `ring_prefill`: logits, the same on every rank, and this rank's part of the KV cache."""
 
     logits: torch.Tensor
     cache: RingCache
@@ -41,28 +41,40 @@ def ring_prefill(
     capacity: int = 0,
     all_logits: bool = False,
     decode_speeds: Sequence[float] | None = None,
-    block: str | Block = "auto",
+    block: str | Backend = "auto",
     transport: str = "auto",
 ) -> Prefill:
-    """Run a prompt through an FMS model whose weights every rank holds, each rank with its tokens of `partition`.
+    """Run prompts through an FMS model whose weights every rank holds, each rank computing its tokens of `partition`.
 
-    input_ids [B, N] is the whole prompt, the same on every rank, B prompts of one length; `partition` and `group`
-    default to those of the model's RingAttentionStrategy. Returns the last token's logits [B, V] on every rank: the
-    rank that owns the token computes them, and nothing else is gathered; with `all_logits` those of all tokens,
-    [B, N, V]. The cache has room for `capacity` more tokens, spread by `decode_speeds`
-    (heteroring.fms.cache.next_owner). `block` and `transport` are those of `ring_attention`.
+    Every rank of the group must call. There is no padding: all of input_ids is attended to, so prompts of different
+    lengths must be prefilled one by one. A batch is refused if a row begins or ends with more pad ids than another (the
+    configuration's `pad_id`, or 0 where it has none). Other padding cannot be detected: rows padded alike, a single
+    padded prompt, or another token used for padding.
 
-    There is no padding: what is in input_ids is attended to. Prompts of different lengths must be prefilled one by one.
-    A batch is refused where a row begins or ends with more pad ids than another; one whose rows are all padded alike,
-    or with another token than the pad id (the configuration's `pad_id`, or 0 where that has none), cannot be told from
-    honest prompts, nor can one prompt that is padded.
+    A model may be compiled in place by `model.compile()`, which leaves the ring's attention as it is. The first calls,
+    and the first of each further shape, then take up to a minute longer.
 
-    A model may be compiled in place, by `model.compile()`, which leaves the ring's attention as it is. The first calls,
-    and the first of another shape, then take up to a minute longer.
+    Args:
+        model: A language model of one of heteroring.fms.ARCHITECTURES, the same on all ranks.
+        input_ids: The whole prompts [B, N], all of one length, the same on every rank.
+        partition: Which tokens each rank holds; None stands for that of the model's RingAttentionStrategy.
+        group: The process group; None stands for that of the model's RingAttentionStrategy.
+        capacity: New tokens that the cache has room for, over all ranks.
+        all_logits: Whether to return the logits of all tokens, and not only of the last.
+        decode_speeds: Relative speeds of decode per rank, by which the room for new tokens is spread
+            (heteroring.fms.cache.next_owner); None for equal speeds.
+        block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+        transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
-    Raises ValueError, on every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than
-    the model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or other
-    arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES. RuntimeError if a rank is lost.
+    Returns:
+        (logits, cache): logits [B, V] of the last token on every rank, or [B, N, V] with `all_logits`, and this rank's
+        RingCache. Without `all_logits` only the owner of the last token computes logits, and nothing else is gathered.
+
+    Raises:
+        ValueError: On every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than the
+            model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or
+            other arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES.
+        RuntimeError: If a rank is lost.
     """
     strategy = strategy_of(model)
     call = Call("ring_prefill", group if group is not None else strategy.group, model)
@@ -70,7 +82,7 @@ def ring_prefill(
     def describe() -> Fields:
         check_model(model)
         check_transport(transport)
-        check_block(block, device_of(model).type, dtype_of(model))
+        check_backend(block, device_of(model).type, dtype_of(model))
         chosen = _check_prompt(model, input_ids, partition, call.world_size, capacity)
         return (
             ("architecture", type(model).__name__),
@@ -112,7 +124,7 @@ def ring_prefill(
 def _check_prompt(
     model: nn.Module, input_ids: torch.Tensor, partition: Partition | None, world_size: int, capacity: int
 ) -> Partition:
-    """The partition of the prompt; ValueError if the prompt, it or `capacity` breaks a rule of `ring_prefill`."""
+    """The prompt's partition. Raises ValueError if prompt, partition or capacity break a rule of `ring_prefill`."""
     if not is_token_ids(input_ids) or input_ids.dim() != 2 or not input_ids.numel():
         raise ValueError(
             f"input_ids is {described(input_ids)}: it must be a tensor of token ids [B, N], all of one length"
@@ -152,9 +164,9 @@ def _owner_of_last(partition: Partition) -> int:
 def _forward(
     model: nn.Module, tokens: torch.Tensor, ring: Ring, rank: int, cache: RingCache, head: bool, all_tokens: bool
 ) -> torch.Tensor | None:
-    """This rank's part of the model on its `tokens` [B, n_r]; logits [B, n_r, V], or [B, 1, V] of the last, if `head`.
+    """Run the model on this rank's `tokens` [B, n_r]; if `head`, return logits [B, n_r, V], or [B, 1, V] of the last.
 
-    FMS cannot run on no tokens at all, so a rank without any only plays its part in each layer's ring.
+    FMS cannot run on zero tokens, so a rank without tokens only takes part in each layer's ring attention.
     """
     if not tokens.shape[1]:
         for layer, (keys, values) in zip(attention_layers(model), cache.layers, strict=True):

@@ -1,4 +1,4 @@
-"""How a model's prompt is laid out over ranks, as one of FMS's distributed strategies."""
+"""The ring as one of FMS's distributed strategies: how a language model's prompt is partitioned over ranks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from heteroring.ring.partition import Partition, check_layout
 
 
 class RingAttentionStrategy(DistributedStrategy):
-    """Every rank holds all weights and a shard of the prompt; only attention crosses ranks.
+    """Every rank holds all weights and a shard of the prompt; only attention communicates.
 
-    `block_lens` are the tokens a rank, summing to the prompt of every prefill; None splits each prompt evenly.
-    `group` is the ring's (default: all processes). Modules stay as they are, so that checkpoints, quantisation and
-    whatever else FMS does to a model on one process work unchanged.
+    Modules stay as they are, so that checkpoints, quantisation and everything else that FMS does to a model in one
+    process work unchanged.
 
-    Raises ValueError for an unknown layout or block lengths that no partition could have.
+    Args:
+        block_lens: Tokens per rank, summing to the length of every prompt; None splits each prompt evenly.
+        layout: "zigzag" or "contiguous".
+        group: The process group; None stands for all processes.
+
+    Raises:
+        ValueError: For an unknown layout, or block lengths that no partition can have.
+        TypeError: For a length that is not an integer.
     """
 
     def __init__(
@@ -35,7 +41,18 @@ class RingAttentionStrategy(DistributedStrategy):
         self.group = group
 
     def partition(self, seq_len: int, world_size: int) -> Partition:
-        """How `world_size` ranks share a prompt of `seq_len` tokens; by `block_lens` if given, which may not fit it."""
+        """The partition of a prompt of `seq_len` tokens over `world_size` ranks.
+
+        Args:
+            seq_len: Tokens of the prompt.
+            world_size: Number of ranks.
+
+        Returns:
+            A partition by `block_lens`, which may not fit the prompt, or an even one where there are none.
+
+        Raises:
+            ValueError: If there are no `block_lens` and an even partition is impossible.
+        """
         if self.block_lens is None:
             lens = allocate("even", seq_len, percentages=(100,) * world_size, layout=self.layout)
             return Partition(self.layout, lens)

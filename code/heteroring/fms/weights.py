@@ -1,4 +1,4 @@
-"""What tells one model from another: its configuration, and its weights, without reading them all."""
+"""Fingerprints of language models, from the configuration and samples of the weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _known: WeakKeyDictionary[nn.Module, tuple[tuple, str]] = WeakKeyDictionary()
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A digest of the configuration and of samples of every parameter: but for bad luck, different for other models.
+    """A digest of the configuration and of samples of every parameter, which differs between models almost surely.
 
-    Taken again only when a parameter was replaced or written to, which PyTorch does not count for what is written to
-    its `.data`; on CUDA the host then waits for the device.
+    Computed again only after a parameter was replaced or written to, as PyTorch counts it, which leaves out writes to
+    `.data`. On CUDA the host then waits for the device.
     """
     state = tuple(
         (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
@@ -34,8 +34,8 @@ def fingerprint(model: nn.Module) -> str:
 def configuration(model: nn.Module) -> tuple[tuple[str, str], ...]:
     """(field, value) pairs of the model's configuration, by which ranks compare it.
 
-    Weights say nothing of the base of rotary positions, of epsilons and multipliers. What JSON cannot hold, such as
-    a function that makes linear layers, is left out: it may be written differently on every rank.
+    Weights do not determine the base of rotary positions, epsilons and multipliers. Values that JSON cannot hold, such
+    as a function that makes linear layers, are left out, because their text may differ between ranks.
     """
     pairs = []
     for name, value in vars(model.config).items():
@@ -45,7 +45,7 @@ def configuration(model: nn.Module) -> tuple[tuple[str, str], ...]:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """What the model computes in: the dtype of its first floating-point parameter, the embedding."""
+    """The dtype in which the model computes: that of its first floating-point parameter, the embedding."""
     return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
 
 

@@ -1,1 +1,1 @@
-"""One block of attention, behind one signature, and the merge of two partial results."""
+"""Kernels: backends that attend to one rectangle of queries and keys, the merge of partial results, and products."""

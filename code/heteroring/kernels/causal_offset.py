@@ -1,4 +1,4 @@
-"""Any rectangle of attention from a kernel that knows dense and square causal blocks only."""
+"""Rectangles with any causal offset, from kernels that compute only dense rectangles and causal squares."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 Core = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], Pair]
 
 
-def block_from_core(core: Core) -> Callable[..., Pair]:
-    """A Block (see heteroring.kernels.block) from `core(q, k, v, scale, causal) -> (out, lse)`.
+def backend_from_core(core: Core) -> Callable[..., Pair]:
+    """A Backend (see heteroring.kernels.backend) from `core(q, k, v, scale, causal) -> (out, lse)`.
 
-    `core` is only ever called with at least one query and one key, and with as many queries as keys if `causal`:
-    libraries disagree on which corner a rectangular causal mask is aligned to.
+    `core` is only called with at least one query and one key, and with as many queries as keys if `causal`, because
+    libraries disagree on the corner to which a rectangular causal mask is aligned.
     """
 
-    def block(
+    def backend(
         q: torch.Tensor,
         k: torch.Tensor,
         v: torch.Tensor,
@@ -38,7 +38,7 @@ def block_from_core(core: Core) -> Callable[..., Pair]:
             merge_(out[:, :, rows], lse[:, :, rows], part_out, part_lse)
         return (out, lse) if running else (out.to(out_dtype or q.dtype), lse)
 
-    return block
+    return backend
 
 
 def empty_running(q: torch.Tensor) -> Pair:

@@ -14,7 +14,7 @@ KINDS = ("dense", "causal")
 
 @dataclass(frozen=True)
 class Config:
-    """A launch of the portable kernel: tile of block_m queries and block_n keys, warps, pipeline stages."""
+    """A launch of the portable kernel: a tile of block_m queries and block_n keys, warps, pipeline stages."""
 
     block_m: int
     block_n: int
@@ -24,7 +24,7 @@ class Config:
 
 @dataclass(frozen=True)
 class HopperConfig:
-    """A launch of the Hopper kernel: keys per tile, tiles of K and of V in the ring, where the queries are kept."""
+    """A launch of the Hopper kernel: keys per tile, pipeline stages of K and V tiles, where the queries are kept."""
 
     block_n: int
     stages: int
@@ -33,9 +33,9 @@ class HopperConfig:
 
 @dataclass(frozen=True)
 class MatmulConfig:
-    """A launch of the matrix product: its tile, rows of tiles that go side by side, warps, pipeline stages.
+    """A launch of the matrix product: its tile, tile rows that run side by side, warps, pipeline stages.
 
-    With columns_first, columns of the right operand take the side of the matrix units that is 64 long at the least.
+    With columns_first, the columns of the right operand go along M of the matrix units, which is at least 64.
     """
 
     block_m: int
@@ -47,13 +47,13 @@ class MatmulConfig:
     columns_first: bool = False
 
     def tiles(self, rows: int, columns: int) -> int:
-        """Tiles of a product of so many rows and columns."""
+        """Number of tiles in a product of `rows` rows and `columns` columns."""
         return -(-rows // self.block_m) * -(-columns // self.block_n)
 
 
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands. One for both kinds of rectangle,
-# because a joined visit is both in one launch; with heads of 64, more stages make one kind 3 % faster and the other
-# slower.
+# because a fused first step has both in one launch; with heads of 64, more stages make one kind 3 % faster and the
+# other slower.
 HOPPER: dict[int, HopperConfig] = {
     64: HopperConfig(128, 2, True),
     128: HopperConfig(128, 2, False),
@@ -66,26 +66,26 @@ TUNED: dict[tuple[tuple[int, int], int, str], Config] = {
     ((9, 0), 128, "causal"): Config(128, 64, 8, 3),
 }
 
-# Fits the shared memory of every GPU since compute capability 8.0 (99 KB a block on 8.6 and 8.9).
+# Fits the shared memory of every GPU since compute capability 8.0 (99 KB per thread block on 8.6 and 8.9).
 PORTABLE: dict[int, Config] = {
     64: Config(128, 64, 4, 3),
     128: Config(128, 64, 8, 2),
     256: Config(64, 32, 8, 2),
 }
 
-# 32-bit operands take twice the shared memory, and exact products use no matrix unit: small tiles.
+# Small tiles, because 32-bit operands take twice the shared memory and exact products use no matrix units.
 SINGLE: dict[int, Config] = {
     64: Config(64, 32, 4, 2),
     128: Config(32, 32, 4, 2),
     256: Config(16, 32, 4, 1),
 }
 
-# Keys and values of the heads that run side by side; more than this would push one another out of L2.
+# Most bytes of keys and values of heads that run side by side; with more, they would evict one another from L2.
 L2_BYTES = 32 << 20
 
 INTERPRETED = Config(32, 32, 4, 1)
 
-# Matrix products, compute capability 9.0, 16-bit operands; flat and thin ones are bound by reading the right operand.
+# Matrix products, compute capability 9.0, 16-bit operands. Flat and thin ones are bound by reading the right operand.
 MATMUL_WIDE = MatmulConfig(128, 256, 64, 8, 8, 3)
 MATMUL_NARROW = MatmulConfig(128, 128, 64, 8, 8, 4)
 NARROW_OVER_WIDE = 0.54  # time of a narrow tile over that of a wide one
@@ -103,7 +103,7 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
     """Configuration for one launch.
 
     `capability` is the device's compute capability, None in Triton's interpreter; `kind` is one of KINDS and
-    `itemsize` the bytes of one operand element. Architectures nobody measured get the portable configuration.
+    `itemsize` the bytes of one operand element. Architectures that were not measured get the portable configuration.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, but must be one of {', '.join(KINDS)}")
@@ -116,29 +116,29 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
 
 
 def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> int:
-    """How many of the batch's query heads to run side by side: whole groups sharing KV, as many as fit in L2."""
+    """Query heads of the batch to run side by side: whole groups that share KV, as many as L2 has room for."""
     return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))
 
 
-def first_section(section: int, group: int, tiles: int, multiprocessors: int) -> int:
-    """How many query heads to run first, where `tiles` tiles of each wait for keys that arrive head by head.
+def first_section(section: int, group: int, tiles: int, sms: int) -> int:
+    """Query heads to run first, where `tiles` tiles of each wait for keys that arrive head by head.
 
-    As few whole groups as give every multiprocessor a tile, and no more than the `section` that run together later:
-    each head more is one more that the first tiles wait for.
+    As few whole groups as give every SM a tile, and no more than the `section` heads that run together later, because
+    the first tiles wait for every further head.
     """
-    return min(section, group * -(-multiprocessors // (group * tiles)))
+    return min(section, group * -(-sms // (group * tiles)))
 
 
-def matmul(rows: int, columns: int, multiprocessors: int | None) -> MatmulConfig:
-    """Configuration of a matrix product of so many rows and columns; `multiprocessors` is None in Triton's interpreter.
+def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:
+    """Configuration of a matrix product of `rows` rows and `columns` columns; `sms` is None in Triton's interpreter.
 
-    Up to 16 and up to 64 rows, they are bound by reading the right operand, and a tile is as high. Above, all tiles of
-    a wave take the same time, however few there are of them; so that tile is taken whose waves end first.
+    Products of up to 64 rows are bound by reading the right operand, so one tile holds all rows. Above, a wave of tiles
+    takes the same time however few tiles are in it, so the tile is chosen whose waves are over first.
     """
-    if multiprocessors is None:
+    if sms is None:
         return MATMUL_INTERPRETED
     for config in (MATMUL_THIN, MATMUL_FLAT):
         if rows <= config.block_m:
             return config
-    waves = {config: -(-config.tiles(rows, columns) // multiprocessors) for config in (MATMUL_WIDE, MATMUL_NARROW)}
+    waves = {config: -(-config.tiles(rows, columns) // sms) for config in (MATMUL_WIDE, MATMUL_NARROW)}
     return MATMUL_NARROW if waves[MATMUL_NARROW] * NARROW_OVER_WIDE < waves[MATMUL_WIDE] else MATMUL_WIDE

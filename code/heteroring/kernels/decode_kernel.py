@@ -1,4 +1,4 @@
-"""Split-KV decode: chunks of the keys of one head as parallel work, and the merge of what they give.
+"""Triton kernels of split-KV decode: attention to chunks of the keys of a head, and the merge of the partial results.
 
 Import this only where Triton is installed; `heteroring.kernels.decode_split` launches it. Names as in triton_kernel:
 `i_` the number of a program, `o_` a vector of offsets, `p_` pointers, `b_` a tile in registers, `m_` a mask.
@@ -18,7 +18,7 @@ def _read_tile(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, HEAD_DIM: tl.constexpr,
     RAGGED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Fold keys start .. start + BLOCK_N - 1, of them those before `stop` if RAGGED, into the running softmax."""
+    """Accumulate keys start .. start + BLOCK_N - 1, if RAGGED only those before `stop`, into the running softmax."""
     o_n = tl.arange(0, BLOCK_N)
     o_d = tl.arange(0, BLOCK_D)
     at = tl.cast(start, tl.int64)
@@ -39,7 +39,7 @@ def _read_tile(
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * log2_scale
     if RAGGED:
         b_s = tl.where(m_key[None, :], b_s, float("-inf"))
-    # A tile that is read has a key that is seen, so that the maximum is finite from the first one on.
+    # A tile that is read has a key that is seen, so the maximum is finite from the first tile on.
     b_new = tl.maximum(b_max, tl.max(b_s, 1))
     b_p = tl.math.exp2(b_s - b_new[:, None])
     b_decay = tl.math.exp2(b_max - b_new)
@@ -93,7 +93,7 @@ def chunk_kernel(
             BLOCK_N, BLOCK_D, HEAD_DIM, True, PRECISION,
         )  # fmt: skip
 
-    # Not `b_sum > 0`: a NaN that came in has to come out.
+    # Not `b_sum > 0`, so that a NaN in the input stays one in the output.
     b_some = b_max != float("-inf")
     b_sum = tl.where(b_some, b_sum, 1.0)
     b_lse = tl.where(b_some, b_max * LN_2 + tl.log(b_sum), float("-inf"))
@@ -128,7 +128,7 @@ def combine_kernel(
         b_lse = tl.load(p_row + HEAD_DIM, mask=m_part, other=float("-inf"))
         b_part = tl.load(p_row[:, None] + o_d[None, :], mask=m_part[:, None] & m_dim[None, :], other=0.0)
         b_new = tl.maximum(b_max, tl.max(b_lse, 0))
-        # Parts that saw nothing have LSE -inf: subtracting 0 instead gives exp(-inf) = 0 and no NaN.
+        # Parts without a visible key have LSE -inf: subtracting 0 instead gives exp(-inf) = 0 and no NaN.
         b_shift = tl.where(b_new == float("-inf"), 0.0, b_new)
         b_weight = tl.exp(b_lse - b_shift)
         b_decay = tl.exp(b_max - b_shift)

@@ -1,8 +1,8 @@
-"""Host side of split-KV decode: how the keys are cut, and the launches.
+"""Host side of split-KV decode: how the keys are cut into chunks, and the launches.
 
-One query a head leaves a GPU idle if only heads are parallel. So the keys of each KV head are cut into chunks, as
-many as it takes to give every multiprocessor work, and the chunks' results are merged by their LSE. The queries that
-share a KV head are rows of one tile: keys and values are read once, which is what the time of decode consists of.
+With one query per head, heads alone are too little parallel work for a GPU. So the keys of each KV head are cut into
+chunks, enough to give every SM work, and the partial results are merged by their LSE. The queries that share a KV head
+are rows of one tile, so that keys and values, whose reading takes most of the time of decode, are read once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_HEAD_DIM = 256
-# Elements of the queries that share a KV head: with more, they and the tiles of keys and values would not fit the
-# shared memory of every GPU since 8.0.
+# Most elements of the queries that share a KV head: with more, they and the tiles of keys and values would not fit the
+# shared memory of every GPU since compute capability 8.0.
 MOST_QUERIES = 8192
 
-# Chunks in flight on each multiprocessor: enough of them wait for memory that it never waits for them.
+# Chunks in flight on each SM: enough to keep reading memory while others compute.
 _PROGRAMS = 2
 _BLOCK_S = 16
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the kernel takes these operands: on CUDA, with one query, heads of up to 256 contiguous numbers."""
+    """Whether the kernel takes these operands: on CUDA, with one query, and heads of up to 256 contiguous elements."""
     return (
         q.is_cuda
         and q.dtype in DTYPES
@@ -35,14 +35,14 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def fits(group: int, head_dim: int) -> bool:
-    """Whether `group` query heads that share a KV head are one tile that every GPU since 8.0 has room for."""
+    """Whether `group` query heads that share a KV head fit in one tile on every GPU since compute capability 8.0."""
     return head_dim <= MOST_HEAD_DIM and _power_of_two(group) * _power_of_two(head_dim) <= MOST_QUERIES
 
 
 def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None) -> Tensor:
-    """Packed parts [S, B, Hq, D + 1] (see decode_block) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one a chunk.
+    """Packed parts [S, B, Hq, D + 1] (see decode_parts) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one per chunk.
 
-    `most` bounds the chunks of each KV head; by default they fill the device.
+    `most` limits the chunks of each KV head; by default they fill the device.
     """
     from heteroring.kernels.decode_kernel import chunk_kernel
 
@@ -55,7 +55,7 @@ def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = N
         q, k, v = q.float(), k.float(), v.float()
     rows = _rows(head_dim, q.element_size())
     if most is None:
-        most = max(1, _PROGRAMS * _multiprocessors(q.device) // (batch * kv_heads))
+        most = max(1, _PROGRAMS * _sm_count(q.device) // (batch * kv_heads))
     chunk, chunks = cut(n, rows, most)
     parts = q.new_empty((chunks, batch, heads, head_dim + 1), dtype=torch.float32)
     group = heads // kv_heads
@@ -101,13 +101,13 @@ def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
 
 
 def cut(n: int, rows: int, most: int) -> tuple[int, int]:
-    """(keys a chunk, chunks) for `n` keys read `rows` at a time: at most `most` chunks, all but the last one equal."""
+    """(keys per chunk, chunks) for `n` keys read `rows` at a time: at most `most` chunks, all but the last equal."""
     chunk = max(1, -(-n // (rows * most))) * rows
     return chunk, max(1, -(-n // chunk))
 
 
 def _rows(head_dim: int, itemsize: int) -> int:
-    """Keys in a tile: what a few stages of keys and values leave shared memory for on every GPU since 8.0."""
+    """Keys per tile, such that a few stages of keys and values fit the shared memory of every GPU since 8.0."""
     return max(16, min(64, 16384 // (_power_of_two(head_dim) * itemsize)))
 
 
@@ -116,7 +116,7 @@ def _power_of_two(x: int) -> int:
 
 
 @cache
-def _multiprocessors(device: torch.device) -> int:
+def _sm_count(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -1,13 +1,13 @@
-"""The Hopper kernel, in Gluon: TMA loads, wgmma products and a softmax that runs beside them.
+"""The Hopper kernel, in Gluon: TMA loads, and a softmax that overlaps with the wgmma products.
 
 A program computes 128 queries of one head with twelve warps: two warpgroups of 64 queries each, and one warp that
 keeps a ring of key and value tiles in shared memory filled. Inside a warpgroup the product Q K^T of the next tile and
 the product P V of the last one are in flight while the softmax of the current tile runs (the schedule of
 FlashAttention-3, arXiv 2407.08608, section 3.2). docs/experiments/kernels.md has the measurements.
 
-Key tiles are visited from the last visible one down to the first, so the masked ones come first. Import this only
-where Triton is installed; `heteroring.kernels.hopper_block` is the door. Names as in `triton_kernel`, and `s_` for
-shared memory, `t_` for a product in flight.
+Key tiles are read from the last visible one down to the first, so the masked ones come first. Import this only where
+Triton is installed; `heteroring.kernels.hopper_launch` launches it. Names as in `triton_kernel`, and `s_` for shared
+memory, `t_` for a product in flight.
 """
 
 from __future__ import annotations
@@ -28,25 +28,26 @@ LN_2 = gl.constexpr(0.6931471805599453)
 
 @gluon.jit
 def _load(
-    q, k, v, late_k, late_v, arrived, s_q, q_full, ring, i_b, i_h, i_kv, first_row, num_own, num_tiles, late_part,
-    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, LATE: gl.constexpr,
+    q, k, v, pending_k, pending_v, arrived, s_q, q_full, ring,
+    i_b, i_h, i_kv, first_row, num_own, num_tiles, pending_part,
+    BLOCK_N: gl.constexpr, STAGES: gl.constexpr, PENDING: gl.constexpr,
 ):  # fmt: skip
-    """The loading warp: both halves of the query tile, then key and value tiles as stages of the ring fall free."""
+    """The loading warp: both halves of the query tile, then key and value tiles as stages of the ring become free."""
     mbarrier.expect(q_full, 2 * q.block_type.nbytes)
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row, 0], q_full, s_q.index(0))
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row + ROWS, 0], q_full, s_q.index(1))
     _load_tiles(k, v, ring, i_b, i_kv, 0, num_own, BLOCK_N, STAGES)
-    if LATE and num_tiles > num_own:
-        _await(arrived, late_part + 1)
-        _load_tiles(late_k, late_v, ring, i_b, i_kv, num_own, num_tiles, BLOCK_N, STAGES)
+    if PENDING and num_tiles > num_own:
+        _await(arrived, pending_part + 1)
+        _load_tiles(pending_k, pending_v, ring, i_b, i_kv, num_own, num_tiles, BLOCK_N, STAGES)
 
 
 @gluon.jit
 def _await(address, least):
-    """Go on once the counter at `address` is `least` or more; what was written before it got there can then be loaded.
+    """Wait until the counter at `address` is `least` or more; data written before that can then be loaded.
 
-    Whoever counts is not of this program's making: a copy engine, on behalf of a peer. The fence is for TMA, which
-    reads by another path than the counter was read by.
+    A copy engine counts, on behalf of a peer. The fence is for TMA, which reads through another proxy than the load of
+    the counter.
     """
     gl.inline_asm_elementwise(
         """{
@@ -70,7 +71,7 @@ def _await(address, least):
 
 @gluon.jit
 def _load_tiles(k, v, ring, i_b, i_kv, first, last, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
-    """Tiles of visits first .. last - 1: those of k and v, down from the end to the beginning."""
+    """Load tiles first .. last - 1, which are those of k and v from the last one down."""
     s_k, k_full, k_free, s_v, v_full, v_free = ring
     for t in range(first, last):
         stage = t % STAGES
@@ -86,11 +87,11 @@ def _load_tiles(k, v, ring, i_b, i_kv, first, last, BLOCK_N: gl.constexpr, STAGE
 
 @gluon.jit
 def _softmax(b_s, b_max, o_last, key, log2_scale, MASKED: gl.constexpr, BLOCK_N: gl.constexpr, LAYOUT: gl.constexpr):
-    """Unnormalised weights of one score tile, the new row maxima (scaled), and the factor for what was summed before.
+    """Unnormalised weights of one score tile, the new row maxima (scaled), and the factor for the earlier sums.
 
-    o_last [ROWS] is the last key that each row sees. A row that has met no key yet keeps the maximum -inf. What is
-    carried is the maximum as it is subtracted, scaled and rounded: while it stays, the factor is 1 exactly, and not a
-    rounding away from it, tile after tile.
+    o_last [ROWS] is the last key that each row sees. A row that has seen no key yet keeps the maximum -inf. The carried
+    maximum is the one that is subtracted, scaled and rounded, so that the factor is exactly 1 while the maximum stays;
+    otherwise each tile would add a rounding error.
     """
     if MASKED:
         o_key = key + gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, LAYOUT))
@@ -105,7 +106,7 @@ def _softmax(b_s, b_max, o_last, key, log2_scale, MASKED: gl.constexpr, BLOCK_N:
 
 @gluon.jit
 def _row_sums(b_p):
-    """[ROWS, 8] sums of [ROWS, BLOCK_N] over the columns that one thread holds: no exchange between threads."""
+    """[ROWS, 8] sums of [ROWS, BLOCK_N] over the columns that one thread holds, without exchange between threads."""
     return gl.sum(b_p.reshape([b_p.shape[0], b_p.shape[1] // 8, 8]), 1)
 
 
@@ -121,7 +122,7 @@ def _pack(b_p, dtype: gl.constexpr):
 
 @gluon.jit
 def _unpack(b_packed, DTYPE: gl.constexpr, LAYOUT: gl.constexpr):
-    """The left operand [ROWS, BLOCK_N] of the product with V, from what `_pack` made of it."""
+    """The left operand [ROWS, BLOCK_N] of the product with V, from the output of `_pack`."""
     b_low, b_high = gl.inline_asm_elementwise(
         "mov.b32 {$0, $1}, $2;", "=h,=h,r", [b_packed], dtype=(gl.int16, gl.int16), is_pure=True, pack=1
     )
@@ -135,14 +136,14 @@ def _rescale(b_acc, b_factor):
 
 
 @gluon.jit
-def _visit_tiles(
+def _accumulate_tiles(
     b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, first, last, num_own, num_tiles,
     MASKED: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, DTYPE: gl.constexpr, L_S: gl.constexpr, L_O: gl.constexpr,
 ):  # fmt: skip
-    """Visits first .. last - 1. On entry to each, K of the visit has arrived and P of the one before is packed.
+    """Accumulate tiles first .. last - 1. On entry to each, its K has arrived and P of the tile before is packed.
 
-    Masked ones are among the first `num_own`, which go down to key 0.
+    Masked tiles are among the first `num_own`, the rank's own, which go down to key 0.
     """
     s_k, k_full, k_free, s_v, v_full, v_free = ring
     for t in range(first, last):
@@ -162,8 +163,8 @@ def _visit_tiles(
             b_s, b_max, o_last, (num_own - 1 - t) * BLOCK_N, log2_scale, MASKED, BLOCK_N, L_S
         )
         b_sum = _rescale(b_sum, b_decay) + _row_sums(b_p)
-        # This wait belongs to the next visit. It stands here because ptxas moves the exponentials above past the wait
-        # for P V below, which would end the overlap, but not past the branch that waiting for a barrier makes.
+        # This wait belongs to the next tile. It stands here because ptxas moves the exponentials above past the wait
+        # for P V below, which would end the overlap, but not past the branch of a barrier wait.
         mbarrier.wait(k_full.index((t + 1) % STAGES), ((t + 1) // STAGES) & 1, pred=t + 1 < num_tiles)
         b_acc, b_packed = warpgroup_mma_wait(0, deps=[t_acc, b_packed])
         mbarrier.arrive(v_free.index(before))
@@ -176,9 +177,9 @@ def _attend(
     out, lse, stride_om, stride_lm, s_q, q_full, ring,
     first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
     WARPGROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
-    STAGES: gl.constexpr, DTYPE: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
+    STAGES: gl.constexpr, DTYPE: gl.constexpr, MERGE: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
 ):  # fmt: skip
-    """One of the two computing warpgroups: rows first_row + 64 WARPGROUP and the 63 after it."""
+    """One of the two computing warpgroups: row first_row + 64 WARPGROUP and the 63 after it."""
     s_k, k_full, k_free, s_v, v_full, _v_free = ring
     L_S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     L_O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
@@ -201,11 +202,11 @@ def _attend(
     b_sum = _row_sums(b_p)
     mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=num_tiles > 1)
     b_packed = _pack(b_p, DTYPE)
-    b_packed, b_acc, b_decay, b_max, b_sum = _visit_tiles(
+    b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
         b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, 1, num_masked, num_own, num_tiles,
         True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
-    b_packed, b_acc, b_decay, b_max, b_sum = _visit_tiles(
+    b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
         b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_masked, 1), num_tiles,
         num_own, num_tiles, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
@@ -217,7 +218,7 @@ def _attend(
     b_acc, b_packed = warpgroup_mma_wait(0, deps=[t_acc, b_packed])
 
     b_sum = gl.convert_layout(gl.sum(b_sum, 1), gl.SliceLayout(1, L_S))
-    # Not `b_sum > 0`: a NaN that came in has to come out.
+    # Not `b_sum > 0`, so that a NaN in the input stays one in the output.
     b_some = b_max != float("-inf")
     b_sum = gl.where(b_some, b_sum, 1.0)
     b_lse = gl.where(b_some, b_max * LN_2 + gl.log(b_sum), float("-inf"))
@@ -229,8 +230,8 @@ def _attend(
     m_tile = (o_row_out < m)[:, None] & (o_d < HEAD_DIM)[None, :]
     p_lse = lse + o_row.to(gl.int64) * stride_lm
     p_out = out + o_row_out.to(gl.int64)[:, None] * stride_om + o_d[None, :]
-    if FOLD:
-        # The merge of triton_kernel.forward_kernel; see there.
+    if MERGE:
+        # As in triton_kernel.forward_kernel.
         b_old = gl.load(p_lse, mask=m_row, other=float("-inf"))
         b_old_out = gl.load(p_out, mask=m_tile, other=0.0).to(gl.float32)
         b_had = b_old != float("-inf")
@@ -244,32 +245,33 @@ def _attend(
     gl.store(p_lse, b_lse, mask=m_row)
 
 
-# Shard lengths differ from rank to rank and from call to call: none of them may trigger a compilation.
+# Shard lengths differ from rank to rank and from call to call, and must not trigger a compilation.
 VARIED = [
     "num_heads", "m", "n", "offset", "first", "second", "section", "stride_lb", "stride_lh", "stride_lm",
-    "arrived", "late_keys", "late_query", "late_heads",
+    "arrived", "pending_keys", "pending_query", "pending_heads",
 ]  # fmt: skip
 
 
 @gluon.jit(do_not_specialize=VARIED)
 def forward_kernel(
-    q, k, v, late_k, late_v, out, lse, arrived, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
-    num_heads, m, n, offset, log2_scale, first, second, section, late_keys, late_query, late_heads,
+    q, k, v, pending_k, pending_v, out, lse, arrived, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
+    num_heads, m, n, offset, log2_scale, first, second, section, pending_keys, pending_query, pending_heads,
     GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
-    STAGES: gl.constexpr, CAUSAL: gl.constexpr, FOLD: gl.constexpr, Q_IN_REGISTERS: gl.constexpr, LATE: gl.constexpr,
+    STAGES: gl.constexpr, CAUSAL: gl.constexpr, MERGE: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
+    PENDING: gl.constexpr,
 ):  # fmt: skip
-    """Attention of 128 queries of one head over its visible keys, of which there must be one at least.
+    """Attention of 128 queries of one head over its visible keys, of which there must be at least one.
 
-    With LATE, queries from late_query on then also see the late_keys keys of late_k and late_v, whole tiles of them
-    and whole tiles of queries: KV heads by the late_heads, as the counter at address `arrived` says that they are
-    there. Without, those arguments play no part.
+    With PENDING, queries from pending_query on then also see the pending_keys keys of pending_k and pending_v, in whole
+    tiles of queries and of keys. They arrive in groups of pending_heads KV heads; the counter at address `arrived` is
+    the number of groups that are there. Without PENDING those arguments are not used.
 
     q, k, v are tensor descriptors over [batch, heads, tokens, HEAD_DIM] with blocks [1, 1, 64, BLOCK_D] (q) and
     [1, 1, BLOCK_N, BLOCK_D] (k, v); everything else is as in triton_kernel.forward_kernel. Launch with num_warps=4.
     """
     # Heads run together in sections, so that their keys stay in L2: `first`, then `second`, then `section` at a time.
-    # Narrow sections come first, for the last one should have short tiles enough to end on. Of a section, tiles with
-    # most keys start first.
+    # Narrow sections come first, so that the last one has enough short tiles to end evenly. Within a section, tiles
+    # with the most keys start first.
     num_blocks = gl.cdiv(m, BLOCK_M)
     i_inside = gl.program_id(0)
     first_head = 0
@@ -290,7 +292,7 @@ def forward_kernel(
     i_h = i_bh % num_heads
     first_row = i_m * BLOCK_M
 
-    # `visible` keys are seen by the tile's last row, `everywhere` by its first one, thus by all of them.
+    # The tile's last row sees `visible` keys; its first row, and so every row, sees `everywhere` keys.
     if CAUSAL:
         visible = gl.minimum(gl.minimum(first_row + BLOCK_M, m) + offset, n)
         everywhere = gl.minimum(gl.maximum(first_row + 1 + offset, 0), n)
@@ -301,10 +303,10 @@ def forward_kernel(
     num_own = gl.cdiv(visible, BLOCK_N)
     num_masked = num_own - everywhere // BLOCK_N
     num_tiles = num_own
-    if LATE:
-        num_tiles += gl.where(first_row >= late_query, late_keys // BLOCK_N, 0)
+    if PENDING:
+        num_tiles += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
     i_kv = i_h // GROUP
-    late_part = (i_b * (num_heads // GROUP) + i_kv) // late_heads
+    pending_part = (i_b * (num_heads // GROUP) + i_kv) // pending_heads
 
     DTYPE: gl.constexpr = q.dtype
     s_q = gl.allocate_shared_memory(DTYPE, [2, 1, 1, ROWS, BLOCK_D], q.layout)
@@ -329,16 +331,16 @@ def forward_kernel(
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
                 first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
-                0, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, FOLD, Q_IN_REGISTERS,
+                0, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS,
             )),
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
                 first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
-                1, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, FOLD, Q_IN_REGISTERS,
+                1, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS,
             )),
             (_load, (
-                q, k, v, late_k, late_v, arrived, s_q, q_full, ring,
-                i_b, i_h, i_kv, first_row, num_own, num_tiles, late_part, BLOCK_N, STAGES, LATE,
+                q, k, v, pending_k, pending_v, arrived, s_q, q_full, ring,
+                i_b, i_h, i_kv, first_row, num_own, num_tiles, pending_part, BLOCK_N, STAGES, PENDING,
             )),
         ],
         [4, 1],

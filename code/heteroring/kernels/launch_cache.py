@@ -1,4 +1,4 @@
-"""Launches of kernels that are worked out once for all operands alike, so that a call costs the host little."""
+"""Kernel launches prepared once for all operands alike, so that a call takes the host little time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Plan = TypeVar("_Plan")
 
 
 class Plans(dict[Hashable, object]):
-    """Plans by everything that they depend on, None where operands are not covered; MOST_PLANS of them at most."""
+    """Plans by everything that they depend on, None where operands are not covered; at most MOST_PLANS of them."""
 
     def kept(self, key: Hashable, make: Callable[[], _Plan]) -> _Plan:
         """The plan of `key`, from `make` the first time."""
@@ -32,7 +32,7 @@ class Plans(dict[Hashable, object]):
 
 @dataclass(frozen=True, slots=True)
 class BoundKernel:
-    """A compiled kernel with all of its arguments but addresses, those behind tensor descriptors and others."""
+    """A compiled kernel with all of its arguments but addresses, whether in tensor descriptors or passed directly."""
 
     run: Callable[..., None]
     descriptors: tuple[object, ...]
@@ -43,11 +43,11 @@ class BoundKernel:
     def of(
         cls, run: Callable[..., None], descriptors: Iterable[object], rest: tuple[object, ...], device: int | None
     ) -> BoundKernel:
-        """One that outlives the tensors that the descriptors were made for; `device` is a CUDA index, None the CPU."""
+        """A bound kernel that does not keep the descriptors' tensors alive; `device` is a CUDA index, None the CPU."""
         return cls(run, tuple(tensor_map.addressed(each, None) for each in descriptors), rest, device)
 
     def __call__(self, described: Iterable[Tensor], *others: object) -> None:
-        """Launch it on tensors like those that the descriptors were made for, then `others`, then the rest."""
+        """Launch the kernel on tensors like those that the descriptors were made for, then `others`, then the rest."""
         maps = map(tensor_map.addressed, self.descriptors, described)
         if self.device is None or self.device == torch.cuda.current_device():
             self.run(*maps, *others, *self.rest)

@@ -1,7 +1,7 @@
-"""Products of 16-bit matrices without thread block clusters, for processes in which those of cuBLAS cannot be trusted.
+"""Products of 16-bit matrices without thread block clusters, for processes in which cuBLAS gives wrong results.
 
 `python -m heteroring.microbench.matmul` compares them with PyTorch's; docs/experiments/kernels.md has the results.
-A token that is decoded asks for hundreds of small products, so what follows from shapes, strides and dtypes is worked
+Decoding a token takes hundreds of small products, so everything that follows from shapes, strides and dtypes is worked
 out once, as a `Plan`; a launch fills in addresses.
 """
 
@@ -28,21 +28,20 @@ class Plan:
     by_columns: bool
 
     def launch(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """Run it on operands like those it was made for."""
+        """Run the kernel on operands like those that the plan was made for."""
         self.kernel((a, b.t() if self.by_columns else b, out))
 
 
 def matmul(
     a: Tensor, b: Tensor, out: Tensor | None = None, *, config: tuned.MatmulConfig | None = None
 ) -> Tensor | None:
-    """a [M, K] @ b [K, N], into `out` [M, N] if there is one; None, and nothing done, for what it does not cover.
+    """a [M, K] @ b [K, N], written to `out` [M, N] if given; None, without any work, for operands not covered.
 
-    It covers matrices of the same 16-bit dtype, none of them empty, on one Hopper GPU (or where Triton interprets, on
-    the CPU); rows of a, and rows or columns of b, in one piece and 16 bytes or a multiple of it apart; so are the rows
-    of `out`, which has the same dtype and a storage of its own, or those of what is allocated for it. `config` is the
-    launch to take, in place of that of `tuned`. Forward only.
+    Covered are non-empty matrices of one 16-bit dtype on one Hopper GPU (or on the CPU in Triton's interpreter). Rows
+    of a, rows or columns of b, and rows of the result must be contiguous and begin at multiples of 16 bytes. `out` must
+    have the operands' dtype and a storage of its own. `config` replaces the tuned launch configuration. Forward only.
 
-    Raises ImportError without Triton, and Triton's own error for a `config` that the GPU has no room for.
+    Raises ImportError without Triton, and Triton's own error for a `config` that does not fit the GPU.
     """
     key = (a.device, b.device, config, tensor_map.likeness(a), tensor_map.likeness(b))
     if out is not None:
@@ -86,14 +85,14 @@ def _make(a: Tensor, b: Tensor, out: Tensor | None, config: tuned.MatmulConfig |
     from heteroring.kernels.matmul_kernel import matmul_kernel
 
     (m, k), n = a.shape, b.shape[1]
-    multiprocessors = torch.cuda.get_device_properties(a.device).multi_processor_count if a.is_cuda else None
-    config = config or tuned.matmul(m, n, multiprocessors)
+    sms = torch.cuda.get_device_properties(a.device).multi_processor_count if a.is_cuda else None
+    config = config or tuned.matmul(m, n, sms)
     out = a.new_empty(m, n) if out is None else out
     by_columns = _in_rows(b.t())
     stored, block = (b.t(), [config.block_n, config.block_k]) if by_columns else (b, [config.block_k, config.block_n])
     operands = ((a, [config.block_m, config.block_k]), (stored, block), (out, [config.block_m, config.block_n]))
     descriptors = tuple(TensorDescriptor(x, list(x.shape), tensor_map.strides(x), tile) for x, tile in operands)
-    programs = min(config.tiles(m, n), multiprocessors or 3)
+    programs = min(config.tiles(m, n), sms or 3)
     rest = (m, n, k, programs)
     constants = {
         "BLOCK_M": config.block_m,

@@ -1,4 +1,4 @@
-"""A product of two matrices, in Triton: TMA loads, and programs that stay and take tile after tile.
+"""The Triton kernel of matrix products: TMA loads, and persistent programs that compute one tile after another.
 
 Import this only where Triton is installed. Names as in triton_kernel: `i_` the number of a tile, `b_` a tile in
 registers.
@@ -16,17 +16,17 @@ def matmul_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
     B_BY_COLUMNS: tl.constexpr, COLUMNS_FIRST: tl.constexpr,
 ):  # fmt: skip
-    """Tiles of out [m, n] = a [m, k] @ b [k, n], every `programs`-th one from its own number on.
+    """Tiles of out [m, n] = a [m, k] @ b [k, n]: every `programs`-th one, from this program's number on.
 
     a, b and out are tensor descriptors with blocks [BLOCK_M, BLOCK_K], [BLOCK_K, BLOCK_N] and [BLOCK_M, BLOCK_N]. With
     B_BY_COLUMNS, b describes the transposed matrix [n, k], as weights are stored, with blocks [BLOCK_N, BLOCK_K]. With
-    COLUMNS_FIRST, a tile is computed transposed: a wgmma takes 64 rows or more, of which a few rows of a would leave
-    most empty, but as few as 8 columns. Sums are taken in fp32 and rounded once.
+    COLUMNS_FIRST, a tile is computed transposed: a wgmma takes at least 64 rows, most of which would be empty for an a
+    of few rows, but as few as 8 columns. Sums are taken in fp32 and rounded once.
     """
     num_m = tl.cdiv(m, BLOCK_M)
     num_n = tl.cdiv(n, BLOCK_N)
     for i_tile in tl.range(tl.program_id(0), num_m * num_n, programs, flatten=True):
-        # GROUP rows of tiles side by side, so that tiles that run together share operands in L2.
+        # GROUP tile rows run side by side, so that tiles that run together share operands in L2.
         i_first = i_tile // (GROUP * num_n) * GROUP
         height = min(num_m - i_first, GROUP)
         i_m = i_first + i_tile % (GROUP * num_n) % height

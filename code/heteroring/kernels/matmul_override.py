@@ -1,4 +1,4 @@
-"""Matrix products that are right where a process has part of a GPU."""
+"""PyTorch's matrix products replaced by heteroring's own, in processes that have only some of a GPU's SMs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from heteroring.kernels.matmul import ARCHITECTURE, matmul
 def avoid_clusters(device: torch.device) -> Library | None:
     """From now on, have PyTorch compute products in this process without thread block clusters, where `matmul` can.
 
-    The cuBLAS of CUDA 13.0 seems to work out how many clusters it has room for by the number of multiprocessors. Where
-    a throttle leaves some here and some there, it leaves tiles of the result unwritten at many a size and setting: no
-    error, just what was in memory before. On a Hopper `device`, heteroring's own kernel takes the place of cuBLAS's in
-    mm, addmm and bmm (so in matmul, linear and einsum), for 16-bit operands in whole rows or columns. What else there
-    is stays with cuBLAS, among others 32-bit products, a matrix times a vector, baddbmm, addmm and bmm into a given
-    tensor, and a left operand that is transposed.
-    The change lasts as long as the process. Other devices are left alone.
+    The cuBLAS of CUDA 13.0 seems to derive the number of clusters that it has room for from the number of SMs. Where a
+    throttle leaves scattered SMs, it leaves tiles of the result unwritten at many sizes and settings, without an error.
+    On a Hopper `device`, heteroring's own kernel takes the place of cuBLAS's in mm, addmm and bmm (so in matmul, linear
+    and einsum), for 16-bit operands in whole rows or columns. Other products stay with cuBLAS, among them 32-bit
+    products, a matrix times a vector, baddbmm, addmm and bmm into a given tensor, and a transposed left operand. The
+    change lasts as long as the process. Other devices are left alone.
 
     Raises RuntimeError on a Hopper device without Triton.
     """
@@ -39,10 +38,10 @@ def avoid_clusters(device: torch.device) -> Library | None:
 
 
 def divert(dispatch_key: str, matmul: Callable[..., torch.Tensor | None]) -> Library:
-    """PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)`, unless it gives None for the operands.
+    """Compute PyTorch's products on `dispatch_key` by `matmul(a, b, out=None)`, except where it returns None.
 
-    A product is rounded before it is multiplied by a factor other than 1, and before a bias is added. This lasts for as
-    long as the returned Library is there.
+    A product is rounded before it is multiplied by a factor other than 1, and before a bias is added. This lasts as
+    long as the returned Library lives.
     """
     library = Library("aten", "IMPL", dispatch_key)
     originals = {name: get_kernel(f"aten::{name}", dispatch_key) for name in ("mm", "mm.out", "addmm", "bmm")}

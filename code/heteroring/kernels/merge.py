@@ -6,12 +6,12 @@ import torch
 def merge_(
     out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fold (part_out, part_lse) into (out, lse), in place.
+    """Merge (part_out, part_lse) into (out, lse), in place.
 
     out [B, H, m, D] and part_out may be of any dtype, lse [B, H, m] is fp32 (or fp64), in natural log. The weight of
     the new part is sigmoid(part_lse - lse), and the new LSE is max(a, b) - log sigmoid(|a - b|): both stay finite
     where exp would overflow. A fully masked part (LSE -inf, out 0) changes nothing, also where nothing has been
-    folded in yet. What is computed in fp32 is rounded once, to the dtype of out.
+    merged yet. The result is computed in fp32 and rounded once, to the dtype of out.
     """
     if out.is_cuda and lse.dtype == torch.float32:
         from heteroring.kernels import merge_kernel

@@ -1,4 +1,4 @@
-"""The merge of heteroring.kernels.merge in one pass over memory, for CUDA.
+"""The Triton kernel of heteroring.kernels.merge: a merge in one pass over memory, for CUDA.
 
 Import this only where Triton is installed. Names as in triton_kernel: `i_` the number of a program, `o_` offsets,
 `p_` pointers, `b_` a tile in registers, `m_` a mask.
@@ -21,7 +21,7 @@ def merge_kernel(
     num_heads, m,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Fold rows of (part_out, part_lse) into (out, lse): a tile [BLOCK_M, HEAD_DIM] of one head.
+    """Merge rows of (part_out, part_lse) into (out, lse): a tile [BLOCK_M, HEAD_DIM] of one head.
 
     out, part_out [batch, num_heads, m, HEAD_DIM]; lse, part_lse fp32 [batch, num_heads, m]. Arithmetic in fp32,
     rounded once, to the dtype of out.
@@ -42,7 +42,7 @@ def merge_kernel(
     b_out = tl.load(p_out, mask=m_tile, other=0.0).to(tl.float32)
     b_part = tl.load(p_part, mask=m_tile, other=0.0).to(tl.float32)
 
-    # -inf - -inf would be NaN: where one side saw nothing, the other stays as it is. A NaN in the data stays one.
+    # -inf - -inf would be NaN: where one side saw no key, the other stays as it is. A NaN in the data stays one.
     b_had = b_old != float("-inf")
     b_has = b_new != float("-inf")
     b_gap = tl.where(b_had & b_has, tl.where(b_has, b_new, 0.0) - tl.where(b_had, b_old, 0.0), 0.0)
@@ -59,7 +59,7 @@ def merge_kernel(
 
 
 def merge_(out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor) -> None:
-    """Run the kernel on tensors whose last dimension is contiguous (of lse: any); nothing for no rows."""
+    """Run the kernel on tensors with a contiguous last dimension (lse: any strides); nothing for no rows."""
     batch, heads, m, head_dim = out.shape
     if not out.numel():
         return

@@ -1,8 +1,8 @@
-"""The oracle: attention written out, in the precision of its inputs but never below fp32."""
+"""The reference backend: attention with every score materialised, in the precision of its inputs but at least fp32."""
 
 import torch
 
-from heteroring.kernels.causal_offset import block_from_core
+from heteroring.kernels.causal_offset import backend_from_core
 
 
 def attention(
@@ -35,4 +35,4 @@ def _core(
     return attention(q, k, v, scale=scale, causal_offset=0 if causal else None)
 
 
-block = block_from_core(_core)
+backend = backend_from_core(_core)

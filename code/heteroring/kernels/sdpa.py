@@ -1,4 +1,4 @@
-"""Block attention by the kernels behind PyTorch's scaled_dot_product_attention that return the LSE.
+"""Backends by the kernels behind PyTorch's scaled_dot_product_attention that return the LSE.
 
 `cpu` is PyTorch's own kernel for the CPU, `flash` its FlashAttention-2 kernel for CUDA, `cudnn` the one of cuDNN.
 """
@@ -9,20 +9,21 @@ from collections.abc import Callable
 
 import torch
 
-from heteroring.kernels.causal_offset import Core, Pair, block_from_core
+from heteroring.kernels.causal_offset import Core, Pair, backend_from_core
 from heteroring.kernels.reference import attention
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]
 
 _FLASH_FOR_CPU = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+HAS_CPU_KERNEL = _FLASH_FOR_CPU is not None
 
 
 def _cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
     if _FLASH_FOR_CPU is None:
         return attention(q, k, v, scale=scale, causal_offset=0 if causal else None)
-    if causal and scale <= 0:  # the kernel scales what it has masked, too
+    if causal and scale <= 0:  # the kernel multiplies its mask of -inf by the scale, too
         q, scale = q * scale, 1.0
-    # It rounds its output to the dtype of its inputs, once for every part that is merged; in fp32 it is as fast.
+    # In fp32, because the kernel rounds its output, once per merged part, to the dtype of its inputs; it is as fast.
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = _FLASH_FOR_CPU(q.to(wide), k.to(wide), v.to(wide), 0.0, causal, scale=scale)
     return out, lse
@@ -37,7 +38,7 @@ def _cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, caus
 
 
 def _on_cuda(name: str, forward: Forward) -> Core:
-    """A core for `block_from_core` from `forward(q, k, v, scale, causal) -> (out, lse, ...)`.
+    """A core for `backend_from_core` from `forward(q, k, v, scale, causal) -> (out, lse, ...)`.
 
     out is like q, rounded to its dtype; lse has B Hq m elements, natural log, fp32. Hq may be a multiple of Hkv.
     Calling the core raises ValueError, naming the backend `name`, for tensors that are not on CUDA or not of 16 bits.
@@ -45,15 +46,15 @@ def _on_cuda(name: str, forward: Forward) -> Core:
 
     def core(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
         if not q.is_cuda:
-            raise ValueError(f"block {name!r} computes on CUDA, these tensors are on {q.device}")
+            raise ValueError(f"backend {name!r} computes on CUDA, these tensors are on {q.device}")
         if q.dtype not in (torch.bfloat16, torch.float16):
-            raise ValueError(f"block {name!r} computes bfloat16 and float16, these tensors are {q.dtype}")
+            raise ValueError(f"backend {name!r} computes bfloat16 and float16, these tensors are {q.dtype}")
         out, lse, *_ = forward(q, k, v, scale, causal)
         return out, lse.reshape(q.shape[:3])
 
     return core
 
 
-cpu = block_from_core(_cpu)
-flash = block_from_core(_on_cuda("flash", _flash))
-cudnn = block_from_core(_on_cuda("cudnn", _cudnn))
+cpu = backend_from_core(_cpu)
+flash = backend_from_core(_on_cuda("flash", _flash))
+cudnn = backend_from_core(_on_cuda("cudnn", _cudnn))

@@ -1,4 +1,4 @@
-"""The tensor maps of TMA: what they ask of the memory that they describe, and one made for tensors that are alike."""
+"""The tensor maps of TMA: what they require of the memory that they describe, and their reuse for tensors alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fits(x: Tensor) -> bool:
 
 
 def strides(x: Tensor) -> list[int]:
-    """The strides of `x`, with that of a dimension of one element, which means nothing, made acceptable to TMA."""
+    """The strides of `x`; those of dimensions of one element, which are meaningless, are made acceptable to TMA."""
     step = ALIGNMENT // x.element_size()
     row = -(-x.shape[-1] // step) * step
     return [stride if size > 1 else row for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True)] + [1]
@@ -30,11 +30,11 @@ def likeness(x: Tensor) -> tuple[object, ...]:
 
 
 def addressed(descriptor: object, x: Tensor | None) -> object:
-    """A copy of a descriptor of Triton's, pointing at `x`, which is like the tensor that it was made for.
+    """A copy of one of Triton's descriptors that points at `x`, which is like the tensor that it was made for.
 
-    With None it points nowhere, and can outlive that tensor.
+    With None it points nowhere, and does not keep that tensor alive.
     """
-    # Not by copy.copy, which takes 1 us longer, several times a call.
+    # Not by copy.copy, which takes 1 us longer, several times per call.
     other = object.__new__(type(descriptor))
     other.__dict__.update(descriptor.__dict__, base=x)
     return other

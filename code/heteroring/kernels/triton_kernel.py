@@ -1,6 +1,6 @@
 """The portable Triton kernel: one tile of queries against every visible key, with an online softmax.
 
-Import this only where Triton is installed; `heteroring.kernels.triton_block` is the door. Names: `i_` the
+Import this only where Triton is installed; `heteroring.kernels.triton_backend` launches it. Names: `i_` the
 number of a program or a tile, `o_` a vector of offsets, `p_` pointers, `b_` a tile in registers, `m_` a mask.
 """
 
@@ -13,13 +13,13 @@ LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _visit_tiles(
+def _accumulate_tiles(
     b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, o_row,
     i_first, i_last, visible, offset, log2_scale,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, HEAD_DIM: tl.constexpr,
     MASKED: tl.constexpr, CAUSAL: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Fold key tiles i_first .. i_last - 1 into b_acc [M, D], b_max [M] (in log2) and b_sum [M].
+    """Accumulate key tiles i_first .. i_last - 1 into b_acc [M, D], b_max [M] (in log2) and b_sum [M].
 
     MASKED tests every score and guards every read; without it each row sees every key of these tiles.
     """
@@ -31,7 +31,7 @@ def _visit_tiles(
         p_v_tile = p_v + start * stride_vn + o_n[:, None] * stride_vn + o_d[None, :]
         o_key = i_n * BLOCK_N + o_n
         if MASKED:
-            # Keys that no row of this tile sees are not even read: a NaN in one of them cannot reach 0 * NaN.
+            # Keys that no row of this tile sees are not read, so a NaN in one of them cannot give 0 * NaN.
             m_load = (o_key < visible)[:, None] & (o_d < HEAD_DIM)[None, :]
             b_k = tl.load(p_k_tile, mask=m_load, other=0.0)
             b_v = tl.load(p_v_tile, mask=m_load, other=0.0)
@@ -51,7 +51,7 @@ def _visit_tiles(
         b_new = tl.maximum(b_max, tl.max(b_s, 1) * log2_scale)
         b_shift = b_new
         if MASKED:
-            # A row that has met no key yet keeps -inf; subtracting 0 instead gives exp2(-inf) = 0 and no NaN.
+            # A row that has seen no key yet keeps -inf; subtracting 0 instead gives exp2(-inf) = 0 and no NaN.
             b_shift = tl.where(b_new == float("-inf"), 0.0, b_new)
         b_p = tl.math.exp2(b_s * log2_scale - b_shift[:, None])
         b_decay = tl.math.exp2(b_max - b_shift)
@@ -62,7 +62,7 @@ def _visit_tiles(
     return b_acc, b_max, b_sum
 
 
-# Shard lengths differ from rank to rank and from call to call: none of them may trigger a compilation.
+# Shard lengths differ from rank to rank and from call to call, and must not trigger a compilation.
 VARIED = ["num_heads", "m", "n", "offset", "section", "stride_lb", "stride_lh", "stride_lm"]
 
 
@@ -74,15 +74,15 @@ def forward_kernel(
     batch, num_heads, m, n, offset, log2_scale, section,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    CAUSAL: tl.constexpr, FOLD: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attention of one query tile [BLOCK_M, HEAD_DIM] of one head over its visible keys.
 
     q, out [batch, num_heads, m, HEAD_DIM], k, v [batch, num_heads / GROUP, n, HEAD_DIM], lse fp32 [batch,
     num_heads, m], natural log; `log2_scale` is scale * log2(e) > 0. CAUSAL: key j is visible to query i iff
-    j <= i + offset. FOLD merges into the (out, lse) found in memory. Grid: 1-D, query tiles x heads.
+    j <= i + offset. MERGE merges into the (out, lse) found in memory. Grid: 1-D, query tiles x heads.
     """
-    # `section` heads run together, so that their keys stay in L2; of these, tiles with most keys start first.
+    # `section` heads run together, so that their keys stay in L2; of these, tiles with the most keys start first.
     num_tiles = tl.cdiv(m, BLOCK_M)
     i_program = tl.program_id(0)
     i_section = i_program // (num_tiles * section)
@@ -100,7 +100,7 @@ def forward_kernel(
     p_k = k + i_b * stride_kb + (i_h // GROUP) * stride_kh
     p_v = v + i_b * stride_vb + (i_h // GROUP) * stride_vh
 
-    # `visible` keys are seen by the tile's last row, `everywhere` by its first one, thus by all of them.
+    # The tile's last row sees `visible` keys; its first row, and so every row, sees `everywhere` keys.
     visible = n
     everywhere = n
     if CAUSAL:
@@ -110,7 +110,7 @@ def forward_kernel(
     full_tiles = everywhere // BLOCK_N
     all_tiles = tl.cdiv(visible, BLOCK_N)
 
-    if FOLD and visible == 0:
+    if MERGE and visible == 0:
         return
 
     p_q = q + i_b * stride_qb + i_h * stride_qh + o_row.to(tl.int64)[:, None] * stride_qm + o_d[None, :]
@@ -118,18 +118,18 @@ def forward_kernel(
     b_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     b_acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    b_acc, b_max, b_sum = _visit_tiles(
+    b_acc, b_max, b_sum = _accumulate_tiles(
         b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, o_row,
         0, full_tiles, visible, offset, log2_scale,
         BLOCK_N, BLOCK_D, HEAD_DIM, False, CAUSAL, PRECISION,
     )  # fmt: skip
-    b_acc, b_max, b_sum = _visit_tiles(
+    b_acc, b_max, b_sum = _accumulate_tiles(
         b_acc, b_max, b_sum, b_q, p_k, p_v, stride_kn, stride_vn, o_row,
         full_tiles, all_tiles, visible, offset, log2_scale,
         BLOCK_N, BLOCK_D, HEAD_DIM, True, CAUSAL, PRECISION,
     )  # fmt: skip
 
-    # Not `b_sum > 0`: a NaN that came in has to come out.
+    # Not `b_sum > 0`, so that a NaN in the input stays one in the output.
     b_some = b_max != float("-inf")
     b_sum = tl.where(b_some, b_sum, 1.0)
     b_out = b_acc / b_sum[:, None]
@@ -137,11 +137,11 @@ def forward_kernel(
 
     p_out = out + i_b * stride_ob + i_h * stride_oh + o_row.to(tl.int64)[:, None] * stride_om + o_d[None, :]
     p_lse = lse + i_b * stride_lb + i_h * stride_lh + o_row.to(tl.int64) * stride_lm
-    if FOLD:
+    if MERGE:
         b_old = tl.load(p_lse, mask=m_row, other=float("-inf"))
         b_old_out = tl.load(p_out, mask=m_tile, other=0.0).to(tl.float32)
         # lse = old + softplus(new - old), weight of the new part = sigmoid(new - old), both through
-        # exp(-|new - old|), which cannot overflow. Where one side saw nothing, the other stays as it is.
+        # exp(-|new - old|), which cannot overflow. Where one side saw no key, the other stays as it is.
         b_had = b_old != float("-inf")
         b_gap = tl.where(b_some & b_had, b_lse - b_old, 0.0)
         b_small = tl.exp(-tl.abs(b_gap))

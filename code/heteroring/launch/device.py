@@ -1,8 +1,9 @@
-"""The devices that ranks run on: which process group they use, and whose clock times them."""
+"""The device kinds that ranks run on, `cpu` and `gpu`: their process-group backend, clock and alignment of ranks."""
 
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any, Protocol
 
@@ -11,66 +12,79 @@ import torch.distributed as dist
 
 from heteroring.launch.procfs import cpu_model
 from heteroring.launch.rest import LONGEST_REST_MS
+from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
 PLATFORMS = tuple(DEVICE_TYPES)
+LOOPBACK_SECONDS = 5.0
 
 
 class Device(Protocol):
-    """One rank's device, with its clock: a mark is a point in the device's own time."""
+    """One rank's device and its clock. A mark is a point in the device's own time."""
 
     backend: str
-    """Of torch.distributed."""
+    """The backend of torch.distributed."""
 
-    def check(self, ranks: int) -> None:
-        """Raise ValueError if this machine has too few devices for `ranks` ranks."""
+    def check(self, ranks: int, least: int = 2) -> None:
+        """Raise ValueError if this machine has too few devices for `ranks` ranks, or fewer GPUs than `least`."""
 
     def start(self, local_rank: int) -> torch.device:
-        """Make this process compute on the device of `local_rank`, and on nothing else."""
+        """Make this process compute on the device of `local_rank` alone."""
 
     def align(self, calls: int = 1) -> None:
-        """Have the ranks of the default group begin what they are asked for next, `calls` calls, at the same time."""
+        """Make the devices of the default group's ranks start the work queued next, `calls` calls, at the same time."""
 
     def meet(self) -> None:
-        """Have the hosts of the default group's ranks go on at the same time, with nothing asked of their devices."""
+        """Make the hosts of the default group's ranks go on at the same time, with no work left on their devices."""
 
     def mark(self) -> Any:
-        """The point in time at which everything asked for so far is done."""
+        """The point in time at which all work queued so far is done."""
 
     def synchronize(self) -> None:
-        """Wait until every mark has been passed."""
+        """Wait until all work queued so far is done."""
 
     def elapsed_ms(self, start: Any, stop: Any) -> float:
         """Milliseconds between two marks that have been passed."""
 
     def rest(self, busy_ms: float) -> None:
-        """Hold the host until the device, having computed for `busy_ms`, is as it was before."""
+        """Wait until the device, having computed for `busy_ms`, has recovered its clock rate."""
 
     def uuid(self) -> str:
-        """What tells this device from all others; nothing where there is no such thing."""
+        """The device's unique identifier, or an empty string where it has none."""
 
     def describe(self) -> tuple[str, int]:
-        """Name, and multiprocessors that this process can use (0 where there is no such thing)."""
+        """Name, and the number of SMs that this process can use (0 where there are none)."""
 
 
 def open_device(platform: str) -> Device:
-    """The device kind of a live platform. Raises ValueError if it is not one of PLATFORMS."""
+    """The device of device kind `platform`. Raises ValueError if it is not one of PLATFORMS."""
     if platform not in PLATFORMS:
-        raise ValueError(f"platform {platform!r} cannot be measured here: choose one of {', '.join(PLATFORMS)}")
+        raise ValueError(f"platform {platform!r} cannot be measured here: choose {choices(platform, PLATFORMS)}")
     return Cpu() if platform == "cpu" else Cuda()
 
 
+def check_loopback() -> None:
+    """Raise ValueError, at once, unless processes of this machine can meet: without a loopback interface they hang."""
+    try:
+        with socket.create_server(("", 0)) as server:
+            socket.create_connection(("localhost", server.getsockname()[1]), timeout=LOOPBACK_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"ranks cannot meet on this machine: localhost cannot be reached ({error.strerror or error}); "
+            "`ip link set lo up` starts the loopback interface"
+        ) from error
+
+
 class Cpu:
-    """One thread of this machine's processor; ranks talk over the loopback interface."""
+    """One thread of this machine's processor."""
 
     backend = "gloo"
 
-    def check(self, ranks: int) -> None:
+    def check(self, ranks: int, least: int = 2) -> None:
         """Any number of ranks can share a processor."""
 
     def start(self, local_rank: int) -> torch.device:
         torch.set_num_threads(1)
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         return torch.device("cpu")
 
     def align(self, calls: int = 1) -> None:
@@ -83,13 +97,13 @@ class Cpu:
         return time.perf_counter_ns()
 
     def synchronize(self) -> None:
-        """CPU work is done when its call returns."""
+        """Nothing to wait for: work on the CPU is done when its call returns."""
 
     def elapsed_ms(self, start: int, stop: int) -> float:
         return (stop - start) / 1e6
 
     def rest(self, busy_ms: float) -> None:
-        """One thread does not slow the next call down."""
+        """Nothing to wait for: one thread does not lower the clock rate of the next call."""
 
     def uuid(self) -> str:
         return ""
@@ -99,30 +113,32 @@ class Cpu:
 
 
 class Cuda:
-    """One GPU a rank, timed by events on its current stream.
+    """One GPU per rank, timed by events on its current stream.
 
-    The host runs ahead, as it does in a model whose layers follow one another: what is timed is the device, and not
-    how fast Python asks it for work.
+    The host runs ahead of the device, as in a language model whose layers follow one another, so that times are those
+    of the device and not of Python's launches.
     """
 
     backend = "nccl"
-    # Of a multiprocessor, 2 to a nanosecond: longer than the host takes to ask for a ring, and for one operator.
+    # Clock cycles, some 2 per nanosecond: longer than the host takes to launch a ring, and one operator.
     ring_cycles = 8_000_000
     call_cycles = 400_000
 
-    def check(self, ranks: int) -> None:
-        needed, found = max(2, ranks), torch.cuda.device_count()
+    def check(self, ranks: int, least: int = 2) -> None:
+        needed, found = max(least, ranks), torch.cuda.device_count()
         if found < needed:
             raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs or more, this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
-        # NVLink multicast is of no use to two ranks, and harms the host's other GPUs where it is not set up.
+        # NVLink multicast is useless to two ranks, and disturbs the host's other GPUs where it is not set up.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
-        torch.cuda.set_device(local_rank)
-        return torch.device("cuda", local_rank)
+        index = min(local_rank, torch.cuda.device_count() - 1)  # Slurm may show a task its own GPU alone
+        torch.cuda.set_device(index)
+        return torch.device("cuda", index)
 
     def align(self, calls: int = 1) -> None:
-        # The barrier brings the hosts together, and a collective on the device what they ask for meanwhile.
+        # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective behind it aligns
+        # the devices.
         dist.barrier()
         torch.cuda._sleep(self.ring_cycles + calls * self.call_cycles)
         dist.all_reduce(torch.zeros(1, device="cuda"))

@@ -1,4 +1,4 @@
-"""How a run of launched ranks can fail. Torch-free, for the command line."""
+"""Errors of a run of launched ranks. Torch-free, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import signal
 
 
 class RunError(RuntimeError):
-    """A run did not come to its end; no rank is left, and nothing was written."""
+    """A run did not complete; no rank is left running, and nothing was written."""
 
     exit_code = 1
 
 
 class RankError(RunError):
-    """A rank died or hung. `rank` is the one that began it; the message holds its traceback."""
+    """A rank died or hung. `rank` is the root cause; the message holds its traceback."""
 
     def __init__(self, rank: int, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Signs of life that ranks leave in a shared file, so that the process that launched them sees who fell silent."""
+"""Heartbeats of ranks in a memory-mapped file, by which the launching process sees which rank hangs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STARTING, RUNNING, DONE, FAILED = range(4)
 
 @dataclass(frozen=True)
 class Beat:
-    """One rank's last sign of life. `at` is in seconds of `time.monotonic`, which processes of a host share."""
+    """One rank's last heartbeat. `at` is in seconds of `time.monotonic`, which the processes of a host share."""
 
     pid: int
     state: int
@@ -28,10 +28,10 @@ class Beat:
 
 
 class Board:
-    """One slot a rank in a memory-mapped file; a rank writes its own, the parent reads all.
+    """One slot per rank in a memory-mapped file; a rank writes its own slot, the parent reads all.
 
-    A slot is four 8-byte words, each stored whole: packing a slot as one structure would blank it first, and the
-    parent could read a beat at time zero. Beating is cheap enough for every block of attention.
+    A slot is four 8-byte words, each stored whole: packing a slot as one structure would clear it first, and the
+    parent could read a beat at time zero. A beat is cheap enough to be left in every call of a backend.
     """
 
     _WORDS = 4
@@ -51,7 +51,7 @@ class Board:
         return [Beat(pid, state, steps, at / 1e9) for pid, state, steps, at in slots]
 
     def write(self, rank: int, state: int, steps: int) -> None:
-        """Leave a sign of life of `rank`, which is this process."""
+        """Write the heartbeat of `rank`, which is this process."""
         for word, value in enumerate((os.getpid(), state, steps, time.monotonic_ns())):
             self._words[rank * self._WORDS + word] = value
 
@@ -61,14 +61,16 @@ class Board:
 
 
 class _Pulse:
-    """This process's own slot, if it is a rank that `launch` started."""
+    """This process's own slot, if this process is a rank that `launch` started."""
 
     def __init__(self) -> None:
         self.board: Board | None = None
         self.rank = 0
         self.steps = 0
+        self.beats = 0
 
     def __call__(self, state: int) -> None:
+        self.beats += 1
         if self.board is not None:
             self.board.write(self.rank, state, self.steps)
 
@@ -77,18 +79,18 @@ _pulse = _Pulse()
 
 
 def join(board: Board, rank: int) -> None:
-    """Beat on `board` as `rank` from here on."""
+    """Write this process's later heartbeats to `board`, as `rank`."""
     _pulse.board, _pulse.rank, _pulse.steps = board, rank, 0
     _pulse(RUNNING)
 
 
 def beat() -> None:
-    """Show that this rank is alive; nothing in a process that is no launched rank."""
+    """Write a heartbeat; nothing in a process that is not a launched rank."""
     _pulse(RUNNING)
 
 
 def beating(function: Callable) -> Callable:
-    """`function`, with a beat before each call."""
+    """Wrap `function` to write a heartbeat before each call."""
 
     @wraps(function)
     def alive(*args: Any, **kwargs: Any) -> Any:
@@ -99,18 +101,23 @@ def beating(function: Callable) -> Callable:
 
 
 def advance(steps: int = 1) -> None:
-    """Beat, and count `steps` of the job as done."""
+    """Write a heartbeat, and count `steps` more steps of the job as done."""
     _pulse.steps += steps
     _pulse(RUNNING)
 
 
+def beats() -> int:
+    """How often this process has beaten."""
+    return _pulse.beats
+
+
 def leave(state: int) -> None:
-    """Say that this rank is DONE or FAILED: its silence means nothing from here on."""
+    """Record that this rank is DONE or FAILED, after which no more heartbeats are expected of it."""
     _pulse(state)
 
 
 def lost_peers() -> list[int]:
-    """Ranks whose processes have ended though they were not done: seen from a rank, where others may be blamed."""
+    """Other ranks whose processes have ended before they were done, as this rank sees it."""
     if _pulse.board is None:
         return []
     beats = enumerate(_pulse.board.read())

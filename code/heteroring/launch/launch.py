@@ -1,4 +1,7 @@
-"""Ranks are started by PyTorch's own elastic launcher, and end together, however one of them ends."""
+"""Run a task on N new ranks with PyTorch's elastic launcher, and end all of them when one fails.
+
+Where torchrun or srun has started ranks already, the task runs on them (`heteroring.launch.external`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -26,24 +30,26 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from heteroring.interrupts import ctrl_c_held
 from heteroring.launch import heartbeat
-from heteroring.launch.device import Device, open_device
-from heteroring.launch.errors import Interrupted
+from heteroring.launch.device import Device, check_loopback, open_device
+from heteroring.launch.errors import Interrupted, RankError
+from heteroring.launch.external import World, machines_held, named_world, store_of
 from heteroring.launch.machine_lock import Lock, machine_lock
 from heteroring.launch.root_cause import Accounts, blame
 from heteroring.launch.stack_dumps import Stacks
 from heteroring.launch.watchdog import Watchdog
 from heteroring.throttle import Throttle, throttle_type
+from heteroring.throttle.mps_daemon import PIPES
 
 HANG_TIMEOUT = 120.0
 SHUTDOWN_SECONDS = 3
 GROUP_TIMEOUT = timedelta(days=1)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-_CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # it grows from one torch to the next
+_CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # newer versions of torch have more fields
 
 
 @dataclass(frozen=True)
 class Rank:
-    """What a launched task knows about its process. The default process group is up."""
+    """A launched rank, as its task sees it. The default process group is initialized."""
 
     rank: int
     world_size: int
@@ -75,21 +81,25 @@ def launch(
     hang_timeout: float = HANG_TIMEOUT,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """Run `task(rank, *args)` in one new process for each of `percentages`, and return what each returned.
+    """Run `task(rank, *args)` in one new process per percentage, and return the results in rank order.
 
-    `rank` is a Rank; `task` is a module-level function and everything it takes and returns can be pickled. Until it is
-    done, some rank calls `heartbeat.beat` or `advance` at least every `hang_timeout` seconds; `on_progress` gets the
-    steps that all ranks have advanced, from another thread.
+    Where torchrun or srun has started this process as one rank of several, run it here, and return what all returned.
 
-    One group of ranks at a time on a machine: while another's ranks are at work, this waits (see `machine_lock`).
+    `rank` is a Rank; `task` is a module-level function, and its arguments and results can be pickled. Until it is done,
+    some rank must call `heartbeat.beat` or `advance` at least every `hang_timeout` seconds. `on_progress` is called
+    from another thread with the number of steps that all ranks have advanced.
 
-    Raises ValueError for an unknown platform or throttle, a percentage it cannot set, or too few devices,
-    before any process is started. Raises RankError if a rank raises, dies or hangs, and Interrupted on
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either by more than a few seconds, nor this process. What
-    this process ignores of the last three, as `nohup` has it ignore SIGHUP, ends no run.
+    Only one group of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`).
+
+    Raises ValueError for an unknown platform or throttle, a percentage that it cannot set, too few devices, or a
+    machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or
+    hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either, or this process, by more than
+    a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(platform, throttle, percentages)
+    if (world := named_world()) is not None:
+        return _join(world, task, args, platform, throttle, percentages)
     with machine_lock() as lock, tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
@@ -112,7 +122,10 @@ def launch(
 
 
 def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> None:
-    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`."""
+    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`.
+
+    Of a world that others started, it is this process's rank that the machine must be able to run.
+    """
     device, kind = open_device(platform), throttle_type(throttle)
     if platform not in kind.platforms:
         raise ValueError(f"throttle {throttle!r} works on platform {' or '.join(kind.platforms)}, not on {platform!r}")
@@ -120,13 +133,25 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
         raise ValueError("percentages is empty: name one for each rank")
     for percentage in percentages:
         kind(percentage)
-    device.check(len(percentages))
+    world = named_world()
+    if world is None:
+        device.check(len(percentages))
+        check_loopback()
+        return
+    if world.size != len(percentages):
+        raise ValueError(
+            f"percentages are {', '.join(map(str, percentages))}: one is needed for each of the {world.size} ranks "
+            "that were started"
+        )
+    if throttle == "mps" and PIPES not in os.environ:
+        raise ValueError(f"throttle 'mps' of ranks that others started needs a daemon on each node: name it by {PIPES}")
+    device.check(1, least=1)
 
 
 def _heeded() -> tuple[signal.Signals, ...]:
-    """The signals that end a run, those that this process ignores not among them.
+    """The signals that end a run: those that this process does not ignore, and always SIGTERM.
 
-    SIGTERM always is: by that one the watchdog interrupts the launcher.
+    By SIGTERM the watchdog interrupts the launcher.
     """
     if "signals_to_handle" not in _CONFIGURABLE:
         return _SIGNALS
@@ -159,8 +184,8 @@ def _config(folder: str, world_size: int, signals: Sequence[signal.Signals]) -> 
 
 @contextmanager
 def _quiet_launcher() -> Iterator[None]:
-    """Keep the launcher's own account of a failure off stderr: RankError tells it once."""
-    # Each of its modules gives its own logger a level, so that setting a parent's has no effect.
+    """Keep the launcher's own report of a failure off stderr, because RankError reports it."""
+    # Each of its modules sets the level of its own logger, so setting that of a parent has no effect.
     loggers = [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
@@ -179,7 +204,7 @@ def _quiet_launcher() -> Iterator[None]:
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Give the signals that the launcher takes over back to their handlers."""
+    """Restore the handlers of the signals that the launcher handles."""
     before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
     try:
         yield
@@ -191,14 +216,15 @@ def _own_signals() -> Iterator[None]:
 
 @contextmanager
 def _whole_starts() -> Iterator[None]:
-    """Heed signals before or after the start of a process, which else would wait for its task, and say so.
+    """Delay signals that arrive during the start of a process until the start is complete.
 
-    The new process does not hear Ctrl-C until it can end by it without a traceback, in `_run_rank`.
+    A process whose start is interrupted would wait for its task, and print an error. Ctrl-C is blocked in the new
+    process until it can end by it without a traceback, in `_run_rank`.
     """
     start = SpawnProcess.start
     heeded = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        heeded = []  # no other thread hears signals
+        heeded = []  # other threads receive no signals
 
     def start_whole(process: SpawnProcess) -> None:
         noted = []
@@ -212,12 +238,37 @@ def _whole_starts() -> Iterator[None]:
         for signum in noted:
             signal.raise_signal(signum)
 
-    resource_tracker.ensure_running()  # as the first start does, which lets Ctrl-C through
+    resource_tracker.ensure_running()  # else the first start would do it, and unblock Ctrl-C
     SpawnProcess.start = start_whole
     try:
         yield
     finally:
         SpawnProcess.start = start
+
+
+def _join(
+    world: World,
+    task: Callable[..., Any],
+    args: tuple,
+    platform: str,
+    throttle: str,
+    percentages: tuple[int, ...],
+) -> list[Any]:
+    """Run the task as this process's rank of `world`, and return what it returned on every rank."""
+    with machines_held(world), throttle_type(throttle).session() as variables:
+        setup = _Setup("", 0, platform, throttle, percentages, (), dict(variables), None)
+        try:
+            members = {"store": store_of(world), "rank": world.rank, "world_size": world.size}
+            return _work(setup, world.rank, world.local_rank, _gathered, (task, args), members)
+        except Exception as error:
+            lines = traceback.format_exception(type(error), error, error.__traceback__)
+            raise RankError(world.rank, f"rank {world.rank} raised:\n{''.join(lines).rstrip()}") from error
+
+
+def _gathered(rank: Rank, task: Callable[..., Any], args: tuple) -> list[Any]:
+    results: list[Any] = [None] * rank.world_size
+    dist.all_gather_object(results, task(rank, *args))
+    return results
 
 
 def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
@@ -229,7 +280,8 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     heartbeat.join(heartbeat.Board(Path(setup.folder, "heartbeat"), len(setup.percentages)), rank)
     with Stacks(Path(setup.folder)).ready(rank):
         try:
-            result = _work(setup, rank, task, args)
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all ranks are on this machine
+            result = _work(setup, rank, int(os.environ["LOCAL_RANK"]), task, args)
         except BaseException as error:
             Accounts(Path(setup.folder)).write(rank, error, beyond=__file__)
             heartbeat.leave(heartbeat.FAILED)
@@ -238,16 +290,22 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
     return result
 
 
-def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> Any:
+def _work(
+    setup: _Setup, rank: int, local_rank: int, task: Callable[..., Any], args: tuple, members: dict | None = None
+) -> Any:
+    """Do `rank`'s part. `members` says how the ranks find one another, where the environment does not."""
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
     throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.platform)
-    torch_device = device.start(int(os.environ["LOCAL_RANK"]))
+    torch_device = device.start(local_rank)
     throttle.start()
-    # It is for the watchdog to say that a rank hangs: one may wait for another for as long as that one works.
+    # The watchdog decides when a rank hangs: a rank may wait for another for as long as that one works.
     dist.init_process_group(
-        device.backend, timeout=GROUP_TIMEOUT, device_id=torch_device if torch_device.index is not None else None
+        device.backend,
+        timeout=GROUP_TIMEOUT,
+        device_id=torch_device if torch_device.index is not None else None,
+        **(members or {}),
     )
     result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
     dist.barrier()
@@ -256,7 +314,7 @@ def _work(setup: _Setup, rank: int, task: Callable[..., Any], args: tuple) -> An
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends, also if that is by SIGKILL."""
+    """Have the kernel kill this process when its parent ends, even by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

@@ -1,8 +1,8 @@
-"""One measurement at a time on a machine: its process and its ranks hold a lock, and whoever comes next waits.
+"""The machine-wide lock, which a measurement's process and its ranks hold, so that only one runs at a time.
 
-The lock is a file that all users of the machine share, LOCK, or the one that the environment variable HETERORING_LOCK
-names: measurements of GPUs that have nothing to do with each other may have one each, and containers on one machine
-need one that they all see. Where the variable is set to nothing, nothing is locked.
+The lock is a file that all users of the machine share: LOCK, or the file that the environment variable HETERORING_LOCK
+names. Measurements of unrelated GPUs may have a lock each, and containers on one machine need one that they all see. If
+the variable is empty, nothing is locked.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
+from heteroring.launch.heartbeat import beat
 from heteroring.launch.procfs import has_ended
 
 VARIABLE = "HETERORING_LOCK"
-# Not the folder that TMPDIR names, which jobs and users may have one each of.
+# Not in TMPDIR, which may be a different folder for each job and user.
 LOCK = Path("/tmp/heteroring.lock")
 POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that measures, as it wrote itself down."""
+    """The process that holds the lock, as it described itself in the file."""
 
     pid: int
     command: str
@@ -39,11 +40,12 @@ class Holder:
 
     def __str__(self) -> str:
         gone = ", which has ended and left a rank behind" if has_ended(self.pid) else ""
-        return f"process {self.pid}{gone}, since {self.since} in {self.folder}: {self.command}"
+        words = f"process {self.pid}{gone}, since {self.since} in {self.folder}: {self.command}"
+        return " ".join(words.split())
 
 
 class Lock:
-    """A lock that is held. Also by a spawned process that is given it, for as long as it lives."""
+    """A lock that is held; a spawned process that is passed it also holds it for as long as it lives."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -60,10 +62,10 @@ def _inherited(passed: Any) -> Lock:
 
 @contextmanager
 def machine_lock() -> Iterator[Lock | None]:
-    """Hold this machine's lock; None where there is to be none.
+    """Hold this machine's lock within the context; yields None where nothing is locked.
 
-    While another process holds it, wait, saying on stderr who that is. Where the usual file cannot be locked, warn and
-    go on without. Raises ValueError, naming file and reason, if that is so of one that HETERORING_LOCK names.
+    While another process holds it, wait, and name that process on stderr. Where the default file cannot be locked, warn
+    and go on without. Raises ValueError, naming file and reason, if the file that HETERORING_LOCK names cannot be.
     """
     path = _path()
     if path is None:
@@ -81,11 +83,11 @@ def machine_lock() -> Iterator[Lock | None]:
     try:
         yield lock
     finally:
-        os.close(lock.fd)  # and not unlocked, which would be for a rank that is left, too
+        os.close(lock.fd)  # not unlocked, which would also release the lock of a rank that is left
 
 
 def holder() -> Holder | str | None:
-    """Who holds this machine's lock, in words if that is not written down; None if nobody does."""
+    """The holder of this machine's lock, a phrase if the file does not describe it, or None if nobody holds it."""
     path = _path()
     with suppress(OSError):
         fd = os.open(path or os.devnull, os.O_RDONLY)
@@ -111,9 +113,10 @@ def _wait(path: Path) -> Lock:
             if (by := _read(fd)) != told:
                 told = by
                 print(f"heteroring: waiting for {by} ({VARIABLE}={path})", file=sys.stderr, flush=True)
+            beat()  # other ranks may wait for this one
             time.sleep(POLL_SECONDS)
         me = Holder(os.getpid(), shlex.join(sys.argv), os.getcwd(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        with suppress(OSError):  # another user's file that others may lock, but not write
+        with suppress(OSError):  # another user's file, which may be locked but not written
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(asdict(me)).encode(), 0)
     except BaseException:
@@ -125,13 +128,13 @@ def _wait(path: Path) -> Lock:
 def _open(path: Path) -> int:
     flags = os.O_RDWR | os.O_NOFOLLOW
     try:
-        return os.open(path, flags)  # not to be created: Linux refuses that of another user's file in a shared folder
+        return os.open(path, flags)  # without O_CREAT, which Linux refuses for another user's file in a shared folder
     except PermissionError:
         return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         with suppress(FileExistsError):
             fd = os.open(path, flags | os.O_CREAT | os.O_EXCL)
-            os.fchmod(fd, 0o666)  # whatever the umask: it is for all users
+            os.fchmod(fd, 0o666)  # for all users, whatever the umask
             return fd
         return os.open(path, flags)
 
@@ -145,7 +148,8 @@ def _take(fd: int, kind: int) -> bool:
 
 
 def _read(fd: int) -> Holder | str:
-    try:
-        return Holder(**json.loads(os.pread(fd, 1 << 20, 0)))
-    except (ValueError, TypeError):
-        return "another process, which has not said who it is"
+    with suppress(ValueError, TypeError, RecursionError):
+        found = Holder(**json.loads(os.pread(fd, 1 << 20, 0)))
+        if type(found.pid) is int:
+            return found
+    return "another process, which has not said who it is"

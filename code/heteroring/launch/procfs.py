@@ -1,4 +1,4 @@
-"""What Linux tells of this machine and its processes in /proc."""
+"""States of processes and the processor's name, read from /proc."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def process_state(pid: int) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether `pid` was told to stop, by SIGSTOP or a debugger, and may go on."""
+    """Whether `pid` is stopped, by SIGSTOP or a debugger, and may go on."""
     return process_state(pid) in ("T", "t")
 
 
 def has_ended(pid: int) -> bool:
-    """Whether `pid` runs no more, reaped by its parent or not."""
+    """Whether `pid` has ended, reaped by its parent or not."""
     return process_state(pid) in ("Z", "X")
 
 

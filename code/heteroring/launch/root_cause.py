@@ -1,4 +1,4 @@
-"""Which rank began it, when ranks fail: the others lose their connection to it, and fail too."""
+"""Find the root-cause rank of a failed run, in which other ranks fail because they lose their connection to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """What a rank raised, and when, in seconds of `time.monotonic`; `lost` are the ranks that had ended by then."""
+    """The traceback of a rank's error, its time in seconds of `time.monotonic`, and the ranks lost by then."""
 
     at: float
     traceback: str
@@ -30,13 +30,13 @@ class Account:
 
 
 class Accounts:
-    """What each rank that raised has to say: one file a rank in `folder`."""
+    """The accounts of ranks that raised, one file per rank in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def write(self, rank: int, error: BaseException, beyond: str) -> None:
-        """Leave the account of `rank`, which is this process, from the first frame that is not in file `beyond`."""
+        """Write the account of `rank`, which is this process; outer frames in file `beyond` are left out."""
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == beyond:
             trace = trace.tb_next
@@ -45,15 +45,15 @@ class Accounts:
         (self._folder / f"rank{rank}.json").write_text(json.dumps(asdict(account)))
 
     def read(self, world_size: int) -> dict[int, Account]:
-        """The accounts that were left, by rank."""
+        """The accounts that were written, by rank."""
         paths = {rank: self._folder / f"rank{rank}.json" for rank in range(world_size)}
         return {rank: Account(**json.loads(path.read_text())) for rank, path in paths.items() if path.exists()}
 
 
 def blame(error: ChildFailedError | None, watchdog: Watchdog, accounts: Accounts, stacks: Stacks) -> RankError:
-    """An error about the rank that hung, else one that ended without having raised, else the first to raise.
+    """The error of the root cause: a rank that hung, else one that ended without raising, else the first to raise.
 
-    `error` is the launcher's own account, which tells of one rank.
+    `error` is the launcher's own report, which concerns one rank.
     """
     if watchdog.hung is not None:
         return _hang(watchdog, stacks)
@@ -70,7 +70,7 @@ def blame(error: ChildFailedError | None, watchdog: Watchdog, accounts: Accounts
 
 
 def _mute(error: ChildFailedError | None, watchdog: Watchdog, told: dict[int, Account]) -> tuple[int, str] | None:
-    """A rank that ended without having raised, and how: as the watchdog, the launcher or a peer saw it."""
+    """A rank that ended without raising, and how, as the watchdog, the launcher or another rank saw it; else None."""
     if watchdog.killed is not None:
         return watchdog.killed, f"was ended by {signal.Signals(watchdog.signal).name}"
     for rank, failure in (error.failures if error else {}).items():

@@ -1,4 +1,4 @@
-"""A thread beside the launched ranks that finds out which one died or hangs, and ends what does not end itself."""
+"""The watchdog, a thread of the launching process that detects dead and hanging ranks and ends the others."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ AWAY_SECONDS = 1.0
 
 
 class Watchdog:
-    """Watches the ranks of a board, children of this process, from `with` to its end; then none is left alive.
+    """Watches the ranks of a board, which are children of this process, within the context; then none is left alive.
 
-    A rank may wait for another for as long as that one beats; if none does for `hang_timeout` seconds and one is not
-    done, one hangs, and the others wait for it. So every rank writes its stack, and the cause is a stopped process
-    if there is one, otherwise one that was not waiting for another, of several the first to fall silent. Then all are
-    killed. Where this process was stopped itself, with its ranks, as by Ctrl-Z, silence counts from when it went on.
-    Once a rank has died or failed, the launcher ends the others; what is left GRACE_SECONDS later, a stopped process
-    for one, is killed. A launcher that waits on for the dead is then interrupted.
+    A rank may wait for another for as long as that one writes heartbeats. If no rank does for `hang_timeout` seconds
+    although one is not done, one rank hangs and the others wait for it. Then every rank writes its stack, the hanging
+    rank is chosen, and all are killed. The choice is a stopped process if there is one, otherwise a rank that was not
+    waiting for another; among several, the first to fall silent. If this process was stopped together with its ranks,
+    as by Ctrl-Z, silence counts from when it went on. Once a rank has died or failed, the launcher ends the others;
+    those left GRACE_SECONDS later, such as stopped processes, are killed. A launcher that goes on waiting for dead
+    ranks is then interrupted.
 
-    After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank
-    that a signal ended while nobody was ending ranks, and `signal` that signal. They are None if there was
-    none. `gave_up` tells that the launcher was interrupted, by SIGTERM in the main thread.
+    After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank that a
+    signal ended before any rank was being ended, and `signal` that signal. They are None if there was none. `gave_up`
+    says whether the launcher was interrupted, by SIGTERM in the main thread.
     """
 
     def __init__(
@@ -92,17 +93,17 @@ class Watchdog:
                 self._end(beats)
 
     def _end(self, beats: list[Beat]) -> None:
-        """See to it that the ranks end, and then the launcher, which has had its time to end them."""
+        """Kill ranks that the launcher has not ended in time, and then interrupt a launcher that goes on waiting."""
         since = time.monotonic() - self._trouble_at
         if since > GRACE_SECONDS:
             self._kill_all()
-        # It sets an event that finished ranks wait for, and so waits for ever for one that died waiting.
+        # The launcher waits for ever for a rank that died while it waited for the launcher's event of completion.
         if since > 2 * GRACE_SECONDS and self._in_main_thread and not self.gave_up and all(map(_has_ended, beats)):
             self.gave_up = True
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     def _wait_for_death(self) -> None:
-        """Wait for POLL_SECONDS, or less if a rank dies: whoever dies of the first death must not be seen first."""
+        """Wait for POLL_SECONDS, or until a rank dies, so that no rank that dies as a consequence is seen first."""
         for beat in self._board.read():
             if beat.pid and beat.pid not in self._pidfds:
                 with suppress(OSError):
@@ -123,32 +124,32 @@ class Watchdog:
                 self._trouble_at = time.monotonic()
 
     def _look_for_silence(self, beats: list[Beat], now: float) -> None:
-        # Whoever is up waits for those that start: they import and allocate without a beat, and end without one.
+        # Ranks that are up wait for those that start, which import and allocate, or end, without a heartbeat.
         starting = [rank for rank, beat in enumerate(beats) if beat.state == STARTING]
         working = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
         awaited = starting or working or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
         allowed = self._hang_timeout if working and not starting else max(START_SECONDS, self._hang_timeout)
-        # One that is done has beaten as well: whoever waited for it goes on from then.
+        # The last heartbeat of a finished rank counts, too: ranks that waited for it go on from then.
         heard = max(beats[rank].at for rank in starting or range(len(beats)))
         if awaited and now - max(heard, self._awake_at) > allowed:
             self._end_hang(beats, {rank: now - max(beats[rank].at, self._awake_at) for rank in awaited})
 
     def _end_hang(self, beats: list[Beat], silence: dict[int, float]) -> None:
-        """Find the rank that hangs among those that are silent, by seconds of silence, and kill all."""
+        """Choose the hanging rank among the silent ones (seconds of silence by rank), and kill all ranks."""
         self._trouble_at = time.monotonic()
         stopped = {rank for rank in silence if is_stopped(beats[rank].pid)}
         running = [rank for rank in silence if rank not in stopped]
         self._ask(beats, running)
         for rank in running:
             _send(beats[rank].pid, signal.SIGKILL)
-        # A stopped process answers when it goes on. With the others gone it cannot finish the job after all.
+        # A stopped process answers once it goes on. The others are killed first, so that it cannot finish the job.
         self._ask(beats, stopped)
         self.hung = min(silence, key=lambda rank: (rank not in stopped, self._stacks.waits(rank), beats[rank].at))
         self.silent_for = silence[self.hung]
         self._kill_all()
 
     def _ask(self, beats: list[Beat], ranks: Collection[int]) -> None:
-        """Have `ranks` write their stacks, and wait for that, but not for long."""
+        """Ask `ranks` to write their stacks, and wait for them for at most STACK_SECONDS."""
         for rank in ranks:
             _send(beats[rank].pid, ASK)
             _send(beats[rank].pid, signal.SIGCONT)
@@ -157,7 +158,7 @@ class Watchdog:
             time.sleep(POLL_SECONDS)
 
     def _kill_all(self) -> None:
-        """Kill the ranks, those too that never got as far as the board."""
+        """Kill all ranks, including those that never wrote to the board."""
         beats = self._board.read()
         for beat in beats:
             _send(beat.pid, signal.SIGKILL)
@@ -170,8 +171,8 @@ class Watchdog:
 def _exit_code(pid: int) -> int | None:
     """How this process's child `pid` ended, negative for a signal; None while it lives.
 
-    The child is left for the launcher to reap. If that has happened already, how it ended is the launcher's
-    to tell, and 0 is returned.
+    The child is left for the launcher to reap. If that has happened already, the launcher knows how it ended, and 0 is
+    returned.
     """
     try:
         end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -187,7 +188,7 @@ def _has_ended(beat: Beat) -> bool:
 
 
 def _send(pid: int, signum: int) -> None:
-    """Signal the child `pid` if it lives: a number that has been reaped may belong to another process by now."""
+    """Signal the child `pid` if it is alive; the number of a reaped child may belong to another process by now."""
     if pid and _exit_code(pid) is None:
         with suppress(ProcessLookupError):
             os.kill(pid, signum)

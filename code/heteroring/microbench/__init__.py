@@ -1,1 +1,1 @@
-"""One operator at a time on the GPU, beside its limit."""
+"""Microbenchmarks of single operators: attention, decode, matrix products, and the overlap of compute and transfer."""

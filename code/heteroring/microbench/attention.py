@@ -1,7 +1,7 @@
-"""Measure the Triton block against cuDNN, or the launch configurations against one another, on this machine's GPU.
+"""Microbenchmark of attention: the Triton backend against cuDNN, or launch configurations against one another.
 
     python -m heteroring.microbench.attention                          # the table of docs/experiments/kernels.md
-    python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the multiprocessors
+    python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the SMs
     python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
@@ -28,7 +28,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from heteroring.files import atomic_path
 from heteroring.kernels import configs as tuned
-from heteroring.kernels import hopper_block, triton_block
+from heteroring.kernels import hopper_launch, triton_backend
+from heteroring.launch.machine_lock import machine_lock
+from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 
 ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
 
@@ -81,22 +83,12 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     repetitions = {}
     for name, run in contestants.items():
         run()
-        repetitions[name] = max(1, math.ceil(ROUND_MS / _elapsed_ms(run, 1)))
+        repetitions[name] = max(1, math.ceil(ROUND_MS / elapsed_ms([run])))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name in random.sample(list(contestants), len(contestants)):
-            times[name].append(_elapsed_ms(contestants[name], repetitions[name]))
+            times[name].append(elapsed_ms([contestants[name]] * repetitions[name]))
     return times
-
-
-def _elapsed_ms(run: Callable[[], object], repetitions: int) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    for _ in range(repetitions):
-        run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / repetitions
 
 
 def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> list[Row]:
@@ -118,7 +110,7 @@ def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> lis
 
 
 def against_cudnn(size: Size) -> dict[str, Callable[[], object]]:
-    """cuDNN through PyTorch, and the Triton block, which also returns the LSE."""
+    """cuDNN through PyTorch, and the Triton backend, which also returns the LSE."""
     q, k, v = size.operands()
     causal = size.kind == "causal"
     scale = size.head_dim**-0.5
@@ -128,10 +120,10 @@ def against_cudnn(size: Size) -> dict[str, Callable[[], object]]:
             q, k, v, is_causal=causal, scale=scale, enable_gqa=size.heads != size.kv_heads
         )
 
-    def block():
-        return triton_block.block(q, k, v, scale=scale, causal_offset=0 if causal else None)
+    def triton():
+        return triton_backend.backend(q, k, v, scale=scale, causal_offset=0 if causal else None)
 
-    return {"cudnn": cudnn, "triton": block}
+    return {"cudnn": cudnn, "triton": triton}
 
 
 def candidates(size: Size) -> dict[str, Callable[[], object]]:
@@ -154,23 +146,23 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
     scale = size.head_dim**-0.5
 
     def run_portable(config):
-        return lambda: triton_block.launch(q, k, v, out, lse, scale, offset, fold=False, config=config)
+        return lambda: triton_backend.launch(q, k, v, out, lse, scale, offset, merge=False, config=config)
 
     def run_hopper(config):
         def run():
-            hopper_block.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
+            hopper_launch.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
 
         return run
 
-    runs = {"in use": lambda: triton_block.block(q, k, v, scale=scale, causal_offset=offset)}
+    runs = {"in use": lambda: triton_backend.backend(q, k, v, scale=scale, causal_offset=offset)}
     runs |= {str(config): run_portable(config) for config in portable}
-    if hopper_block.covers(q, k, v):
+    if hopper_launch.covers(q, k, v):
         runs |= {str(config): run_hopper(config) for config in hopper}
     return {name: run for name, run in runs.items() if runs_here(name, run)}
 
 
 def runs_here(name: str, run: Callable[[], object]) -> bool:
-    """Whether the configuration compiles and fits the multiprocessor."""
+    """Whether the configuration compiles and fits an SM."""
     try:
         run()
     except Exception as error:  # Triton raises its own and the driver's errors, of no common type
@@ -181,7 +173,7 @@ def runs_here(name: str, run: Callable[[], object]) -> bool:
 
 @contextmanager
 def share(percentage: int):
-    """Run on that share of the multiprocessors, in a green context; yields how many there are."""
+    """Run on that share of the SMs, in a green context; yields how many there are."""
     total = torch.cuda.get_device_properties(0).multi_processor_count
     if percentage == 100:
         yield total
@@ -198,67 +190,57 @@ def share(percentage: int):
         context.pop_context()
 
 
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Race the contestants at every size on every share of the GPU, printing a line for each."""
+    found: list[Row] = []
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
+    sizes = [
+        Size(kind, seq_len, options.heads, options.kv_heads, head_dim, options.dtype)
+        for head_dim in options.head_dim
+        for seq_len in options.seq_lens
+        for kind in options.kinds
+    ]
+    # From the largest share down: cuDNN keeps the number of SMs that it first saw, and would use no more.
+    for percentage in sorted(options.percentages, reverse=True):
+        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            for size in sizes:
+                contestants = candidates(size) if options.tune else against_cudnn(size)
+                measured = rows(size, race(contestants, options.rounds), multiprocessors)
+                for row in sorted(measured, key=lambda row: -row.ratio):
+                    print(
+                        f"{multiprocessors:4d} SMs  D {size.head_dim:3d}  {size.kind:6s} {size.seq_len:6d}  "
+                        f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
+                        f"ratio {row.ratio:.3f}",
+                        flush=True,
+                    )
+                found += measured
+    return found
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print a table, and write it as CSV where --output says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq-lens", default="16384,32768,65536", type=counts, help="comma separated")
     parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
-    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_block.HEAD_DIMS}")
+    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_backend.HEAD_DIMS}")
     parser.add_argument("--heads", default=32, type=count)
     parser.add_argument("--kv-heads", default=32, type=count, help="divides heads")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--rounds", default=9, type=count)
-    parser.add_argument("--percentages", default="100", type=counts, help="of the multiprocessors")
+    parser.add_argument("--percentages", default="100", type=counts, help="of the SMs")
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
     parser.add_argument("--output", help="CSV file")
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - set(tuned.KINDS):
         parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
     check_gpu(parser, options)
-    found: list[Row] = []
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {options.rounds} rounds")
-    # From the largest share down: cuDNN keeps the number of multiprocessors that it first saw, and would use no more.
-    for percentage in sorted(options.percentages, reverse=True):
-        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            for head_dim in options.head_dim:
-                for seq_len in options.seq_lens:
-                    for kind in options.kinds:
-                        size = Size(kind, seq_len, options.heads, options.kv_heads, head_dim, options.dtype)
-                        contestants = candidates(size) if options.tune else against_cudnn(size)
-                        measured = rows(size, race(contestants, options.rounds), multiprocessors)
-                        for row in sorted(measured, key=lambda row: -row.ratio):
-                            print(
-                                f"{multiprocessors:4d} SMs  D {head_dim:3d}  {kind:6s} {seq_len:6d}  "
-                                f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
-                                f"ratio {row.ratio:.3f}",
-                                flush=True,
-                            )
-                        found += measured
+    with machine_lock():
+        found = measure(options)
     if options.output:
         with atomic_path(options.output) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Row)])
             writer.writeheader()
             writer.writerows(dataclasses.asdict(row) for row in found)
-
-
-def count(text: str) -> int:
-    """A number from 1."""
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return int(text)
-
-
-def counts(text: str) -> list[int]:
-    """Numbers from 1, separated by commas."""
-    return [count(part) for part in text.split(",")]
-
-
-def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where heads cannot share KV heads, or there is nothing to measure on."""
-    if options.heads % options.kv_heads:
-        parser.error(f"--heads {options.heads} is not a multiple of --kv-heads {options.kv_heads}")
-    if not torch.cuda.is_available():
-        parser.error("there is no CUDA device to measure")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure split-KV decode on this machine's GPU: time and memory traffic by the number of chunks.
+"""Microbenchmark of split-KV decode: time and memory traffic by the number of chunks.
 
     python -m heteroring.microbench.decode --keys 59000,6000 --heads 32 --kv-heads 8
 
@@ -12,25 +12,17 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from heteroring.kernels import decode_block, decode_split
-from heteroring.microbench.attention import check_gpu, count, counts
+from heteroring.kernels import decode_parts, decode_split
+from heteroring.launch.machine_lock import machine_lock
+from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 
 CACHES_BYTES = 1 << 30
+WARMUP = 3
 PROGRAMS = (1, 2, 3, 4, 8)
-
-
-def median_ms(run: Callable[[int], object], repetitions: int) -> float:
-    """Median time of run(i) on the device, i counting up, the first ones left out as warm-up."""
-    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repetitions + 3)]
-    for i, (start, stop) in enumerate(events):
-        start.record()
-        run(i)
-        stop.record()
-    torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(stop) for start, stop in events[3:])
 
 
 def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: int) -> None:
@@ -43,12 +35,12 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
     ]
     q = torch.randn(1, heads, 1, head_dim, device="cuda", dtype=torch.bfloat16)
     target = torch.empty_like(caches[0][0])
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    sms = torch.cuda.get_device_properties(0).multi_processor_count
 
     def split(most: int | None) -> Callable[[int], object]:
         def run(i: int) -> object:
             k, v = caches[i % len(caches)]
-            return decode_block.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
+            return decode_parts.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
 
         return run
 
@@ -57,11 +49,12 @@ def measure(keys: int, heads: int, kv_heads: int, head_dim: int, repetitions: in
         ("split-KV, as called", split(None), size),
     ]
     for programs in PROGRAMS:
-        most = max(1, programs * multiprocessors // kv_heads)
-        rows.append((f"split-KV, {programs} a multiprocessor ({most} chunks)", split(most), size))
+        most = max(1, programs * sms // kv_heads)
+        rows.append((f"split-KV, {programs} per SM ({most} chunks)", split(most), size))
     print(f"{keys} keys, {heads} query and {kv_heads} KV heads of {head_dim}, bf16: {size / 1e6:.1f} MB of KV")
     for name, run, traffic in rows:
-        ms = median_ms(run, repetitions)
+        times = [elapsed_ms([partial(run, i)], queued=True) for i in range(WARMUP + repetitions)]
+        ms = statistics.median(times[WARMUP:])
         print(f"  {name:45s} {ms * 1e3:8.1f} us {traffic / ms / 1e9:8.2f} TB/s")
 
 
@@ -74,8 +67,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=count, default=50)
     options = parser.parse_args()
     check_gpu(parser, options)
-    for keys in options.keys:
-        measure(keys, options.heads, options.kv_heads, options.head_dim, options.repetitions)
+    with machine_lock():
+        for keys in options.keys:
+            measure(keys, options.heads, options.kv_heads, options.head_dim, options.repetitions)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hold our product of matrices against PyTorch's on this machine's GPU: which is right, and which is faster.
+"""Microbenchmark of matrix products: heteroring's against PyTorch's, in correctness and time.
 
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.microbench.matmul [--rows 1,409,4096]
     python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
@@ -15,13 +15,16 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from heteroring.kernels import configs as tuned
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
-from heteroring.microbench.attention import count, counts, runs_here
+from heteroring.launch.machine_lock import machine_lock
+from heteroring.microbench.attention import runs_here
+from heteroring.microbench.one_gpu import count, counts, elapsed_ms
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
 WEIGHTS = ((4096, 4096), (4096, 6144), (4096, 12288), (4096, 28672), (14336, 4096))
@@ -30,18 +33,6 @@ COLD_BYTES = 256 << 20  # of right operands that are read in turn: several times
 WARMUP = 3
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]
-
-
-def milliseconds(way: Way, a: torch.Tensor, weights: Sequence[torch.Tensor], out: torch.Tensor) -> float:
-    """Time of one product on the device, while the host runs ahead."""
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(200_000 * (1 + len(weights)))
-    start.record()
-    for b in weights:
-        way(a, b, out)
-    stop.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(stop) / len(weights)
 
 
 def share_wrong(way: Way, a: torch.Tensor, b: torch.Tensor) -> float:
@@ -111,22 +102,15 @@ def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(WARMUP + repetitions):
         for name, way in ways.items():
-            ms = milliseconds(way, a, weights, out)
+            ms = elapsed_ms([partial(way, a, b, out) for b in weights], queued=True)
             if repetition >= WARMUP:
                 times[name].append(ms)
     return {name: (wrong[name], statistics.median(each)) for name, each in times.items()}
 
 
-def main() -> None:
+def measure(options: argparse.Namespace) -> None:
     """Print a line for each product."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=counts, default=ROWS, help="rows of the left matrix, comma separated")
-    parser.add_argument("--repetitions", type=count, default=7)
-    parser.add_argument("--tune", action="store_true", help="race launch configurations instead of PyTorch")
-    options = parser.parse_args()
-    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != ARCHITECTURE:
-        parser.error("needs a Hopper GPU (compute capability 9.0)")
-    print(f"{torch.cuda.get_device_properties(0).multi_processor_count} multiprocessors, CUDA {torch.version.cuda}")
+    print(f"{torch.cuda.get_device_properties(0).multi_processor_count} SMs, CUDA {torch.version.cuda}")
     both: dict[str, Way] = {"torch": torch_mm, "ours": matmul}
     print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us a call" for name, way in both.items()))
     print(f"{'rows':>5} {'K':>6} {'N':>6}   microseconds, GB/s, TFLOP/s")
@@ -138,6 +122,18 @@ def main() -> None:
                 moved, flops = 2 * (rows * k + k * n + rows * n), 2 * rows * k * n
                 figures = f"{1e3 * ms:8.1f} {moved / ms / 1e6:8.1f} {flops / ms / 1e9:8.1f}"
                 print(f"{rows:5} {k:6} {n:6}   {figures}   {verdict:>10}  {name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=counts, default=ROWS, help="rows of the left matrix, comma separated")
+    parser.add_argument("--repetitions", type=count, default=7)
+    parser.add_argument("--tune", action="store_true", help="race launch configurations instead of PyTorch")
+    options = parser.parse_args()
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != ARCHITECTURE:
+        parser.error("needs a Hopper GPU (compute capability 9.0)")
+    with machine_lock():
+        measure(options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much of a transfer compute does not hide: the ring, beside the same compute with all KV already at hand.
+"""Microbenchmark of overlap: the ring's time beyond that of the same compute with all KV already at hand.
 
     python -m heteroring.microbench.overlap --platform gpu --throttle mps --percentages 100,50 --seq-lens 8192,65536
 
@@ -19,17 +19,17 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import MULTIPLES
+from heteroring.bench.job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
-from heteroring.kernels.block import resolve
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.backend import resolve
+from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.ring.attention import ring_attention, rotate
 from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import Visit, visits
+from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.shard import shard
 from heteroring.ring.transport.transport import TRANSPORTS, choose_transport
 from heteroring.ring.workload import capacity_bound
@@ -57,7 +57,7 @@ class Line:
 
 
 class AtHand:
-    """An exchange that has nothing to do: every step's keys and values are there from the start."""
+    """An exchange whose keys and values of every step are there from the start."""
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
@@ -73,18 +73,18 @@ class AtHand:
 
 
 class AtHandForKernels(AtHand):
-    """The same where a kernel asks for itself: the count says that all is there."""
+    """The same for kernels that wait themselves: the counter says that all KV has arrived."""
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         super().__init__(received)
         self._counts = {step: torch.ones(1, dtype=torch.int32, device=k.device) for step, (k, _) in received.items()}
 
-    def late(self, step: int, first_query: int) -> Late:
+    def pending(self, step: int, first_query: int) -> PendingKV:
         keys, values = self._received[step]
-        return Late(keys, values, first_query, self._counts[step].data_ptr(), keys.shape[0] * keys.shape[1])
+        return PendingKV(keys, values, first_query, self._counts[step].data_ptr(), keys.shape[0] * keys.shape[1])
 
-    def taken(self, step: int) -> None:
-        """It is there for every call."""
+    def consumed(self, step: int) -> None:
+        """Nothing to reset: the KV is there for every call."""
 
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
@@ -102,8 +102,8 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
             for split, lens in _splits(seq_len, alone, multiple).items():
                 partition = Partition.zigzag(lens)
                 shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
-                steps = {visit.step: visit for visit in visits(partition, rank.rank, True)}
-                received = {step: _keys_of(visit, partition, whole) for step, visit in steps.items()}
+                steps = {step.index: step for step in ring_steps(partition, rank.rank, True)}
+                received = {index: _keys_of(step, partition, whole) for index, step in steps.items()}
                 compute = {
                     kind: time(partial(rotate, *shards, steps, kind(received), rank.world_size, shape.scale, block))
                     for kind in (AtHand, AtHandForKernels)
@@ -141,8 +141,10 @@ def _splits(seq_len: int, alone: list[float], multiple: int) -> dict[str, tuple[
     return {name: (seq_len - sum(rest), *rest) for name, rest in (("even", even), ("balanced", shares))}
 
 
-def _keys_of(visit: Visit, partition: Partition, whole: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    keys, values = (shard(x, partition, visit.kv_rank, dim=2)[:, :, : visit.keys].contiguous() for x in whole[1:])
+def _keys_of(
+    step: RingStep, partition: Partition, whole: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    keys, values = (shard(x, partition, step.kv_rank, dim=2)[:, :, : step.keys].contiguous() for x in whole[1:])
     return keys, values
 
 

@@ -1,1 +1,1 @@
-"""What was measured, as files hold it. Nothing here imports torch, an allocator or a benchmark."""
+"""Results as files hold them: rows, provenance, metrics and tables. Imports no torch, allocator or benchmark."""

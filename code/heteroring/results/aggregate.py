@@ -1,11 +1,10 @@
-"""From the files of a platform's jobs to its tables: derived/measurements.csv, cells.csv, profile.csv and so on."""
+"""Aggregation of a platform's jobs into tables: derived/measurements.csv, cells.csv, profile.csv and others."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 
@@ -14,9 +13,7 @@ from heteroring.results.metrics import cells, profile_cells
 from heteroring.results.model_metrics import model_cells, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import merge, read_record, write_json
-from heteroring.results.rows import Measurement, ProfileRow, read_rows, write_rows
-
-Row = TypeVar("Row")
+from heteroring.results.rows import Measurement, ProfileRow, Row, read_rows, write_rows
 
 # A whole model's job leaves rows and a trace; the profile that its cost model was fitted to lies in model/profile.
 _JOBS = {"bench": "[!.]*.csv", "profile": "[!.]*.csv", "model": "pct-*.csv", "model/profile": "[!.]*.csv"}
@@ -114,7 +111,7 @@ def _traces(rows: list[Path]) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _rows(folder: Path, stage: str, jobs: dict[str, list[Path]], row_type: Callable[..., Row]) -> list[Row]:
+def _rows(folder: Path, stage: str, jobs: dict[str, list[Path]], row_type: type[Row]) -> list[Row]:
     if not jobs[stage]:
         raise ValueError(f"{folder / stage} holds no .csv file: nothing has been measured")
     return read_rows(jobs[stage], row_type)

@@ -1,4 +1,4 @@
-"""What a cell of a CSV may hold: parsing, printing and checking one value."""
+"""Columns of CSV files: parsing, printing and checking one value."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from heteroring.results.reader import shown
+from heteroring.words import shown
 
-# Far beyond whatever is measured in milliseconds or TFLOP/s, and near enough to be squared and divided by.
+# Wider than anything measured in milliseconds or TFLOP/s, and narrow enough for squares and quotients to be finite.
 LEAST, MOST = 1e-12, 1e12
 _MOST_COUNT = 2**63 - 1
 

@@ -1,4 +1,4 @@
-"""Which commit of this package is running, and whether its tree was changed since."""
+"""The git commit of the running package, and whether its tree was modified."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 UNKNOWN = "unknown"
 COMMIT_VARIABLE = "HETERORING_COMMIT"
-SECONDS = 10.0  # that a program is given to answer
+SECONDS = 10.0  # until a program that does not answer is given up
 
 
 class Commit(NamedTuple):
@@ -30,7 +30,7 @@ def read_commit() -> Commit:
     if COMMIT_VARIABLE in os.environ:
         return Commit(os.environ[COMMIT_VARIABLE], None)
     file = Path(__file__)
-    # A package installed inside somebody's repository is not a part of it.
+    # A package that is installed inside another repository is not a part of it.
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
         _warn_if_untrusted(file.parent)
         return Commit(UNKNOWN, None)

@@ -1,17 +1,16 @@
-"""The metrics, one definition each: from repetitions to cells of the grid."""
+"""The metrics of the attention call and layer, one definition each, from repetitions to cells of the grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import mean, median
 
 import numpy as np
 import pandas as pd
 
-from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
-from heteroring.ring.workload import capacity_bound
 
 CELL = [
     "platform",
@@ -29,7 +28,7 @@ PROFILE_CELL = ["platform", "kind", "size", "percentage", "dtype"]
 
 
 def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
-    """One row a repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
+    """One row per repetition, the columns those of Measurement, with `strategy`, `percentage` and `order` beside them.
 
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
     name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.
@@ -61,26 +60,31 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - efficiency = 1 / slowdown;
     - speedup = T_even / T, of the even ring in the same layout at the same percentages, in the same order;
     - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction = bound_ms over
-    the latency in that job: of both the median over jobs;
+      the latency in that job: of both the median over jobs;
     - fast_alone_ms = min_r T_r, the median over jobs;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
-    while its kernel waits for a peer's projections (`Measurement`).
+      while its kernel waits for a peer's projections (`Measurement`).
 
-    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. Raises ValueError if
-    measurements of different shapes, dtypes or throttles are mixed, or if a cell's repetitions differ in block_lens or
-    occur twice.
+    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. `measurements` are those of
+    one job, or what `read_rows` found to belong together. Raises ValueError if a cell's repetitions differ in
+    block_lens, or in what computed and carried them.
     """
     table = measurement_table(measurements)
-    for column in Measurement.identity.alike:
-        if table.groupby("module")[column].nunique().gt(1).any():
-            raise ValueError(f"measurements differ in {column}: {listing(table[column])}")
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
-    return _against_references(rows)
+    found = references(rows, ["module", "condition", "seq_len", "percentages"])
+    return rows.assign(
+        slowdown=rows["latency_ms"] / found["homogeneous"],
+        efficiency=found["homogeneous"] / rows["latency_ms"],
+        speedup=found["even"] / rows["latency_ms"],
+        latency_low_ms=rows["job_medians"].map(lambda medians: min(medians.values())),
+        latency_high_ms=rows["job_medians"].map(lambda medians: max(medians.values())),
+        **found[["bound_ms", "bound_fraction", "fast_alone_ms"]],
+    )[[*CELL, *_VALUES]]
 
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
-    check_cell(group, named, ("percentages", "block_lens", "clamped", "bytes_moved"), ("job", "repetition"))
+    check_cell(group, named)
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
@@ -95,47 +99,6 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],
     }
-
-
-def _against_references(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the metrics that relate a cell to other cells. job_medians: of each cell, the median of each job."""
-    where = ["module", "condition", "seq_len", "percentages"]
-    ring = rows[(rows["system"] == "ring") & (rows["allocator"] == "even")]
-    even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()
-    alone = {
-        key: list(group["job_medians"]) for key, group in rows[rows["system"] == "alone"].groupby(where, sort=False)
-    }
-
-    def references(row: pd.Series) -> pd.Series:
-        *place, percentages = (row[name] for name in where)
-        ranks, medians = alone.get((*place, percentages), []), row["job_medians"]
-        complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
-        bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
-        return pd.Series(
-            {
-                "homogeneous": even.get((*place, (100,) * len(percentages), row["layout"]), np.nan),
-                "even": even.get((*place, percentages, row["layout"]), np.nan),
-                "latency_low_ms": min(medians.values()),
-                "latency_high_ms": max(medians.values()),
-                "bound_ms": _median(bounds.values()),
-                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
-                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
-            }
-        )
-
-    reference = rows.apply(references, axis=1)
-    return rows.assign(
-        slowdown=rows["latency_ms"] / reference["homogeneous"],
-        efficiency=reference["homogeneous"] / rows["latency_ms"],
-        speedup=reference["even"] / rows["latency_ms"],
-        **reference.drop(columns=["homogeneous", "even"]),
-    )[[*CELL, *_VALUES]]
-
-
-def _median(values: Iterable[float]) -> float:
-    """The median, NaN of nothing."""
-    values = list(values)
-    return median(values) if values else np.nan
 
 
 _VALUES = [
@@ -165,17 +128,9 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     """One row for each operator, size and percentage.
 
     latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
-    over the speed at 100 % (NaN if that was not measured). Raises ValueError if profiles of several dtypes,
-    shapes or throttles are mixed, or if a repetition occurs twice.
+    over the speed at 100 % (NaN if that was not measured). `rows` are what `read_rows` found to belong together.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in ProfileRow.identity.alike:
-        # As `read_rows` has it: a rank at full speed may be measured without what throttles others.
-        free = (column == "throttle") & (table["throttle"] == "none") & (table["percentage"] == 100)
-        if table[~free].groupby("kind")[column].nunique().gt(1).any():
-            raise ValueError(f"profile rows differ in {column}: {listing(table[column])}")
-    if table.duplicated(["kind", "size", "percentage", "repetition"]).any():
-        raise ValueError("a repetition of the profile occurs twice: two files hold the same percentage")
     table["flops"] = table["tflops"] * table["latency_ms"]
     grouped = table.groupby(PROFILE_CELL, sort=True)
     cells = grouped.agg(

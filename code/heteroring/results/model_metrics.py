@@ -1,16 +1,16 @@
-"""The metrics of a measured whole model, one definition each: its cells, and how a traced layer's time was spent."""
+"""The metrics of language models, one definition each: cells, and shares of time in a traced layer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
-from heteroring.results.repetitions import check_cell, latency_of, listing, strategy_of
-from heteroring.ring.workload import capacity_bound
+from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 
 MODEL_CELL = [
     "platform",
@@ -41,26 +41,26 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
     - fast_alone_ms = min_r T_r, T_r being rank r alone in the same job and phase;
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction = bound_ms / T, of a prefill. A decode has none: each rank
-    computes every layer for the new token, and only attention is shared out;
+      computes every layer for the new token, and only attention is shared out;
     - speedup = T_even / T, of the even ring in the same layout, job and phase;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
-    A metric whose reference was not measured is NaN. Raises ValueError if rows of several models, dtypes or
-    throttles are mixed, or if a cell's repetitions differ in block_lens or occur twice.
+    A metric whose reference was not measured is NaN. `rows` are those of one job, or what `read_rows` found to belong
+    together. Raises ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
-    for column in ModelRow.identity.alike:
-        if table[column].nunique() > 1:
-            raise ValueError(f"rows of a model differ in {column}: {listing(table[column])}")
     table["percentage"] = table["percentages"].map(min)
     table["strategy"] = [strategy_of(row) for row in rows]
     cells = pd.DataFrame([_cell(key, group) for key, group in table.groupby(MODEL_CELL, sort=False)])
-    return _against_references(cells)
+    found = references(cells, ["phase", "seq_len", "percentages"])
+    bounds = found[["bound_ms", "bound_fraction"]].where(cells["phase"] == "prefill")
+    speedup = found["even"] / cells["latency_ms"]
+    return cells.drop(columns="job_medians").assign(**bounds, fast_alone_ms=found["fast_alone_ms"], speedup=speedup)
 
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(MODEL_CELL, key, strict=True))
-    check_cell(group, named, ("block_lens", "clamped"))
+    check_cell(group, named)
     first, times = group.iloc[0], latency_of(group)
     tokens = first["batch"] * (first["seq_len"] if first["phase"] == "prefill" else 1)
     peaks = np.max(group["peak_memory_bytes"].tolist(), axis=0)
@@ -69,56 +69,32 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         | {name: first[name] for name in _KEPT}
         | times
         | {
+            "job_medians": {1: times["latency_ms"]},  # there is one job
             "tokens_per_second": 1e3 * tokens / times["latency_ms"],
             "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
         }
     )
 
 
-def _against_references(cells: pd.DataFrame) -> pd.DataFrame:
-    """Add the metrics that relate a cell to other cells."""
-    place = ["phase", "seq_len", "percentages"]
-    ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
-    even = ring.set_index([*place, "layout"])["latency_ms"].to_dict()
-    alone = {
-        key: group["latency_ms"].tolist() for key, group in cells[cells["system"] == "alone"].groupby(place, sort=False)
-    }
-
-    def references(cell: pd.Series) -> pd.Series:
-        key = tuple(cell[name] for name in place)
-        times = alone.get(key, [])
-        complete = len(times) == len(cell["percentages"])
-        bounded = complete and cell["phase"] == "prefill"
-        return pd.Series(
-            {
-                "even": even.get((*key, cell["layout"]), np.nan),
-                "bound_ms": capacity_bound(times) if bounded else np.nan,
-                "fast_alone_ms": min(times) if complete else np.nan,
-            }
-        )
-
-    reference = cells.apply(references, axis=1)
-    return cells.assign(
-        bound_ms=reference["bound_ms"],
-        bound_fraction=reference["bound_ms"] / cells["latency_ms"],
-        fast_alone_ms=reference["fast_alone_ms"],
-        speedup=reference["even"] / cells["latency_ms"],
-    )
-
-
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
-    """One row an event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
+    """One row per event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
     table = pd.DataFrame([asdict(row) for row in rows])
     return table.assign(percentage=table["percentages"].map(min))
 
 
 def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
-    """Whom a rank waits for in an event of HELD: the owner of the KV to come, or the reader of its own."""
+    """The rank that is waited for in an event of HELD: the owner of the KV to come, or the reader of its own."""
     return (rank - step if kind == "wait" else rank + step) % ranks
 
 
+def came_ms(held: Any, ready: Mapping[int, float]) -> float:
+    """When, during an event of HELD, the other rank had come so far; `ready`: when each rank had."""
+    other = ready[other_rank(held.rank, held.kind, held.step, len(held.percentages))]
+    return min(max(other, held.start_ms), held.stop_ms)
+
+
 def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
-    """How each rank spent the traced layer, one row a strategy, length, throttle setting and rank; milliseconds.
+    """How each rank spent the traced layer, one row per strategy, length, throttle setting and rank; milliseconds.
 
     `trace` is what `trace_table` makes. layer_ms is the time from the layer's start to its end on that rank, and is
     the sum of
@@ -131,16 +107,13 @@ def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, layer in trace.groupby(TRACED, sort=False):
         named = dict(zip(TRACED, key, strict=True))
-        ranks = len(named["percentages"])
         ready = layer[layer["kind"] == "ready"].set_index("rank")["start_ms"].to_dict()
         for rank, events in layer.groupby("rank"):
             [whole] = events[events["kind"] == "layer"].itertuples()
             waiting = exposed = 0.0
             for held in events[events["kind"].isin(HELD)].itertuples():
-                other = ready[other_rank(rank, held.kind, held.step, ranks)]
-                there = min(max(other, held.start_ms), held.stop_ms)
-                waiting += there - held.start_ms
-                exposed += held.stop_ms - there
+                waiting += came_ms(held, ready) - held.start_ms
+                exposed += held.stop_ms - came_ms(held, ready)
             layer_ms = whole.stop_ms - whole.start_ms
             shares = {"waiting_ms": waiting, "exposed_ms": exposed, "busy_ms": layer_ms - waiting - exposed}
             rows.append(named | {"rank": rank, "layer_ms": layer_ms} | shares)

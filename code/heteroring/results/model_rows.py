@@ -1,4 +1,4 @@
-"""The rows of a measured whole model: its prefills and decodes, and what one of its layers does when."""
+"""The rows of a measured language model: prefill and decode, and the events of one traced layer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import ClassVar
 
 from heteroring.results.columns import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
 from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
+from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone")
 MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch")
+# Strategies of which a layer is traced, and the one that decodes where it is measured.
+TRACED = ("contiguous/even", "zigzag/balanced")
+DECODED = "zigzag/balanced"
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """One repetition of one phase of a whole model by one strategy. Lists have one entry a rank.
+    """One repetition of one phase of a whole model by one strategy. Lists have one entry per rank.
 
     system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
     a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;
@@ -50,7 +54,7 @@ class ModelRow:
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)

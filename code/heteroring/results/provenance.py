@@ -1,4 +1,4 @@
-"""Where measurements come from: devices, versions, commit, command and date, as a JSON file beside them."""
+"""Provenance of measurements, a JSON file beside them: devices, versions, commit, command and date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from heteroring.launch.launch import Rank
 
 _ALIKE = ("platform", "torch", "driver", "throttle")
-"""What has one value in all records that are merged, if it is known; of throttles, "none" goes with any other."""
+"""Entries that, where known, have one value in all records that are merged; throttle "none" goes with any other."""
 
 
 _ENTRIES = {
@@ -31,9 +31,9 @@ _ENTRIES = {
     "dirty": bool | None,
     "settings": dict,
 }
-"""What is read of a record, and its type."""
+"""Entries of a record that are read, and their types."""
 _OF_ONE_JOB = ("achieved", "gpus", "notes", "row_count", "seconds", "settings")
-"""What says nothing about a platform."""
+"""Entries of one job that do not describe its platform."""
 _LISTS = {"devices": str, "multiprocessors": int, "percentages": int}
 
 
@@ -132,10 +132,10 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{path} is no record of a measurement: a JSON object is needed")
     for name, kind in _ENTRIES.items():
-        if not isinstance(record.get(name), kind):
+        if name not in record or not isinstance(record[name], kind):
             raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
-    for name, kind in _LISTS.items():
-        if not all(isinstance(entry, kind) for entry in record[name]):
+    for name, of in _LISTS.items():
+        if not all(isinstance(entry, of) for entry in record[name]):
             raise ValueError(f"{path} is no record of a measurement: its {name} hold what has the wrong type")
     return record
 
@@ -151,7 +151,7 @@ def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if not jobs:
         raise ValueError("there is no record of a job to merge")
     _check_alike(jobs)
-    # A ring's job says more about the platform than a profile's, which has one rank.
+    # The job with the most ranks describes the platform best.
     ordered = [jobs[name] for name in sorted(jobs)]
     unthrottled = [job for job in ordered if set(job["percentages"]) == {100}]
     base = max(unthrottled or ordered, key=lambda job: len(job["devices"]))
@@ -174,7 +174,7 @@ def _check_alike(jobs: Mapping[str, Mapping[str, Any]]) -> None:
         for name, value in known.items():
             if value != known[first]:
                 raise _unlike(key, first, known[first], name, value)
-    # The profile of a machine with different devices has one rank, and sees one of them.
+    # A profile has one rank, and on a machine with different devices sees one of them.
     names = sorted(jobs)
     largest = max(names, key=lambda name: len(jobs[name]["devices"]))
     devices = jobs[largest]["devices"]

@@ -1,4 +1,4 @@
-"""The one reader of CSV files: the text of every cell, or one error that names file, line and defect."""
+"""The reader of CSV files: the text of every cell, or one error that names file, line and defect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from typing import NamedTuple
 
 from heteroring.files import read_text
+from heteroring.words import shown
 
 
 class Lines(NamedTuple):
@@ -44,9 +45,3 @@ def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
     if not rows:
         raise ValueError(f"{path}: no rows below the header{remedy}")
     return Lines(columns, rows)
-
-
-def shown(value: object) -> str:
-    """`value` for an error message, in one line that is not too long to read."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

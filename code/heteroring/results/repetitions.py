@@ -1,24 +1,33 @@
-"""From the repetitions of a cell to the cell: what tables of calls and tables of models have in common."""
+"""Cells out of repetitions, and what they are compared with, for tables of calls and of language models alike."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from heteroring.results.strategy import name_of
+from heteroring.ring.workload import capacity_bound
 
 
 class Split(Protocol):
     """A row of something measured under one split of a prompt."""
 
-    system: str
-    layout: str
-    allocator: str
-    model_source: str
-    seq_len: int
-    block_lens: tuple[int, ...]
+    @property
+    def system(self) -> str: ...
+    @property
+    def layout(self) -> str: ...
+    @property
+    def allocator(self) -> str: ...
+    @property
+    def model_source(self) -> str: ...
+    @property
+    def seq_len(self) -> int: ...
+    @property
+    def block_lens(self) -> tuple[int, ...]: ...
 
 
 def strategy_of(row: Split) -> str:
@@ -28,24 +37,13 @@ def strategy_of(row: Split) -> str:
     return name_of(row.layout, row.allocator, row.model_source)
 
 
-def listing(values: pd.Series) -> str:
-    """The different values, in words."""
-    return ", ".join(str(value) for value in values.unique())
-
-
-def check_cell(
-    group: pd.DataFrame, cell: dict[str, object], same: Iterable[str], repetition: Sequence[str] = ("repetition",)
-) -> None:
-    """Raise ValueError, naming `cell`, if its repetitions differ in a column of `same`, or one occurs twice.
-
-    Columns `repetition` tell one from another. They may never differ in what computed and carried them.
-    """
-    where = ", ".join(f"{name} {value}" for name, value in cell.items())
-    for column in (*same, "block", "transport"):
+def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
+    """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
+    for column in ("percentages", "block_lens", "clamped", "block", "transport"):
         if group[column].nunique() > 1:
-            raise ValueError(f"repetitions differ in {column} ({listing(group[column])}): {where}")
-    if group.duplicated(list(repetition)).any():
-        raise ValueError(f"a repetition occurs twice: {where}")
+            where = ", ".join(f"{name} {value}" for name, value in cell.items())
+            values = ", ".join(map(str, group[column].unique()))
+            raise ValueError(f"repetitions differ in {column} ({values}): {where}")
 
 
 def latency_of(group: pd.DataFrame) -> dict[str, object]:
@@ -57,3 +55,40 @@ def latency_of(group: pd.DataFrame) -> dict[str, object]:
         "latency_p20_ms": latency.quantile(0.2),
         "latency_p80_ms": latency.quantile(0.8),
     }
+
+
+def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
+    """What each of `cells` is compared with, of those that agree with it in columns `where`, percentages the last.
+
+    `homogeneous` and `even` are latencies in ms of the even ring in the same layout, with every rank at 100 % and at
+    the cell's percentages. bound_ms, bound_fraction and fast_alone_ms are of each rank alone in the same job, and
+    medians over jobs; column job_medians of `cells` has the median latency of each job. NaN where what is needed was
+    not measured.
+    """
+    ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
+    even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()
+    alone_cells = cells[cells["system"] == "alone"].groupby(list(where), sort=False)
+    alone = {key: list(group["job_medians"]) for key, group in alone_cells}
+
+    def of_cell(cell: pd.Series) -> pd.Series:
+        *place, percentages = (cell[name] for name in where)
+        ranks, medians = alone.get((*place, percentages), []), cell["job_medians"]
+        complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
+        bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
+        return pd.Series(
+            {
+                "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
+                "even": even.get((*place, percentages, cell["layout"]), np.nan),
+                "bound_ms": _median(bounds.values()),
+                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
+                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
+            }
+        )
+
+    return cells.apply(of_cell, axis=1)
+
+
+def _median(values: Iterable[float]) -> float:
+    """The median, NaN of nothing."""
+    values = list(values)
+    return median(values) if values else np.nan

@@ -1,4 +1,4 @@
-"""A platform's results as figures, paper and notebook read them."""
+"""The results of a platform, as figures, paper and notebook read them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from heteroring.results.provenance import read_record
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import OTHER_SOURCES
 from heteroring.results.tables import read_table
-
-_THROTTLED = {"mps": ", MPS", "green": ", green contexts", "none": ""}
+from heteroring.results.throttles import throttle_words
 
 
 @dataclass(frozen=True)
 class Results:
     """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
 
-    `measurements` has one row a repetition, `cells` one a cell of the grid, `profile` one an operator, size
-    and percentage; columns that hold one value a rank hold tuples. `models` are the fitted models of speed and cost,
+    `measurements` has one row per repetition, `cells` one per cell of the grid, `profile` one per operator, size
+    and percentage; columns with one value per rank hold tuples. `models` are the fitted models of speed and cost,
     those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
     traced layer; both are empty where none was. `notes` says what else a reader must know of how it was recorded:
@@ -67,12 +66,11 @@ class Results:
     @property
     def device_label(self) -> str:
         """What the ranks ran on, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
-        devices, throttle = self.provenance["devices"], self.provenance["throttle"]
+        devices, slowed = self.provenance["devices"], throttle_words(self.provenance["throttle"]).device
         models = " + ".join(dict.fromkeys(devices))
         if not self.provenance["multiprocessors"]:
-            paced = "paced " if throttle == "pacing" else ""
-            return f"{len(devices)} {paced}CPU ranks ({models})"
-        return f"{len(devices)} x {models}{_THROTTLED.get(throttle, f', {throttle}')}"
+            return f"{len(devices)} {f'{slowed} CPU ranks'.strip()} ({models})"
+        return f"{len(devices)} x {models}" + (f", {slowed}" if slowed else "")
 
 
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +91,7 @@ def _read_optional(path: Path) -> pd.DataFrame:
 
 
 def read_derived(path: Path) -> pd.DataFrame:
-    """A derived table, tuples where a column holds one value a rank. Raises ValueError, naming it, if it cannot."""
+    """A derived table, tuples where a column has one value per rank. Raises ValueError, naming it, if it is none."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
     table = read_table(path)

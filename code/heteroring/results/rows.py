@@ -1,4 +1,4 @@
-"""The rows that measurements are kept as: a frozen dataclass is the CSV row, its fields are the columns."""
+"""Row types of measurements and profiles: a frozen dataclass is a CSV row, its fields are the columns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
 from itertools import combinations, product
 from math import isclose
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from heteroring.files import atomic_path, read_json, sync
 from heteroring.results.columns import (
@@ -29,8 +28,10 @@ from heteroring.results.columns import (
     one_of,
 )
 from heteroring.results.kinds import FOLD_KEYS, KINDS
-from heteroring.results.reader import read_lines, shown
+from heteroring.results.reader import read_lines
 from heteroring.ring.workload import causal_flops, total_pairs
+from heteroring.throttle import THROTTLES
+from heteroring.words import shown
 
 SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
@@ -38,11 +39,11 @@ CONDITIONS = ("rested", "sustained", "eager", "captured")
 MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
 _AGAIN = ": delete it and measure again"
-# Latency times speed is the work: to the 9 digits that a file keeps of each.
+# Of latency times speed, relative: a file keeps 9 digits of each.
 _ROUNDING = 1e-7
 
 
-def column(rule: Rule):
+def column(rule: Rule) -> Any:
     return field(metadata={"rule": rule})
 
 
@@ -65,7 +66,7 @@ _SPLIT = ("layout", "allocator", "model_source", "seq_len", "percentages", "bloc
 
 @dataclass(frozen=True)
 class Measurement:
-    """One repetition of one strategy at one length. Times in milliseconds; lists have one entry a rank.
+    """One repetition of one strategy at one length. Times in milliseconds; lists have one entry per rank.
 
     system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
@@ -74,9 +75,9 @@ class Measurement:
     after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its
     kind, from 1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside
     the attention block, what the throttle adds included; 0 for what is not ours, and under condition `captured`.
-    Where the kernel itself waits for the first peer's keys (`heteroring.ring.transport.transport.Joinable`), that
-    counts as busy: a transfer in the call, and in a layer also whatever that peer still has to do before it has
-    keys. bytes_moved sums the KV that all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    In a fused first step, where the kernel itself waits for the first peer's keys, that wait counts as busy: a transfer
+    in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
+    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
@@ -103,7 +104,7 @@ class Measurement:
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *MODEL_SOURCES))
     clamped: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)
@@ -148,7 +149,7 @@ class ProfileRow:
     head_dim: int = column(INDEX)
     dtype: str = column(one_of(*DTYPES))
     causal: bool = column(BOOLEAN)
-    throttle: str = column(NAME)
+    throttle: str = column(one_of(*THROTTLES))
     percentage: int = column(PERCENTAGE)
     repetition: int = column(INDEX)
     latency_ms: float = column(POSITIVE)
@@ -178,12 +179,20 @@ class ProfileRow:
         return pairs and causal_flops(self.batch, self.heads, self.head_dim, pairs)
 
 
-Row = TypeVar("Row")
+class Kept(Protocol):
+    """A type of rows."""
+
+    identity: ClassVar[Identity]
 
 
-@cache
+Row = TypeVar("Row", bound=Kept)
+_RULES: dict[type, dict[str, Rule]] = {}
+
+
 def _rules(row_type: type) -> dict[str, Rule]:
-    return {f.name: f.metadata["rule"] for f in fields(row_type)}
+    if row_type not in _RULES:
+        _RULES[row_type] = {f.name: f.metadata["rule"] for f in fields(row_type)}
+    return _RULES[row_type]
 
 
 def check_columns(row: Any) -> None:
@@ -340,7 +349,7 @@ def _check_alike(placed: Iterable[_Placed], identity: Identity) -> None:
     first: dict[tuple, _Placed] = {}
     for place, row in placed:
         for name in identity.alike:
-            # A rank at full speed may be measured alone without what throttles others.
+            # A rank at full speed may be profiled without the throttle of the others.
             if name == "throttle" and row.throttle == "none" and getattr(row, "percentage", None) == 100:
                 continue
             other = first.setdefault((name, *_key(row, identity.group)), _Placed(place, row))
@@ -375,9 +384,9 @@ def _check_profile(placed: Sequence[_Placed]) -> None:
             )
     for kind, by_percentage in times.items():
         for slow, fast in combinations(sorted(by_percentage), 2):
-            one, other = by_percentage[slow], by_percentage[fast]
-            ratios = [median(one[size]) / median(other[size]) for size in one]
-            # Half way to what it would be if the columns were swapped; with less between them, noise might do it.
+            slower, faster = by_percentage[slow], by_percentage[fast]
+            ratios = [median(slower[size]) / median(faster[size]) for size in slower]
+            # On a log scale half way from no difference to swapped columns; between nearer percentages it may be noise.
             if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(
                     f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "

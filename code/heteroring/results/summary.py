@@ -1,8 +1,10 @@
-"""What a job of `heteroring bench` measured, for people."""
+"""Summarise the rows of a `heteroring bench` job, for people and for scripts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -36,7 +38,18 @@ def summary(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-def _name(row: tuple) -> str:
+_RECORDED = [
+    *("module", "system", "strategy", "condition", "seq_len", "percentages", "block_lens", "repetitions"),
+    *("latency_ms", "latency_p20_ms", "latency_p80_ms", "bound_ms", "bound_fraction"),
+]
+
+
+def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
+    return json.loads(cells(rows)[_RECORDED].to_json(orient="records"))
+
+
+def _name(row: Any) -> str:
     if row.system == "alone":
         return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
     return _SYSTEMS.get(row.system, row.strategy)

@@ -1,4 +1,4 @@
-"""Reading a CSV whose columns no row type names, such as the tables that are derived from rows."""
+"""Reading of CSV files without a row type, such as derived tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from heteroring.results.reader import read_lines
 
-# Names that people choose, and lists with one entry a rank: text, whatever it looks like.
+# Names that people choose, and lists with one entry per rank: always read as text.
 TEXT = frozenset(
     ("platform", "architecture", "variant", "percentages", "block_lens", "busy_ms", "peak_memory_gb", "dtype")
 )

@@ -1,1 +1,1 @@
-"""Context parallelism: who holds which tokens, who computes what, and how KV moves."""
+"""Ring attention and decode over ranks: partitions of the sequence, the schedule of ring steps, and KV transports."""

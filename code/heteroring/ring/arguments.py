@@ -1,9 +1,11 @@
-"""Rules for flags and numbers, whichever call takes them. Torch-free."""
+"""Checks of flags and numbers among arguments. Torch-free, because allocators use them, too."""
 
 from __future__ import annotations
 
 import math
+import operator
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -26,3 +28,29 @@ def finite(name: str, value: object) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{name} is {value}: it must be finite")
     return number + 0.0  # -0.0 would differ from 0.0 where ranks compare it
+
+
+def positive(name: str, value: object) -> float:
+    """`value` as a float. Raises ValueError unless it is a positive, finite number."""
+    try:
+        number = finite(name, value)
+    except ValueError:
+        number = 0.0
+    if number <= 0:
+        raise ValueError(f"{name} is {value!r}: it must be a positive, finite number")
+    return number
+
+
+def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | None = None) -> int:
+    """`value` as an int. Raises ValueError, quoting `rule`, unless it is a whole number from `least` to `most`.
+
+    Bools are refused, although Python and PyTorch count with them: `top_k=True` is a mistake.
+    """
+    is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "torch.bool"
+    try:
+        number = least - 1 if is_bool else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        raise ValueError(f"{name} is {value!r}: {rule}")
+    return number

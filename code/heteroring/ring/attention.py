@@ -1,18 +1,19 @@
-"""Ring attention for prefill: queries stay, keys and values come by (pass-KV)."""
+"""Ring attention for prefill (pass-KV): queries stay on their rank, keys and values travel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.block import Block, check_operands, resolve, takes_late
+from heteroring.kernels.backend import Backend, check_operands, resolve, takes_pending
 from heteroring.ring.arguments import flag
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import Visit, visits
-from heteroring.ring.transport.transport import AHEAD, Exchange, Joinable, check_transport, open_exchange
+from heteroring.ring.schedule import RingStep, ring_steps
+from heteroring.ring.transport.transport import AHEAD, Exchange, FusableExchange, check_transport, open_exchange
 from heteroring.ring.validation import described, operands, shapes_of
 
 
@@ -25,31 +26,46 @@ def ring_attention(
     causal: bool = True,
     scale: float | None = None,
     *,
-    block: str | Block = "auto",
+    block: str | Backend = "auto",
     transport: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of this rank's queries to the keys and values of all ranks. Forward only.
 
-    q [B, Hq, n_r, D] and k, v [B, Hkv, n_r, D] are this rank's shards (`heteroring.shard`), n_r =
-    partition.block_lens[rank], Hq a multiple of Hkv; rank order is that of `group` (default: all processes; none
-    needed for one rank). `scale` defaults to 1/sqrt(D). `block` is a backend name or a Block; `transport` a
-    transport name. Returns (out, lse): out [B, Hq, n_r, D] like q, lse [B, Hq, n_r] fp32 (fp64 for fp64), natural
-    log. Every rank of the group must call, also one whose shard is empty.
+    Every rank of the group must call, also a rank whose shard is empty. A rank first attends to its own KV; while a
+    ring step computes, the messages of the next steps are under way. Shards are never padded. In the fused first step
+    (on Hopper) the kernel itself waits for the first peer's keys and keeps its SMs meanwhile, so whatever that peer's
+    call waits for, such as a collective on another stream, must not need those SMs.
 
-    A rank's first visit is to its own KV; the messages of the next steps are under way while a step computes. No
-    shard is ever padded. On Hopper the kernel itself waits for the first peer's keys, and keeps its multiprocessors
-    meanwhile: what that peer's call is waiting for (a collective on another stream, say) may not need them.
+    q, k and v may have any strides. A tensor is copied first if its last dimension is not contiguous or its rows
+    overlap, and on CUDA also if its rows do not begin at multiples of 16 bytes.
 
-    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first, and
-    on CUDA what does not lie at multiples of 16 bytes.
+    On CUDA the ranks compare their arguments once per kind of call (`Call.agree` in heteroring.ring.consistency), or in
+    every call if HETERORING_COMPARE=every is set for all ranks. Ranks that mix up kinds compared before, or that lose a
+    peer under the copy-engine transport, get wrong results or wait for ever.
 
-    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do or if the ranks'
-    partitions, dtypes, head counts, masks or scales differ, if they call different verbs, or from threads of different
-    names. On CUDA calls are compared once for each kind of them (`Call.agree` in heteroring.ring.consistency; with
-    HETERORING_COMPARE=every in the environment of all ranks, always), and ranks that then mix kinds, or lose one
-    another under the copy-engine transport, get wrong results or wait for ever. RuntimeError if a rank is lost, or if
-    an earlier call over the group ended half way. What a Block raises it raises on its rank alone: the others get
-    their results, and the next call is right.
+    Args:
+        q: This rank's queries [B, Hq, n_r, D] with n_r = partition.block_lens[rank], as `heteroring.shard` gives them.
+        k: This rank's keys [B, Hkv, n_r, D]; Hq is a multiple of Hkv.
+        v: This rank's values [B, Hkv, n_r, D].
+        partition: Which tokens each rank holds; the same on all ranks.
+        group: The process group, in whose order ranks are numbered. None stands for all processes, or for a single
+            rank where torch.distributed is not initialized.
+        causal: Whether a query sees only the keys up to its own position.
+        scale: Factor on the scores; None stands for 1/sqrt(D).
+        block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+        transport: "p2p", "copy-engine", or "auto" for the fastest one that the group can use.
+
+    Returns:
+        (out, lse): out [B, Hq, n_r, D] in the dtype of q, and lse [B, Hq, n_r] in natural log, in fp32 (fp64 for fp64
+        inputs).
+
+    Raises:
+        ValueError: On every rank, if an argument of any rank breaks a rule above, or if the ranks' partitions, dtypes,
+            head counts, masks or scales differ, or if the ranks call different verbs, or from threads of different
+            names.
+        RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
+        Exception: What a backend raises, on its rank alone: the other ranks get their results, and the next call is
+            right.
     """
     with Call("ring_attention", group, q) as call:
 
@@ -68,15 +84,16 @@ def ring_attention(
                 *described(q, k, scale),
             )
 
-        def chosen() -> Block:
+        def chosen() -> Backend:
             return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
+        assert scale is not None  # since `describe` was called
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-            steps = {visit.step: visit for visit in visits(partition, call.rank, causal)}
-            if max(partition.block_lens) == partition.seq_len:  # nobody has keys for another rank
+            steps = {step.index: step for step in ring_steps(partition, call.rank, causal)}
+            if max(partition.block_lens) == partition.seq_len:  # one rank holds all tokens: nothing to exchange
                 call.complete()
-                return _own(q, k, v, steps, scale, compute)
+                return _own_step(q, k, v, steps, scale, compute)
             exchange = open_exchange(transport, k, v, partition, causal, call.group)
             return rotate(q, k, v, steps, exchange, call.world_size, scale, compute, call.complete)
 
@@ -85,32 +102,32 @@ def rotate(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    steps: dict[int, Visit],
+    steps: dict[int, RingStep],
     exchange: Exchange,
     world_size: int,
     scale: float,
-    compute: Block,
+    compute: Backend,
     closed: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The visits `steps` of one rank of two or more, in ring order, KV of the next steps on its way while one computes.
+    """Compute the ring steps of one rank, by index in `steps`, while the KV of the next steps is on its way.
 
-    What `ring_attention` does once its arguments are known to be right; returns the same. `closed()` is called when
-    all messages are through, also before an error of `compute` is raised.
+    This is what `ring_attention` does over two ranks or more once its arguments are known to be right; it returns the
+    same. `closed()` is called when all messages are through, also before an error of `compute` is raised.
     """
     for step in range(1, min(world_size, 1 + AHEAD)):
         exchange.start(step)
     remote = steps.keys() - {0}
     arriving = _arriving(remote, exchange, world_size, closed)
     try:
-        joined = _joined(q, k, v, steps, exchange, scale, compute)
-        if joined:
+        fused = _fused_first_step(q, k, v, steps, exchange, scale, compute)
+        if fused:
             remote.discard(1)
-        out, lse = joined or _own(q, k, v, steps, scale, compute)
+        out, lse = fused or _own_step(q, k, v, steps, scale, compute)
         for step, keys, values in arriving:
             rows = slice(steps[step].first_query, None)
             compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
     except Exception:
-        for _ in arriving:  # the peers need this rank's keys all the same
+        for _ in arriving:  # the peers still need this rank's keys
             pass
         raise
     return out.to(q.dtype), lse
@@ -119,7 +136,7 @@ def rotate(
 def _arriving(
     remote: set[int], exchange: Exchange, world_size: int, closed: Callable[[], None]
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """(step, keys, values) of the steps `remote`, in order; behind each, the next messages are begun."""
+    """Yield (step, keys, values) of the steps `remote`, in order; after each, start the next messages."""
     for step in range(1, world_size):
         if step in remote:
             yield step, *exchange.wait(step)
@@ -129,46 +146,47 @@ def _arriving(
     closed()
 
 
-def _own(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, steps: dict[int, Visit], scale: float, compute: Block
+def _own_step(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, steps: dict[int, RingStep], scale: float, compute: Backend
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first visit, to the rank's own KV: what the others are folded into."""
+    """Step 0, over the rank's own KV, into whose result the other steps are merged."""
     if 0 not in steps:
         return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    return compute(q, k, v, scale=scale, **_first(q, steps, merges=len(steps) - 1))
+    return compute(q, k, v, scale=scale, **_first_step_options(q, steps, merges=len(steps) - 1))
 
 
-def _joined(
+def _fused_first_step(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    steps: dict[int, Visit],
+    steps: dict[int, RingStep],
     exchange: Exchange,
     scale: float,
-    compute: Block,
+    compute: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The first visit and that of step 1 in one, where block and transport can do that; None where they cannot."""
-    if not isinstance(exchange, Joinable) or not {0, 1} <= steps.keys() or scale <= 0:
+    """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
+    if not isinstance(exchange, FusableExchange) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
-    late, how = exchange.late(1, steps[1].first_query), _first(q, steps, merges=len(steps) - 2)
-    if not takes_late(compute, q, k, v, how["causal_offset"], late):
+    options = _first_step_options(q, steps, merges=len(steps) - 2)
+    options["pending"] = exchange.pending(1, steps[1].first_query)
+    if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
         return None
-    result = compute(q, k, v, scale=scale, late=late, **how)
-    exchange.taken(1)
+    result = compute(q, k, v, scale=scale, **options)
+    exchange.consumed(1)
     return result
 
 
-def _first(q: torch.Tensor, steps: dict[int, Visit], merges: int) -> dict[str, object]:
-    """How the visit to the rank's own KV is made, given that `merges` others are folded into its result.
+def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], merges: int) -> dict[str, Any]:
+    """Keywords for the backend in the step over the rank's own KV, into whose result `merges` others are merged.
 
-    Rounding it to the dtype of q, as one merge does without harm, saves a GPU whole passes over out. More merges
-    would add their roundings up, and get fp32.
+    On a GPU, a result that is merged into once is kept in the dtype of q, which saves whole passes over it. With more
+    merges their roundings would add up, so the result is kept in fp32.
     """
-    how: dict[str, object] = {"causal_offset": 0 if steps[0].causal else None}
+    options: dict[str, Any] = {"causal_offset": 0 if steps[0].causal else None}
     wide = torch.promote_types(q.dtype, torch.float32)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
-        how["out_dtype"] = wide
-    return how
+        options["out_dtype"] = wide
+    return options
 
 
 def _check_partition(

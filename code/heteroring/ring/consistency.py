@@ -1,4 +1,4 @@
-"""One call on all ranks of a group: what is wrong with it on one rank, or differs between ranks, is an error on all."""
+"""Consistency of a call over a group: an error on one rank, or a difference between ranks, is raised on every rank."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import RLock, current_thread
-from typing import TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,11 +24,10 @@ if _COMPARE not in ("", "every"):
     raise ValueError(f"HETERORING_COMPARE is {_COMPARE!r}: it must be 'every', or not be set")
 
 Fields = tuple[tuple[str, object], ...]
-_Result = TypeVar("_Result")
 
 
 class Disagreement(ValueError):
-    """The ranks of a group do not make the same call, or one of them cannot; raised on every one of them."""
+    """The ranks of a group make different calls, or one of them cannot make its call; raised on every rank."""
 
 
 @dataclass
@@ -37,7 +36,7 @@ class _Calls:
 
     lock: RLock = field(default_factory=RLock)
     count: int = 0
-    kinds: OrderedDict[Fields, None] = field(default_factory=OrderedDict)  # those agreed on, the latest used last
+    kinds: OrderedDict[Fields, None] = field(default_factory=OrderedDict)  # kinds agreed on, in order of last use
     half_way: str | None = None
 
 
@@ -45,16 +44,19 @@ _calls: WeakKeyDictionary[dist.ProcessGroup, _Calls] = WeakKeyDictionary()
 
 
 class Call:
-    """One call of `verb` over `group`; as a context, no other thread's call over the group begins within it.
+    """One call of `verb` over `group`, as a context manager: no other thread's call over the group begins within it.
 
-    `operand` is a tensor, or a model, on the device that the call computes on. `group`, `rank` and `world_size` are
-    those of `heteroring.ring.process_group`; what is no group at all stands for all processes until `agree` refuses it.
+    `operand` is a tensor, or a language model, on the device that the call computes on. `group`, `rank` and
+    `world_size` are those of `heteroring.ring.process_group.members`; an argument that is not a group stands for all
+    processes until `agree` refuses it.
 
-    Entering raises RuntimeError if an earlier call over the group ended half way on this rank: by an error, other than
-    a Disagreement, that came before `complete`.
+    Entering raises RuntimeError if an earlier call over the group ended half way on this rank, that is by an error,
+    other than a Disagreement, before `complete`.
     """
 
-    def __init__(self, verb: str, group: object, operand: object) -> None:
+    group: Any  # a ProcessGroup; None where there is none, and world_size is 1
+
+    def __init__(self, verb: str, group: Any, operand: object) -> None:
         self._verb, self._given, self._completed = verb, group, False
         self._device = _device_of(operand)
         self.group, self.rank, self.world_size = members(group if is_group(group) else None)
@@ -78,52 +80,52 @@ class Call:
             self._calls.lock.release()
 
     def complete(self) -> None:
-        """Say that all is exchanged: an error that comes now is this rank's alone, and the next call will be right."""
+        """Record that all data is exchanged: a later error concerns this rank only, and the next call will be right."""
         self._completed = True
 
     def agree(
         self,
         describe: Callable[[], Fields],
-        work: Callable[[], _Result] = lambda: None,
+        work: Callable[[], Any] = lambda: None,
         *,
         every_call: bool = False,
-    ) -> _Result:
-        """What `work()` returns, once all ranks have compared what `describe()` did: (field, value) pairs.
+    ) -> Any:
+        """Return the result of `work()`, once all ranks have agreed on the (field, value) pairs of `describe()`.
 
-        An error of either is one on all ranks. They also compare the verb, the name of the calling thread, and how many
-        calls each of them has made over the group, by a digest of 16 bytes. A call that a rank leaves out cannot be
-        told from its next one, where that is of the same kind.
+        An error of `describe` or `work` on one rank is an error on all ranks. Ranks also compare the verb, the name of
+        the calling thread, and the number of calls that each has made over the group; what they exchange is a digest of
+        16 bytes. A call that a rank leaves out cannot be told from its next call of the same kind.
 
-        A host that must not wait for its accelerator cannot do so in every call: on CUDA a call is compared once for
-        each kind of them (verb, thread and fields; MOST_KINDS are remembered). A rank that later leaves a call of an
-        agreed kind for another is caught by the group's time-out at best; by copy engines, whose messages no time-out
-        watches, ranks may read what was meant for another call. HETERORING_COMPARE=every in the environment of all
-        ranks compares every call there, too, and so does `every_call`, for what is called so seldom that it costs
-        nothing.
+        Comparing makes the host wait for the accelerator. So on CUDA calls are compared once per kind (verb, thread and
+        fields; MOST_KINDS are remembered). If a rank later makes a call of another kind that was agreed on before, at
+        best the group's time-out catches it; copy engines have no time-out, and ranks may read data meant for another
+        call. With HETERORING_COMPARE=every in the environment of all ranks, or with `every_call`, which is for calls so
+        rare that the wait does not matter, every call is compared.
 
-        Raises Disagreement, on every rank, naming what is wrong, or what differs and each rank's value; of a group of
-        one, what `describe` and `work` raise.
+        Raises Disagreement, on every rank, naming the error, or the field that differs and each rank's value. In a
+        group of one rank, raises what `describe` and `work` raise.
         """
         if self.world_size == 1:
             self._check_group()
             describe()
             return work()
-        calls, fields, known, result, cause = self._calls, (), False, None, None
+        fields: Fields = ()
+        calls, known, result, cause = self._calls, False, None, None
         try:
             self._check_group()
             fields = (("call", self._verb), ("thread", current_thread().name), *describe())
             every_call = every_call or self._always()
             known = not every_call and fields in calls.kinds
             result = work()
-        except Disagreement:  # of a call within this one, where all ranks have raised it
+        except Disagreement:  # from a call nested in this one: all ranks have raised it
             raise
-        except Exception as error:  # whatever it is: the others must not wait for a rank that has left
+        except Exception as error:  # of any type: the other ranks must not wait for one that has left
             if known or calls.half_way:
                 raise
             cause = error
         if not known:
             self._compare(fields, cause)
-        calls.kinds[fields] = None  # also under the switch: what a graph records cannot be compared again
+        calls.kinds[fields] = None  # also if every call is compared: a call recorded in a graph cannot be
         calls.kinds.move_to_end(fields)
         if len(calls.kinds) > MOST_KINDS:
             calls.kinds.popitem(last=False)
@@ -135,13 +137,13 @@ class Call:
             raise ValueError(f"group is {self._given!r}: it must be a ProcessGroup, or None for all processes")
 
     def _always(self) -> bool:
-        """Whether each call is compared, of whatever kind; not while a graph is recorded, when nothing runs."""
+        """Whether calls of every kind are compared each time; not while a CUDA graph is recorded, when nothing runs."""
         if self._device is None or self._device.type != "cuda":
             return True
         return _COMPARE == "every" and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
     def _compare(self, fields: Fields, cause: Exception | None) -> None:
-        """Raise Disagreement unless all ranks bring the same `fields` and none has an error, `cause`."""
+        """Raise Disagreement unless all ranks have the same `fields` and no rank has an error (`cause`)."""
         calls = self._calls
         compared = (("calls made over the group", calls.count), ("comparison", _COMPARE or "by kind"), *fields)
         mine = bytes(16) if cause else hashlib.blake2b(repr(compared).encode(), digest_size=16).digest()
@@ -161,7 +163,7 @@ class Call:
         raise Disagreement(problem or _difference(answers)) from cause
 
     def _exchange_device(self) -> torch.device:
-        """Where the group exchanges what is compared, of one type on all ranks, whatever operands they bring."""
+        """The device through which the group compares calls: of the same type on all ranks, whatever their operands."""
         types = [device.type for device in self.group._device_types]
         if "cpu" in types:
             return torch.device("cpu")
@@ -177,7 +179,7 @@ def _device_of(operand: object) -> torch.device | None:
 
 
 def _difference(answers: list[tuple[int, str | None, dict[str, str]]]) -> str:
-    """What is wrong with another rank's call, in words, or the first field that differs."""
+    """The error of the first rank that has one, or the first field that differs with each rank's value."""
     for rank, (_, problem, _) in enumerate(answers):
         if problem:
             return f"rank {rank}: {problem}"

@@ -1,4 +1,4 @@
-"""A call of ring attention recorded as a CUDA graph, for prompts so short that asking for the work takes longest."""
+"""Ring attention recorded as a CUDA graph, for prompts so short that launching the work takes longer than the work."""
 
 from __future__ import annotations
 
@@ -11,12 +11,25 @@ from heteroring.ring.partition import Partition
 
 
 class CapturedRing:
-    """`ring_attention` of fixed tensors, launched by the host in one piece.
+    """`ring_attention` of fixed tensors, which the host launches in one piece.
 
-    Write new values into q, k and v, call the object, and find the results in the (out, lse) that it returns, the
-    same tensors each time. Arguments and errors are those of `ring_attention`, on CUDA only. All ranks of the group
-    make it together and call it equally often, on the stream of their other calls over the group; making it runs the
-    attention once.
+    Write new values into q, k and v, then call the object. All ranks of the group create it together and call it
+    equally often, on the stream of their other calls over the group. Creating it runs the attention once.
+
+    Args:
+        q: This rank's queries [B, Hq, n_r, D], on CUDA.
+        k: This rank's keys [B, Hkv, n_r, D].
+        v: This rank's values [B, Hkv, n_r, D].
+        partition: Which tokens each rank holds.
+        *args: Further arguments of `ring_attention`.
+        **kwargs: Further keywords of `ring_attention`.
+
+    Returns:
+        When called, (out, lse) as `ring_attention` returns them, in the same two tensors each time.
+
+    Raises:
+        ValueError: If q is not on CUDA, and as `ring_attention` does.
+        RuntimeError: As `ring_attention` does.
     """
 
     def __init__(
@@ -24,12 +37,12 @@ class CapturedRing:
     ) -> None:
         if not q.is_cuda:
             raise ValueError(f"only work on CUDA can be captured, q is on {q.device}")
-        # What is made once for a partition, a communicator for one, cannot be made while work is recorded.
+        # What is created once, such as a communicator, cannot be created while work is recorded.
         ring_attention(q, k, v, partition, *args, **kwargs)
         torch.cuda.synchronize(q.device)
-        self._inputs = q, k, v  # the graph reads their memory, whoever else still holds them
+        self._inputs = q, k, v  # the graph reads their memory, so they must outlive it
         self._graph = torch.cuda.CUDAGraph()
-        # Of this thread only: others, NCCL's among them, may go on asking for what cannot be recorded.
+        # Only this thread is recorded: others, such as NCCL's, may make calls that cannot be recorded.
         with torch.cuda.device(q.device), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._results = ring_attention(q, k, v, partition, *args, **kwargs)
 

@@ -1,16 +1,16 @@
-"""Ring attention for decode: keys and values stay where they lie, the one new query goes to all (pass-Q)."""
+"""Ring attention for decode (pass-Q): keys and values stay on their rank, the new query is on every rank."""
 
 from __future__ import annotations
 
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.block import Block
-from heteroring.kernels.decode_block import finish, merge_parts, partials
+from heteroring.kernels.backend import Backend
+from heteroring.kernels.decode_parts import finish, merge_parts, partials
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.validation import described, operands, shapes_of
 
-# PyTorch 2.13 renamed it, and warns of the old name in every call.
+# PyTorch 2.13 renamed it and warns about the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
@@ -21,25 +21,38 @@ def ring_decode(
     group: dist.ProcessGroup | None = None,
     scale: float | None = None,
     *,
-    block: str | Block = "auto",
+    block: str | Backend = "auto",
 ) -> torch.Tensor:
     """Attention of one new query to the keys and values of all ranks. Forward only.
 
-    q [B, Hq, 1, D] is the same on all ranks; k and v [B, Hkv, m_r, D] are the keys and values that this rank holds,
-    the query's own among those of just one rank; any m_r may be 0, Hq is a multiple of Hkv. `scale` defaults to
-    1/sqrt(D); `block` is a backend name or a Block. Returns out [B, Hq, 1, D] like q, with the same bits on all ranks
-    (of one kind of device). A query that sees no key at all gives 0. Every rank of the group must call.
+    Every rank of the group must call. Each rank attends to the keys that it holds; one collective then exchanges
+    B x Hq x (D + 1) numbers per rank, which every rank merges by their LSE.
 
-    Each rank attends to what it holds; one collective then brings every rank B x Hq x (D + 1) numbers of each other,
-    to be merged by their LSE.
+    q, k and v may have any strides. A tensor is copied first if its last dimension is not contiguous or its rows
+    overlap, and on CUDA also if its rows do not begin at multiples of 16 bytes.
 
-    q, k and v may have any strides: what has no contiguous last dimension, or rows that overlap, is copied first.
+    On CUDA the ranks compare their arguments once per kind of call (`Call.agree` in heteroring.ring.consistency), or in
+    every call if HETERORING_COMPARE=every is set for all ranks.
 
-    Raises ValueError if the arguments break a rule above, and on every rank if one rank's do, if its attention to its
-    own keys fails, if the ranks' shapes, dtypes or scales differ, if they call different verbs, or from threads of
-    different names (on CUDA this is compared once for a call of its kind, or always with HETERORING_COMPARE=every in
-    the environment of all ranks: `Call.agree` in heteroring.ring.consistency); RuntimeError if a rank is lost, or if an
-    earlier call over the group ended half way.
+    Args:
+        q: The query [B, Hq, 1, D], the same on all ranks.
+        k: The keys [B, Hkv, m_r, D] that this rank holds; Hq is a multiple of Hkv, and m_r may be 0. The query's own
+            key is among those of exactly one rank.
+        v: The values [B, Hkv, m_r, D] that this rank holds.
+        group: The process group. None stands for all processes, or for a single rank where torch.distributed is not
+            initialized.
+        scale: Factor on the scores; None stands for 1/sqrt(D).
+        block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+
+    Returns:
+        out [B, Hq, 1, D] in the dtype of q, bitwise equal on all ranks with the same kind of device; 0 where no rank
+        holds a key.
+
+    Raises:
+        ValueError: On every rank, if an argument of any rank breaks a rule above, or its attention to its own keys
+            fails, or if the ranks' shapes, dtypes or scales differ, or if the ranks call different verbs, or from
+            threads of different names.
+        RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
     """
     with Call("ring_decode", group, q) as call:
 
@@ -51,6 +64,7 @@ def ring_decode(
             return described(q, k, scale)
 
         def own() -> torch.Tensor:
+            assert scale is not None  # since `describe` was called
             with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
                 parts = partials(q, k, v, scale, block)
                 return parts if call.world_size == 1 else merge_parts(parts)
@@ -68,5 +82,5 @@ def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size:
     try:
         _all_gather(parts.flatten(0, 1), part, group=group)
     except RuntimeError as error:
-        raise RuntimeError(f"rank {rank} lost another where ranks exchange their part of a token: {error}") from error
+        raise RuntimeError(f"rank {rank} lost a peer while ranks gathered their partial results: {error}") from error
     return parts

@@ -1,4 +1,4 @@
-"""Which tokens of a sequence lie on which rank."""
+"""Partitions: which tokens of a sequence each rank holds, in the contiguous and the zigzag layout."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from itertools import accumulate
 from operator import index
 
 import numpy as np
+
+from heteroring.words import choices
 
 LAYOUTS = ("contiguous", "zigzag")
 
@@ -22,8 +24,13 @@ class Partition:
     sequence and a tail mirrored at its back, so that under a causal mask every token costs the same on average,
     whatever the shares. A zero-length shard is allowed; an empty sequence is not.
 
-    Raises ValueError for an unknown layout, no ranks, a negative length or an empty sequence, and TypeError for
-    a length that is not an integer.
+    Args:
+        layout: "contiguous" or "zigzag".
+        block_lens: Tokens per rank, in rank order, each 0 or more; their sum is `seq_len`.
+
+    Raises:
+        ValueError: For an unknown layout, no ranks, a negative length or an empty sequence.
+        TypeError: For a length that is not an integer.
     """
 
     layout: str
@@ -43,26 +50,57 @@ class Partition:
 
     @classmethod
     def contiguous(cls, block_lens: Iterable[int]) -> Partition:
-        """One span a rank, in rank order."""
+        """A partition with one span per rank, in rank order.
+
+        Args:
+            block_lens: Tokens per rank, in rank order.
+
+        Returns:
+            The partition.
+
+        Raises:
+            ValueError: For no ranks, a negative length or an empty sequence.
+            TypeError: For a length that is not an integer.
+        """
         return cls("contiguous", tuple(block_lens))
 
     @classmethod
     def zigzag(cls, block_lens: Iterable[int]) -> Partition:
-        """A head and a mirrored tail a rank: heads in rank order from the front, tails from the back."""
+        """A partition with a head and a mirrored tail per rank: heads in rank order from the front, tails from behind.
+
+        Args:
+            block_lens: Tokens per rank, in rank order.
+
+        Returns:
+            The partition.
+
+        Raises:
+            ValueError: For no ranks, a negative length or an empty sequence.
+            TypeError: For a length that is not an integer.
+        """
         return cls("zigzag", tuple(block_lens))
 
     @property
     def seq_len(self) -> int:
+        """Tokens of the whole sequence."""
         return sum(self.block_lens)
 
     @property
     def world_size(self) -> int:
+        """Number of ranks."""
         return len(self.block_lens)
 
     def spans(self, rank: int) -> tuple[Span, ...]:
-        """Global [start, stop) spans of `rank`, in ascending order: one if contiguous, two (head, tail) if zigzag.
+        """Global [start, stop) spans of the tokens of `rank`, in ascending order.
 
-        Any of them may be empty. Raises IndexError for a rank outside the partition.
+        Args:
+            rank: The rank, from 0.
+
+        Returns:
+            One span if contiguous, two (head, tail) if zigzag. Any of them may be empty.
+
+        Raises:
+            IndexError: For a rank outside the partition.
         """
         if not 0 <= rank < self.world_size:
             raise IndexError(f"rank {rank} is outside a partition of {self.world_size} ranks")
@@ -70,17 +108,27 @@ class Partition:
         return shard_spans(self.layout, self.seq_len, start, self.block_lens[rank])
 
     def positions(self, rank: int) -> np.ndarray:
-        """Global positions of the tokens of `rank`, ascending: int64 [block_lens[rank]]."""
+        """Global positions of the tokens of `rank`, in ascending order.
+
+        Args:
+            rank: The rank, from 0.
+
+        Returns:
+            int64 [block_lens[rank]].
+
+        Raises:
+            IndexError: For a rank outside the partition.
+        """
         return np.concatenate([np.arange(*span, dtype=np.int64) for span in self.spans(rank)])
 
     def head_len(self, rank: int) -> int:
-        """Length of the first span of `rank`."""
+        """Tokens in the first span of `rank`. Raises IndexError for a rank outside the partition."""
         start, stop = self.spans(rank)[0]
         return stop - start
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Tokens held by the ranks before each rank."""
+        """Tokens that the ranks before each rank hold together, in rank order."""
         return (0, *accumulate(self.block_lens[:-1]))
 
 
@@ -94,15 +142,15 @@ def _length(rank: int, length: int) -> int:
 def check_layout(layout: str) -> None:
     """Raise ValueError unless `layout` is one of LAYOUTS."""
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown: choose one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout {layout!r} is unknown: choose {choices(layout, LAYOUTS)}")
 
 
 def shard_spans(layout: str, seq_len: int, offset: int, length: int) -> tuple[Span, ...]:
-    """Spans of a shard of `length` tokens that follows shards of `offset` tokens together.
+    """Spans of a shard of `length` tokens behind shards that hold `offset` tokens together.
 
     Zigzag halves the running total, not each length: head borders lie at floor(offset / 2) and tail borders at
-    seq_len - ceil(offset / 2), so head and tail of a shard differ by one token at most and rounding never
-    accumulates over ranks.
+    seq_len - ceil(offset / 2), so head and tail of a shard differ by at most one token and rounding does not
+    accumulate over ranks.
     """
     stop = offset + length
     if layout == "contiguous":

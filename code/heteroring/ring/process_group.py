@@ -1,4 +1,4 @@
-"""Who takes part in a call over a group."""
+"""The process group of a call, this process's rank in it, and its world size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 
 def members(group: dist.ProcessGroup | None) -> tuple[dist.ProcessGroup | None, int, int]:
-    """(group, rank in it, world size): of all processes for None, and (None, 0, 1) where there is no group at all.
+    """(group, rank, world size) of `group`, of all processes for None, or (None, 0, 1) where no group is initialized.
 
     Raises ValueError if this process is not a member of `group`.
     """
@@ -21,7 +21,7 @@ def members(group: dist.ProcessGroup | None) -> tuple[dist.ProcessGroup | None, 
 
 
 def is_group(group: object) -> bool:
-    """Whether `members` can take `group`: None, a ProcessGroup, or what stands for one of others."""
+    """Whether `members` takes `group`: None, a ProcessGroup, or torch's placeholder for a group of other ranks."""
     if group is None or not dist.is_available():
         return group is None
     return isinstance(group, dist.ProcessGroup) or group is dist.GroupMember.NON_GROUP_MEMBER

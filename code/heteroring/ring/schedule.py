@@ -1,7 +1,7 @@
-"""The ring steps of a rank: the order in which it meets the KV chunks, and the rectangle that each step computes.
+"""The ring steps of a rank: the order in which it attends to the KV chunks, and the rectangle that each computes.
 
 Causal attention of 12 tokens, 8 on rank 0 and 4 on rank 1. A row is a query, a column a key. `0` and `1`: pairs that
-ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 0 and 1 in step 1, with the other's KV.
+ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 0 and 1 in step 1, with the other's KV::
 
     query   contiguous    zigzag
         0   0             0
@@ -30,14 +30,14 @@ from heteroring.ring.partition import Partition
 
 
 @dataclass(frozen=True)
-class Visit:
-    """One block of attention on one rank: rows [first_query, n) of its queries by the first `keys` keys of `kv_rank`.
+class RingStep:
+    """Ring step `index` of a rank: its queries from `first_query` on by the first `keys` keys of rank `kv_rank`.
 
     Indices are local to the shards. `causal` marks the rank's own shard under a causal mask: query i sees key
-    j <= i there, because a shard's positions ascend. Every other visit is dense.
+    j <= i there, because a shard's positions ascend. Every other step is a dense rectangle.
     """
 
-    step: int
+    index: int
     kv_rank: int
     first_query: int
     keys: int
@@ -45,16 +45,16 @@ class Visit:
 
 
 @lru_cache(maxsize=1024)
-def visits(partition: Partition, rank: int, causal: bool) -> tuple[Visit, ...]:
-    """Visits of `rank`, in ring order: its own shard first, then that of the rank before it, and so on.
+def ring_steps(partition: Partition, rank: int, causal: bool) -> tuple[RingStep, ...]:
+    """Steps of `rank`, in ring order: its own shard first, then that of the rank before it, and so on.
 
-    Visits that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front
-    has its head before all of my tokens and its tail behind them, so all my queries meet its head only; of a
-    rank behind, head and tail lie between my head and my tail, so only my tail meets it, and meets all of it.
+    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front has
+    its head before all of this rank's tokens and its tail behind them, so all queries see its head only; a rank behind
+    has head and tail between this rank's head and tail, so only the tail's queries see it, and they see all of it.
     """
     found = []
-    for step in range(partition.world_size):
-        kv_rank = (rank - step) % partition.world_size
+    for index in range(partition.world_size):
+        kv_rank = (rank - index) % partition.world_size
         first_query, keys = 0, partition.block_lens[kv_rank]
         if causal and kv_rank != rank:
             if partition.layout == "zigzag":
@@ -65,5 +65,5 @@ def visits(partition: Partition, rank: int, causal: bool) -> tuple[Visit, ...]:
             elif kv_rank > rank:
                 keys = 0
         if keys > 0 and first_query < partition.block_lens[rank]:
-            found.append(Visit(step, kv_rank, first_query, keys, causal and kv_rank == rank))
+            found.append(RingStep(index, kv_rank, first_query, keys, causal and kv_rank == rank))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Cutting a tensor into the shards of a partition, and putting them together again."""
+"""Cut a tensor of a whole sequence into the shards of a partition, and put the shards together again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from heteroring.ring.partition import Partition
 
 
 def shard(x: torch.Tensor, partition: Partition, rank: int, dim: int) -> torch.Tensor:
-    """The tokens of `rank` along `dim` of the whole sequence `x`, in ascending order, as a new tensor.
+    """The shard of `rank`: its tokens of a whole sequence, in ascending order.
 
-    Raises ValueError if `x` does not have `partition.seq_len` tokens along `dim`.
+    Args:
+        x: The whole sequence, of any shape with partition.seq_len tokens along `dim`.
+        partition: Which tokens each rank holds.
+        rank: The rank, from 0.
+        dim: The dimension of tokens.
+
+    Returns:
+        A new tensor like `x`, with partition.block_lens[rank] tokens along `dim`.
+
+    Raises:
+        ValueError: If `x` does not have partition.seq_len tokens along `dim`.
+        IndexError: For a rank outside the partition.
     """
     if x.shape[dim] != partition.seq_len:
         raise ValueError(
@@ -23,10 +34,19 @@ def shard(x: torch.Tensor, partition: Partition, rank: int, dim: int) -> torch.T
 
 
 def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> torch.Tensor:
-    """The whole sequence from the shards of all ranks in order: the inverse of `shard`, on the device of the first.
+    """The whole sequence from the shards of all ranks: the inverse of `shard`.
 
-    Raises ValueError if the number of shards or a shard's length differs from the partition's, or if the shards differ
-    in dtype, or in shape along another dimension.
+    Args:
+        shards: One tensor per rank, in rank order, with partition.block_lens[rank] tokens along `dim`.
+        partition: Which tokens each rank holds.
+        dim: The dimension of tokens.
+
+    Returns:
+        A new tensor with partition.seq_len tokens along `dim`, on the device of the first shard.
+
+    Raises:
+        ValueError: If the number of shards or the length of one differs from the partition's, or if the shards differ
+            in dtype, or in shape along another dimension.
     """
     if len(shards) != partition.world_size:
         raise ValueError(f"{len(shards)} shards were given for a partition of {partition.world_size} ranks")
@@ -52,7 +72,7 @@ def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> t
 
 
 def place(part: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, dim: int) -> None:
-    """Write the shard `part` of `rank` where its tokens lie along `dim` of the sequence `whole`."""
+    """Copy the shard `part` of `rank` to the places of its tokens along `dim` of the sequence `whole`."""
     taken = 0
     for start, stop in partition.spans(rank):
         whole.narrow(dim, start, stop - start).copy_(part.narrow(dim, taken, stop - start))

@@ -1,4 +1,4 @@
-"""Rules that queries, keys and values of a rank must keep, whichever way they meet."""
+"""Checks of a rank's queries, keys and values, which prefill and decode share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from heteroring.kernels.block import Block, check_block
+from heteroring.kernels.backend import Backend, check_backend
 from heteroring.ring.arguments import finite
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -14,16 +14,17 @@ Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def operands(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, block: str | Block, verb: str
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, block: str | Backend, verb: str
 ) -> Operands:
-    """q, k and v as kernels take them, and the scale, for None 1/sqrt(D).
+    """q, k and v as every backend takes them, and the scale, which is 1/sqrt(D) for None.
 
-    Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q: what has no
-    contiguous last dimension, or rows that overlap, is copied here, for every backend. On CUDA so is what does not lie
-    at multiples of 16 bytes: cuDNN gives NaN for it. All other strides are free, also those of expanded tensors.
+    Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q. So a tensor is
+    copied if its last dimension is not contiguous or its rows overlap. On CUDA it is also copied if its rows do not
+    begin at multiples of 16 bytes, for which cuDNN gives NaN. All other strides are free, also those of expanded
+    tensors.
 
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
-    scale, block.
+    scale, backend.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, torch.Tensor):
@@ -49,13 +50,13 @@ def operands(
     scale = 1.0 / math.sqrt(q.shape[3]) if scale is None else finite("scale", scale)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
-    check_block(block, q.device.type, q.dtype)
+    check_backend(block, q.device.type, q.dtype)
     q, k, v = (x if _in_rows(x) and _aligned(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
     return q, k, v, scale
 
 
 def _in_rows(x: torch.Tensor) -> bool:
-    """Whether each row of `x` lies in one piece, and no part of it in another row; a whole row may be met again."""
+    """Whether each row of `x` is contiguous and overlaps no other row in part; rows may coincide, as when expanded."""
     if x.is_contiguous():
         return True
     (batch, head, token, last), row = x.stride(), x.shape[3]
@@ -63,14 +64,14 @@ def _in_rows(x: torch.Tensor) -> bool:
 
 
 def _aligned(x: torch.Tensor) -> bool:
-    """Whether the rows of `x` begin at multiples of 16 bytes, where that matters and a copy would have them do so."""
+    """Whether the rows of `x` begin at multiples of 16 bytes; also true off CUDA, or where a copy would not help."""
     if not x.is_cuda or x.shape[3] * x.element_size() % 16:
         return True
     return not (x.data_ptr() % 16 or any(stride * x.element_size() % 16 for stride in x.stride()[:3]))
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
-    """What the operands of all ranks have in common, as (field, value) pairs."""
+    """(field, value) pairs of the operands, in which all ranks must agree."""
     return (
         ("device", q.device.type),
         ("dtype", str(q.dtype)),

@@ -1,19 +1,15 @@
-"""How much work a partition gives each rank, and the least time it can take. Torch-free, exact integers."""
+"""The work that a partition gives each rank, in exact integers, and the capacity bound on its time. Torch-free."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 from heteroring.ring.partition import Partition, Span, shard_spans
-from heteroring.ring.schedule import visits
+from heteroring.ring.schedule import ring_steps
 
 
 def causal_pairs(queries: Span, keys: Span) -> int:
-    """Score pairs (i, j), j <= i, with i in `queries` and j in `keys`, both global [start, stop) spans.
-
-    Each query i sees clip(i + 1 - start, 0, stop - start) keys; summed over i, this is a difference of
-    triangular numbers.
-    """
+    """Score pairs (i, j), j <= i, with i in `queries` and j in `keys`, both global [start, stop) spans."""
     return _keys_from(queries, keys[0]) - _keys_from(queries, keys[1])
 
 
@@ -32,7 +28,7 @@ def total_pairs(seq_len: int, causal: bool = True) -> int:
 
 
 def shard_pairs(layout: str, seq_len: int, offset: int, length: int, causal: bool = True) -> int:
-    """Score pairs of a shard of `length` tokens behind shards of `offset` tokens together.
+    """Score pairs of a shard of `length` tokens behind shards that hold `offset` tokens together.
 
     For zigzag and causal this is length * (seq_len + 1) / 2 where offset and length are even, whatever the
     shares: work is linear in tokens.
@@ -50,7 +46,7 @@ def score_pairs(partition: Partition, causal: bool = True) -> tuple[int, ...]:
     )
 
 
-def visit_pairs(partition: Partition, q_rank: int, kv_rank: int, causal: bool = True) -> int:
+def step_pairs(partition: Partition, q_rank: int, kv_rank: int, causal: bool = True) -> int:
     """Score pairs between the queries of `q_rank` and the keys of `kv_rank`."""
     if not causal:
         return partition.block_lens[q_rank] * partition.block_lens[kv_rank]
@@ -58,10 +54,11 @@ def visit_pairs(partition: Partition, q_rank: int, kv_rank: int, causal: bool = 
 
 
 def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behind: int, causal: bool = True) -> int:
-    """Query rows that a shard of `length` tokens behind shards of `offset` tokens together visits beyond its own KV.
+    """Query rows in the ring steps, other than the one over its own KV, of a shard of `length` tokens.
 
-    `in_front` and `behind` count the other ranks, before and after it, that hold tokens. Each of those in front meets
-    all rows; each of those behind meets all if not causal, and if causal the tail in zigzag, none in contiguous.
+    The shard lies behind shards that hold `offset` tokens together. `in_front` and `behind` count the other ranks,
+    before and after it, that hold tokens. All rows attend to each rank in front. To each rank behind attend all rows if
+    not causal; if causal, those of the tail in zigzag and none in contiguous.
     """
     if not causal:
         return (in_front + behind) * length
@@ -73,20 +70,20 @@ def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behin
 
 
 def extra_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
-    """Query rows that each rank visits beyond the one visit to its own KV, each visit counted by itself.
+    """Query rows of each rank in all ring steps but the one over its own KV, counted once per step.
 
-    A shard of one token may have nothing that a rank behind it meets; it is counted as if it had.
+    In zigzag a shard of one token has no head, so ranks behind it need no step for it; they are counted all the same.
     """
     return _rows_met(partition, causal, lambda rank: range(partition.world_size))
 
 
 def next_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
-    """Those of `extra_rows` that each rank visits in the first step of the ring: with KV of the rank before it."""
+    """Those of `extra_rows` that belong to ring step 1, with the KV of the rank before."""
     return _rows_met(partition, causal, lambda rank: [(rank - 1) % partition.world_size])
 
 
 def _rows_met(partition: Partition, causal: bool, met: Callable[[int], Sequence[int]]) -> tuple[int, ...]:
-    """Query rows that each rank visits with KV of those of the ranks `met(rank)` that are others and hold tokens."""
+    """Query rows of each rank in the ring steps with those of the ranks `met(rank)` that hold tokens."""
     lens = partition.block_lens
 
     def rows(rank: int) -> int:
@@ -98,7 +95,7 @@ def _rows_met(partition: Partition, causal: bool, met: Callable[[int], Sequence[
 
 
 def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:
-    """Floating-point operations of `pairs` score pairs a head: two matrix products, 2 operations a term."""
+    """Floating-point operations of `pairs` score pairs per head: two matrix products, 2 operations per term."""
     return 4 * batch * heads * head_dim * pairs
 
 
@@ -113,14 +110,14 @@ def kv_bytes(
     causal: bool = True,
 ) -> int:
     """Bytes of keys and values that `rank` receives in one call of pass-KV ring attention."""
-    tokens = sum(v.keys for v in visits(partition, rank, causal) if v.kv_rank != rank)
+    tokens = sum(step.keys for step in ring_steps(partition, rank, causal) if step.kv_rank != rank)
     return 2 * tokens * batch * kv_heads * head_dim * itemsize
 
 
 def capacity_bound(alone: Sequence[float]) -> float:
-    """Least time in which ranks that need `alone[r]` each for the whole job can do it together.
+    """Least time in which ranks can do a job together of which rank r alone needs `alone[r]`.
 
-    T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if a time is not positive.
+    T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if there are no times or one is not positive.
     """
     if not alone:
         raise ValueError("the capacity bound of no ranks is undefined")
@@ -131,9 +128,9 @@ def capacity_bound(alone: Sequence[float]) -> float:
 
 
 def ring_time(partition: Partition, alone: Sequence[float], causal: bool = True) -> float:
-    """Time of a call in which every rank does its score pairs at its own speed, and nothing else takes time.
+    """Time of the slowest rank if every rank computes its score pairs at its own speed and nothing else takes time.
 
-    alone[r] is the time of rank r for the whole job; the slowest rank's share of it is the answer, in the same unit.
+    alone[r] is the time that rank r alone needs for the whole sequence; the result is in the same unit.
     """
     pairs = score_pairs(partition, causal)
     return max(share * time for share, time in zip(pairs, alone, strict=True)) / sum(pairs)

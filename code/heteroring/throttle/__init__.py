@@ -1,10 +1,11 @@
-"""What makes a rank slow, by name: one small module each."""
+"""Throttles, which slow ranks down, by name: none, pacing, mps and green."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
 from heteroring.throttle.base import Throttle, check_percentage
+from heteroring.words import choices
 
 _HOME = {
     "none": "heteroring.throttle.base:Throttle",
@@ -18,13 +19,13 @@ THROTTLES = tuple(_HOME)
 __all__ = ["DEFAULTS", "THROTTLES", "Throttle", "check_percentage", "throttle_type"]
 
 
-# What a platform's ranks are slowed by where nothing else is asked for.
+# The default throttle of each device kind.
 DEFAULTS = {"cpu": "pacing", "gpu": "mps"}
 
 
 def throttle_type(name: str) -> type[Throttle]:
     """The throttle called `name`. Raises ValueError if it is not one of THROTTLES."""
     if name not in _HOME:
-        raise ValueError(f"throttle {name!r} is unknown: choose one of {', '.join(THROTTLES)}")
+        raise ValueError(f"throttle {name!r} is unknown: choose {choices(name, THROTTLES)}")
     module, attribute = _HOME[name].split(":")
     return getattr(import_module(module), attribute)

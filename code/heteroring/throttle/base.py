@@ -1,4 +1,4 @@
-"""The life of a throttle, and the one that does nothing."""
+"""The base class of throttles, which by itself leaves every rank at full speed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def check_percentage(percentage: int) -> int:
 class Throttle:
     """Slows one rank to `percentage` of full speed. This one leaves every rank at full speed.
 
-    The order of calls, each of which a throttle overrides if it needs it: `session` once, in the process that
-    launches the ranks and around all of them; then in each rank `environment`, whose variables are set before CUDA
-    starts, with those of the session, `start`, once the rank has its device, `wrap` for every function whose speed
-    matters, and `report` at the end. A throttle that keeps a rank waiting calls `while_idle`, which may be set to
-    something short, every now and then.
+    Methods are called in this order, and a throttle overrides those that it needs. The process that launches the ranks
+    calls `session` once, around all of them. Each rank then calls `environment`, whose variables are set before CUDA
+    starts, together with those of the session; `start`, once the rank has its device; `wrap` for every function to be
+    slowed; and `report` at the end. A throttle that keeps a rank waiting calls `while_idle`, a short function that the
+    launcher may set, from time to time.
 
     Raises ValueError if `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
     """
@@ -37,11 +37,11 @@ class Throttle:
 
     @classmethod
     def session(cls) -> AbstractContextManager[Mapping[str, str]]:
-        """Whatever must run beside the ranks for as long as they do; environment variables that lead them to it."""
+        """A context for as long as the ranks run; yields the environment variables that they need."""
         return nullcontext({})
 
     def environment(self) -> Mapping[str, str]:
-        """Environment variables of this rank."""
+        """Further environment variables of this rank."""
         return {}
 
     def start(self) -> None:
@@ -52,5 +52,5 @@ class Throttle:
         return function
 
     def report(self) -> dict[str, float]:
-        """What this rank really got, by name: achieved_percentage, multiprocessors, ..."""
+        """What this rank was actually given, by name: achieved_percentage, multiprocessors, ..."""
         return {}

@@ -1,4 +1,4 @@
-"""Green contexts: wrapped functions run on a share of the GPU's multiprocessors, which can change between calls."""
+"""The throttle `green`: wrapped functions run on some of the GPU's SMs by CUDA green contexts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from heteroring.throttle.base import Throttle, check_percentage
 class Green(Throttle):
     """Runs wrapped functions on a stream of a CUDA green context, in this process and without a daemon.
 
-    CUDA divides multiprocessors in steps of 8 on Hopper (2 to 8 elsewhere) and rounds up: 66 of 132 become 72. What
-    is not wrapped, NCCL's kernels for one, runs on the whole GPU; memory bandwidth, L2 and NVLink are not divided.
+    CUDA divides SMs in steps of 8 on Hopper (2 to 8 elsewhere) and rounds up: 66 of 132 become 72. What is not wrapped,
+    such as NCCL's kernels, runs on the whole GPU; memory bandwidth, L2 and NVLink are not divided. The share can change
+    between calls (`set`).
     """
 
     name: ClassVar[str] = "green"
@@ -26,11 +27,11 @@ class Green(Throttle):
         self._used: int | None = None
 
     def start(self) -> None:
-        """Take effect at the percentage in force. Raises ValueError where CUDA or PyTorch has no green contexts."""
+        """Take effect in this process. Raises ValueError where CUDA or PyTorch has no green contexts."""
         self.set(self.percentage)
 
     def set(self, percentage: int) -> None:
-        """Run what is called from here on at `percentage`. The host waits once for each percentage that is new."""
+        """Run later calls at `percentage`. The host waits for the GPU once per percentage that was not used before."""
         import torch
 
         self.percentage = check_percentage(percentage)
@@ -48,7 +49,7 @@ class Green(Throttle):
                 return function(*args, **kwargs)
             import torch
 
-            # Each stream waits for the other, so memory that either frees is not reused too early.
+            # Each stream waits for the other, so that memory freed by one is not reused too early by the other.
             outer = torch.cuda.current_stream()
             self._stream.wait_stream(outer)
             with torch.cuda.stream(self._stream):
@@ -59,36 +60,36 @@ class Green(Throttle):
         return throttled
 
     def report(self) -> dict[str, float]:
-        """multiprocessors: those that kernels were seen to run on; expected_multiprocessors: what was asked for."""
+        """multiprocessors: SMs that kernels were seen to run on; expected_multiprocessors: SMs that were requested."""
         import torch
 
         whole = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
         return {
             "multiprocessors": whole if self._used is None else self._used,
-            "expected_multiprocessors": requested(whole, self.percentage),
+            "expected_multiprocessors": requested_sms(whole, self.percentage),
         }
 
 
-def requested(multiprocessors: int, percentage: int) -> int:
-    """Multiprocessors to ask CUDA for, of a GPU's `multiprocessors` at `percentage`."""
-    return max(1, round(multiprocessors * percentage / 100))
+def requested_sms(sms: int, percentage: int) -> int:
+    """SMs to request from CUDA at `percentage`, on a GPU of `sms` SMs."""
+    return max(1, round(sms * percentage / 100))
 
 
 def _open(device: int, percentage: int) -> tuple[Any, Any, int]:
-    """A green context, a stream of it, and the multiprocessors that it really has."""
+    """A green context, a stream of it, and the number of SMs that it actually has."""
     import torch
     from torch.cuda.green_contexts import GreenContext
 
-    from heteroring.throttle.multiprocessors import multiprocessors_in_use
+    from heteroring.throttle.sm_count import sms_in_use
 
     whole = torch.cuda.get_device_properties(device).multi_processor_count
     torch.cuda.synchronize(device)  # CUDA must have started on the device
     try:
-        context = GreenContext.create(num_sms=requested(whole, percentage), device_id=device)
+        context = GreenContext.create(num_sms=requested_sms(whole, percentage), device_id=device)
         stream = context.Stream()
     except RuntimeError as error:
         raise ValueError(
-            f"throttle 'green' at {percentage} %: no green context of {requested(whole, percentage)} of {whole} "
-            f"multiprocessors can be made here: {error}"
+            f"throttle 'green' at {percentage} %: a green context of {requested_sms(whole, percentage)} of {whole} SMs "
+            f"cannot be created here: {error}"
         ) from error
-    return context, stream, multiprocessors_in_use(stream)
+    return context, stream, sms_in_use(stream)

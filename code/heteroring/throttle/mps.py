@@ -1,4 +1,4 @@
-"""MPS: a rank's process may only use a share of its GPU's multiprocessors."""
+"""The throttle `mps`: a rank's process may use only some of its GPU's SMs, by NVIDIA's Multi-Process Service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heteroring.throttle.mps_daemon import mps_daemon
 PERCENTAGE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"
 _WHOLE = "HETERORING_MULTIPROCESSORS"
 
-# Runs in a process of its own: one that has started CUDA without MPS, as the launching one would, stays without it.
+# Runs in a process of its own: a process that has started CUDA without MPS, as the launcher would, stays without it.
 _COUNT = """
 import ctypes
 cuda = ctypes.CDLL("libcuda.so.1")
@@ -29,11 +29,11 @@ for device in range(devices.value):
 
 
 class Mps(Throttle):
-    """Limits a process, its NCCL kernels among the rest, by CUDA_MPS_ACTIVE_THREAD_PERCENTAGE.
+    """Limits a whole process, including its NCCL kernels, by CUDA_MPS_ACTIVE_THREAD_PERCENTAGE.
 
-    MPS divides multiprocessors, by whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), and
-    neither memory bandwidth, L2, NVLink nor the copy engines. The share is fixed when the process starts CUDA. The SMs
-    that it leaves are not neighbours, as those of a thread block cluster have to be: see `avoid_clusters`.
+    MPS divides SMs, in whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), but not memory
+    bandwidth, L2, NVLink or the copy engines. The share is fixed when the process starts CUDA. The SMs that it leaves
+    are not neighbours, as those of a thread block cluster must be (`avoid_clusters`).
     """
 
     name: ClassVar[str] = "mps"
@@ -42,7 +42,7 @@ class Mps(Throttle):
     @classmethod
     @contextmanager
     def session(cls) -> Iterator[Mapping[str, str]]:
-        """A daemon for the ranks (see `mps_daemon`), who are told how many multiprocessors GPUs have without it."""
+        """Run a daemon for the ranks (`mps_daemon`), and tell them how many SMs the GPUs have without it."""
         counts = _whole_devices()
         with mps_daemon() as variables:
             yield {**variables, _WHOLE: " ".join(map(str, counts))}
@@ -51,7 +51,7 @@ class Mps(Throttle):
         return {PERCENTAGE: str(self.percentage)}
 
     def start(self) -> None:
-        """Have products computed right, at 100 % too, so that ranks differ in nothing but the SMs they are left."""
+        """Replace cuBLAS's products, which can be wrong under MPS; at 100 % too, so that ranks differ in SMs alone."""
         import torch
 
         from heteroring.kernels.matmul_override import avoid_clusters
@@ -59,23 +59,23 @@ class Mps(Throttle):
         avoid_clusters(torch.device("cuda", torch.cuda.current_device()))
 
     def report(self) -> dict[str, float]:
-        """multiprocessors: as CUDA counts them in this process; expected_multiprocessors: what was asked for."""
+        """multiprocessors: SMs that CUDA counts in this process; expected_multiprocessors: what MPS should leave."""
         import torch
 
         device = torch.cuda.current_device()
         answer = {"multiprocessors": torch.cuda.get_device_properties(device).multi_processor_count}
         counts = os.environ.get(_WHOLE, "").split()
         if device < len(counts):
-            answer["expected_multiprocessors"] = granted(int(counts[device]), self.percentage)
+            answer["expected_multiprocessors"] = expected_sms(int(counts[device]), self.percentage)
         return answer
 
 
-def granted(multiprocessors: int, percentage: int) -> int:
-    """Multiprocessors that MPS leaves a process of a GPU's `multiprocessors` at `percentage`."""
-    return max(2, multiprocessors * percentage // 100 // 2 * 2)
+def expected_sms(sms: int, percentage: int) -> int:
+    """SMs that MPS leaves a process at `percentage`, on a GPU of `sms` SMs."""
+    return max(2, sms * percentage // 100 // 2 * 2)
 
 
 def _whole_devices() -> list[int]:
-    """Multiprocessors of each visible GPU; empty where they cannot be found out."""
+    """SMs of each visible GPU; empty where they cannot be counted."""
     done = subprocess.run([sys.executable, "-c", _COUNT], capture_output=True, text=True, check=False)
     return [int(line) for line in done.stdout.split()] if done.returncode == 0 else []

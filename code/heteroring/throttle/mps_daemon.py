@@ -1,4 +1,4 @@
-"""An MPS control daemon of our own: started for the ranks, gone with them, and never anybody else's."""
+"""A private MPS control daemon, started for the ranks and ended with them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from pathlib import Path
 CONTROL = "nvidia-cuda-mps-control"
 PIPES = "CUDA_MPS_PIPE_DIRECTORY"
 LOGS = "CUDA_MPS_LOG_DIRECTORY"
-_ALIVE = "get_default_active_thread_percentage"  # any question
+_ALIVE = "get_default_active_thread_percentage"  # any query, to see that the daemon answers
 START_SECONDS = 10.0
 QUIT_SECONDS = 5.0
 
 
 class MpsUnavailable(ValueError):
-    """MPS cannot be used on this machine, and why."""
+    """MPS cannot be used on this machine; the message says why."""
 
 
 @contextmanager
 def mps_daemon() -> Iterator[Mapping[str, str]]:
-    """A daemon for as long as the block runs: the variables with which a CUDA program runs under it.
+    """Run a daemon within the context; yields the environment variables with which a CUDA program runs under it.
 
-    This process does not get them: one that starts CUDA with them is bound to the daemon, and cannot use a GPU any more
-    when that has gone. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one serves and is left as
-    it is; it must answer, for without it CUDA programs run as if there were no limit. Otherwise one is started with
-    pipes and logs in a temporary folder, and ends with the block, together with its servers: also if the block raises,
-    and also if a client was killed and the servers do not notice.
+    They are not set in this process: a process that starts CUDA with them is bound to the daemon, and cannot use a GPU
+    after the daemon has ended. Where the environment names a daemon by CUDA_MPS_PIPE_DIRECTORY, that one is used and
+    left running; it must answer, because without it CUDA programs run without a limit. Otherwise a daemon is started
+    with pipes and logs in a temporary folder. It ends with the context, together with its servers, also if the context
+    raises, and also if a client was killed and the servers do not notice.
 
-    Raises MpsUnavailable if no daemon can be started, or the one that the environment names does not answer.
+    Raises MpsUnavailable if no daemon can be started, or if the one that the environment names does not answer.
     """
     if named := os.environ.get(PIPES):
-        # Whoever has the pipes of a daemon, as in a container, need not have the program that asks it.
+        # A process that can use a daemon's pipes, as in a container, need not have the program that queries it.
         if shutil.which(CONTROL) is not None and _ask(_ALIVE, {}) is None:
             raise MpsUnavailable(
                 f"throttle 'mps': {PIPES} names {named}, where no daemon answers: start one there, or unset it"
             )
         yield {}
         return
-    # Sockets are made in this folder, and their names may have 107 characters: TMPDIR can be too deep for that.
+    # Not in TMPDIR: sockets lie in this folder, and their paths are limited to 107 characters.
     with tempfile.TemporaryDirectory(prefix="mps-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         ours = {PIPES: f"{folder}/pipe", LOGS: f"{folder}/log"}
         for path in ours.values():
@@ -62,7 +62,7 @@ def _start(folder: str, ours: Mapping[str, str]) -> subprocess.Popen:
         raise MpsUnavailable(f"throttle 'mps' needs the program {CONTROL}, which is not on PATH{_INSTEAD}")
     output = Path(folder, "output")
     with output.open("wb") as file:
-        # In a session of its own, Ctrl-C in a terminal reaches us alone, and we end it.
+        # In a session of its own, so that Ctrl-C in a terminal reaches this process only, which then ends the daemon.
         daemon = subprocess.Popen(
             [CONTROL, "-f"],
             stdin=subprocess.DEVNULL,
@@ -85,15 +85,15 @@ def _start(folder: str, ours: Mapping[str, str]) -> subprocess.Popen:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is killed and cannot."""
+    """Have the kernel end this process when its parent is killed and cannot end it."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-_INSTEAD = "; --throttle green limits multiprocessors without it"
+_INSTEAD = "; --throttle green limits SMs without it"
 
 
 def _ask(command: str, ours: Mapping[str, str]) -> str | None:
-    """The daemon's answer to one command, or None if it has none."""
+    """The daemon's answer to one command, or None if it does not answer."""
     try:
         done = subprocess.run(
             [CONTROL],
@@ -110,7 +110,7 @@ def _ask(command: str, ours: Mapping[str, str]) -> str | None:
 
 
 def _stop(daemon: subprocess.Popen, ours: Mapping[str, str]) -> None:
-    """End the daemon and its servers: as they wish to end, and if they do not, by force."""
+    """Ask the daemon and its servers to quit, and kill what is left after QUIT_SECONDS."""
     if daemon.poll() is None:
         _ask(f"quit -t {QUIT_SECONDS:.0f}", ours)
         with suppress(subprocess.TimeoutExpired):
@@ -120,13 +120,13 @@ def _stop(daemon: subprocess.Popen, ours: Mapping[str, str]) -> None:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        daemon.poll()  # a child that has ended stays in the table until it is asked for
+        daemon.poll()  # reap it: a child that has ended stays in the process table until then
         time.sleep(0.02)
     daemon.wait()
 
 
 def _processes(pipes: str) -> list[int]:
-    """MPS processes, control daemon and servers, that were started with our folder of pipes."""
+    """Process ids of the control daemon and the servers that were started with the folder `pipes`."""
     found = []
     for path in Path("/proc").iterdir():
         with suppress(OSError):

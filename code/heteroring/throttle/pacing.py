@@ -1,4 +1,4 @@
-"""Pacing: a CPU rank at p % idles t * (100/p - 1) after each t seconds of computing."""
+"""The throttle `pacing`: a CPU rank at p % idles for t * (100/p - 1) after every t seconds of computing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def sleep_until(
 ) -> None:
     """Return at `deadline` of `clock`, in seconds, and not measurably later, also if `sleep` returns early.
 
-    The kernel wakes a sleeper late by some 0.1 ms, which is as long as a small block takes to compute; so the
-    last SPIN_SECONDS are spent looking at the clock.
+    Linux wakes a sleeper some 0.1 ms late, as long as a small rectangle of attention takes; so the last SPIN_SECONDS
+    are spent polling the clock.
     """
     while (remaining := deadline - clock()) > SPIN_SECONDS:
         sleep(remaining - SPIN_SECONDS)
@@ -30,11 +30,10 @@ def sleep_until(
 class Pacing(Throttle):
     """Emulates a slower device by idling after every wrapped call.
 
-    Idle time belongs to the device that is emulated: to whoever times the wrapped call, it is computing. What counts
-    as computing is the processor time of the calling thread: a moment for which it was put off, for a message to
-    arrive say, would otherwise be lengthened like its own work.
+    To whoever times the wrapped call, idling counts as computing by the emulated device. Idle time is in proportion to
+    the processor time of the calling thread; time that the thread spends waiting, for a message say, is not lengthened.
 
-    `clock` (seconds of the day), `busy` (seconds of processor time) and `sleep` (seconds) are replaceable for tests.
+    `clock` (wall-clock seconds), `busy` (seconds of processor time) and `sleep` (seconds) are replaceable for tests.
     `while_idle` is called every NAP_SECONDS of idling, which can take minutes.
     """
 
@@ -64,7 +63,7 @@ class Pacing(Throttle):
         return paced
 
     def _idle(self, computing: float) -> None:
-        """Idle for as long as `computing` seconds of work ask for."""
+        """Idle for as long as the percentage requires after `computing` seconds of work."""
         start = self._clock()
         if self.percentage < 100:
             sleep_until(start + computing * (100 / self.percentage - 1), self._clock, self._nap)
@@ -76,5 +75,5 @@ class Pacing(Throttle):
         self.while_idle()
 
     def report(self) -> dict[str, float]:
-        """achieved_percentage: share of computing in computing and idling. Empty before the first call."""
+        """achieved_percentage: time computing over time computing and idling. Empty before the first call."""
         return {"achieved_percentage": 100 * self._computing / self._total} if self._total else {}

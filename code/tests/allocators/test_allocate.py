@@ -133,7 +133,7 @@ class TestProfile:
         rows = []
         for offset, source in enumerate(sources):
             table = profile(source)
-            for length, speeds in zip(table.lengths, table.speeds, strict=True):
+            for length, speeds in zip(table.lengths, table.values, strict=True):
                 for percentage, speed in zip(table.percentages, speeds, strict=True):
                     rows.append(profile_row(source, length, percentage=percentage, tflops=speed + offset))
         write_rows(path, rows)
@@ -217,8 +217,8 @@ class TestProfile:
         ({"multiple": True}, "multiple is True: it must be an integer"),
         ({"multiple": None}, "multiple is None: it must be an integer"),
         ({"multiple": "2"}, "multiple is '2': it must be an integer"),
-        ({"percentages": ()}, "percentages is (): it must be a list of numbers, one a rank, in rank order"),
-        ({"percentages": {100, 50}}, "{50, 100}: it must be a list of numbers, one a rank, in rank order"),
+        ({"percentages": ()}, "percentages is (): it must be a list of numbers, one per rank, in rank order"),
+        ({"percentages": {100, 50}}, "{50, 100}: it must be a list of numbers, one per rank, in rank order"),
         ({"percentages": {100: 1}}, "percentages is {100: 1}: it must be a list"),
         ({"percentages": "100"}, "percentages is '100': it must be a list"),
         ({"percentages": b"dd"}, "percentages is b'dd': it must be a list"),

@@ -28,7 +28,7 @@ L40 = ProfileTable(
     setup={"dtype": "float16"},
     lengths=(1024, 4096, 8192, 16384),
     percentages=(10, 20, 30, 50),
-    speeds=(
+    values=(
         (24.91, 38.52, 47.50, 73.20),
         (33.95, 67.57, 98.82, 157.00),
         (33.35, 66.53, 98.80, 156.57),
@@ -39,7 +39,7 @@ L40 = ProfileTable(
 
 SCORES = {"r2": 1.0, "r2_leave_one_percentage_out": None, "r2_leave_one_length_out": None}
 CELLS = [(length, percentage) for length in L40.lengths for percentage in L40.percentages]
-SPEEDS = np.ravel(L40.speeds)
+SPEEDS = np.ravel(L40.values)
 
 
 def design(cells):
@@ -77,7 +77,7 @@ class TestLookupTable:
 
     @given(st.integers(1024, 16384), st.floats(10, 50))
     def test_interpolation_is_linear_in_log_length_and_in_percentage(self, length, percentage):
-        reference = RegularGridInterpolator((np.log(L40.lengths), L40.percentages), np.array(L40.speeds))
+        reference = RegularGridInterpolator((np.log(L40.lengths), L40.percentages), np.array(L40.values))
         prediction = self.table.predict(length, percentage)
         assert prediction.speed == pytest.approx(reference((math.log(length), percentage)).item(), rel=1e-12)
         assert not prediction.clamped

@@ -29,7 +29,7 @@ def test_raw_rows_become_medians_over_repetitions(tmp_path):
     table = read_profile([full, half], "matmul")
     assert table.lengths == (128, 256)
     assert table.percentages == (50, 100)
-    assert table.speeds == ((0.5, 1.5), (0.5, 1.5))
+    assert table.values == ((0.5, 1.5), (0.5, 1.5))
     assert table.rows == 10
     assert (table.source, table.platform) == ("matmul", "cpu")
     assert table.setup == {

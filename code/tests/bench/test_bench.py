@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heteroring.bench.ring import run as sweep
-from heteroring.bench.ring.job import Job, plan
+from heteroring.bench.ring.job import RingJob, plan
 from heteroring.bench.shape import Shape
 from heteroring.cli.main import app
 from heteroring.results.metrics import cells
@@ -175,9 +175,17 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
     pytest.importorskip("fms")
 
     def job(percentage):
-        strategies = ("contiguous/even", "zigzag/even", "zigzag/uneven")
-        modules = {"modules": ("attention", "fms"), "fms_seq_lens": (512,)}
-        return Job("gpu", "two", "mps", (100, percentage), (512, 1024, 2048), strategies, peers=True, **modules)
+        return RingJob(
+            platform="gpu",
+            label="two",
+            throttle="mps",
+            percentages=(100, percentage),
+            seq_lens=(512, 1024, 2048),
+            strategies=("contiguous/even", "zigzag/even", "zigzag/uneven"),
+            peers=True,
+            modules=("attention", "fms"),
+            fms_seq_lens=(512,),
+        )
 
     cells, _ = plan(job(50))
     assert len(cells) == 26
@@ -195,13 +203,13 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
 
 
 def test_three_ranks_in_bfloat16():
-    job = Job(
-        "cpu",
-        "bench-machine",
-        "pacing",
-        (100, 100, 50),
-        (50,),
-        ("zigzag/uneven", "contiguous/even"),
+    job = RingJob(
+        platform="cpu",
+        label="bench-machine",
+        throttle="pacing",
+        percentages=(100, 100, 50),
+        seq_lens=(50,),
+        strategies=("zigzag/uneven", "contiguous/even"),
         shape=Shape(heads=2, kv_heads=1, head_dim=8, dtype="bfloat16"),
         repetitions=1,
         warmup=0,

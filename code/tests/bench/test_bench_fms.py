@@ -11,7 +11,7 @@ pytest.importorskip("fms")
 
 from heteroring.bench.random_layer import layer_flops, random_layer
 from heteroring.bench.ring import run as sweep
-from heteroring.bench.ring.job import Job
+from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 from heteroring.cli.main import app
 from heteroring.results.results import Results
@@ -108,8 +108,13 @@ def test_cells_are_compared_with_cells_of_their_module(folder):
 
 @pytest.mark.parametrize("percentages", [(100, 1), (100, 100, 1)])
 def test_a_rank_without_tokens_takes_part(percentages):
-    job = Job(
-        *("cpu", "cpu", "pacing", percentages, (40,), ("zigzag/uneven", "contiguous/uneven")),
+    job = RingJob(
+        platform="cpu",
+        label="cpu",
+        throttle="pacing",
+        percentages=percentages,
+        seq_lens=(40,),
+        strategies=("zigzag/uneven", "contiguous/uneven"),
         shape=Shape(batch=2, heads=2, kv_heads=1, head_dim=8),
         repetitions=1,
         modules=("fms",),

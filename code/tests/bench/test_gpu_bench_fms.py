@@ -7,11 +7,12 @@ from gpu import two_gpus
 pytest.importorskip("fms")
 
 from heteroring.bench.ring import run as sweep
-from heteroring.bench.ring.job import Job
+from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 
 pytestmark = two_gpus
 
+ON_GPU = {"platform": "gpu", "label": "gpu"}
 STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/uneven")
 
 
@@ -19,8 +20,12 @@ STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/une
 @pytest.mark.parametrize("transport", ["p2p", "copy-engine"])
 @pytest.mark.parametrize(("throttle", "percentages"), [("none", (100, 100)), ("green", (100, 50))])
 def test_the_layer_is_right_beside_its_attention(dtype, transport, throttle, percentages):
-    job = Job(
-        *("gpu", "gpu", throttle, percentages, (1024,), STRATEGIES),
+    job = RingJob(
+        **ON_GPU,
+        throttle=throttle,
+        percentages=percentages,
+        seq_lens=(1024,),
+        strategies=STRATEGIES,
         shape=Shape(heads=8, kv_heads=2, head_dim=128, dtype=dtype),
         transport=transport,
         repetitions=2,
@@ -35,8 +40,12 @@ def test_the_layer_is_right_beside_its_attention(dtype, transport, throttle, per
 
 
 def test_a_gpu_without_tokens_takes_part():
-    job = Job(
-        *("gpu", "gpu", "green", (100, 1), (40,), ("zigzag/uneven",)),
+    job = RingJob(
+        **ON_GPU,
+        throttle="green",
+        percentages=(100, 1),
+        seq_lens=(40,),
+        strategies=("zigzag/uneven",),
         shape=Shape(batch=2, heads=4, kv_heads=4, head_dim=64, dtype="float16"),
         repetitions=1,
         modules=("fms",),

@@ -6,16 +6,16 @@ import torch
 from test_operators import Throttle, job
 
 from gpu import one_gpu
-from heteroring.bench.profile.operators import operators
+from heteroring.bench.profile.operators import OPERATORS
 from heteroring.bench.shape import Shape
 
 pytestmark = one_gpu
 
 
-def test_joins_are_right_and_made_where_the_ring_makes_them():
+def test_fused_first_steps_are_right_and_made_where_the_ring_makes_them():
     shape = Shape(1, 8, 2, 128, "bfloat16")
     here = SimpleNamespace(throttle=Throttle(), torch_device=torch.device("cuda", 0))
-    found = list(operators("fold", here, job(platform="gpu", seq_lens=(256, 1024), shape=shape)))
+    found = list(OPERATORS["fold"](here, job(platform="gpu", seq_lens=(256, 1024), shape=shape)))
     joins = [(each.kind, each.size) for each in found[2:]]
     hopper = torch.cuda.get_device_capability(0) == (9, 0)
     assert joins == ([("join", 256), ("join", 1024)] if hopper else [])
@@ -23,8 +23,8 @@ def test_joins_are_right_and_made_where_the_ring_makes_them():
     for operator in found[2:]:
         out, _ = operator.call()
         (q, k, v), options = here.throttle.calls[-1]
-        late = options["late"]
-        keys, values = (torch.cat(pair, dim=2).repeat_interleave(4, dim=1) for pair in ((late.k, k), (late.v, v)))
+        pending = options["pending"]
+        keys, values = (torch.cat(pair, dim=2).repeat_interleave(4, dim=1) for pair in ((pending.k, k), (pending.v, v)))
         visible = torch.ones(operator.size, operator.size + 128, dtype=torch.bool, device="cuda").tril(128)
         wanted = torch.nn.functional.scaled_dot_product_attention(q, keys, values, visible)
         assert (out - wanted).abs().max() < 2e-2

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.ring import workloads as modules
-from heteroring.bench.ring.job import Job, plan
+from heteroring.bench.ring.job import RingJob, plan
 from heteroring.bench.shape import Shape
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
@@ -21,7 +20,7 @@ def job(**changes):
         "seq_lens": (30, 60),
         "strategies": ("contiguous/even", "zigzag/uneven"),
     }
-    return Job(**values | changes)
+    return RingJob(**values | changes)
 
 
 def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():
@@ -72,16 +71,16 @@ def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
 
 
 @needs_fms
-def test_peers_are_those_of_the_attention():
+def test_baselines_are_those_of_the_attention():
     gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "peers": True}
     cells, _ = plan(job(**gpu, modules=("attention", "fms")))
     assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 2
-    with pytest.raises(ValueError, match="peers are measured beside module 'attention'"):
+    with pytest.raises(ValueError, match="baselines are measured beside module 'attention'"):
         job(**gpu, modules=("fms",))
 
 
 def test_a_layer_without_its_package_is_refused(monkeypatch):
-    monkeypatch.setattr(modules, "find_spec", lambda name: None)
+    monkeypatch.setattr("heteroring.bench.requirements.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install ibm-fms"):
         job(modules=("fms",))
 
@@ -97,7 +96,7 @@ def test_three_ranks_are_planned_for():
     ]
 
 
-def test_peers_are_measured_at_every_length():
+def test_baselines_are_measured_at_every_length():
     cells, _ = plan(job(platform="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), peers=True))
     assert [
         (cell.label, cell.partition.block_lens) for cell in cells if cell.system in ("context_parallel", "sdpa")
@@ -135,7 +134,7 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"condition": "asleep"}, "condition 'asleep' is unknown: choose one of rested, sustained, eager, captured"),
         ({"condition": "captured"}, "condition 'captured' .* needs platform 'gpu' and module 'attention'"),
         ({"number": 0}, "job is 0: it must be 1 or more"),
-        ({"peers": True}, "platform 'cpu' has no peers"),
+        ({"peers": True}, "platform 'cpu' has no baselines"),
         ({"multiple": -1}, "multiple is -1"),
         ({"modules": ()}, "modules is empty"),
         ({"modules": ("mamba",)}, "module 'mamba' is unknown: choose one of attention, fms"),

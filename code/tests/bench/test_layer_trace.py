@@ -10,7 +10,7 @@ pytest.importorskip("fms")
 import fms_models
 from heteroring.bench.model.layer_trace import LayerTrace
 from heteroring.fms import ring_prefill
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.device import Cpu
 from heteroring.ring.partition import Partition
 

@@ -17,7 +17,7 @@ from heteroring.bench.model.job import ModelCell, ModelJob, plan
 from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer
 from heteroring.bench.model.run import ModelSweep
 from heteroring.bench.model.spec import ModelSpec
-from heteroring.bench.profile.transformer_block import block_flops
+from heteroring.bench.profile.fms_operators import block_flops
 from heteroring.cli.main import app
 from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow

@@ -1,25 +1,27 @@
-"""What a profile times: the work of each kind of operator, and kinds whose modules are imported only when asked for."""
+"""What a profile times: the work of each kind of operator, and what a job refuses."""
 
 import ctypes
 import gc
-import sys
 from functools import wraps
-from types import ModuleType, SimpleNamespace
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from heteroring.bench.profile import operators as registry
-from heteroring.bench.profile.operators import Operator, operators, sizes
-from heteroring.bench.profile.run import ProfileJob, steps
+from heteroring.bench.profile import operators
+from heteroring.bench.profile.job import ProfileJob
+from heteroring.bench.profile.operators import OPERATORS
+from heteroring.bench.profile.run import steps
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import WrongResult
 
+needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 SHAPE = Shape(batch=2, heads=4, kv_heads=2, head_dim=8)
 
 
 def job(**changes):
-    values = {"platform": "cpu", "label": "cpu", "throttle": "none", "percentage": 100}
+    values = {"platform": "cpu", "label": "cpu", "throttle": "none", "percentages": (100,)}
     values |= {"sizes": (8,), "seq_lens": (3, 200), "shape": SHAPE}
     return ProfileJob(**values | changes)
 
@@ -43,9 +45,9 @@ def rank():
     return SimpleNamespace(throttle=Throttle(), torch_device=torch.device("cpu"))
 
 
-def test_a_fold_is_a_visit_of_128_keys_that_goes_on_from_a_running_result():
+def test_a_fold_is_a_ring_step_of_128_keys_that_goes_on_from_a_running_result():
     here = rank()
-    found = list(operators("fold", here, job()))
+    found = list(OPERATORS["fold"](here, job()))
     assert [(each.kind, each.size, each.flops) for each in found] == [
         ("fold", rows, 4 * 2 * 4 * 8 * rows * 128) for rows in (3, 200)
     ]
@@ -65,27 +67,27 @@ def test_a_fold_is_a_visit_of_128_keys_that_goes_on_from_a_running_result():
         assert not torch.equal(out, before)
 
 
-class Joining:
-    """A block that can go on to late keys: writes down what it was given."""
+class Fusing:
+    """A backend that can go on to pending KV: writes down what it was given."""
 
     def __init__(self, tile):
         self.tile = tile
 
-    def takes_late(self, q, k, v, causal_offset, late):
+    def takes_pending(self, q, k, v, causal_offset, pending):
         return causal_offset == 0 and q.shape[2] % self.tile == 0
 
-    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, late=None):
-        if late:
-            counter = ctypes.c_int32.from_address(late.arrived).value
-            return q.shape, late.k.shape, late.v.shape, late.first_query, counter * late.heads
+    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, pending=None):
+        if pending:
+            counter = ctypes.c_int32.from_address(pending.arrived).value
+            return q.shape, pending.k.shape, pending.v.shape, pending.first_query, counter * pending.heads
         return running
 
 
-def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_block_can(monkeypatch):
-    monkeypatch.setattr(registry, "resolve", lambda *_: Joining(tile=8))
+def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_backend_can(monkeypatch):
+    monkeypatch.setattr(operators, "resolve", lambda *_: Fusing(tile=8))
     here = rank()
     here.throttle.wrap = lambda function: function
-    found = list(operators("fold", here, job(seq_lens=(16, 3, 200))))
+    found = list(OPERATORS["fold"](here, job(seq_lens=(16, 3, 200))))
     assert [(each.kind, each.size) for each in found] == [
         *(("fold", n) for n in (16, 3, 200)),
         ("join", 16),
@@ -110,10 +112,10 @@ def off_by_a_tile(function):
 @pytest.mark.parametrize("kind", ["matmul", "attention"])
 def test_a_wrong_result_is_told_from_a_right_one(kind):
     here = rank()
-    for operator in operators(kind, here, job()):
+    for operator in OPERATORS[kind](here, job()):
         operator.verify(operator.call())
     here.throttle.wrap = off_by_a_tile
-    for operator in operators(kind, here, job()):
+    for operator in OPERATORS[kind](here, job()):
         with pytest.raises(WrongResult, match=f"{kind} of {operator.size}"):
             operator.verify(operator.call())
 
@@ -124,37 +126,34 @@ def test_steps_count_the_operators_of_every_kind():
     assert steps(job(kinds=("matmul",), seq_lens=())) == 6
 
 
-def test_a_kind_elsewhere_checks_the_job_and_makes_its_operators(monkeypatch):
-    module = ModuleType("heteroring_test_kind")
-    seen = []
-    module.check = seen.append
-    module.operators = lambda rank, job: iter([Operator("layer", n, 1, int) for n in job.seq_lens])
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(registry._ELSEWHERE, "layer", module.__name__)
-    asked = job(kinds=("attention", "layer"))
-    assert seen == [asked]
-    assert [each.size for each in operators("layer", rank(), asked)] == [3, 200]
-
-
-def test_a_layer_has_lengths_of_its_own_at_which_its_attention_is_measured_too(monkeypatch):
-    monkeypatch.setitem(registry._ELSEWHERE, "layer", "heteroring_test_kind")
-    monkeypatch.setattr(registry, "_module", lambda kind: SimpleNamespace(check=lambda job: None))
+@needs_fms
+def test_a_layer_has_lengths_of_its_own_at_which_its_attention_is_measured_too():
     asked = job(kinds=("matmul", "attention", "fold", "layer"), fms_seq_lens=(200, 40))
-    found = {kind: sizes(kind, asked) for kind in asked.kinds}
+    found = {kind: asked.sizes_of(kind) for kind in asked.kinds}
     assert found == {"matmul": (8,), "attention": (3, 200, 40), "fold": (3, 200, 40), "layer": (200, 40)}
-    assert [each.size for kind in ("attention", "fold") for each in operators(kind, rank(), asked)] == [3, 200, 40] * 2
+    made = [each.size for kind in ("attention", "fold") for each in OPERATORS[kind](rank(), asked)]
+    assert made == [3, 200, 40] * 2
     assert steps(asked) == (1 + 3 + 3 + 2) * (asked.warmup + asked.repetitions)
 
 
-def test_a_kind_elsewhere_can_refuse_before_a_process_starts(monkeypatch):
-    module = ModuleType("heteroring_test_kind")
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"kinds": ()}, "kinds is empty"),
+        ({"kinds": ("matmul", "matmul")}, "kinds holds matmul twice"),
+        ({"kinds": ("join",)}, "profile kind 'join' is unknown: choose one of matmul, attention"),
+        ({"fms_seq_lens": (8,)}, "fms_seq_lens is given, but kind 'layer' is not measured"),
+        ({"warmup": -1}, "warmup is -1"),
+    ],
+)
+def test_a_job_that_cannot_be_measured_is_refused(changes, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        job(**changes)
 
-    def check(job):
-        raise ValueError("needs something that is not here")
 
-    module.check = check
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(registry._ELSEWHERE, "block", module.__name__)
+@pytest.mark.parametrize("kind", ["layer", "block"])
+def test_a_kind_of_fms_is_refused_without_it_before_a_process_starts(monkeypatch, kind):
+    monkeypatch.setattr("heteroring.bench.requirements.find_spec", lambda name: None)
     job(kinds=("attention",))
-    with pytest.raises(ValueError, match="needs something"):
-        job(kinds=("attention", "block"))
+    with pytest.raises(ValueError, match=f"profile kind '{kind}' needs ibm-fms"):
+        job(kinds=("attention", kind))

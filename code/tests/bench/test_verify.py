@@ -5,7 +5,7 @@ import torch
 
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import WrongResult, verify_hidden_states, verify_product, verify_rows
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard
 

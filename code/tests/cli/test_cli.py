@@ -1,15 +1,20 @@
 """The command line: light to start, and one clear line for every mistake, before any process is started."""
 
 import errno
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +28,7 @@ from heteroring.cli.main import app
 from heteroring.results.rows import Measurement, read_rows, write_rows
 from heteroring.results.summary import summary
 
-COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo")
+COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo", "doctor", "figure")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
 PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
 
@@ -65,7 +70,7 @@ def options(base, changes):
         ({"--percentages": "100,101"}, "percentage 101 is not"),
         ({"--percentages": "100,fast"}, "--percentages '100,fast' is not a list of integers"),
         ({"--seq-lens": "64,0"}, "seq_lens holds 0: a length is 1 or more"),
-        ({"--seq-lens": ""}, "--seq-lens '' is not a list of integers"),
+        ({"--seq-lens": ""}, "--seq-lens '' is not a list of entries"),
         ({"--strategies": "zigzag/odd"}, "strategy 'zigzag/odd' is unknown"),
         ({"--strategies": "spiral/even"}, "strategy 'spiral/even' is unknown"),
         ({"--strategies": "zigzag/balanced"}, "allocator 'balanced' needs a model"),
@@ -78,7 +83,10 @@ def options(base, changes):
         ({"--block": "cpu", "--platform": "gpu"}, "block backend 'cpu' computes on cpu, not on cuda"),
         ({"--transport": "pigeon"}, "transport 'pigeon' is unknown"),
         ({"--module": "mamba"}, "module 'mamba' is unknown: choose one of attention, fms"),
-        ({"--module": ""}, "module '' is unknown"),
+        ({"--module": ""}, "--module '' is not a list of entries separated by commas or spaces"),
+        ({"--strategies": "zigzag/evn"}, "; did you mean zigzag/even?"),
+        ({"--strategies": "zigzag/lut@atention"}, "; did you mean zigzag/lut@attention?"),
+        ({"--platform": "gpuu"}, "choose one of cpu, gpu; did you mean gpu?"),
         ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but module 'fms' is not measured"),
         ({"--fms-seq-lens": "few"}, "--fms-seq-lens 'few' is not a list of integers"),
         ({"--repetitions": "0"}, "repetitions is 0"),
@@ -94,7 +102,7 @@ def options(base, changes):
         ({"--batch": str(2**63)}, f"--batch {2**63} does not fit in 64 bits"),
         ({"--head-dim": str(10**30)}, f"--head-dim {10**30} does not fit in 64 bits"),
         ({"--repetitions": str(10**30)}, f"--repetitions {10**30} does not fit in 64 bits"),
-        ({"--seq-lens": f"64,{10**30}"}, f"--seq-lens {10**30} does not fit in 64 bits"),
+        ({"--seq-lens": f"64,{10**30}"}, f"is not a list of integers: {10**30} does not fit in 64 bits"),
     ],
 )
 def test_bench_refuses(tmp_path, no_process, changes, complaint):
@@ -113,11 +121,11 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--seq-lens": ""}, "seq_lens is empty"),
         ({"--sizes": ""}, "sizes is empty"),
         ({"--kinds": "attention,fold", "--seq-lens": ""}, "seq_lens is empty"),
-        ({"--kinds": "sort"}, "profile kind 'sort' is unknown: choose from matmul, attention, fold, layer, block"),
+        ({"--kinds": "sort"}, "profile kind 'sort' is unknown: choose one of matmul, attention, fold, layer, block"),
         ({"--kinds": "fold,fold"}, "kinds holds fold twice"),
         ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but kind 'layer' is not measured"),
         ({"--fms-seq-lens": "64,64", "--kinds": "layer"}, "fms_seq_lens holds 64 twice"),
-        ({"--kinds": ""}, "profile kind '' is unknown"),
+        ({"--kinds": "matmul,,fold"}, "--kinds 'matmul,,fold' is not a list of entries separated by commas"),
         ({"--platform": "abacus"}, "platform 'abacus'"),
         ({"--block": "abacus"}, "block backend 'abacus' is unknown"),
         pytest.param({"--kinds": "layer", "--head-dim": "7"}, "head_dim is 7: profile kind 'layer'", marks=needs_fms),
@@ -143,7 +151,7 @@ def measured_job(monkeypatch, *words):
     """The Job that `heteroring bench` with `words` would measure, and where to."""
     asked = []
 
-    def measure(stage, job, percentages, hang_timeout, output, description, show):
+    def measure(stage, job, hang_timeout, output, description, **options):
         asked.append((job, output))
         raise typer.Exit
 
@@ -202,7 +210,7 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("writer", "named"), [("rows.dump_rows", "rows.csv"), ("provenance.dump_json", "rows.json")])
+@pytest.mark.parametrize(("writer", "named"), [("dump_rows", "rows.csv"), ("dump_json", "rows.json")])
 def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
@@ -211,7 +219,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     older = {"rows.csv": "older rows", "rows.json": "older record"}
     for each, text in older.items():
         (tmp_path / each).write_text(text)
-    monkeypatch.setattr(f"heteroring.results.{writer}", full)
+    monkeypatch.setattr(f"heteroring.bench.run.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
@@ -223,6 +231,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
 
 
+@pytest.mark.ranks
 def test_a_table_that_cannot_be_printed_costs_no_rows(tmp_path, monkeypatch):
     def gone(rows):
         raise OSError(errno.EPIPE, "Broken pipe")
@@ -301,13 +310,12 @@ def test_aggregate_refuses(tmp_path):
 
 
 def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
-    from heteroring.bench.ring import run as sweep
     from heteroring.launch.errors import RankError
 
     def fail(*_, **__):
         raise RankError(1, "rank 1 raised:\nTraceback: ...")
 
-    monkeypatch.setattr(sweep, "launch", fail)
+    monkeypatch.setattr("heteroring.bench.job.launch", fail)
     result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
     assert result.exit_code == 1
     assert "heteroring: error: rank 1 raised:" in result.stderr
@@ -321,9 +329,250 @@ def test_every_command_has_help(command):
     assert "Usage" in result.output
 
 
-def test_usage_errors_exit_with_2():
-    assert invoke("profile").exit_code == 2
-    assert invoke("fly").exit_code == 2
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["profile"], "Missing option '--output'."),
+        (["fly"], "No such command 'fly'."),
+        (["figur", "x"], "No such command 'figur'. Did you mean 'figure'?"),
+        (["bench", "--repetitions", "many"], "error: --repetitions 'many' is not an integer\n"),
+        (["bench", "--hang-timeout", "long"], "error: --hang-timeout 'long' is not a number\n"),
+        (["bench", "--seq-len", "64"], "No such option: --seq-len (Possible options: "),
+        (["allocate", "even", "--seq-len"], "Option '--seq-len' requires an argument."),
+        (["demo", "now"], "Got unexpected extra argument"),
+    ],
+)
+def test_a_usage_error_is_one_line(words, complaint):
+    assert_refused(invoke(*words), complaint)
+
+
+def test_without_a_command_there_is_help_alone():
+    result = invoke()
+    assert result.exit_code == 2
+    assert "Usage" in result.output
+    assert "heteroring: error" not in result.output
+
+
+def test_help_shows_commands_in_groups_and_exit_codes():
+    text = " ".join(invoke("--help").output.replace("│", " ").split())
+    places = [
+        text.index(word) for word in ("Measure ─", " bench ", "Fit and share out ─", " allocate ", "Show ─", " demo ")
+    ]
+    assert places == sorted(places)
+    assert "Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended by signal n." in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_in_help_are_right_usage(tmp_path, monkeypatch, no_process, command):
+    """They come as far as files that are not here, or as a measurement, which is not made."""
+
+    def measure(*_, **__):
+        raise typer.Exit
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("heteroring.bench.run.measure", "heteroring.bench.demo.run"):
+        monkeypatch.setattr(name, measure)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2 if command == "bench" else 0)
+    commands = typer.main.get_command(app).commands
+    heading, *examples = commands[command].epilog.split("\n\n")
+    assert heading in ("Example:", "Examples:")
+    for example in examples:
+        program, *words = example.split()
+        assert (program, words[0]) == ("heteroring", command)
+        result = invoke(*words)
+        assert result.exit_code in (0, 2), result.output
+        if result.exit_code:
+            assert re.search(r"error: .*(data|profile)/\S+(: No such file| is not a folder)", result.stderr)
+
+
+def test_lists_take_commas_and_spaces():
+    answers = [
+        invoke("allocate", "uneven", "--seq-len", "640", "--percentages", text).stdout
+        for text in ("100,50,10", "100 50 10", " 100, 50 ,10 ")
+    ]
+    assert answers == ["400 200 40\n"] * 3
+
+
+@pytest.mark.ranks
+def test_scripts_read_json(tmp_path):
+    """What each command prints with --json, and nothing beside it."""
+    words = ("allocate", "uneven", "--seq-len", "64", "--percentages", "100 60", "--json")
+    shares = json.loads(invoke(*words).stdout)
+    assert (shares["block_lens"], shares["percentages"], shares["notes"]) == ([40, 24], [100, 60], [])
+
+    cell = options(BENCH, {"--seq-lens": "8", "--repetitions": "2"})
+    found = json.loads(invoke("bench", *cell, "--json").stdout)
+    assert [each["strategy"] for each in found] == ["zigzag/even", "zigzag/uneven", "alone/rank0", "alone/rank1"]
+    assert [each["block_lens"] for each in found] == [[4, 4], [5, 3], [8, 0], [0, 8]]
+    assert all(each["repetitions"] == 2 and each["latency_ms"] > 0 < each["bound_fraction"] for each in found)
+
+    grid = replace(synthetic.TINY, model=False)
+    synthetic.write_platform(tmp_path, grid)
+    tables = json.loads(invoke("aggregate", "--platform-dir", tmp_path, "--json").stdout)
+    assert str(tmp_path / "derived" / "cells.csv") in tables
+    profiles = sorted((tmp_path / "profile").glob("*.csv"))
+    model = invoke("fit", "--output", tmp_path / "lut.json", *profiles, "--json").stdout
+    assert json.loads(model) == json.loads((tmp_path / "lut.json").read_text())
+
+
+def test_a_figure_is_drawn_from_rows_that_nobody_aggregated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "platform"
+    synthetic.write_platform(folder, replace(synthetic.TINY, model=False))
+    result = invoke("figure", "bound_fraction", "--platform-dir", folder)
+    assert (result.exit_code, result.stdout) == (0, "bound_fraction.png\n"), result.output
+    assert Path("bound_fraction.png").read_bytes().startswith(b"\x89PNG")
+    both = ("--output", "a.pdf", "--output", "b.png")
+    assert invoke("figure", "bound_fraction", "--platform-dir", folder, *both).exit_code == 0
+    assert {path.name for path in tmp_path.glob("*.*")} == {"bound_fraction.png", "a.pdf", "b.png"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("bound_fractoin",), "unknown figure 'bound_fractoin': one of strategy_eval, "),
+        (("bound_fractoin",), "; did you mean bound_fraction?"),
+        (("bound_fraction", "--platform-dir", "nowhere"), "--platform-dir nowhere is not a folder"),
+        (
+            ("bound_fraction", "--platform-dir", ".", "--output", "a.svg"),
+            "write a.svg: the suffix must be .pdf or",
+        ),
+        (("bound_fraction", "--platform-dir", "."), "bench holds no .csv file: nothing has been measured"),
+    ],
+)
+def test_figure_refuses(tmp_path, monkeypatch, words, complaint):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(invoke("figure", *words), complaint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def findings(*words):
+    result = invoke("doctor", "--json", *words)
+    return result.exit_code, {each["name"]: each for each in json.loads(result.stdout)}
+
+
+def test_doctor_tells_what_is_used_and_why(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    code, found = findings()
+    assert code == 0
+    assert (found["CPU attention"]["state"], found["loopback"]["state"]) == ("ok", "ok")
+    assert (found["TeX"]["state"], found["GPUs"]["state"]) == ("missing", "missing")
+    assert [found[name]["found"] for name in ("platform", "throttle", "backend")] == ["cpu", "pacing", "cpu"]
+    assert "two or more are needed" in found["platform"]["follows"]
+    assert invoke("doctor").stdout.count("\n") >= len(found)
+
+
+def test_doctor_fails_where_results_would_be_wrong(monkeypatch):
+    from heteroring.kernels import sdpa
+
+    right = sdpa.cpu
+
+    def wrong(*operands, **settings):
+        out, lse = right(*operands, **settings)
+        return out, lse + 1e-3
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(sdpa, "cpu", wrong)
+    code, found = findings()
+    assert (code, found["CPU attention"]["state"]) == (1, "wrong")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """What doctor asks PyTorch for, of a machine with two GPUs, the second of which cannot reach the first."""
+    h200 = SimpleNamespace(name="NVIDIA H200", multi_processor_count=132, total_memory=140 << 30, major=9, minor=0)
+    for name, answer in {
+        "device_count": lambda: 2,
+        "get_device_properties": lambda index: h200,
+        "can_device_access_peer": lambda one, other: one < other,
+        "get_device_capability": lambda device: (9, 0),
+        "nccl.version": lambda: (2, 30, 1),
+    }.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", answer)
+    monkeypatch.setattr("torch.distributed.is_nccl_available", lambda: True)
+    monkeypatch.setattr("heteroring.throttle.green.Green.start", lambda self: None)
+    monkeypatch.setattr("heteroring.throttle.green.Green.report", lambda self: {"multiprocessors": 72})
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(
+        "heteroring.throttle.mps_daemon.mps_daemon", lambda: nullcontext({"CUDA_MPS_PIPE_DIRECTORY": "x"})
+    )
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "says"),
+    [
+        ('{"torch": 3, "ranks": 0, "ours": true}', 0, "cuBLAS gets 3 of 3 wrong, ranks get 0 of 3 wrong"),
+        ('{"torch": 3, "ranks": 3, "ours": false}', 1, "cuBLAS gets 3 of 3 wrong, ranks get 3 of 3 wrong"),
+    ],
+)
+def test_doctor_of_gpus(monkeypatch, two_gpus, printed, code, says):
+    asked = []
+
+    def run(command, env, **_):
+        asked.append((command[2], env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"], env["CUDA_MPS_PIPE_DIRECTORY"]))
+        return SimpleNamespace(returncode=0, stdout=printed)
+
+    monkeypatch.setattr("subprocess.run", run)
+    status, found = findings()
+    assert asked == [("from heteroring.cli.doctor import print_products; print_products()", "80", "x")]
+    assert (status, found["products at 80 %"]["found"]) == (code, says)
+    assert found["GPU 1"]["found"] == "NVIDIA H200, 132 SMs, 140 GiB, capability 9.0"
+    assert (found["P2P"]["found"], found["P2P"]["state"]) == ("not from 1 to 0", "missing")
+    assert found["NCCL"]["found"] == "2.30.1"
+    assert [found[name]["found"] for name in ("platform", "throttle", "backend")] == ["gpu", "mps", "triton"]
+
+
+@pytest.mark.gpu
+def test_doctor_finds_products_right_under_mps():
+    from heteroring.throttle.mps_daemon import CONTROL
+
+    if shutil.which(CONTROL) is None:
+        pytest.skip(f"no {CONTROL}")
+    code, found = findings()
+    assert code == 0
+    assert found["GPU 0"]["state"] == "ok"
+    assert found["products at 80 %"]["found"].endswith("ranks get 0 of 3 wrong")
+
+
+# Python that ends when torch is first looked for.
+TORCHLESS = """
+import os, sys
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            os._exit(77)
+sys.meta_path.insert(0, Finder)
+sys.argv[1:] = {words!r}
+from heteroring.__main__ import main
+main()
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("command", ["bench", "profile", "model", "demo", "doctor"])
+def test_a_terminal_shows_something_before_what_takes_seconds(tmp_path, command):
+    output = {"--output": str(tmp_path / "rows.csv")}
+    given = {"bench": BENCH, "profile": PROFILE | output, "model": BENCH | output}.get(command, {})
+    ours, theirs = os.openpty()
+    script = TORCHLESS.format(words=[command, *options(given, {})])
+    done = subprocess.run([sys.executable, "-c", script], env=environment(), stderr=theirs, stdout=theirs)
+    os.close(theirs)
+    assert done.returncode == 77
+    assert re.fullmatch(r"heteroring: [^\n]+ \.\.\.\r\n", os.read(ours, 1000).decode())
+    os.close(ours)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(("typed", "offered"), [("al", "allocate"), ("figure rank_t", "rank_timeline")])
+def test_a_shell_completes_commands_and_figures(typed, offered):
+    """As bash asks; what the shell is given to ask with is typer's."""
+    asks = {"_HETERORING_COMPLETE": "complete_bash", "COMP_WORDS": f"heteroring {typed}"}
+    asks["COMP_CWORD"] = str(len(typed.split()))
+    script = "import sys; sys.argv[0] = 'heteroring'; from heteroring.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], env=environment() | asks, capture_output=True, text=True)
+    assert done.stdout.split() == [offered], done.stderr
+    assert "_HETERORING_COMPLETE" in run_python("-c", script, "--show-completion", "bash").stdout
 
 
 def run_python(*words, **options):

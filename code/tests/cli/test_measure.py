@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from heteroring.bench.ring.job import Job
+from heteroring.bench.ring.job import RingJob
 from heteroring.bench.run import measure
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport
 from rows import measurement
+
+ASKED = {"percentages": (100, 50), "seq_lens": (100,), "strategies": ("zigzag/even",)}
 
 
 class Killed(BaseException):
@@ -28,8 +30,8 @@ def stage(then=lambda: None):
 
 
 def written(output, **options):
-    job = Job("cpu", "cpu", "pacing", (100, 50), (100,), ("zigzag/even",))
-    measure(options.pop("stage", stage()), job, (100, 50), 60.0, output, "a test", **options)
+    job = RingJob(platform="cpu", label="cpu", throttle="pacing", **ASKED)
+    measure(options.pop("stage", stage()), job, 60.0, output, "a test", **options)
     return json.loads(output.with_suffix(".json").read_text())
 
 

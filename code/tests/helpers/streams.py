@@ -1,6 +1,6 @@
 """CUDA streams of several ranks, simulated in one process: work is queued, then run in any order that is allowed.
 
-`driver` stands in for heteroring.ring.transport.cuda_driver on these streams and on the CPU's memory.
+`fake_driver` stands in for heteroring.ring.transport.cuda_driver on these streams and on the CPU's memory.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _copy_rows(stream: Stream, target: int, source: int, rows: int, width: int, 
         stream.add(lambda row=row: ctypes.memmove(target + row * width, source + row * pitch, width) and None)
 
 
-driver = SimpleNamespace(write_flag=_write_flag, await_flag=_await_flag, copy_rows=_copy_rows)
+fake_driver = SimpleNamespace(write_flag=_write_flag, await_flag=_await_flag, copy_rows=_copy_rows)
 
 
 def run_in_some_order(streams: list[Stream], random: Random) -> None:

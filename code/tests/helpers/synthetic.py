@@ -72,6 +72,7 @@ CPU = Grid(
     lengths=(512, 1024, 2048, 4096),
     percentages=tuple(range(10, 101, 10)),
     matmul_sizes=(128, 256, 512, 1024),
+    slow_first=(10, 50),
 )
 GPU = Grid(
     platform="h200x2",
@@ -93,9 +94,7 @@ GPU = Grid(
     speed_exponent=0.87,
     noise=0.008,
 )
-TINY = replace(
-    CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2, slow_first=(50,), jobs=2
-)
+TINY = replace(CPU, lengths=(128, 256), percentages=(50, 100), matmul_sizes=(64, 128), repetitions=2, slow_first=(50,))
 
 
 @dataclass

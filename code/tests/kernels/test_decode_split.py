@@ -11,7 +11,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
-from heteroring.kernels import decode_block, decode_split  # noqa: E402
+from heteroring.kernels import decode_parts, decode_split  # noqa: E402
 from oracle import attention64  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
@@ -105,7 +105,7 @@ def test_parts_are_merged_as_the_merge_does(count, dtype):
     parts[count // 2, 0] = torch.cat((torch.zeros(3, 24), torch.full((3, 1), -torch.inf)), 1)  # saw no key
     merged = decode_split.combine(parts.to(DEVICE), torch.float32, with_lse=True).cpu()
     out = decode_split.combine(parts.to(DEVICE), dtype, with_lse=False).cpu()
-    want = decode_block.merge_parts(parts)  # on the CPU: heteroring.kernels.merge, part by part
+    want = decode_parts.merge_parts(parts)  # on the CPU: heteroring.kernels.merge, part by part
     torch.testing.assert_close(merged, want, atol=1e-5, rtol=1e-5)
     assert out.dtype == dtype
     torch.testing.assert_close(out, want[..., :-1].to(dtype))

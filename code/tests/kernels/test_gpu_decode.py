@@ -5,7 +5,7 @@ import torch
 
 import heteroring as hr
 from gpu import one_gpu, poison
-from heteroring.kernels import decode_block
+from heteroring.kernels import decode_parts
 from oracle import attention64
 from ranks import Ranks
 
@@ -44,15 +44,15 @@ class TestOneRank:
         assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
 
     def test_the_kernel_computes_it(self, monkeypatch):
-        """Not a block made for many queries, which would leave most of the GPU idle."""
-        monkeypatch.setattr(decode_block, "resolve", None)
+        """Not a backend made for many queries, which would leave most of the GPU idle."""
+        monkeypatch.setattr(decode_parts, "resolve", None)
         q, k, v = whole(5000, 32, 8, 128, torch.bfloat16, 0)
         assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
 
     def test_many_chunks_share_a_head(self):
         q, k, v = whole(59_000, 32, 8, 128, torch.bfloat16, 0)
         assert (
-            len(decode_block.partials(q, k, v, 0.1)) >= torch.cuda.get_device_properties(0).multi_processor_count // 8
+            len(decode_parts.partials(q, k, v, 0.1)) >= torch.cuda.get_device_properties(0).multi_processor_count // 8
         )
 
     def test_a_cache_that_grows_compiles_nothing_and_the_host_never_waits(self):

@@ -1,7 +1,7 @@
 """The kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race for shared memory.
 
 racecheck judges the portable kernel only: in the Hopper kernel it sees nothing but how Triton hands over to specialised
-warps, and takes that for races (docs/experiments/kernels.md). Real ones are looked for in test_hopper_block.py, by
+warps, and takes that for races (docs/experiments/kernels.md). Real ones are looked for in test_hopper_kernel.py, by
 results that change.
 """
 
@@ -17,28 +17,28 @@ from gpu import one_gpu
 
 SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 
-# Odd sizes, a causal block, a dense one folded into it, and whole tiles that are joined with it where a kernel can.
+# Odd sizes, a causal rectangle, a dense one merged into it, and pending whole tiles in the same pass, if a kernel can.
 CASE = """
 import sys
 import torch
-from heteroring.kernels import hopper_block
-from heteroring.kernels.block import resolve
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels import hopper_launch
+from heteroring.kernels.backend import resolve
+from heteroring.kernels.pending_kv import PendingKV
 
 def operands(m, n):
     return [torch.randn(1, heads, length, 128, device="cuda").bfloat16() for heads, length in ((4, m), (2, n), (2, n))]
 
 if sys.argv[1] == "racecheck":
-    hopper_block.covers = lambda *_: False
-block = resolve("triton", torch.device("cuda"))
+    hopper_launch.covers = lambda *_: False
+compute = resolve("triton", torch.device("cuda"))
 q, k, v = operands(333, 333)
-out, lse = block(q, k, v, scale=0.09, causal_offset=0)
+out, lse = compute(q, k, v, scale=0.09, causal_offset=0)
 _, far_k, far_v = operands(333, 201)
-block(q, far_k, far_v, scale=0.09, running=(out, lse))
+compute(q, far_k, far_v, scale=0.09, running=(out, lse))
 there = torch.ones(1, dtype=torch.int32, device="cuda")
-late = Late(*operands(128, 256)[1:], 128, there.data_ptr(), 2)
-if getattr(block, "takes_late", lambda *_: False)(q, k, v, 0, late):
-    block(q, k, v, scale=0.09, causal_offset=0, late=late)
+pending = PendingKV(*operands(128, 256)[1:], 128, there.data_ptr(), 2)
+if getattr(compute, "takes_pending", lambda *_: False)(q, k, v, 0, pending):
+    compute(q, k, v, scale=0.09, causal_offset=0, pending=pending)
 torch.cuda.synchronize()
 assert out.isfinite().all() and lse.isfinite().all()
 """

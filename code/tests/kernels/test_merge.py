@@ -39,7 +39,7 @@ def test_the_first_part_replaces_an_empty_result():
     assert torch.equal(lse, part_lse)
 
 
-def test_nothing_folded_into_nothing_stays_nothing():
+def test_nothing_merged_into_nothing_stays_nothing():
     out, lse = torch.zeros(1, 1, 3, 4), torch.full((1, 1, 3), -torch.inf)
     merge_(out, lse, out.clone(), lse.clone())
     assert torch.equal(out, torch.zeros(1, 1, 3, 4))

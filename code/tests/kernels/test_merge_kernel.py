@@ -35,7 +35,7 @@ def test_it_is_the_merge(shape, dtype):
     torch.testing.assert_close(got_lse, want_lse)
 
 
-def test_a_part_rounded_to_16_bits_folds_into_fp32():
+def test_a_part_rounded_to_16_bits_is_merged_into_fp32():
     (out, lse), _ = parts()
     _, (part_out, part_lse) = parts(dtype=torch.bfloat16, seed=1)
     (got, _), (want, _) = both_ways(out, lse, part_out, part_lse)
@@ -43,7 +43,7 @@ def test_a_part_rounded_to_16_bits_folds_into_fp32():
     torch.testing.assert_close(got, want)
 
 
-def test_rows_of_a_larger_result_are_folded_in_place():
+def test_rows_of_a_larger_result_are_merged_in_place():
     (out, lse), (part_out, part_lse) = parts((1, 4, 50, 64))
     spread = part_out[:, :, :13].transpose(1, 2).contiguous().transpose(1, 2)
     mine = out.to(DEVICE, copy=True), lse.to(DEVICE, copy=True)

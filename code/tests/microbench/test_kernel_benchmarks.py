@@ -1,10 +1,13 @@
-"""The kernels' benchmarks say in a line what they cannot measure, before they touch a GPU."""
+"""The kernels' benchmarks say in a line what they cannot measure, before a GPU is touched, and take turns."""
 
+import os
 import sys
 from importlib import import_module
 
 import pytest
 import torch
+
+from heteroring.launch.machine_lock import VARIABLE, holder
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,16 @@ def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, name, words, co
         benchmark.main()
     assert ended.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["attention", "decode", "matmul"])
+def test_what_is_timed_holds_the_lock_of_the_machine(monkeypatch, tmp_path, name):
+    benchmark, holders = import_module(f"heteroring.microbench.{name}"), []
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "lock"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(benchmark, "measure", lambda *_: holders.append(holder().pid))
+    monkeypatch.setattr(sys, "argv", ["bench"])
+    benchmark.main()
+    assert set(holders) == {os.getpid()}
+    assert holder() is None

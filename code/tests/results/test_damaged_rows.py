@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzz import examples
 from heteroring.allocators.profile_table import read_profile
 from heteroring.results.aggregate import aggregate
 from heteroring.results.tables import read_table
@@ -101,11 +102,11 @@ def tables(folder):
 
 def profile(folder):
     found = read_profile(sorted((folder / "profile").glob("*.csv")), "matmul")
-    return pd.DataFrame(found.speeds, found.lengths, found.percentages)
+    return pd.DataFrame(found.values, found.lengths, found.percentages)
 
 
 @pytest.mark.parametrize("stage", ["profile", "bench"])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(change=damage, recorded=st.booleans())
 def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, change, recorded):
     damaged = shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "x")

@@ -175,17 +175,14 @@ def test_three_ranks():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"dtype": "bfloat16", "repetition": 1}, "differ in dtype: float32, bfloat16"),
-        ({"heads": 8, "repetition": 1}, "differ in heads: 4, 8"),
-        ({"throttle": "none", "repetition": 1}, "differ in throttle"),
-        ({"block_lens": (60, 40), "repetition": 1}, r"differ in block_lens .*zigzag"),
-        ({"clamped": True, "repetition": 1}, "differ in clamped"),
-        ({}, "a repetition occurs twice: .*seq_len 100"),
+        ({"block_lens": (60, 40)}, r"differ in block_lens .*zigzag"),
+        ({"clamped": True}, "differ in clamped"),
+        ({"percentages": (90, 50)}, r"differ in percentages \(\(100, 50\), \(90, 50\)\): .*order slow last"),
     ],
 )
-def test_rows_that_cannot_be_one_table_are_refused(changes, complaint):
+def test_repetitions_of_different_splits_are_no_cell(changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        cells([measurement(), measurement(**changes)])
+        cells([measurement(), measurement(job=2, **changes)])
 
 
 def test_profile_cells():
@@ -207,23 +204,3 @@ def test_profile_cells():
 
 def test_profile_without_full_speed_has_no_relative_speed():
     assert profile_cells([profile_row()])["relative_speed"].isna().all()
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"dtype": "bfloat16"}, "profile rows differ in dtype: float32, bfloat16"),
-        ({"throttle": "none"}, "profile rows differ in throttle"),
-    ],
-)
-def test_profile_rows_of_several_setups_are_refused(changes, complaint):
-    """Within an operator, that is: a product and attention differ in heads by their nature."""
-    attention = profile_row(kind="attention")
-    profile_cells([profile_row(), attention])
-    with pytest.raises(ValueError, match=complaint):
-        profile_cells([profile_row(), attention, profile_row(repetition=1, **changes)])
-
-
-def test_profile_rows_that_occur_twice_are_refused():
-    with pytest.raises(ValueError, match="occurs twice"):
-        profile_cells([profile_row(), profile_row()])

@@ -96,14 +96,6 @@ class TestCells:
         cells = model_cells([model_row(), alone(rank, 40.0)])
         assert cells[["bound_ms", "bound_fraction", "fast_alone_ms"]].isna().all(axis=None)
 
-    def test_two_models_are_not_one_table(self):
-        with pytest.raises(ValueError, match="differ in variant: micro, 7b"):
-            model_cells([model_row(), model_row(variant="7b")])
-
-    def test_a_repetition_counts_once(self):
-        with pytest.raises(ValueError, match=r"a repetition occurs twice: .*strategy contiguous/even"):
-            model_cells([model_row(), model_row()])
-
 
 def test_a_wait_divides_into_waiting_and_exposed_transfer():
     trace = trace_table(

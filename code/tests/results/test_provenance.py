@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heteroring.bench.ring.job import Job
+from heteroring.bench.ring.job import RingJob
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
 
@@ -84,7 +84,8 @@ def test_a_tree_is_called_clean_only_if_every_job_knows(states, merged):
 
 
 def test_settings_of_a_job_are_json():
-    job = Job("cpu", "cpu", "pacing", (100, 50), (64,), ("zigzag/even",), models=Path("models"))
+    asked = {"percentages": (100, 50), "seq_lens": (64,), "strategies": ("zigzag/even",), "models": Path("models")}
+    job = RingJob(platform="cpu", label="cpu", throttle="pacing", **asked)
     settings = settings_of(job)
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"

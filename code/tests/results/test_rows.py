@@ -7,6 +7,7 @@ import pytest
 
 from heteroring.results.provenance import write_json
 from heteroring.results.rows import Measurement, ProfileRow, read_rows, write_rows
+from model_rows import model_row
 from rows import measurement, profile_row
 
 HEADER = (
@@ -56,6 +57,7 @@ def test_round_trip(tmp_path, row_type, rows):
         ({"latency_ms": math.inf}, "column latency_ms: inf"),
         ({"seq_len": 0}, "column seq_len: 0 is not an integer from 1"),
         ({"dtype": "int8"}, "column dtype: 'int8' is not one of"),
+        ({"throttle": "sand"}, "column throttle: 'sand' is not one of 'none', 'pacing', 'mps', 'green'"),
         ({"system": "rings"}, "column system: 'rings'"),
         ({"percentages": (100, 101)}, r"column percentages: \(100, 101\)"),
         ({"block_lens": (60, 50)}, r"column block_lens: \(60, 50\) does not sum to seq_len 100"),
@@ -170,6 +172,24 @@ def test_rows_of_different_things_are_not_read_together(tmp_path):
         assert said.startswith(
             f"{name} is {getattr(PROFILE[0], name)!r} in 0.csv, line 2 and {value!r} in 1.csv, line 2"
         )
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "value"),
+    [
+        (measurement, "heads", 8),
+        (measurement, "throttle", "none"),
+        (model_row, "variant", "7b"),
+        (model_row, "batch", 2),
+    ],
+)
+def test_what_is_compared_is_of_one_platform_and_shape(tmp_path, row, name, value):
+    one, other = row(), row(percentages=(100, 100), **{name: value})
+    write_rows(tmp_path / "rows.csv", [one, other])
+    with pytest.raises(
+        ValueError, match=rf"^{name} is {getattr(one, name)!r} in .* line 2 and {value!r} in .* line 3: "
+    ):
+        read_rows(tmp_path / "rows.csv", type(one))
 
 
 def test_a_file_cut_at_a_line_end_lacks_repetitions_or_what_its_record_says(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import heteroring as hr
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes, score_pairs
 from oracle import assert_as_accurate_as_torch, attention64

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import heteroring as hr
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.ring import decode
 from oracle import attention64
 from ranks import RankError

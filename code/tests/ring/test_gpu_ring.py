@@ -8,8 +8,8 @@ import torch
 
 import heteroring as hr
 from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
-from heteroring.kernels.block import resolve
-from heteroring.kernels.hopper_block import ARCHITECTURE
+from heteroring.kernels.backend import resolve
+from heteroring.kernels.hopper_launch import ARCHITECTURE
 from heteroring.ring import consistency as agreement
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import choose_transport
@@ -147,7 +147,7 @@ class TestTwoRanksOnce:
             assert right
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_a_block_that_fails_on_one_rank_leaves_the_other_and_the_next_call_right(self, gpus, transport):
+    def test_a_backend_that_fails_on_one_rank_leaves_the_other_and_the_next_call_right(self, gpus, transport):
         assert gpus.run(failing, transport) == [[None, True], [True, True]]
 
     @pytest.mark.parametrize("transport", TRANSPORTS)

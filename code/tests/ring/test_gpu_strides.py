@@ -5,7 +5,7 @@ import torch
 
 import strides
 from gpu import assert_accurate, flash_errors, one_gpu
-from heteroring.kernels.block import BACKENDS
+from heteroring.kernels.backend import BACKENDS
 from oracle import attention64
 from ranks import Ranks
 

@@ -10,7 +10,7 @@ import torch
 
 import heteroring as hr
 import verbs
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.ring import consistency as agreement
 from heteroring.ring.consistency import MOST_KINDS, Call, Disagreement
 from heteroring.ring.partition import Partition
@@ -43,7 +43,7 @@ def test_a_rank_that_calls_another_verb_is_an_error_on_all(ranks, world_size, ve
 
 
 def failing(at, error):
-    """A Block that raises `error` in its call `at`, from 0."""
+    """A Backend that raises `error` in its call `at`, from 0."""
     calls, compute = iter(range(1000)), resolve("auto", torch.device("cpu"))
 
     def block(*args, **keywords):
@@ -62,7 +62,7 @@ def fails(rank, world_size, verb, failing_rank, at):
 
 
 @pytest.mark.parametrize(("world_size", "failing_rank", "at"), [(2, 0, 0), (2, 1, 1), (3, 0, 1), (3, 2, 0), (3, 2, 1)])
-def test_a_block_that_fails_on_one_rank_leaves_no_other_waiting(ranks, world_size, failing_rank, at):
+def test_a_backend_that_fails_on_one_rank_leaves_no_other_waiting(ranks, world_size, failing_rank, at):
     results = ranks(world_size).attempt(fails, "ring_attention", failing_rank, at)
     assert results[failing_rank].kind == "MemoryError"
     for rank, result in enumerate(results):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import heteroring as hr
 from heteroring.ring import reference
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.schedule import visits
+from heteroring.ring.schedule import ring_steps
 from oracle import attention64
 
 partitions = st.builds(
@@ -35,16 +35,16 @@ def test_every_partition_gives_attention_in_one_piece(partition, causal):
 @settings(max_examples=40, deadline=None)
 @given(partitions, st.booleans())
 def test_the_rectangles_of_the_schedule_leave_out_nothing_that_a_query_sees(partition, causal):
-    """Each rank's visits, dense but for its own KV, against all keys under a mask."""
+    """Each rank's ring steps, dense but for its own KV, against all keys under a mask."""
     q, k, v = whole(partition.seq_len, kv_heads=4)
     want, want_lse = reference.ring_attention(q, k, v, partition, causal)
     for rank in range(partition.world_size):
         queries = hr.shard(q, partition, rank, 2)
         out, lse = torch.zeros_like(queries), queries.new_full(queries.shape[:-1], -torch.inf)
-        for visit in visits(partition, rank, causal):
-            rows = slice(visit.first_query, None)
-            keys, values = (hr.shard(x, partition, visit.kv_rank, 2)[:, :, : visit.keys] for x in (k, v))
-            hidden = torch.ones(queries.shape[2], visit.keys).triu(1).bool() if visit.causal else torch.tensor(False)
+        for step in ring_steps(partition, rank, causal):
+            rows = slice(step.first_query, None)
+            keys, values = (hr.shard(x, partition, step.kv_rank, 2)[:, :, : step.keys] for x in (k, v))
+            hidden = torch.ones(queries.shape[2], step.keys).triu(1).bool() if step.causal else torch.tensor(False)
             part = reference.attend(queries[:, :, rows], keys, values, hidden)
             out[:, :, rows], lse[:, :, rows] = reference.merge(out[:, :, rows], lse[:, :, rows], *part)
         torch.testing.assert_close(out, hr.shard(want, partition, rank, 2))

@@ -1,5 +1,6 @@
 """What both transports promise, as far as no GPU is needed: exact messages, equal lists, and no two calls that meet."""
 
+from contextlib import nullcontext
 from functools import partial
 from random import Random
 from types import SimpleNamespace
@@ -11,16 +12,15 @@ from hypothesis import strategies as st
 
 from heteroring.ring.attention import rotate
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import visits
-from heteroring.ring.transport import copy_engine
-from heteroring.ring.transport import symmetric_buffer as mailbox
+from heteroring.ring.schedule import ring_steps
+from heteroring.ring.transport import copy_engine, cuda_driver, peer_access, symmetric_buffer
 from heteroring.ring.transport.copy_engine import CopyEngine
 from heteroring.ring.transport.messages import messages
 from heteroring.ring.transport.p2p import PointToPoint
-from heteroring.ring.transport.symmetric_buffer import Mailbox
+from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer
 from heteroring.ring.transport.transport import AHEAD, check_transport, choose_transport
 from heteroring.ring.workload import kv_bytes
-from streams import Stream, driver, run_in_some_order, word
+from streams import Stream, fake_driver, run_in_some_order, word
 
 PARTITIONS = [
     Partition.zigzag((9, 5)),
@@ -75,27 +75,28 @@ def test_gpu_ranks_post_one_send_and_one_receive_in_every_step(ranks, partition,
 
 
 class Host:
-    """All ranks of a group in one process: their streams, and mailboxes in the CPU's memory."""
+    """All ranks of a group in one process: their streams, and symmetric buffers in the CPU's memory."""
 
     def __init__(self, world_size, monkeypatch):
         self.rank = 0
         self.computes = [Stream() for _ in range(world_size)]
-        self.lanes = [Stream() for _ in range(world_size)]
+        self.comm_streams = [Stream() for _ in range(world_size)]
         memory = [torch.zeros(256 + 2 * 4096, dtype=torch.uint8) for _ in range(world_size)]
         self.flags = [each[:256] for each in memory]
-        self.mailboxes, self.kept = [], []
+        self.buffers, self.kept = [], []
         for rank in range(world_size):
-            box = Mailbox.__new__(Mailbox)
-            box.capacity, box._first, box._memory = 4096, 256, memory[rank]
-            box._rank, box._world_size = rank, world_size
-            box._addresses = [each.data_ptr() for each in memory]
-            box._last = None
-            self.mailboxes.append(box)
-        monkeypatch.setattr(mailbox, "write_flag", driver.write_flag)
-        monkeypatch.setattr(mailbox, "await_flag", driver.await_flag)
-        monkeypatch.setattr(copy_engine, "copy_rows", driver.copy_rows)
-        monkeypatch.setattr(copy_engine, "lane_of", lambda group, device: SimpleNamespace(stream=self.lanes[self.rank]))
-        monkeypatch.setattr(copy_engine, "mailbox_of", lambda group, device, nbytes: self.mailboxes[self.rank])
+            buffer = SymmetricBuffer.__new__(SymmetricBuffer)
+            buffer.capacity, buffer._first, buffer._memory = 4096, 256, memory[rank]
+            buffer._rank, buffer._world_size = rank, world_size
+            buffer._addresses = [each.data_ptr() for each in memory]
+            buffer._last = None
+            self.buffers.append(buffer)
+        monkeypatch.setattr(symmetric_buffer, "write_flag", fake_driver.write_flag)
+        monkeypatch.setattr(symmetric_buffer, "await_flag", fake_driver.await_flag)
+        monkeypatch.setattr(copy_engine, "copy_rows", fake_driver.copy_rows)
+        comm_stream = lambda group, device: SimpleNamespace(stream=self.comm_streams[self.rank])  # noqa: E731
+        monkeypatch.setattr(copy_engine, "comm_stream_of", comm_stream)
+        monkeypatch.setattr(copy_engine, "symmetric_buffer_of", lambda group, device, nbytes: self.buffers[self.rank])
         monkeypatch.setattr(copy_engine.dist, "get_rank", lambda group: self.rank)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.computes[self.rank])
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
@@ -120,7 +121,8 @@ def enqueue(host, rank, call, partition, shape, random):
             owner = (rank - step) % partition.world_size
             count = messages(partition, rank, True).receives[step].keys
             by_itself = step == 1 and random.random() < 0.5
-            keys, values, _, counter, heads = exchange.late(1, 0) if by_itself else (*exchange.wait(step), 0, None, 6)
+            received = exchange.pending(1, 0) if by_itself else (*exchange.wait(step), 0, None, 6)
+            keys, values, _, counter, heads = received
 
             def read(part, keys=keys, values=values, expected=10.0 * call + owner, count=count, heads=heads):
                 right = keys.shape == (2, 3, count, 2)
@@ -133,7 +135,7 @@ def enqueue(host, rank, call, partition, shape, random):
                 ready = (lambda part=part, at=counter: word(at) > part) if by_itself else (lambda: True)
                 compute.add(partial(read, part), ready)
             if by_itself:
-                exchange.taken(1)
+                exchange.consumed(1)
         if step + AHEAD < partition.world_size:
             exchange.start(step + AHEAD)
     exchange.close()
@@ -168,7 +170,7 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, ran
         seen = [
             enqueue(host, rank, call, p, shape, random) for call, p in enumerate(calls) for rank in range(world_size)
         ]
-        run_in_some_order(host.computes + host.lanes, random)
+        run_in_some_order(host.computes + host.comm_streams, random)
     expected = [18 * len(messages(partition, rank, True).receives) for partition in calls for rank in range(world_size)]
     assert [len(each) for each in seen] == expected
     assert all(all(each) for each in seen)
@@ -185,7 +187,7 @@ def test_calls_on_several_streams_follow_one_another(random):
         for call in range(6):
             host.computes = random.choice(streams)
             seen += [enqueue(host, rank, call, partition, as_they_come, random) for rank in range(2)]
-        run_in_some_order([*streams[0], *streams[1], *host.lanes], random)
+        run_in_some_order([*streams[0], *streams[1], *host.comm_streams], random)
     assert all(all(each) for each in seen)
 
 
@@ -193,11 +195,11 @@ def out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_call_whose_block_fails_sends_and_takes_all_messages_and_the_next_one_is_right(monkeypatch):
+def test_a_call_whose_backend_fails_sends_and_takes_all_messages_and_the_next_one_is_right(monkeypatch):
     """Its peer waits for its keys; and what that one sent would be taken for the next call's."""
     random, host, partition = Random(0), Host(2, monkeypatch), Partition.zigzag((9, 5))
     k, closed = torch.zeros(2, 3, 9, 2), []
-    steps = {visit.step: visit for visit in visits(partition, 0, True)}
+    steps = {step.index: step for step in ring_steps(partition, 0, True)}
     exchange = CopyEngine(k, k, partition, True, None)
     with pytest.raises(torch.OutOfMemoryError):
         rotate(k, k, k, steps, exchange, 2, 1.0, out_of_memory, lambda: closed.append(True))
@@ -205,7 +207,7 @@ def test_a_call_whose_block_fails_sends_and_takes_all_messages_and_the_next_one_
     seen = [enqueue(host, 1, 0, partition, as_they_come, random)]
     seen[0].clear()  # zeros were sent
     seen += [enqueue(host, rank, 1, partition, as_they_come, random) for rank in range(2)]
-    run_in_some_order([*host.computes, *host.lanes], random)
+    run_in_some_order([*host.computes, *host.comm_streams], random)
     assert all(all(each) for each in seen[1:])
 
 
@@ -218,3 +220,74 @@ def test_on_the_cpu_every_name_is_point_to_point():
 def test_an_unknown_transport_is_refused():
     with pytest.raises(ValueError, match="'pigeon' is unknown: choose auto or one of p2p, copy-engine"):
         check_transport("pigeon")
+
+
+class Bindings:
+    """cuda.bindings.driver with just what is called; remembers the last call, and answers `code`."""
+
+    CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_DEVICE="device")
+    CUstreamWaitValue_flags = SimpleNamespace(CU_STREAM_WAIT_VALUE_EQ="equal")
+    CUDA_MEMCPY2D = SimpleNamespace
+
+    def __init__(self, code):
+        self.code = code
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.called = name, *arguments
+            return (self.code,)
+
+        return call
+
+
+CALLS = {
+    ("write_flag", (7, 0x1000, 3)): ("cuStreamWriteValue32", 7, 0x1000, 3, 0),
+    ("await_flag", (7, 0x1000, 3)): ("cuStreamWaitValue32", 7, 0x1000, 3, "equal"),
+    ("copy_rows", (7, 0x2000, 0x1000, 5, 96, 128)): (
+        "cuMemcpy2DAsync",
+        SimpleNamespace(
+            srcMemoryType="device",
+            srcDevice=0x1000,
+            srcPitch=128,
+            dstMemoryType="device",
+            dstDevice=0x2000,
+            dstPitch=96,
+            WidthInBytes=96,
+            Height=5,
+        ),
+        7,
+    ),
+}
+
+
+@pytest.mark.parametrize(("asked", "called"), CALLS.items(), ids=[name for name, _ in CALLS])
+def test_the_driver_is_called_as_its_manual_says_and_its_errors_are_raised(monkeypatch, asked, called):
+    name, arguments = asked
+    fine, refusing = Bindings(0), Bindings(201)
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: fine)
+    getattr(cuda_driver, name)(*arguments)
+    assert fine.called == called
+    monkeypatch.setattr(cuda_driver, "_driver", lambda: refusing)
+    with pytest.raises(cuda_driver.DriverError, match=f"{called[0]} failed with CUDA driver error 201"):
+        getattr(cuda_driver, name)(*arguments)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_bindings_of_the_driver_a_rank_warns_and_all_take_point_to_point(monkeypatch, installed):
+    def driver():
+        if not installed:
+            raise ImportError("No module named 'cuda'")
+
+    monkeypatch.setattr(cuda_driver, "_driver", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=1))
+    monkeypatch.setattr(peer_access, "_reaches", lambda *_: True)
+    monkeypatch.setattr(peer_access, "_gather", lambda mine, group: [mine])
+    missing = pytest.warns(UserWarning, match="needs the package cuda-bindings, which is not installed")
+    for name in ("auto", "copy-engine"):
+        with nullcontext() if installed else missing:
+            chosen = choose_transport(name, SimpleGroup(), torch.device("cuda", 0))
+        assert chosen == ("copy-engine" if installed else "p2p")
+
+
+class SimpleGroup:
+    """A process group as far as a dictionary is concerned."""

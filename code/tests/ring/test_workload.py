@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from test_partition import partitions
 
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import visits
+from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import (
     capacity_bound,
     causal_flops,
@@ -15,8 +15,8 @@ from heteroring.ring.workload import (
     ring_time,
     score_pairs,
     shard_pairs,
+    step_pairs,
     total_pairs,
-    visit_pairs,
 )
 
 
@@ -31,7 +31,7 @@ def test_pairs_equal_a_count_over_the_mask(partition, causal):
     positions = [partition.positions(r) for r in ranks]
     for i in ranks:
         counts = [int(visible(positions[i], positions[j], causal).sum()) for j in ranks]
-        assert [visit_pairs(partition, i, j, causal) for j in ranks] == counts
+        assert [step_pairs(partition, i, j, causal) for j in ranks] == counts
         assert score_pairs(partition, causal)[i] == sum(counts)
     assert sum(score_pairs(partition, causal)) == total_pairs(partition.seq_len, causal)
 
@@ -41,21 +41,21 @@ def test_the_schedule_computes_every_visible_pair_once_and_nothing_else(partitio
     n = partition.seq_len
     computed = np.zeros((n, n), dtype=int)
     for rank in range(partition.world_size):
-        for visit in visits(partition, rank, causal):
-            rows = partition.positions(rank)[visit.first_query :]
-            cols = partition.positions(visit.kv_rank)[: visit.keys]
+        for step in ring_steps(partition, rank, causal):
+            rows = partition.positions(rank)[step.first_query :]
+            cols = partition.positions(step.kv_rank)[: step.keys]
             block = np.ones((len(rows), len(cols)), dtype=int)
-            computed[np.ix_(rows, cols)] += np.tril(block) if visit.causal else block
+            computed[np.ix_(rows, cols)] += np.tril(block) if step.causal else block
     assert np.array_equal(computed, visible(np.arange(n), np.arange(n), causal).astype(int))
 
 
 @given(partitions, st.booleans())
-def test_a_rank_visits_itself_first_and_each_rank_once(partition, causal):
+def test_a_rank_starts_with_its_own_shard_and_each_rank_once(partition, causal):
     for rank, length in enumerate(partition.block_lens):
-        mine = visits(partition, rank, causal)
+        mine = ring_steps(partition, rank, causal)
         assert [v.kv_rank for v in mine[:1]] == ([rank] if length else [])
         assert len({v.kv_rank for v in mine}) == len(mine)
-        assert all(v.kv_rank == (rank - v.step) % partition.world_size for v in mine)
+        assert all(v.kv_rank == (rank - v.index) % partition.world_size for v in mine)
 
 
 @given(st.lists(st.integers(0, 50).map(lambda n: 2 * n), min_size=1, max_size=6).filter(sum))
@@ -111,15 +111,15 @@ def test_causal_flops_of_the_published_layer():
 
 
 @given(partitions, st.booleans())
-def test_extra_rows_are_those_of_the_visits_beyond_the_own_shard(partition, causal):
+def test_extra_rows_are_those_of_the_ring_steps_beyond_the_own_shard(partition, causal):
     if 1 in partition.block_lens:  # it may have no head for those behind to meet; counted all the same
         return
     for rank, rows in enumerate(extra_rows(partition, causal)):
         length = partition.block_lens[rank]
-        visited = [visit for visit in visits(partition, rank, causal) if visit.kv_rank != rank]
-        assert rows == sum(length - visit.first_query for visit in visited)
-        first = [visit for visit in visited if visit.step == 1]
-        assert next_rows(partition, causal)[rank] == sum(length - visit.first_query for visit in first)
+        remote = [step for step in ring_steps(partition, rank, causal) if step.kv_rank != rank]
+        assert rows == sum(length - step.first_query for step in remote)
+        first = [step for step in remote if step.index == 1]
+        assert next_rows(partition, causal)[rank] == sum(length - step.first_query for step in first)
 
 
 def test_extra_rows_by_hand():

@@ -3,7 +3,7 @@
 import pytest
 
 from heteroring.throttle import throttle_type
-from heteroring.throttle.green import requested
+from heteroring.throttle.green import requested_sms
 
 
 def test_full_speed_needs_no_context():
@@ -21,5 +21,5 @@ def test_a_percentage_out_of_range_is_refused(percentage):
 
 
 @pytest.mark.parametrize(("percentage", "count"), [(100, 132), (50, 66), (10, 13), (1, 1)])
-def test_what_is_asked_for_of_132_multiprocessors(percentage, count):
-    assert requested(132, percentage) == count
+def test_what_is_requested_of_132_sms(percentage, count):
+    assert requested_sms(132, percentage) == count

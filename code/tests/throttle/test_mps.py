@@ -1,4 +1,4 @@
-"""The life of a private MPS daemon, with a stand-in for NVIDIA's program on PATH, and what MPS grants."""
+"""The life of a private MPS daemon, with a stand-in for NVIDIA's program on PATH, and the SMs that MPS leaves."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from heteroring.throttle import throttle_type
-from heteroring.throttle.mps import Mps, granted
+from heteroring.throttle.mps import Mps, expected_sms
 from heteroring.throttle.mps_daemon import LOGS, PIPES, MpsUnavailable, mps_daemon
 
 # Answers through a file in its folder of pipes, as the program does through a socket there. With -f it is the daemon
@@ -64,7 +64,7 @@ def alive(pid):
         return False
 
 
-def test_a_private_daemon_runs_while_the_block_does(control):
+def test_a_private_daemon_runs_while_the_context_does(control):
     before = dict(os.environ)
     with mps_daemon() as variables:
         started, folder = pids(variables[PIPES]), Path(variables[PIPES]).parent
@@ -77,7 +77,7 @@ def test_a_private_daemon_runs_while_the_block_does(control):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_it_ends_with_a_block_that_raises(control, error):
+def test_it_ends_with_a_context_that_raises(control, error):
     started = []
 
     def fail(variables):
@@ -184,8 +184,8 @@ def test_a_session_leaves_the_environment_as_it_was(control):
 
 
 @pytest.mark.parametrize(("percentage", "count"), [(100, 132), (50, 66), (20, 26), (10, 12), (1, 2)])
-def test_what_mps_grants_of_132_multiprocessors(percentage, count):
-    assert granted(132, percentage) == count
+def test_what_mps_leaves_of_132_sms(percentage, count):
+    assert expected_sms(132, percentage) == count
 
 
 def test_the_percentage_is_set_before_cuda_starts():

@@ -56,9 +56,8 @@ def paths(config: dict, prefix: tuple = ()):
             yield (*prefix, name), value
 
 
-def test_defaults_and_schema_name_the_same_keys_and_values(config, schema):
-    described = {path: entry["default"] for path, entry in leaves(schema["properties"])}
-    assert described == dict(paths(config))
+def test_defaults_and_schema_name_the_same_keys(config, schema):
+    assert {path for path, _ in leaves(schema["properties"])} == {path for path, _ in paths(config)}
 
 
 def test_every_key_is_described(schema):
@@ -117,9 +116,22 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("percentages",), [50, 10], "percentages: [50, 10] lacks 100"),
         (("percentages",), [100, 50, 50], "percentages: [100, 50, 50] has non-unique elements"),
         (("percentages",), [100, "50"], "percentages.1: '50' is not of type 'integer'"),
-        (("strategies",), ["contiguous/even", "zigzag/even", "zigzag/lutt"], "strategies.2: 'zigzag/lutt' is not"),
+        (
+            ("strategies",),
+            ["contiguous/even", "zigzag/even", "zigzag/lutt"],
+            "strategies.2: strategy 'zigzag/lutt' is unknown",
+        ),
         (("strategies",), ["contiguous/even", "zigzag/balanced"], "lacks zigzag/even"),
-        (("strategies",), ["contiguous/even", "zigzag/even", "zigzag/even@attention"], "strategies.2: 'zigzag/even@a"),
+        (
+            ("strategies",),
+            ["contiguous/even", "zigzag/even", "zigzag/even@attention"],
+            "strategies.2: strategy 'zigzag/even@attention' is unknown",
+        ),
+        (
+            ("model_strategies",),
+            ["contiguous/even", "zigzag/balanced", "zigzag/lut"],
+            "model_strategies.2: 'zigzag/lut' does not match",
+        ),
         (("platforms", "gpu", "slow_first"), [100], "platforms.gpu.slow_first.0: 100 is greater than the maximum"),
         (("platforms", "gpu", "more_strategies"), ["zigzag/even"], "more_strategies: zigzag/even is one of strategies"),
         (("platforms", "gpu", "jobs"), 0, "platforms.gpu.jobs: 0 is less than the minimum"),
@@ -199,7 +211,7 @@ def test_model_that_cannot_be_built_is_refused(config, settings, says):
     config["platforms"]["cpu"]["model"] |= settings
     check(config, SCHEMA)
     with pytest.raises(ValueError, match=re.escape(says)):
-        check_models(config, SCHEMA)
+        check_models(config, CONFIG / "default.yaml")
 
 
 def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, monkeypatch):
@@ -209,7 +221,29 @@ def test_models_of_the_defaults_can_be_built_and_are_not_asked_about(config, mon
     for platform in config["platforms"].values():
         model_spec.ModelSpec(platform["model"]["name"])
     monkeypatch.setattr(model_spec, "ModelSpec", None)
-    check_models(config, SCHEMA)
+    check_models(config, CONFIG / "default.yaml")
+
+
+@pytest.mark.parametrize("path", [("modules",), ("platforms", "cpu", "model", "heads")])
+def test_missing_key_is_named(config, path):
+    """As where --replace-workflow-config leaves the defaults out."""
+    *group, name = path
+    inner = config
+    for key in group:
+        inner = inner[key]
+    del inner[name]
+    with pytest.raises(ValueError, match=f"key {'.'.join(path)} is missing"):
+        check(config, SCHEMA)
+
+
+def test_a_name_that_is_like_a_known_one_is_told(config):
+    strategies = ["contiguous/even", "zigzag/even", "zigzag/lutt"]
+    with pytest.raises(
+        ValueError, match=r"strategies.2: strategy 'zigzag/lutt' is unknown.*; did you mean zigzag/lut\?"
+    ):
+        check(config | {"strategies": strategies}, SCHEMA)
+    with pytest.raises(ValueError, match=r"platform=h20x2: .*; did you mean h200x2\?"):
+        choose("h20x2", 0, ("h200x2",))
 
 
 def test_every_mistake_is_listed(config):

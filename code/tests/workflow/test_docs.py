@@ -98,7 +98,9 @@ def test_every_figure_is_explained():
 
 def test_every_command_is_explained():
     commands = [f"heteroring {name}" for name in get_command(app).commands]
-    assert sorted(name for name in first_column("workflow.md") if name.startswith("heteroring ")) == sorted(commands)
+    assert sorted(name for name in first_column("command-line.md") if name.startswith("heteroring ")) == sorted(
+        commands
+    )
 
 
 def test_the_ring_shown_is_the_reference():

@@ -126,9 +126,19 @@ def test_conda_python_is_one_that_is_locked_and_accepted(project):
     assert all(SpecifierSet(project["requires-python"]).contains(version) for version in PYTHONS)
 
 
+def test_continuous_integration_runs_targets_that_exist_on_every_python():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    jobs = workflow["jobs"]["test"]["strategy"]["matrix"]["include"]
+    assert [job["python"] for job in jobs if job["name"] == "fast"] == list(PYTHONS)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    asked = {target for job in jobs for words in re.findall(r"make ([a-z -]+)", job["run"]) for target in words.split()}
+    assert {"lint", "docs", "test-fast"} <= asked <= set(targets)
+    assert [job["run"] for job in jobs if ".ci/run" in job["run"]] == ["bash .ci/run"]
+
+
 def test_makefile_installs_declared_extras(project):
     (extras,) = re.findall(r"^EXTRAS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(extras.split(",")) == {"fms", "workflow", "dev"} <= set(project["optional-dependencies"])
+    assert set(extras.split(",")) == set(project["optional-dependencies"]) - {"notebook"}  # which tests run without
 
 
 def test_make_clean_keeps_measurements_and_sources(tmp_path):

@@ -1,4 +1,4 @@
-"""What README and the page of the workflow show works as written."""
+"""What README and the page of the command line show works as written."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
-WORKFLOW = (ROOT / "docs" / "workflow.md").read_text()
+COMMANDS = (ROOT / "docs" / "command-line.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -59,7 +59,7 @@ def test_model_example_runs_as_written(tmp_path):
 
 @pytest.mark.ranks
 def test_command_line_example_runs_as_written():
-    (line,) = re.findall(r"^heteroring allocate .*$", WORKFLOW, re.MULTILINE)
+    (line,) = re.findall(r"^heteroring allocate .*$", COMMANDS, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)
     lens = [int(part) for part in done.stdout.split()]
     assert sum(lens) == 65536

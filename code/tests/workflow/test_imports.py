@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
             ("allocators/lut", "allocators/formula", "allocators/cost_model", "files"),
         ),
         ("workflow/scripts/paper_numbers.py", ("allocators/dispatch", "allocators/balanced", "results/results")),
-        ("workflow/scripts/draw_figure.py", ("results/results", "results/metrics", "figures/__init__")),
+        ("code/heteroring/results/results.py", ("results/metrics", "results/rows", "ring/workload")),
     ],
 )
 def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, monkeypatch):

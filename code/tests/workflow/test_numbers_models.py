@@ -207,7 +207,7 @@ def test_the_best_contiguous_split_is_what_the_prices_say():
     cells = layer_cells(LAYER)
     cells["block_lens"] = [(32768, 32768)] * len(cells)
     results = SimpleNamespace(platform="x", cells=cells, models={"cost-attention": price})
-    sentence = paper_models.unmeasured(results, paper_models.Cells(results), "cost-attention")
+    sentence = paper_models.unmeasured(results, paper_models.Cells(results), "attention")
     assert r"best contiguous split at 9{,}091\,ms there, and the best zigzag split at 9{,}091\,ms." in sentence
 
 

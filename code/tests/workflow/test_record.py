@@ -9,12 +9,12 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
-from record import jobs, left_to_do, plan, record
+from record import _heteroring, jobs, left_to_do, plan, record
 
 pytestmark = pytest.mark.ranks
 
-SCRIPT = Path(__file__).parents[3] / "workflow" / "scripts" / "record.py"
-CONFIG = SCRIPT.parents[1] / "config" / "default.yaml"
+SCRIPT = Path(__file__).parents[3] / "workflow" / "record.py"
+CONFIG = SCRIPT.parent / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())
 
 
@@ -134,6 +134,15 @@ def test_what_does_not_fit_in_the_time_is_left_and_then_done(tmp_path):
     assert len(machine.ran) == len(set(machine.ran)) == len(list(jobs(tmp_path, SETTINGS))) + 1
     assert machine.ran[first - 1][0] == "profile"
     assert machine.ran[-1][0] == "aggregate"
+
+
+def test_a_launcher_starts_what_has_several_ranks(monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command))
+    for name in ("profile", "fit", "bench", "model", "aggregate"):
+        _heteroring((name, "--option"), launcher=["srun", "--ntasks=2"])
+    assert [command[-2] for command in started if command[0] == "srun"] == ["bench", "model"]
+    assert [command[-4:-2] for command in started] == [["-m", "heteroring"]] * 5
 
 
 def test_a_command_that_fails_ends_the_record(tmp_path):

@@ -1,4 +1,4 @@
-"""Sentences on the attention call that read differently as the measurements do."""
+"""Sentences of the paper about the attention call whose wording depends on the measurements."""
 
 from collections.abc import Iterable
 from math import gcd

@@ -1,4 +1,4 @@
-"""The tables of the attention call: whole tabulars, because their columns depend on the grid."""
+"""Tables of the paper about the attention call, as whole tabulars, because their columns depend on the grid."""
 
 from collections.abc import Callable, Sequence
 from statistics import geometric_mean, median
@@ -7,7 +7,7 @@ from heteroring.results.results import Results
 from paper.cells import BALANCED, CONTIGUOUS, STRATEGIES, ZIGZAG, ZIGZAG_EVEN, Cell, Cells, strategy
 from paper.tex import count, emphasized, percent, rounded, spanning, tabular
 
-# Behind a time that is of one rank, which holds the whole prompt.
+# Marks the time of a split that gives one rank the whole prompt.
 LEFT_OUT = r"\rlap{$^{\ast}$}"
 
 

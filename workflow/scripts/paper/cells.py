@@ -1,7 +1,9 @@
-"""The cells of a platform's grid, as the paper quotes them."""
+"""Access to the cells of a platform's grid, as the paper quotes them."""
 
 import math
 from statistics import median
+
+import pandas as pd
 
 from heteroring.results.results import Results, headline
 from heteroring.results.strategy import STRATEGIES as ALL
@@ -10,16 +12,13 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time
 from paper.tex import count, out_of, percent, share
 
-# Of those that there are, the ones that the text compares.
+# The strategies that the text compares.
 STRATEGIES = tuple(each for each in ALL if each != "contiguous/balanced")
 CONTIGUOUS, ZIGZAG = (
     tuple(each for each in STRATEGIES if each.layout == layout) for layout in ("contiguous", "zigzag")
 )
 EVEN, UNEVEN = "contiguous/even", "contiguous/uneven"
 ZIGZAG_EVEN, ZIGZAG_UNEVEN, BALANCED = "zigzag/even", "zigzag/uneven", "zigzag/balanced"
-
-# Throttles that take multiprocessors from a GPU.
-MULTIPROCESSORS = ("mps", "green")
 
 Cell = tuple[int, int]
 
@@ -28,20 +27,16 @@ class MissingData(ValueError):
     """The paper quotes a number that the measurements do not hold."""
 
 
-class Cells:
-    """Cells of one system and module on one platform: values by strategy and (seq_len, percentage)."""
+class CellTable:
+    """Values by strategy and (seq_len, percentage), out of `rows`; `what` names them in errors."""
 
-    def __init__(self, results: Results, system: str = "ring", module: str = "attention") -> None:
-        rows = headline(results.cells)
-        rows = rows[(rows.system == system) & (rows.module == module)]
-        self.platform, self.system, self.module = results.platform, system, module
+    def __init__(self, what: str, rows: pd.DataFrame) -> None:
+        self._what = what
         self.lengths = sorted(map(int, rows.seq_len.unique()))
         self.percentages = sorted(map(int, rows.percentage.unique()))
-        self.throttled = [(n, p) for n in self.lengths for p in self.percentages if p < 100]
         self._rows = {
             (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
         }
-        self.alone = Cells(results, "alone", module) if system == "ring" else None
 
     def __bool__(self) -> bool:
         return bool(self._rows)
@@ -50,9 +45,19 @@ class Cells:
         """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
         value = self._rows.get((name, *cell), {}).get(column)
         if value is None or (isinstance(value, float) and math.isnan(value)):
-            where = f"platform {self.platform}, module {self.module}, system {self.system}"
-            raise MissingData(f"{where}: no {column} of strategy {name} at {cell[0]} tokens and {cell[1]} %")
+            raise MissingData(f"{self._what}: no {column} of strategy {name} at {cell[0]} tokens and {cell[1]} %")
         return value
+
+
+class Cells(CellTable):
+    """Cells of one system and module on one platform."""
+
+    def __init__(self, results: Results, system: str = "ring", module: str = "attention") -> None:
+        rows = headline(results.cells)
+        rows = rows[(rows.system == system) & (rows.module == module)]
+        super().__init__(f"platform {results.platform}, module {module}, system {system}", rows)
+        self.throttled = [(n, p) for n in self.lengths for p in self.percentages if p < 100]
+        self.alone = Cells(results, "alone", module) if system == "ring" else None
 
     def over_grid(self, name: str, column: str = "latency_ms") -> list[float]:
         """The value in each throttled cell."""

@@ -1,4 +1,4 @@
-"""What the paper says beyond the attention call: what a visit costs, FMS's whole attention layer, and whole models.
+"""Numbers of the paper about the cost of ring steps, FMS's attention layer, and language models.
 
 A platform need not have measured these. Each group has a flag, HasCost, HasLayer, HasWhole or HasTrace, that is 1 or 0,
 and the paper's text is guarded by it. Without measurements the flag is all that is defined, but for what the text says
@@ -15,6 +15,7 @@ from heteroring.launch.rest import LONGEST_REST_MS
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
+from heteroring.results.strategy import fitted_name
 from heteroring.ring.partition import LAYOUTS, Partition
 from paper.cells import BALANCED, CONTIGUOUS, EVEN, UNEVEN, Cell, Cells, place, strategy
 from paper.published_study import Study
@@ -36,7 +37,7 @@ def constants() -> dict[str, str]:
 
 def visits(results: Results) -> dict[str, str]:
     """What a query row costs that is visited again, out of the cost model of attention."""
-    model = results.models.get("cost-attention", {})
+    model = results.models.get(fitted_name("cost", "attention"), {})
     if not any(map(any, model.get("revisit_us", ()))):
         return {"HasCost": "0"}
     lengths, percentages = model["lengths"], model["percentages"]
@@ -98,9 +99,9 @@ def join_unsaved(model: Mapping) -> str:
     return f"At {places} the profile found no saving."
 
 
-def unmeasured(results: Results, cells: Cells, name: str) -> str:
-    """What the cost model `name` expects of the best contiguous split, which the sweep does not have."""
-    content = results.models.get(name)
+def unmeasured(results: Results, cells: Cells, source: str) -> str:
+    """What the cost model of `source` expects of the best contiguous split, which the sweep does not have."""
+    content = results.models.get(fitted_name("cost", source))
     if content is None:
         return ""
     length, low = cells.extreme
@@ -140,7 +141,7 @@ def layer(results: Results, study: Study) -> dict[str, str]:
         "LayerCellCount": count(len(cells.throttled)),
         "LayerCallShare": rounded(call.alone("alone/rank0", cells.equal) / cells.alone("alone/rank0", cells.equal)),
         "LayerCodeSentence": released_code(results, cells, study),
-        "LayerContiguousSentence": unmeasured(results, cells, "cost-layer"),
+        "LayerContiguousSentence": unmeasured(results, cells, "layer"),
         "LayerTable": layer_table(cells, study),
     }
     for key, name in {"Even": EVEN, "Uneven": UNEVEN, "Balanced": BALANCED}.items():
@@ -240,5 +241,5 @@ def beyond_the_call(results: Results, study: Study) -> dict[str, str]:
     """Everything of one platform, by unprefixed name."""
     numbers = {**visits(results), **layer(results, study), **whole(results), **trace(results)}
     measured = what_was_measured(numbers["HasLayer"] == "1", numbers["HasWhole"] == "1")
-    contiguous = unmeasured(results, Cells(results), "cost-attention")
+    contiguous = unmeasured(results, Cells(results), "attention")
     return {**numbers, "BeyondTheCall": measured, "ContiguousSentence": contiguous}

@@ -1,4 +1,4 @@
-"""What the paper's analysis derives from the published study's record: two L40s, contiguous shards, rank 1 throttled.
+"""Numbers that the paper derives from the published study's record: two L40s, contiguous shards, rank 1 throttled.
 
 The files and their source are described in data/published/README.md. No code of this project was measured for them.
 """
@@ -137,7 +137,7 @@ def read(folder: Path) -> Study:
             setup={"dtype": listed(sorted(set(matmul.dtype)))},
             lengths=tuple(sizes),
             percentages=tuple(map(float, levels)),
-            speeds=tuple(tuple(speeds[n, p] for p in levels) for n in sizes),
+            values=tuple(tuple(speeds[n, p] for p in levels) for n in sizes),
             rows=len(matmul),
         ),
         coefficients=terms,
@@ -246,7 +246,7 @@ def speeds(study: Study) -> dict[str, str]:
     cell = (longest, middle)
     shown = study.percentages[::2]
     size = study.profile.lengths[-1]
-    at_size = dict(zip(map(int, study.profile.percentages), study.profile.speeds[-1], strict=True))
+    at_size = dict(zip(map(int, study.profile.percentages), study.profile.values[-1], strict=True))
     products = {p: at_size[p] / at_size[100] for p in study.percentages}
     table = tabular(
         "@{}l" + "r" * len(shown) + "@{}",
@@ -292,7 +292,7 @@ def formula(study: Study) -> dict[str, str]:
     """The regression formula fitted again by this project's code, against the released one and its splits."""
     fitted = Formula.fit(study.profile)
     # The study states speeds in percent of the largest, to six digits.
-    scale = 100 / max(map(max, study.profile.speeds))
+    scale = 100 / max(map(max, study.profile.values))
     agree = sum(float(f"{fitted.coefficients[term] * scale:.6g}") == study.coefficients[term] for term in TERMS)
 
     def ours(name: str, cell: Cell):

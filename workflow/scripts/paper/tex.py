@@ -1,11 +1,11 @@
-"""How numbers, words and tables are written in TeX. Nothing here knows what was measured."""
+"""Formatting of numbers, words and tables in TeX."""
 
 import math
 from collections.abc import Iterable, Sequence
 
-# Times nearer to each other than this, relatively, are called equal.
+# Times that differ by less than this, relatively, are called equal.
 TIE = 0.01
-# What a share of something is given as that has none to speak of, in percent.
+# In percent; a smaller share is given as less than this.
 LEAST_SHARE = 0.01
 
 _SPECIAL = {

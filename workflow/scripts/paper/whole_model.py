@@ -1,4 +1,4 @@
-"""What the paper says of whole language models: time to first token, memory, decoding, and one traced layer."""
+"""Numbers of the paper about language models: time to first token, memory, decode, and one traced layer."""
 
 import math
 from collections import Counter
@@ -10,16 +10,16 @@ from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import predicted_ms
 from heteroring.results.model_metrics import layer_shares
 from heteroring.results.results import Results
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import Strategy, fitted_name
+from heteroring.results.throttles import throttle_words
 from heteroring.ring.partition import Partition
 from paper.cells import (
     BALANCED,
     EVEN,
-    MULTIPROCESSORS,
     ZIGZAG_EVEN,
     ZIGZAG_UNEVEN,
     Cell,
-    MissingData,
+    CellTable,
     above_one,
     place,
     strategy,
@@ -41,37 +41,24 @@ from paper.tex import (
 )
 
 QUOTED = {"Even": EVEN, "ZigzagEven": ZIGZAG_EVEN, "Uneven": ZIGZAG_UNEVEN, "Balanced": BALANCED}
-# Of a GPU's memory, in TB/s, by its maker's data sheet.
+# Memory bandwidth in TB/s, by the maker's data sheet.
 BANDWIDTH = {"NVIDIA H200": 4.8}
 
-# Tokens a second, by percentage.
+# Tokens per second, by percentage.
 Rates = dict[int, float]
 
 
-class WholeCells:
-    """Cells of one phase of a whole model: values by strategy and (seq_len, percentage)."""
+class WholeCells(CellTable):
+    """Cells of one phase of a whole model."""
 
     def __init__(self, results: Results, phase: str) -> None:
         rows = results.model
         rows = rows[rows.phase == phase]
-        self.platform, self.phase = results.platform, phase
+        super().__init__(f"platform {results.platform}, {phase} of a model", rows)
         self.row = {} if rows.empty else rows.iloc[0].to_dict()
-        self.lengths = sorted(map(int, rows.seq_len.unique()))
-        self.percentages = sorted(map(int, rows.percentage.unique()))
         ring = rows[rows.system == "ring"]
         self.strategies = [Strategy(name) for name in QUOTED.values() if name in set(ring.strategy)]
         self.repetitions = sorted(set(map(int, rows.repetitions)))
-        self._rows = {(r["strategy"], int(r["seq_len"]), int(r["percentage"])): r for r in rows.to_dict("records")}
-
-    def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
-        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
-        value = self._rows.get((name, *cell), {}).get(column)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            raise MissingData(
-                f"platform {self.platform}, {self.phase} of a model: no {column} of strategy {name} at "
-                f"{cell[0]} tokens and {cell[1]} %"
-            )
-        return value
 
     @property
     def grid(self) -> list[Cell]:
@@ -86,7 +73,7 @@ def model_name(row: Mapping) -> str:
 
 
 def whole(results: Results) -> dict[str, str]:
-    """A language model: time to first token, memory, and tokens a second."""
+    """A language model: time to first token, memory, and tokens per second."""
     if results.model.empty:
         return {"HasWhole": "0"}
     cells = WholeCells(results, "prefill")
@@ -149,8 +136,8 @@ def fastest_sentence(cells: WholeCells) -> str:
 
 
 def prediction(results: Results, cells: WholeCells, cell: Cell) -> str:
-    """Where the balanced split loses because its prices are wrong: what they say of the faster split, and of alone."""
-    content, fastest = results.models.get("cost-block"), cells.fastest(cell)
+    """Where the balanced split loses by wrong prices: what they predict of the faster one, and of ranks alone."""
+    content, fastest = results.models.get(fitted_name("cost", "block")), cells.fastest(cell)
     if content is None or not faster_still(cells, cell):
         return ""
     model, layers = CostModel.from_json(content), cells.row["layers"]
@@ -229,7 +216,7 @@ def whole_table(cells: WholeCells) -> str:
 
 
 def decode(results: Results) -> dict[str, str]:
-    """Tokens a second behind the longest prompt, of the ring and of the ranks alone."""
+    """Tokens per second behind the longest prompt, of the ring and of the ranks alone."""
     cells = WholeCells(results, "decode")
     if not cells.strategies:
         return {"HasDecode": "0"}
@@ -258,7 +245,7 @@ def decode(results: Results) -> dict[str, str]:
 
 
 def decode_rates(cells: WholeCells, name: str) -> Rates:
-    """Tokens a second behind the longest prompt, by percentage, from the highest down."""
+    """Tokens per second behind the longest prompt, by percentage, from the highest down."""
     return {p: cells(name, (cells.lengths[-1], p), "tokens_per_second") for p in cells.percentages[::-1]}
 
 
@@ -287,7 +274,7 @@ def decode_limit(results: Results, cells: WholeCells, ours: Rates, fast: Rates, 
     """What does not limit the rates on a GPU, where the ring does not gain: multiprocessors, and reading memory."""
     low, high = cells.percentages[0], cells.percentages[-1]
     gains = all(ours[p] > fast[p] for p in ours)
-    if cells.row["throttle"] not in MULTIPROCESSORS or gains or slow[low] < 0.9 * slow[high] or low == high:
+    if not throttle_words(cells.row["throttle"]).takes_sms or gains or slow[low] < 0.9 * slow[high] or low == high:
         return ""
     alone, held = fast[high], cells("alone/rank0", (cells.lengths[-1], high), "peak_memory_gb")[0]
     bandwidth = BANDWIDTH.get(results.provenance["devices"][0], math.inf)

@@ -1,1 +1,1 @@
-"""A whole language model over the ring: time to first token, decode, a trace of one layer."""
+"""Benchmarks of whole language models over the ring: time to first token, decode, and a trace of one layer."""

@@ -1,4 +1,4 @@
-"""What a rank's compute stream does in one layer of a prefill: the marks, and the events that they come to."""
+"""The trace of one layer of a prefill: marks on a rank's compute stream, and the events made of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from heteroring.kernels.block import takes_late
+from heteroring.kernels.backend import takes_pending
 from heteroring.launch.device import Device
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import visits
+from heteroring.ring.schedule import ring_steps
 from heteroring.ring.transport.messages import messages
 from heteroring.ring.transport.transport import Exchange, watched
 
@@ -43,15 +43,15 @@ class LayerTrace:
         self._waits: dict[int, tuple[Any, Any]] = {}
         self._sent: tuple[Any, Any] | None = None
 
-    def takes_late(self, *args: Any) -> bool:
-        """Whether the block can wait for late KV itself; not in the traced layer."""
-        return not self._inside and takes_late(self._block, *args)
+    def takes_pending(self, *args: Any) -> bool:
+        """Whether the backend can wait for pending KV itself; not in the traced layer."""
+        return not self._inside and takes_pending(self._block, *args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The block of attention that was given, marked inside the traced layer."""
         if not self._inside:
             return self._block(*args, **kwargs)
-        if self._ready is None:  # no exchange has been opened: this rank holds all tokens, and nobody is to receive any
+        if self._ready is None:  # no exchange was opened: this rank holds all tokens
             self._ready = self._device.mark()
         result, marks = self._marked(self._block, *args, **kwargs)
         self._blocks.append(marks)
@@ -97,7 +97,7 @@ class LayerTrace:
         def event(kind: str, step: int, marks: tuple[Any, Any]) -> Event:
             return Event(kind, step, *(self._device.elapsed_ms(start, mark) for mark in marks))
 
-        steps = [visit.step for visit in visits(partition, rank, True)]
+        steps = [step.index for step in ring_steps(partition, rank, True)]
         found = [event("layer", 0, tuple(self._layer)), event("ready", 0, (self._ready, self._ready))]
         found += [event("block", step, marks) for step, marks in zip(steps, self._blocks, strict=True)]
         found += [event("wait", step, marks) for step, marks in self._waits.items()]

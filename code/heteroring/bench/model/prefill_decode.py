@@ -1,4 +1,4 @@
-"""A whole model on one rank, ready to be timed: a prefill and the decode behind it, and whether they were right."""
+"""Timed prefill and decode of a language model on one rank, and the check of their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from heteroring.bench.model.job import ModelCell, ModelJob
 from heteroring.bench.model.layer_trace import Event, LayerTrace
 from heteroring.bench.verify import WrongResult
 from heteroring.bench.wrap_module import wrap_computing
-from heteroring.kernels.block import Block, choose, resolve
+from heteroring.kernels.backend import Backend, choose, resolve
 from heteroring.launch.heartbeat import advance, beat, beating
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
@@ -77,10 +77,10 @@ class ModelBench:
         beat()
         wrap_computing(self.model, self._wrap)
         plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
-        self._compute: Block = rank.throttle.wrap(plain)
-        # By its name, a block brings along what it has for one query against many keys; slowed, it does not.
+        self._compute: Backend = rank.throttle.wrap(plain)
+        # By name, a backend also selects its decode kernel; a wrapped, throttled one cannot.
         self._block = job.block if self._compute is plain else self._compute
-        # Every rank takes part in making every group.
+        # Every rank must take part in creating every group.
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
         self._prompt = prompt(job)
@@ -97,7 +97,7 @@ class ModelBench:
                 self._prefill(cell, self._block)
             self.rank.device.synchronize()
             advance()
-        # A short prompt through the whole model leaves nothing that the host would first do in a timed one.
+        # A short prompt through the whole model, so that no first-call work of the host is left for a timed one.
         short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
         for cell in cells:
             if cell.partition.seq_len == max(self.job.seq_lens):
@@ -158,7 +158,7 @@ class ModelBench:
         for index, cell in enumerate(cells):
             if cell.system == "alone":
                 own, device = trials[index], self.rank.torch_device
-                logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # what comes is not to take their place
+                logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # broadcast overwrites them
                 for tensor in (logits, ids):
                     if tensor.numel():
                         dist.broadcast(tensor, src=0)
@@ -175,7 +175,7 @@ class ModelBench:
                 )
         return checks
 
-    def _prefill(self, cell: ModelCell, block: str | Block) -> Any:
+    def _prefill(self, cell: ModelCell, block: str | Backend) -> Any:
         from heteroring.fms import ring_prefill
 
         return ring_prefill(
@@ -203,12 +203,12 @@ class ModelBench:
     def _peak_bytes(self, cell: ModelCell) -> int:
         if self.rank.torch_device.type != "cuda":
             return 0
-        mailbox = 0
+        buffers = 0
         if cell.system == "ring" and self.transport == "copy-engine":
-            from heteroring.ring.transport.symmetric_buffer import mailbox_bytes
+            from heteroring.ring.transport.symmetric_buffer import symmetric_buffer_bytes
 
-            mailbox = mailbox_bytes(dist.group.WORLD, self.rank.torch_device)
-        return torch.cuda.max_memory_allocated() + mailbox
+            buffers = symmetric_buffer_bytes(dist.group.WORLD, self.rank.torch_device)
+        return torch.cuda.max_memory_allocated() + buffers
 
 
 @contextmanager

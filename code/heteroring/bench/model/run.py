@@ -1,10 +1,10 @@
-"""A whole model over the ring, measured: all lengths and strategies of a job, interleaved in one process group."""
+"""The run of a language-model job: all lengths and strategies, interleaved in one process group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,7 +13,7 @@ from heteroring.bench.model.layer_trace import Event
 from heteroring.bench.model.prefill_decode import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.timing import no_garbage_collection
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.launch.launch import Rank, check_ranks
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, report
 
@@ -46,25 +46,15 @@ def steps(job: ModelJob) -> int:
     return len(job.seq_lens) * (len(job.strategies) + 1) * (1 + job.repetitions)
 
 
-def run(
-    job: ModelJob, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[int], None] | None = None
-) -> ModelSweep:
+def run(job: ModelJob, **watching: Any) -> ModelSweep:
     """Measure `job`. All block lengths are known before a process is started.
 
-    Raises ValueError for what cannot be measured, and what `launch` raises.
+    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
+    `launch` raises.
     """
     check_ranks(job.platform, job.throttle, job.percentages)
     cells, notes = plan(job)
-    results: list[_RankResult] = launch(
-        _measure,
-        job,
-        cells,
-        platform=job.platform,
-        throttle=job.throttle,
-        percentages=job.percentages,
-        hang_timeout=hang_timeout,
-        on_progress=on_progress,
-    )
+    results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows, trace = [], []
     for index, cell in enumerate(cells):
         for repetition in range(job.repetitions):

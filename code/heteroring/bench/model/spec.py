@@ -1,4 +1,4 @@
-"""Which model of the Foundation Model Stack is measured, with random weights that are the same on every rank."""
+"""The language model to be measured: its name in FMS, its size, and random weights equal on every rank."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from heteroring.bench.requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import DTYPES
+from heteroring.words import choices
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,8 +59,9 @@ class ModelSpec:
     max_seq_len: int = 0
 
     def __post_init__(self) -> None:
+        check_fms(f"model {self.name!r}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype {self.dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype {self.dtype!r} is unknown: choose {choices(self.dtype, DTYPES)}")
         for size in _FIELDS:
             if getattr(self, size) < 0:
                 raise ValueError(f"{size} is {getattr(self, size)}: it must be 1 or more, or 0 for the model's own")
@@ -106,7 +109,7 @@ class ModelSpec:
             self.architecture, self.variant, device_type=device.type, data_type=self.torch_dtype, **self._changes()
         )
         if dist.is_initialized():
-            # GPUs with unlike numbers of multiprocessors draw unlike numbers from one seed.
+            # From one seed, GPUs with different numbers of SMs draw different numbers.
             for weight in (*model.parameters(), *model.buffers()):
                 dist.broadcast(weight.data, src=0)
         return model

@@ -1,1 +1,1 @@
-"""How fast one rank computes: the operators of a profile, and the run."""
+"""Profiles of the speed of one rank: the operators that are timed, and the run."""

@@ -1,34 +1,21 @@
-"""What `heteroring profile` times: a kind stands for an operator, at the sizes that a job asks for.
-
-Kinds are registered in `_HERE`, or in `_ELSEWHERE` by the name of a module that is imported only by a job that asks
-for its kind. Such a module offers
-
-    check(job: ProfileJob) -> None                            ValueError for what it could not measure, before a start
-    operators(rank: Rank, job: ProfileJob) -> Iterator[Operator]       one for each of `sizes`, on the rank itself
-
-and wraps by `rank.throttle.wrap` whatever in its operators computes.
-"""
+"""The operators that `heteroring profile` times, by kind and size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from heteroring.bench.profile.job import ProfileJob
 from heteroring.bench.verify import verify_product, verify_rows
-from heteroring.kernels.block import resolve, takes_late
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.backend import Backend, resolve, takes_pending
+from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank
 from heteroring.results.kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import causal_flops
-
-if TYPE_CHECKING:
-    from heteroring.bench.profile.run import ProfileJob
 
 
 class Operator(NamedTuple):
@@ -44,39 +31,6 @@ class Operator(NamedTuple):
     verify: Callable[[Any], None] | None = None
 
 
-def check_kinds(job: ProfileJob) -> None:
-    """Raise ValueError unless every kind that `job` names is known, named once and can be measured."""
-    known = (*_HERE, *_ELSEWHERE)
-    if not job.kinds:
-        raise ValueError("kinds is empty")
-    for kind in job.kinds:
-        if kind not in known:
-            raise ValueError(f"profile kind {kind!r} is unknown: choose from {', '.join(known)}")
-        if job.kinds.count(kind) > 1:
-            raise ValueError(f"kinds holds {kind} twice")
-        if kind in _ELSEWHERE:
-            _module(kind).check(job)
-
-
-def sizes(kind: str, job: ProfileJob) -> tuple[int, ...]:
-    """The sizes at which `job` measures `kind`.
-
-    The cost of a layer is what it takes beside its attention, so attention and folds are measured wherever it is.
-    """
-    if kind == "matmul":
-        return job.sizes
-    if kind == "layer":
-        return job.fms_seq_lens or job.seq_lens
-    if kind in ("attention", "fold"):
-        return tuple(dict.fromkeys((*job.seq_lens, *job.fms_seq_lens)))
-    return job.seq_lens
-
-
-def operators(kind: str, rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """The operators of `kind`, one for each of its sizes; of `fold` the joins besides, where the block makes any."""
-    return _HERE[kind](rank, job) if kind in _HERE else _module(kind).operators(rank, job)
-
-
 def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """Products of two square matrices, `size` wide."""
     matmul = rank.throttle.wrap(torch.matmul)
@@ -89,8 +43,8 @@ def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """The causal attention of `size` tokens."""
-    shape, block = job.shape, _block(rank, job)
-    for seq_len in sizes("attention", job):
+    shape, block = job.shape, backend(rank, job)
+    for seq_len in job.sizes_of("attention"):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         call = partial(block, q, k, v, scale=shape.scale, causal_offset=0)
         whole, label = Partition.contiguous((seq_len,)), f"attention of {seq_len}"
@@ -102,12 +56,12 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """`size` queries by FOLD_KEYS keys, folded into a running result: a visit to another rank with next to no work.
+    """`size` queries by FOLD_KEYS keys, merged into a running result: a ring step with next to no work.
 
-    The running out has the dtype of the queries, as it has where a rank makes one visit more than to its own KV.
+    The running out has the dtype of the queries, as it has where a rank makes one ring step beyond its own KV.
     """
-    shape, block = job.shape, _block(rank, job)
-    for rows in sizes("fold", job):
+    shape, block = job.shape, backend(rank, job)
+    for rows in job.sizes_of("fold"):
         q = shape.inputs(rows, job.seed, rank.torch_device)[0]
         _, k, v = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
@@ -117,20 +71,20 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """The causal attention of `size` tokens that all see FOLD_KEYS keys besides, which are there from the start.
+    """Fused first steps: causal attention of `size` tokens that also see FOLD_KEYS further keys, there from the start.
 
-    That is how the ring makes its first two visits where the block can go on from one to the next; elsewhere nothing.
+    None where the backend cannot go on to pending KV.
     """
-    shape, block = job.shape, _block(rank, job)
-    for seq_len in sizes("fold", job):
+    shape, block = job.shape, backend(rank, job)
+    for seq_len in job.sizes_of("fold"):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
-        late = Late(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
-        if not takes_late(block, q, k, v, 0, late):
+        pending = PendingKV(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
+        if not takes_pending(block, q, k, v, 0, pending):
             continue
         flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
-        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, late=late)
+        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, pending=pending)
         yield Operator("join", seq_len, flops, call)
 
 
@@ -139,14 +93,12 @@ def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **
     return function(*args, **kwargs)
 
 
-def _block(rank: Rank, job: ProfileJob) -> Callable[..., object]:
+def backend(rank: Rank, job: ProfileJob) -> Backend:
+    """The backend of attention that the ring would use, slowed."""
     shape = job.shape
     return rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
 
 
-def _module(kind: str) -> ModuleType:
-    return import_module(_ELSEWHERE[kind])
-
-
-_HERE = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}
-_ELSEWHERE = {"layer": "heteroring.bench.profile.fms_layer", "block": "heteroring.bench.profile.transformer_block"}
+# Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first
+# steps. Whatever computes in an operator is slowed by its rank's throttle.
+OPERATORS = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}

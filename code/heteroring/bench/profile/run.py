@@ -1,105 +1,44 @@
-"""How fast one throttled rank computes: square matmuls, as the published study did, and what the ring consists of."""
+"""The run of a profile job: operators timed on one throttled rank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import ceil
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from heteroring.bench.profile.operators import Operator, check_kinds, operators, sizes
-from heteroring.bench.shape import Shape, check_lengths, check_repetitions
+from heteroring.bench.job import Sweep
+from heteroring.bench.profile.job import ProfileJob
+from heteroring.bench.profile.operators import OPERATORS, Operator
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
-from heteroring.kernels.block import check_block
-from heteroring.launch.device import DEVICE_TYPES, Device
+from heteroring.launch.device import Device
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.launch.launch import Rank
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import ProfileRow
 
-# A repetition calls an operator until this much time has gone by: a small one is too short for one call to tell.
+# A repetition calls an operator for at least this long: a single call of a small one is too short to time.
 REPETITION_MS = 10.0
 _MOST_CALLS = 1000
-DEFAULT_KINDS = ("matmul", "attention", "fold")
-
-
-@dataclass(frozen=True)
-class ProfileJob:
-    """What `heteroring profile` measures on one rank at one percentage.
-
-    platform: what it runs on; label: what its rows call that. kinds: what to time (see
-    heteroring.bench.profile.operators), matmuls at `sizes` and everything else at `seq_lens`; the lengths of what
-    no kind asks for may be empty. fms_seq_lens: those of the kind `layer`, if not seq_lens. model:
-    architecture/variant whose transformer block the kind `block` is. Raises ValueError, naming value and rule, for
-    anything that could not be measured as asked.
-    """
-
-    platform: str
-    label: str
-    throttle: str
-    percentage: int
-    sizes: tuple[int, ...]
-    seq_lens: tuple[int, ...]
-    kinds: tuple[str, ...] = DEFAULT_KINDS
-    shape: Shape = field(default_factory=Shape)
-    model: str = ""
-    block: str = "auto"
-    repetitions: int = 5
-    warmup: int = 1
-    seed: int = 0
-    fms_seq_lens: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if "matmul" in self.kinds or self.sizes:
-            check_lengths("sizes", self.sizes)
-        if set(self.kinds) - {"matmul"} or self.seq_lens:
-            check_lengths("seq_lens", self.seq_lens)
-        if self.fms_seq_lens:
-            check_lengths("fms_seq_lens", self.fms_seq_lens)
-            if "layer" not in self.kinds:
-                raise ValueError("fms_seq_lens is given, but kind 'layer' is not measured")
-        check_repetitions(self.repetitions, self.warmup, self.seed)
-        check_block(self.block, DEVICE_TYPES.get(self.platform))
-        check_kinds(self)
-
-
-class Profile(NamedTuple):
-    """The rows of a job, and what its rank ran on."""
-
-    rows: list[ProfileRow]
-    ranks: list[RankReport]
-    notes: tuple[str, ...] = ()
 
 
 def steps(job: ProfileJob) -> int:
     """Repetitions that the job makes, without those of joins: what a progress bar counts to."""
-    return sum(len(sizes(kind, job)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
+    return sum(len(job.sizes_of(kind)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 
-def run(
-    job: ProfileJob, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[int], None] | None = None
-) -> Profile:
-    """Measure `job`. Raises ValueError for what cannot be measured, and what `launch` raises."""
-    check_ranks(job.platform, job.throttle, (job.percentage,))
-    [(times, rank_report)] = launch(
-        _measure,
-        job,
-        platform=job.platform,
-        throttle=job.throttle,
-        percentages=(job.percentage,),
-        hang_timeout=hang_timeout,
-        on_progress=on_progress,
-    )
+def run(job: ProfileJob, **watching: Any) -> Sweep:
+    """Measure `job`. Takes hang_timeout and on_progress as `Job.launch` does, and raises what `launch` raises."""
+    [(times, rank_report)] = job.launch(_measure, **watching)
     rows = [_row(job, *key, flops, latency_ms) for key, (flops, latency_ms) in sorted(times.items())]
-    return Profile(rows, [rank_report])
+    return Sweep(rows, [rank_report])
 
 
 def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tuple[int, float]], RankReport]:
     """(kind, size, repetition) -> (operations, milliseconds); operators are interleaved, in an order drawn anew."""
-    timed = [operator for kind in job.kinds for operator in operators(kind, rank, job)]
+    timed = _operators(rank, job)
     calls = {}
     times = {}
     with torch.no_grad():
@@ -120,6 +59,15 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
                     times[operator.kind, operator.size, repetition] = (operator.flops, latency_ms)
                     advance()
     return times, report(rank)
+
+
+def _operators(rank: Rank, job: ProfileJob) -> list[Operator]:
+    makers = OPERATORS
+    if {"layer", "block"} & set(job.kinds):
+        from heteroring.bench.profile import fms_operators  # imports IBM's FMS
+
+        makers = makers | {"layer": fms_operators.layers, "block": fms_operators.blocks}
+    return [operator for kind in job.kinds for operator in makers[kind](rank, job)]
 
 
 def _verified(operator: Operator, device: Device) -> float:
@@ -149,7 +97,7 @@ def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, lat
         dtype=job.shape.dtype,
         causal=kind not in ("matmul", "fold"),
         throttle=job.throttle,
-        percentage=job.percentage,
+        percentage=job.percentages[0],
         repetition=repetition,
         latency_ms=latency_ms,
         tflops=flops / latency_ms / 1e9,

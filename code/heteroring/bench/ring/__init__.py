@@ -1,1 +1,1 @@
-"""The ring under one throttle setting: what is measured of it, and the run."""
+"""Benchmarks of ring attention under one throttle setting: the job, its modules, and the run."""

@@ -1,4 +1,4 @@
-"""Attention itself: queries, keys and values in, its output out. PyTorch's own is measured beside it."""
+"""Module `attention`: the attention call itself, by the ring and by PyTorch's baselines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import PEERS, Cell, Job
+from heteroring.bench.ring.job import BASELINES, RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.cuda_graph import CapturedRing
@@ -25,7 +25,7 @@ from heteroring.ring.shard import shard
 class AttentionModule:
     """A Module: causal attention of random q [B, Hq, N, D] to random k and v [B, Hkv, N, D]."""
 
-    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
         self._rank, self._job = rank, job
         throttled = rank.throttle.wrap(resolve(block, rank.torch_device))
         self._captured = job.condition == "captured"
@@ -33,11 +33,11 @@ class AttentionModule:
         self._inputs = {
             n: same_on_every_rank(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.lengths("attention")
         }
-        # Rings of one rank each, to record a rank alone. Every rank takes part in making every group.
+        # Groups of one rank each, to capture a rank alone. Every rank must take part in creating every group.
         self._alone = self._captured and [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
-    def prepared(self, cell: Cell) -> Iterator[Callable[[], Any] | None]:
+    def prepared(self, cell: RingCell) -> Iterator[Callable[[], Any] | None]:
         scale, inputs, throttle = self._job.shape.scale, self._inputs[cell.partition.seq_len], self._rank.throttle
         if cell.system == "context_parallel":
             from heteroring.bench.ring.torch_baselines import context_parallel_call
@@ -51,9 +51,9 @@ class AttentionModule:
             whole = Partition.contiguous((cell.partition.seq_len,))
             partition, group = (cell.partition, None) if cell.system == "ring" else (whole, self._alone)
             call = CapturedRing(q, k, v, partition, group, **ring)
-            call()  # the first replay takes the graph to the device
+            call()  # the first replay uploads the graph
             yield call
-            torch.cuda.empty_cache()  # of the graph before this one, which keeps its memory to itself
+            torch.cuda.empty_cache()  # frees the previous graph's private memory
         elif cell.system == "ring":
             yield partial(ring_attention, q, k, v, cell.partition, **ring)
         elif not q.shape[2]:
@@ -65,7 +65,7 @@ class AttentionModule:
 
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
 
-    def verify(self, cell: Cell, result: Any) -> None:
-        out, lse = (result, None) if cell.system in PEERS else result
+    def verify(self, cell: RingCell, result: Any) -> None:
+        out, lse = (result, None) if cell.system in BASELINES else result
         inputs = self._inputs[cell.partition.seq_len]
         verify_rows(out, lse, *inputs, cell.partition, self._rank.rank, self._job.shape.scale, cell.label)

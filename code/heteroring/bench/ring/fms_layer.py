@@ -1,4 +1,4 @@
-"""The attention layer of IBM's Foundation Model Stack over the ring: hidden states in, hidden states out."""
+"""Module `fms`: FMS's attention layer over the ring, from hidden states to hidden states."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.random_layer import positions, random_layer
-from heteroring.bench.ring.job import Cell, Job
+from heteroring.bench.ring.job import RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_hidden_states
 from heteroring.bench.wrap_module import wrap_computing
 from heteroring.fms import Ring
-from heteroring.kernels.block import resolve
+from heteroring.kernels.backend import resolve
 from heteroring.launch.heartbeat import beat
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
@@ -30,7 +30,7 @@ class FmsModule:
     What it must make of a prompt is what the same layer makes of all of it on this rank, by PyTorch's attention.
     """
 
-    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
         self._rank, self._transport = rank, job.transport
         lengths, device = job.lengths("fms"), rank.torch_device
         self._layer = random_layer(job.shape, max(lengths), job.seed, device)
@@ -50,11 +50,11 @@ class FmsModule:
             torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
             for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
         ]
-        # A ring of this rank alone, which waits for nobody. Every rank takes part in making every group.
+        # A ring of this rank alone. Every rank must take part in creating every group.
         self._alone = [dist.new_group([each]) for each in range(rank.world_size)][rank.rank]
 
     @contextmanager
-    def prepared(self, cell: Cell) -> Iterator[Callable[[], torch.Tensor] | None]:
+    def prepared(self, cell: RingCell) -> Iterator[Callable[[], torch.Tensor] | None]:
         partition, seq_len = cell.partition, cell.partition.seq_len
         hidden = shard(self._inputs[seq_len], partition, self._rank.rank, dim=1)
         at = positions(partition, self._rank.rank, hidden.device)
@@ -67,13 +67,13 @@ class FmsModule:
             yield partial(self._layer, hidden, position_ids=at, attn_name="ring", ring=ring)
         elif cell.system == "alone":
             yield None
-        else:  # FMS rotates no empty tensor, and the others wait for this rank's part in the ring
+        else:  # FMS cannot rotate an empty tensor, and the others wait for this rank in the ring
             yield partial(self._attend_to_nothing, partition)
 
     def _attend_to_nothing(self, partition: Partition) -> torch.Tensor:
         ring_attention(*self._empty, partition, block=self._block, transport=self._transport)
         return next(iter(self._inputs.values()))[:, :0]
 
-    def verify(self, cell: Cell, result: torch.Tensor) -> None:
+    def verify(self, cell: RingCell, result: torch.Tensor) -> None:
         partition = cell.partition
         verify_hidden_states(result, self._expected[partition.seq_len], partition, self._rank.rank, cell.label)

@@ -1,36 +1,28 @@
-"""The ring, measured: all modules, lengths and strategies of a job, turn by turn in one process group."""
+"""The run of a ring job: all modules, lengths and strategies, interleaved in one process group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.ring.job import PEERS, Cell, Job, plan
+from heteroring.bench.job import Sweep
+from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan
 from heteroring.bench.ring.workloads import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
-from heteroring.kernels.block import choose
+from heteroring.kernels.backend import choose
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import HANG_TIMEOUT, Rank, check_ranks, launch
+from heteroring.launch.launch import Rank, check_ranks
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import Measurement
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import choose_transport
 from heteroring.ring.workload import kv_bytes
 
-PEER_BLOCK = "cudnn"
+BASELINE_BACKEND = "cudnn"
 _TRANSPORTS = {"alone": "none", "sdpa": "none", "context_parallel": "allgather"}
-
-
-class Sweep(NamedTuple):
-    """The rows of a job, what each rank ran on, and what the allocators had to say."""
-
-    rows: list[Measurement]
-    ranks: list[RankReport]
-    notes: tuple[str, ...]
 
 
 class _RankResult(NamedTuple):
@@ -40,37 +32,29 @@ class _RankResult(NamedTuple):
     report: RankReport
 
 
-def steps(job: Job) -> int:
+def steps(job: RingJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
     own = len(job.strategies) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
     if job.peers:
-        cells += len(PEERS) * len(job.lengths("attention"))
+        cells += len(BASELINES) * len(job.lengths("attention"))
     return cells * (_untimed(job) + job.repetitions)
 
 
-def _untimed(job: Job) -> int:
+def _untimed(job: RingJob) -> int:
     """Calls of each cell before the first repetition: one is verified, and one tells how many are sustained."""
     return max(2 if job.condition == "sustained" else 1, job.warmup)
 
 
-def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[int], None] | None = None) -> Sweep:
+def run(job: RingJob, **watching: Any) -> Sweep:
     """Measure `job`. All block lengths are known before a process is started.
 
-    Raises ValueError for what cannot be measured, and what `launch` raises.
+    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
+    `launch` raises.
     """
     check_ranks(job.platform, job.throttle, job.percentages)
     cells, notes = plan(job)
-    results: list[_RankResult] = launch(
-        _measure,
-        job,
-        cells,
-        platform=job.platform,
-        throttle=job.throttle,
-        percentages=job.percentages,
-        hang_timeout=hang_timeout,
-        on_progress=on_progress,
-    )
+    results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows = [
         _row(job, cell, repetition, [result.times[repetition, index] for result in results], results[0])
         for repetition in range(job.repetitions)
@@ -79,7 +63,7 @@ def run(job: Job, *, hang_timeout: float = HANG_TIMEOUT, on_progress: Callable[[
     return Sweep(rows, [result.report for result in results], notes)
 
 
-def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
+def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResult:
     """One rank's part: every cell is warmed up, and its first result verified; then come the repetitions."""
     block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
     transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
@@ -103,11 +87,11 @@ def _measure(rank: Rank, job: Job, cells: tuple[Cell, ...]) -> _RankResult:
     return _RankResult(times, block, transport, report(rank))
 
 
-def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
+def order(job: RingJob, cells: tuple[RingCell, ...], repetition: int) -> list[int]:
     """The indices of `cells` in the order of one repetition, the same on every rank.
 
-    What is compared, the cells of one module and length, is measured together: a long call leaves a GPU at a lower
-    clock, and a short one behind it would be measured at that. The order is drawn anew for each repetition, job and
+    Cells that are compared, those of one module and length, are measured together: after a long call a GPU runs at a
+    lower clock, which would slow a short call behind it. The order is drawn anew for each repetition, job and
     throttle setting, so that no cell always follows the same other one.
     """
     together: dict[tuple[str, int], list[int]] = {}
@@ -120,7 +104,7 @@ def order(job: Job, cells: tuple[Cell, ...], repetition: int) -> list[int]:
     return [index for group in groups for index in group]
 
 
-def _calls(rank: Rank, job: Job, warm: list[float]) -> list[int]:
+def _calls(rank: Rank, job: RingJob, warm: list[float]) -> list[int]:
     """How many calls of each cell one time is the mean of, the same on every rank; `warm`: milliseconds of one."""
     if job.condition != "sustained":
         return [1] * len(warm)
@@ -129,21 +113,21 @@ def _calls(rank: Rank, job: Job, warm: list[float]) -> list[int]:
     return [sustained_calls(ms) for ms in slowest.tolist()]
 
 
-def _time(rank: Rank, module: Module, cell: Cell, busy: Busy, condition: str = "rested", calls: int = 1) -> Times:
+def _time(rank: Rank, module: Module, cell: RingCell, busy: Busy, condition: str = "rested", calls: int = 1) -> Times:
     with module.prepared(cell) as call:
         times = timed(call or (lambda: None), busy, rank.device, condition, calls)
     advance()
     return times
 
 
-def _verify(module: Module, cell: Cell) -> None:
+def _verify(module: Module, cell: RingCell) -> None:
     with module.prepared(cell) as call:
         if call is not None:
             module.verify(cell, call())
     advance()
 
 
-def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _RankResult) -> Measurement:
+def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], result: _RankResult) -> Measurement:
     shape, partition = job.shape, cell.partition
     return Measurement(
         platform=job.label,
@@ -164,7 +148,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=PEER_BLOCK if cell.system in PEERS else result.block,
+        block=BASELINE_BACKEND if cell.system in BASELINES else result.block,
         transport=_TRANSPORTS.get(cell.system, result.transport),
         job=job.number,
         repetition=repetition,
@@ -174,7 +158,7 @@ def _row(job: Job, cell: Cell, repetition: int, times: list[Times], result: _Ran
     )
 
 
-def _bytes_moved(job: Job, partition: Partition, system: str) -> int:
+def _bytes_moved(job: RingJob, partition: Partition, system: str) -> int:
     if _TRANSPORTS.get(system) == "none":
         return 0
     shape = job.shape
@@ -186,7 +170,7 @@ def _bytes_moved(job: Job, partition: Partition, system: str) -> int:
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             itemsize=shape.torch_dtype.itemsize,
-            causal=system == "ring",  # an all-gather sends what no query sees, too
+            causal=system == "ring",  # an all-gather also sends what no query sees
         )
         for rank in range(partition.world_size)
     )

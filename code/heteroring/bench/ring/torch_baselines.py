@@ -1,4 +1,4 @@
-"""PyTorch's own attention, on one GPU and by its context parallelism: the peers that are measured beside the ring."""
+"""The baselines measured beside the ring: PyTorch's own attention on one GPU, and its context parallelism."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def context_parallel_call(inputs: Sequence[torch.Tensor], scale: float) -> Itera
     It returns this rank's rows of out, those of the even zigzag partition, and may be made while the block runs. N is
     a multiple of twice the ranks.
     """
-    # The shards are put in place of the whole tensors that they are cut from, so it gets copies to do that to.
+    # context_parallel replaces the tensors by their shards, so it gets copies.
     shards = [x.clone() for x in inputs]
     call = single_gpu_call(shards, scale)
     with context_parallel(_mesh(), buffers=shards, buffer_seq_dims=[2] * 3, no_restore_buffers=set(shards)):
@@ -33,7 +33,7 @@ def single_gpu_call(inputs: Sequence[torch.Tensor], scale: float) -> Callable[[]
     grouped = inputs[0].shape[1] != inputs[1].shape[1]
 
     def call() -> torch.Tensor:
-        # Looked up here: inside its context, PyTorch puts another function in place of this one.
+        # Looked up at each call: inside its context, context_parallel replaces this function.
         with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             return F.scaled_dot_product_attention(*inputs, is_causal=True, scale=scale, enable_gqa=grouped)
 

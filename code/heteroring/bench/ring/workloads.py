@@ -1,4 +1,4 @@
-"""What a job measures of a model, by name: the attention itself, and the layer around it."""
+"""The modules that a ring job measures, by name: the attention call and the layer around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from heteroring.bench.timing import Busy
 
 if TYPE_CHECKING:
-    from heteroring.bench.ring.job import Cell, Job
+    from heteroring.bench.ring.job import RingCell, RingJob
     from heteroring.launch.launch import Rank
 
 _HOME = {
@@ -25,16 +25,16 @@ class Module(Protocol):
     Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `block` names the backend.
     """
 
-    def __init__(self, rank: Rank, job: Job, block: str, busy: Busy) -> None: ...
+    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None: ...
 
-    def prepared(self, cell: Cell) -> AbstractContextManager[Callable[[], Any] | None]:
+    def prepared(self, cell: RingCell) -> AbstractContextManager[Callable[[], Any] | None]:
         """What this rank does for `cell`, its shards at hand, while the block runs; None if it has nothing to do."""
 
-    def verify(self, cell: Cell, result: Any) -> None:
+    def verify(self, cell: RingCell, result: Any) -> None:
         """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
 
 
-def open_module(name: str, rank: Rank, job: Job, block: str, busy: Busy) -> Module:
+def open_module(name: str, rank: Rank, job: RingJob, block: str, busy: Busy) -> Module:
     """The module called `name`, one of MODULES. Every rank opens the same ones in the same order."""
     home, attribute = _HOME[name].split(":")
     return getattr(import_module(home), attribute)(rank, job, block, busy)

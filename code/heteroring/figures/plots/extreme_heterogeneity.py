@@ -1,4 +1,4 @@
-"""`extreme_heterogeneity`: latency where the ranks differ most, a panel per length, a bar per strategy."""
+"""`extreme_heterogeneity`: latency at the lowest percentage, a panel per length, a bar per strategy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from heteroring.figures.bars import name_bars, reference_handles, value_bars
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
-from heteroring.figures.cells import peer_cells, ring_cells
-from heteroring.figures.style import PEER_COLOUR, PEER_LINE, look, ordered
+from heteroring.figures.cells import baseline_cells, ring_cells
+from heteroring.figures.style import BASELINE_COLOUR, BASELINE_LINE, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from heteroring.results.results import Results
 
-_PEER = {"facecolor": PEER_COLOUR, "edgecolor": PEER_COLOUR}
+_BASELINE = {"facecolor": BASELINE_COLOUR, "edgecolor": BASELINE_COLOUR}
 
 
 def extreme_heterogeneity(results: Results) -> Figure:
@@ -27,21 +27,21 @@ def extreme_heterogeneity(results: Results) -> Figure:
     rows = ring_cells(results, "latency_ms")
     lowest = rows.percentage.min()
     rows = rows[rows.percentage == lowest]
-    peers = peer_cells(results)
-    peers = peers[peers.percentage == lowest]
+    baselines = baseline_cells(results)
+    baselines = baselines[baselines.percentage == lowest]
     lengths = sorted(set(rows.seq_len))
     strategies = ordered(rows.strategy)
     columns = min(len(lengths), 5)
     count = ceil(len(lengths) / columns)
-    bars = len(strategies) + bool(len(peers))
+    bars = len(strategies) + bool(len(baselines))
     figure = new_figure("extreme_heterogeneity", 0.6 + count * (0.45 + 0.125 * bars))
     panels = figure.subplots(count, columns, sharey=True, squeeze=False)
     for panel in panels.flat[len(lengths) :]:
         panel.set_axis_off()
     for panel, length in zip(panels.flat, lengths, strict=False):
-        _bars(panel, rows[rows.seq_len == length], peers[peers.seq_len == length], strategies)
+        _bars(panel, rows[rows.seq_len == length], baselines[baselines.seq_len == length], strategies)
         panel.set_title(f"{tokens(length)} tokens")
-    name_bars(panels.flat[0], strategies + ([PEER_LINE["label"]] if len(peers) else []))
+    name_bars(panels.flat[0], strategies + ([BASELINE_LINE["label"]] if len(baselines) else []))
     handles = reference_handles(rows)
     if handles:
         legend_rows(figure, [handles])
@@ -50,7 +50,7 @@ def extreme_heterogeneity(results: Results) -> Figure:
     return finish(figure, results, details, "Latency (ms)")
 
 
-def _bars(panel: Axes, rows: DataFrame, peers: DataFrame, strategies: list[str]) -> None:
+def _bars(panel: Axes, rows: DataFrame, baselines: DataFrame, strategies: list[str]) -> None:
     bars = [(strategies.index(row.strategy), row.latency_ms, look(row.strategy).bar()) for _, row in rows.iterrows()]
-    bars += [(len(strategies), latency, _PEER) for latency in peers.latency_ms]
+    bars += [(len(strategies), latency, _BASELINE) for latency in baselines.latency_ms]
     value_bars(panel, bars, rows)

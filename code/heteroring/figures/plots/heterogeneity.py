@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import milliseconds_axis, percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, peer_cells, per_cell, ring_cells, series
-from heteroring.figures.style import ALONE_LINE, BOUND_LINE, PEER_LINE, UNIT_LINE, by_layout, look, ordered
+from heteroring.figures.cells import MissingRows, baseline_cells, per_cell, ring_cells, series
+from heteroring.figures.style import ALONE_LINE, BASELINE_LINE, BOUND_LINE, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,7 +42,7 @@ def latency_vs_heterogeneity(results: Results) -> Figure:
     references = [
         (per_cell(rows, "bound_ms"), "bound_ms", BOUND_LINE),
         (per_cell(rows, "fast_alone_ms"), "fast_alone_ms", ALONE_LINE),
-        (peer_cells(results), "latency_ms", PEER_LINE),
+        (baseline_cells(results), "latency_ms", BASELINE_LINE),
     ]
     references = [entry for entry in references if len(entry[0])]
 
@@ -82,7 +82,7 @@ def bound_fraction(results: Results) -> Figure:
     rows = ring_cells(results, "bound_fraction")
     alone = per_cell(rows, "fast_alone_ms").merge(per_cell(rows, "bound_ms"))
     alone["bound_fraction"] = alone.bound_ms / alone.fast_alone_ms
-    references = [(alone, ALONE_LINE), (peer_cells(results).dropna(subset="bound_fraction"), PEER_LINE)]
+    references = [(alone, ALONE_LINE), (baseline_cells(results).dropna(subset="bound_fraction"), BASELINE_LINE)]
     references = [entry for entry in references if len(entry[0])]
 
     def reference(panel: Axes, length: int) -> None:

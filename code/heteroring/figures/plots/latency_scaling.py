@@ -1,4 +1,4 @@
-"""`latency_scaling`: latency against sequence length, which for attention should grow with its square."""
+"""`latency_scaling`: latency against sequence length, beside quadratic growth."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import length_axis, milliseconds_axis, spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details
-from heteroring.figures.cells import peer_cells, ring_cells, series
-from heteroring.figures.style import INK, PEER_LINE, by_layout, look, ordered
+from heteroring.figures.cells import baseline_cells, ring_cells, series
+from heteroring.figures.style import BASELINE_LINE, INK, by_layout, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,7 +29,7 @@ def latency_scaling(results: Results) -> Figure:
     latency there, where the bound was not measured), so the distance to it is what a strategy wastes.
     """
     rows = ring_cells(results, "latency_ms")
-    peers = peer_cells(results)
+    baselines = baseline_cells(results)
     strategies = ordered(rows.strategy)
     chosen = spread(rows.percentage)
     figure = new_figure("latency_scaling", 2.85)
@@ -39,9 +39,9 @@ def latency_scaling(results: Results) -> Figure:
         at = rows[rows.percentage == percentage]
         lengths = np.array(sorted(set(at.seq_len)))
         panel.plot(lengths, _anchor(at) * (lengths / lengths[-1]) ** 2, zorder=1.5, **_IDEAL)
-        torch = series(peers, percentage=percentage)
+        torch = series(baselines, percentage=percentage)
         if len(torch):
-            panel.plot(torch.seq_len, torch.latency_ms, zorder=1.6, **PEER_LINE)
+            panel.plot(torch.seq_len, torch.latency_ms, zorder=1.6, **BASELINE_LINE)
         for strategy in strategies:
             line = series(at, strategy=strategy)
             panel.plot(line.seq_len, line.latency_ms, **look(strategy).line())
@@ -50,8 +50,8 @@ def latency_scaling(results: Results) -> Figure:
     milliseconds_axis(panels[0].yaxis)
     panels[0].set_ylabel("Latency (ms)")
     references = [Line2D([], [], label="slope 2 through the bound", **_IDEAL)]
-    if len(peers):
-        references.append(Line2D([], [], **PEER_LINE))
+    if len(baselines):
+        references.append(Line2D([], [], **BASELINE_LINE))
     legend_rows(figure, [*by_layout(strategies), references])
     return finish(figure, results, run_details(results), "Sequence length (tokens)")
 

@@ -1,4 +1,4 @@
-"""`layer_trace`: what each rank does in one layer of a language model, even shards against balanced ones."""
+"""`layer_trace`: timeline of each rank in one layer of a language model, with even and with balanced shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, model_name, tokens
 from heteroring.figures.cells import MissingRows, model_cells
 from heteroring.figures.style import INK, NOTE_COLOUR, WAITING_COLOUR, look, ordered
-from heteroring.results.model_metrics import HELD, other_rank
+from heteroring.results.model_metrics import HELD, came_ms
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -82,10 +82,8 @@ def _strategy_bars(panel: Axes, rows: DataFrame, places: dict[int, float]) -> No
         for block in of_kind["block"][of_kind["block"]["rank"] == rank].itertuples():
             bar(block.start_ms, block.stop_ms, attention)
         for held in rows[rows["kind"].isin(HELD) & (rows["rank"] == rank)].itertuples():
-            other = ready[other_rank(rank, held.kind, held.step, len(held.percentages))]
-            there = min(max(held.start_ms, other), held.stop_ms)
-            bar(held.start_ms, there, WAITING)
-            bar(there, held.stop_ms, EXPOSED)
+            bar(held.start_ms, came_ms(held, ready), WAITING)
+            bar(came_ms(held, ready), held.stop_ms, EXPOSED)
         bar(layer.stop_ms, start + slowest, _AHEAD)
 
 

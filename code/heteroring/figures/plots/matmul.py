@@ -1,4 +1,4 @@
-"""The matmul profile: how a square matrix product answers to size and to the throttle.
+"""The matmul profile: speed of square matrix products by size and throttle percentage.
 
 The names keep the published study's `mps`; the axes name the throttle that was used. Sizes and percentages are
 ordered, so their colours are a ramp and not the strategies' palette.

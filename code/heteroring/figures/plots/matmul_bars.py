@@ -1,4 +1,4 @@
-"""`matmul_mps_bars`: how much slower a throttled matmul is, beside how much slower it was told to be."""
+"""`matmul_mps_bars`: measured slowdown of a throttled matmul beside its nominal slowdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`module_comparison`: the attention call against the whole attention layer, at the longest prompt."""
+"""`module_comparison`: the attention call beside the whole attention layer, at the longest prompt."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from heteroring.results.results import Results
+    from heteroring.results.strategy import Strategy
 
 _METRICS = {"speedup": r"Speedup over even ($\times$)", "bound_fraction": "Bound fraction"}
 
@@ -47,10 +48,10 @@ def module_comparison(results: Results) -> Figure:
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
-def _lines(panel: Axes, rows: DataFrame, metric: str, strategies: list[str]) -> None:
+def _lines(panel: Axes, rows: DataFrame, metric: str, strategies: list[Strategy]) -> None:
     panel.axhline(1.0, **UNIT_LINE)
     for strategy in strategies:
-        if metric == "speedup" and strategy.endswith("/even"):
+        if metric == "speedup" and strategy.allocator == "even":
             continue
         line = series(rows, strategy=strategy)
         if len(line):

@@ -1,4 +1,4 @@
-"""`performance_scaling_vs_percentage`: the speed a throttle promises against the speed it leaves."""
+"""`performance_scaling_vs_percentage`: measured speed of a throttled rank against its nominal percentage."""
 
 from __future__ import annotations
 

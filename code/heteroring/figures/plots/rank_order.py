@@ -1,4 +1,4 @@
-"""`rank_order`: what it costs to have the slow rank at the front or at the back of the sequence."""
+"""`rank_order`: latency with the slow rank at the front and at the back of the sequence."""
 
 from __future__ import annotations
 

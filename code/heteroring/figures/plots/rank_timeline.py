@@ -1,4 +1,4 @@
-"""`rank_timeline`: what each rank does while the call lasts, busy or waiting for the others."""
+"""`rank_timeline`: busy and waiting time of each rank during a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from heteroring.figures.axes import spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
 from heteroring.figures.cells import MissingRows, ring_cells
-from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_COLOUR, look
+from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_COLOUR, look, ordered
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -57,11 +57,11 @@ def rank_timeline(results: Results) -> Figure:
 
 def _pairs(rows: DataFrame) -> list[str]:
     """Per layout, even and what it is compared with, as far as measured."""
-    present = set(rows.strategy)
     pairs = []
     for layout in LAYOUTS:
-        best = [name for name in _BEST_FIRST if f"{layout}/{name}" in present][:1]
-        pairs += [f"{layout}/{name}" for name in ("even", *best) if f"{layout}/{name}" in present]
+        present = {each.allocator: each for each in ordered(rows.strategy) if each.layout == layout}
+        best = [name for name in _BEST_FIRST if name in present][:1]
+        pairs += [present[name] for name in ("even", *best) if name in present]
     if not pairs:
         raise MissingRows(f"none of the strategies at length {rows.seq_len.max()} can be compared")
     return pairs

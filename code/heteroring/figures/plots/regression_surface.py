@@ -1,4 +1,4 @@
-"""`regression_surface`: the fitted formula over length and percentage, and the measurements it was fitted to."""
+"""`regression_surface`: the fitted formula over length and percentage, with the measurements it was fitted to."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from heteroring.figures.axes import length_axis, throughput_unit
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import profile_details, throttle_label, tokens
 from heteroring.figures.cells import MissingRows, profile_rows
+from heteroring.results.strategy import fitted_name
 
 if TYPE_CHECKING:
     from heteroring.results.results import Results
@@ -29,7 +30,8 @@ def regression_surface(results: Results) -> Figure:
     A point that stands out from its surroundings is one that the formula misses. Where the formula is not positive
     the surface is hatched. R2 on the cells fitted, and with one percentage level left out, comes from the model file.
     """
-    models = {kind: results.models[f"formula-{kind}"] for kind in _SIZE_LABELS if f"formula-{kind}" in results.models}
+    names = {kind: fitted_name("formula", kind) for kind in _SIZE_LABELS}
+    models = {kind: results.models[name] for kind, name in names.items() if name in results.models}
     if not models:
         raise MissingRows("no fitted formula (models/formula-matmul.json, models/formula-attention.json)")
     figure = new_figure("regression_surface", 2.6)

@@ -1,4 +1,4 @@
-"""`speedup_heatmap`: what uneven shards gain over even ones, cell by cell, a panel per layout."""
+"""`speedup_heatmap`: speedup of uneven over even shards by length and percentage, a panel per layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`strategy_eval`: how much slower than two equal ranks each strategy is, in every cell of the grid."""
+"""`strategy_eval`: slowdown of each strategy against two equal ranks, by length and percentage."""
 
 from __future__ import annotations
 

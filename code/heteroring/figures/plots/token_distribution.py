@@ -1,4 +1,4 @@
-"""`token_distribution`: how much of the prompt each allocator gives to the throttled rank."""
+"""`token_distribution`: share of the prompt that each allocator gives to the throttled rank."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The ways that keys and values take from rank to rank."""
+"""Transports of keys and values between ranks: point-to-point messages and the copy engines."""

@@ -1,4 +1,4 @@
-"""What a group's KV travels on beside compute, made once for each group and device."""
+"""The stream and the NCCL communicator for KV messages beside compute, created once per group and device."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.distributed as dist
 
-_lanes: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, Lane]] = WeakKeyDictionary()
+_created: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, CommStream]] = WeakKeyDictionary()
 
 
-def lane_of(group: dist.ProcessGroup, device: torch.device) -> Lane:
-    """The lane of `group` on the CUDA device `device`."""
-    lanes = _lanes.setdefault(group, {})
-    if device not in lanes:
-        lanes[device] = Lane(group, device)
-    return lanes[device]
+def comm_stream_of(group: dist.ProcessGroup, device: torch.device) -> CommStream:
+    """The comm stream of `group` on the CUDA device `device`."""
+    created = _created.setdefault(group, {})
+    if device not in created:
+        created[device] = CommStream(group, device)
+    return created[device]
 
 
-class Lane:
-    """A side stream, and a communicator with one: of high priority, so that KV goes before compute."""
+class CommStream:
+    """A stream for copies, and a communicator with its own stream; of high priority, so that KV precedes compute."""
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device, priority=-1)
@@ -28,7 +28,7 @@ class Lane:
 
     @cached_property
     def communicator(self) -> dist.ProcessGroup:
-        """A group of the same ranks, in whatever order, for NCCL. All ranks must be at its first use."""
+        """An NCCL group of the same ranks, possibly in another order. All ranks must take part in its first use."""
         return dist.new_group(
             self._ranks,
             backend="nccl",

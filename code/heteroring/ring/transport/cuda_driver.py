@@ -1,87 +1,64 @@
 """CUDA driver calls that PyTorch does not offer: flags in memory that a stream sets or awaits, and copies of rows.
 
-Neither runs a kernel. One that waited for a peer, or copied for it, would need room on a multiprocessor, and a compute
-kernel that fills the device leaves it that only at its end.
+Neither runs a kernel. A kernel that waited for a peer, or copied for it, would need a free SM, and a compute kernel
+that fills the device frees its SMs only at its end. The calls go through NVIDIA's own bindings, the package
+cuda-bindings, which PyTorch's builds for CUDA require.
 """
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
-
-_WAIT_UNTIL_EQUAL = 1  # CU_STREAM_WAIT_VALUE_EQ
-_DEVICE_MEMORY = 2  # CU_MEMORYTYPE_DEVICE
+from types import ModuleType
 
 
 class DriverError(RuntimeError):
     """The CUDA driver refused a call."""
 
 
-_SIDE = (
-    ("x", ctypes.c_size_t),
-    ("y", ctypes.c_size_t),
-    ("type", ctypes.c_int),
-    ("host", ctypes.c_void_p),
-    ("device", ctypes.c_uint64),
-    ("array", ctypes.c_void_p),
-    ("pitch", ctypes.c_size_t),
-)
-
-
-class _Copy2D(ctypes.Structure):
-    """CUDA_MEMCPY2D of cuda.h."""
-
-    _fields_ = (
-        *[(f"src_{name}", kind) for name, kind in _SIDE],
-        *[(f"dst_{name}", kind) for name, kind in _SIDE],
-        ("width", ctypes.c_size_t),
-        ("height", ctypes.c_size_t),
-    )
+def is_installed() -> bool:
+    """Whether cuda-bindings can be imported; builds of PyTorch for the CPU come without it."""
+    try:
+        _driver()
+    except ImportError:
+        return False
+    return True
 
 
 def write_flag(stream: int, address: int, value: int) -> None:
-    """Have the CUDA stream with handle `stream` store the 32-bit `value` at `address`, behind its earlier work.
+    """Have the CUDA stream with handle `stream` store the 32-bit `value` at `address`, after its earlier work.
 
     `address` may lie in a peer's memory that is mapped here. Raises DriverError.
     """
-    _call("cuStreamWriteValue32_v2", stream, address, value, 0)
+    _check("cuStreamWriteValue32", _driver().cuStreamWriteValue32(stream, address, value, 0))
 
 
 def await_flag(stream: int, address: int, value: int) -> None:
     """Hold the CUDA stream with handle `stream` until `address`, in local memory, holds `value`. Raises DriverError."""
-    _call("cuStreamWaitValue32_v2", stream, address, value, _WAIT_UNTIL_EQUAL)
+    equal = _driver().CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ
+    _check("cuStreamWaitValue32", _driver().cuStreamWaitValue32(stream, address, value, equal))
 
 
 def copy_rows(stream: int, target: int, source: int, rows: int, width: int, pitch: int) -> None:
-    """Have `stream` copy `rows` rows of `width` bytes, `pitch` apart at `source`, to lie close together at `target`.
+    """Have `stream` copy `rows` rows of `width` bytes, `pitch` bytes apart at `source`, to adjoining rows at `target`.
 
-    Either may be a peer's memory. Raises DriverError.
+    Either address may lie in a peer's memory. Raises DriverError.
     """
-    copy = _Copy2D(
-        src_type=_DEVICE_MEMORY,
-        src_device=source,
-        src_pitch=pitch,
-        dst_type=_DEVICE_MEMORY,
-        dst_device=target,
-        dst_pitch=width,
-        width=width,
-        height=rows,
-    )
-    _check("cuMemcpy2DAsync_v2", _function("cuMemcpy2DAsync_v2")(ctypes.byref(copy), ctypes.c_void_p(stream)))
+    driver = _driver()
+    copy = driver.CUDA_MEMCPY2D()
+    copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
+    copy.srcDevice, copy.srcPitch = source, pitch
+    copy.dstDevice, copy.dstPitch = target, width
+    copy.WidthInBytes, copy.Height = width, rows
+    _check("cuMemcpy2DAsync", driver.cuMemcpy2DAsync(copy, stream))
 
 
-def _call(name: str, stream: int, address: int, value: int, flags: int) -> None:
-    code = _function(name)(
-        ctypes.c_void_p(stream), ctypes.c_uint64(address), ctypes.c_uint32(value), ctypes.c_uint(flags)
-    )
-    _check(name, code)
-
-
-def _check(name: str, code: int) -> None:
-    if code:
-        raise DriverError(f"{name} failed with CUDA driver error {code}")
+def _check(name: str, result: tuple) -> None:
+    if result[0]:
+        raise DriverError(f"{name} failed with CUDA driver error {int(result[0])}")
 
 
 @cache
-def _function(name: str):
-    return getattr(ctypes.CDLL("libcuda.so.1"), name)
+def _driver() -> ModuleType:
+    from cuda.bindings import driver
+
+    return driver

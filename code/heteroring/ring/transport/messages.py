@@ -1,4 +1,4 @@
-"""Who sends how many keys to whom, and when; the same on every transport."""
+"""The KV messages of a call: how many keys each rank sends to which rank in which ring step, on every transport."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import lru_cache
 import torch
 
 from heteroring.ring.partition import Partition
-from heteroring.ring.schedule import visits
+from heteroring.ring.schedule import ring_steps
 
 SLOTS = 2
-"""Messages that a rank holds: one that is read while the next one arrives."""
+"""Messages that a rank has room for: one is read while the next one arrives."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """`keys` keys and values, the first of their owner, those that the reader's queries see, into a reader's slot."""
+    """The first `keys` keys and values of their owner, which the reader's queries see, sent into slot `slot`."""
 
     keys: int
     slot: int
@@ -26,8 +26,8 @@ class Message:
 class Messages:
     """One rank's messages of a call, by ring step. A step without a message is absent.
 
-    In step s a rank receives from rank - s and sends to rank + s, straight from the owner, so that no rank relays
-    tokens it does not use.
+    In step s a rank receives from rank - s and sends to rank + s. Messages come straight from the owner, so that no
+    rank relays tokens that it does not use.
     """
 
     receives: dict[int, Message]
@@ -48,15 +48,15 @@ def messages(partition: Partition, rank: int, causal: bool) -> Messages:
 
 @lru_cache(maxsize=1024)
 def _received(partition: Partition, rank: int, causal: bool) -> dict[int, Message]:
-    """Slots alternate from one received message to the next, whatever steps those are."""
-    remote = [visit for visit in visits(partition, rank, causal) if visit.step]
-    return {visit.step: Message(visit.keys, index % SLOTS) for index, visit in enumerate(remote)}
+    """The messages that `rank` receives. Slots alternate from one to the next, whatever steps those are."""
+    remote = [step for step in ring_steps(partition, rank, causal) if step.index]
+    return {step.index: Message(step.keys, number % SLOTS) for number, step in enumerate(remote)}
 
 
 class Inbox:
     """Slots for the messages of one call.
 
-    Allocated in one piece, on the current stream: what writes to it on another must wait for that first.
+    They are one allocation, on the current stream: another stream must wait for it before it writes to them.
     """
 
     def __init__(self, k: torch.Tensor, received: dict[int, Message]) -> None:

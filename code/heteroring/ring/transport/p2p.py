@@ -1,4 +1,4 @@
-"""KV by batched send and receive of torch.distributed: gloo on the CPU, NCCL on CUDA."""
+"""The p2p transport: KV by batched send and receive of torch.distributed, with gloo on the CPU and NCCL on CUDA."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 import torch.distributed as dist
 
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.comm_stream import lane_of
+from heteroring.ring.transport.comm_stream import comm_stream_of
 from heteroring.ring.transport.contiguous import compact
 from heteroring.ring.transport.messages import Inbox, messages
 
 
 class PointToPoint:
-    """Every message exactly as long as its receiver needs.
+    """The KV messages of one call, each exactly as long as its receiver needs.
 
-    On CUDA the messages have a communicator of their own, with a high-priority stream, beside compute; and every rank
-    posts as many sends and receives as every other in every step, empty ones among them, because lists that differ
-    between ranks have been seen to hang NCCL. On the CPU an empty message would only cost time.
+    On CUDA the messages have a communicator of their own, with a high-priority stream beside compute. There, every rank
+    posts equally many sends and receives in every step, some of them empty, because lists that differ between ranks
+    have been seen to hang NCCL. On the CPU an empty message would only cost time, and is left out.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class PointToPoint:
         self._messages = messages(partition, self._rank, causal)
         self._inbox = Inbox(k, self._messages.receives)
         self._in_step = k.is_cuda
-        self._group = lane_of(group, k.device).communicator if k.is_cuda else group
+        self._group = comm_stream_of(group, k.device).communicator if k.is_cuda else group
         self._packed: dict[int, tuple[torch.Tensor, ...]] = {}
         self._pending: dict[int, list[dist.Work]] = {}
 
@@ -53,7 +53,7 @@ class PointToPoint:
         nothing = (self._tensors[0].new_empty(0),) * 2 if self._in_step else ()
         outgoing = self._pack(sent.keys) if sent else nothing
         incoming = self._inbox.room(step).unbind(0) if received else nothing
-        # The communicator beside compute may number the ranks in another order.
+        # The communicator of the comm stream may number the ranks in another order.
         to, source = (self._ranks[(self._rank + turn) % self.world_size] for turn in (step, -step))
         return [
             dist.P2POp(operation, tensor, peer, self._group, tag)

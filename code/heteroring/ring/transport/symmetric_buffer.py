@@ -1,4 +1,4 @@
-"""Memory of each rank that its peers write keys and values to, and the flags that tell them when."""
+"""Symmetric buffers: slots on each rank that peers write KV to, with flags for credits and signals."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from heteroring.ring.transport.messages import SLOTS
 _FLAG_BYTES = 4
 _ALIGNMENT = 256
 
-_mailboxes: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, list[Mailbox]]] = WeakKeyDictionary()
+_buffers: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, list[SymmetricBuffer]]] = WeakKeyDictionary()
 
 
-def mailbox_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> Mailbox:
-    """A mailbox with room for messages of `nbytes`, which all ranks of `group` ask for in the same order of sizes.
+def symmetric_buffer_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> SymmetricBuffer:
+    """A symmetric buffer with slots for messages of `nbytes`; all ranks of `group` ask for the same sizes in turn.
 
-    Made when there is none that large, at least twice as large as the one before. Outgrown ones are kept: a CUDA
-    graph may have been captured with them.
+    Where no existing one is large enough, one of at least twice the last one's size is allocated. Outgrown ones are
+    kept, because a CUDA graph may have been captured with them.
     """
-    made = _mailboxes.setdefault(group, {}).setdefault(device, [])
+    made = _buffers.setdefault(group, {}).setdefault(device, [])
     if not made or made[-1].capacity < nbytes:
-        made.append(Mailbox(group, device, max(nbytes, 2 * made[-1].capacity if made else 0)))
+        made.append(SymmetricBuffer(group, device, max(nbytes, 2 * made[-1].capacity if made else 0)))
     return made[-1]
 
 
-def mailbox_bytes(group: dist.ProcessGroup, device: torch.device) -> int:
-    """Memory of `device` that the mailboxes of `group` take, beside what PyTorch's allocator counts."""
-    return sum(mailbox.nbytes for mailbox in _mailboxes.get(group, {}).get(device, []))
+def symmetric_buffer_bytes(group: dist.ProcessGroup, device: torch.device) -> int:
+    """Bytes on `device` that the symmetric buffers of `group` take, which PyTorch's allocator does not count."""
+    return sum(buffer.nbytes for buffer in _buffers.get(group, {}).get(device, []))
 
 
-class Mailbox:
-    """SLOTS slots of `capacity` bytes in symmetric memory on every rank of a group, and a table of flags before them.
+class SymmetricBuffer:
+    """A table of flags and SLOTS slots of `capacity` bytes, in symmetric memory on every rank of a group.
 
-    A message goes from its owner into a slot of its reader, in one or more parts. The reader grants the slot; the owner
-    awaits that, writes, and announces part after part; the reader awaits the last before it reads, or reads on its
-    device what the count says is there. Every flag is set by one side and cleared by the other, so that no count is
-    kept which a replayed CUDA graph could not keep. All of it is work on a stream: the host never waits.
+    The owner of a message writes it into a slot of the reader, in one or more parts. The reader gives credit for the
+    slot; the owner awaits the credit, writes, and signals the number of parts written after each part. The reader
+    awaits the signal of the last part, or a kernel of its follows the signal and reads parts as they arrive. Each flag
+    is set by one side and cleared by the other; there are no running counts, which a replayed CUDA graph could not
+    keep. All of this is work on a stream: the host never waits.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
-        # Copies between two peers need no multicast object, and making one can fail or harm where it is not set up.
+        # Copies between two GPUs need no multicast object, and creating one can fail or do harm where it is not set up.
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
         from torch.distributed import _symmetric_memory as symmetric_memory
 
@@ -57,23 +58,23 @@ class Mailbox:
         handle = symmetric_memory.rendezvous(self._memory, group)
         mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
         self._addresses = [each.data_ptr() for each in mapped]
-        self._mapped = handle, mapped  # as long as these live, so do the mappings
-        self._last = None
+        self._mapped = handle, mapped  # keep the mappings alive
+        self._last: torch.cuda.Stream | None = None
 
     def open(self, current: torch.cuda.Stream) -> None:
-        """Begin a call that computes on the stream `current`: behind the last call, wherever that computed."""
+        """Begin a call that computes on the stream `current`: behind the last call, on whichever stream that was."""
         if self._last is not None and self._last != current and not torch.cuda.is_current_stream_capturing():
             current.wait_stream(self._last)
 
     def close(self, current: torch.cuda.Stream) -> None:
-        """End the call: all that it does with slots and flags has been asked for."""
-        # On a stream that records a graph, nothing has run that the next call could wait for.
+        """End the call, all of whose work on slots and flags has been queued."""
+        # While a graph is recorded nothing runs that the next call could wait for.
         if not torch.cuda.is_current_stream_capturing():
             self._last = current
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes on this rank."""
+        """Bytes that the buffer takes on this rank."""
         return self._memory.numel()
 
     def slot(self, index: int, nbytes: int) -> torch.Tensor:
@@ -82,39 +83,39 @@ class Mailbox:
         return self._memory[first : first + nbytes]
 
     def address(self, rank: int, index: int) -> int:
-        """Address, in this process, of slot `index` of `rank`."""
+        """Address of slot `index` of `rank`, as mapped into this process."""
         return self._addresses[rank] + self._first + index * self.capacity
 
-    def grant(self, owner: int, stream: int) -> None:
-        """Let `owner` write its next message for this rank, once `stream` gets so far."""
-        write_flag(stream, self._granted(owner, self._rank), 1)
+    def give_credit(self, owner: int, stream: int) -> None:
+        """Allow `owner` to write its next message for this rank, once the earlier work on `stream` is done."""
+        write_flag(stream, self._credit(owner, self._rank), 1)
 
-    def await_grant(self, reader: int, stream: int) -> None:
-        """Hold `stream` until this rank may write its next message for `reader`."""
-        self._await(stream, self._granted(self._rank, reader), 1)
+    def await_credit(self, reader: int, stream: int) -> None:
+        """Hold `stream` until this rank has credit to write its next message for `reader`; use the credit up."""
+        self._await_and_clear(stream, self._credit(self._rank, reader), 1)
 
-    def announce(self, reader: int, part: int, stream: int) -> None:
-        """Tell `reader` that part `part`, from 1, of this rank's message is there, once `stream` gets so far."""
-        write_flag(stream, self._announced(reader, self._rank), part)
+    def signal(self, reader: int, parts: int, stream: int) -> None:
+        """Signal `reader` that `parts` parts of its message have arrived, once earlier work on `stream` is done."""
+        write_flag(stream, self._signal(reader, self._rank), parts)
 
-    def await_message(self, owner: int, parts: int, stream: int) -> None:
-        """Hold `stream` until all `parts` of the message of `owner` are there."""
-        self._await(stream, self._announced(self._rank, owner), parts)
+    def await_signal(self, owner: int, parts: int, stream: int) -> None:
+        """Hold `stream` until all `parts` parts of the message of `owner` are there; reset the signal."""
+        self._await_and_clear(stream, self._signal(self._rank, owner), parts)
 
     def arrived(self, owner: int) -> int:
-        """Address of the count of parts of the message of `owner` that are there, for a kernel to wait for."""
-        return self._announced(self._rank, owner)
+        """Address of the number of parts of the message of `owner` that are there, for a kernel to wait for."""
+        return self._signal(self._rank, owner)
 
-    def forget_message(self, owner: int, stream: int) -> None:
-        """Count the parts of the next message of `owner` from 0, once `stream` is through with this one."""
+    def reset_signal(self, owner: int, stream: int) -> None:
+        """Set the number of parts from `owner` back to 0, once earlier work on `stream` is done."""
         write_flag(stream, self.arrived(owner), 0)
 
-    def _await(self, stream: int, flag: int, value: int) -> None:
+    def _await_and_clear(self, stream: int, flag: int, value: int) -> None:
         await_flag(stream, flag, value)
         write_flag(stream, flag, 0)
 
-    def _granted(self, owner: int, reader: int) -> int:
+    def _credit(self, owner: int, reader: int) -> int:
         return self._addresses[owner] + reader * _FLAG_BYTES
 
-    def _announced(self, reader: int, owner: int) -> int:
+    def _signal(self, reader: int, owner: int) -> int:
         return self._addresses[reader] + (self._world_size + owner) * _FLAG_BYTES

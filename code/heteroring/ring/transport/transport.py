@@ -1,4 +1,4 @@
-"""The ways that keys and values can take to the ranks whose queries must see them."""
+"""The choice of a KV transport, and the protocol that the ring drives it by."""
 
 from __future__ import annotations
 
@@ -10,56 +10,57 @@ from typing import Protocol, runtime_checkable
 import torch
 import torch.distributed as dist
 
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.copy_engine import CopyEngine
 from heteroring.ring.transport.messages import SLOTS
 from heteroring.ring.transport.p2p import PointToPoint
 from heteroring.ring.transport.peer_access import peers_can_be_accessed
+from heteroring.words import choices
 
 TRANSPORTS = ("p2p", "copy-engine")
 AHEAD = SLOTS
-"""Steps whose KV may be on its way, or in use, at a time."""
+"""Ring steps whose KV may be on its way, or in use, at a time."""
 
 
 class Exchange(Protocol):
     """The KV messages of one call on one rank, step by step."""
 
     def start(self, step: int) -> None:
-        """Begin the messages of `step`, 1 to world size - 1 in order; nothing if it has none.
+        """Start the messages of `step`, from 1 to world size - 1 in order; nothing if it has none.
 
-        At most AHEAD steps are begun before the first is computed, and one more with each that is.
+        At most AHEAD steps are started before the first is computed, and one more with each step computed.
         """
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of `step`, each [B, Hkv, keys, D], in place for what is computed next."""
+        """Keys and values of `step`, each [B, Hkv, keys, D], in place for the work queued next."""
 
     def close(self) -> None:
-        """Complete what is under way; the caller may then reuse k and v."""
+        """Complete the messages under way; the caller may then reuse k and v."""
 
 
 @runtime_checkable
-class Joinable(Exchange, Protocol):
-    """An exchange whose messages a kernel on the device can wait for by itself."""
+class FusableExchange(Exchange, Protocol):
+    """An exchange whose messages a kernel on the device can wait for itself, as the fused first step does."""
 
-    def late(self, step: int, first_query: int) -> Late:
-        """Keys and values of `step`, in place of `wait`, for queries from `first_query` on to wait for."""
+    def pending(self, step: int, first_query: int) -> PendingKV:
+        """Keys and values of `step`, in place of `wait`, for a kernel whose queries from `first_query` on see them."""
 
-    def taken(self, step: int) -> None:
-        """The kernel that waits for `late` of `step` has been asked for, on the current stream."""
+    def consumed(self, step: int) -> None:
+        """Say that the kernel that waits for `pending` of `step` has been queued, on the current stream."""
 
 
 def check_transport(name: str) -> None:
     """Raise ValueError unless `name` is "auto" or one of TRANSPORTS."""
     if name != "auto" and name not in TRANSPORTS:
-        raise ValueError(f"transport {name!r} is unknown: choose auto or one of {', '.join(TRANSPORTS)}")
+        raise ValueError(f"transport {name!r} is unknown: choose auto or {choices(name, TRANSPORTS)}")
 
 
 def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) -> str:
-    """The transport that `name` ("auto" or one of TRANSPORTS) comes to on `device`, the same on every rank.
+    """The transport that `name` ("auto" or one of TRANSPORTS) stands for on `device`, the same on every rank.
 
-    That is `copy-engine` where every rank's GPU can access every other's, unless p2p was asked for; else `p2p`. All
-    ranks call it together the first time; the answer is kept for the group.
+    That is `copy-engine` where every rank's GPU can access every other's and cuda.bindings is installed, unless p2p was
+    asked for; else `p2p`. All ranks make the first call together; the answer is kept for the group.
     """
     if name != "p2p" and device.type == "cuda" and peers_can_be_accessed(group, device):
         return "copy-engine"
@@ -69,7 +70,7 @@ def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) 
 def open_exchange(
     name: str, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
 ) -> Exchange:
-    """The messages of one call, by the transport that `name` comes to."""
+    """The messages of one call, by the transport that `name` stands for."""
     kind = CopyEngine if choose_transport(name, group, k.device) == "copy-engine" else PointToPoint
     return _watcher.get()(kind(k, v, partition, causal, group))
 
@@ -79,7 +80,7 @@ _watcher: ContextVar[Callable[[Exchange], Exchange]] = ContextVar("watcher", def
 
 @contextmanager
 def watched(watcher: Callable[[Exchange], Exchange]) -> Iterator[None]:
-    """Have calls made in the block use `watcher(exchange)` for every exchange they open: to see who waits, and when."""
+    """Wrap every exchange opened within the context by `watcher(exchange)`, to record who waits and when."""
     token = _watcher.set(watcher)
     try:
         yield

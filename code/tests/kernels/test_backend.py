@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from heteroring.kernels.block import BACKENDS, choose, resolve
-from heteroring.kernels.causal_offset import block_from_core
+from heteroring.kernels.backend import BACKENDS, choose, resolve
+from heteroring.kernels.causal_offset import backend_from_core
 from oracle import assert_as_accurate_as_torch, attention64
 
 CPU = torch.device("cpu")
@@ -69,12 +69,12 @@ def test_a_scale_that_is_not_positive_leaves_the_mask_a_mask(name, offset, scale
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 @pytest.mark.parametrize("offset", [None, 0, 5])
-def test_running_folds_into_what_is_there(name, offset):
-    block = resolve(name, CPU)
+def test_running_is_merged_into_what_is_there(name, offset):
+    compute = resolve(name, CPU)
     q, k, v = tensors(12, 29)
     _, k0, v0 = tensors(12, 8, seed=1)
-    out, lse = block(q, k0, v0, scale=0.25)
-    returned = block(q, k, v, scale=0.25, causal_offset=offset, running=(out, lse))
+    out, lse = compute(q, k0, v0, scale=0.25)
+    returned = compute(q, k, v, scale=0.25, causal_offset=offset, running=(out, lse))
     assert returned[0] is out
     assert returned[1] is lse
     rows = torch.arange(12) + 8 + (29 if offset is None else offset)
@@ -94,7 +94,7 @@ def test_nothing_to_attend_gives_zero_and_minus_infinity(name, m, n, offset):
 
 
 def calls_of_the_core(m, n, offset):
-    """(queries, keys, causal) of each call that one block of m queries and n keys makes of its core."""
+    """(queries, keys, causal) of each call of its core that a backend makes for m queries and n keys."""
     calls = []
 
     def core(q, k, v, scale, causal):
@@ -103,7 +103,7 @@ def calls_of_the_core(m, n, offset):
         out, lse = attention64(q, k, v, *positions, scale=scale)
         return out.float(), lse.float()
 
-    block_from_core(core)(*tensors(m, n), scale=0.3, causal_offset=offset)
+    backend_from_core(core)(*tensors(m, n), scale=0.3, causal_offset=offset)
     return calls
 
 
@@ -130,7 +130,7 @@ def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
 
 
 @pytest.mark.parametrize(("m", "n", "offset"), [(33, 33, 0), (17, 63, None)])
-def test_a_square_or_dense_block_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
+def test_a_square_or_dense_rectangle_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
     monkeypatch.setattr("heteroring.kernels.causal_offset.merge_", lambda *_: pytest.fail("a whole result was merged"))
     assert calls_of_the_core(m, n, offset) == [(m, n, offset == 0)]
 

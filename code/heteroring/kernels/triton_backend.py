@@ -1,8 +1,8 @@
-"""Block attention in Triton: one rectangle of queries against keys, dense or causal with an offset.
+"""The Triton backend: one rectangle of queries by keys, dense or causal with an offset.
 
-`block` runs the Hopper kernel on the operands that `hopper_block.covers`, and the portable kernel on all others:
-on every GPU that Triton compiles for, and in Triton's interpreter (TRITON_INTERPRET=1) on the CPU. The module itself
-needs neither a GPU nor Triton.
+`backend` runs the Hopper kernel on operands for which `hopper_launch.covers` holds, and the portable kernel on all
+others: on every GPU that Triton compiles for, and in Triton's interpreter (TRITON_INTERPRET=1) on the CPU. The module
+itself needs neither a GPU nor Triton.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import configs as tuned
-from heteroring.kernels import hopper_block
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels import hopper_launch
+from heteroring.kernels.pending_kv import PendingKV
 
 HEAD_DIMS = (64, 96, 128, 256)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def block(
+def backend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -29,29 +29,20 @@ def block(
     causal_offset: int | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
-    late: Late | None = None,
+    pending: PendingKV | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the queries over one block of keys; returns (out, lse).
+    """Attention of the queries to the keys, as `heteroring.kernels.backend.PendingKVBackend` defines it.
 
-    q [B, Hq, m, D], k and v [B, Hkv, n, D], Hq a multiple of Hkv, D in HEAD_DIMS; the last dimension is
-    contiguous, other strides are free. `scale` multiplies the scores. `causal_offset` None: every key is
-    visible; an integer o: key j is visible to query i iff j <= i + o. out has the shape of q and its dtype, or
-    fp32 where `out_dtype` says so; lse [B, Hq, m] is fp32, natural logarithm. A query that sees no key gets out 0
-    and lse -inf.
+    D is one of HEAD_DIMS. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
+    strides, except that the last one of out is 1. `pending` is allowed for a new result, scale > 0 and operands for
+    which `takes_pending` holds; the kernel waits for it after k and v.
 
-    `running` = (out [B, Hq, m, D] of the dtype of q or fp32, lse fp32 [B, Hq, m]) is updated in place with the
-    merge that heteroring.kernels.merge defines, and returned; `out_dtype` then plays no part. Both may be views
-    with any strides (out: 1 in the last).
-
-    `late`: keys and values that the queries from late.first_query on see besides. The kernel itself waits for them,
-    once it is through with k and v. Only for a new result, scale > 0, and what `takes_late`.
-
-    Raises ValueError for operands that break a rule above, RuntimeError where Triton or a device is missing.
+    Raises ValueError for operands that break a rule, and RuntimeError where Triton or a device is missing.
     """
     check(q, k, v, scale, causal_offset, running, out_dtype)
     m, n = q.shape[2], k.shape[2]
-    if late and not (running is None and scale > 0 and _all_see(q, k, causal_offset)):
-        raise ValueError(_NOT_LATE)
+    if pending and not (running is None and scale > 0 and _all_see(q, k, causal_offset)):
+        raise ValueError(_CANNOT_FUSE)
     if running is None:
         out = q.new_empty(q.shape, dtype=out_dtype or q.dtype)
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -63,35 +54,35 @@ def block(
             out.zero_()
             lse.fill_(-math.inf)
         return out, lse
-    if scale <= 0:  # the kernel takes the largest score before it scales
+    if scale <= 0:  # the kernel takes the maximum of the unscaled scores
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
-    plan = hopper_block.plan(q, k, v, out, lse, scale, offset, fold=running is not None, late=late)
-    if late and not plan:
-        raise ValueError(_NOT_LATE)
+    plan = hopper_launch.plan(q, k, v, out, lse, scale, offset, merge=running is not None, pending=pending)
+    if pending and not plan:
+        raise ValueError(_CANNOT_FUSE)
     if plan:
-        plan.launch(q, k, v, out, lse, late)
+        plan.launch(q, k, v, out, lse, pending)
     elif q.dtype == torch.bfloat16 and not q.is_cuda:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
         wide = out.float()
-        launch(q.float(), k.float(), v.float(), wide, lse, scale, offset, fold=running is not None)
+        launch(q.float(), k.float(), v.float(), wide, lse, scale, offset, merge=running is not None)
         out.copy_(wide)
     else:
-        launch(q, k, v, out, lse, scale, offset, fold=running is not None)
+        launch(q, k, v, out, lse, scale, offset, merge=running is not None)
     return out, lse
 
 
-def takes_late(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, late: Late) -> bool:
-    """Whether `block` can go on to `late` in the same pass over these operands, which `check` would pass.
+def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pending: PendingKV) -> bool:
+    """Whether `backend` can go on to `pending` in the same pass over these operands, which `check` would pass.
 
-    That spares each tile of queries the ending of one visit and the beginning of the next. It takes the Hopper
-    kernel, and late keys and queries in whole tiles; a causal block must be one in which every query sees a key.
+    That needs the Hopper kernel, whole tiles of pending keys and of the queries that see them, and, if causal, own keys
+    of which every query sees one. It saves each tile of queries the end of one ring step and the start of the next.
     """
-    return _all_see(q, k, causal_offset) and hopper_block.covers(q, k, v) and hopper_block.joins(q, late)
+    return _all_see(q, k, causal_offset) and hopper_launch.covers(q, k, v) and hopper_launch.can_fuse(q, pending)
 
 
-block.takes_late = takes_late
-_NOT_LATE = "late keys need a new result, scale > 0 and operands for which takes_late holds"
+backend.takes_pending = takes_pending
+_CANNOT_FUSE = "pending KV needs a new result, scale > 0 and operands for which takes_pending holds"
 
 
 def _all_see(q: Tensor, k: Tensor, causal_offset: int | None) -> bool:
@@ -109,7 +100,7 @@ def check(
     running: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> None:
-    """Raise ValueError naming the operand and the rule of `block` that it breaks."""
+    """Raise ValueError naming the operand and the rule of `backend` that it breaks."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4:
             raise ValueError(f"{name} has {x.dim()} dimensions, but must be [batch, heads, tokens, head_dim]")
@@ -159,7 +150,7 @@ def launch(
     lse: Tensor,
     scale: float,
     causal_offset: int | None,
-    fold: bool,
+    merge: bool,
     config: tuned.Config | None = None,
 ) -> None:
     """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0."""
@@ -188,7 +179,7 @@ def launch(
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             CAUSAL=causal,
-            FOLD=fold,
+            MERGE=merge,
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
             num_warps=config.warps,
             num_stages=config.stages,
@@ -202,10 +193,10 @@ def _kernel(device: torch.device):
 
         from heteroring.kernels.triton_kernel import forward_kernel
     except ImportError as error:
-        raise RuntimeError(f"the triton block needs triton, which fails to import: {error}") from error
+        raise RuntimeError(f"the triton backend needs triton, which fails to import: {error}") from error
     if device.type != "cuda" and isinstance(forward_kernel, triton.runtime.JITFunction):
         raise RuntimeError(
-            "the triton block runs on CUDA tensors, or in Triton's interpreter (TRITON_INTERPRET=1 in the "
+            "the triton backend runs on CUDA tensors, or in Triton's interpreter (TRITON_INTERPRET=1 in the "
             f"environment before the first call); these tensors are on {device}"
         )
     return forward_kernel

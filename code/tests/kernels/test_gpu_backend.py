@@ -1,10 +1,10 @@
-"""Every block backend on a GPU, against fp64 and beside the error of PyTorch's own kernel."""
+"""Every backend on a GPU, against fp64 and beside the error of PyTorch's own kernel."""
 
 import pytest
 import torch
 
 from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv
-from heteroring.kernels.block import choose, resolve
+from heteroring.kernels.backend import choose, resolve
 from heteroring.kernels.merge import merge_
 from oracle import attention64
 
@@ -23,7 +23,7 @@ def positions(n, start=0):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "dense"])
 @pytest.mark.parametrize("n", [1, 63, 129, 1537])
-def test_a_square_block(backend, head_dim, dtype, causal, n):
+def test_a_square(backend, head_dim, dtype, causal, n):
     q, k, v = random_qkv(n, 8, 2, head_dim, dtype, seed=torch.seed() % 2**31)
     want, want_lse = attention64(q, k, v, *((positions(n), positions(n)) if causal else ()))
     poison()
@@ -35,24 +35,24 @@ def test_a_square_block(backend, head_dim, dtype, causal, n):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("m", [1, 333, 1024])
-def test_rows_of_a_shard_fold_into_their_part_of_a_result(backend, m):
-    """The visit of a zigzag ring: a tail of the queries meets a prefix of another rank's keys."""
-    block = resolve(backend, DEVICE)
+def test_rows_of_a_shard_are_merged_into_their_part_of_a_result(backend, m):
+    """A ring step of zigzag: a tail of the queries meets a prefix of another rank's keys."""
+    compute = resolve(backend, DEVICE)
     q, k, v = random_qkv(2049, 32, 8, 128, torch.bfloat16, seed=torch.seed() % 2**31)
     tail, first, rest = slice(2049 - m, None), slice(0, 1000), slice(1000, 2049)
-    out, lse = block(q, k[:, :, first], v[:, :, first], scale=0.1)
+    out, lse = compute(q, k[:, :, first], v[:, :, first], scale=0.1)
     before, head = out[:, :, : tail.start].clone(), (out[:, :, tail].double(), lse[:, :, tail].double())
-    got = block(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1, running=(out[:, :, tail], lse[:, :, tail]))
+    got = compute(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1, running=(out[:, :, tail], lse[:, :, tail]))
     assert got[0].data_ptr() == out[:, :, tail].data_ptr()
     assert torch.equal(out[:, :, : tail.start], before)
     if backend != "triton":
-        # These round each part to 16 bits; the fold may add the rounding of its result, and no more.
-        part, part_lse = block(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1)
+        # These round each part to 16 bits; the merge may add the rounding of its result, and no more.
+        part, part_lse = compute(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1)
         merge_(*head, part.double(), part_lse.double())
         torch.testing.assert_close(out[:, :, tail].double(), head[0], rtol=2**-8, atol=1e-5)
         torch.testing.assert_close(lse[:, :, tail].double(), head[1], rtol=1e-5, atol=1e-5)
         return
-    # The first part was rounded before; the fold may add an error as that of a single call.
+    # The first part was rounded before; the merge may add an error as that of a single call.
     merge_(*head, *attention64(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1))
     want, want_lse = attention64(q[:, :, tail], k, v, scale=0.1)
     own = torch.ops.aten._scaled_dot_product_flash_attention(q[:, :, tail], k, v, 0.0, False, False, scale=0.1)
@@ -61,12 +61,12 @@ def test_rows_of_a_shard_fold_into_their_part_of_a_result(backend, m):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_partial_result_in_fp32_folds_without_rounding(backend):
-    block = resolve(backend, DEVICE)
+def test_a_partial_result_in_fp32_merges_without_rounding(backend):
+    compute = resolve(backend, DEVICE)
     q, k, v = random_qkv(700, 4, 4, 64, torch.bfloat16, seed=3)
-    out, lse = block(q, k[:, :, :300], v[:, :, :300], scale=0.125, out_dtype=torch.float32)
+    out, lse = compute(q, k[:, :, :300], v[:, :, :300], scale=0.125, out_dtype=torch.float32)
     assert out.dtype == torch.float32
-    block(q, k[:, :, 300:], v[:, :, 300:], scale=0.125, running=(out, lse))
+    compute(q, k[:, :, 300:], v[:, :, 300:], scale=0.125, running=(out, lse))
     want, want_lse = attention64(q, k, v, scale=0.125)
     assert_accurate(out.bfloat16(), lse, want, want_lse, flash_errors(q, k, v, False, want, want_lse))
 
@@ -74,7 +74,7 @@ def test_a_partial_result_in_fp32_folds_without_rounding(backend):
 @pytest.mark.parametrize("backend", ["cudnn", "flash"])
 def test_single_precision_is_refused(backend):
     q = torch.ones(1, 1, 4, 64, device="cuda")
-    with pytest.raises(ValueError, match=f"block '{backend}' computes bfloat16 and float16"):
+    with pytest.raises(ValueError, match=f"backend '{backend}' computes bfloat16 and float16"):
         resolve(backend, DEVICE)(q, q, q, scale=1.0)
 
 

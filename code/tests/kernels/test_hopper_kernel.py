@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from heteroring.kernels import configs as tuned
-from heteroring.kernels import hopper_block, tensor_map
+from heteroring.kernels import hopper_launch, tensor_map
 from heteroring.kernels.launch_cache import Plans
-from heteroring.kernels.pending_kv import Late
-from heteroring.kernels.triton_block import block, takes_late
+from heteroring.kernels.pending_kv import PendingKV
+from heteroring.kernels.triton_backend import backend, takes_pending
 from oracle import attention64
 
-HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_block.ARCHITECTURE
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_launch.ARCHITECTURE
 on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
 
 
@@ -41,7 +41,7 @@ def test_tensor_maps_take_aligned_addresses_and_strides_only():
 
 def test_the_cpu_is_not_covered():
     x = torch.zeros(1, 1, 8, 64, dtype=torch.bfloat16)
-    assert not hopper_block.covers(x, x, x)
+    assert not hopper_launch.covers(x, x, x)
 
 
 def test_heads_side_by_side_fit_in_l2():
@@ -54,12 +54,12 @@ def test_heads_side_by_side_fit_in_l2():
 
 def test_as_few_heads_start_as_fill_the_device():
     for group in (1, 4):
-        for multiprocessors in (1, 12, 132):
+        for sms in (1, 12, 132):
             for tiles in (1, 5, 12, 200):
-                heads = tuned.first_section(1000, group, tiles, multiprocessors)
+                heads = tuned.first_section(1000, group, tiles, sms)
                 assert heads % group == 0
-                assert heads * tiles >= multiprocessors
-                assert heads == group or (heads - group) * tiles < multiprocessors
+                assert heads * tiles >= sms
+                assert heads == group or (heads - group) * tiles < sms
     assert tuned.first_section(7, 1, 1, 132) == 7  # no more than later
 
 
@@ -72,16 +72,16 @@ from triton.experimental.gluon.language import NVMMASharedLayout
 from heteroring.kernels import hopper_kernel
 from heteroring.kernels import configs as tuned
 
-head_dim, dtype, causal, fold = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "fold"
-late = sys.argv[4] == "late"
+head_dim, dtype, causal, merge = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "merge"
+pending = sys.argv[4] == "pending"
 block_d, kernel = tuned.padded(head_dim), hopper_kernel.forward_kernel
 config, layout = tuned.HOPPER[block_d], NVMMASharedLayout(128, 16, rank=4)
 constants = dict(GROUP=4, HEAD_DIM=head_dim, BLOCK_N=config.block_n, BLOCK_D=block_d, STAGES=config.stages,
-                 CAUSAL=causal, FOLD=fold, Q_IN_REGISTERS=config.q_in_registers, LATE=late)
+                 CAUSAL=causal, MERGE=merge, Q_IN_REGISTERS=config.q_in_registers, PENDING=pending)
 tile = lambda rows: f"tensordesc<{dtype}[1, 1, {rows}, {block_d}],{layout!r}>"
 keys = tile(config.block_n)
-types = dict(q=tile(64), k=keys, v=keys, late_k=keys, late_v=keys, out="*fp32" if fold else "*" + dtype, lse="*fp32",
-             log2_scale="fp32", arrived="i64")
+types = dict(q=tile(64), k=keys, v=keys, pending_k=keys, pending_v=keys, out="*fp32" if merge else "*" + dtype,
+             lse="*fp32", log2_scale="fp32", arrived="i64")
 names = kernel.arg_names
 signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
 aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in ("out", "stride_om", "stride_oh")}
@@ -103,9 +103,9 @@ print("shared", compiled.metadata.shared, "products", compiled.asm["ptx"].count(
     ("head_dim", "dtype", "kind", "result"),
     [
         (128, "bf16", "causal", "new"),
-        (64, "fp16", "dense", "fold"),
-        (256, "bf16", "causal", "fold"),
-        (128, "bf16", "causal", "late"),
+        (64, "fp16", "dense", "merge"),
+        (256, "bf16", "causal", "merge"),
+        (128, "bf16", "causal", "pending"),
     ],
 )
 @pytest.mark.ranks
@@ -165,13 +165,13 @@ def assert_close(got, q, k, v, scale, offset):
 @pytest.fixture(params=["hopper", "portable"])
 def path(request, monkeypatch):
     """Run a test on both kernels, and see that it is the wanted one that runs."""
-    plan, plans = hopper_block.plan, []
+    plan, plans = hopper_launch.plan, []
 
     def chosen(*args, **kwargs):
         plans.append(plan(*args, **kwargs) if request.param == "hopper" else None)
         return plans[-1]
 
-    monkeypatch.setattr(hopper_block, "plan", chosen)
+    monkeypatch.setattr(hopper_launch, "plan", chosen)
     yield
     assert all(plans) == (request.param == "hopper")
 
@@ -191,14 +191,14 @@ def test_rectangles_of_odd_size(dtype, head_dim, path):
     for m, n in ((1, 1), (17, 129), (63, 111), (128, 128), (129, 64), (777, 1111)):
         for offset in (None, 0, n - m, 50, -40, n + 9):
             q, k, v = operands(m, n, head_dim=head_dim, dtype=dtype)
-            got = block(q, k, v, scale=head_dim**-0.5, causal_offset=offset)
+            got = backend(q, k, v, scale=head_dim**-0.5, causal_offset=offset)
             assert_close(got, q, k, v, head_dim**-0.5, offset)
 
 
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize("layout", ["heads first", "tokens first"])
-def test_folding_parts_equals_attention_over_all_keys(layout, path):
+def test_merged_parts_equal_attention_over_all_keys(layout, path):
     for heads, kv_heads, batch in ((4, 4, 1), (8, 2, 3), (4, 1, 2)):
         q, k, v = operands(300, 700, heads=heads, kv_heads=kv_heads, batch=batch, layout=layout)
         wide = torch.zeros(batch, 350, heads, 128, device="cuda"), torch.zeros(batch, 350, heads, device="cuda")
@@ -206,7 +206,7 @@ def test_folding_parts_equals_attention_over_all_keys(layout, path):
         lse.fill_(-math.inf)
         for start, stop in ((0, 250), (250, 251), (251, 600), (600, 700)):
             part = k[:, :, start:stop], v[:, :, start:stop]
-            block(q, *part, scale=0.09, causal_offset=400 - start, running=(out, lse))
+            backend(q, *part, scale=0.09, causal_offset=400 - start, running=(out, lse))
         assert_close((out, lse), q, k, v, 0.09, 400)
         assert not wide[0][:, :50].any()
         assert not wide[1][:, :50].any()
@@ -217,9 +217,9 @@ def test_folding_parts_equals_attention_over_all_keys(layout, path):
 def test_keys_that_no_query_sees_never_enter(path):
     for m, n, offset in ((300, 700, 100), (300, 700, -150), (1, 200, 0), (64, 200, 63)):
         q, k, v = operands(m, n)
-        clean = block(q, k, v, scale=0.09, causal_offset=offset)
+        clean = backend(q, k, v, scale=0.09, causal_offset=offset)
         k[:, :, m + offset :], v[:, :, m + offset :] = math.nan, math.nan
-        got = block(q, k, v, scale=0.09, causal_offset=offset)
+        got = backend(q, k, v, scale=0.09, causal_offset=offset)
         assert torch.equal(got[0], clean[0])
         assert torch.equal(got[1], clean[1])
 
@@ -229,21 +229,21 @@ def test_keys_that_no_query_sees_never_enter(path):
 def test_operands_that_tma_cannot_address_run_portably():
     q, k, v = operands(100, 130)
     crooked = torch.zeros(1, 2, 130, 132, dtype=k.dtype, device="cuda")[..., :128].copy_(k)
-    assert not hopper_block.covers(q, crooked, v)
-    assert_close(block(q, crooked, v, scale=0.09, causal_offset=30), q, k, v, 0.09, 30)
+    assert not hopper_launch.covers(q, crooked, v)
+    assert_close(backend(q, crooked, v, scale=0.09, causal_offset=30), q, k, v, 0.09, 30)
     shared = k[:, :1].expand(-1, 2, -1, -1)
-    assert not hopper_block.covers(q, shared, v)
-    assert_close(block(q, shared, v, scale=0.09), q, shared, v, 0.09, None)
+    assert not hopper_launch.covers(q, shared, v)
+    assert_close(backend(q, shared, v, scale=0.09), q, shared, v, 0.09, None)
 
 
 @pytest.mark.gpu
 @on_hopper
 def test_plans_are_reused_and_hold_no_tensor():
-    hopper_block._PLANS.clear()
+    hopper_launch._PLANS.clear()
     for _ in range(3):
         q, k, v = operands(200, 300)
-        assert_close(block(q, k, v, scale=0.09, causal_offset=-10), q, k, v, 0.09, -10)
-    assert len(hopper_block._PLANS) == 1
+        assert_close(backend(q, k, v, scale=0.09, causal_offset=-10), q, k, v, 0.09, -10)
+    assert len(hopper_launch._PLANS) == 1
     before = torch.cuda.memory_allocated()
     del q, k, v
     assert torch.cuda.memory_allocated() < before
@@ -254,18 +254,18 @@ def test_plans_are_reused_and_hold_no_tensor():
 def test_a_moving_error_is_a_race(path):
     """The same inputs give the same bits, twenty times, with other inputs in between."""
     q, k, v = operands(1500, 2777, heads=16, kv_heads=4)
-    first = block(q, k, v, scale=0.09, causal_offset=1000)
+    first = backend(q, k, v, scale=0.09, causal_offset=1000)
     assert_close(first, q, k, v, 0.09, 1000)
     for _ in range(20):
         other = operands(1111, 2000, heads=16, kv_heads=4)
-        assert_close(block(*other, scale=0.09, causal_offset=700), *other, 0.09, 700)
-        again = block(q, k, v, scale=0.09, causal_offset=1000)
+        assert_close(backend(*other, scale=0.09, causal_offset=700), *other, 0.09, 700)
+        again = backend(q, k, v, scale=0.09, causal_offset=1000)
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])
 
 
 def arriving(k, v, first_query, parts):
-    """What is late, not there yet: (Late, its counter, a function that has it arrive part by part).
+    """KV that has not arrived: (PendingKV, its counter, a function that has it arrive part by part).
 
     It comes from the host, by a copy engine: a kernel might find no room beside the one that waits.
     """
@@ -286,31 +286,31 @@ def arriving(k, v, first_query, parts):
                     target.flatten(0, 1)[rows].copy_(source.flatten(0, 1)[rows], non_blocking=True)
                 counter.copy_(counts[part + 1 : part + 2], non_blocking=True)
 
-    return Late(*room.unbind(0), first_query, counter.data_ptr(), heads), counter, arrive
+    return PendingKV(*room.unbind(0), first_query, counter.data_ptr(), heads), counter, arrive
 
 
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("late_keys", [128, 768])
+@pytest.mark.parametrize("pending_keys", [128, 768])
 @pytest.mark.parametrize(("m", "first_query"), [(256, 128), (777, 256), (1280, 0)])
 @pytest.mark.parametrize(("heads", "kv_heads", "batch", "parts"), [(4, 4, 1, 1), (8, 2, 3, 6), (8, 4, 2, 4)])
 def test_keys_that_arrive_while_it_computes_are_waited_for(
-    causal, late_keys, m, first_query, heads, kv_heads, batch, parts
+    causal, pending_keys, m, first_query, heads, kv_heads, batch, parts
 ):
     q, k, v = operands(m, m, heads=heads, kv_heads=kv_heads, batch=batch)
-    _, more_k, more_v = operands(m, late_keys, heads=heads, kv_heads=kv_heads, batch=batch)
+    _, more_k, more_v = operands(m, pending_keys, heads=heads, kv_heads=kv_heads, batch=batch)
     offset = 0 if causal else None
-    late, counter, arrive = arriving(more_k, more_v, first_query, parts)
-    assert takes_late(q, k, v, offset, late)
-    got = block(q, k, v, scale=0.09, causal_offset=offset, late=late)
+    pending, counter, arrive = arriving(more_k, more_v, first_query, parts)
+    assert takes_pending(q, k, v, offset, pending)
+    got = backend(q, k, v, scale=0.09, causal_offset=offset, pending=pending)
     arrive()
     torch.cuda.synchronize()
     assert counter.item() == parts
-    # The late keys come first, so that one offset says who sees what: all of them, from first_query on.
+    # The pending keys come first, so that one offset says who sees what: all of them, from first_query on.
     rows = slice(first_query, None)
     both = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
-    seen = None if offset is None else late_keys + first_query
+    seen = None if offset is None else pending_keys + first_query
     assert_close([x[:, :, rows] for x in got], q[:, :, rows], *both, 0.09, seen)
     if first_query:
         own = slice(0, first_query)
@@ -325,12 +325,12 @@ def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
     """The order is only an order: sections narrower than the others come out right too."""
     monkeypatch.setattr(tuned, "section", lambda heads, *_: min(heads, section))
     monkeypatch.setattr(tuned, "first_section", lambda section, *_: first)
-    monkeypatch.setattr(hopper_block, "_PLANS", Plans())
+    monkeypatch.setattr(hopper_launch, "_PLANS", Plans())
     q, k, v = operands(640, 640, heads=7, kv_heads=7, batch=2)
-    assert_close(block(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)
+    assert_close(backend(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)
     _, more_k, more_v = operands(640, 256, heads=7, kv_heads=7, batch=2)
-    late, _, arrive = arriving(more_k, more_v, 0, 14)
-    got = block(q, k, v, scale=0.09, causal_offset=0, late=late)
+    pending, _, arrive = arriving(more_k, more_v, 0, 14)
+    got = backend(q, k, v, scale=0.09, causal_offset=0, pending=pending)
     arrive()
     torch.cuda.synchronize()
     assert_close(got, q, torch.cat([more_k, k], 2), torch.cat([more_v, v], 2), 0.09, 256)
@@ -338,13 +338,13 @@ def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
 
 @pytest.mark.gpu
 @on_hopper
-def test_late_keys_in_broken_tiles_are_not_taken():
+def test_pending_keys_in_broken_tiles_are_not_taken():
     q, k, v = operands(512, 512)
-    for late_keys, first_query, taken in ((128, 128, True), (128, 100, False), (100, 128, False), (0, 128, False)):
-        late = Late(k[:, :, :late_keys], v[:, :, :late_keys], first_query, 0, 2)
-        assert takes_late(q, k, v, 0, late) == taken
-        assert takes_late(q, k, v, None, late) == taken
-        assert not takes_late(q, k, v, -5, late)
+    for pending_keys, first_query, taken in ((128, 128, True), (128, 100, False), (100, 128, False), (0, 128, False)):
+        pending = PendingKV(k[:, :, :pending_keys], v[:, :, :pending_keys], first_query, 0, 2)
+        assert takes_pending(q, k, v, 0, pending) == taken
+        assert takes_pending(q, k, v, None, pending) == taken
+        assert not takes_pending(q, k, v, -5, pending)
         if not taken:
-            with pytest.raises(ValueError, match="takes_late"):
-                block(q, k, v, scale=0.09, causal_offset=0, late=late)
+            with pytest.raises(ValueError, match="takes_pending"):
+                backend(q, k, v, scale=0.09, causal_offset=0, pending=pending)

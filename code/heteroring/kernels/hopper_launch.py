@@ -1,7 +1,8 @@
 """Host side of the Hopper kernel: which operands it covers, and its launch.
 
-A ring calls the same rectangles again and again, and each call has to be cheaper for the host than for the GPU. So
-everything that follows from shapes, strides and dtypes is worked out once, as a `Plan`; a launch fills in addresses.
+A ring computes the same rectangles again and again, and a launch must take the host less time than the GPU takes to
+compute. So everything that follows from shapes, strides and dtypes is worked out once, as a `Plan`; a launch fills in
+addresses.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 from heteroring.kernels import configs as tuned
 from heteroring.kernels import tensor_map
 from heteroring.kernels.launch_cache import BoundKernel, Plans
-from heteroring.kernels.pending_kv import Late
+from heteroring.kernels.pending_kv import PendingKV
 
 ARCHITECTURE = (9, 0)
 BLOCK_M = 128  # hopper_kernel.BLOCK_M
@@ -28,24 +29,26 @@ class Plan:
 
     kernel: BoundKernel
     blind: int  # leading queries, whole tiles of them, that see no key
-    fold: bool
+    merge: bool
 
-    def launch(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, late: Late | None = None) -> None:
-        """Run it on operands like those it was made for."""
+    def launch(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, pending: PendingKV | None = None
+    ) -> None:
+        """Run the kernel on operands like those that the plan was made for."""
         if self.blind:
-            if not self.fold:
+            if not self.merge:
                 out[:, :, : self.blind].zero_()
                 lse[:, :, : self.blind].fill_(-math.inf)
             q, out, lse = (x[:, :, self.blind :] for x in (q, out, lse))
-        keys_and_values = (k, v, *((late.k, late.v) if late else (k, v)))
-        self.kernel((q, *keys_and_values), out, lse, late.arrived if late else 0)
+        keys_and_values = (k, v, *((pending.k, pending.v) if pending else (k, v)))
+        self.kernel((q, *keys_and_values), out, lse, pending.arrived if pending else 0)
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether the Hopper kernel takes these operands, which `triton_block.check` has passed.
+    """Whether the Hopper kernel takes these operands, which `triton_backend.check` has passed.
 
-    It wants a Hopper GPU, 16-bit operands, addresses and strides that are multiples of 16 bytes, and no broadcast
-    dimension. Anything else runs the portable kernel.
+    It needs a Hopper GPU, 16-bit operands, addresses and strides that are multiples of 16 bytes, and no broadcast
+    dimension. All other operands run the portable kernel.
     """
     return (
         q.is_cuda
@@ -56,10 +59,10 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def joins(q: Tensor, late: Late) -> bool:
-    """Whether operands that are covered can be joined with `late`: it comes in whole tiles of queries and of keys."""
-    tokens, tile = late.k.shape[2], tuned.HOPPER[tuned.padded(q.shape[3])].block_n
-    return tokens > 0 and tokens % tile == 0 and late.first_query % BLOCK_M == 0 and covers(q, late.k, late.v)
+def can_fuse(q: Tensor, pending: PendingKV) -> bool:
+    """Whether the kernel can go on from operands that it covers to `pending`: whole tiles of queries and of keys."""
+    tokens, tile = pending.k.shape[2], tuned.HOPPER[tuned.padded(q.shape[3])].block_n
+    return tokens > 0 and tokens % tile == 0 and pending.first_query % BLOCK_M == 0 and covers(q, pending.k, pending.v)
 
 
 def plan(
@@ -70,23 +73,23 @@ def plan(
     lse: Tensor,
     scale: float,
     causal_offset: int | None,
-    fold: bool,
+    merge: bool,
     config: tuned.HopperConfig | None = None,
-    late: Late | None = None,
+    pending: PendingKV | None = None,
 ) -> Plan | None:
-    """The plan for operands like these, with at least one visible key and scale > 0; None if they are not covered, or
-    `late` cannot be joined with them.
+    """The plan for operands like these, with at least one visible key and scale > 0, or None if the kernel cannot run.
 
-    Made, and the kernel compiled, at the first call with such operands.
+    That is so where it does not cover the operands, or cannot go on to `pending`. The plan is made, and the kernel
+    compiled, in the first call with such operands.
     """
     if not q.is_cuda:
         return None
-    joined = (late.first_query, late.heads, *map(tensor_map.likeness, late[:2])) if late else None
-    key = (q.device.index, scale, causal_offset, fold, config, joined, *map(tensor_map.likeness, (q, k, v, out, lse)))
+    fused = (pending.first_query, pending.heads, *map(tensor_map.likeness, pending[:2])) if pending else None
+    key = (q.device.index, scale, causal_offset, merge, config, fused, *map(tensor_map.likeness, (q, k, v, out, lse)))
 
     def made() -> Plan | None:
-        covered = covers(q, k, v) and (late is None or joins(q, late))
-        return _make(q, k, v, out, lse, scale, causal_offset, fold, config, late) if covered else None
+        covered = covers(q, k, v) and (pending is None or can_fuse(q, pending))
+        return _make(q, k, v, out, lse, scale, causal_offset, merge, config, pending) if covered else None
 
     return _PLANS.kept(key, made)
 
@@ -102,9 +105,9 @@ def _make(
     lse: Tensor,
     scale: float,
     causal_offset: int | None,
-    fold: bool,
+    merge: bool,
     config: tuned.HopperConfig | None,
-    late: Late | None,
+    pending: PendingKV | None,
 ) -> Plan:
     from triton.experimental.gluon.language import NVMMASharedLayout
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -112,8 +115,8 @@ def _make(
     batch, heads, m, head_dim = q.shape
     n, offset, blind = k.shape[2], k.shape[2], 0
     if causal_offset is not None:
-        # Tiles of queries that see no key are not launched, and keys that no query sees are cut off: what lies
-        # there is never read, so that a NaN in it cannot reach a result.
+        # Tiles of queries that see no key are not launched, and keys that no query sees are cut off: they are never
+        # read, so a NaN in them cannot reach a result.
         blind = max(0, -causal_offset) // BLOCK_M * BLOCK_M
         n = min(n, m + causal_offset)
         m, offset = m - blind, causal_offset + blind
@@ -121,14 +124,15 @@ def _make(
     config = config or tuned.HOPPER[block_d]
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    late_keys = late.k.shape[2] if late else 0
-    section = tuned.section(batch * heads, group, n + late_keys, head_dim, q.element_size())
+    pending_keys = pending.k.shape[2] if pending else 0
+    section = tuned.section(batch * heads, group, n + pending_keys, head_dim, q.element_size())
     first = 0
-    if late:
-        waiting = max(1, -(-(q.shape[2] - late.first_query) // BLOCK_M))
-        multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        first = tuned.first_section(section, group, waiting, multiprocessors)
-    keys_and_values = ((k, n), (v, n), *(((late.k, late_keys), (late.v, late_keys)) if late else ((k, n), (v, n))))
+    if pending:
+        waiting = max(1, -(-(q.shape[2] - pending.first_query) // BLOCK_M))
+        sms = torch.cuda.get_device_properties(q.device).multi_processor_count
+        first = tuned.first_section(section, group, waiting, sms)
+    own = (k, n), (v, n)
+    keys_and_values = (*own, *(((pending.k, pending_keys), (pending.v, pending_keys)) if pending else own))
     descriptors = tuple(
         TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], tensor_map.strides(x), [1, 1, rows, block_d], layout)
         for x, tokens, rows in ((q, m, BLOCK_M // 2), *((x, tokens, config.block_n) for x, tokens in keys_and_values))
@@ -138,7 +142,7 @@ def _make(
         *(heads, m, n, offset),
         scale * math.log2(math.e),
         *(first, (batch * heads - first) % section, section),
-        *((late_keys, late.first_query - blind, late.heads) if late else (0, 0, 1)),
+        *((pending_keys, pending.first_query - blind, pending.heads) if pending else (0, 0, 1)),
     )
     constants = {
         "GROUP": group,
@@ -147,17 +151,17 @@ def _make(
         "BLOCK_D": block_d,
         "STAGES": config.stages,
         "CAUSAL": causal_offset is not None,
-        "FOLD": fold,
+        "MERGE": merge,
         "Q_IN_REGISTERS": config.q_in_registers,
-        "LATE": late is not None,
+        "PENDING": pending is not None,
     }
     grid = (-(-m // BLOCK_M) * batch * heads, 1, 1)
     out, lse = out[:, :, blind:], lse[:, :, blind:]
     with torch.cuda.device(q.device):
-        arrived = late.arrived if late else 0
+        arrived = pending.arrived if pending else 0
         compiled = _kernel().warmup(*descriptors, out, lse, arrived, *rest, **constants, num_warps=4, grid=grid)
         run = compiled[grid]
-    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), q.device.index), blind, fold)
+    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), q.device.index), blind, merge)
 
 
 @lru_cache(maxsize=1)

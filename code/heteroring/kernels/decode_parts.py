@@ -1,7 +1,7 @@
-"""Attention of one query a head: what decode needs, where keys are many and queries few.
+"""Decode attention, one query per head, as partial results over disjoint keys that are merged by their LSE.
 
-The unit that chunks of keys and ranks give to be merged is a packed part, [B, Hq, D + 1] in fp32 (fp64 for fp64
-inputs): the output over some of the keys in the first D columns, its log-sum-exp, in natural log, in the last.
+Each partial result is a packed part [B, Hq, D + 1] in fp32 (fp64 for fp64 inputs): the output over some of the keys in
+the first D columns, its LSE, in natural log, in the last.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import decode_split
-from heteroring.kernels.block import Block, resolve
+from heteroring.kernels.backend import Backend, resolve
 from heteroring.kernels.merge import merge_
 
 
-def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Block = "auto") -> Tensor:
+def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Backend = "auto") -> Tensor:
     """Packed parts [S, B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], over disjoint keys, S >= 1.
 
-    m may be 0; Hq is a multiple of Hkv. `block` is a backend name or a Block. On CUDA "auto" and "triton" are the
-    split-KV kernel where it covers the operands; everything else gives one part, from a block whose query rows are
-    the queries that share a KV head. Either way every key and value is read once and none is expanded.
+    m may be 0; Hq is a multiple of Hkv. `block` is a backend name or a Backend. On CUDA "auto" and "triton" stand for
+    the split-KV kernel where it covers the operands. Any other backend gives one part, with the queries that share a
+    KV head as its query rows. Either way every key and value is read once, and none is expanded.
     """
     if _is_split(block, q, k, v):
         return decode_split.partials(q, k, v, scale)
@@ -37,7 +37,7 @@ def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Block =
 
 
 def merge_parts(parts: Tensor) -> Tensor:
-    """The packed part [B, Hq, D + 1] over all keys of parts [S, B, Hq, D + 1]."""
+    """Merge parts [S, B, Hq, D + 1] into one packed part [B, Hq, D + 1] over all their keys."""
     if len(parts) == 1:
         return parts[0]
     if parts.is_cuda and parts.dtype == torch.float32:
@@ -50,9 +50,9 @@ def merge_parts(parts: Tensor) -> Tensor:
 
 
 def finish(parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Attention over all keys of parts [S, B, Hq, D + 1]: [B, Hq, 1, D] in `dtype`.
+    """Merge parts [S, B, Hq, D + 1] into the output [B, Hq, 1, D] over all their keys, in `dtype`.
 
-    Always merged in the order of S, so that ranks with the same parts get the same bits.
+    Parts are always merged in the order of S, so that ranks with the same parts get bitwise equal outputs.
     """
     if parts.is_cuda and parts.dtype == torch.float32:
         return decode_split.combine(parts, dtype, with_lse=False)[:, :, None]
@@ -64,7 +64,7 @@ def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:
     return part[:, :, None, :-1], part[:, :, None, -1]
 
 
-def _is_split(block: str | Block, q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _is_split(block: str | Backend, q: Tensor, k: Tensor, v: Tensor) -> bool:
     if block == "triton" and not q.is_cuda:
         return os.environ.get("TRITON_INTERPRET") == "1"
     return block in ("auto", "triton") and decode_split.covers(q, k, v)

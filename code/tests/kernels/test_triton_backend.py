@@ -1,4 +1,4 @@
-"""The Triton block against attention written out in fp64, and against the work it claims to skip.
+"""The Triton backend against attention written out in fp64, and against the work it claims to skip.
 
 Without a GPU the kernel runs in Triton's interpreter; with one, the same tests run compiled.
 """
@@ -18,7 +18,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
 from heteroring.kernels import configs as tuned  # noqa: E402
-from heteroring.kernels.triton_block import block  # noqa: E402
+from heteroring.kernels.triton_backend import backend  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
 
@@ -105,7 +105,7 @@ def poisoned_memory(monkeypatch):
 @pytest.mark.parametrize(("m", "n"), [(1, 1), (1, 129), (129, 1), (17, 63), (63, 111), (111, 17), (129, 129)])
 def test_dense_rectangles_of_odd_size(m, n):
     q, k, v = operands(m, n)
-    assert_close(block(q, k, v, scale=0.125), q, k, v, 0.125, None)
+    assert_close(backend(q, k, v, scale=0.125), q, k, v, 0.125, None)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_dense_rectangles_of_odd_size(m, n):
 )
 def test_causal_offsets(m, n, offset):
     q, k, v = operands(m, n)
-    assert_close(block(q, k, v, scale=0.125, causal_offset=offset), q, k, v, 0.125, offset)
+    assert_close(backend(q, k, v, scale=0.125, causal_offset=offset), q, k, v, 0.125, offset)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_causal_offsets(m, n, offset):
 )
 def test_types_and_head_sizes(dtype, head_dim):
     q, k, v = operands(63, 111, head_dim=head_dim, dtype=dtype)
-    out, lse = block(q, k, v, scale=head_dim**-0.5, causal_offset=40)
+    out, lse = backend(q, k, v, scale=head_dim**-0.5, causal_offset=40)
     assert out.dtype == dtype
     assert lse.dtype == torch.float32
     assert_close((out, lse), q, k, v, head_dim**-0.5, 40)
@@ -146,13 +146,13 @@ def test_types_and_head_sizes(dtype, head_dim):
 @pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 8, 2), (2, 3, 3), (3, 4, 1)])
 def test_query_heads_share_kv_heads(batch, heads, kv_heads):
     q, k, v = operands(33, 63, heads=heads, kv_heads=kv_heads, batch=batch)
-    assert_close(block(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
+    assert_close(backend(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 1e-4, 0.5])
 def test_any_scale(scale):
     q, k, v = operands(17, 63)
-    assert_close(block(q, k, v, scale=scale, causal_offset=3), q, k, v, scale, 3)
+    assert_close(backend(q, k, v, scale=scale, causal_offset=3), q, k, v, scale, 3)
 
 
 def test_strided_operands_and_views():
@@ -162,14 +162,14 @@ def test_strided_operands_and_views():
     q = buffer[:, :m, 0].transpose(1, 2)
     k, v = (buffer[:, 5 : 5 + 2 * n : 2, i].transpose(1, 2)[:, :, : n - 5] for i in (1, 2))
     assert not q.is_contiguous()
-    assert_close(block(q, k, v, scale=0.125, causal_offset=9), q, k, v, 0.125, 9)
+    assert_close(backend(q, k, v, scale=0.125, causal_offset=9), q, k, v, 0.125, 9)
 
     wide_out = torch.full((1, m, heads, head_dim), 7.0, device=DEVICE)
     wide_lse = torch.full((1, m, heads), 7.0, device=DEVICE)
     running = wide_out.transpose(1, 2)[:, :, 10:], wide_lse.transpose(1, 2)[:, :, 10:]
     running[0].zero_()
     running[1].fill_(-math.inf)
-    got = block(q[:, :, 10:], k, v, scale=0.125, running=running)
+    got = backend(q[:, :, 10:], k, v, scale=0.125, running=running)
     assert got[0] is running[0]
     assert got[1] is running[1]
     assert_close(got, q[:, :, 10:], k, v, 0.125, None)
@@ -180,19 +180,19 @@ def test_strided_operands_and_views():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 def test_an_fp32_result_is_not_rounded(dtype):
     q, k, v = operands(30, 50, dtype=dtype)
-    wide, lse = block(q, k, v, scale=0.125, out_dtype=torch.float32)
+    wide, lse = backend(q, k, v, scale=0.125, out_dtype=torch.float32)
     assert wide.dtype == torch.float32
     assert not torch.equal(wide, wide.to(dtype).float())
-    narrow, same = block(q, k, v, scale=0.125, out_dtype=dtype)
+    narrow, same = backend(q, k, v, scale=0.125, out_dtype=dtype)
     assert torch.equal(narrow, wide.to(dtype))
     assert torch.equal(lse, same)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
-def test_folding_into_a_result_of_16_bits(dtype):
+def test_merging_into_a_result_of_16_bits(dtype):
     q, k, v = operands(40, 64, dtype=dtype)
-    running = block(q, k[:, :, :30], v[:, :, :30], scale=0.125)
-    out, lse = block(q, k[:, :, 30:], v[:, :, 30:], scale=0.125, running=running)
+    running = backend(q, k[:, :, :30], v[:, :, :30], scale=0.125)
+    out, lse = backend(q, k[:, :, 30:], v[:, :, 30:], scale=0.125, running=running)
     assert out is running[0]
     assert out.dtype == dtype
     want_out, want_lse = oracle(q, k, v, 0.125, None)
@@ -206,29 +206,29 @@ def test_folding_into_a_result_of_16_bits(dtype):
     [(torch.float32, (0, 63, 111)), (torch.bfloat16, (0, 1, 2, 111)), (torch.float32, (0, 50, 50, 111))],
     ids=str,
 )
-def test_folding_parts_equals_attention_over_all_keys(cuts, dtype):
+def test_merged_parts_equal_attention_over_all_keys(cuts, dtype):
     q, k, v = operands(40, 111, heads=4, kv_heads=2, dtype=dtype)
     offset = 60
     out = torch.zeros(q.shape, dtype=torch.float32, device=DEVICE)
     lse = torch.full(q.shape[:3], -math.inf, device=DEVICE)
     for start, stop in pairwise(cuts):
         part = k[:, :, start:stop], v[:, :, start:stop]
-        got = block(q, *part, scale=0.125, causal_offset=offset - start, running=(out, lse))
+        got = backend(q, *part, scale=0.125, causal_offset=offset - start, running=(out, lse))
         assert got[0] is out
         assert got[1] is lse
     assert_close((out, lse), q, k, v, 0.125, offset)
 
 
-def test_folding_where_one_side_saw_nothing():
-    """Rows that see no key of this block keep their bits; rows that had seen none before take the block's."""
+def test_merging_where_one_side_saw_nothing():
+    """Rows that see no key of this part keep their bits; rows that had seen none before take those of the part."""
     q, k, v = operands(64, 48)
     out, lse = torch.randn(q.shape, device=DEVICE), torch.randn(q.shape[:3], device=DEVICE)
     out[:, :, 50:], lse[:, :, 50:] = 0, -math.inf
     before = out.clone(), lse.clone()
-    block(q, k, v, scale=0.125, causal_offset=-20, running=(out, lse))
+    backend(q, k, v, scale=0.125, causal_offset=-20, running=(out, lse))
     assert torch.equal(out[:, :, :20], before[0][:, :, :20])
     assert torch.equal(lse[:, :, :20], before[1][:, :, :20])
-    alone_out, alone_lse = block(q, k, v, scale=0.125, causal_offset=-20)
+    alone_out, alone_lse = backend(q, k, v, scale=0.125, causal_offset=-20)
     assert torch.equal(out[:, :, 50:], alone_out[:, :, 50:])
     assert torch.equal(lse[:, :, 50:], alone_lse[:, :, 50:])
     # In between, the log-sum-exp is that of both sides, wherever they lie.
@@ -237,27 +237,27 @@ def test_folding_where_one_side_saw_nothing():
 
 
 @pytest.mark.parametrize("shift", [-1e4, -90.0, 90.0, 1e4])
-def test_folding_does_not_overflow(shift):
+def test_merging_does_not_overflow(shift):
     q, k, v = operands(16, 32)
-    alone_out, alone_lse = block(q, k, v, scale=0.125)
+    alone_out, alone_lse = backend(q, k, v, scale=0.125)
     out, lse = torch.full(q.shape, 3.0, device=DEVICE), alone_lse + shift
     old = lse.clone()
-    block(q, k, v, scale=0.125, running=(out, lse))
+    backend(q, k, v, scale=0.125, running=(out, lse))
     assert torch.equal(lse, torch.maximum(old, alone_lse))
     torch.testing.assert_close(out, torch.full_like(out, 3.0) if shift > 0 else alone_out)
 
 
 @pytest.mark.parametrize(("m", "n"), [(0, 5), (5, 0), (0, 0)], ids=["no query", "no key", "neither"])
 def test_zero_lengths_launch_nothing(m, n, monkeypatch):
-    launch = "heteroring.kernels.triton_block.launch"
+    launch = "heteroring.kernels.triton_backend.launch"
     monkeypatch.setattr(launch, lambda *_args, **_kwargs: pytest.fail("launched"))
     q, k, v = operands(m, n)
-    out, lse = block(q, k, v, scale=1.0, causal_offset=0)
+    out, lse = backend(q, k, v, scale=1.0, causal_offset=0)
     assert out.shape == q.shape
     assert (out == 0).all()
     assert (lse == -math.inf).all()
     running = torch.ones(q.shape, device=DEVICE), torch.ones(q.shape[:3], device=DEVICE)
-    block(q, k, v, scale=1.0, running=running)
+    backend(q, k, v, scale=1.0, running=running)
     assert (running[0] == 1).all()
     assert (running[1] == 1).all()
 
@@ -269,9 +269,9 @@ def test_zero_lengths_launch_nothing(m, n, monkeypatch):
 def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
     q, k, v = operands(m, n)
     seen = m + offset
-    clean = block(q, k, v, scale=0.125, causal_offset=offset)
+    clean = backend(q, k, v, scale=0.125, causal_offset=offset)
     k[:, :, seen:], v[:, :, seen:] = poison, poison
-    got = block(q, k, v, scale=0.125, causal_offset=offset)
+    got = backend(q, k, v, scale=0.125, causal_offset=offset)
     assert torch.equal(got[0], clean[0])
     assert torch.equal(got[1], clean[1])
 
@@ -306,7 +306,7 @@ def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch)
         return create_dot(*args)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted)
-    block(q, k, v, scale=0.125, causal_offset=offset)
+    backend(q, k, v, scale=0.125, causal_offset=offset)
     assert count == 2 * tiles * q.shape[1]  # Q K^T and P V
 
 
@@ -314,15 +314,15 @@ def test_sections_of_heads_cover_every_tile(monkeypatch):
     """The order that keeps KV in L2 is only an order: a last, narrower section comes out right too."""
     monkeypatch.setattr("heteroring.kernels.configs.L2_BYTES", 2 * 2 * 40 * 64 * 4)
     q, k, v = operands(70, 40, heads=5, kv_heads=5, batch=2)
-    assert_close(block(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
+    assert_close(backend(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
 
 
 def test_nan_in_a_visible_key_comes_out():
     q, k, v = operands(8, 8)
     v[:, :, 2] = math.nan
-    assert block(q, k, v, scale=1.0)[0].isnan().all()
+    assert backend(q, k, v, scale=1.0)[0].isnan().all()
     k[:, :, 2] = math.nan
-    out, lse = block(q, k, v, scale=1.0)
+    out, lse = backend(q, k, v, scale=1.0)
     assert out.isnan().all()
     assert lse.isnan().all()
 
@@ -352,7 +352,7 @@ def test_bad_operands_are_named(change, message):
     arguments = {"q": q, "k": k, "v": v, "scale": 1.0}
     change(arguments)
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
-        block(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
+        backend(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -367,10 +367,10 @@ def test_bad_operands_are_named(change, message):
 def test_what_is_missing_shows_on_use_only(prelude, message):
     program = f"""{prelude}
 import torch
-from heteroring.kernels.triton_block import block
+from heteroring.kernels.triton_backend import backend
 x = torch.randn(1, 1, 4, 64)
 try:
-    block(x, x, x, scale=1.0)
+    backend(x, x, x, scale=1.0)
 except RuntimeError as error:
     print(error)
 """
@@ -388,7 +388,7 @@ except RuntimeError as error:
 def test_long_rectangles_on_the_gpu(dtype, head_dim, offset):
     q, k, v = operands(2047, 3001, heads=8, kv_heads=2, head_dim=head_dim, dtype=dtype)
     scale = head_dim**-0.5
-    assert_close(block(q, k, v, scale=scale, causal_offset=offset), q, k, v, scale, offset)
+    assert_close(backend(q, k, v, scale=scale, causal_offset=offset), q, k, v, scale, offset)
 
 
 @pytest.mark.gpu
@@ -396,10 +396,10 @@ def test_long_rectangles_on_the_gpu(dtype, head_dim, offset):
 def test_a_moving_error_is_a_race():
     """The same inputs give the same bits, twenty times, with other work in between."""
     q, k, v = operands(1500, 1777, heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
-    first = block(q, k, v, scale=0.09, causal_offset=200)
+    first = backend(q, k, v, scale=0.09, causal_offset=200)
     for _ in range(20):
         q2, k2, v2 = operands(1500, 1777, heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
-        assert_close(block(q2, k2, v2, scale=0.09, causal_offset=200), q2, k2, v2, 0.09, 200)
-        again = block(q, k, v, scale=0.09, causal_offset=200)
+        assert_close(backend(q2, k2, v2, scale=0.09, causal_offset=200), q2, k2, v2, 0.09, 200)
+        again = backend(q, k, v, scale=0.09, causal_offset=200)
         assert torch.equal(first[0], again[0])
         assert torch.equal(first[1], again[1])

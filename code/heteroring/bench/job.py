@@ -1,0 +1,164 @@
+"""What the jobs of all measurements share: where ranks run, how often they repeat, and how they split prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from heteroring.allocators import allocation
+from heteroring.kernels.backend import check_backend
+from heteroring.launch.device import DEVICE_TYPES
+from heteroring.launch.launch import HANG_TIMEOUT, launch
+from heteroring.results.provenance import RankReport
+from heteroring.results.strategy import Strategy, check_strategies, name_of
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport.transport import check_transport
+from heteroring.words import check_distinct
+
+# A head and a tail of whole tiles of queries, 128 on every GPU that was tuned for.
+MULTIPLES = {"cpu": 1, "gpu": 256}
+
+
+class Sweep(NamedTuple):
+    """The rows of a job, what each rank ran on, and notes on what is odd about it."""
+
+    rows: list[Any]
+    ranks: list[RankReport]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one launch of ranks measures under one throttle setting.
+
+    platform: what it runs on; label: what its rows call that. percentages: one per rank, as `throttle` sets them.
+    block: the backend of attention. seed: of inputs, and of the order in which things are measured.
+
+    Raises ValueError, naming value and rule, for anything that could not be measured as asked.
+    """
+
+    platform: str
+    label: str
+    throttle: str
+    percentages: tuple[int, ...]
+    block: str = "auto"
+    repetitions: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.repetitions < 1:
+            raise ValueError(f"repetitions is {self.repetitions}: it must be 1 or more")
+        if not 0 <= self.seed < 2**63:  # what PyTorch's generators take
+            raise ValueError(f"seed is {self.seed}: it must lie in 0..{2**63 - 1}")
+        check_backend(self.block, DEVICE_TYPES.get(self.platform))
+
+    def launch(
+        self,
+        task: Callable[..., Any],
+        *args: Any,
+        hang_timeout: float = HANG_TIMEOUT,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Any]:
+        """Run `task(rank, self, *args)` on the job's ranks; see `heteroring.launch.launch.launch`."""
+        return launch(
+            task,
+            self,
+            *args,
+            platform=self.platform,
+            throttle=self.throttle,
+            percentages=self.percentages,
+            hang_timeout=hang_timeout,
+            on_progress=on_progress,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitJob(Job):
+    """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
+
+    models: folder of the fitted models that lut, formula and balanced need. multiple: tokens that balanced gives out at
+    a time, 0 for what suits the platform.
+    """
+
+    seq_lens: tuple[int, ...]
+    strategies: tuple[str, ...]
+    models: Path | None = None
+    transport: str = "auto"
+    multiple: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lengths("seq_lens", self.seq_lens)
+        check_transport(self.transport)
+        object.__setattr__(self, "strategies", check_strategies(self.strategies))
+        if self.multiple < 0:
+            raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that a SplitJob measures: a prompt under one split, by all ranks or by each rank alone."""
+
+    system: str
+    allocator: str
+    partition: Partition
+    model_source: str = ""
+    clamped: bool = False
+
+    @classmethod
+    def of_ring(
+        cls, job: SplitJob, strategy: Strategy, seq_len: int, cost: str, **more: Any
+    ) -> tuple[Self, tuple[str, ...]]:
+        """The cell of `strategy` at `seq_len` tokens, and what its allocator notes.
+
+        `cost`: the profile that the cost model of balanced is fitted to. `more`: fields of a subclass. Raises
+        ValueError if the allocator cannot do its work, for want of a fitted model for one.
+        """
+        given = allocation(
+            strategy.allocator,
+            seq_len,
+            percentages=job.percentages,
+            profile=_fitted_model(job.models, strategy, cost),
+            layout=strategy.layout,
+            multiple=job.multiple or MULTIPLES[job.platform],
+        )
+        partition = Partition(strategy.layout, given.block_lens)
+        cell = cls("ring", strategy.allocator, partition, given.model_source, given.clamped, **more)
+        return cell, tuple(f"{cell.label}: {note}" for note in given.notes)
+
+    @property
+    def strategy(self) -> str:
+        return name_of(self.partition.layout, self.allocator, self.model_source)
+
+    @property
+    def label(self) -> str:
+        return f"{self.strategy} at {self.partition.seq_len}"
+
+
+def _fitted_model(models: Path | None, strategy: Strategy, cost: str) -> Path | None:
+    """The file in folder `models` that `strategy` works with, or None. Raises ValueError if it is not there."""
+    name = strategy.model(cost)
+    if name is None:
+        return None
+    if models is None:
+        raise ValueError(f"allocator {strategy.allocator!r} needs a model: name the folder that holds {name}.json")
+    path = models / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"allocator {strategy.allocator!r} needs the model {path}, which does not exist")
+    return path
+
+
+def check_lengths(name: str, lengths: Sequence[int]) -> None:
+    """Raise ValueError unless there are lengths, each 1 or more and none twice."""
+    check_distinct(name, lengths)
+    for length in lengths:
+        if length < 1:
+            raise ValueError(f"{name} holds {length}: a length is 1 or more")
+
+
+def check_warmup(warmup: int) -> None:
+    """Raise ValueError unless `warmup` is a number of calls."""
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}: it must be 0 or more")

@@ -1,0 +1,49 @@
+"""What microbenchmarks of one GPU share: their timer, and how they read numbers and refuse what cannot be measured."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+import torch
+
+from heteroring.words import listed
+
+QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to ask for one call
+
+
+def elapsed_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -> float:
+    """Milliseconds of one of `calls`, made one after another, by events on the device: the mean.
+
+    queued: the device sleeps until the host has asked for all of them, so that launching takes no part of the time.
+    Where calls are long enough to hide that, a sleep would only let a GPU at its power limit rest.
+    """
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if queued:
+        torch.cuda._sleep(QUEUE_CYCLES * (1 + len(calls)))
+    start.record()
+    for call in calls:
+        call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / len(calls)
+
+
+def count(text: str) -> int:
+    """A number from 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def counts(text: str) -> list[int]:
+    """Numbers from 1, separated by commas or spaces."""
+    return [count(part) for part in listed("list", text)]
+
+
+def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where heads cannot share KV heads, or there is nothing to measure on."""
+    if options.heads % options.kv_heads:
+        parser.error(f"--heads {options.heads} is not a multiple of --kv-heads {options.kv_heads}")
+    if not torch.cuda.is_available():
+        parser.error("there is no CUDA device to measure")

@@ -1,0 +1,36 @@
+"""What throttles are called in tables, figures and the paper."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from heteroring.words import choices
+
+
+class ThrottleWords(NamedTuple):
+    """What one throttle is called.
+
+    share: what its percentages are percentages of. cause: what imposes them. device: how it is mentioned beside the
+    ranks' devices, if at all. method: how it works, for the paper. takes_sms: whether a slow rank has fewer SMs.
+    """
+
+    share: str
+    cause: str
+    device: str
+    method: str
+    takes_sms: bool = False
+
+
+_WORDS = {
+    "mps": ThrottleWords("MPS active threads", "MPS", "MPS", "CUDA MPS limits on active threads", True),
+    "green": ThrottleWords("green-context SMs", "green context", "green contexts", "CUDA green contexts", True),
+    "pacing": ThrottleWords("paced speed", "pacing", "paced", "pacing (idle time after each computation)"),
+    "none": ThrottleWords("nominal speed", "no throttle", "", "none"),
+}
+
+
+def throttle_words(name: str) -> ThrottleWords:
+    """The words for the throttle called `name`. Raises ValueError if it is not one of heteroring.throttle.THROTTLES."""
+    if name not in _WORDS:
+        raise ValueError(f"throttle {name!r} is unknown: choose {choices(name, _WORDS)}")
+    return _WORDS[name]

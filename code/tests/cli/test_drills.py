@@ -1,0 +1,124 @@
+"""What can befall a measurement: no process is left, no half-written file, and what was finished stays."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from heteroring.results.rows import Measurement, read_rows
+from namespaces import NO_LOOPBACK, within
+from tree import processes, ranks_of
+
+pytestmark = pytest.mark.ranks
+
+CODE = Path(__file__).parents[2]
+SMALL = ("--percentages", "100,50", "--seq-lens", "8", "--strategies", "zigzag/even", "--repetitions", "1")
+LONG = ("--percentages", "100,1", "--seq-lens", "1024", "--strategies", "zigzag/even", "--repetitions", "1000")
+# At most, from the moment that something has happened.
+END_SECONDS = 20.0
+PATIENCE = 300.0
+
+
+@pytest.fixture
+def older(tmp_path) -> dict[str, str]:
+    """A finished measurement in the folder `out`: names and contents of its files."""
+    (tmp_path / "out").mkdir()
+    found = {"rows.csv": "older rows", "rows.json": "older record"}
+    for name, text in found.items():
+        (tmp_path / "out" / name).write_text(text)
+    return found
+
+
+@contextmanager
+def bench(tmp_path, *words, before=()):
+    """`heteroring bench` into the folder `out`, as the leader of a session in which nothing is left afterwards."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "heteroring", "bench", *words, "--output", tmp_path / "out" / "rows.csv"],
+        env=os.environ | {"PYTHONPATH": str(CODE), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        left = processes(process.pid) if process.poll() is not None else None
+        for pid in processes(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    assert left == {}
+    assert list(tmp_path.glob("heteroring-*")) == []
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def in_the_ring(process, tmp_path) -> list[int]:
+    """The ranks, once both of them compute."""
+    deadline = time.monotonic() + PATIENCE
+    while len(list(tmp_path.glob("heteroring-*/rank*.stack"))) < 2 or len(ranks_of(process.pid)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    time.sleep(1.0)
+    return ranks_of(process.pid)
+
+
+@pytest.mark.parametrize(
+    ("signum", "timeout", "says"),
+    [(signal.SIGKILL, "120", "was ended by SIGKILL"), (signal.SIGSTOP, "2", "hangs: no sign of life")],
+    ids=["killed", "stops answering"],
+)
+def test_a_rank_that_is_lost_mid_ring(tmp_path, older, signum, timeout, says):
+    with bench(tmp_path, *LONG, "--hang-timeout", timeout) as process:
+        os.kill(in_the_ring(process, tmp_path)[-1], signum)
+        _, said = process.communicate(timeout=END_SECONDS)
+    assert process.returncode == 1
+    assert f"heteroring: error: rank 1 {says}" in said
+    assert contents(tmp_path / "out") == older
+
+
+@pytest.mark.parametrize("left", [0, 4096], ids=["no room for rows", "no room for the record"])
+def test_a_full_disk(tmp_path, left):
+    """One of 64 KiB, of which `left` bytes are free: files take whole pages."""
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    out.mkdir()
+    kept.mkdir()
+    mounts = f"mount -t tmpfs -o size=64k tmpfs {out}; echo older > {out}/rows.csv"
+    fills = f"head -c {65536 - 4096 - left} /dev/zero > {out}/filler; trap 'cp {out}/* {kept}' EXIT"
+    before = within("--mount", script=f'{mounts}; {fills}; "$@"; exit')
+    for path in kept.iterdir():
+        path.unlink()
+    with bench(tmp_path, *SMALL, before=before) as process:
+        table, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1, said
+    assert "No space left on device: the 3 rows that were measured" in said
+    assert "of bound" in table
+    assert sorted(contents(kept)) == ["filler", "rows.csv"]
+    assert contents(kept)["rows.csv"] == "older\n"
+
+
+def test_no_loopback(tmp_path, older):
+    with bench(tmp_path, *SMALL, before=within(*NO_LOOPBACK)) as process:
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2
+    assert said.startswith("heteroring: error: ranks cannot meet on this machine: localhost cannot be reached (")
+    assert said.count("\n") == 1
+    assert contents(tmp_path / "out") == older
+
+
+def test_two_runs_into_one_file(tmp_path):
+    """One after the other, and what is left is of one of them, whole."""
+    with bench(tmp_path, *SMALL) as first, bench(tmp_path, *SMALL) as second:
+        for process in (first, second):
+            _, said = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, said
+    assert sorted(contents(tmp_path / "out")) == ["rows.csv", "rows.json"]
+    assert len(read_rows(tmp_path / "out" / "rows.csv", Measurement)) == 3

@@ -1,0 +1,147 @@
+"""A copy of the project, and Snakemake in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+HAS_TEX = shutil.which("latexmk") is not None
+ALL = "all" if HAS_TEX else "all_but_pdf"
+RUN = Path("runs/tiny")
+# Seconds that no machine needs, however many others test on it.
+PATIENCE = 1800.0
+
+
+class Tree:
+    """A copy of the project, and Snakemake in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.env = os.environ | {
+            "PYTHONPATH": str(root / "code"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+
+    def start(
+        self, *arguments: str, within: Sequence[str] = (), umask: int = -1, **env: str | None
+    ) -> subprocess.Popen:
+        """Snakemake as the leader of a process group of its own, so that signals reach it as Ctrl-C would.
+
+        It is started by the command `within`, if there is one. A variable that is None is taken out of its environment.
+        """
+        return subprocess.Popen(
+            [*within, sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
+            cwd=self.root,
+            env={name: value for name, value in (self.env | env).items() if value is not None},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            umask=umask,
+        )
+
+    def snakemake(self, *arguments: str, **options: object) -> tuple[int, str]:
+        process = self.start(*arguments, **options)
+        try:
+            output, _ = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, output
+
+    def tiny(self, *arguments: str, **options: object) -> tuple[int, str]:
+        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **options)
+
+    def overlaid(self, overlay: str, *arguments: str) -> tuple[int, str]:
+        """On the tiny grid, changed by what `overlay` says."""
+        (self.root / "overlay.yaml").write_text(overlay)
+        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", "overlay.yaml")
+
+    def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
+        """Build `target` on the tiny grid, and send the signal to every process of the run when, then, ranks work."""
+        process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
+        try:
+            # A shell that has opened the job's log, or a command that still imports, could swallow the signal.
+            wait_until(lambda: when() and has_ranks(process.pid), process)
+            os.killpg(process.pid, how)
+            output, _ = process.communicate(timeout=PATIENCE)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, output
+
+    def measured(self) -> dict[str, int]:
+        """Time of writing of each finished measurement."""
+        data = self.root / RUN / "data" / "cpu"
+        files = [*(data / "bench").glob("*.csv"), *(data / "profile").glob("*.csv")]
+        return {path.relative_to(data).as_posix(): path.stat().st_mtime_ns for path in files}
+
+    def log_of(self, job: str) -> Path:
+        """Made when the ring's job begins."""
+        return self.root / RUN / "logs" / "cpu" / "bench" / f"{job}.log"
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for it while `process`, whose output is piped, goes on."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "what was waited for never came"
+        time.sleep(0.02)
+
+
+def processes(session: int) -> dict[int, str]:
+    """Command lines of the processes, by number, that the leader of `session` started and that have not ended."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            if os.getsid(pid := int(path.parent.name)) == session and (command := path.read_bytes()):
+                found[pid] = command.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
+def ranks_of(session: int) -> list[int]:
+    """Those of them that are ranks, in the order in which they were started."""
+    return sorted(pid for pid, command in processes(session).items() if "spawn_main" in command)
+
+
+def has_ranks(session: int) -> bool:
+    """Whether a measurement that Snakemake, the leader of `session`, has started has started its ranks."""
+    return bool(ranks_of(session))
+
+
+def sources() -> list[str]:
+    """The files of the project: what git tracks or would, everything of a tree that git does not know."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listing.returncode == 0:
+        return [name for name in listing.stdout.split("\0") if name]
+    produced = (".venv/", ".snakemake/", "runs/", "figures/", "logs/", "data/cpu/", "data/gpu/")
+    produced += ("latex/images/", "latex/generated/")
+    files = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()]
+    return [name for name in files if not name.startswith(produced) and "__pycache__" not in name]
+
+
+def copied(root: Path) -> Tree:
+    """A copy of the project in the folder `root`."""
+    for name in sources():
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    return Tree(root)
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Rule to number of jobs, from Snakemake's table."""
+    table = output.partition("Job stats:")[2].partition("\n\n")[0]
+    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}

@@ -1,0 +1,193 @@
+"""Ranks that torchrun or srun started: they measure what launched ones do, and end together, each with one line."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from heteroring.launch.external import World, first_host, leads, named_world
+
+GRID = ["--seq-lens", "64,96", "--strategies", "zigzag/even,contiguous/uneven", "--repetitions", "2"]
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def _no_world(monkeypatch):
+    for name in (*VARIABLES, *(name for name in os.environ if name.startswith("SLURM_"))):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "world"),
+    [
+        ({}, None),
+        (dict(zip(VARIABLES, ("3", "4", "1", "host", "29500"), strict=True)), World(3, 4, 1)),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, None),  # nobody says where the others are
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, World(1, 2, 0)),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # a batch script, and no step
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),
+    ],
+    ids=["none", "torchrun", "no address", "srun", "sbatch", "one task"],
+)
+def test_the_environment_names_a_world_or_none(monkeypatch, variables, world):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert named_world() == world
+    assert leads() == (world is None)
+
+
+@pytest.mark.parametrize(
+    ("rank", "complaint"), [("4", "SLURM_PROCID=4 is no rank of SLURM_STEP_NUM_TASKS=2"), ("x", "SLURM_PROCID=x is")]
+)
+def test_what_is_no_world_is_named(monkeypatch, rank, complaint):
+    for name, value in {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": rank, "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=complaint):
+        named_world()
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [("gpu1", "gpu1"), ("a-1,b-2", "a-1"), ("node[07-09,12],gpu1", "node07"), ("r[3,5]-ib,x", "r3-ib")],
+)
+def test_first_host_of_a_nodelist(nodelist, host):
+    assert first_host(nodelist) == host
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        return str(taken.getsockname()[1])
+
+
+class Started:
+    """`heteroring` in several processes, and what they say at their ends."""
+
+    def __init__(self, commands: list[list[str]], variables: list[dict[str, str]], folder: Path) -> None:
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env=os.environ | each,
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for command, each in zip(commands, variables, strict=True)
+        ]
+
+    def ends(self) -> list[tuple[int, str, str]]:
+        """(exit code, stdout, stderr) of each."""
+        told = [process.communicate(timeout=300) for process in self.processes]
+        return [(process.returncode, *texts) for process, texts in zip(self.processes, told, strict=True)]
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """Starts a command by two agents of torchrun, of one rank each."""
+
+    def start(*arguments: str) -> Started:
+        agent = ["torch.distributed.run", "--nnodes", "2", "--master-addr", "localhost", "--master-port", free_port()]
+        return Started(
+            [[*agent, "--node-rank", str(node), "-m", "heteroring", *arguments] for node in range(2)],
+            [{}] * 2,
+            tmp_path,
+        )
+
+    return start
+
+
+@pytest.fixture
+def srun(tmp_path):
+    """Starts a command as srun starts a step of two tasks, on two nodes as far as Slurm's variables tell."""
+    started = []
+
+    def start(*arguments: str) -> Started:
+        step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "localhost"}
+        ranks = [step | {"SLURM_PROCID": str(rank), "SLURM_JOB_ID": free_port()} for rank in range(1)]
+        ranks.append(ranks[0] | {"SLURM_PROCID": "1"})
+        started.append(Started([["heteroring", *arguments]] * 2, ranks, tmp_path))
+        return started[0]
+
+    yield start
+    for process in started[0].processes:
+        process.kill()
+        process.wait()
+
+
+def computing(pid: int) -> float:
+    """Seconds of processor time that the process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.ranks
+def test_two_nodes_of_torchrun_measure_what_launched_ranks_do(torchrun, tmp_path):
+    measure = ["bench", "--percentages", "100,50", *GRID, "--output"]
+    ends = torchrun(*measure, "joined.csv").ends()
+    assert [code for code, *_ in ends] == [0, 0], ends
+    assert "rank 1 alone" in ends[0][1]
+    assert ends[1][1] == ""
+    ((code, _, complaint),) = Started([["heteroring", *measure, "launched.csv"]], [{}], tmp_path).ends()
+    assert code == 0, complaint
+    measured = ("latency_ms", "busy_ms")
+    joined, launched = (
+        [[(name, value) for name, value in row.items() if name not in measured] for row in rows(tmp_path / name)]
+        for name in ("joined.csv", "launched.csv")
+    )
+    assert joined == launched
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in ("joined", "launched") for kind in ("csv", "json")
+    }
+
+
+@pytest.mark.ranks
+def test_bad_input_is_one_line_on_every_rank(srun):
+    for code, said, complaint in srun("bench", "--percentages", "100,50,20", *GRID).ends():
+        assert (code, said) == (2, "")
+        assert complaint.startswith("heteroring: error: ")
+        assert complaint.endswith(
+            "percentages are 100, 50, 20: one is needed for each of the 2 ranks that were started\n"
+        )
+        assert complaint.count("\n") == 1
+
+
+@pytest.mark.ranks
+def test_what_rank_0_cannot_write_ends_all(srun, tmp_path):
+    (tmp_path / "file").touch()
+    (first, _, complaint), (second, _, echo) = srun(
+        "bench", "--percentages", "100,50", *GRID, "--output", "file/a.csv"
+    ).ends()
+    assert (first, second) == (2, 2)
+    assert complaint == "heteroring: error: cannot write file/a.csv: file is not a folder\n"
+    assert echo == complaint.replace("error:", "error: rank 0 failed:")
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_a_rank_that_falls_silent_ends_the_others(srun, monkeypatch, tmp_path, how):
+    long = ["--percentages", "100,50", "--seq-lens", "2048", "--repetitions", "1000", "--hang-timeout", "5"]
+    monkeypatch.setenv("HETERORING_LOCK", str(tmp_path / "lock"))
+    first, second = srun("bench", *long, "--output", "a.csv").processes
+    while not (tmp_path / "lock").exists():
+        time.sleep(0.1)
+    begun = computing(second.pid)
+    while computing(second.pid) < begun + 3:
+        assert (first.poll(), second.poll()) == (None, None)
+        time.sleep(0.1)
+    second.send_signal(how)
+    _, complaint = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert complaint.startswith("heteroring: error: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]

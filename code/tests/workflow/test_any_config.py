@@ -1,0 +1,88 @@
+"""Whatever a configuration, a signature or a log of LaTeX holds is refused in so many words, or makes sense."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+yaml = pytest.importorskip("yaml")
+pytest.importorskip("jsonschema")
+
+from workflow.commands import Commands  # noqa: E402
+from workflow.preflight.configuration import check  # noqa: E402
+from workflow.preflight.stale_lock import drop_stale_lock  # noqa: E402
+from workflow.scripts.check_latex_log import problems  # noqa: E402
+
+import fuzz  # noqa: E402
+from record import read_config  # noqa: E402
+
+WORKFLOW = Path(__file__).parents[3] / "workflow"
+SCHEMA = WORKFLOW / "schemas" / "config.schema.yaml"
+DEFAULT = yaml.safe_load((WORKFLOW / "config" / "default.yaml").read_text())
+
+
+def assert_makes_sense(config):
+    """Every command of every platform can be written down, with nothing in it that a list or a file name is not."""
+    for platform in config["platforms"]:
+        commands = Commands(config, platform, config["modules"])
+        lines = [commands.bench(setting, "models", f"{setting.name}.csv") for setting in commands.settings()]
+        lines += [commands.profile(percentage, "rows.csv") for percentage in commands.percentages]
+        lines += [
+            commands.model(percentage, "models", "rows.csv", "trace.csv") for percentage in commands.model_percentages
+        ]
+        assert all(isinstance(word, str) and "\n" not in word for line in lines for word in line)
+        json.dumps(commands.grid())
+
+
+@fuzz.examples(60)
+@given(config=fuzz.changed(DEFAULT))
+def test_a_configuration(config):
+    before = copy.deepcopy(config)
+    try:
+        check(config, SCHEMA)
+    except ValueError as error:
+        first, *others = str(error).splitlines()
+        assert first == "configuration:"
+        assert others
+        return
+    assert config == before or {str(config[name]) for name in ("run", "platform")} == {
+        str(before[name]) for name in ("run", "platform")
+    }
+    assert_makes_sense(config)
+
+
+@fuzz.examples(20)
+@given(data=st.data())
+def test_a_configuration_that_is_recorded_by(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_bytes(data.draw(fuzz.damaged((WORKFLOW / "config" / "default.yaml").read_bytes())))
+    try:
+        config = read_config(path)
+    except ValueError as error:
+        said = str(error)
+        assert said.startswith(str(path))
+        return
+    assert_makes_sense(config | {"platforms": {"gpu": config["platforms"]["gpu"]}})
+
+
+@fuzz.examples(60)
+@given(content=fuzz.anything | st.fixed_dictionaries(dict.fromkeys(("host", "boot", "pid", "start"), fuzz.anything)))
+def test_a_signature_beside_a_lock(tmp_path_factory, content):
+    state = tmp_path_factory.mktemp("state")
+    (state / "locks").mkdir()
+    (state / "locks" / "0.output.lock").touch()
+    (state / "owner.json").write_text(json.dumps(content))
+    assert not drop_stale_lock(state)  # nobody of this name was here
+    assert (state / "locks" / "0.output.lock").exists()
+
+
+@fuzz.examples(60)
+@given(
+    log=st.text()
+    | st.lists(st.sampled_from(["! x", "Overfull \\hbox (9" * 9, "LaTeX Warning: Label", "x" * 79])).map("\n".join)
+)
+def test_a_log_of_latex(log):
+    assert all("\n" not in line for line in problems(log))

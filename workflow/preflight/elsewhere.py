@@ -1,0 +1,53 @@
+"""Results elsewhere than in the checkout, which may be read-only: in the folder that `snakemake --directory` names.
+
+Snakemake makes that the working directory, and rules name files relative to it. So the sources are linked there, and
+everything that is made lies beside the links.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from workflow.preflight.platforms import MEASURABLE
+
+WHOLE = ("code", "workflow", "latexmkrc", "data/published")
+PRODUCED = {"images", "generated"}
+
+
+def link_checkout(checkout: Path, folder: Path = Path()) -> None:
+    """Link the sources in `checkout` where `folder`, if it is another one, expects them.
+
+    Raises ValueError, naming it, if something else is in the place of a link.
+    """
+    if folder.resolve() == checkout.resolve():
+        return
+    for name in (*WHOLE, *_recorded(checkout), *(f"latex/{source}" for source in paper_sources(checkout / "latex"))):
+        link, target = folder / name, checkout.resolve() / name
+        if not os.path.lexists(link):
+            try:
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target)
+            except OSError as error:
+                raise ValueError(f"cannot write in {folder.absolute()}: {error.strerror}") from error
+        elif not link.exists() or not link.samefile(target):
+            raise ValueError(f"{link.absolute()} is in the way of a link to {target}: name another --directory")
+
+
+def _recorded(checkout: Path) -> Iterator[str]:
+    """What recorded platforms consist of, without the tables that are derived from it."""
+    for path in sorted(checkout.glob("data/*/provenance.json")):
+        if path.parent.name not in MEASURABLE:
+            yield from (
+                f"data/{path.parent.name}/{each.name}" for each in path.parent.iterdir() if each.name != "derived"
+            )
+
+
+def paper_sources(latex: Path) -> list[str]:
+    """The files in folder `latex` that the paper is typeset from, without what is produced there."""
+    paths = (path.relative_to(latex) for path in latex.rglob("*") if not path.is_dir())
+    kinds = (".tex", ".bib", ".cls", ".sty", ".bst")
+    return sorted(
+        path.as_posix()
+        for path in paths
+        if (path.suffix in kinds or path.name == "latexmkrc") and not PRODUCED & set(path.parts)
+    )
