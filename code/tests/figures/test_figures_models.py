@@ -69,7 +69,9 @@ def test_a_traced_wait_is_parted_where_the_sender_was_ready():
         *((1, "wait", 1, 16, 20), (1, "block", 1, 20, 26)),
     ]
     trace = pd.DataFrame(events, columns=["rank", "kind", "step", "start_ms", "stop_ms"])
-    trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, order="slow last")
+    trace = trace.assign(
+        platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, order="slow last"
+    )
     trace["percentages"] = [(100, 50)] * len(trace)
     (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
     red = to_hex(look("zigzag/balanced").colour)
