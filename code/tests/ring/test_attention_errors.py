@@ -68,7 +68,10 @@ def test_a_disagreement_is_an_error_on_every_rank(ranks, other, words):
         (("zigzag", (6, 4), {}, {"block": "cuda"}), "block backend 'cuda' is unknown"),
         (("zigzag", (6, 4), {}, {"transport": "pigeon"}), "transport 'pigeon' is unknown"),
         (("zigzag", (6, 4), {}, {"block": "cudnn"}), "block backend 'cudnn' computes on cuda, not on cpu"),
-        (("zigzag", (6, 4), {}, {"block": "triton"}), "computes on cuda, not on cpu|head_dim is 8, but must be one of"),
+        (
+            ("zigzag", (6, 4), {"head_dim": 320}, {"block": "triton"}),
+            "computes on cuda, not on cpu|head_dim is 320, but must",
+        ),
     ],
     ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport", "elsewhere", "head_dim"],
 )
