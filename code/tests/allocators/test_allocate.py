@@ -107,14 +107,15 @@ def test_clamping_is_told_once_for_all_ranks():
     assert not allocation("lut", 2048, percentages=(100, 50), profile=MODELS["lut"]).clamped
 
 
-def test_balanced_gives_out_whole_multiples_where_they_divide_the_length():
+def test_balanced_gives_out_whole_multiples():
     free = allocate("balanced", 4096, percentages=(100, 40), profile=MODELS["balanced"])
     whole = allocation("balanced", 4096, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
     assert sum(whole) == 4096
     assert all(n % 256 == 0 for n in whole)
     assert all(abs(a - b) < 256 for a, b in zip(free, whole, strict=True))
     odd = allocation("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
-    assert odd == allocate("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"])
+    assert sum(odd) == 4001
+    assert odd[1] % 256 == 0  # what is left over goes to the fastest
 
 
 def test_balanced_predicts_the_least_slowest_rank():
