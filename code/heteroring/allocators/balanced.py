@@ -75,8 +75,8 @@ def balanced(
         )
     upper, size = alone[fastest], 1
     if most[fastest] < seq_len:  # then all of them, at the slowest conceivable
-        visits_us = max(max(cost.revisit_us, cost.join_us) for cost in costs) * seq_len * len(costs)
-        upper, size = min(max(alone) + visits_us, 1e300), len(costs)
+        further_us = max(max(cost.revisit_us, cost.join_us) for cost in costs) * seq_len * len(costs)
+        upper, size = min(max(alone) + further_us, 1e300), len(costs)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of ranks that would need for ever
         search = RingSearch(seq_len, costs, fastest_first, layout, causal, multiple, most)
         limit, members = search.best(upper * (1 + TOLERANCE), size)
@@ -145,20 +145,19 @@ class _Ring:
         border = 0
         for place in places:
             share = shares[place] / shares[-1]
-            pairs = total_pairs(self.seq_len, self.causal) * share
-            ideal = _last(
-                lambda stop, pairs=pairs: stop == 0 or self._pairs_before(stop - 1) < pairs,
-                0,
-                self.end,
-                int(self.end * share**power),
-            )
+            ideal = self._reaches(total_pairs(self.seq_len, self.causal) * share, int(self.end * share**power))
             stop = min(max(ideal, earliest[place + 1]), self.last_stop(place, border, limit, about[place]))
             lens[self.members[place]] = (stop - border) * self.multiple
             border = stop
         return tuple(lens)
 
-    def _pairs_before(self, border: int) -> int:
-        return shard_pairs(self.layout, self.seq_len, 0, border * self.multiple, self.causal)
+    def _reaches(self, pairs: float, about: int) -> int:
+        """The first border with so many score pairs in front of it."""
+
+        def before(border: int) -> int:
+            return shard_pairs(self.layout, self.seq_len, 0, border * self.multiple, self.causal)
+
+        return _last(lambda border: border == 0 or before(border - 1) < pairs, 0, self.end, about)
 
 
 def _last(holds: Callable[[int], bool], low: int, high: int, about: int) -> int:

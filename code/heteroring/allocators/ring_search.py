@@ -34,8 +34,9 @@ class RingSearch:
         self._ranks, self._end = len(costs), seq_len // multiple
         self._most = np.array(most)[:, None, None] // multiple
         self._seq_len, self._step = seq_len, multiple
-        self._cost = Cost(*np.array(costs, dtype=float).T[:, :, None, None])  # each [ranks, 1, 1]
-        self._saved_us = self._cost.revisit_us - self._cost.join_us
+        # Each [ranks, 1, 1].
+        self._pair_us, self._token_us, self._revisit_us, self._join_us = np.array(costs, dtype=float).T[..., None, None]
+        self._saved_us = self._revisit_us - self._join_us
         self._fastest_first = fastest_first
         self._place = np.argsort(fastest_first)[:, None]  # of every rank among the fastest
         self._contiguous, self._zigzag = causal and layout == "contiguous", causal and layout == "zigzag"
@@ -47,8 +48,8 @@ class RingSearch:
         to EVERY_SET ranks all sets of them.
         """
         limit, size = self._fastest(upper, size)
-        visits_cost = self._cost.revisit_us.any() or self._cost.join_us.any()
-        if visits_cost and 2 < self._ranks <= EVERY_SET:
+        steps_cost = self._revisit_us.any() or self._join_us.any()
+        if steps_cost and 2 < self._ranks <= EVERY_SET:
             lower, upper = 0.0, limit * (1 - 10 * TOLERANCE)
             if self._any_set(np.array([upper]))[0].any():
                 while upper - lower > TOLERANCE * upper:
@@ -62,7 +63,7 @@ class RingSearch:
         """The least limit that a ring of the fastest ranks keeps, and the most of them that keep it.
 
         Intervals of sizes are halved. No ring of `low` to `high` ranks is faster than the fastest `high` would be if
-        they made the visits of `low` only: an interval is dropped where even that does not keep what some ring keeps.
+        they took the ring steps of `low` only: an interval is dropped where even that misses what some ring keeps.
         """
         low, high = np.array([1]), np.array([self._ranks])
         lower = 0.0
@@ -85,18 +86,18 @@ class RingSearch:
         return upper, size
 
     def _kept(self, low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:
-        """Whether the fastest `high` ranks keep the limits with the visits of a ring of `low`: [rings, limits].
+        """Whether the fastest `high` ranks keep the limits with the ring steps of a ring of `low`: [rings, limits].
 
         Where low and high are equal that is a ring; where not, a bound on all rings of sizes between.
         """
-        visited, member = self._place < low, self._place < high
-        in_front = np.cumsum(visited, axis=0) - visited
-        behind = low - in_front - visited
-        # The visit of the first step is to the rank before, which is in front of all but rank 0.
+        holds, member = self._place < low, self._place < high
+        in_front: np.ndarray = np.cumsum(holds, axis=0) - holds
+        behind = low - in_front - holds
+        # Ring step 1 is with the rank before, which is in front of all but rank 0.
         joined = (np.roll(member, 1, axis=0) & (high > 1)) * self._joining(low == high)
         is_first = np.arange(self._ranks)[:, None] == 0
-        front_us = np.maximum(0, self._cost.revisit_us[..., 0] * in_front - joined * ~is_first)[..., None]
-        behind_us = np.maximum(0, self._cost.revisit_us[..., 0] * behind - joined * is_first)[..., None]
+        front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - joined * ~is_first)[..., None]
+        behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - joined * is_first)[..., None]
         paces, member = self._paces(slice(None), front_us, behind_us), member[..., None]
         if not self._contiguous and not (self._zigzag and self._step % 2):  # wherever they begin
             units = np.minimum(self._reached(paces, np.zeros(1), limits), self._most)
@@ -126,7 +127,7 @@ class RingSearch:
         sets = np.zeros(borders.shape, dtype=np.int64)  # a bit a rank
         borders[:, :, 0, 0] = 0
         for rank in range(ranks):
-            revisit_us, saved_us = self._cost.revisit_us[rank], self._saved_us[rank]
+            revisit_us, saved_us = self._revisit_us[rank], self._saved_us[rank]
             front_us, behind_us = revisit_us * held, revisit_us * (sizes - 1 - held)
             if rank:
                 front_us = front_us - saved_us * joins
@@ -148,9 +149,9 @@ class RingSearch:
     def _paces(self, rank: int | slice, front_us: np.ndarray, behind_us: np.ndarray) -> tuple[np.ndarray, ...]:
         """What `_reached` needs to know of a rank: what a unit takes it, and how that changes from unit to unit.
 
-        front_us and behind_us are what a row's visits take, to all ranks in front, and to all behind if it makes them.
+        front_us and behind_us are what a row's ring steps take: with all ranks in front, and with all ranks behind.
         """
-        pair_us, token_us, step = self._cost.pair_us[rank], self._cost.token_us[rank], self._step
+        pair_us, token_us, step = self._pair_us[rank], self._token_us[rank], self._step
         if self._contiguous:
             return step * (pair_us / 2 + token_us + front_us), pair_us * step * step
         if not self._zigzag:
@@ -184,4 +185,4 @@ class RingSearch:
 def _furthest(borders: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The further of two borders along the third axis, and its set."""
     best = borders.argmax(axis=2)[:, :, None]
-    return tuple(np.take_along_axis(each, best, axis=2)[:, :, 0] for each in (borders, sets))
+    return np.take_along_axis(borders, best, axis=2)[:, :, 0], np.take_along_axis(sets, best, axis=2)[:, :, 0]

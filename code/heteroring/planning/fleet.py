@@ -83,7 +83,7 @@ def _cost(rank: RankSpec, work: Work, seq_len: int) -> tuple[Cost, tuple[str, ..
         token_us = work.product_flops / (1e6 * sheet.tflops * sheet.products)
         note = (
             f"{rank.name}: from a data sheet, not measured: of {sheet.tflops:g} TFLOP/s, {sheet.attention:.0%} assumed "
-            f"in attention, {sheet.products:.0%} in products, and nothing for visits"
+            f"in attention, {sheet.products:.0%} in products, and nothing for further ring steps"
         )
         return Cost(pair_us, token_us), (note,)
     shape = {name: getattr(work, name) for name in ("heads", "kv_heads", "head_dim", "dtype")}

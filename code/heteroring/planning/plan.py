@@ -163,7 +163,7 @@ def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = 
 
 
 def bound(costs: Sequence[Cost], seq_len: int) -> float:
-    """Least microseconds of one layer over these ranks, however its work is shared out, visits and memory left out.
+    """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
 
     Of attention alone that is the capacity bound. Beside it there are products, in which ranks may be faster or slower
     by another ratio, so that some ranks might do more of the one and others more of the other: the least T with
@@ -270,5 +270,5 @@ def _limit(full: Sequence[bool], found: Simulation, bound_fraction: float) -> st
     if exposed > NEARLY:
         return f"waiting: for keys to come, and for slots, the busiest rank waits {exposed:.0%} of the time"
     if bound_fraction < 1 - NEARLY:
-        return f"visits: what ranks compute besides pairs and tokens, and whole tiles, take {1 - bound_fraction:.0%}"
+        return f"ring steps: what they take besides pairs, and tiles that are not full, is {1 - bound_fraction:.0%}"
     return f"compute: all ranks together cannot be more than {1 / bound_fraction - 1:.1%} faster"

@@ -21,7 +21,7 @@ class Step(NamedTuple):
 
 
 def steps(partition: Partition, tile: int = 1) -> Iterator[Step]:
-    """The ring steps of a causal call, the own KV first; the numbers of `heteroring.ring.schedule.visits`.
+    """The ring steps of a causal call, the own KV first; the numbers of `heteroring.ring.schedule.ring_steps`.
 
     With a `tile`, pairs are those that a kernel computes in tiles of so many queries and keys, which takes as long for
     one that is not full.
@@ -51,7 +51,7 @@ class Costs(NamedTuple):
 
     pair_us: np.ndarray
     token_us: np.ndarray
-    revisit_us: np.ndarray
+    rerow_us: np.ndarray
     join_us: np.ndarray
 
     @classmethod
@@ -61,8 +61,8 @@ class Costs(NamedTuple):
 
 def step_us(step: Step, number: int, costs: Costs) -> np.ndarray:
     """Microseconds that each rank computes in ring step `number`: [ranks]."""
-    visit_us = (0.0, costs.join_us, costs.revisit_us)[min(number, 2)]
-    return costs.pair_us * step.pairs + visit_us * step.rows
+    row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
+    return costs.pair_us * step.pairs + row_us * step.rows
 
 
 def busy_us(partition: Partition, costs: Sequence[Cost]) -> np.ndarray:

@@ -100,7 +100,7 @@ def _files(folder: Path, pattern: str, names: Collection[str] | None) -> list[Pa
         return sorted(folder.glob(pattern))
     paths = [folder / f"{name}.csv" for name in sorted(set(names))]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path's own raises where the name is too long for a file
             raise ValueError(f"{path} does not exist, and it was asked for")
     return paths
 

@@ -51,8 +51,12 @@ def operands(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
     check_backend(block, q.device.type, q.dtype)
-    q, k, v = (x if _in_rows(x) and _aligned(x) else x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
-    return q, k, v, scale
+    return in_rows(q), in_rows(k), in_rows(v), scale
+
+
+def in_rows(x: torch.Tensor) -> torch.Tensor:
+    """`x` as every backend takes it: itself, or a copy."""
+    return x if _in_rows(x) and _aligned(x) else x.clone(memory_format=torch.contiguous_format)
 
 
 def _in_rows(x: torch.Tensor) -> bool:

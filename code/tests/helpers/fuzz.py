@@ -13,9 +13,9 @@ LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
 
 def examples(short: int) -> settings:
-    """So many examples in the short profile, and 1,000 at least in the long one."""
+    """So many examples in the short profile, the same in each run, and 1,000 others at least in the long one."""
     count = max(1000, short) if LONG else short
-    return settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+    return settings(max_examples=count, deadline=None, derandomize=not LONG, suppress_health_check=list(HealthCheck))
 
 
 # What a shell can pass, bytes that are no UTF-8 included: no NUL.

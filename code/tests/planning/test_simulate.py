@@ -17,8 +17,8 @@ from heteroring.planning.network import Link, Network
 from heteroring.planning.simulate import simulate
 from heteroring.planning.steps import busy_us, steps
 from heteroring.ring.partition import LAYOUTS, Partition
-from heteroring.ring.schedule import visits
-from heteroring.ring.workload import visit_pairs
+from heteroring.ring.schedule import ring_steps
+from heteroring.ring.workload import step_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 FAST = Link(1e9, 0.0)
@@ -31,16 +31,16 @@ def test_steps_are_those_of_the_schedule(layout, lens):
     partition = Partition(layout, tuple(lens))
     found = list(steps(partition))
     for rank in range(len(lens)):
-        expected = {visit.step: visit for visit in visits(partition, rank, True)}
+        expected = {each.index: each for each in ring_steps(partition, rank, True)}
         for number, step in enumerate(found):
-            visit = expected.get(number)
-            if visit is None:
+            met = expected.get(number)
+            if met is None:
                 assert step.pairs[rank] == step.keys[rank] == 0
                 continue
-            assert step.owner[rank] == visit.kv_rank
-            assert step.rows[rank] == lens[rank] - visit.first_query
-            assert step.keys[rank] == (visit.keys if number else 0)
-            assert step.pairs[rank] == visit_pairs(partition, rank, visit.kv_rank)
+            assert step.owner[rank] == met.kv_rank
+            assert step.rows[rank] == lens[rank] - met.first_query
+            assert step.keys[rank] == (met.keys if number else 0)
+            assert step.pairs[rank] == step_pairs(partition, rank, met.kv_rank)
 
 
 @given(layout=st.sampled_from(LAYOUTS), lens=st.lists(st.integers(2, 40), min_size=1, max_size=7))

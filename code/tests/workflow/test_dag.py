@@ -148,7 +148,7 @@ TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
         ("code/heteroring/allocators/dispatch.py", TYPESET),
         ("code/heteroring/ring/workload.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
         ("code/heteroring/results/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
-        ("code/heteroring/results/results.py", {"checks": 1} | DRAWN | TYPESET),
+        ("code/heteroring/results/results.py", CHECKED | DRAWN | TYPESET),
         ("code/heteroring/ring/attention.py", {}),
     ],
 )

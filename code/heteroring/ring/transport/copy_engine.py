@@ -29,15 +29,22 @@ class CopyEngine:
     """
 
     def __init__(
-        self, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        partition: Partition,
+        causal: bool,
+        group: dist.ProcessGroup,
+        prefix_lens: tuple[int, ...] = (),
     ) -> None:
         batch, heads, _, head_dim = k.shape
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
-        self._messages = messages(partition, self._rank, causal)
+        self._messages = messages(partition, self._rank, causal, prefix_lens)
         self._shape, self._heads = (2, batch, heads, -1, head_dim), batch * heads
         self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
         self._token_bytes = 2 * batch * heads * self._head_bytes
-        self._buffer = symmetric_buffer_of(group, k.device, self._token_bytes * _most_keys(partition, causal))
+        most_bytes = self._token_bytes * _most_keys(partition, causal, prefix_lens)
+        self._buffer = symmetric_buffer_of(group, k.device, most_bytes)
         self._current = torch.cuda.current_stream(k.device)
         self._buffer.open(self._current)
         self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()
@@ -122,7 +129,7 @@ def _pitch(x: torch.Tensor) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _most_keys(partition: Partition, causal: bool) -> int:
+def _most_keys(partition: Partition, causal: bool, prefix_lens: tuple[int, ...]) -> int:
     """Keys in the longest message of a call, over all ranks."""
-    everyone = [messages(partition, rank, causal) for rank in range(partition.world_size)]
+    everyone = [messages(partition, rank, causal, prefix_lens) for rank in range(partition.world_size)]
     return max((message.keys for each in everyone for message in each.receives.values()), default=0)

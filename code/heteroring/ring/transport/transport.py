@@ -68,11 +68,17 @@ def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) 
 
 
 def open_exchange(
-    name: str, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
+    name: str,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    partition: Partition,
+    causal: bool,
+    group: dist.ProcessGroup,
+    prefix_lens: tuple[int, ...] = (),
 ) -> Exchange:
-    """The messages of one call, by the transport that `name` stands for."""
+    """The messages of one call, by the transport that `name` stands for; k and v begin with this rank's prefix."""
     kind = CopyEngine if choose_transport(name, group, k.device) == "copy-engine" else PointToPoint
-    return _watcher.get()(kind(k, v, partition, causal, group))
+    return _watcher.get()(kind(k, v, partition, causal, group, prefix_lens))
 
 
 _watcher: ContextVar[Callable[[Exchange], Exchange]] = ContextVar("watcher", default=lambda exchange: exchange)
