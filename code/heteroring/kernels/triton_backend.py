@@ -78,7 +78,7 @@ def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pe
     That needs the Hopper kernel and, if causal, own keys of which every query sees one. It saves each tile of queries
     the end of one ring step and the start of the next.
     """
-    return _all_see(q, k, causal_offset) and hopper_launch.covers(q, k, v) and hopper_launch.can_fuse(q, pending)
+    return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
 
 backend.takes_pending = takes_pending

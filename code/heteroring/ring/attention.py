@@ -15,7 +15,7 @@ from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefix import Prefix, check_prefix, joined
 from heteroring.ring.schedule import RingStep, ring_steps
-from heteroring.ring.transport.transport import AHEAD, Exchange, FusableExchange, check_transport, open_exchange
+from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
 from heteroring.ring.validation import described, in_rows, operands, shapes_of
 
 
@@ -194,7 +194,7 @@ def _fused_first_step(
     compute: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
-    if not isinstance(exchange, FusableExchange) or not {0, 1} <= steps.keys() or scale <= 0:
+    if not can_fuse(exchange) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
     options = _first_step_options(q, steps, fused=1)
     (first_query, _, keys), *rest = steps[1].rectangles

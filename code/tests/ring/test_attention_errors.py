@@ -142,6 +142,8 @@ def bad_single(**changes):
     ],
 )
 def test_bad_arguments_are_refused(changes, words):
+    for scale in (None, 1.0):  # calls that are like the bad one, but right: what has passed is not checked again
+        bad_single(scale=scale)
     with pytest.raises(ValueError, match=words):
         bad_single(**changes)
 
