@@ -125,8 +125,8 @@ def _balanced(
     left_over = seq_len % multiple
     alone = [cost.pair_us * total_pairs(seq_len, causal) + cost.token_us * seq_len for cost in costs]
 
-    def split(**waits: float) -> tuple[int, ...]:
-        lens = balanced(seq_len - left_over, costs, layout, causal, multiple=multiple, **waits)
+    def split(margin: float = 0.0, wait_us: float = 0.0) -> tuple[int, ...]:
+        lens = balanced(seq_len - left_over, costs, layout, causal, multiple=multiple, margin=margin, wait_us=wait_us)
         # To the fastest, which a broken tile costs least; among equals to the last, whose keys fewest queries see.
         takes = min((rank for rank, length in enumerate(lens) if length), key=lambda rank: (alone[rank], -rank))
         return tuple(length + left_over * (rank == takes) for rank, length in enumerate(lens))
