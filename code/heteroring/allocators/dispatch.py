@@ -49,7 +49,7 @@ def allocation(
     profile: FittedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
-    multiple: int = 1,
+    multiple: int | None = None,
 ) -> Allocation:
     """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
 
@@ -63,7 +63,8 @@ def allocation(
 
     `balanced` gives out `multiple` tokens at a time, if there are so many: a tile of queries that is not full takes a
     GPU as long as a full one. What `multiple` does not divide goes to one rank. Where the cost model knows the SMs, it
-    counts whole waves of tiles (heteroring.allocators.waves).
+    counts whole waves of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, a tile each for head and
+    tail; elsewhere for 1.
 
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
     an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are no
@@ -71,7 +72,8 @@ def allocation(
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
-    seq_len, multiple = _whole("seq_len", seq_len), _whole("multiple", multiple)
+    seq_len = _whole("seq_len", seq_len)
+    multiple = multiple if multiple is None else _whole("multiple", multiple)
     percentages = _checked(percentages)
     if isinstance(profile, str) and (not profile or "\0" in profile):
         raise ValueError(f"profile is {profile!r}: it must be the path of a file")
@@ -118,9 +120,11 @@ def _balanced(
     percentages: Sequence[float],
     layout: str,
     causal: bool,
-    multiple: int,
+    multiple: int | None,
 ) -> tuple[int, ...]:
     """`balanced` in multiples, if there are that many tokens, with what is left over on one rank, in whole waves."""
+    if multiple is None:
+        multiple = 2 * BLOCK_M if isinstance(model, CostModel) and model.sms else 1
     multiple = multiple if seq_len >= multiple else 1
     left_over = seq_len % multiple
     alone = [cost.pair_us * total_pairs(seq_len, causal) + cost.token_us * seq_len for cost in costs]

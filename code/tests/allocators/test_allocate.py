@@ -216,7 +216,6 @@ class TestProfile:
         ({"multiple": 0}, "multiple is 0: it must be 1 or more"),
         ({"multiple": 1.5}, "multiple is 1.5: it must be an integer"),
         ({"multiple": True}, "multiple is True: it must be an integer"),
-        ({"multiple": None}, "multiple is None: it must be an integer"),
         ({"multiple": "2"}, "multiple is '2': it must be an integer"),
         ({"percentages": ()}, "percentages is (): it must be a list of numbers, one per rank, in rank order"),
         ({"percentages": {100, 50}}, "{50, 100}: it must be a list of numbers, one per rank, in rank order"),

@@ -98,6 +98,7 @@ def test_short_prompts_are_split_where_waves_end(model):
     # Recorded: rank 0 alone took 0.258 ms; the ring is predicted 58 us faster, and waits for some 22 us.
     assert min(split(model, 4096, (100, 40))) > 0
     assert split(model, 4096, (100, 10)) == (4096, 0)
+    assert split(model, 5000, (100, 50)) == split(model, 5000, (100, 50), multiple=None)
 
 
 @settings(max_examples=25, deadline=None)
