@@ -176,12 +176,16 @@ class CostModel(FittedModel):
 
 def _sms_recorded(files: Iterable[PathLike]) -> dict[float, int]:
     """SMs by percentage, of those profiles of one rank that have their record beside them."""
-    found = {}
+    found: dict[float, int] = {}
     for path in map(Path, files):
-        if path.with_suffix(".json").is_file():
+        try:
             record = read_record(path.with_suffix(".json"))
-            seen = [*record["achieved"], {}][0].get("multiprocessors") or [*record["multiprocessors"], 0][0]
-            found.update(dict.fromkeys(map(float, record["percentages"]), seen))
+        except (OSError, ValueError):  # none, or a file of another kind that has this name
+            continue
+        for percentage, whole, seen in zip(
+            record["percentages"], record["multiprocessors"], record["achieved"], strict=False
+        ):
+            found[float(percentage)] = seen.get("multiprocessors", whole) if isinstance(seen, dict) else whole
     return found
 
 

@@ -146,6 +146,8 @@ def test_sms_are_one_for_each_percentage_or_not_known(model, tmp_path):
     copy = tmp_path / "pct-100.csv"
     copy.write_text(PROFILES[-1].read_text())
     assert fit("cost", "attention", copy).sms == ()
+    fit("cost", "attention", copy).save(copy.with_suffix(".json"))  # a file of another kind
+    assert fit("cost", "attention", copy).sms == ()
     copy.with_suffix(".json").write_text(PROFILES[-1].with_suffix(".json").read_text())
     assert fit("cost", "attention", copy).sms == (132,)
     copy.write_text("".join(line for line in PROFILES[-1].open() if ",join," not in line))
