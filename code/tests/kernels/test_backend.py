@@ -174,6 +174,16 @@ def test_few_scores_of_the_reference_exist_at_a_time(monkeypatch, head_dim, offs
     assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask=mask)
 
 
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_auto_has_a_backend_for_heads_of_any_size_on_a_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda", 0)
+    kernel = [(torch.float32, 64), (torch.bfloat16, 80), (torch.float16, 7), (torch.bfloat16, 256)]
+    chunks = [(torch.float32, 80), (torch.float32, 512), (torch.bfloat16, 576), (torch.float64, 64)]
+    assert {choose("auto", gpu, *each) for each in kernel} == {"triton"}
+    assert {choose("auto", gpu, *each) for each in chunks} == {"reference"}
+
+
 def test_auto_is_the_flash_kernel_on_the_cpu():
     assert choose("auto", CPU) == "cpu"
     assert choose("reference", CPU) == "reference"

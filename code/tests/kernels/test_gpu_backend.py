@@ -84,8 +84,6 @@ def test_auto_computes_whatever_it_is_given():
         out, _ = resolve("auto", DEVICE, dtype, head_dim)(q, k, v, scale=0.1, causal_offset=0)
         want, _ = attention64(q, k, v, positions(65), positions(65), scale=0.1)
         assert (out - want).abs().max() < (1e-4 if dtype == torch.float32 else 2e-2)
-    assert choose("auto", DEVICE, torch.float32, 80) == "triton"
-    assert choose("auto", DEVICE, torch.bfloat16, 512) == "reference"
 
 
 def test_the_merge_in_one_pass_is_the_merge():
