@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv
-from heteroring.kernels.backend import choose, resolve
+from heteroring.kernels.backend import resolve
 from heteroring.kernels.merge import merge_
 from oracle import attention64
 
