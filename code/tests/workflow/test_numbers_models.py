@@ -54,8 +54,8 @@ def test_the_constants_of_the_method_are_those_of_the_code():
     """As printed in the method, which types no number of its own."""
     assert paper_models.constants() == {
         "ModelLongestRest": r"50\,ms",
-        "ModelRingMargin": r"3\,\%",
-        "ModelRingWait": r"60\,\textmu s",
+        "ModelRingMargin": r"2\,\%",
+        "ModelRingWait": r"22\,\textmu s",
         "ModelFoldKeys": "128",
     }
 
