@@ -87,14 +87,15 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     check_cell(group, named)
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
+    job_medians = {job: median(group["latency_ms"][group["job"] == job]) for job in sorted(set(group["job"]))}
     of_computing = any(busy) and named["module"] == "attention"
     return named | {
         "percentages": first["percentages"],
         "block_lens": first["block_lens"],
         "clamped": first["clamped"],
         **latency_of(group),
-        "jobs": group["job"].nunique(),
-        "job_medians": group.groupby("job")["latency_ms"].median().to_dict(),
+        "jobs": len(job_medians),
+        "job_medians": job_medians,
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],

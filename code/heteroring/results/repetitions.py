@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def strategy_of(row: Split) -> str:
 def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
     """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
     for column in ("percentages", "block_lens", "clamped", "block", "transport"):
-        if group[column].nunique() > 1:
+        if len(set(group[column])) > 1:
             where = ", ".join(f"{name} {value}" for name, value in cell.items())
             values = ", ".join(map(str, group[column].unique()))
             raise ValueError(f"repetitions differ in {column} ({values}): {where}")
@@ -48,13 +48,8 @@ def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
 
 def latency_of(group: pd.DataFrame) -> dict[str, object]:
     """How many repetitions there are, and the median of their latency with its 20th and 80th percentile."""
-    latency = group["latency_ms"]
-    return {
-        "repetitions": len(group),
-        "latency_ms": latency.median(),
-        "latency_p20_ms": latency.quantile(0.2),
-        "latency_p80_ms": latency.quantile(0.8),
-    }
+    low, middle, high = np.quantile(group["latency_ms"].to_numpy(), (0.2, 0.5, 0.8))
+    return {"repetitions": len(group), "latency_ms": middle, "latency_p20_ms": low, "latency_p80_ms": high}
 
 
 def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
@@ -70,22 +65,20 @@ def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
     alone_cells = cells[cells["system"] == "alone"].groupby(list(where), sort=False)
     alone = {key: list(group["job_medians"]) for key, group in alone_cells}
 
-    def of_cell(cell: pd.Series) -> pd.Series:
+    def of_cell(cell: dict[str, Any]) -> dict[str, float]:
         *place, percentages = (cell[name] for name in where)
         ranks, medians = alone.get((*place, percentages), []), cell["job_medians"]
         complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
         bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
-        return pd.Series(
-            {
-                "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
-                "even": even.get((*place, percentages, cell["layout"]), np.nan),
-                "bound_ms": _median(bounds.values()),
-                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
-                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
-            }
-        )
+        return {
+            "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
+            "even": even.get((*place, percentages, cell["layout"]), np.nan),
+            "bound_ms": _median(bounds.values()),
+            "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
+            "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
+        }
 
-    return cells.apply(of_cell, axis=1)
+    return pd.DataFrame(map(of_cell, cells.to_dict("records")), index=cells.index)
 
 
 def _median(values: Iterable[float]) -> float:
