@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from heteroring.launch.launch import check_ranks
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
@@ -88,6 +89,19 @@ def ranks():
     yield pool
     for started in pools.values():
         started.close()
+
+
+@pytest.fixture(scope="module")
+def jobs_on_pools(ranks):
+    """Measures jobs on the pools of `ranks`: for tests of what is measured, which need no launch of their own."""
+
+    def launch(task, *args, platform, throttle, percentages, **watching):
+        check_ranks(platform, throttle, percentages)
+        return ranks(len(percentages)).launch(task, *args, throttle=throttle, percentages=percentages, **watching)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("heteroring.bench.job.launch", launch)
+        yield
 
 
 @pytest.fixture

@@ -17,8 +17,6 @@ from heteroring.cli.main import app
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
 
-pytestmark = pytest.mark.ranks
-
 LENGTHS = {"attention": (64, 128), "fms": (48, 64)}
 STRATEGIES = ("contiguous/even", "contiguous/lut", "zigzag/even", "zigzag/balanced")
 REPETITIONS = 2
@@ -31,7 +29,7 @@ def heteroring(*words):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, jobs_on_pools):
     """A platform's folder after profile, fit, bench and aggregate, all modules measured."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
     lengths = {module: ",".join(map(str, values)) for module, values in LENGTHS.items()}
@@ -107,7 +105,7 @@ def test_cells_are_compared_with_cells_of_their_module(folder):
 
 
 @pytest.mark.parametrize("percentages", [(100, 1), (100, 100, 1)])
-def test_a_rank_without_tokens_takes_part(percentages):
+def test_a_rank_without_tokens_takes_part(jobs_on_pools, percentages):
     job = RingJob(
         platform="cpu",
         label="cpu",
