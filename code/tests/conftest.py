@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from os import PathLike
 from pathlib import Path
@@ -91,16 +92,26 @@ def ranks():
         started.close()
 
 
-@pytest.fixture(scope="module")
-def jobs_on_pools(ranks):
-    """Measures jobs on the pools of `ranks`: for tests of what is measured, which need no launch of their own."""
+@pytest.fixture(scope="session")
+def measuring_on_pools(ranks):
+    """A context in which jobs are measured on the pools of `ranks`: for tests that need no launch of their own."""
 
     def launch(task, *args, platform, throttle, percentages, **watching):
         check_ranks(platform, throttle, percentages)
         return ranks(len(percentages)).launch(task, *args, throttle=throttle, percentages=percentages, **watching)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("heteroring.bench.job.launch", launch)
+    @contextmanager
+    def measuring():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("heteroring.bench.job.launch", launch)
+            yield
+
+    return measuring
+
+
+@pytest.fixture
+def jobs_on_pools(measuring_on_pools):
+    with measuring_on_pools():
         yield
 
 

@@ -33,9 +33,15 @@ def heteroring(*words):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, jobs_on_pools):
+def folder(tmp_path_factory, measuring_on_pools):
     """A platform's folder after profile, fit, bench and aggregate."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
+    with measuring_on_pools():
+        measure(folder)
+    return folder
+
+
+def measure(folder):
     lengths = ",".join(map(str, LENGTHS))
     for percentage in PERCENTAGES:
         path = folder / f"profile/pct-{percentage:03d}.csv"
@@ -61,7 +67,6 @@ def folder(tmp_path_factory, jobs_on_pools):
         "profile.csv",
         "provenance.json",
     ]
-    return folder
 
 
 def test_every_cell_is_there_once_per_repetition(folder):

@@ -29,9 +29,15 @@ def heteroring(*words):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, jobs_on_pools):
+def folder(tmp_path_factory, measuring_on_pools):
     """A platform's folder after profile, fit, bench and aggregate, all modules measured."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
+    with measuring_on_pools():
+        measure(folder)
+    return folder
+
+
+def measure(folder):
     lengths = {module: ",".join(map(str, values)) for module, values in LENGTHS.items()}
     heteroring(
         *("profile", "--percentage", 50, "--sizes", "32,64", "--seq-lens", lengths["attention"]),
@@ -47,7 +53,6 @@ def folder(tmp_path_factory, jobs_on_pools):
         *(*SHAPE, "--output", folder / "bench/pct-050.csv"),
     )
     heteroring("aggregate", "--platform-dir", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -59,10 +59,11 @@ def options(output, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory, jobs_on_pools):
+def measured(tmp_path_factory, measuring_on_pools):
     """Where the command wrote, its rows and its trace. All cells cost more than the millisecond they may take."""
     folder = tmp_path_factory.mktemp("x") / "model"
-    result = CliRunner().invoke(app, options(folder / "pct-050.csv", "--cell-seconds", "0.001"))
+    with measuring_on_pools():
+        result = CliRunner().invoke(app, options(folder / "pct-050.csv", "--cell-seconds", "0.001"))
     assert result.exit_code == 0, result.output
     rows = read_rows(folder / "pct-050.csv", ModelRow)
     return folder, rows, read_rows(folder / "trace-050.csv", TraceRow)
