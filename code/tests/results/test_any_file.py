@@ -57,7 +57,7 @@ def content_of(data, path):
 
 
 @pytest.mark.parametrize("kind", ALLOCATOR)
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_a_model(platform, tmp_path_factory, kind, data):
     path = tmp_path_factory.mktemp("model") / "model.json"
@@ -73,7 +73,7 @@ def test_a_model(platform, tmp_path_factory, kind, data):
         assert min(given.block_lens) >= 0
 
 
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_a_record(platform, tmp_path_factory, data):
     """Alone, merged with others, and beside its rows."""
@@ -91,7 +91,7 @@ def test_a_record(platform, tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("name", ROWS)
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_rows(platform, tmp_path_factory, name, data):
     folder = tmp_path_factory.mktemp("rows")
@@ -112,7 +112,7 @@ def test_a_derived_table(platform, tmp_path_factory, name, data):
     accepted(lambda: Results.load(folder))
 
 
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(
     content=fuzz.anything | st.fixed_dictionaries(dict.fromkeys(("pid", "command", "folder", "since"), fuzz.anything))
 )

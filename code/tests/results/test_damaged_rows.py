@@ -106,7 +106,7 @@ def profile(folder):
 
 
 @pytest.mark.parametrize("stage", ["profile", "bench"])
-@examples(60)
+@examples(30)
 @given(change=damage, recorded=st.booleans())
 def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, change, recorded):
     damaged = shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "x")
