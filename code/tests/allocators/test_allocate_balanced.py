@@ -46,6 +46,7 @@ def check_split(lens, seq_len, world_size):
     assert min(lens) >= 0
 
 
+@pytest.mark.slow
 @causal_or_dense
 @each_layout
 @pytest.mark.parametrize(("world_size", "longest"), [(1, 9), (2, 24), (3, 11), (4, 7)])
@@ -72,6 +73,7 @@ def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs):
     assert makespan(layout, lens, costs, causal) <= best * NEARLY
 
 
+@pytest.mark.slow
 @causal_or_dense
 @each_layout
 @pytest.mark.parametrize(("world_size", "longest"), [(3, 11), (4, 7), (6, 5)])
@@ -118,6 +120,7 @@ def some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us):
     return False
 
 
+@pytest.mark.slow
 @causal_or_dense
 @each_layout
 @settings(max_examples=12, deadline=None)
@@ -136,6 +139,7 @@ def test_no_number_of_many_ranks_is_faster(layout, causal, units, multiple, data
     assert not some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us / NEARLY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("percentages", "seq_len"), [((100,), 2**24), ((100, 80, 50, 30, 10), 65537)], ids=str)
 @each_layout
 def test_a_thousand_ranks_take_no_longer_than_a_command_does(layout, percentages, seq_len):

@@ -19,6 +19,8 @@ from heteroring.allocators import fit
 from heteroring.cli.main import app
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(TINY, percentages=(25, 100), lengths=(128,), strategies=("contiguous/even",), modules=("attention",))
 # What each command needs; a value that is drawn for one of these takes its place.
 NEEDED = {

@@ -16,6 +16,8 @@ from heteroring.figures.cells import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("name", figures.NAMES)

@@ -14,6 +14,8 @@ pytest.importorskip("triton")
 from heteroring.kernels import decode_parts, decode_split  # noqa: E402
 from oracle import attention64  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "cuda" if GPU else "cpu"
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 

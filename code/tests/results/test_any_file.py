@@ -18,6 +18,8 @@ from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows, to_text, write_rows
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(TINY, percentages=(25, 100), lengths=(128, 256), strategies=("contiguous/even", "zigzag/balanced"))
 ALLOCATOR = {"lut": "lut", "formula": "formula", "cost": "balanced"}
 ROWS = {

@@ -15,6 +15,8 @@ from heteroring.results.aggregate import aggregate
 from heteroring.results.tables import read_table
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(
     TINY, percentages=(25, 100), lengths=(128,), strategies=("contiguous/even",), modules=("attention",), model=False
 )
