@@ -103,7 +103,8 @@ def measuring_on_pools(ranks):
     @contextmanager
     def measuring():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("heteroring.bench.job.launch", launch)
+            for user in ("heteroring.bench.job", "heteroring.microbench.overlap"):
+                patch.setattr(f"{user}.launch", launch)
             yield
 
     return measuring

@@ -12,6 +12,7 @@ from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import GRIDS, line, panels, plotted, results
 
+pytestmark = pytest.mark.slow
 grids = pytest.mark.parametrize("grid", GRIDS)
 STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}
 
