@@ -31,8 +31,8 @@ test: setup tex lint ## lint and run every test
 	$(WITHIN) pytest $(PARALLEL) -m "not gpu and not multigpu"
 	if nvidia-smi -L > /dev/null 2>&1; then $(WITHIN) pytest -m "gpu or multigpu"; fi
 
-test-fast: setup ## run the tests that start no processes
-	$(WITHIN) pytest $(PARALLEL) -m "not ranks and not workflow and not gpu and not multigpu"
+test-fast: setup ## run the tests that are not slow and start no processes
+	$(WITHIN) pytest $(PARALLEL) -m "not slow and not ranks and not workflow and not gpu and not multigpu"
 
 lint: setup ## check style, types, and which module may import which
 	$(WITHIN) ruff check .

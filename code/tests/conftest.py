@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from os import PathLike
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from heteroring.launch.launch import check_ranks
 from ranks import Ranks
 
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
@@ -88,6 +90,30 @@ def ranks():
     yield pool
     for started in pools.values():
         started.close()
+
+
+@pytest.fixture(scope="session")
+def measuring_on_pools(ranks):
+    """A context in which jobs are measured on the pools of `ranks`: for tests that need no launch of their own."""
+
+    def launch(task, *args, platform, throttle, percentages, **watching):
+        check_ranks(platform, throttle, percentages)
+        return ranks(len(percentages)).launch(task, *args, throttle=throttle, percentages=percentages, **watching)
+
+    @contextmanager
+    def measuring():
+        with pytest.MonkeyPatch.context() as patch:
+            for user in ("heteroring.bench.job", "heteroring.microbench.overlap"):
+                patch.setattr(f"{user}.launch", launch)
+            yield
+
+    return measuring
+
+
+@pytest.fixture
+def jobs_on_pools(measuring_on_pools):
+    with measuring_on_pools():
+        yield
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ GRIDS = {
 
 
 def grid_of(platform: str) -> Grid:
-    """That of `platform`; of one that does not exist the CPU's, for whoever measures to complain about the name."""
+    """The grid of `platform`, or the CPU's where there is no such platform: the job then refuses the name."""
     return GRIDS.get(platform, GRIDS["cpu"])
 
 

@@ -119,7 +119,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
 
 
 def one_process(job: ModelJob) -> list[int]:
-    """What FMS's own generate continues the prompt with, in this process, without a ring."""
+    """The token ids that FMS's own `generate` appends to the prompt in one process, without a ring."""
     from fms.utils.generation import generate
 
     model = job.model.build(torch.device("cpu"), job.seed)
@@ -130,7 +130,7 @@ def one_process(job: ModelJob) -> list[int]:
 
 
 def table(demo: Demo) -> Table:
-    """The lines of the demo."""
+    """The demo's result as a table: one row per split, and one for the fast rank alone."""
     shown = Table(title="Time to first token of a small LLaMA on two paced CPU ranks", box=SIMPLE_HEAD)
     shown.add_column("tokens", no_wrap=True)
     for column in [*(f"at {p} %" for p in demo.percentages), "ms", "speedup", "of bound"]:
@@ -163,14 +163,14 @@ def _profile_job(job: ModelJob, percentage: int) -> ProfileJob:
 
 
 def progress_display(console: Console) -> Progress:
-    """A line for each thing that the demo does."""
+    """A progress display with one bar per step of the demo."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console)
 
 
 @contextmanager
 def _step(progress: Progress, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A line of the display, full when the block ends."""
+    """A bar of the display, which is full when the block ends."""
     task = progress.add_task(name, total=total)
     yield lambda done: progress.update(task, completed=min(done, total))
     progress.update(task, completed=total)

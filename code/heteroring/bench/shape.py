@@ -77,7 +77,7 @@ class Shape:
 
 
 def same_on_every_rank(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Those of rank 0: from one seed, GPUs with different numbers of SMs draw different numbers."""
+    """The tensors, on GPUs those of rank 0: from one seed, GPUs with different SM counts draw different numbers."""
     if tensors[0].is_cuda:
         for x in tensors:
             dist.broadcast(x, src=0)

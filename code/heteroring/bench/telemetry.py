@@ -35,14 +35,14 @@ class Nvml:
             self._library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle))
 
     def uuids(self) -> list[str]:
-        """Of every GPU, "GPU-" and so on."""
+        """The UUIDs of all GPUs, such as "GPU-5c9b..."."""
         texts = [ctypes.create_string_buffer(_UUID_BYTES) for _ in self._handles]
         for handle, text in zip(self._handles, texts, strict=True):
             self._library.nvmlDeviceGetUUID(handle, text, _UUID_BYTES)
         return [text.value.decode() for text in texts]
 
     def sample(self) -> list[Sample]:
-        """Every GPU now; 0 for a reading that a GPU does not offer."""
+        """A reading of every GPU; 0 for a value that a GPU does not report."""
         return [
             Sample(
                 self._read("nvmlDeviceGetClockInfo", handle, _SM_CLOCK),

@@ -35,7 +35,7 @@ class Busy:
         self._marks: list[tuple[Any, Any]] = []
 
     def wrap(self, function: Callable) -> Callable:
-        """`function`, timed each time it is called. It calls no other one that is."""
+        """`function`, whose calls are timed. Functions that are wrapped must not call one another."""
 
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,7 @@ class Busy:
         return counted
 
     def forget(self) -> None:
-        """Count from zero again."""
+        """Reset the total to zero."""
         self._marks.clear()
 
     def total_ms(self) -> float:

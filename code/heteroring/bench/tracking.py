@@ -116,7 +116,7 @@ def log_run(
 
 
 def _mode(wandb: Any) -> str:
-    """What WANDB_MODE says, but online only with an account that can be reached: nobody is asked for one."""
+    """The mode that WANDB_MODE names; "offline" where it says "online" and W&B would have to ask who logs in."""
     mode = os.environ.get("WANDB_MODE") or "online"
     if mode != "online":
         return mode

@@ -45,7 +45,7 @@ def share_wrong(way: Way, a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def host_microseconds(way: Way, calls: int = 200) -> float:
-    """What asking for one product takes the host, while the device has enough to do: fastest of 5 rounds."""
+    """Microseconds of host time to launch one product while the device is busy: the fastest of 5 rounds."""
     a, b, out = (torch.zeros(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     rounds = []
     for _ in range(5):

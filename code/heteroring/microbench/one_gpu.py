@@ -30,14 +30,14 @@ def elapsed_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -
 
 
 def count(text: str) -> int:
-    """A number from 1."""
+    """Parse an integer of 1 or more."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return int(text)
 
 
 def counts(text: str) -> list[int]:
-    """Numbers from 1, separated by commas or spaces."""
+    """Parse integers of 1 or more, separated by commas or spaces."""
     return [count(part) for part in listed("list", text)]
 
 

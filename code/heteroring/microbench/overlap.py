@@ -57,19 +57,19 @@ class Line:
 
 
 class AtHand:
-    """An exchange whose keys and values of every step are there from the start."""
+    """An exchange that has the keys and values of every step from the start."""
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
 
     def start(self, step: int) -> None:
-        """Nothing needs to come."""
+        """Do nothing: there is no transfer to start."""
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self._received[step]
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: there is no transfer to wait for."""
 
 
 class AtHandForKernels(AtHand):
@@ -84,7 +84,7 @@ class AtHandForKernels(AtHand):
         return PendingKV(keys, values, first_query, self._counts[step].data_ptr(), keys.shape[0] * keys.shape[1])
 
     def consumed(self, step: int) -> None:
-        """Nothing to reset: the KV is there for every call."""
+        """Do nothing: there is no signal to reset."""
 
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:

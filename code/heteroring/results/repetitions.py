@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ def order_of(percentages: Sequence[int]) -> str:
 def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
     """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
     for column in ("percentages", "block_lens", "clamped", "block", "transport"):
-        if group[column].nunique() > 1:
+        if len(set(group[column])) > 1:
             where = ", ".join(f"{name} {value}" for name, value in cell.items())
             values = ", ".join(map(str, group[column].unique()))
             raise ValueError(f"repetitions differ in {column} ({values}): {where}")
@@ -60,16 +60,17 @@ def latency_of(group: pd.DataFrame) -> dict[str, object]:
 
     latency_low_ms and latency_high_ms are the lowest and the highest median of a job; job_medians has all of them.
     """
-    latency, medians = group["latency_ms"], group.groupby("job")["latency_ms"].median()
+    low, middle, high = np.quantile(group["latency_ms"].to_numpy(), (0.2, 0.5, 0.8))
+    medians = {job: median(group["latency_ms"][group["job"] == job]) for job in sorted(set(group["job"]))}
     return {
         "jobs": len(medians),
         "repetitions": len(group),
-        "latency_ms": latency.median(),
-        "latency_p20_ms": latency.quantile(0.2),
-        "latency_p80_ms": latency.quantile(0.8),
-        "latency_low_ms": medians.min(),
-        "latency_high_ms": medians.max(),
-        "job_medians": medians.to_dict(),
+        "latency_ms": middle,
+        "latency_p20_ms": low,
+        "latency_p80_ms": high,
+        "latency_low_ms": min(medians.values()),
+        "latency_high_ms": max(medians.values()),
+        "job_medians": medians,
     }
 
 
@@ -86,22 +87,20 @@ def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
     alone_cells = cells[cells["system"] == "alone"].groupby(list(where), sort=False)
     alone = {key: list(group["job_medians"]) for key, group in alone_cells}
 
-    def of_cell(cell: pd.Series) -> pd.Series:
+    def of_cell(cell: dict[str, Any]) -> dict[str, float]:
         *place, percentages = (cell[name] for name in where)
         ranks, medians = alone.get((*place, percentages), []), cell["job_medians"]
         complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
         bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
-        return pd.Series(
-            {
-                "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
-                "even": even.get((*place, percentages, cell["layout"]), np.nan),
-                "bound_ms": _median(bounds.values()),
-                "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
-                "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
-            }
-        )
+        return {
+            "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
+            "even": even.get((*place, percentages, cell["layout"]), np.nan),
+            "bound_ms": _median(bounds.values()),
+            "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
+            "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
+        }
 
-    return cells.apply(of_cell, axis=1)
+    return pd.DataFrame(map(of_cell, cells.to_dict("records")), index=cells.index)
 
 
 def _median(values: Iterable[float]) -> float:

@@ -167,7 +167,7 @@ class ProfileRow:
 
     @property
     def flops(self) -> float:
-        """The operations that latency and speed amount to."""
+        """Floating-point operations, as the product of latency and speed."""
         return self.latency_ms * self.tflops * 1e9
 
     def _needed_flops(self) -> int | None:

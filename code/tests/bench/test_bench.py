@@ -19,8 +19,6 @@ from heteroring.results.rows import Measurement, ProfileRow, read_rows
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes
 
-pytestmark = pytest.mark.ranks
-
 LENGTHS = (64, 128)
 PERCENTAGES = (50, 100)
 STRATEGIES = ("contiguous/even", "contiguous/lut", "contiguous/formula", "zigzag/even", "zigzag/balanced")
@@ -35,9 +33,15 @@ def heteroring(*words):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, measuring_on_pools):
     """A platform's folder after profile, fit, bench and aggregate."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
+    with measuring_on_pools():
+        measure(folder)
+    return folder
+
+
+def measure(folder):
     lengths = ",".join(map(str, LENGTHS))
     for percentage in PERCENTAGES:
         path = folder / f"profile/pct-{percentage:03d}.csv"
@@ -63,7 +67,6 @@ def folder(tmp_path_factory):
         "profile.csv",
         "provenance.json",
     ]
-    return folder
 
 
 def test_every_cell_is_there_once_per_repetition(folder):
@@ -202,7 +205,7 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
     assert len({tuple(index for index in order if index < 7) for order in orders}) > 5
 
 
-def test_three_ranks_in_bfloat16():
+def test_three_ranks_in_bfloat16(jobs_on_pools):
     job = RingJob(
         platform="cpu",
         label="bench-machine",

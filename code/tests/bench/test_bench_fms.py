@@ -17,8 +17,6 @@ from heteroring.cli.main import app
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
 
-pytestmark = pytest.mark.ranks
-
 LENGTHS = {"attention": (64, 128), "fms": (48, 64)}
 STRATEGIES = ("contiguous/even", "contiguous/lut", "zigzag/even", "zigzag/balanced")
 REPETITIONS = 2
@@ -31,9 +29,15 @@ def heteroring(*words):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, measuring_on_pools):
     """A platform's folder after profile, fit, bench and aggregate, all modules measured."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
+    with measuring_on_pools():
+        measure(folder)
+    return folder
+
+
+def measure(folder):
     lengths = {module: ",".join(map(str, values)) for module, values in LENGTHS.items()}
     heteroring(
         *("profile", "--percentage", 50, "--sizes", "32,64", "--seq-lens", lengths["attention"]),
@@ -49,7 +53,6 @@ def folder(tmp_path_factory):
         *(*SHAPE, "--output", folder / "bench/pct-050.csv"),
     )
     heteroring("aggregate", "--platform-dir", folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +110,7 @@ def test_cells_are_compared_with_cells_of_their_module(folder):
 
 
 @pytest.mark.parametrize("percentages", [(100, 1), (100, 100, 1)])
-def test_a_rank_without_tokens_takes_part(percentages):
+def test_a_rank_without_tokens_takes_part(jobs_on_pools, percentages):
     job = RingJob(
         platform="cpu",
         label="cpu",

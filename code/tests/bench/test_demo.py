@@ -25,8 +25,7 @@ def found(**changes) -> demo.Demo:
     return demo.Demo(**values | changes)
 
 
-@pytest.mark.ranks
-def test_it_prefills_and_generates_what_one_process_does():
+def test_it_prefills_and_generates_what_one_process_does(jobs_on_pools):
     result = CliRunner().invoke(app, ["demo", "--seq-len", "96", "--new-tokens", "6", "--percentage", "50"])
     assert result.exit_code == 0, result.output
     for word in ("at 100 %", "at 50 %", "contiguous/even", "zigzag/balanced", "fast rank alone"):

@@ -59,16 +59,16 @@ def options(output, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(tmp_path_factory, measuring_on_pools):
     """Where the command wrote, its rows and its trace. All cells cost more than the millisecond they may take."""
     folder = tmp_path_factory.mktemp("x") / "model"
-    result = CliRunner().invoke(app, options(folder / "pct-050.csv", "--cell-seconds", "0.001"))
+    with measuring_on_pools():
+        result = CliRunner().invoke(app, options(folder / "pct-050.csv", "--cell-seconds", "0.001"))
     assert result.exit_code == 0, result.output
     rows = read_rows(folder / "pct-050.csv", ModelRow)
     return folder, rows, read_rows(folder / "trace-050.csv", TraceRow)
 
 
-@pytest.mark.ranks
 class TestMeasured:
     def test_every_cell_is_there(self, measured):
         _, rows, _ = measured
@@ -199,8 +199,7 @@ def test_a_trace_over_the_rows_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ranks
-def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(tmp_path):
+def test_a_job_without_a_trace_leaves_none_of_an_earlier_one(jobs_on_pools, tmp_path):
     output, trace = tmp_path / "pct-050.csv", tmp_path / "trace-050.csv"
     trace.write_text("of an earlier job")
     result = CliRunner().invoke(app, options(output, "--strategies", "zigzag/uneven", "--seq-lens", "40"))
@@ -286,8 +285,7 @@ def test_ids_are_compared_before_those_of_rank_0_take_their_place(monkeypatch):
     assert ids.tolist() == [[4, 5, 6]]
 
 
-@pytest.mark.ranks
-def test_a_block_is_profiled_beside_its_attention(tmp_path):
+def test_a_block_is_profiled_beside_its_attention(jobs_on_pools, tmp_path):
     output = tmp_path / "pct-100.csv"
     words = ["profile", "--kinds", "attention,block", "--model", "llama/micro", "--seq-lens", "32", "--output", output]
     result = CliRunner().invoke(app, [*map(str, words), "--repetitions", "1"])

@@ -19,6 +19,8 @@ from heteroring.allocators import fit
 from heteroring.cli.main import app
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(TINY, percentages=(25, 100), lengths=(128,), strategies=("contiguous/even",), modules=("attention",))
 # What each command needs; a value that is drawn for one of these takes its place.
 NEEDED = {
@@ -51,6 +53,7 @@ PATHS = st.sampled_from(_PATHS.split()) | fuzz.text.map(lambda text: text.replac
 INTEGERS = ("seq_lens", "percentages", "sizes", "fms_seq_lens")
 LISTS = {name: name for name in (*INTEGERS, "strategies", "kinds")} | {"module": "modules"}
 NUMBERS = ("repetitions", "warmup", "seed", "multiple", "new_tokens")
+COMMANDS = get_command(app)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,6 +83,7 @@ def nothing_is_measured():
         raise typer.Exit
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.testing._get_command", lambda app: COMMANDS)  # making them takes longer than what they do
         patch.setattr("heteroring.bench.run.measure", measure)
         patch.setattr("heteroring.bench.demo.run", demo)
         patch.setattr("heteroring.figures.save", lambda name, results, *paths: jobs.append(paths))
@@ -95,7 +99,7 @@ def value_of(parameter):
 @st.composite
 def lines(draw, command):
     """Options, by name, and arguments."""
-    parameters = get_command(app).commands[command].params
+    parameters = COMMANDS.commands[command].params
     known = {p.name: p for p in parameters if p.param_type_name == "option" and p.name != "help"}
     options = dict(NEEDED[command])
     for parameter in draw(st.lists(st.sampled_from(list(known.values())), max_size=3, unique_by=lambda p: p.name)):
@@ -105,7 +109,7 @@ def lines(draw, command):
 
 
 @pytest.mark.parametrize("command", NEEDED)
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_it_is_refused_in_one_line_or_means_what_it_says(command, data):
     options, arguments = data.draw(lines(command))

@@ -30,6 +30,7 @@ from heteroring.results.summary import summary
 
 COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo", "doctor", "figure")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
+SHARES = ["allocate", "even", "--seq-len=8", "--percentages=1,1"]
 PROFILE = {"--percentage": "50", "--sizes": "32", "--seq-lens": "64"}
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
@@ -209,9 +210,8 @@ def test_a_record_that_cannot_be_written_is_refused_before_the_older_rows_are_to
     assert (tmp_path / "rows.csv").read_text() == "older"
 
 
-@pytest.mark.ranks
 @pytest.mark.parametrize(("writer", "named"), [("dump_rows", "rows.csv"), ("dump_json", "rows.json")])
-def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch, writer, named):
+def test_a_disk_that_is_full_leaves_the_older_result_alone(jobs_on_pools, tmp_path, monkeypatch, writer, named):
     def full(path, content):
         path.write_text("half a r")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -231,8 +231,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(tmp_path, monkeypatch
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
 
 
-@pytest.mark.ranks
-def test_a_table_that_cannot_be_printed_costs_no_rows(tmp_path, monkeypatch):
+def test_a_table_that_cannot_be_printed_costs_no_rows(jobs_on_pools, tmp_path, monkeypatch):
     def gone(rows):
         raise OSError(errno.EPIPE, "Broken pipe")
 
@@ -393,8 +392,7 @@ def test_lists_take_commas_and_spaces():
     assert answers == ["400 200 40\n"] * 3
 
 
-@pytest.mark.ranks
-def test_scripts_read_json(tmp_path):
+def test_scripts_read_json(jobs_on_pools, tmp_path):
     """What each command prints with --json, and nothing beside it."""
     words = ("allocate", "uneven", "--seq-len", "64", "--percentages", "100 60", "--json")
     shares = json.loads(invoke(*words).stdout)
@@ -595,28 +593,33 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+# Runs each line of words in a Python without FMS, and prints their exit codes and what they said.
+FMSLESS = """
+import json, sys
+sys.modules["fms"] = None
+from typer.testing import CliRunner
+from heteroring.cli.main import app
+ran = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
+print(json.dumps([(each.exit_code, each.stderr) for each in ran]))
+"""
+
+
+@pytest.mark.ranks
+def test_without_ibm_fms_commands_that_need_it_say_how_to_get_it(tmp_path):
+    lines = [
         ["demo"],
         ["model", "--percentages", "100,50", "--seq-lens", "64", "--strategies", "zigzag/even", "--output", "x/m.csv"],
         ["bench", *options(BENCH, {"--module": "fms", "--output": "x/b.csv"})],
         ["profile", *options(PROFILE, {"--kinds": "layer", "--output": "x/l.csv"})],
         ["profile", *options(PROFILE, {"--kinds": "block", "--model": "llama/micro", "--output": "x/p.csv"})],
-    ],
-    ids=lambda words: f"{words[0]}-{words[-1]}",
-)
-@pytest.mark.ranks
-def test_without_ibm_fms_a_command_that_needs_it_says_how_to_get_it(tmp_path, words):
-    without = "import sys; sys.modules['fms'] = None; from heteroring.cli.main import main; main()"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    ran = subprocess.run(
-        [sys.executable, "-c", without, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.startswith("heteroring: error: ")
-    assert "needs ibm-fms" in ran.stderr
-    assert "pip install ibm-fms" in ran.stderr
+    ]
+    ran = run_python("-c", FMSLESS, json.dumps(lines), cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert len(said) == len(lines)
+    for code, complaint in said:
+        assert code == 2
+        assert re.fullmatch(r"heteroring: error: [^\n]*needs ibm-fms[^\n]*pip install ibm-fms[^\n]*\n", complaint)
     assert not list(tmp_path.iterdir())
 
 
@@ -627,9 +630,10 @@ def test_runs_as_a_module_and_tells_its_version():
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
-    "words", [["--help"], ["bench", "--help"], ["--version"], ["allocate", "even", "--seq-len=8", "--percentages=1,1"]]
+    ("words", "unbuffered"),
+    [(["--help"], "1"), (["--version"], ""), *((SHARES, unbuffered) for unbuffered in ("", "1"))],
+    ids=["help", "version", "buffered", "unbuffered"],
 )
 def test_what_cannot_be_printed_is_one_line_and_a_reader_that_left_is_none(words, unbuffered):
     command = [sys.executable, "-m", "heteroring", *words]
@@ -681,8 +685,7 @@ def test_ctrl_c_is_one_line_whatever_is_being_imported(tmp_path, module):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.ranks
-def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
+def test_ctrl_c_stays_ignored_where_it_is(jobs_on_pools, monkeypatch):
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         cli.quit_on_ctrl_c()
@@ -696,11 +699,11 @@ def test_ctrl_c_stays_ignored_where_it_is(monkeypatch):
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("pattern", "delay"),
-    [("heteroring-*", 0.0), ("heteroring-*", 0.5), ("heteroring-*/*/*/*", 0.0), ("heteroring-*/rank1.stack", 0.0)],
-    ids=["launching", "launched", "importing", "running"],
+    "pattern",
+    ["heteroring-*", "heteroring-*/*/*/*", "heteroring-*/rank1.stack"],
+    ids=["launching", "importing", "running"],
 )
-def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern, delay):
+def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern):
     output = tmp_path / "out" / "rows.csv"
     words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})
     process = subprocess.Popen(
@@ -715,7 +718,6 @@ def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern, delay):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130

@@ -71,28 +71,22 @@ def in_the_ring(process, tmp_path) -> list[int]:
     return ranks_of(process.pid)
 
 
-@pytest.mark.parametrize(
-    ("signum", "timeout", "says"),
-    [(signal.SIGKILL, "120", "was ended by SIGKILL"), (signal.SIGSTOP, "2", "hangs: no sign of life")],
-    ids=["killed", "stops answering"],
-)
-def test_a_rank_that_is_lost_mid_ring(tmp_path, older, signum, timeout, says):
-    with bench(tmp_path, *LONG, "--hang-timeout", timeout) as process:
-        os.kill(in_the_ring(process, tmp_path)[-1], signum)
+def test_a_rank_that_is_killed_mid_ring(tmp_path, older):
+    with bench(tmp_path, *LONG) as process:
+        os.kill(in_the_ring(process, tmp_path)[-1], signal.SIGKILL)
         _, said = process.communicate(timeout=END_SECONDS)
     assert process.returncode == 1
-    assert f"heteroring: error: rank 1 {says}" in said
+    assert "heteroring: error: rank 1 was ended by SIGKILL" in said
     assert contents(tmp_path / "out") == older
 
 
-@pytest.mark.parametrize("left", [0, 4096], ids=["no room for rows", "no room for the record"])
-def test_a_full_disk(tmp_path, left):
-    """One of 64 KiB, of which `left` bytes are free: files take whole pages."""
+def test_a_full_disk(tmp_path):
+    """One of 64 KiB, of which a page is free: there is room for the rows, and none for their record."""
     out, kept = tmp_path / "out", tmp_path / "kept"
     out.mkdir()
     kept.mkdir()
     mounts = f"mount -t tmpfs -o size=64k tmpfs {out}; echo older > {out}/rows.csv"
-    fills = f"head -c {65536 - 4096 - left} /dev/zero > {out}/filler; trap 'cp {out}/* {kept}' EXIT"
+    fills = f"head -c {65536 - 2 * 4096} /dev/zero > {out}/filler; trap 'cp {out}/* {kept}' EXIT"
     before = within("--mount", script=f'{mounts}; {fills}; "$@"; exit')
     for path in kept.iterdir():
         path.unlink()

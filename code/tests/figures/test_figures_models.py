@@ -12,7 +12,8 @@ from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import GRIDS, line, panels, plotted, results
 
-grids = pytest.mark.parametrize("grid", ["gpu", "tiny"])  # the most there is to show, and the least
+pytestmark = pytest.mark.slow
+grids = pytest.mark.parametrize("grid", GRIDS)
 STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}
 
 

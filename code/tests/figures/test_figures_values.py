@@ -17,7 +17,8 @@ from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
 from synthetic_figures import GRIDS, line, panel, panels, plotted, results, results_of, texts
 
-grids = pytest.mark.parametrize("grid", ["gpu", "tiny"])  # the most there is to show, and the least
+pytestmark = pytest.mark.slow
+grids = pytest.mark.parametrize("grid", GRIDS)
 STRATEGY_OF = {to_hex(look(strategy).colour): strategy for strategy in STRATEGIES}
 
 

@@ -122,6 +122,7 @@ def test_a_model_that_torch_compile_wrapped_is_refused_with_the_way_out():
         ring_prefill(model, fms_models.prompt(9))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:Dynamo")
 def test_a_model_compiled_in_place_is_as_exact_and_the_ring_is_not_compiled():
     """TorchDynamo would warn of much that it meets in the ring. What it has seen at two lengths serves all steps."""

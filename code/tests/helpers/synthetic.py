@@ -122,7 +122,8 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
 
     rng = np.random.default_rng(seed)
     measurements = [Measurement(**row) for row in measurement_rows(grid, rng)]
-    profile = [ProfileRow(**row) for row in profile_rows(grid, rng)]
+    profiled = profile_rows(grid, rng)
+    profile = [ProfileRow(**row) for row in profiled]
     for percentages, job in product(settings(grid), range(1, grid.jobs + 1)):
         name = bench_name(percentages, job)
         here = [row for row in measurements if (row.percentages, row.job) == (percentages, job)]
@@ -135,7 +136,7 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
         write_json(folder / "profile" / f"{name}.json", provenance(grid, (percentage,)) | {"row_count": len(here)})
     if grid.model:
         write_model(folder, grid, rng)
-    for name, model in synthetic_results(grid, seed).models.items():
+    for name, model in fitted_models(grid, derived_profile(pd.DataFrame(profiled))).items():
         write_json(folder / "models" / f"{name}.json", model)
     aggregate(folder)
 
@@ -151,13 +152,18 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
         cells=cells(measurements),
         profile=profile,
         measurements=measurements,
-        models={f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")}
-        | ({"cost-attention": cost_model(grid)} if grid.visit_pairs else {}),
+        models=fitted_models(grid, profile),
         provenance=provenance(grid, (100, min(grid.percentages))),
         device_label=grid.device_label,
         model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),
         trace=trace_table(trace_rows(grid, rng)) if grid.model else pd.DataFrame(),
     )
+
+
+def fitted_models(grid: Grid, profile: pd.DataFrame) -> dict[str, dict]:
+    """What a platform's folder `models` holds, by name."""
+    formulas = {f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")}
+    return formulas | ({"cost-attention": cost_model(grid)} if grid.visit_pairs else {})
 
 
 def settings(grid: Grid) -> list[tuple[int, int]]:
@@ -295,23 +301,29 @@ def named(measurements: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def quantiles(latency: np.ndarray) -> dict[str, float]:
+    """The columns of a cell that say where its latencies lie."""
+    low, median, high = np.quantile(latency, (0.2, 0.5, 0.8))
+    return {"latency_ms": median, "latency_p20_ms": low, "latency_p80_ms": high}
+
+
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
     table = []
     for key, group in rows.groupby(CELL_KEYS, sort=False):
         first = group.iloc[0]
         busy = np.median(np.array(group.busy_ms.tolist()), axis=0)
+        latency, job = group.latency_ms.to_numpy(), group.job.to_numpy()
+        of_jobs = [np.median(latency[job == each]) for each in set(job)]
         table.append(
             dict(zip(CELL_KEYS, key, strict=True))
             | {name: first[name] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
             | {
-                "jobs": group.job.nunique(),
+                "jobs": len(of_jobs),
                 "repetitions": len(group),
-                "latency_ms": group.latency_ms.median(),
-                "latency_p20_ms": group.latency_ms.quantile(0.2),
-                "latency_p80_ms": group.latency_ms.quantile(0.8),
-                "latency_low_ms": min(group[group.job == job].latency_ms.median() for job in group.job),
-                "latency_high_ms": max(group[group.job == job].latency_ms.median() for job in group.job),
+                **quantiles(latency),
+                "latency_low_ms": min(of_jobs),
+                "latency_high_ms": max(of_jobs),
                 "busy_ms": tuple(float(value) for value in busy),
                 "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
             }
@@ -386,17 +398,10 @@ def derived_profile(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["platform", "kind", "size", "percentage", "dtype"]
     table = []
     for key, group in rows.groupby(keys, sort=False):
-        median = group.latency_ms.median()
+        of = quantiles(group.latency_ms.to_numpy())
         flops = group.tflops.iloc[0] * group.latency_ms.iloc[0]
         table.append(
-            dict(zip(keys, key, strict=True))
-            | {
-                "repetitions": len(group),
-                "latency_ms": median,
-                "latency_p20_ms": group.latency_ms.quantile(0.2),
-                "latency_p80_ms": group.latency_ms.quantile(0.8),
-                "tflops": flops / median,
-            }
+            dict(zip(keys, key, strict=True)) | {"repetitions": len(group), **of, "tflops": flops / of["latency_ms"]}
         )
     frame = pd.DataFrame(table)
     full = frame[frame.percentage == 100].set_index(["kind", "size"]).tflops

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from synthetic import Grid, block_lens, provenance
+from synthetic import Grid, block_lens, provenance, quantiles
 
 STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
 TRACED = ("contiguous/even", "zigzag/balanced")
@@ -157,18 +157,17 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
     for key, cell in table.groupby(KEYS, sort=False):
         first = cell.iloc[0]
         group = calls[first.phase, first.system, first.layout, first.percentages, first.block_lens]
+        of = quantiles(group.latency_ms.to_numpy())
         cells.append(
             dict(zip(KEYS, key, strict=True))
             | {name: first[name] for name in kept}
             | {
                 "jobs": 1,
                 "repetitions": len(group),
-                "latency_ms": group.latency_ms.median(),
-                "latency_p20_ms": group.latency_ms.quantile(0.2),
-                "latency_p80_ms": group.latency_ms.quantile(0.8),
-                "latency_low_ms": group.latency_ms.median(),
-                "latency_high_ms": group.latency_ms.median(),
-                "tokens_per_second": 1e3 * (1 if first.new_tokens else first.seq_len) / group.latency_ms.median(),
+                **of,
+                "latency_low_ms": of["latency_ms"],
+                "latency_high_ms": of["latency_ms"],
+                "tokens_per_second": 1e3 * (1 if first.new_tokens else first.seq_len) / of["latency_ms"],
                 "peak_memory_gb": tuple(float(b / 1e9) for b in np.max(cell.peak_memory_bytes.tolist(), axis=0)),
             }
         )

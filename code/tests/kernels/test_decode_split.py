@@ -14,6 +14,8 @@ pytest.importorskip("triton")
 from heteroring.kernels import decode_parts, decode_split  # noqa: E402
 from oracle import attention64  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "cuda" if GPU else "cpu"
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
@@ -159,7 +161,7 @@ print(triton.compile(source, target=GPUTarget("cuda", 86, 32), options=options).
 
 @pytest.mark.parametrize(
     ("dtype", "itemsize", "group", "head_dim"),
-    [("bf16", 2, 32, 256), ("bf16", 2, 64, 128), ("fp32", 4, 32, 256), ("fp32", 4, 64, 128)],
+    [("bf16", 2, 64, 128), ("fp32", 4, 32, 256)],
 )
 @pytest.mark.ranks
 def test_the_largest_tiles_fit_the_smallest_shared_memory(dtype, itemsize, group, head_dim, tmp_path):

@@ -1,12 +1,9 @@
 """The tool that says what transfers cost, on two CPU ranks."""
 
-import pytest
-
 from heteroring.microbench.overlap import Line, run
 
 
-@pytest.mark.ranks
-def test_every_split_is_measured_by_every_transport_that_there_is():
+def test_every_split_is_measured_by_every_transport_that_there_is(jobs_on_pools):
     arguments = ["--platform", "cpu", "--throttle", "pacing", "--percentages", "100,50", "--seq-lens", "96,256"]
     arguments += ["--heads", "2", "--kv-heads", "1", "--head-dim", "16", "--dtype", "float32", "--repetitions", "2"]
     lines = list(run(arguments))

@@ -13,11 +13,15 @@ from heteroring.cli import main as cli
 from heteroring.results.aggregate import aggregate
 from synthetic import CPU, bench_name, write_platform
 
+STRATEGIES = ("contiguous/even", "zigzag/even")
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured") / "cpu"
-    write_platform(folder, replace(CPU, lengths=(512, 1024), percentages=(10, 50, 100), repetitions=2))
+    write_platform(
+        folder, replace(CPU, lengths=(512, 1024), percentages=(10, 50, 100), repetitions=2, strategies=STRATEGIES)
+    )
     shutil.copytree(folder / "profile", folder / "model" / "profile")
     shutil.rmtree(folder / "derived")
     (folder / "provenance.json").unlink()

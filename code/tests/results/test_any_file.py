@@ -18,6 +18,8 @@ from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows, to_text, write_rows
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(TINY, percentages=(25, 100), lengths=(128, 256), strategies=("contiguous/even", "zigzag/balanced"))
 ALLOCATOR = {"lut": "lut", "formula": "formula", "cost": "balanced"}
 ROWS = {
@@ -57,7 +59,7 @@ def content_of(data, path):
 
 
 @pytest.mark.parametrize("kind", ALLOCATOR)
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_a_model(platform, tmp_path_factory, kind, data):
     path = tmp_path_factory.mktemp("model") / "model.json"
@@ -73,7 +75,7 @@ def test_a_model(platform, tmp_path_factory, kind, data):
         assert min(given.block_lens) >= 0
 
 
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_a_record(platform, tmp_path_factory, data):
     """Alone, merged with others, and beside its rows."""
@@ -91,7 +93,7 @@ def test_a_record(platform, tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("name", ROWS)
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(data=st.data())
 def test_rows(platform, tmp_path_factory, name, data):
     folder = tmp_path_factory.mktemp("rows")
@@ -112,7 +114,7 @@ def test_a_derived_table(platform, tmp_path_factory, name, data):
     accepted(lambda: Results.load(folder))
 
 
-@fuzz.examples(60)
+@fuzz.examples(30)
 @given(
     content=fuzz.anything | st.fixed_dictionaries(dict.fromkeys(("pid", "command", "folder", "since"), fuzz.anything))
 )

@@ -15,6 +15,8 @@ from heteroring.results.aggregate import aggregate
 from heteroring.results.tables import read_table
 from synthetic import TINY, write_platform
 
+pytestmark = pytest.mark.slow
+
 GRID = replace(
     TINY, percentages=(25, 100), lengths=(128,), strategies=("contiguous/even",), modules=("attention",), model=False
 )
@@ -106,7 +108,7 @@ def profile(folder):
 
 
 @pytest.mark.parametrize("stage", ["profile", "bench"])
-@examples(60)
+@examples(30)
 @given(change=damage, recorded=st.booleans())
 def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, change, recorded):
     damaged = shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "x")

@@ -120,7 +120,7 @@ class LayerTrace:
 
 
 class _Watched:
-    """An exchange whose waits are marked."""
+    """An exchange that marks when this rank waits for KV."""
 
     def __init__(self, trace: LayerTrace, exchange: Exchange) -> None:
         self._trace, self._exchange = trace, exchange

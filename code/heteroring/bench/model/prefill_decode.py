@@ -86,7 +86,7 @@ class ModelBench:
         self._prompt = prompt(job)
 
     def _wrap(self, function: Callable) -> Callable:
-        """`function`, slowed. On a CPU, where a call is the work, a prefill gives signs of life between them."""
+        """`function`, throttled; on a CPU it also writes a heartbeat before each call."""
         slowed = self.rank.throttle.wrap(function)
         return beating(slowed) if self.rank.torch_device.type == "cpu" else slowed
 
@@ -227,12 +227,12 @@ def _middle_layer(model: nn.Module) -> nn.Module:
 
 
 def middle(layers: int) -> int:
-    """The layer that is traced."""
+    """The index of the layer that is traced."""
     return layers // 2
 
 
 def _shortened(cell: ModelCell, seq_len: int) -> ModelCell:
-    """The same with a prompt of `seq_len` tokens, evenly shared."""
+    """`cell` with a prompt of `seq_len` tokens instead, split evenly."""
     lens = even(seq_len, cell.partition.world_size)
     return replace(cell, partition=Partition(cell.partition.layout, lens))
 

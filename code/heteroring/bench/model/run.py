@@ -173,7 +173,7 @@ def _trace_rows(job: ModelJob, cell: ModelCell, events: list[list[Event]]) -> It
 
 
 def _verdict(job: ModelJob, cells: tuple[ModelCell, ...], results: list[_RankResult]) -> tuple[str, ...]:
-    """How the cells' results compared with those of rank 0 alone, in words."""
+    """A note on how the cells' results compare with those of rank 0 alone."""
     checks = [[result.checks[index] for result in results] for index in range(len(cells))]
     worst = max(check.error for each in checks for check in each)
     first = sum(all(check.first for check in each) for each in checks)

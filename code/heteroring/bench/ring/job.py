@@ -65,7 +65,7 @@ class RingJob(SplitJob):
             raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
 
     def lengths(self, module: str) -> tuple[int, ...]:
-        """Those that `module` is measured at."""
+        """The sequence lengths at which `module` is measured."""
         return self.fms_seq_lens if module == "fms" and self.fms_seq_lens else self.seq_lens
 
 
