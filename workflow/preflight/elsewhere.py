@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workflow.preflight.platforms import MEASURABLE
 
-WHOLE = ("code", "workflow", "latexmkrc", "data/published")
+WHOLE = ("code", "workflow", "latexmkrc", "data/published", "data/h200x2_short")
 PRODUCED = {"images", "generated"}
 
 
