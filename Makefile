@@ -16,7 +16,7 @@ LOCKED_TORCH := 2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test test-fast lint setup tex readme docs lock clean help
+.PHONY: paper claims test test-fast lint setup tex readme docs lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -59,7 +59,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt workflow/setup/venv.sh
 tex: ## install TeX where it is missing and allowed
 	workflow/setup/tex.sh install
 
-readme: setup ## make README's table and docs/results.svg anew from the record
+claims: setup ## judge every claim of the paper by the recorded data
+	$(WITHIN) snakemake --cores $(CORES) --quiet all -- latex/generated/claims.tex || { cat logs/claims.log; exit 1; }
+	cat logs/claims.log
+
+readme: setup ## make README's table, docs/claims.md and docs/results.svg anew from the record
 	$(WITHIN) python workflow/readme.py
 
 docs: setup ## make pages of docs/ and of the API: docs/_build/index.html

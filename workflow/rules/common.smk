@@ -10,16 +10,16 @@ from pathlib import Path
 
 from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
-from heteroring.figures import NAMES
+from heteroring.figures import CATALOG, NAMES
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
-from workflow.preflight.elsewhere import paper_sources
+from workflow.preflight.elsewhere import paper_figures, paper_sources
 from workflow.preflight.imports import with_imports
 from workflow.preflight.outputs import check_writable
-from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
+from workflow.preflight.platforms import PREFERRED_RECORD, choose, recorded_platforms, visible_gpus
 from workflow.preflight.stale_lock import drop_stale_lock, take_ownership
 from workflow.preflight.whole_models import check_models
 
@@ -229,6 +229,9 @@ wildcard_constraints:
 # Figures are imported by name at run time, so their files are listed.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
 PAPER_SOURCES = paper_sources(Path("latex"))
+# What the paper's text is about, wherever it is typeset, and whose figures its folders of images hold.
+PAPER = PREFERRED_RECORD
+PAPER_PLATFORMS = {"record": PAPER, "live": PLATFORMS.live}
 
 
 def grid_of(platform):
@@ -266,6 +269,11 @@ def paper_sources(wildcards):
     return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
 
 
+def paper_images():
+    """What the paper shows: its first figure, and those of the record and of this machine that its sections include."""
+    return [f"{LATEX}/images/overview.pdf", *(f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex")))]
+
+
 def everything_but_pdf():
     """Also what is only read on the way, so that whatever of it is missing is made again."""
     folders = [folder_of(platform) for platform in PLATFORMS.shown]
@@ -280,10 +288,11 @@ def everything_but_pdf():
             suffix=["png", "pdf"],
         ),
         *expand(f"{FIGURES}/{{name}}.{{suffix}}", name=NAMES, suffix=["png", "pdf"]),
-        *expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
-        *expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
+        *paper_images(),
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         f"{LATEX}/generated/numbers.tex",
+        f"{LATEX}/generated/claims.tex",
+        f"{FIGURES}/claims.html",
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]
