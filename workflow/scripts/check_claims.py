@@ -109,8 +109,8 @@ def markdown(findings: dict[Claim, Finding]) -> str:
         return "\n".join(lines)
 
     return (
-        "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges each "
-        "anew, and\na build in which the data contradict the paper's text fails.\n\n"
+        "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges\n"
+        "each anew, and a build in which the data contradict the paper's text fails.\n\n"
         f"{summary(findings)}\n\n## Of the public study\n\n{table('study')}\n\n"
         f"## Of the paper\n\n{table('paper')}\n"
     )

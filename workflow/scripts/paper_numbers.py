@@ -198,7 +198,6 @@ def short_runs(evidence: Evidence) -> dict[str, str]:
         evidence.orders(name, "block_lens").map(min) / SHORT_LENGTH for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
     low = even.index.min()
-    back_to_back = evidence.sustained_fractions
     return {
         "ShortRepetitions": "5",
         "ThirdPercentage": str(THIRD),
@@ -213,8 +212,15 @@ def short_runs(evidence: Evidence) -> dict[str, str]:
         **ends("Order", even["slow last"] / even["slow first"], digits=2),
         **ends("Contiguous", (contiguous / zigzag).stack()),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
-        **ends("Sustained", back_to_back),
+        **ends("Sustained", evidence.sustained_fractions),
     }
+
+
+def simulation(evidence: Evidence) -> dict[str, str]:
+    """How far the simulation is from the measured cells, the shortest and the longest."""
+    cells = evidence.simulated
+    errors = (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+    return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
 def layers_and_models(evidence: Evidence) -> dict[str, str]:
@@ -222,9 +228,9 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     layer, cells, decode = evidence.layer, evidence.prefill, evidence.decode
     long = layer.at(length=layer.lengths[-1])
     gains = [layer(UNEVEN, at, "bound_fraction") - evidence.call(UNEVEN, at, "bound_fraction") for at in long]
-    row = evidence.results.model[evidence.results.model.phase == "prefill"].iloc[0]
+    prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
+    row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
     middle = cells.lengths[-1], MIDDLE
-    repetitions = sorted(set(evidence.results.model[evidence.results.model.phase == "prefill"].repetitions))
     shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
 
     def rates(name: str) -> list[float]:
@@ -278,7 +284,7 @@ def shows_main_effect(cells: CellTable) -> bool:
 
 def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
-    record = call(evidence) | short_runs(evidence) | layers_and_models(evidence)
+    record = call(evidence) | short_runs(evidence) | layers_and_models(evidence) | simulation(evidence)
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
     return {f"{prefix}{name}": text for prefix, group in groups.items() for name, text in group.items()}
 

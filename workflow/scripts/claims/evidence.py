@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.results.results import Results
 from heteroring.results.tables import read_table
 from paper.cells import CellTable, model_cells, ring_cells
@@ -54,6 +55,11 @@ class Evidence:
     @cached_property
     def decode(self) -> CellTable:
         return model_cells(self.results, "decode")
+
+    @cached_property
+    def simulated(self) -> pd.DataFrame:
+        """Cells of the call with `simulated_ms`, from the profile of one rank, beside latency_ms."""
+        return simulated_cells(self.results)
 
     def recorded(self, **where: str | int) -> pd.DataFrame:
         """Cells of the record's ring, attention alone, with these values."""

@@ -5,7 +5,7 @@ from statistics import median
 
 import pandas as pd
 
-from heteroring.results.results import Results, headline
+from heteroring.results.results import Results, headline, slow_last
 from heteroring.results.strategy import STRATEGIES, Strategy
 
 CONTIGUOUS, ZIGZAG = (
@@ -97,8 +97,6 @@ def ring_cells(results: Results, system: str = "ring", module: str = "attention"
 
 
 def model_cells(results: Results, phase: str) -> CellTable:
-    """Cells of one phase of a whole model; none where none was measured."""
-    rows = results.model
-    if rows.empty:
-        rows = pd.DataFrame(columns=["strategy", "seq_len", "percentage", "phase"])
+    """Cells of one phase of a whole model, the slow rank last."""
+    rows = slow_last(results.model)
     return CellTable(f"platform {results.platform}, {phase} of a model", rows[rows.phase == phase])
