@@ -1,6 +1,16 @@
 # Tidy tables of a platform: repetitions, cells of the grid with their metrics, and the profile.
 
 
+def reported(names):
+    """Paths of derived tables; all but the repetitions are part of the report."""
+    caption = {"caption": "../report/table.rst", "category": "Tables", "subcategory": "{folder}"}
+    paths = {name: f"{{folder}}/derived/{name}.csv" for name in names}
+    return [
+        path if name == "measurements" else report(path, labels={"table": name}, **caption)
+        for name, path in paths.items()
+    ]
+
+
 rule aggregate:
     input:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),
@@ -8,7 +18,7 @@ rule aggregate:
         model=lambda wildcards: whole_model_files(wildcards.folder),
         code=code_of("code/heteroring/results/aggregate.py"),
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=tables_of(MEASURED_FOLDERS[0])),
+        tables=reported(tables_of(MEASURED_FOLDERS[0])),
         provenance="{folder}/provenance.json",
     log:
         "{folder}/derived/aggregate.log",
@@ -27,13 +37,13 @@ rule aggregate:
 # Recorded measurements come with their provenance, and some without a whole model.
 use rule aggregate as aggregate_recorded with:
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES + MODEL_TABLES),
+        tables=reported(TABLES + MODEL_TABLES),
     wildcard_constraints:
         folder=one_of(folder for folder in RECORDED_FOLDERS if has_whole_model(folder)),
 
 
 use rule aggregate as aggregate_recorded_layers with:
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
+        tables=reported(TABLES),
     wildcard_constraints:
         folder=one_of(folder for folder in RECORDED_FOLDERS if not has_whole_model(folder)),

@@ -16,22 +16,23 @@ from pathlib import Path
 import yaml
 
 from claims import of_paper, of_study
-from claims.evidence import VERDICTS, Evidence, Finding
+from claims.evidence import NOT_TESTED, REPRODUCED, VERDICTS, Evidence, Finding
 from heteroring.files import atomic_path
 from paper.tex import escaped, tabular
 
+LATER = "recorded later"
 MODULES = {"study": of_study, "paper": of_paper}
 HEAD = ("claim", "public study", "measured", "slow rank first", "verdict")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of claims.yaml. `verdict` is what the paper's text says."""
+    """An entry of claims.yaml. `source`: where it is claimed. `verdict` is what the paper's text says."""
 
     id: str
     of: str
-    words: str
     source: str
+    words: str
     verdict: str
     published: str = ""
     why: str = ""
@@ -41,14 +42,15 @@ class Claim:
 
 
 def read(path: Path) -> list[Claim]:
-    """The claims. Raises ValueError, naming it, if one has no function, no known verdict, or comes twice."""
-    claims = [Claim(**entry) for entry in yaml.safe_load(path.read_text(encoding="utf-8"))]
-    for name, number in Counter(claim.id for claim in claims).items():
-        if number > 1:
-            raise ValueError(f"{path}: claim {name} comes {number} times")
+    """The claims. Raises ValueError, naming it, if one has no function or no known verdict."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    claims = [Claim(name, "study", "report", **entry) for name, entry in content["study"].items()]
+    for source, entries in content["paper"].items():
+        verdict = NOT_TESTED if source == LATER else REPRODUCED
+        claims += [Claim(name, "paper", source, words, verdict) for name, words in entries.items()]
     for claim in claims:
-        if claim.of not in MODULES or not hasattr(MODULES[claim.of], claim.id.replace("-", "_")):
-            raise ValueError(f"{path}: claim {claim.id} of {claim.of!r} has no function")
+        if not hasattr(MODULES[claim.of], claim.id.replace("-", "_")):
+            raise ValueError(f"{path}: claim {claim.id} of the {claim.of} has no function")
         if claim.verdict not in VERDICTS:
             raise ValueError(f"{path}: claim {claim.id}: verdict {claim.verdict!r} is none of {', '.join(VERDICTS)}")
     return claims
