@@ -114,6 +114,13 @@ def other_products(evidence: Evidence) -> Evidence:
     return Evidence(replace(evidence.results, profile=profile), evidence.study, evidence.order, evidence.sustained)
 
 
+def slower_products(evidence: Evidence) -> Evidence:
+    """The study's products as throttled as its attention."""
+    values = tuple(tuple(speed**2 for speed in row) for row in evidence.study.profile.values)
+    study = replace(evidence.study, profile=evidence.study.profile._replace(values=values))
+    return Evidence(evidence.results, study, evidence.order, evidence.sustained)
+
+
 def slower_back_to_back(evidence: Evidence) -> Evidence:
     sustained = evidence.sustained.assign(bound_ms=0.9 * evidence.sustained.bound_ms)
     sustained.loc[sustained.seq_len == 12345, "latency_ms"] *= 0.9
@@ -124,6 +131,7 @@ CHANGES = [
     other_study,
     exchanged,
     other_products,
+    slower_products,
     slower_back_to_back,
     slow_in_one_order,
     slow_in_whole_tiles,
@@ -145,6 +153,7 @@ CHANGES = [
             ("contiguous/balanced", 2, {}),
             ("zigzag", 2, {"percentage": 100}),
             ("zigzag", 1.3, {"seq_len": 65536}),
+            ("alone/rank1", 2, {"percentage": 10}),
         ]
     ),
 ]

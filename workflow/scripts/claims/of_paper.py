@@ -10,8 +10,10 @@ from paper.cells import (
     BALANCED_CONTIGUOUS,
     CONTIGUOUS,
     EVEN,
+    FORMULA,
     UNEVEN,
     ZIGZAG_EVEN,
+    ZIGZAG_FORMULA,
     ZIGZAG_UNEVEN,
     ring_cells,
 )
@@ -44,6 +46,14 @@ def label_beats_truth(evidence: Evidence) -> Finding:
     study = evidence.study
     wins = sum(study.loss(cell[1] / 100, cell) < study.loss(study.speed(cell), cell) for cell in study.cells)
     return holds(wins == len(study.cells), f"{wins} of {len(study.cells)} cells, in the model")
+
+
+def label_nearer(evidence: Evidence) -> Finding:
+    study = evidence.study
+    attention, values = study.speed((study.lengths[-1], 50)), study.profile.values[-1]
+    products = values[study.profile.percentages.index(50.0)] / values[-1]
+    ours = f"at 50 % of an L40 attention keeps {number(attention)}, products {number(products)} of their speed"
+    return holds(abs(attention - 0.5) < abs(attention - products), ours)
 
 
 def operator_hardly_shows(evidence: Evidence) -> Finding:
@@ -187,6 +197,24 @@ def pictured_order(evidence: Evidence) -> Finding:
     return holds(times == sorted(times, reverse=True), ", ".join(map(number, times)) + " ms")
 
 
+def formula_understates(evidence: Evidence) -> Finding:
+    """In most cells; there contiguous shards gain by it in most, and zigzag ones in few."""
+    cells = evidence.call
+    less = [at for at in cells.throttled if cells(FORMULA, at, "block_lens")[-1] < cells(UNEVEN, at, "block_lens")[-1]]
+    contiguous, zigzag = (
+        sum(ratio < 1 for ratio in cells.ratios(*names, less))
+        for names in ((FORMULA, UNEVEN), (ZIGZAG_FORMULA, ZIGZAG_UNEVEN))
+    )
+    ours = f"in {len(less)} of {len(cells.throttled)} cells; faster there in {contiguous} contiguous, {zigzag} zigzag"
+    return holds(2 * contiguous > len(less) > 2 * zigzag, ours)
+
+
+def fast_rank_waits(evidence: Evidence) -> Finding:
+    cells, at = evidence.call, evidence.call.extreme
+    waits = 1 - cells(EVEN, at, "busy_ms")[0] / cells(EVEN, at)
+    return holds(waits > 0.9, f"{percent(waits)} of the call at 65,536 tokens and 10 %")
+
+
 def whole_tiles(evidence: Evidence) -> Finding:
     ours = tile_costs(evidence)
     theirs = evidence.study.released["100 10", 59578] / evidence.study.released["100 10", 59584] - 1
@@ -240,6 +268,12 @@ def decode_gains_nothing(evidence: Evidence) -> Finding:
     rates = [cells(BALANCED, at, "tokens_per_second") for at in cells.grid]
     wins = sum(ours > other for ours, other in zip(rates, alone, strict=True))
     return holds(wins == 0, f"{span(rates)} tokens a second, one rank alone {span(alone)}")
+
+
+def throttle_hardly_slows_decoding(evidence: Evidence) -> Finding:
+    cells = evidence.decode
+    slow, full = (cells("alone/rank1", at, "tokens_per_second") for at in (cells.extreme, cells.equal))
+    return holds(slow > 0.9 * full, f"{number(slow)} tokens a second at 10 % of the SMs, {number(full)} at all of them")
 
 
 # More ranks, simulated.
