@@ -1,16 +1,6 @@
 # Tidy tables of a platform: repetitions, cells of the grid with their metrics, and the profile.
 
 
-def reported(names):
-    """Paths of derived tables; all but the repetitions are part of the report."""
-    caption = {"caption": "../report/table.rst", "category": "Tables", "subcategory": "{folder}"}
-    paths = {name: f"{{folder}}/derived/{name}.csv" for name in names}
-    return [
-        path if name == "measurements" else report(path, labels={"table": name}, **caption)
-        for name, path in paths.items()
-    ]
-
-
 rule aggregate:
     input:
         bench=lambda wildcards: job_files(wildcards.folder, "bench"),

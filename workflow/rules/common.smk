@@ -188,6 +188,16 @@ def tables_of(folder):
     return (*TABLES, *(MODEL_TABLES if has_whole_model(folder) else ()))
 
 
+def reported(names):
+    """Paths of derived tables; all but the repetitions are part of the report."""
+    caption = {"caption": "../report/table.rst", "category": "Tables", "subcategory": "{folder}"}
+    paths = {name: f"{{folder}}/derived/{name}.csv" for name in names}
+    return [
+        path if name == "measurements" else report(path, labels={"table": name}, **caption)
+        for name, path in paths.items()
+    ]
+
+
 def model_files(folder):
     """The fitted models of a platform's folder."""
     if FOLDERS[folder] in PLATFORMS.recorded:

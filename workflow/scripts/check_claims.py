@@ -142,11 +142,12 @@ def macros(findings: dict[Claim, Finding]) -> str:
     """The paper's tables: the study's claims with what remains with the slow rank first, and the paper's own."""
     ragged = r">{\raggedright\arraybackslash}"
     study = [tuple(map(escaped, row)) for row in rows(findings, "study")]
+    study = [(*row[:-1], row[-1] + " reproduced" * (row[-1] == "not")) for row in study]
     own = [tuple(map(escaped, (words, ours, verdict))) for words, _, ours, _, verdict in rows(findings, "paper")]
     own = [(*row[:2], {"reproduced": "holds", "not": "does not hold"}.get(row[2], row[2])) for row in own]
     tables = {
         "ClaimsStudyTable": tabular(
-            rf"@{{}}{ragged}p{{0.27\textwidth}}l{ragged}p{{0.27\textwidth}}{ragged}p{{0.19\textwidth}}l@{{}}",
+            rf"@{{}}{ragged}p{{0.26\textwidth}}l{ragged}p{{0.26\textwidth}}{ragged}p{{0.17\textwidth}}l@{{}}",
             [HEAD],
             study,
         ),

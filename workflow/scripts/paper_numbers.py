@@ -41,6 +41,8 @@ from paper.tex import count, duration, escaped, percent, render, rounded, share
 
 MIDDLE, THIRD = 50, 30
 SLOW_SPEED = 0.1
+# Most that the repetitions of a quiet machine differ, over their median.
+NOISE_LIMIT = 0.2
 
 
 def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3) -> dict[str, str]:
@@ -129,8 +131,8 @@ def call(evidence: Evidence) -> dict[str, str]:
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     numbers = {
         "Repetitions": count(int(cells(BALANCED, extreme, "repetitions"))),
-        "Spread": tables.spread(cells, cells.throttled),
-        "SpreadLong": tables.spread(cells, long),
+        "Spread": share(tables.spread(cells, cells.throttled)),
+        "SpreadLong": share(tables.spread(cells, long)),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
         "StrategyTable": tables.strategies(cells),
@@ -267,19 +269,22 @@ def live(results: Results) -> dict[str, str]:
         "LongLength": count(at[0]),
         "LowPercentage": str(at[1]),
         "Quiet": str(int(shows_main_effect(cells))),
-        "Spread": tables.spread(cells, cells.throttled),
+        "NoiseLimit": share(NOISE_LIMIT),
+        "Spread": share(tables.spread(cells, cells.throttled)),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
     }
 
 
 def shows_main_effect(cells: CellTable) -> bool:
-    """Whether most repetitions of balanced zigzag shards are faster than most of even contiguous ones.
+    """Whether balanced zigzag shards are faster than even contiguous ones, and repetitions can tell.
 
-    At the longest length and the lowest percentage: the 80th percentile of the former is below the 20th of the latter.
+    At the longest length and the lowest percentage the 80th percentile of the former must be below the 20th of the
+    latter, and the typical distance between these in all cells at most NOISE_LIMIT of the median.
     """
     at = cells.extreme
-    return cells(BALANCED, at, "latency_p80_ms") < cells(EVEN, at, "latency_p20_ms")
+    apart = cells(BALANCED, at, "latency_p80_ms") < cells(EVEN, at, "latency_p20_ms")
+    return apart and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
 
 
 def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:

@@ -7,7 +7,7 @@ from heteroring.results.results import Results, headline
 from heteroring.results.throttles import throttle_words
 from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
 from paper.study import KEY_TILE, MODELS, Study
-from paper.tex import count, emphasized, escaped, listed, percent, rounded, share, spanning, strategy, tabular
+from paper.tex import count, emphasized, escaped, listed, percent, rounded, spanning, strategy, tabular
 
 # Marks the time of a split that gives one rank the whole prompt.
 LEFT_OUT = r"\rlap{$^{\ast}$}"
@@ -151,11 +151,11 @@ def whole_model(cells: CellTable) -> str:
     return tabular("@{}rr" + "r" * (len(heads[1]) - 2) + "@{}", heads, *groups)
 
 
-def spread(cells: CellTable, at: list[Cell]) -> str:
-    """The typical distance between the 20th and the 80th percentile of repetitions."""
+def spread(cells: CellTable, at: list[Cell]) -> float:
+    """The typical distance between the 20th and the 80th percentile of repetitions, over their median."""
     distances = [
         (cells(name, cell, "latency_p80_ms") - cells(name, cell, "latency_p20_ms")) / cells(name, cell)
         for name in cells.strategies
         for cell in at
     ]
-    return share(median(distances))
+    return median(distances)
