@@ -292,7 +292,7 @@ def test_quoted_numbers_are_used():
 
 
 def test_no_macro_swallows_the_space_behind_it():
-    """TeX drops the space after a command's name: \\MainFoo text must be \\MainFoo\\ text."""
+    """TeX drops the space after a command's name: \\RecordFoo text must be \\RecordFoo\\ text."""
     assert (
         re.findall(r"\\(?:Record|Live|Study|Model)[A-Z][A-Za-z]+(?: +|\n(?!\n|\\end|\\fi))[a-z(\\]", everything()) == []
     )
