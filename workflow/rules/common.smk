@@ -272,9 +272,10 @@ def paper_sources(wildcards):
     return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
 
 
-def paper_images():
-    """What the paper shows: its first figure, and those of the record and of this machine that its sections include."""
-    return [f"{LATEX}/images/overview.pdf", *(f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex")))]
+def paper_inputs():
+    """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
+    images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
+    return [*rules.claims.output, *rules.numbers.output, *rules.overview.output, *images]
 
 
 def everything_but_pdf():
@@ -291,11 +292,8 @@ def everything_but_pdf():
             suffix=["png", "pdf"],
         ),
         *expand(f"{FIGURES}/{{name}}.{{suffix}}", name=NAMES, suffix=["png", "pdf"]),
-        *paper_images(),
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
-        f"{LATEX}/generated/numbers.tex",
-        f"{LATEX}/generated/claims.tex",
-        f"{FIGURES}/claims.html",
+        *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

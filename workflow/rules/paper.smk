@@ -7,7 +7,7 @@ EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT) for path in sorted(Path(f
 
 rule claims:
     input:
-        record=results_of(PAPER),
+        record=lambda wildcards: results_of(PAPER),
         beside=EVIDENCE,
         claims="workflow/claims.yaml",
         code=code_of("workflow/scripts/check_claims.py"),
@@ -21,7 +21,7 @@ rule claims:
     conda:
         ENVIRONMENT
     params:
-        folders=f"{folder_of(PAPER)} {PUBLISHED} {SHORT}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
     message:
         "Judge the claims"
     shell:
@@ -30,7 +30,7 @@ rule claims:
 
 rule overview:
     input:
-        record=results_of(PAPER),
+        record=lambda wildcards: results_of(PAPER),
         beside=EVIDENCE,
         code=code_of("workflow/scripts/paper_overview.py", "code/heteroring/figures/paper.mplstyle"),
     output:
@@ -46,7 +46,7 @@ rule overview:
     conda:
         ENVIRONMENT
     params:
-        folders=f"{folder_of(PAPER)} {PUBLISHED} {SHORT}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
     message:
         "Draw the paper's first figure"
     shell:
@@ -55,7 +55,7 @@ rule overview:
 
 rule numbers:
     input:
-        record=results_of(PAPER),
+        record=lambda wildcards: results_of(PAPER),
         live=results_of(PLATFORMS.live),
         beside=EVIDENCE,
         code=code_of("workflow/scripts/paper_numbers.py"),
@@ -66,7 +66,7 @@ rule numbers:
     conda:
         ENVIRONMENT
     params:
-        folders=f"{folder_of(PAPER)} {PUBLISHED} {SHORT} {folder_of(PLATFORMS.live)}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {folder_of(PLATFORMS.live)}",
     message:
         "Write the paper's numbers"
     shell:
@@ -112,9 +112,7 @@ if config["run"]:
 rule paper:
     input:
         sources=paper_sources,
-        numbers=rules.numbers.output.tex,
-        claims=rules.claims.output.tex,
-        images=paper_images(),
+        made=paper_inputs(),
         check="workflow/scripts/check_latex_log.py",
     output:
         pdf=f"{LATEX}/report.pdf",
