@@ -36,7 +36,7 @@ from paper.cells import (
     CellTable,
     ring_cells,
 )
-from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, allocated, best_masked_share, raw_speed, refitted
+from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, raw_speed, refitted
 from paper.tex import count, duration, escaped, percent, render, rounded, share
 
 MIDDLE, THIRD = 50, 30
@@ -75,7 +75,6 @@ def study(record: Study) -> dict[str, str]:
     # The study states speeds in percent of the largest, to six digits.
     scale = 100 / max(map(max, record.profile.values))
     agree = sum(float(f"{fitted.coefficients[term] * scale:.6g}") == record.coefficients[term] for term in TERMS)
-    clamped = [at for at, (_, flagged) in allocated("formula", record, fitted).items() if flagged]
     every, aligned = record.excesses(), [*record.excesses(tile=KEY_TILE), *record.released_excesses()]
     unaligned, whole = (record.released["100 10", tokens] for tokens in (59578, 59584))
     times = record.released
@@ -112,7 +111,7 @@ def study(record: Study) -> dict[str, str]:
         "FormulaRsquared": rounded(fitted.r2),
         "FormulaHeldLength": rounded(fitted.r2_leave_one_length_out),
         "NegativeSpeed": f"${rounded(raw_speed(fitted, longest, record.percentages[0]))}$",
-        "Starved": count(len(clamped)),
+        "Starved": count(len(clamped(record, fitted))),
     }
 
 

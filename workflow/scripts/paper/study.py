@@ -141,7 +141,7 @@ def read(folder: Path) -> Study:
     ring = _table(folder / "l40x2_ring_sweep.csv", ["split_type", "seq_len", "slowdown_pct"])
     matmul = _table(folder / "l40_matmul_mps_sweep.csv", ["size", "mps_pct"])
     formula = _table(folder / "l40_formula.csv", ["term"])
-    released = _table(folder / "h200x2_rank_order.csv", ["percentages", "seq_len", "rank0_tokens"])
+    released = _table(folder / "h200x2_rank_order.csv", ["percentages", "seq_len", "rank0_tokens"], grid=False)
     coefficients = dict(zip(formula["term"], formula["coefficient"], strict=True))
     if set(coefficients) != set(TERMS):
         raise MissingRecord(f"{folder / 'l40_formula.csv'}: terms {', '.join(coefficients)}, not {', '.join(TERMS)}")
@@ -170,8 +170,8 @@ def read(folder: Path) -> Study:
     )
 
 
-def _table(path: Path, key: Sequence[str]) -> pd.DataFrame:
-    """The table, with one row for each combination of what occurs in the columns `key` of a full grid."""
+def _table(path: Path, key: Sequence[str], grid: bool = True) -> pd.DataFrame:
+    """The table, no cell empty; one row for each combination of what occurs in the columns `key`, if it is a `grid`."""
     try:
         table = read_table(path)
     except ValueError as error:
@@ -183,9 +183,9 @@ def _table(path: Path, key: Sequence[str]) -> pd.DataFrame:
         raise MissingRecord(f"{path}: row {int(table.isna().any(axis=1).argmax()) + 2} has an empty cell")
     if table.duplicated(list(key)).any():
         raise MissingRecord(f"{path}: two rows for the same {', '.join(key)}")
-    grid = math.prod(table[column].nunique() for column in key)
-    if "released" not in path.stem and "rank_order" not in path.stem and len(table) != grid:
-        raise MissingRecord(f"{path}: {len(table)} rows, where its {', '.join(key)} make {grid}")
+    combinations = math.prod(table[column].nunique() for column in key)
+    if grid and len(table) != combinations:
+        raise MissingRecord(f"{path}: {len(table)} rows, where its {', '.join(key)} make {combinations}")
     return table
 
 
@@ -194,13 +194,13 @@ def refitted(study: Study) -> Formula:
     return Formula.fit(study.profile)
 
 
-def allocated(name: str, study: Study, model: Formula) -> dict[Cell, tuple[tuple[int, ...], bool]]:
-    """What this project's allocator `name` gives the ranks in the study's cells, and whether it had to be clamped."""
-    found = {}
-    for cell in study.cells:
-        each = allocation(name, cell[0], percentages=(100, cell[1]), profile=model, layout="contiguous")
-        found[cell] = each.block_lens, each.clamped
-    return found
+def clamped(study: Study, model: Formula) -> list[Cell]:
+    """The study's cells in which the formula's speed of a rank is not positive."""
+    return [
+        cell
+        for cell in study.cells
+        if allocation(FORMULA, cell[0], percentages=(100, cell[1]), profile=model, layout="contiguous").clamped
+    ]
 
 
 def raw_speed(model: Formula, length: int, percentage: int) -> float:
