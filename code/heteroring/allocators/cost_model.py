@@ -183,7 +183,7 @@ def _sms_recorded(files: Iterable[PathLike]) -> dict[float, int]:
         except (OSError, ValueError):  # none, or a file of another kind that has this name
             continue
         for percentage, whole, seen in zip(
-            record["percentages"], record["multiprocessors"], record["achieved"], strict=False
+            record["percentages"], record["multiprocessors"], record.get("achieved", ()), strict=False
         ):
             found[float(percentage)] = seen.get("multiprocessors", whole) if isinstance(seen, dict) else whole
     return found
