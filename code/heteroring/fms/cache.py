@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,12 +35,13 @@ def next_owner(held: Sequence[int], speeds: Sequence[float]) -> int:
     return min(range(len(held)), key=lambda rank: ((held[rank] + 1) / speeds[rank], rank))
 
 
-def capacities(held: Sequence[int], speeds: Sequence[float], new_tokens: int) -> tuple[int, ...]:
-    """Tokens that each rank needs room for when `new_tokens` follow the tokens held, by the rule of `next_owner`."""
-    room = list(held)
+def owners(held: Sequence[int], speeds: Sequence[float], new_tokens: int) -> Iterator[int]:
+    """The rank that keeps each of `new_tokens` that follow the tokens held, by the rule of `next_owner`."""
+    after = list(held)
     for _ in range(new_tokens):
-        room[next_owner(room, speeds)] += 1
-    return tuple(room)
+        owner = next_owner(after, speeds)
+        after[owner] += 1
+        yield owner
 
 
 def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float, ...]:
@@ -64,10 +65,18 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
 class RingCache:
     """This rank's KV of every layer, and how many tokens each rank holds. `ring_prefill` creates it.
 
+    A step of decode reads what differs from step to step on the device, so that a CUDA graph of one step serves all:
+    in step i every rank writes the new token's KV into slot turns[i, 0], behind what it holds, and attends to
+    turns[i, 1] tokens; only the rank whose turn it is counts the new one among them.
+
     Args:
-        layers: (keys, values) per layer, each [B, Hkv, capacities[rank], D], allocated once.
+        layers: (keys, values) per layer, each [B, Hkv, capacities[rank] + 1, D], allocated once. The last slot is for
+            tokens that other ranks keep when this one is full.
+        turns: int64 [room + 1, 3] on the device: slot, tokens attended to, and position of each new token. The last row
+            is what a step would find in a full cache.
+        steps: int64 [1] on the device: new tokens cached so far.
         partition: Which tokens of the prompt each rank holds.
-        held: Tokens cached per rank, the same tuple on all ranks.
+        held: Tokens cached per rank, as the host knows it; the same tuple on all ranks.
         capacities: Tokens per rank that there is room for, the same tuple on all ranks.
         speeds: Relative speeds of decode per rank (`next_owner`).
         batch: Number of sequences.
@@ -78,6 +87,8 @@ class RingCache:
     """
 
     layers: list[KV]
+    turns: torch.Tensor
+    steps: torch.Tensor
     partition: Partition
     held: tuple[int, ...]
     capacities: tuple[int, ...]
@@ -98,6 +109,11 @@ class RingCache:
         """Tokens that there is still room for."""
         return sum(self.capacities) - self.seq_len
 
+    def count(self) -> None:
+        """Count a token that a step of decode has cached, on the host; the step itself counts it on the device."""
+        owner = next_owner(self.held, self.speeds)
+        self.held = tuple(held + (rank == owner) for rank, held in enumerate(self.held))
+
 
 @torch.inference_mode(False)  # so that a cache filled in inference mode can also be written to outside it
 def empty_cache(
@@ -112,15 +128,32 @@ def empty_cache(
     """An empty cache with room for this rank's part of `batch` prompts of `partition` and of `new_tokens` more."""
     group, rank, world_size = members(group)
     speeds = check_speeds(speeds, world_size)
-    room = capacities(partition.block_lens, speeds, new_tokens)
-    options: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
+    held = list(partition.block_lens)
+    turns = []
+    for position, owner in enumerate(owners(held, speeds, new_tokens), partition.seq_len):
+        turns.append((held[rank], held[rank] + (rank == owner), position))
+        held[owner] += 1
+    turns.append((held[rank], held[rank], partition.seq_len + new_tokens))
+    device = device_of(model)
+    options: dict[str, Any] = {"dtype": dtype_of(model), "device": device}
     layers = [
         (
-            torch.empty(batch, layer.kvheads, room[rank], layer.emb_kq_per_head, **options),
-            torch.empty(batch, layer.kvheads, room[rank], layer.emb_v_per_head, **options),
+            torch.empty(batch, layer.kvheads, held[rank] + 1, layer.emb_kq_per_head, **options),
+            torch.empty(batch, layer.kvheads, held[rank] + 1, layer.emb_v_per_head, **options),
         )
         for layer in attention_layers(model)
     ]
     return RingCache(
-        layers, partition, partition.block_lens, room, speeds, batch, fingerprint(model), rank, group, block
+        layers,
+        torch.tensor(turns, device=device),
+        torch.zeros(1, dtype=torch.int64, device=device),
+        partition,
+        partition.block_lens,
+        tuple(held),
+        speeds,
+        batch,
+        fingerprint(model),
+        rank,
+        group,
+        block,
     )

@@ -121,10 +121,10 @@ def test_queries_of_any_stride():
 @pytest.mark.parametrize("most", [1, 7, 264])
 @pytest.mark.parametrize("n", [0, 1, 64, 65, 4096, 59_000])
 def test_the_cut_covers_all_keys_in_equal_whole_tiles(n, most):
-    chunk, chunks = decode_split.cut(n, 64, most)
-    assert chunk % 64 == 0
-    assert chunks == max(1, -(-n // chunk))
-    assert chunks <= most
+    chunks = decode_split.cut(n, 64, most)
+    chunk = -(-n // (64 * chunks)) * 64  # as the kernel cuts them
+    assert 1 <= chunks <= most
+    assert (chunks - 1) * chunk <= n <= chunks * chunk
     assert chunk < n / most + 64 + 1
 
 
@@ -145,9 +145,9 @@ from heteroring.kernels.decode_kernel import chunk_kernel
 
 dtype, itemsize, group, head_dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 constants = dict(GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, group), BLOCK_N=decode_split._rows(head_dim, itemsize),
-                 BLOCK_D=head_dim, PRECISION="ieee" if itemsize == 4 else "tf32")
+                 BLOCK_D=head_dim, PRECISION="ieee" if itemsize == 4 else "tf32", COUNTED=True)
 names, operands = chunk_kernel.arg_names, ("q", "k", "v")
-types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32"}
+types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32", "n": "*i64"}
 signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
 strides = [f"stride_{x}{d}" for x, dims in (("q", "bh"), ("k", "bhn"), ("v", "bhn")) for d in dims]
 aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*operands, *strides)}
