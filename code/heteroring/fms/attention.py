@@ -21,15 +21,16 @@ OP = "ring"
 
 @dataclass(frozen=True)
 class DecodeStep:
-    """A step of decode on this rank.
+    """A step of decode on this rank, known to the device alone: a step recorded in a CUDA graph serves every token.
 
     Args:
-        held: Tokens in this rank's cache before the step.
-        stores: Whether this rank stores the KV of the new token.
+        slot: int64 [1]: where in this rank's cache the new token's KV is written, behind the tokens that it holds.
+        cached: int64 [1]: tokens of the cache that the new token attends to: those before the slot, and its own KV on
+            the one rank that keeps it.
     """
 
-    held: int
-    stores: bool
+    slot: torch.Tensor
+    cached: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,7 @@ class Ring:
 
     @property
     def held(self) -> int:
-        """Tokens in this rank's cache before the call."""
-        if self.step is not None:
-            return self.step.held
+        """Tokens in this rank's cache before a prefill."""
         return self.prefix_lens[members(self.group)[1]] if self.prefix_lens else 0
 
 
@@ -100,16 +99,22 @@ def _store(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Write keys and values [B, n, Hkv, D] into this rank's cache [B, Hkv, capacity, D], after the tokens held.
 
-    Returns the keys and values to attend to, as [B, held, Hkv, D] views of the cache, and the cache. Without a cache
-    (None, or one without elements), keys and values become the cache.
+    Returns the keys and values to attend to and the cache: after a prefill, without a cache (None, or one without
+    elements) keys and values become the cache; in a step of decode all of the cache is returned, [B, capacity, Hkv, D].
     """
-    ring = _checked(attn_kwargs)
-    held, new = ring.held, keys.shape[1] if ring.step is None else int(ring.step.stores)
+    ring, new = _checked(attn_kwargs), keys.shape[1]
+    if ring.step is not None:
+        if key_cache is None or value_cache is None or not key_cache.numel():
+            raise ValueError("the attention op 'ring' was told to decode, and given no cache")
+        key_cache.index_copy_(2, ring.step.slot, keys.transpose(1, 2))
+        value_cache.index_copy_(2, ring.step.slot, values.transpose(1, 2))
+        return key_cache.transpose(1, 2), value_cache.transpose(1, 2), key_cache, value_cache
+    held = ring.held
     if key_cache is None or value_cache is None or not key_cache.numel():
         if held:
             raise ValueError(f"the attention op 'ring' was told that {held} tokens are cached, and given no cache")
-        key_cache, value_cache = keys[:, :new].transpose(1, 2), values[:, :new].transpose(1, 2)
-    elif new:
+        key_cache, value_cache = keys.transpose(1, 2), values.transpose(1, 2)
+    else:
         if held + new > key_cache.shape[2]:
             raise ValueError(f"the cache has room for {key_cache.shape[2]} tokens, {held} are held and {new} are new")
         key_cache[:, :, held : held + new].copy_(keys.transpose(1, 2))
@@ -160,16 +165,11 @@ def _decode(
     scale_factor: float | None,
     **attn_kwargs: Any,
 ) -> torch.Tensor:
-    """Attention of the new token's query [B, 1, Hq, D] to the keys and values [B, m_r, Hkv, D] of all ranks."""
+    """Attention of the new token's query [B, 1, Hq, D] to the caches [B, capacity, Hkv, D] of all ranks."""
     ring = _checked(attn_kwargs, p_dropout)
-    cached = ring.step.held + int(ring.step.stores)
-    if keys.shape[1] != cached:
-        raise ValueError(
-            f"the attention op 'ring' decodes over {cached} cached tokens and got {keys.shape[1]}: it needs its cache, "
-            "use_cache=True and past_key_value_states"
-        )
     q, k, v = (x.transpose(1, 2) for x in (query, keys, values))
-    return ring_decode(q, k, v, ring.group, scale_factor, block=ring.block).transpose(1, 2)
+    out = ring_decode(q, k, v, ring.group, scale_factor, block=ring.block, cached=ring.step.cached)
+    return out.transpose(1, 2)
 
 
 def _checked(attn_kwargs: dict[str, Any], p_dropout: float = 0.0) -> Ring:

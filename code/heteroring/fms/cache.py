@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,10 +64,15 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
 class RingCache:
     """This rank's KV of every layer, and how many tokens each rank holds. `ring_prefill` creates it.
 
+    A step of decode reads what differs from step to step on the device, so that a CUDA graph of one step serves all:
+    in step i every rank writes the new token's KV into slot turns[i, 0], behind what it holds, and attends to
+    turns[i, 1] tokens; only the rank whose turn it is counts the new one among them.
+
     Args:
-        layers: (keys, values) per layer, each [B, Hkv, capacities[rank], D], allocated once.
+        layers: (keys, values) per layer, each [B, Hkv, capacities[rank] + 1, D], allocated once. The last slot is for
+            tokens that other ranks keep when this one is full.
         partition: Which tokens of the prompt each rank holds; of one in chunks, how many of them.
-        held: Tokens cached per rank, the same tuple on all ranks.
+        held: Tokens cached per rank, as the host knows it; the same tuple on all ranks.
         capacities: Tokens per rank that there is room for, the same tuple on all ranks.
         speeds: Relative speeds of decode per rank (`next_owner`).
         batch: Number of sequences.
@@ -75,6 +80,10 @@ class RingCache:
         rank: This rank.
         group: The process group of the prefill.
         block: The backend of decode.
+        turns: int64 [T + 1, 3] on the device: slot, tokens attended to, and position of each of the T new tokens that
+            `plan_turns` found room for. The last row is what a step would find in a full cache.
+        steps: int64 [1] on the device: how many of them are cached.
+        full: Tokens cached over all ranks once there is no room for another one; 0 before `plan_turns`.
     """
 
     layers: list[KV]
@@ -87,6 +96,9 @@ class RingCache:
     rank: int
     group: dist.ProcessGroup | None
     block: str | Backend
+    turns: torch.Tensor = field(default_factory=torch.Tensor)
+    steps: torch.Tensor = field(default_factory=torch.Tensor)
+    full: int = 0
 
     @property
     def seq_len(self) -> int:
@@ -96,7 +108,24 @@ class RingCache:
     @property
     def room(self) -> int:
         """Tokens that there is still room for."""
-        return sum(self.capacities) - self.seq_len
+        return max(0, self.full - self.seq_len)
+
+    @torch.inference_mode(False)
+    def plan_turns(self) -> None:
+        """Plan which rank keeps each of the tokens to follow, until the one whose turn it is has no room."""
+        after, turns = list(self.held), []
+        while after[owner := next_owner(after, self.speeds)] < self.capacities[owner]:
+            turns.append((after[self.rank], after[self.rank] + (owner == self.rank), sum(after)))
+            after[owner] += 1
+        turns.append((after[self.rank], after[self.rank], sum(after)))
+        device = self.layers[0][0].device
+        self.turns, self.steps = torch.tensor(turns, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+        self.full = sum(after)
+
+    def count(self) -> None:
+        """Count a token that a step of decode has cached, on the host; the step itself counts it on the device."""
+        owner = next_owner(self.held, self.speeds)
+        self.held = tuple(held + (rank == owner) for rank, held in enumerate(self.held))
 
 
 @torch.inference_mode(False)  # so that a cache filled in inference mode can also be written to outside it
@@ -116,8 +145,8 @@ def empty_cache(
     options: dict[str, Any] = {"dtype": dtype_of(model), "device": device_of(model)}
     layers = [
         (
-            torch.empty(batch, layer.kvheads, room[rank], layer.emb_kq_per_head, **options),
-            torch.empty(batch, layer.kvheads, room[rank], layer.emb_v_per_head, **options),
+            torch.empty(batch, layer.kvheads, room[rank] + 1, layer.emb_kq_per_head, **options),
+            torch.empty(batch, layer.kvheads, room[rank] + 1, layer.emb_v_per_head, **options),
         )
         for layer in attention_layers(model)
     ]
@@ -129,8 +158,8 @@ def make_room(cache: RingCache, tokens: int) -> None:
     """Move the layers of this rank's cache that have room for less than `tokens` to larger ones, one at a time."""
     held = cache.held[cache.rank]
     for index, layer in enumerate(cache.layers):
-        if layer[0].shape[2] < tokens:
-            keys, values = (x.new_empty(*x.shape[:2], tokens, x.shape[3]) for x in layer)
+        if layer[0].shape[2] <= tokens:  # there is one slot more than there is room for
+            keys, values = (x.new_empty(*x.shape[:2], tokens + 1, x.shape[3]) for x in layer)
             for old, new in zip(layer, (keys, values), strict=True):
                 new[:, :, :held].copy_(old[:, :, :held])
             cache.layers[index] = keys, values

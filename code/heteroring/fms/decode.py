@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from heteroring.fms.attention import OP, DecodeStep, Ring
-from heteroring.fms.cache import RingCache, next_owner
+from heteroring.fms.cache import RingCache
 from heteroring.fms.models import check_model
 from heteroring.fms.tokens import checked_tokens, described, is_token_ids
 from heteroring.fms.weights import device_of, fingerprint
@@ -54,25 +54,29 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
             fields += (("tokens held", cache.held), ("token ids", tokens))
         return fields
 
-    def forward() -> torch.Tensor:
-        step = DecodeStep(cache.held[cache.rank], owner == cache.rank)
-        device = device_of(model)
-        logits, _ = model(
-            token_ids.reshape(-1, 1).to(device),
-            position_ids=torch.full((1, 1), cache.seq_len, device=device),
-            past_key_value_states=cache.layers,
-            use_cache=True,
-            attn_name=OP,
-            ring=Ring(cache.partition, cache.group, cache.block, step=step),
-        )
-        return logits[:, -1]
-
     with call:
         call.agree(describe)
-        owner = next_owner(cache.held, cache.speeds)
-        logits = call.agree(lambda: (("part", "forward"),), forward)
-        cache.held = tuple(held + (rank == owner) for rank, held in enumerate(cache.held))
+        logits = call.agree(lambda: (("part", "forward"),), lambda: decode_forward(model, token_ids, cache))
+        cache.count()
         return logits
+
+
+def decode_forward(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
+    """Logits [B, V] after one new token [B] or [B, 1] of each sequence; its KV is cached, and counted on the device.
+
+    What differs from step to step is read on the device, so a CUDA graph may record the call and be replayed.
+    """
+    slot, cached, position = cache.turns.index_select(0, cache.steps).split(1, dim=1)
+    logits, _ = model(
+        token_ids.reshape(-1, 1).to(device_of(model)),
+        position_ids=position,
+        past_key_value_states=cache.layers,
+        use_cache=True,
+        attn_name=OP,
+        ring=Ring(cache.partition, cache.group, cache.block, step=DecodeStep(slot[0], cached[0])),
+    )
+    cache.steps += 1
+    return logits[:, -1]
 
 
 def check_cache(model: nn.Module, cache: RingCache) -> None:

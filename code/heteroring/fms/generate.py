@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.decode import ring_decode_step
+from heteroring.fms.continuation import Continuation
 from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
@@ -16,6 +16,9 @@ from heteroring.kernels.backend import Backend
 from heteroring.ring.arguments import flag, positive, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
+
+EOS_EVERY = 16
+"""Captured steps between two looks at whether all sequences have ended, for which the host waits for the device."""
 
 
 @torch.no_grad()
@@ -40,6 +43,10 @@ def ring_generate(
     Rank 0 chooses each token and broadcasts it, because devices of different kinds may round logits differently.
     Generation ends when every sequence has produced `eos_token_id`; a sequence that has done so continues until the
     others have, as in FMS's generate.
+
+    On CUDA, steps are replayed as a CUDA graph from the third token on, and whether all sequences have ended is looked
+    at every EOS_EVERY tokens. What cannot be captured, such as a `block` that is not the split-KV kernel of decode or a
+    layer that makes the host wait, runs eagerly, with a warning.
 
     Args:
         model: A language model of FMS whose weights every rank holds.
@@ -88,7 +95,7 @@ def ring_generate(
     with call:
         call.agree(describe, every_call=True)
         new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as they were checked
-        logits, cache = ring_prefill(
+        prefill = ring_prefill(
             model,
             input_ids,
             partition,
@@ -100,18 +107,18 @@ def ring_generate(
         )
         device = device_of(model)
         generator = None if seed is None else torch.Generator(device).manual_seed(int(seed))
-        ids = input_ids.to(device)
-        ended = torch.zeros(len(ids), 1, dtype=torch.bool, device=device)
-        while True:
-            new = choose(logits, generator, heat, top) if do_sample else logits.argmax(-1, keepdim=True)
-            if call.world_size > 1:
-                dist.broadcast(new, group=call.group, group_src=0)
-            ids = torch.cat((ids, new), 1)
-            if eos_token_id is not None:
-                ended |= new == eos_token_id
-            if ids.shape[1] == input_ids.shape[1] + new_tokens or (eos_token_id is not None and bool(ended.all())):
-                return ids
-            logits = ring_decode_step(model, new, cache)
+
+        def choice(logits: torch.Tensor) -> torch.Tensor:
+            return choose(logits, generator, heat, top) if do_sample else logits.argmax(-1, keepdim=True)
+
+        made = Continuation(model, prefill, new_tokens, choice, eos_token_id, generator)
+        while made.tokens < new_tokens:
+            if made.tokens == 2:
+                made.capture()
+            if made.tokens % (EOS_EVERY if made.captured else 1) == 0 and made.ended:
+                break
+            made.advance()
+        return torch.cat((input_ids.to(device), made.ids), 1)
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:
@@ -127,4 +134,6 @@ def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature:
     below = logits.double() - logits.double().amax(-1, keepdim=True)
     likely = (below / max(temperature, 1e-300)).softmax(-1)
     # Sampled in fp32, or fp64 for fp64 logits: 16 bits would round the probabilities by up to 0.4 %.
-    return torch.multinomial(likely.to(torch.promote_types(logits.dtype, torch.float32)), 1, generator=generator)
+    likely = likely.to(torch.promote_types(logits.dtype, torch.float32))
+    # As torch.multinomial draws, which makes the host wait to check what it is given.
+    return (likely / torch.empty_like(likely).exponential_(1, generator=generator)).argmax(-1, keepdim=True)

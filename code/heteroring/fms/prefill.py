@@ -144,6 +144,7 @@ def run_chunks(
 
     Returns logits on every rank: [B, V] of the last token, or [B, N, V]. An error leaves the finished chunks cached.
     """
+    cache.full = 0  # no step of decode may follow an error
     device, done, found = device_of(model), 0, []
     like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
     for part in chunks:
@@ -160,6 +161,7 @@ def run_chunks(
         done += part.seq_len
         if all_logits:
             found.append(logits if call.world_size == 1 else gather_all(logits, part, like, call.group))
+    cache.plan_turns()
     if all_logits:
         return torch.cat(found, 1)
     return logits[:, -1] if call.world_size == 1 else share_last(logits, last, like, call.group)

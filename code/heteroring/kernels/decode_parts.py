@@ -16,15 +16,22 @@ from heteroring.kernels.backend import Backend, resolve
 from heteroring.kernels.merge import merge_
 
 
-def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Backend = "auto") -> Tensor:
+def partials(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Backend = "auto", cached: Tensor | None = None
+) -> Tensor:
     """Packed parts [S, B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], over disjoint keys, S >= 1.
 
     m may be 0; Hq is a multiple of Hkv. `block` is a backend name or a Backend. On CUDA "auto" and "triton" stand for
     the split-KV kernel where it covers the operands. Any other backend gives one part, with the queries that share a
     KV head as its query rows. Either way every key and value is read once, and none is expanded.
+
+    `cached`, an integer tensor of one element, is the number of keys, from the first on; None stands for all m. The
+    split-KV kernel reads it on the device; for any other backend the host waits for it.
     """
     if _is_split(block, q, k, v):
-        return decode_split.partials(q, k, v, scale)
+        return decode_split.partials(q, k, v, scale, cached=cached)
+    if cached is not None:
+        k, v = (x[:, :, : int(cached)] for x in (k, v))
     batch, heads, _, head_dim = q.shape
     grouped = q.reshape(batch, k.shape[1], heads // k.shape[1], head_dim)
     compute = resolve(block, q.device, q.dtype, head_dim)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_HEAD_DIM = 256
+# 64-bit words that a head's part takes in an exchange: the longest output, its LSE, and room to keep 16 bytes aligned.
+WORDS = MOST_HEAD_DIM + 2
 # Most elements of the queries that share a KV head: with more, they and the tiles of keys and values would not fit the
 # shared memory of every GPU since compute capability 8.0.
 MOST_QUERIES = 8192
@@ -22,6 +24,8 @@ MOST_QUERIES = 8192
 # Chunks in flight on each SM: enough to keep reading memory while others compute.
 _PROGRAMS = 2
 _BLOCK_S = 16
+# Programs of the exchange between ranks. All of them run at a time, whatever share of a GPU the rank has.
+_EXCHANGERS = 64
 
 
 def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -39,10 +43,13 @@ def fits(group: int, head_dim: int) -> bool:
     return head_dim <= MOST_HEAD_DIM and _power_of_two(group) * _power_of_two(head_dim) <= MOST_QUERIES
 
 
-def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None) -> Tensor:
+def partials(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None, cached: Tensor | None = None
+) -> Tensor:
     """Packed parts [S, B, Hq, D + 1] (see decode_parts) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one per chunk.
 
-    `most` limits the chunks of each KV head; by default they fill the device.
+    `most` limits the chunks of each KV head; by default they fill the device. `cached`, an integer tensor of one
+    element on the device, is the number of keys, from the first on; None stands for all m.
     """
     from heteroring.kernels.decode_kernel import chunk_kernel
 
@@ -56,7 +63,7 @@ def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = N
     rows = _rows(head_dim, q.element_size())
     if most is None:
         most = max(1, _PROGRAMS * _sm_count(q.device) // (batch * kv_heads))
-    chunk, chunks = cut(n, rows, most)
+    chunks = cut(n, rows, most)
     parts = q.new_empty((chunks, batch, heads, head_dim + 1), dtype=torch.float32)
     group = heads // kv_heads
     with torch.cuda.device(q.device if q.is_cuda else -1):
@@ -66,13 +73,14 @@ def partials(q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = N
             v,
             parts,
             *(*q.stride()[:2], *k.stride()[:3], *v.stride()[:3], *parts.stride()[:3]),
-            *(kv_heads, n, chunk, scale * math.log2(math.e)),
+            *(kv_heads, n if cached is None else cached, scale * math.log2(math.e)),
             GROUP=group,
             HEAD_DIM=head_dim,
             BLOCK_G=max(16, _power_of_two(group)),
             BLOCK_N=rows,
             BLOCK_D=max(16, _power_of_two(head_dim)),
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
+            COUNTED=cached is not None,
             num_warps=4,
             num_stages=3 if q.element_size() == 2 else 2,
         )
@@ -100,10 +108,40 @@ def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
     return out
 
 
-def cut(n: int, rows: int, most: int) -> tuple[int, int]:
-    """(keys per chunk, chunks) for `n` keys read `rows` at a time: at most `most` chunks, all but the last equal."""
-    chunk = max(1, -(-n // (rows * most))) * rows
-    return chunk, max(1, -(-n // chunk))
+def exchange(parts: Tensor, dtype: torch.dtype, places: Tensor, calls: Tensor, rank: int) -> Tensor:
+    """out [B, Hq, D] in `dtype` over the keys of all ranks, from this rank's fp32 parts [S, B, Hq, D + 1].
+
+    Every rank calls. `places` int64 [P] and `calls` int32 [most heads] are those of the kernel.
+    """
+    from heteroring.kernels.decode_kernel import exchange_kernel
+
+    count, batch, heads, width = parts.shape
+    out = parts.new_empty((batch, heads, width - 1), dtype=dtype)
+    total = batch * heads
+    with torch.cuda.device(parts.device if parts.is_cuda else -1):
+        exchange_kernel[(min(total, _EXCHANGERS),)](
+            parts,
+            out,
+            places,
+            calls,
+            *(*parts.stride()[:3], *out.stride()[:2], count, heads, total, rank, len(calls)),
+            RANKS=len(places),
+            WIDTH=WORDS,
+            HEAD_DIM=width - 1,
+            BLOCK_S=_BLOCK_S,
+            BLOCK_D=_power_of_two(width - 1),
+            num_warps=4,
+        )
+    return out
+
+
+def cut(n: int, rows: int, most: int) -> int:
+    """The number of chunks of `n` keys read `rows` at a time, when each but the last has equally many tiles: <= most.
+
+    The kernel cuts alike, for any number of keys, into as many chunks as it has programs.
+    """
+    tiles = -(-n // rows)
+    return max(1, -(-tiles // max(1, -(-tiles // most))))
 
 
 def _rows(head_dim: int, itemsize: int) -> int:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from heteroring.kernels.backend import Backend
 from heteroring.kernels.decode_parts import finish, merge_parts, partials
 from heteroring.ring.consistency import Call, Fields
+from heteroring.ring.transport.part_buffer import part_buffer_of
 from heteroring.ring.validation import described, operands, shapes_of
 
 # PyTorch 2.13 renamed it and warns about the old name in every call.
@@ -22,11 +23,13 @@ def ring_decode(
     scale: float | None = None,
     *,
     block: str | Backend = "auto",
+    cached: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of one new query to the keys and values of all ranks. Forward only.
 
-    Every rank of the group must call. Each rank attends to the keys that it holds; one collective then exchanges
-    B x Hq x (D + 1) numbers per rank, which every rank merges by their LSE.
+    Every rank of the group must call. Each rank attends to the keys that it holds; then B x Hq x (D + 1) numbers per
+    rank are exchanged, which every rank merges by their LSE: written by each rank into the others' memory where their
+    GPUs can reach each other, else by one collective.
 
     q, k and v may have any strides. A tensor is copied first if its last dimension is not contiguous or its rows
     overlap, and on CUDA also if its rows do not begin at multiples of 16 bytes.
@@ -43,6 +46,8 @@ def ring_decode(
             initialized.
         scale: Factor on the scores; None stands for 1/sqrt(D).
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
+        cached: An integer tensor of one element on the device of k, at most m_r: the number of keys that this rank
+            holds, from the first on, for a cache that grows while a CUDA graph is replayed. None stands for m_r.
 
     Returns:
         out [B, Hq, 1, D] in the dtype of q, bitwise equal on all ranks with the same kind of device; 0 where no rank
@@ -61,20 +66,35 @@ def ring_decode(
             q, k, v, scale = operands(q, k, v, scale, block, "ring_decode")
             if q.shape[2] != 1:
                 raise ValueError(f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}")
+            if cached is not None:
+                check_cached(cached, k)
             return described(q, k, scale)
 
         def own() -> torch.Tensor:
             assert scale is not None  # since `describe` was called
             with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-                parts = partials(q, k, v, scale, block)
-                return parts if call.world_size == 1 else merge_parts(parts)
+                return partials(q, k, v, scale, block, cached)
 
         parts = call.agree(describe, own)
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
+            if call.world_size > 1 and (buffer := part_buffer_of(call.group, parts)):
+                out = buffer.exchange(parts, q.dtype)[:, :, None]
+                call.complete()
+                return out
             if call.world_size > 1:
-                parts = _gather(parts, call.group, call.rank, call.world_size)
+                parts = _gather(merge_parts(parts), call.group, call.rank, call.world_size)
             call.complete()
             return finish(parts, q.dtype)
+
+
+def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
+    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, the number
+    itself is not looked at."""
+    integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
+    if not integer or cached.numel() != 1 or cached.device != k.device:
+        raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")
+    if cached.device.type == "cpu" and not 0 <= int(cached) <= k.shape[2]:
+        raise ValueError(f"cached is {int(cached)}, and k has {k.shape[2]} keys")
 
 
 def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size: int) -> torch.Tensor:

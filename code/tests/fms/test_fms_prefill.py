@@ -139,7 +139,7 @@ def test_the_cache_holds_the_keys_and_values_of_each_ranks_own_tokens(ranks):
     for rank, (used, shapes, held, capacities) in enumerate(ranks(2).run(cached, lens)):
         assert held == lens
         assert capacities == (30, 21)
-        assert shapes == [((2, 2, capacities[rank], 16),) * 2] * 2
+        assert shapes == [((2, 2, capacities[rank] + 1, 16),) * 2] * 2
         positions = torch.from_numpy(Partition.zigzag(lens).positions(rank))
         for mine, layer in zip(used, want, strict=True):
             for got, exact in zip(mine, layer, strict=True):

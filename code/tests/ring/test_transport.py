@@ -87,7 +87,7 @@ class Host:
         for rank in range(world_size):
             buffer = SymmetricBuffer.__new__(SymmetricBuffer)
             buffer.capacity, buffer._first, buffer._memory = 4096, 256, memory[rank]
-            buffer._rank, buffer._world_size = rank, world_size
+            buffer.rank, buffer._world_size = rank, world_size
             buffer._addresses = [each.data_ptr() for each in memory]
             buffer._last = None
             self.buffers.append(buffer)
@@ -96,7 +96,7 @@ class Host:
         monkeypatch.setattr(copy_engine, "row_copy", fake_driver.row_copy)
         comm_stream = lambda group, device: SimpleNamespace(stream=self.comm_streams[self.rank])  # noqa: E731
         monkeypatch.setattr(copy_engine, "comm_stream_of", comm_stream)
-        monkeypatch.setattr(copy_engine, "symmetric_buffer_of", lambda group, device, nbytes: self.buffers[self.rank])
+        monkeypatch.setattr(copy_engine, "buffer_of", lambda kind, group, device, nbytes: self.buffers[self.rank])
         monkeypatch.setattr(copy_engine.dist, "get_rank", lambda group: self.rank)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.computes[self.rank])
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)

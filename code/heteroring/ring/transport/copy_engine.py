@@ -15,7 +15,7 @@ from heteroring.ring.transport.comm_stream import comm_stream_of
 from heteroring.ring.transport.contiguous import compact
 from heteroring.ring.transport.cuda_driver import row_copy
 from heteroring.ring.transport.messages import SLOTS, Message, messages
-from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, symmetric_buffer_of
+from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, buffer_of
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
 # Approximate size of a part of a message: a part has a fixed cost, which is that of copying some 2 MB.
@@ -49,7 +49,7 @@ class CopyEngine:
         self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
         self._token_bytes = 2 * batch * heads * self._head_bytes
         most_bytes = self._token_bytes * _most_keys(partition, causal, prefix_lens)
-        self._buffer = symmetric_buffer_of(group, k.device, most_bytes)
+        self._buffer = buffer_of(SymmetricBuffer, group, k.device, most_bytes)
         self._current = torch.cuda.current_stream(k.device)
         self._buffer.open(self._current)
         self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()

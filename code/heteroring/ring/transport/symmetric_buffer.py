@@ -1,8 +1,9 @@
-"""Symmetric buffers: slots on each rank that peers write KV to, with flags for credits and signals."""
+"""Symmetric buffers: memory on each rank that peers write to, with slots and flags for KV, or words for parts."""
 
 from __future__ import annotations
 
 import os
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -14,47 +15,41 @@ from heteroring.ring.transport.messages import SLOTS
 _FLAG_BYTES = 4
 _ALIGNMENT = 256
 
-_buffers: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, list[SymmetricBuffer]]] = WeakKeyDictionary()
+_buffers: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[type, torch.device], list[Any]]] = WeakKeyDictionary()
+_Buffer = TypeVar("_Buffer", bound="SymmetricMemory")
 
 
-def symmetric_buffer_of(group: dist.ProcessGroup, device: torch.device, nbytes: int) -> SymmetricBuffer:
-    """A symmetric buffer with slots for messages of `nbytes`; all ranks of `group` ask for the same sizes in turn.
+def buffer_of(kind: type[_Buffer], group: dist.ProcessGroup, device: torch.device, capacity: int) -> _Buffer:
+    """A buffer of `kind` of that capacity; all ranks of `group` ask for the same kinds and capacities in turn.
 
-    Where no existing one is large enough, one of at least twice the last one's size is allocated. Outgrown ones are
+    Where no existing one is large enough, one of at least twice the last one's capacity is allocated. Outgrown ones are
     kept, because a CUDA graph may have been captured with them.
     """
-    made = _buffers.setdefault(group, {}).setdefault(device, [])
-    if not made or made[-1].capacity < nbytes:
-        made.append(SymmetricBuffer(group, device, max(nbytes, 2 * made[-1].capacity if made else 0)))
+    made = _buffers.setdefault(group, {}).setdefault((kind, device), [])
+    if not made or made[-1].capacity < capacity:
+        made.append(kind(group, device, max(capacity, 2 * made[-1].capacity if made else 0)))
     return made[-1]
 
 
 def symmetric_buffer_bytes(group: dist.ProcessGroup, device: torch.device) -> int:
     """Bytes on `device` that the symmetric buffers of `group` take, which PyTorch's allocator does not count."""
-    return sum(buffer.nbytes for buffer in _buffers.get(group, {}).get(device, []))
+    made = _buffers.get(group, {}).items()
+    return sum(buffer.nbytes for (_, where), buffers in made if where == device for buffer in buffers)
 
 
-class SymmetricBuffer:
-    """A table of flags and SLOTS slots of `capacity` bytes, in symmetric memory on every rank of a group.
+class SymmetricMemory:
+    """`nbytes` of zeros on every rank of a group, which all ranks can write to; its calls follow one another."""
 
-    The owner of a message writes it into a slot of the reader, in one or more parts. The reader gives credit for the
-    slot; the owner awaits the credit, writes, and signals the number of parts written after each part. The reader
-    awaits the signal of the last part, or a kernel of its follows the signal and reads parts as they arrive. Each flag
-    is set by one side and cleared by the other; there are no running counts, which a replayed CUDA graph could not
-    keep. All of this is work on a stream: the host never waits.
-    """
+    capacity: int
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
-        # Copies between two GPUs need no multicast object, and creating one can fail or do harm where it is not set up.
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, nbytes: int) -> None:
+        # Peers need no multicast object, and creating one can fail or do harm where it is not set up.
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
         from torch.distributed import _symmetric_memory as symmetric_memory
 
-        self.capacity = -(-capacity // _ALIGNMENT) * _ALIGNMENT
-        self._rank, self._world_size = dist.get_rank(group), dist.get_world_size(group)
-        self._first = -(-2 * self._world_size * _FLAG_BYTES // _ALIGNMENT) * _ALIGNMENT
-        self._memory = symmetric_memory.empty(self._first + SLOTS * self.capacity, dtype=torch.uint8, device=device)
-        self._memory[: self._first].zero_()
-        torch.cuda.synchronize(device)  # a peer may set a flag as soon as the rendezvous is over
+        self.rank, self._world_size = dist.get_rank(group), dist.get_world_size(group)
+        self._memory = symmetric_memory.empty(nbytes, dtype=torch.uint8, device=device).zero_()
+        torch.cuda.synchronize(device)  # a peer may write as soon as the rendezvous is over
         handle = symmetric_memory.rendezvous(self._memory, group)
         mapped = [handle.get_buffer(rank, self._memory.shape, torch.uint8) for rank in range(self._world_size)]
         self._addresses = [each.data_ptr() for each in mapped]
@@ -67,15 +62,31 @@ class SymmetricBuffer:
             current.wait_stream(self._last)
 
     def close(self, current: torch.cuda.Stream) -> None:
-        """End the call, all of whose work on slots and flags has been queued."""
+        """End the call, all of whose work on the memory has been queued."""
         # While a graph is recorded nothing runs that the next call could wait for.
         if not torch.cuda.is_current_stream_capturing():
             self._last = current
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the buffer takes on this rank."""
+        """Bytes that the memory takes on this rank."""
         return self._memory.numel()
+
+
+class SymmetricBuffer(SymmetricMemory):
+    """A table of flags and SLOTS slots of `capacity` bytes, in symmetric memory on every rank of a group.
+
+    The owner of a message writes it into a slot of the reader, in one or more parts. The reader gives credit for the
+    slot; the owner awaits the credit, writes, and signals the number of parts written after each part. The reader
+    awaits the signal of the last part, or a kernel of its follows the signal and reads parts as they arrive. Each flag
+    is set by one side and cleared by the other; there are no running counts, which a replayed CUDA graph could not
+    keep. All of this is work on a stream: the host never waits.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
+        self.capacity = -(-capacity // _ALIGNMENT) * _ALIGNMENT
+        self._first = -(-2 * dist.get_world_size(group) * _FLAG_BYTES // _ALIGNMENT) * _ALIGNMENT
+        super().__init__(group, device, self._first + SLOTS * self.capacity)
 
     def slot(self, index: int, nbytes: int) -> torch.Tensor:
         """The first `nbytes` of this rank's slot `index`: uint8 [nbytes]."""
@@ -88,23 +99,23 @@ class SymmetricBuffer:
 
     def give_credit(self, owner: int, stream: int) -> None:
         """Allow `owner` to write its next message for this rank, once the earlier work on `stream` is done."""
-        write_flag(stream, self._credit(owner, self._rank), 1)
+        write_flag(stream, self._credit(owner, self.rank), 1)
 
     def await_credit(self, reader: int, stream: int) -> None:
         """Hold `stream` until this rank has credit to write its next message for `reader`; use the credit up."""
-        self._await_and_clear(stream, self._credit(self._rank, reader), 1)
+        self._await_and_clear(stream, self._credit(self.rank, reader), 1)
 
     def signal(self, reader: int, parts: int, stream: int) -> None:
         """Signal `reader` that `parts` parts of its message have arrived, once earlier work on `stream` is done."""
-        write_flag(stream, self._signal(reader, self._rank), parts)
+        write_flag(stream, self._signal(reader, self.rank), parts)
 
     def await_signal(self, owner: int, parts: int, stream: int) -> None:
         """Hold `stream` until all `parts` parts of the message of `owner` are there; reset the signal."""
-        self._await_and_clear(stream, self._signal(self._rank, owner), parts)
+        self._await_and_clear(stream, self._signal(self.rank, owner), parts)
 
     def arrived(self, owner: int) -> int:
         """Address of the number of parts of the message of `owner` that are there, for a kernel to wait for."""
-        return self._signal(self._rank, owner)
+        return self._signal(self.rank, owner)
 
     def reset_signal(self, owner: int, stream: int) -> None:
         """Set the number of parts from `owner` back to 0, once earlier work on `stream` is done."""
