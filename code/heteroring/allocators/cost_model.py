@@ -182,10 +182,12 @@ def _sms_recorded(files: Iterable[PathLike]) -> dict[float, int]:
             record = read_record(path.with_suffix(".json"))
         except (OSError, ValueError):  # none, or a file of another kind that has this name
             continue
-        for percentage, whole, seen in zip(
-            record["percentages"], record["multiprocessors"], record.get("achieved", ()), strict=False
-        ):
-            found[float(percentage)] = seen.get("multiprocessors", whole) if isinstance(seen, dict) else whole
+        if len(record["percentages"]) == len(record["multiprocessors"]) == 1:
+            achieved = record.get("achieved")
+            seen = achieved[0] if isinstance(achieved, list) and achieved else None
+            whole = record["multiprocessors"][0]
+            sms = seen.get("multiprocessors", whole) if isinstance(seen, dict) else whole
+            found[float(record["percentages"][0])] = sms
     return found
 
 
