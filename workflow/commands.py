@@ -25,9 +25,10 @@ Arguments = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """What one job of the ring measures: `percentages` of the ranks in rank order, and so on.
+    """What one job of the ring, or of whole models, measures: `percentages` of the ranks in rank order, and so on.
 
-    part: "" where one job measures all modules, else "call", "layer", or the condition under which calls are timed.
+    part: "" where one job measures all there is, else "call", "layer", or the condition under which calls are timed.
+    modules: of the ring.
     """
 
     percentages: tuple[int, ...]
@@ -85,6 +86,13 @@ class Commands:
                     ]
         return found
 
+    def model_settings(self) -> list[Setting]:
+        """Every job of whole models, in such an order."""
+        strategies = tuple(self._config["model_strategies"])
+        both = [order for slow in self.model_percentages for order in self._orders(slow)]
+        jobs = range(1, self._settings["model"]["jobs"] + 1)
+        return [Setting(ranks, "", job, (), RESTED, strategies) for job in jobs for ranks in both]
+
     def _orders(self, slow: int) -> list[tuple[int, int]]:
         return [(100, slow), (slow, 100)] if slow in self._settings["slow_first"] else [(100, slow)]
 
@@ -101,6 +109,17 @@ class Commands:
             for each in self.settings()
         ]
         return {"repetitions": self._settings["repetitions"], "jobs": jobs}
+
+    def model_grid(self) -> dict:
+        """What the measurements of whole models must hold, for their check."""
+        model, settings = self._settings["model"], self.model_settings()
+        return {
+            "percentages": [list(ranks) for ranks in dict.fromkeys(each.percentages for each in settings)],
+            "jobs": model["jobs"],
+            "seq_lens": model["seq_lens"],
+            "strategies": self._config["model_strategies"],
+            "new_tokens": model["new_tokens"],
+        }
 
     def profile(self, percentage: int, output: Path | str) -> Arguments:
         """How fast one rank computes at a percentage."""
@@ -153,16 +172,17 @@ class Commands:
             repetitions=self._settings["repetitions"],
         )
 
-    def model(self, percentage: int, models: Path | str, output: Path | str, trace: Path | str) -> Arguments:
-        """The whole model under one throttle setting of the last rank."""
+    def model(self, setting: Setting, models: Path | str, output: Path | str, trace: Path | str) -> Arguments:
+        """The whole model under one throttle setting."""
         options = ("layers", "emb_dim", "new_tokens", "repetitions", "cell_seconds")
         return self._measuring(
             "model",
             output,
             *self._model_shape(),
-            percentages=f"100,{percentage}",
-            strategies=_listed(self._config["model_strategies"]),
+            percentages=_listed(setting.percentages),
+            strategies=_listed(setting.strategies),
             models=models,
+            job=setting.job,
             trace=trace,
             **{key: self._settings["model"][key] for key in options},
         )

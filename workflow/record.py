@@ -74,9 +74,9 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
         yield Job("model", path, commands.model_profile(percentage, path))
     cost = folder / "models" / f"{BLOCK_MODEL}.json"
     yield Job("model", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
-    for percentage in commands.model_percentages:
-        path, trace = folder / f"pct-{percentage:03d}.csv", folder / f"trace-{percentage:03d}.csv"
-        yield Job("model", path, commands.model(percentage, cost.parent, path, trace))
+    for setting in commands.model_settings():
+        path, trace = folder / f"{setting.name}.csv", folder / f"{setting.name.replace('pct-', 'trace-')}.csv"
+        yield Job("model", path, commands.model(setting, cost.parent, path, trace))
 
 
 def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], dict[str, float]]:

@@ -20,7 +20,7 @@ rule bench:
     params:
         command=lambda wildcards: command(
             COMMANDS[wildcards.live].bench(
-                setting_of(wildcards),
+                setting_of(SETTINGS[wildcards.live], wildcards.setting),
                 f"{DATA}/{wildcards.live}/models",
                 at(rules.bench.output.rows, wildcards),
             )

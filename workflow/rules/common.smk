@@ -78,7 +78,7 @@ MODELS = list(GRID.models)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
 # The grid of whole models, which ibm-fms builds.
-MODEL_PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.model_percentages]
+MODEL_SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].model_settings()} for platform in COMMANDS}
 MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
 
@@ -127,21 +127,18 @@ def job_files(folder, stage):
     return expand(f"{folder}/{stage}/{{name}}.{{kind}}", name=names, kind=["csv", "json"])
 
 
-def setting_of(wildcards):
-    """The setting of a job of the ring, by its name."""
-    found = SETTINGS[wildcards.live]
-    if wildcards.setting not in found:
-        raise WorkflowError(
-            f"{wildcards.setting} is no job of the configured grid: {choices(wildcards.setting, found)}"
-        )
-    return found[wildcards.setting]
+def setting_of(settings, name):
+    """The setting of a job, by its name."""
+    if name not in settings:
+        raise WorkflowError(f"{name} is no job of the configured grid: {choices(name, settings)}")
+    return settings[name]
 
 
 def has_whole_model(folder):
     """Whether a whole model is measured there, or was."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return any(Path(folder, "model").glob("pct-*.csv"))
-    return HAS_FMS and bool(MODEL_PERCENTAGES)
+    return HAS_FMS and bool(GRID.model_percentages)
 
 
 def whole_model_files(folder):
@@ -150,9 +147,10 @@ def whole_model_files(folder):
         return sorted(str(path) for path in Path(folder, "model").rglob("*-*.*") if path.parent.name != "models")
     if not has_whole_model(folder):
         return []
+    names = list(MODEL_SETTINGS[FOLDERS[folder]])
     return [
-        *expand(f"{folder}/model/pct-{{percentage}}.{{kind}}", percentage=MODEL_PERCENTAGES, kind=["csv", "json"]),
-        *expand(f"{folder}/model/trace-{{percentage}}.csv", percentage=MODEL_PERCENTAGES),
+        *expand(f"{folder}/model/{{name}}.{{kind}}", name=names, kind=["csv", "json"]),
+        *(f"{folder}/model/{name.replace('pct-', 'trace-')}.csv" for name in names),
         *expand(f"{folder}/model/profile/pct-{{percentage}}.{{kind}}", percentage=MODEL_PROFILES, kind=["csv", "json"]),
     ]
 
@@ -161,10 +159,10 @@ def aggregate_options(folder):
     """Which jobs belong to the grid: of a live platform, others may lie in its folder as well."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return ""
-    whole = config["model_percentages"] if has_whole_model(folder) else []
-    jobs = comma(SETTINGS[FOLDERS[folder]])
+    platform = FOLDERS[folder]
+    whole = MODEL_SETTINGS[platform] if has_whole_model(folder) else []
     profiles = comma(config["percentages"])
-    return f"--percentages {profiles} --model-percentages {comma(whole) or 'none'} --bench {jobs}"
+    return f"--percentages {profiles} --bench {comma(SETTINGS[platform])} --model {comma(whole) or 'none'}"
 
 
 def code_of(*paths):
@@ -222,6 +220,7 @@ wildcard_constraints:
     platform="[a-z0-9]+",
     percentage=r"\d{3}",
     setting=r"pct-[-\d]+(\.[a-z]+)?\.job-\d+",
+    whole=r"[-\d]+\.job-\d+",
     model=one_of(MODELS),
     name="[A-Za-z0-9_-]+",
 
@@ -242,13 +241,7 @@ def model_grid_of(platform):
     """What the measurements of a live platform's whole model must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
         return None
-    settings = config["platforms"][platform]["model"]
-    return {
-        "percentages": config["model_percentages"],
-        "seq_lens": settings["seq_lens"],
-        "strategies": config["model_strategies"],
-        "new_tokens": settings["new_tokens"],
-    }
+    return COMMANDS[platform].model_grid()
 
 
 def known_figure(name):

@@ -52,14 +52,14 @@ rule model:
     input:
         cost=lambda wildcards: to_split_by(
             [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
-            expand(rules.model.output, live=wildcards.live, percentage=wildcards.percentage),
+            expand(rules.model.output, live=wildcards.live, whole=wildcards.whole),
         ),
     output:
-        rows=f"{DATA}/{{live}}/model/pct-{{percentage}}.csv",
-        provenance=f"{DATA}/{{live}}/model/pct-{{percentage}}.json",
-        trace=f"{DATA}/{{live}}/model/trace-{{percentage}}.csv",
+        rows=f"{DATA}/{{live}}/model/pct-{{whole}}.csv",
+        provenance=f"{DATA}/{{live}}/model/pct-{{whole}}.json",
+        trace=f"{DATA}/{{live}}/model/trace-{{whole}}.csv",
     log:
-        f"{LOGS}/{{live}}/model/pct-{{percentage}}.log",
+        f"{LOGS}/{{live}}/model/pct-{{whole}}.log",
     conda:
         ENVIRONMENT
     threads: workflow.cores
@@ -68,14 +68,14 @@ rule model:
     params:
         command=lambda wildcards: command(
             COMMANDS[wildcards.live].model(
-                int(wildcards.percentage),
+                setting_of(MODEL_SETTINGS[wildcards.live], f"pct-{wildcards.whole}"),
                 Path(at(rules.model_fit.output.model, wildcards)).parent,
                 at(rules.model.output.rows, wildcards),
                 at(rules.model.output.trace, wildcards),
             )
         ),
     message:
-        "Measure the whole model on {wildcards.live} at {wildcards.percentage} %"
+        "Measure the whole model on {wildcards.live}: {wildcards.whole}"
     shell:
         "{params.command} > {log} 2>&1"
 

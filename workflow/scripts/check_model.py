@@ -40,7 +40,7 @@ def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
     if grid is not None:
         strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
         seq_lens = grid["seq_lens"]
-        percentages = [(100, percentage) for percentage in grid["percentages"]]
+        percentages = [tuple(each) for each in grid["percentages"]]
         decoded = [DECODED, "alone/rank0", "alone/rank1"] if grid["new_tokens"] else []
     return {
         *product(["prefill"], strategies, seq_lens, percentages),
@@ -49,13 +49,16 @@ def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
 
 
 def cell_violations(cells: pd.DataFrame, grid: Mapping | None) -> Iterator[str]:
-    """Missing and unexpected cells."""
+    """Missing and unexpected cells, and such as lack a job."""
     found = set(cells[CELL].itertuples(index=False, name=None))
     expected = expected_cells(cells, grid)
     for cell in sorted(expected - found):
         yield f"missing: {describe(dict(zip(CELL, cell, strict=True)))}"
     for cell in sorted(found - expected):
         yield f"not in the configured grid: {describe(dict(zip(CELL, cell, strict=True)))}"
+    if grid is not None:
+        for cell in cells[cells["jobs"] < grid["jobs"]].to_dict("records"):
+            yield f"{cell['jobs']} of {grid['jobs']} jobs: {describe(cell)}"
 
 
 def expected_traces(cells: pd.DataFrame) -> set[tuple]:
@@ -86,7 +89,7 @@ def trace_violations(trace: pd.DataFrame, expected: set[tuple]) -> Iterator[str]
 
 
 def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
-    """Every rule that the tables break, one line each. grid: strategies, seq_lens, percentages, new_tokens, or None."""
+    """Every rule that the tables break, one line each. grid: `Commands.model_grid`, or None."""
     return [
         *cell_violations(cells, grid),
         *bound_violations(cells[cells["system"] == "ring"], noise, describe),

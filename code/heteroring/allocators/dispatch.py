@@ -90,8 +90,8 @@ def allocation(
     if name == "balanced":
         speeds, costs = (), costs or tuple(map(cost_of_speed, speeds))
         step = multiple if seq_len % multiple == 0 else 1
-        waits = {"margin": RING_MARGIN, "wait_us": RING_WAIT_US} if isinstance(model, CostModel) else {}
-        block_lens = balanced(seq_len, costs, layout, causal, multiple=step, **waits)
+        margin, wait_us = (RING_MARGIN, RING_WAIT_US) if isinstance(model, CostModel) else (0.0, 0.0)
+        block_lens = balanced(seq_len, costs, layout, causal, multiple=step, margin=margin, wait_us=wait_us)
     else:
         block_lens = apportion(speeds, seq_len)
     notes = [note for prediction in predictions for note in prediction.notes]

@@ -79,7 +79,8 @@ class SplitJob(Job):
     """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
 
     models: folder of the fitted models that lut, formula and balanced need. multiple: tokens that balanced gives out at
-    a time, 0 for what suits the platform.
+    a time, 0 for what suits the platform. number: which of several independently started jobs of the same kind this is,
+    from 1.
     """
 
     seq_lens: tuple[int, ...]
@@ -87,6 +88,7 @@ class SplitJob(Job):
     models: Path | None = None
     transport: str = "auto"
     multiple: int = 0
+    number: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +97,8 @@ class SplitJob(Job):
         object.__setattr__(self, "strategies", check_strategies(self.strategies))
         if self.multiple < 0:
             raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
+        if self.number < 1:
+            raise ValueError(f"job is {self.number}: it must be 1 or more")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from heteroring import __version__
-from heteroring.cli import bench, demo, doctor, figure, model, profile
+from heteroring.cli import bench, demo, doctor, figure, model, plan, profile, simulate
 from heteroring.cli.options import (
     LISTED,
     MEASURE,
@@ -143,9 +143,6 @@ def aggregate(
     percentages: Annotated[
         str, option(WHAT, f"Throttle settings of the profiles, {LISTED}.", show_default="all there")
     ] = "",
-    model_percentages: Annotated[
-        str, option(WHAT, f"Those of whole models, {LISTED}, or: none.", show_default="all there")
-    ] = "",
     bench: Annotated[
         str,
         option(
@@ -154,18 +151,21 @@ def aggregate(
             show_default="all there",
         ),
     ] = "",
+    model: Annotated[
+        str, option(WHAT, f"Jobs of whole models, {LISTED}, in the same way, or: none.", show_default="all there")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Derive a platform's tables from the rows of its jobs, and print which files were written."""
     chosen = integers("--percentages", percentages) if percentages else None
+    of_ring = listed("--bench", bench) if bench else None
     of_models = None
-    if model_percentages:
-        of_models = () if model_percentages == "none" else integers("--model-percentages", model_percentages)
-    jobs = listed("--bench", bench) if bench else None
+    if model:
+        of_models = () if model == "none" else listed("--model", model)
     from heteroring.results.aggregate import aggregate
 
     raise_on_ctrl_c()
-    tables = [str(path) for path in aggregate(platform_dir, chosen, of_models, jobs)]
+    tables = [str(path) for path in aggregate(platform_dir, chosen, of_ring, of_models)]
     if as_json:
         print_json(tables)
         return
@@ -179,6 +179,8 @@ for panel, command, example in (
     (MEASURE, model.model, model.EXAMPLES),
     (PLAN, fit, examples("heteroring fit --kind cost --output models/cost-attention.json profile/pct-*.csv")),
     (PLAN, allocate, examples("heteroring allocate uneven --seq-len 65536 --percentages 100,10 --json")),
+    (PLAN, plan.plan, plan.EXAMPLES),
+    (PLAN, simulate.simulate, simulate.EXAMPLES),
     (SHOW, demo.demo, demo.EXAMPLES),
     (SHOW, doctor.doctor, doctor.EXAMPLES),
     (SHOW, aggregate, examples("heteroring aggregate --platform-dir data/h200x2")),

@@ -19,6 +19,7 @@ from heteroring.cli.options import (
     Label,
     Models,
     Multiple,
+    Number,
     Percentages,
     Platform,
     Repetitions,
@@ -80,6 +81,7 @@ def model(
     batch: Batch = 1,
     dtype: GridDtype = "",
     block: Block = "auto",
+    job: Number = 1,
     transport: Transport = "auto",
     multiple: Multiple = 0,
     repetitions: Repetitions = 3,
@@ -117,7 +119,7 @@ def model(
     from heteroring.results.model_rows import TRACED
     from heteroring.results.rows import write_rows
 
-    job = ModelJob(
+    setting = ModelJob(
         platform=platform,
         label=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
@@ -134,11 +136,12 @@ def model(
         transport=transport,
         repetitions=repetitions,
         cell_seconds=cell_seconds,
+        number=job,
         seed=seed,
         multiple=multiple,
     )
 
-    if asked and not set(TRACED) & set(job.strategies):
+    if asked and not set(TRACED) & set(setting.strategies):
         raise ValueError(f"--trace {asked} is given, but none of {', '.join(TRACED)}, which are traced, is a strategy")
 
     def write_trace(done: stage.ModelSweep) -> None:
@@ -147,4 +150,4 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, job, hang_timeout, output, description, write_beside=write_trace, track=track)
+    measure(stage, setting, hang_timeout, output, description, write_beside=write_trace, track=track)

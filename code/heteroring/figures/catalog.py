@@ -68,6 +68,24 @@ CATALOG = {
         "One layer of the model on each rank: busy, waiting, exposed transfer.",
         optional="No layer was traced",
     ),
+    "simulation_error": Entry(
+        "simulation_error",
+        "text",
+        "Simulated over measured latency in every cell of the grid.",
+        optional="What further ring steps cost was not profiled",
+    ),
+    "simulated_scaling": Entry(
+        "simulated_scaling",
+        "text",
+        "Simulated: bound fraction of mixed ranks, by their number and by length.",
+        optional="What further ring steps cost was not profiled",
+    ),
+    "simulated_slow_rank": Entry(
+        "simulated_slow_rank",
+        "text",
+        "Simulated: what one slow rank costs, by the number of ranks, at the front and at the back.",
+        optional="What further ring steps cost was not profiled",
+    ),
 }
 
 NAMES = tuple(CATALOG)

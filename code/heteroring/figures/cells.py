@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.results.results import headline
+from heteroring.results.results import headline, slow_last
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -53,7 +53,7 @@ def baseline_cells(results: Results) -> DataFrame:
 
 def model_cells(results: Results, phase: str) -> DataFrame:
     """Cells of a whole language model over the ring, in phase `prefill` or `decode`."""
-    rows = results.model
+    rows = slow_last(results.model)
     if rows.empty:
         raise MissingRows("no whole language model was measured")
     rows = rows[(rows.system == "ring") & (rows.phase == phase)]

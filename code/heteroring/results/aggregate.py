@@ -23,8 +23,8 @@ _OF_WHOLE_MODELS = ("model", "trace")
 def aggregate(
     folder: str | os.PathLike[str],
     percentages: Collection[int] | None = None,
-    model_percentages: Collection[int] | None = None,
     bench: Collection[str] | None = None,
+    model: Collection[str] | None = None,
 ) -> list[Path]:
     """Read bench/*.csv and profile/*.csv of a platform's folder and write its tables; return what was written.
 
@@ -32,15 +32,15 @@ def aggregate(
     merged into provenance.json, which is left alone if it says the same already. Tables of whole models that an
     earlier grid had, and this one has not, are deleted.
 
-    `percentages` are the throttle settings of the profiles to read, `model_percentages` those of whole models, where
-    none may be wanted: of each, pct-NNN.csv must be there, and others are left alone. `bench` names the jobs of the
-    ring in the same way. Without, all that are there are read.
+    `percentages` are the throttle settings of the profiles to read: of each, pct-NNN.csv must be there, and others are
+    left alone. `bench` names the jobs of the ring in the same way, and `model` those of whole models, of which none may
+    be wanted. Without, all that are there are read.
     Nothing is written unless every input is sound. Raises ValueError, naming the file, if one is not, or is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    jobs = _jobs(folder, percentages, model_percentages, bench)
+    jobs = _jobs(folder, percentages, bench, model)
     measurements = _rows(folder, "bench", jobs, Measurement)
     profile = _rows(folder, "profile", jobs, ProfileRow)
     tables = {"cells": cells(measurements), "profile": profile_cells(profile)}
@@ -83,15 +83,15 @@ def _spaced(values: tuple) -> str:
 def _jobs(
     folder: Path,
     percentages: Collection[int] | None,
-    model_percentages: Collection[int] | None,
     bench: Collection[str] | None,
+    model: Collection[str] | None,
 ) -> dict[str, list[Path]]:
     """The rows to read, by stage."""
-    # The block of a whole model is also profiled at full speed, whatever is measured.
-    of_block = {100, *model_percentages} if model_percentages else model_percentages
-    chosen = {"bench": bench}
-    for stage, settings in (("profile", percentages), ("model", model_percentages), ("model/profile", of_block)):
-        chosen[stage] = None if settings is None else [f"pct-{percentage:03d}" for percentage in settings]
+    profiles = None if percentages is None else [f"pct-{percentage:03d}" for percentage in percentages]
+    # The block of a whole model is profiled at the percentages of its ranks, which its jobs' names begin with.
+    ranks = [name.partition(".")[0].removeprefix("pct-").split("-") for name in model or ()]
+    blocks = None if model is None else {f"pct-{each}" for percentages in ranks for each in percentages}
+    chosen = {"profile": profiles, "bench": bench, "model": model, "model/profile": blocks}
     return {stage: _files(folder / stage, pattern, chosen[stage]) for stage, pattern in _JOBS.items()}
 
 

@@ -9,7 +9,7 @@ from statistics import mean, median
 import numpy as np
 import pandas as pd
 
-from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, order_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
 
 CELL = [
@@ -40,15 +40,6 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     return table
 
 
-def order_of(percentages: Sequence[int]) -> str:
-    """How the ranks' speeds are ordered: "equal", of two ranks "slow last" or "slow first", else the percentages."""
-    if len(set(percentages)) == 1:
-        return "equal"
-    if len(percentages) == 2:
-        return "slow last" if percentages[0] > percentages[1] else "slow first"
-    return " ".join(map(str, percentages))
-
-
 def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """One row for each platform, module, system, strategy, condition, length, percentage and rank order.
 
@@ -76,8 +67,6 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
         slowdown=rows["latency_ms"] / found["homogeneous"],
         efficiency=found["homogeneous"] / rows["latency_ms"],
         speedup=found["even"] / rows["latency_ms"],
-        latency_low_ms=rows["job_medians"].map(lambda medians: min(medians.values())),
-        latency_high_ms=rows["job_medians"].map(lambda medians: max(medians.values())),
         **found[["bound_ms", "bound_fraction", "fast_alone_ms"]],
     )[[*CELL, *_VALUES]]
 
@@ -87,15 +76,12 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     check_cell(group, named)
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
-    job_medians = {job: median(group["latency_ms"][group["job"] == job]) for job in sorted(set(group["job"]))}
     of_computing = any(busy) and named["module"] == "attention"
     return named | {
         "percentages": first["percentages"],
         "block_lens": first["block_lens"],
         "clamped": first["clamped"],
         **latency_of(group),
-        "jobs": len(job_medians),
-        "job_medians": job_medians,
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
-from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
+from heteroring.results.repetitions import check_cell, latency_of, order_of, references, strategy_of
 
 MODEL_CELL = [
     "platform",
@@ -22,46 +22,55 @@ MODEL_CELL = [
     "seq_len",
     "percentage",
     "percentages",
+    "order",
     "new_tokens",
 ]
 TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
+# What makes two strategies' calls the same.
+_CALL = ["phase", "system", "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
 def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
-    """One row for each phase, system, strategy, length and throttle setting of a measured model.
+    """One row for each phase, system, strategy, length, throttle setting and rank order of a measured model.
 
     `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone.
-    latency_ms is the median over repetitions, with its 20th and 80th percentile: of a prefill the time to first
-    token, of a decode the time per token. T being that latency,
+    latency_ms is the median over the repetitions of all jobs, with its 20th and 80th percentile: of a prefill the time
+    to first token, of a decode the time per token. latency_low_ms and latency_high_ms are the lowest and the highest of
+    the medians of its `jobs`. Strategies of one layout that make the same split make the same calls: each has the
+    repetitions of all of them. T being the latency,
 
     - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
-    - fast_alone_ms = min_r T_r, T_r being rank r alone in the same job and phase;
-    - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction = bound_ms / T, of a prefill. A decode has none: each rank
-      computes every layer for the new token, and only attention is shared out;
-    - speedup = T_even / T, of the even ring in the same layout, job and phase;
+    - fast_alone_ms = min_r T_r, T_r being rank r alone in the same phase, the median over jobs;
+    - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction, bound_ms over the latency in that job, of a prefill, both the
+      median over jobs. A decode has none: each rank computes every layer for the new token, and only attention is
+      shared out;
+    - speedup = T_even / T, of the even ring in the same layout, phase and rank order;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
-    A metric whose reference was not measured is NaN. `rows` are those of one job, or what `read_rows` found to belong
-    together. Raises ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
+    A metric whose reference was not measured is NaN. `rows` are what `read_rows` found to belong together. Raises
+    ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
     """
     table = pd.DataFrame([asdict(row) for row in rows])
     table["percentage"] = table["percentages"].map(min)
+    table["order"] = table["percentages"].map(order_of)
     table["strategy"] = [strategy_of(row) for row in rows]
-    cells = pd.DataFrame([_cell(key, group) for key, group in table.groupby(MODEL_CELL, sort=False)])
+    calls = dict(list(table.groupby(_CALL)))
+    cells = pd.DataFrame([_cell(key, group, calls) for key, group in table.groupby(MODEL_CELL, sort=False)])
     found = references(cells, ["phase", "seq_len", "percentages"])
     bounds = found[["bound_ms", "bound_fraction"]].where(cells["phase"] == "prefill")
     speedup = found["even"] / cells["latency_ms"]
     return cells.drop(columns="job_medians").assign(**bounds, fast_alone_ms=found["fast_alone_ms"], speedup=speedup)
 
 
-def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
+def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) -> dict[str, object]:
     named = dict(zip(MODEL_CELL, key, strict=True))
     check_cell(group, named)
-    first, times = group.iloc[0], latency_of(group)
+    first = group.iloc[0]
+    times = latency_of(calls[tuple(first[name] for name in _CALL)])
     tokens = first["batch"] * (first["seq_len"] if first["phase"] == "prefill" else 1)
     peaks = np.max(group["peak_memory_bytes"].tolist(), axis=0)
     return (
@@ -69,7 +78,6 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         | {name: first[name] for name in _KEPT}
         | times
         | {
-            "job_medians": {1: times["latency_ms"]},  # there is one job
             "tokens_per_second": 1e3 * tokens / times["latency_ms"],
             "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
         }
@@ -77,9 +85,10 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
 
 
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
-    """One row per event, the columns those of TraceRow, with `percentage`, the slowest rank's, beside them."""
+    """One row per event of the first job, the columns those of TraceRow, with `percentage` and `order` beside them."""
     table = pd.DataFrame([asdict(row) for row in rows])
-    return table.assign(percentage=table["percentages"].map(min))
+    table = table[table["job"] == table.groupby(["percentages", "strategy", "seq_len"])["job"].transform("min")]
+    return table.assign(percentage=table["percentages"].map(min), order=table["percentages"].map(order_of))
 
 
 def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:

@@ -25,6 +25,7 @@ class ModelRow:
     system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
     a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;
     of a decode, the time per token with seq_len tokens in the cache, the mean over new_tokens (0 in a prefill).
+    job: which of the independently started jobs of these percentages, from 1; repetitions count from 0 in each.
     block_lens are the prompt's. peak_memory_bytes: the most that tensors took on the rank's device meanwhile, weights
     and the ring's mailbox included (0 on a CPU).
 
@@ -32,7 +33,7 @@ class ModelRow:
     """
 
     identity: ClassVar = Identity(
-        cell=("phase", "system", "layout", "allocator", "seq_len", "percentages", "block_lens", "new_tokens"),
+        cell=("job", "phase", "system", "layout", "allocator", "seq_len", "percentages", "block_lens", "new_tokens"),
         alike=("platform", *MODEL, "throttle"),
     )
 
@@ -59,6 +60,7 @@ class ModelRow:
     block_lens: tuple[int, ...] = column(INDICES)
     block: str = column(NAME)
     transport: str = column(NAME)
+    job: int = column(COUNT)
     repetition: int = column(INDEX)
     latency_ms: float = column(POSITIVE)
     peak_memory_bytes: tuple[int, ...] = column(INDICES)
@@ -85,13 +87,14 @@ class TraceRow:
     """
 
     identity: ClassVar = Identity(
-        cell=("strategy", "seq_len", "percentages", "layer", "rank", "kind", "step"), alike=("platform",)
+        cell=("job", "strategy", "seq_len", "percentages", "layer", "rank", "kind", "step"), alike=("platform",)
     )
 
     platform: str = column(NAME)
     strategy: str = column(NAME)
     seq_len: int = column(COUNT)
     percentages: tuple[int, ...] = column(PERCENTAGES)
+    job: int = column(COUNT)
     layer: int = column(INDEX)
     rank: int = column(INDEX)
     kind: str = column(one_of(*TRACE_KINDS))

@@ -37,6 +37,15 @@ def strategy_of(row: Split) -> str:
     return name_of(row.layout, row.allocator, row.model_source)
 
 
+def order_of(percentages: Sequence[int]) -> str:
+    """How the ranks' speeds are ordered: "equal", of two ranks "slow last" or "slow first", else the percentages."""
+    if len(set(percentages)) == 1:
+        return "equal"
+    if len(percentages) == 2:
+        return "slow last" if percentages[0] > percentages[1] else "slow first"
+    return " ".join(map(str, percentages))
+
+
 def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
     """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
     for column in ("percentages", "block_lens", "clamped", "block", "transport"):
@@ -47,9 +56,23 @@ def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
 
 
 def latency_of(group: pd.DataFrame) -> dict[str, object]:
-    """How many repetitions there are, and the median of their latency with its 20th and 80th percentile."""
-    low, middle, high = np.quantile(group["latency_ms"].to_numpy(), (0.2, 0.5, 0.8))
-    return {"repetitions": len(group), "latency_ms": middle, "latency_p20_ms": low, "latency_p80_ms": high}
+    """How many jobs and repetitions there are, the median of their latency, and its 20th and 80th percentile.
+
+    latency_low_ms and latency_high_ms are the lowest and the highest median of a job; job_medians has all of them.
+    """
+    latency, job = group["latency_ms"].to_numpy(), group["job"].to_numpy()
+    low, middle, high = np.quantile(latency, (0.2, 0.5, 0.8))
+    medians = {each: median(latency[job == each]) for each in sorted(set(job))}
+    return {
+        "jobs": len(medians),
+        "repetitions": len(group),
+        "latency_ms": middle,
+        "latency_p20_ms": low,
+        "latency_p80_ms": high,
+        "latency_low_ms": min(medians.values()),
+        "latency_high_ms": max(medians.values()),
+        "job_medians": medians,
+    }
 
 
 def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:

@@ -70,7 +70,9 @@ def test_a_traced_wait_is_parted_where_the_sender_was_ready():
         *((1, "wait", 1, 16, 20), (1, "block", 1, 20, 26)),
     ]
     trace = pd.DataFrame(events, columns=["rank", "kind", "step", "start_ms", "stop_ms"])
-    trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2)
+    trace = trace.assign(
+        platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, order="slow last"
+    )
     trace["percentages"] = [(100, 50)] * len(trace)
     (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
     red = to_hex(look("zigzag/balanced").colour)
@@ -88,7 +90,7 @@ def test_a_trace_of_the_one_rank_that_holds_tokens_is_drawn():
     events = [(1, "layer", 1, 9), (1, "ready", 3, 3), (1, "wait", 2, 3), (1, "block", 3, 7)]
     trace = pd.DataFrame(events, columns=["rank", "kind", "start_ms", "stop_ms"])
     trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, step=0)
-    trace["percentages"] = [(50, 100)] * len(trace)
+    trace["order"], trace["percentages"] = "slow last", [(100, 50)] * len(trace)
     (axes,) = panels(figures.draw("layer_trace", replace(results("tiny"), trace=trace)))
     bars = bars_at(axes, axes.get_yticks()[0])
     assert (1, 2, to_hex(WAITING["facecolor"])) in bars

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
@@ -37,3 +41,62 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
 def no_network() -> list[str]:
     """Before a command that is to reach nothing but its own machine."""
     return within("--net", script=f"{shlex.quote(sys.executable)} -c {shlex.quote(_UP)}")
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Two machines, as far as their processes can tell: network namespaces with one cable between them."""
+
+    names: tuple[str, str]
+    addresses = ("10.84.0.1", "10.84.0.2")
+    interface = "cable"
+
+    def within(self, node: int) -> list[str]:
+        """Before a command that is to run on that node."""
+        return ["ip", "netns", "exec", self.names[node]]
+
+    def received(self, node: int) -> int:
+        """Bytes that have come to that node over the cable."""
+        path = f"/sys/class/net/{self.interface}/statistics/rx_bytes"
+        return int(subprocess.run([*self.within(node), "cat", path], capture_output=True, check=True).stdout)
+
+    def shape(self, *rule: str) -> str:
+        """Have `tc` put the rule at both ends of the cable. Returns why that is not permitted, if it is not."""
+        for node in range(2):
+            shaped = [*self.within(node), "tc", "qdisc", "replace", "dev", self.interface, "root", *rule]
+            if refusal := _refusal(shaped):
+                return refusal
+        return ""
+
+
+@contextmanager
+def two_nodes() -> Iterator[Nodes]:
+    """Two nodes with a cable; skips the test where that is not permitted."""
+    nodes = Nodes((f"heteroring-{os.getpid()}-0", f"heteroring-{os.getpid()}-1"))
+    try:
+        for name in nodes.names:
+            _permitted(["ip", "netns", "add", name])
+        ends = [["name", nodes.interface, "netns", name] for name in nodes.names]
+        _permitted(["ip", "link", "add", *ends[0], "type", "veth", "peer", *ends[1]])
+        for node, address in enumerate(nodes.addresses):
+            _permitted([*nodes.within(node), "ip", "address", "add", f"{address}/24", "dev", nodes.interface])
+            for interface in ("lo", nodes.interface):
+                _permitted([*nodes.within(node), "ip", "link", "set", interface, "up"])
+        yield nodes
+    finally:
+        for name in nodes.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def _permitted(command: list[str]) -> None:
+    if refusal := _refusal(command):
+        pytest.skip(refusal)
+
+
+def _refusal(command: list[str]) -> str:
+    """Run the command. Returns why it failed, if it did."""
+    try:
+        tried = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return f"there is no {command[0]} here"
+    return f"not permitted here: {' '.join(command)}: {tried.stderr.strip()}" if tried.returncode else ""

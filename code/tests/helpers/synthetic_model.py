@@ -29,6 +29,7 @@ KEYS = [
     "seq_len",
     "percentage",
     "percentages",
+    "order",
     "new_tokens",
 ]
 
@@ -80,9 +81,9 @@ def write_model(folder: Path, grid: Grid, rng) -> None:
     files["trace"] = [TraceRow(**row) for row in trace_rows(grid, rng)]
     for percentage in percentages(grid):
         for name, rows in files.items():
-            path = folder / "model" / f"{name}-{percentage:03d}.csv"
+            path = folder / "model" / f"{name}-100-{percentage:03d}.job-1.csv"
             write_rows(path, [row for row in rows if min(row.percentages) == percentage])
-        write_json(folder / "model" / f"pct-{percentage:03d}.json", provenance(grid, (100, percentage)))
+        write_json(folder / "model" / f"pct-100-{percentage:03d}.job-1.json", provenance(grid, (100, percentage)))
 
 
 def model_rows(grid: Grid, rng) -> list[dict]:
@@ -129,16 +130,22 @@ def _repetitions(grid: Grid, rng, percentage: int, phase: str, system: str, stra
             "block_lens": lens,
             "block": "cpu" if grid.throttle == "pacing" else "triton",
             "transport": "none" if system == "alone" else "p2p",
+            "job": 1,
             "repetition": repetition,
             "latency_ms": float(exact * rng.normal(1.0, grid.noise)),
             "peak_memory_bytes": tuple(int(gpu * (16e9 + 4e5 * n)) for n in lens),
         }
 
 
+def order(percentage: int) -> str:
+    return "equal" if percentage == 100 else "slow last"
+
+
 def model_cells(rows: list[dict]) -> pd.DataFrame:
     """What derived/model.csv holds: a cell a row, with what each is set against."""
     table = pd.DataFrame(rows)
     table["percentage"] = table.percentages.map(min)
+    table["order"] = [order(percentage) for percentage in table.percentage]
     table["strategy"] = [
         f"alone/rank{int(np.argmax(row.block_lens))}" if row.system == "alone" else f"{row.layout}/{row.allocator}"
         for row in table.itertuples()
@@ -146,16 +153,22 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
     kept = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
     kept += ["throttle", "block_lens", "clamped", "block", "transport", "model_source"]
     cells = []
-    for key, group in table.groupby(KEYS, sort=False):
-        first, of = group.iloc[0], quantiles(group.latency_ms.to_numpy())
+    calls = dict(list(table.groupby(["phase", "system", "layout", "percentages", "block_lens"])))
+    for key, cell in table.groupby(KEYS, sort=False):
+        first = cell.iloc[0]
+        group = calls[first.phase, first.system, first.layout, first.percentages, first.block_lens]
+        of = quantiles(group.latency_ms.to_numpy())
         cells.append(
             dict(zip(KEYS, key, strict=True))
             | {name: first[name] for name in kept}
             | {
+                "jobs": 1,
                 "repetitions": len(group),
                 **of,
+                "latency_low_ms": of["latency_ms"],
+                "latency_high_ms": of["latency_ms"],
                 "tokens_per_second": 1e3 * (1 if first.new_tokens else first.seq_len) / of["latency_ms"],
-                "peak_memory_gb": tuple(float(b / 1e9) for b in np.max(group.peak_memory_bytes.tolist(), axis=0)),
+                "peak_memory_gb": tuple(float(b / 1e9) for b in np.max(cell.peak_memory_bytes.tolist(), axis=0)),
             }
         )
     frame = pd.DataFrame(cells)
@@ -199,6 +212,7 @@ def trace_rows(grid: Grid, rng) -> list[dict]:
                     "strategy": strategy,
                     "seq_len": seq_len,
                     "percentages": (100, at),
+                    "job": 1,
                     "layer": TRACED_LAYER,
                     "rank": rank,
                     "kind": kind,
@@ -223,4 +237,5 @@ def trace_rows(grid: Grid, rng) -> list[dict]:
 def trace_table(rows: list[dict]) -> pd.DataFrame:
     """What derived/trace.csv holds."""
     table = pd.DataFrame(rows)
-    return table.assign(percentage=table.percentages.map(min))
+    percentages = table.percentages.map(min)
+    return table.assign(percentage=percentages, order=[order(percentage) for percentage in percentages])

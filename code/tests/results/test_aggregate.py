@@ -44,6 +44,7 @@ def jobs(folder):
 
 
 BENCH = tuple(bench_name((100, percentage)) for percentage in (100, 50))
+MODEL = (bench_name((100, 50)),)
 
 
 def test_without_being_told_everything_is_taken(folder):
@@ -54,11 +55,11 @@ def test_without_being_told_everything_is_taken(folder):
 
 
 def test_other_percentages_are_as_if_they_were_not_there(folder, tmp_path):
-    aggregate(folder, (100, 50), (50,), BENCH)
+    aggregate(folder, (100, 50), BENCH, MODEL)
     bare = shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("derived", "provenance.json"))
     for path in [*bare.rglob("pct-*.*"), *bare.rglob("trace-*.*")]:
-        kept = {"100", "050"} if path.parent != bare / "model" else {"050"}
-        if path.stem not in BENCH if path.parent == bare / "bench" else path.stem[-3:] not in kept:
+        kept = {"bench": BENCH, "model": MODEL}.get(path.parent.name, ("pct-100", "pct-050"))
+        if path.stem.replace("trace-", "pct-") not in kept:
             path.unlink()
     aggregate(bare)
     assert tables(folder) == tables(bare)
@@ -69,7 +70,7 @@ def test_other_percentages_are_as_if_they_were_not_there(folder, tmp_path):
 def test_a_stale_file_that_cannot_be_read_is_ignored_and_kept(folder):
     stale = folder / "bench" / "pct-100-010.job-1.csv"
     stale.write_text("of,an,older,version\n")
-    aggregate(folder, (100, 50), (50,), BENCH)
+    aggregate(folder, (100, 50), BENCH, MODEL)
     assert stale.read_text() == "of,an,older,version\n"
     with pytest.raises(ValueError, match=r"pct-100-010\.job-1\.csv"):
         aggregate(folder)
@@ -78,7 +79,7 @@ def test_a_stale_file_that_cannot_be_read_is_ignored_and_kept(folder):
 def test_a_percentage_that_is_added_back_is_there_again(folder):
     aggregate(folder)
     before, record = tables(folder), (folder / "provenance.json").read_text()
-    aggregate(folder, (100, 50), (), BENCH)
+    aggregate(folder, (100, 50), BENCH, ())
     assert set(tables(folder)) == {"measurements.csv", "cells.csv", "profile.csv"}
     assert not any(stage.startswith("model") for stage, _ in jobs(folder))
     aggregate(folder)
@@ -87,17 +88,19 @@ def test_a_percentage_that_is_added_back_is_there_again(folder):
 
 
 def test_order_and_repetition_do_not_matter(folder):
-    aggregate(folder, (50, 100, 50), (50,), (*reversed(BENCH), BENCH[0]))
+    aggregate(folder, (50, 100, 50), (*reversed(BENCH), BENCH[0]), MODEL * 2)
     before = tables(folder)
-    aggregate(folder, (100, 50), (50,), BENCH)
+    aggregate(folder, (100, 50), BENCH, MODEL)
     assert tables(folder) == before
 
 
-@pytest.mark.parametrize("missing", ["bench/pct-100-050.job-1.csv", "profile/pct-050.csv", "model/pct-050.csv"])
+@pytest.mark.parametrize(
+    "missing", ["bench/pct-100-050.job-1.csv", "profile/pct-050.csv", "model/pct-100-050.job-1.csv"]
+)
 def test_a_percentage_that_was_not_measured_is_refused_by_name(folder, missing):
     (folder / missing).unlink()
     with pytest.raises(ValueError, match=rf"{re.escape(missing)} does not exist"):
-        aggregate(folder, (100, 50), (50,), BENCH)
+        aggregate(folder, (100, 50), BENCH, MODEL)
     assert not (folder / "derived").exists()
 
 
@@ -136,18 +139,16 @@ def invoke(folder, *options):
 
 def test_the_command_takes_percentages(folder):
     ring = ("--bench", ",".join(BENCH))
-    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "none", *ring).exit_code == 0
+    assert invoke(folder, "--percentages", "100,50", "--model", "none", *ring).exit_code == 0
     assert jobs(folder) == {
         *(("bench", name.removeprefix("pct-")) for name in BENCH),
         *(("profile", p) for p in ("100", "050")),
     }
-    assert invoke(folder, "--percentages", "100,50", "--model-percentages", "50", *ring).exit_code == 0
-    assert ("model", "050") in jobs(folder)
-    assert ("model", "100") not in jobs(folder)
+    assert invoke(folder, "--percentages", "100,50", "--model", *MODEL, *ring).exit_code == 0
+    assert {name for stage, name in jobs(folder) if stage == "model"} == {"100-050.job-1"}
 
 
-@pytest.mark.parametrize("option", ["--percentages", "--model-percentages"])
-def test_the_command_refuses_what_is_no_list(folder, option):
-    result = invoke(folder, option, "100;50")
+def test_the_command_refuses_what_is_no_list(folder):
+    result = invoke(folder, "--percentages", "100;50")
     assert result.exit_code == 2
-    assert f"{option} '100;50' is not a list of integers" in result.stderr
+    assert "--percentages '100;50' is not a list of integers" in result.stderr

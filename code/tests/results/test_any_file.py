@@ -25,8 +25,8 @@ ALLOCATOR = {"lut": "lut", "formula": "formula", "cost": "balanced"}
 ROWS = {
     "bench/pct-100-025.job-1.csv": Measurement,
     "profile/pct-025.csv": ProfileRow,
-    "model/pct-025.csv": ModelRow,
-    "model/trace-025.csv": TraceRow,
+    "model/pct-100-025.job-1.csv": ModelRow,
+    "model/trace-100-025.job-1.csv": TraceRow,
 }
 
 

@@ -78,10 +78,35 @@ class TestCells:
         assert balanced.percentage == 50
 
     def test_speedup_is_over_even_shards_of_the_same_layout(self):
-        others = [model_row(layout="zigzag", latency_ms=42.0), model_row(allocator="uneven", latency_ms=28.0)]
+        others = [
+            model_row(layout="zigzag", latency_ms=42.0),
+            model_row(allocator="uneven", block_lens=(60, 40), latency_ms=28.0),
+        ]
         cells = model_cells([*self.rows(), *others]).set_index(["phase", "strategy"])["speedup"]
         assert cells["prefill", "zigzag/balanced"] == pytest.approx(42 / 35)
         assert cells["prefill", "contiguous/uneven"] == pytest.approx(70 / 28)
+
+    def test_strategies_that_make_the_same_calls_share_their_repetitions(self):
+        same = model_row(allocator="balanced", model_source="block", latency_ms=90.0)
+        other = model_row(layout="zigzag", latency_ms=42.0)
+        cells = model_cells([*self.rows(), same, other]).set_index(["phase", "strategy"])
+        shared = cells.loc["prefill"].loc[["contiguous/even", "contiguous/balanced"]]
+        assert set(shared.latency_ms) == {80}  # of 60, 80 and 90
+        assert set(shared.repetitions) == {3}
+        assert cells.loc["prefill"].loc["zigzag/even"].latency_ms == 42
+
+    def test_jobs_are_compared_with_their_own_ranks_alone(self):
+        slower = [model_row(job=2, latency_ms=90.0), alone(0, 60.0, job=2), alone(1, 180.0, job=2)]
+        cell = model_cells([*self.rows(), *slower]).set_index(["phase", "strategy"]).loc["prefill", "contiguous/even"]
+        assert (cell.jobs, cell.repetitions, cell.latency_ms) == (2, 3, 80)
+        assert (cell.latency_low_ms, cell.latency_high_ms) == (70, 90)
+        assert cell.bound_ms == pytest.approx((30 + 45) / 2)
+        assert cell.bound_fraction == pytest.approx((30 / 70 + 45 / 90) / 2)
+
+    def test_rank_orders_are_told_apart(self):
+        cells = model_cells([*self.rows(), model_row(percentages=(50, 100), latency_ms=30.0)])
+        even = cells[cells["strategy"] == "contiguous/even"].set_index("order")["latency_ms"]
+        assert even.to_dict() == {"slow last": 70, "slow first": 30}
 
     def test_a_decode_has_no_capacity_bound(self):
         cells = model_cells(self.rows()).set_index(["phase", "strategy"])
@@ -95,6 +120,11 @@ class TestCells:
     def test_one_rank_alone_is_neither_a_bound_nor_the_fastest(self, rank):
         cells = model_cells([model_row(), alone(rank, 40.0)])
         assert cells[["bound_ms", "bound_fraction", "fast_alone_ms"]].isna().all(axis=None)
+
+
+def test_a_trace_is_that_of_the_first_job():
+    table = trace_table([event(job=2), event(job=3, stop_ms=3.0), event(job=3, percentages=(50, 100))])
+    assert list(zip(table["order"], table["job"], strict=True)) == [("slow last", 2), ("slow first", 3)]
 
 
 def test_a_wait_divides_into_waiting_and_exposed_transfer():

@@ -8,7 +8,8 @@ from heteroring.results.aggregate import write_table
 from heteroring.results.model_rows import TRACED
 
 GRID = {
-    "percentages": [100, 50],
+    "percentages": [[100, 100], [100, 50]],
+    "jobs": 2,
     "seq_lens": [64, 128],
     "strategies": ["contiguous/even", "zigzag/balanced"],
     "new_tokens": 4,
@@ -26,6 +27,7 @@ def cell(phase, strategy, seq_len, percentages, **changes):
         "percentages": percentages,
         "block_lens": lens,
         "latency_ms": 2.0,
+        "jobs": 2,
         "bound_fraction": 0.9,
     } | changes
 
@@ -33,12 +35,12 @@ def cell(phase, strategy, seq_len, percentages, **changes):
 def table():
     strategies = [*GRID["strategies"], "alone/rank0", "alone/rank1"]
     rows = [
-        cell("prefill", strategy, seq_len, (100, percentage))
+        cell("prefill", strategy, seq_len, tuple(percentages))
         for strategy in strategies
         for seq_len in GRID["seq_lens"]
-        for percentage in GRID["percentages"]
+        for percentages in GRID["percentages"]
     ]
-    rows += [cell("decode", s, 128, (100, p)) for s in strategies[1:] for p in GRID["percentages"]]
+    rows += [cell("decode", s, 128, tuple(percentages)) for s in strategies[1:] for percentages in GRID["percentages"]]
     return pd.DataFrame(rows)
 
 
@@ -46,10 +48,10 @@ def trace():
     kinds = [("layer", 1.0, 9.0), ("ready", 2.0, 2.0), ("block", 2.0, 5.0)]
     return pd.DataFrame(
         [
-            {"strategy": strategy, "seq_len": 128, "percentages": (100, percentage), "rank": rank, "kind": kind}
+            {"strategy": strategy, "seq_len": 128, "percentages": tuple(percentages), "rank": rank, "kind": kind}
             | {"start_ms": start, "stop_ms": stop}
             for strategy in TRACED
-            for percentage in GRID["percentages"]
+            for percentages in GRID["percentages"]
             for rank in (0, 1)
             for kind, start, stop in kinds
         ]
@@ -78,6 +80,7 @@ def test_a_whole_grid_is_sound(grid):
             trace(),
             "not in the configured grid: prefill of zigzag/uneven",
         ),
+        (changed(table(), 0, jobs=1), trace(), "1 of 2 jobs: prefill of contiguous/even at 64 tokens and 100 100 %"),
         (table().assign(bound_fraction=float("nan")), trace(), "no cell has a bound fraction"),
         (table(), trace().drop(index=0), "['block', 'ready'] are not a layer with its ready and its blocks"),
         (

@@ -24,7 +24,7 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 # the quotations are typed.
 WITHOUT_TYPED_NUMBERS = (
     *("abstract", "introduction", "background", "analysis", "implementation", "setup", "results", "threats"),
-    *("conclusion", "figures", "machine", "models"),
+    *("conclusion", "figures", "machine", "models", "simulation"),
 )
 
 

@@ -54,13 +54,17 @@ def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
         ring = [name for name in names if name.startswith(f"{part} ")]
         assert ring == [f"{part} pct-{ranks}.{part}.job-{job}" for job in (1, 2, 3) for ranks in orders]
     first = names.index("call pct-100-100.call.job-2")
-    assert not any("job-1" in name for name in names[first:])
+    assert not any("job-1" in name for name in names[first:] if not name.startswith("model "))
     for condition in ("sustained", "eager", "captured"):
         ring = [name for name in names if name.startswith(f"{condition} ")]
         corner = ("100-100", "100-050", "100-010")
         assert ring == [f"{condition} pct-{ranks}.{condition}.job-{job}" for job in (1, 2, 3) for ranks in corner]
-    whole = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
-    assert names[-7:] == [f"model {name}" for name in (*whole, "cost-block", *whole)]
+    blocks = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
+    orders = ("100-100", "100-050", "050-100", "100-030", "030-100", "100-010", "010-100")
+    whole = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in orders]
+    assert [name for name in names if name.startswith("model ")] == [
+        f"model {name}" for name in (*blocks, "cost-block", *whole)
+    ]
     assert all("h200x2" in job.arguments for job in found if job.arguments[0] != "fit")
 
 
@@ -78,6 +82,9 @@ def test_a_job_of_the_ring_is_told_what_its_name_says():
     assert option(graph, "--strategies").split(",") == SETTINGS["headline"]["strategies"]
     assert ("--peers" in call.arguments, "--peers" in graph.arguments) == (True, False)
     assert option(found["pct-100-010.layer.job-1"], "--module") == "fms"
+    whole = found["pct-010-100.job-2"]
+    assert [option(whole, name) for name in ("--percentages", "--job")] == ["10,100", "2"]
+    assert whole.arguments[whole.arguments.index("--trace") + 1] == "data/x/model/trace-010-100.job-2.csv"
 
 
 def test_without_the_layer_only_attention_is_recorded():

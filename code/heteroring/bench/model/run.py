@@ -81,7 +81,7 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
         bench.warm_up(cells)
         for repetition in range(job.repetitions):
             order = list(range(len(cells)))
-            Random(f"{job.seed} {repetition}").shuffle(order)
+            Random(f"{job.seed} {job.number} {job.percentages} {repetition}").shuffle(order)
             with no_garbage_collection():
                 for index in order:
                     cell = cells[index]
@@ -150,6 +150,7 @@ def _phases(
             block_lens=block_lens,
             block=result.block,
             transport="none" if cell.system == "alone" else result.transport,
+            job=job.number,
             repetition=repetition,
             latency_ms=max(getattr(took, f"{phase}_ms") for took in worked),
             peak_memory_bytes=tuple(getattr(took, f"{phase}_bytes") if took else 0 for took in taken),
@@ -164,6 +165,7 @@ def _trace_rows(job: ModelJob, cell: ModelCell, events: list[list[Event]]) -> It
                 strategy=cell.strategy,
                 seq_len=cell.partition.seq_len,
                 percentages=job.percentages,
+                job=job.number,
                 layer=middle(job.model.sizes.layers),
                 rank=rank,
                 **event._asdict(),

@@ -25,7 +25,6 @@ class RingJob(SplitJob):
     peers: whether to measure the baselines of PyTorch, too, on one GPU and by context parallelism. modules: what every
     strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack around it
     (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
-    number: which of several independently started jobs of the same kind this is, from 1.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -34,13 +33,10 @@ class RingJob(SplitJob):
     modules: tuple[str, ...] = ("attention",)
     fms_seq_lens: tuple[int, ...] = ()
     condition: str = "rested"
-    number: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_warmup(self.warmup)
-        if self.number < 1:
-            raise ValueError(f"job is {self.number}: it must be 1 or more")
         self._check_modules()
         self._check_condition()
         if self.peers and self.platform != "gpu":

@@ -16,6 +16,7 @@ from heteroring.figures.captions import condition, model_name, tokens
 from heteroring.figures.cells import MissingRows, model_cells
 from heteroring.figures.style import INK, NOTE_COLOUR, WAITING_COLOUR, look, ordered
 from heteroring.results.model_metrics import HELD, came_ms
+from heteroring.results.results import slow_last
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -39,7 +40,7 @@ def layer_trace(results: Results) -> Figure:
     """
     if results.trace.empty:
         raise MissingRows("no layer was traced")
-    rows = results.trace
+    rows = slow_last(results.trace)
     strategies = ordered(rows.strategy)
     ranks = sorted(set(rows["rank"]))
     chosen = spread(rows.percentage)

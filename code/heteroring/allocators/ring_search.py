@@ -1,0 +1,188 @@
+"""Which ranks should hold tokens, and the least time in which they can be done: many sets and limits at once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from heteroring.allocators.costs import Cost
+
+# How near the least limit is found, in parts of it.
+TOLERANCE = 1e-12
+# How many fills NumPy does at once in not much more time than one.
+FILLS = 256
+# Up to how many ranks every set of them is considered, at a cost of their number's cube.
+EVERY_SET = 32
+
+
+class RingSearch:
+    """The rings that some of the ranks may form. Borders count multiples from the front.
+
+    Each rank of a ring in turn takes all that it may hold and can finish within a limit; the ring keeps the limit if
+    this greedy fill reaches the end, for no split gets further. NumPy fills many rings to many limits at once.
+    """
+
+    def __init__(
+        self,
+        seq_len: int,
+        costs: Sequence[Cost],
+        fastest_first: Sequence[int],
+        layout: str,
+        causal: bool,
+        multiple: int,
+        most: Sequence[int],
+    ) -> None:
+        self._ranks, self._end = len(costs), seq_len // multiple
+        self._most = np.array(most)[:, None, None] // multiple
+        self._seq_len, self._step = seq_len, multiple
+        # Each [ranks, 1, 1].
+        self._pair_us, self._token_us, self._revisit_us, self._join_us = np.array(costs, dtype=float).T[..., None, None]
+        self._saved_us = self._revisit_us - self._join_us
+        self._fastest_first = fastest_first
+        self._place = np.argsort(fastest_first)[:, None]  # of every rank among the fastest
+        self._contiguous, self._zigzag = causal and layout == "contiguous", causal and layout == "zigzag"
+
+    def best(self, upper: float, size: int) -> tuple[float, tuple[int, ...]]:
+        """The least limit that a ring keeps, but for TOLERANCE, and the ranks of that ring, ascending.
+
+        `upper` is a limit that the fastest `size` ranks keep. All numbers of the fastest ranks are considered, and up
+        to EVERY_SET ranks all sets of them.
+        """
+        limit, size = self._fastest(upper, size)
+        steps_cost = self._revisit_us.any() or self._join_us.any()
+        if steps_cost and 2 < self._ranks <= EVERY_SET:
+            lower, upper = 0.0, limit * (1 - 10 * TOLERANCE)
+            if self._any_set(np.array([upper]))[0].any():
+                while upper - lower > TOLERANCE * upper:
+                    limits = np.linspace(lower, upper, 9)
+                    kept, _ = self._any_set(limits[1:])
+                    lower, upper = map(float, limits[int(kept.argmax()) :][:2])
+                return upper, self._any_set(np.array([upper]))[1]
+        return limit, tuple(sorted(self._fastest_first[:size]))
+
+    def _fastest(self, upper: float, size: int) -> tuple[float, int]:
+        """The least limit that a ring of the fastest ranks keeps, and the most of them that keep it.
+
+        Intervals of sizes are halved. No ring of `low` to `high` ranks is faster than the fastest `high` would be if
+        they took the ring steps of `low` only: an interval is dropped where even that misses what some ring keeps.
+        """
+        low, high = np.array([1]), np.array([self._ranks])
+        lower = 0.0
+        while len(low):
+            found = upper - lower <= TOLERANCE * upper
+            limits = np.linspace(lower, upper, 2 if found else max(2, FILLS // len(low)) + 1)
+            kept = self._kept(np.append(low, high), np.append(high, high), limits[1:])
+            bounds, rings = kept[: len(low)], kept[len(low) :]
+            least = int(rings.any(axis=0).argmax()) if rings.any() else len(limits) - 2
+            largest = int(high[rings[:, least]].max(initial=1))
+            size = largest if limits[least + 1] < upper else max(size, largest)
+            lower, upper = lower if found else float(limits[bounds.any(axis=0).argmax()]), float(limits[least + 1])
+            left = bounds[:, least]
+            if upper - lower <= TOLERANCE * upper:
+                left &= high > size
+            low, high = low[left], high[left]
+            middle = (low + high) // 2
+            halved = low < high
+            low, high = np.append(low, middle[halved] + 1), np.append(np.where(halved, middle, high), high[halved])
+        return upper, size
+
+    def _kept(self, low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:
+        """Whether the fastest `high` ranks keep the limits with the ring steps of a ring of `low`: [rings, limits].
+
+        Where low and high are equal that is a ring; where not, a bound on all rings of sizes between.
+        """
+        holds, member = self._place < low, self._place < high
+        in_front: np.ndarray = np.cumsum(holds, axis=0) - holds
+        behind = low - in_front - holds
+        # Ring step 1 is with the rank before, which is in front of all but rank 0.
+        joined = (np.roll(member, 1, axis=0) & (high > 1)) * self._joining(low == high)
+        is_first = np.arange(self._ranks)[:, None] == 0
+        front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - joined * ~is_first)[..., None]
+        behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - joined * is_first)[..., None]
+        paces, member = self._paces(slice(None), front_us, behind_us), member[..., None]
+        if not self._contiguous and not (self._zigzag and self._step % 2):  # wherever they begin
+            units = np.minimum(self._reached(paces, np.zeros(1), limits), self._most)
+            return np.where(member, units, 0).sum(axis=0) >= self._end
+        borders = np.zeros((len(low), len(limits)))
+        for rank in range(self._ranks):
+            reached = self._reached([each[rank] for each in paces], borders, limits)
+            reached = np.minimum(reached, np.minimum(borders + self._most[rank], self._end))
+            borders = np.where(member[rank], reached, borders)
+        return borders == self._end
+
+    def _joining(self, ring: np.ndarray) -> np.ndarray:
+        """What a row of each rank saves in the first step, [ranks, rings]; at least, in what only bounds a ring."""
+        return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
+
+    def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Whether some set of ranks keeps each limit; and a largest one that keeps the last.
+
+        Rank by rank, the furthest border is kept for every size of the set, number of its ranks so far and whether the
+        last of them was the rank before; beyond it, no less far a border serves better. Apart, for sets with and
+        without the last rank: it is the one before rank 0.
+        """
+        ranks, sizes, held = self._ranks, np.arange(1, self._ranks + 1)[:, None, None, None], np.arange(self._ranks + 1)
+        held = held[:, None]
+        with_last, joins = np.arange(2)[:, None, None, None, None], np.arange(2)[:, None, None]
+        borders = np.full((2, ranks, 2, ranks + 1, len(limits)), -1.0)  # with the last rank, size, joins, held, limit
+        sets = np.zeros(borders.shape, dtype=np.int64)  # a bit a rank
+        borders[:, :, 0, 0] = 0
+        for rank in range(ranks):
+            revisit_us, saved_us = self._revisit_us[rank], self._saved_us[rank]
+            front_us, behind_us = revisit_us * held, revisit_us * (sizes - 1 - held)
+            if rank:
+                front_us = front_us - saved_us * joins
+            else:
+                behind_us = behind_us - saved_us * with_last * (sizes > 1)
+            reached = self._reached(self._paces(rank, front_us, behind_us), np.maximum(borders, 0), limits)
+            reached = np.minimum(reached, np.minimum(borders + self._most[rank], self._end))
+            reached = np.where((borders >= 0) & (held < sizes), reached, -1)
+            left_out, taken = _furthest(borders, sets), _furthest(reached, sets)
+            borders[:], sets[:] = -1, 0
+            borders[:, :, 0], sets[:, :, 0] = left_out
+            borders[:, :, 1, 1:], sets[:, :, 1, 1:] = taken[0][:, :, :-1], taken[1][:, :, :-1] | 1 << rank
+        whole = (borders == self._end) & (held == sizes)
+        whole[0, :, 1] = whole[1, :, 0] = False
+        size = int(whole[..., -1].any(axis=(0, 2, 3)).nonzero()[0].max(initial=0))
+        chosen = int(sets[:, size, ..., -1][whole[:, size, ..., -1]].max(initial=0))
+        return whole.any(axis=(0, 1, 2, 3)), tuple(rank for rank in range(ranks) if chosen >> rank & 1)
+
+    def _paces(self, rank: int | slice, front_us: np.ndarray, behind_us: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What `_reached` needs to know of a rank: what a unit takes it, and how that changes from unit to unit.
+
+        front_us and behind_us are what a row's ring steps take: with all ranks in front, and with all ranks behind.
+        """
+        pair_us, token_us, step = self._pair_us[rank], self._token_us[rank], self._step
+        if self._contiguous:
+            return step * (pair_us / 2 + token_us + front_us), pair_us * step * step
+        if not self._zigzag:
+            return (step * (pair_us * self._seq_len + token_us + front_us + behind_us),)
+        unit_us = step * (pair_us * (self._seq_len + 1) / 2 + token_us + front_us + behind_us / 2)
+        if step % 2 == 0:
+            return (unit_us,)
+        return 2 * unit_us, unit_us + (pair_us * (self._seq_len - step) + behind_us) / 2, pair_us * step / 2
+
+    def _reached(self, paces: Sequence[np.ndarray], border: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """The border that a rank gets to from `border` within `limit`, which may come out beyond the end."""
+        if len(paces) == 1:
+            return border + np.floor(limit / paces[0])
+        if self._contiguous:
+            # A token has as many pairs as tokens are in front of it: a quadratic equation.
+            first_us, more_us = paces
+            slope = first_us + more_us * border
+            twice = 2 * limit / slope
+            return border + np.floor(twice / (1 + np.sqrt(1 + more_us * twice / slope)))
+        # Zigzag by odd steps. Two steps from an even border take as long as any other two; of the two, the first
+        # holds the one token more in the tail, and this token's pairs, which are the fewer, the further inside it is.
+        two_us, one_us, less_us = paces
+        begun = border % 2
+        border = border - begun
+        left = limit + begun * (one_us - less_us * border)
+        twos = np.floor(left / two_us)
+        border = border + 2 * twos
+        return border + (one_us - less_us * border <= left - twos * two_us)
+
+
+def _furthest(borders: np.ndarray, sets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The further of two borders along the third axis, and its set."""
+    best = borders.argmax(axis=2)[:, :, None]
+    return np.take_along_axis(borders, best, axis=2)[:, :, 0], np.take_along_axis(sets, best, axis=2)[:, :, 0]

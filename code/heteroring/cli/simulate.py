@@ -1,0 +1,123 @@
+"""`heteroring simulate`: how long splits of a sequence take over a fleet, step by step and link by link."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from heteroring.cli.options import (
+    HOW,
+    LISTED,
+    WHAT,
+    Json,
+    examples,
+    integer,
+    integers,
+    number,
+    option,
+    print_json,
+    printing,
+    reporting,
+)
+from heteroring.cli.plan import FleetFile, PlannedDtype, PlannedModel, SeqLen, milliseconds, work_of
+from heteroring.words import listed
+
+EXAMPLES = examples(
+    "heteroring simulate docs/fleets/mixed.yaml --seq-len 65536 --strategies contiguous/even,zigzag/balanced"
+)
+
+
+@reporting
+def simulate(
+    fleet: FleetFile,
+    seq_len: SeqLen,
+    strategies: Annotated[
+        str, option(WHAT, f"layout/split, {LISTED}; splits: even, proportional, balanced.")
+    ] = "zigzag/even,zigzag/proportional,zigzag/balanced",
+    block_lens: Annotated[str, option(WHAT, f"Tokens of each rank, {LISTED}, in zigzag, as well.")] = "",
+    model: PlannedModel = "",
+    dtype: PlannedDtype = "bfloat16",
+    transport: Annotated[str, option(HOW, "p2p or copy-engine; auto: copy-engine within a single node.")] = "auto",
+    fused: Annotated[bool, option(HOW, "Own and first peer's keys in one pass, by copy-engine.")] = True,
+    host_us: Annotated[float, number(HOW, "Microseconds that the host takes to issue a step.")] = 0.0,
+    multiple: Annotated[int, integer(HOW, "Tokens that balanced gives out at a time.")] = 256,
+    tile: Annotated[int, integer(HOW, "Queries, and keys, of a kernel's tile.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Simulate splits of a sequence over a fleet in its own rank order: time, busy and waiting. Nothing is measured."""
+    explicit = integers("--block-lens", block_lens) if block_lens else ()
+    from heteroring.planning.fleet import read_fleet
+    from heteroring.planning.plan import bound
+    from heteroring.planning.simulate import simulate as simulated
+    from heteroring.planning.splits import split
+    from heteroring.ring.partition import Partition, check_layout
+
+    for name, value, least in (
+        ("seq_len", seq_len, 1),
+        ("multiple", multiple, 1),
+        ("tile", tile, 1),
+        ("host_us", host_us, 0),
+    ):
+        if not least <= value < float("inf"):
+            raise ValueError(f"{name} is {value}: it must be {least} or more")
+    ranks = read_fleet(fleet)
+    work = work_of(model, dtype) or ranks.attention()
+    costs, notes = ranks.costs(work, seq_len)
+    if transport == "auto":
+        transport = "copy-engine" if len(set(ranks.network.nodes)) == 1 else "p2p"
+    partitions = {}
+    for strategy in listed("--strategies", strategies):
+        layout, _, name = strategy.partition("/")
+        check_layout(layout)
+        step = multiple if seq_len % multiple == 0 else 1
+        partitions[strategy] = Partition(layout, split(name, seq_len, costs, layout, step))
+    if explicit:
+        partitions["zigzag, as given"] = Partition.zigzag(explicit)
+        if sum(explicit) != seq_len:
+            raise ValueError(f"--block-lens {block_lens} sum to {sum(explicit)}: --seq-len is {seq_len}")
+    least_ms = work.layers * bound(costs, seq_len) / 1e3
+    rows = []
+    for strategy, partition in partitions.items():
+        found = simulated(
+            partition,
+            costs,
+            ranks.network,
+            work.key_bytes,
+            transport=transport,
+            fused=fused,
+            host_us=host_us,
+            tile=tile,
+        )
+        rows.append(
+            {
+                "strategy": strategy,
+                "latency_ms": work.layers * found.latency_us / 1e3,
+                "bound_fraction": least_ms / (work.layers * found.latency_us / 1e3),
+                "busy_ms": (work.layers * found.busy_us / 1e3).tolist(),
+                "block_lens": list(partition.block_lens),
+            }
+        )
+    if as_json:
+        whole = {"work": work.name, "seq_len": seq_len, "transport": transport, "bound_ms": least_ms, "splits": rows}
+        print_json(whole | {"notes": list(notes)})
+        return
+
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    for note in notes:
+        print(f"heteroring: note: {note}", file=sys.stderr)
+    title = f"{work.name}, {seq_len} tokens, {len(costs)} ranks, {transport}: simulated"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("strategy", "ms", "of the bound", "busy ms", "waiting ms"):
+        table.add_column(name, justify="left" if name == "strategy" else "right")
+    for row in rows:
+        waiting = [row["latency_ms"] - busy for busy in row["busy_ms"]]
+        spans = [
+            " to ".join(dict.fromkeys(milliseconds(pick(each)) for pick in (min, max)))
+            for each in (row["busy_ms"], waiting)
+        ]
+        table.add_row(row["strategy"], milliseconds(row["latency_ms"]), f"{row['bound_fraction']:.3f}", *spans)
+    with printing():
+        Console(highlight=False).print(table)

@@ -1,0 +1,28 @@
+"""What the figures of simulated rings have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from heteroring.figures.cells import MissingRows
+from heteroring.planning.recorded import Recorded
+
+if TYPE_CHECKING:
+    from heteroring.results.results import Results
+
+# Colours and markers are those of the strategies; a split in proportion to measured speeds looks like `lut`.
+LOOKS = {"even": "even", "proportional": "lut", "balanced": "balanced"}
+
+
+def platform_of(results: Results) -> Recorded:
+    """The platform of the results; MissingRows if what further ring steps cost was not profiled there."""
+    if "cost-attention" not in results.models:
+        raise MissingRows("no cost model of the attention call (models/cost-attention.json)")
+    return Recorded.of(results.models["cost-attention"], gpu=bool(results.provenance["multiprocessors"]))
+
+
+def said(platform: Recorded) -> str:
+    """What was simulated, in words."""
+    setup = platform.model.setup
+    heads = setup["heads"] if setup["heads"] == setup["kv_heads"] else f"{setup['heads']}:{setup['kv_heads']}"
+    return f"Simulated, not measured: causal attention, {heads} heads of {setup['head_dim']}, {setup['dtype']}, zigzag"

@@ -1,0 +1,78 @@
+"""`simulated_scaling`: how splits would scale to many ranks and long sequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from heteroring.figures.axes import length_axis
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.captions import tokens
+from heteroring.figures.cells import throttle
+from heteroring.figures.plots.simulated import LOOKS, platform_of, said
+from heteroring.figures.style import UNIT_LINE, look
+from heteroring.planning.plan import bound
+from heteroring.planning.recorded import Recorded
+from heteroring.planning.splits import split
+from heteroring.ring.partition import Partition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from heteroring.results.results import Results
+
+RANKS = (2, 4, 16, 64, 256, 1024)
+LENGTHS = (2**16, 2**18, 2**20, 2**22, 2**24)
+AT_LENGTH, AT_RANKS = 2**20, 64
+
+
+def simulated_scaling(results: Results) -> Figure:
+    """Bound fraction of an even, a proportional and a balanced zigzag; by ranks on the left, by length on the right.
+
+    Every other rank is as slow as the profile at its middle percentage, or its lowest where there is no other.
+    """
+    platform = platform_of(results)
+    levels = platform.model.percentages
+    fast, slow = levels[-1], min(levels, key=lambda level: abs(level - levels[-1] / 2))
+    figure = new_figure("simulated_scaling", 2.6)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _lines(left, platform, (fast, slow), [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
+    _lines(right, platform, (fast, slow), [(AT_RANKS, length) for length in LENGTHS], LENGTHS)
+    length_axis(left, RANKS, str)
+    length_axis(right, LENGTHS, lambda length: tokens(length) if length < 2**20 else f"{length // 2**20}M")
+    left.set_xlabel(f"Ranks, {AT_LENGTH // 2**20}M tokens")
+    right.set_xlabel(f"Sequence length (tokens), {AT_RANKS} ranks")
+    left.set_ylabel("Bound fraction")
+    left.set_ylim(0, 1.08)
+    legend_rows(figure, [[Line2D([], [], **_style(name)) for name in LOOKS]])
+    details = (
+        f"{said(platform)}; every other rank at {slow:g} %{throttled(results)}; beyond the profile's lengths, its edge."
+    )
+    return finish(figure, results, details)
+
+
+def throttled(results: Results) -> str:
+    """What makes ranks slow, to put behind a percentage."""
+    return {"mps": " by MPS", "green": " by green contexts", "pacing": ", paced", "none": ""}[throttle(results)]
+
+
+def _style(name: str) -> dict:
+    return look(f"zigzag/{LOOKS[name]}").line() | {"label": f"zigzag, {name}"}
+
+
+def _lines(panel: Axes, platform: Recorded, kinds: tuple[float, float], cells: list, x: Sequence[int]) -> None:
+    for name in LOOKS:
+        fractions = [fraction(platform, name, ranks, length, kinds) for ranks, length in cells]
+        panel.plot(x, fractions, **_style(name))
+    panel.axhline(1.0, **UNIT_LINE)
+
+
+def fraction(platform: Recorded, name: str, ranks: int, seq_len: int, kinds: tuple[float, float]) -> float:
+    """The bound over the simulated latency of a zigzag over ranks of two kinds in turn."""
+    percentages = tuple(kinds[rank % 2] for rank in range(ranks))
+    costs = platform.costs(seq_len, percentages)
+    lens = split(name, seq_len, costs, "zigzag", max(2, platform.multiple))
+    return bound(costs, seq_len) / platform.simulate(Partition.zigzag(lens), percentages).latency_us

@@ -1,0 +1,83 @@
+"""`simulated_slow_rank`: what a single slow rank would cost a ring, at its front and at its back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from heteroring.figures.axes import length_axis, slowdown_axis
+from heteroring.figures.canvas import finish, legend_rows, new_figure
+from heteroring.figures.plots.simulated import platform_of, said
+from heteroring.figures.plots.simulated_scaling import throttled
+from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look
+from heteroring.planning.recorded import Recorded
+from heteroring.planning.splits import split
+from heteroring.ring.partition import Partition
+
+if TYPE_CHECKING:
+    from heteroring.results.results import Results
+
+RANKS = (2, 4, 8, 16, 32, 64)
+SEQ_LEN = 2**20
+_ORDERS = {"slow last": "-", "slow first": (0, (4, 2))}
+
+
+def simulated_slow_rank(results: Results) -> Figure:
+    """Latency over that of an even zigzag over ranks that are all fast, by the number of ranks; a panel per layout.
+
+    One rank is as slow as the profile's lowest percentage, at the back of the sequence (filled, solid) or at its front
+    (open, dashed).
+    """
+    platform = platform_of(results)
+    slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
+    equal = {ranks: _latency(platform, "zigzag", "even", (fast,) * ranks) for ranks in RANKS}
+    figure = new_figure("simulated_slow_rank", 2.6)
+    panels = figure.subplots(1, len(LAYOUTS), sharey=True)
+    everything = []
+    for panel, layout in zip(panels, LAYOUTS, strict=True):
+        for name in ("even", "balanced"):
+            style = look(f"{layout}/{name}")
+            for order, linestyle in _ORDERS.items():
+                percentages = {ranks: [fast] * (ranks - 1) for ranks in RANKS}
+                for each in percentages.values():
+                    each.insert(0 if order == "slow first" else len(each), slow)
+                over = [_latency(platform, layout, name, tuple(percentages[ranks])) / equal[ranks] for ranks in RANKS]
+                face = style.dark if order == "slow last" else "white"
+                panel.plot(
+                    RANKS, over, color=style.dark, marker=style.marker, markerfacecolor=face, linestyle=linestyle
+                )
+                everything += over
+        panel.axhline(1.0, **UNIT_LINE)
+        length_axis(panel, RANKS, str)
+        panel.set_xlabel("Ranks")
+        panel.set_title(layout)
+    for panel in panels:
+        slowdown_axis(panel, everything)
+        panel.set_ylabel("Latency over that of equal ranks" if panel is panels[0] else "")
+    allocators = [
+        Line2D(
+            [],
+            [],
+            color=look(f"zigzag/{name}").dark,
+            marker=look(f"zigzag/{name}").marker,
+            linestyle="none",
+            label=name,
+        )
+        for name in ("even", "balanced")
+    ]
+    orders = [
+        Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle=_ORDERS[order], label=order)
+        for order, face in (("slow last", INK), ("slow first", "white"))
+    ]
+    legend_rows(figure, [[*allocators, *orders]])
+    words = said(platform).replace(", zigzag", "")
+    details = f"{words}, {SEQ_LEN // 2**20}M tokens; one rank at {slow:g} %{throttled(results)}."
+    return finish(figure, results, details)
+
+
+def _latency(platform: Recorded, layout: str, name: str, percentages: tuple[float, ...]) -> float:
+    costs = platform.costs(SEQ_LEN, percentages)
+    lens = split(name, SEQ_LEN, costs, layout, max(2, platform.multiple))
+    return platform.simulate(Partition(layout, lens), percentages).latency_us

@@ -1,0 +1,169 @@
+"""A ring call simulated: what each rank computes, what it waits for, and what crosses which link when."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heteroring.allocators.costs import Cost
+from heteroring.planning.network import Network
+from heteroring.planning.steps import Costs, Step, step_us, steps
+from heteroring.planning.work import SLOTS
+from heteroring.ring.partition import Partition
+
+TRANSPORTS = ("copy-engine", "p2p")
+# As in heteroring.ring.transport: bytes of a part of a message.
+PART_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Microseconds of one call, [ranks] each: `busy_us` computing, `end_us` when a rank is done.
+
+    starts_us and stops_us, [steps, ranks], are those of each step's compute, and arrivals_us is when its KV is there;
+    NaN where a rank has nothing to do, or nothing comes.
+    """
+
+    busy_us: np.ndarray
+    end_us: np.ndarray
+    starts_us: np.ndarray
+    stops_us: np.ndarray
+    arrivals_us: np.ndarray
+
+    @property
+    def latency_us(self) -> float:
+        """When the last rank is done."""
+        return float(self.end_us.max())
+
+    @property
+    def waiting_us(self) -> np.ndarray:
+        """What each rank does not compute until the last one is done."""
+        return self.latency_us - self.busy_us
+
+
+def simulate(
+    partition: Partition,
+    costs: Sequence[Cost],
+    network: Network,
+    key_bytes: int,
+    *,
+    transport: str = "copy-engine",
+    fused: bool = True,
+    host_us: float = 0.0,
+    tile: int = 1,
+) -> Simulation:
+    """One causal call over `partition`, rank r at `costs[r]`; `key_bytes` are those of a token's key and value.
+
+    A rank first does its tokens' other work, at token_us; then its keys can be read, and its steps follow in ring
+    order, each as soon as its KV is there and the one before is done. Message s goes straight from its owner, in ring
+    order, when the reader has a slot for it: when the reader is done with step s - 2, and so the owner. Between nodes,
+    messages queue for their owner's node and then for their reader's, step by step, within a step in the order in which
+    they can go.
+
+    `copy-engine`: a message takes latency_us for each part of some 8 MB, and its bytes. If `fused`, the first two steps
+    are one pass that waits for parts as it comes to them: what it takes counts from the first part on, and the last
+    part's share of it from the last one on. `p2p`: sender and receiver wait for one another; nothing is fused.
+    `host_us` is what the host needs to issue one step: no step starts before. `tile` is that of the kernel (`steps`).
+
+    Not reckoned with: SMs and memory bandwidth that transfers take from compute, and clocks.
+
+    Raises ValueError for an unknown transport, and if costs or network are not those of the partition's ranks.
+    """
+    ranks = partition.world_size
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport {transport!r} is unknown: choose one of {', '.join(TRANSPORTS)}")
+    for name, count in (("costs", len(costs)), ("nodes", len(network.nodes))):
+        if count != ranks:
+            raise ValueError(f"{count} {name} for {ranks} ranks: one a rank is needed")
+    copies = transport == "copy-engine"
+    fused = fused and copies
+    each, lines = Costs.of(costs), _Lines(network, key_bytes, copies)
+    starts, stops, arrivals = np.full((3, ranks, ranks), np.nan)
+    ready = each.token_us * np.array(partition.block_lens)  # each rank's keys
+    done, before, busy = ready.copy(), ready.copy(), ready.copy()  # with this step, with the one before it
+    lane = ready.copy()  # each rank's messages go one after the other
+    held = None  # a first step that is fused with the next
+    for number, step in enumerate(steps(partition, tile)):
+        work = step_us(step, number, each)
+        has_work = step.rows > 0
+        begin = np.maximum(done, host_us * (number + 1))
+        if number:
+            free = before if number > SLOTS else ready
+            first, last, lane = lines.carry(step, free, lane)
+            arrivals[number, step.keys > 0] = last[step.keys > 0]
+        if number == 1 and fused:
+            own = held
+            joins = has_work & (own > 0)
+            shares = lines.parts(step.keys)
+            total = np.where(joins, own + work, own)
+            whole = np.maximum(np.maximum(begin, first) + total, last + total / shares)
+            stop = np.where(joins, whole, begin + own)
+            stop = np.where(has_work & ~joins, np.maximum(begin, last) + work, stop)
+            starts[0, own > 0], stops[0, own > 0] = begin[own > 0], stop[own > 0]
+            alone = has_work & ~joins
+            starts[1, alone], stops[1, alone] = (stop - work)[alone], stop[alone]
+        elif number == 0 and fused and ranks > 1:
+            held, stop = work, done
+        else:
+            begin = np.maximum(begin, np.where(step.keys > 0, last, 0.0)) if number else begin
+            stop = np.where(has_work, begin + work, done)
+            starts[number, has_work], stops[number, has_work] = begin[has_work], stop[has_work]
+        busy += work
+        before, done = done, stop
+    return Simulation(busy, np.maximum(done, lane), starts, stops, arrivals)
+
+
+class _Lines:
+    """The messages of a network's links. All times are microseconds, [ranks]."""
+
+    def __init__(self, network: Network, key_bytes: int, copies: bool) -> None:
+        self._node, self._bandwidth, self._latency = network.tables()
+        self._key_bytes, self._copies = key_bytes, copies
+        # When each node may send, and receive, its next message from or to another one.
+        self._sends, self._receives = np.zeros((2, len(self._bandwidth)))
+
+    def parts(self, keys: np.ndarray) -> np.ndarray:
+        """How many parts messages of so many keys are copied in."""
+        return np.maximum(1, np.rint(keys * self._key_bytes / PART_BYTES)) if self._copies else np.ones(len(keys))
+
+    def carry(self, step: Step, free: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """When the first part of each reader's message of `step` is there, and the last; and when each lane is free.
+
+        `free`: when each rank has done what it must before the step's messages, `lane`: with its earlier messages.
+        """
+        owner, coming = step.owner, step.keys > 0
+        node, source = self._node, self._node[step.owner]
+        latency, bandwidth = self._latency[source, node], self._bandwidth[source, node]
+        parts = self.parts(step.keys)
+        part_us = latency + step.keys * self._key_bytes / parts / bandwidth
+        granted = np.maximum(lane, free) if not self._copies else np.where(coming, np.maximum(lane, free), lane)
+        begin = np.maximum(granted[owner], granted + (latency if self._copies else 0))
+        crossing = np.flatnonzero(coming & (source != node))
+        whole_us = (parts * part_us)[crossing]
+        for ends, clear in ((source[crossing], self._sends), (node[crossing], self._receives)):
+            begin[crossing] = _queued(ends, np.maximum(begin[crossing], clear[ends]), whole_us)
+        for ends, clear in ((source[crossing], self._sends), (node[crossing], self._receives)):
+            np.maximum.at(clear, ends, begin[crossing] + whole_us)
+        last = begin + parts * part_us
+        sent = granted.copy()
+        sent[owner[coming]] = last[coming]
+        if not self._copies:
+            sent = np.maximum(sent, np.where(coming, last, 0.0))
+        return np.where(coming, begin + part_us, 0.0), np.where(coming, last, 0.0), sent
+
+
+def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.ndarray:
+    """When each item begins that is `ready` for a queue, where those before it, ready earlier, take their duration."""
+    if not len(queue):
+        return ready
+    order = np.lexsort((ready, queue))
+    queue, ready, duration = queue[order], ready[order], duration[order]
+    passed = np.cumsum(duration) - duration
+    # Each queue's own items only: those of the next are lifted above all of its.
+    slack = ready - passed
+    lift = queue * (np.ptp(slack) + 1)
+    begin = np.empty_like(ready)
+    begin[order] = np.maximum.accumulate(slack + lift) - lift + passed
+    return begin

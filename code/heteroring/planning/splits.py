@@ -1,0 +1,32 @@
+"""Splits by name, over ranks of known costs: even, proportional to speed, balanced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heteroring.allocators.apportion import apportion
+from heteroring.allocators.balanced import balanced
+from heteroring.allocators.costs import Cost
+from heteroring.allocators.even import even
+from heteroring.ring.workload import total_pairs
+
+SPLITS = ("even", "proportional", "balanced")
+
+
+def alone_us(costs: Sequence[Cost], seq_len: int) -> list[float]:
+    """Microseconds that each rank alone would take for one layer of the whole sequence."""
+    return [cost.pair_us * total_pairs(seq_len) + cost.token_us * seq_len for cost in costs]
+
+
+def split(name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple: int) -> tuple[int, ...]:
+    """Tokens of each rank: `balanced` in multiples of `multiple`, `proportional` to the speed of each rank alone.
+
+    Raises ValueError for a name that is not one of SPLITS.
+    """
+    if name not in SPLITS:
+        raise ValueError(f"split {name!r} is unknown: choose one of {', '.join(SPLITS)}")
+    if name == "even":
+        return even(seq_len, len(costs))
+    if name == "proportional":
+        return apportion([1 / each for each in alone_us(costs, seq_len)], seq_len)
+    return balanced(seq_len, costs, layout, multiple=multiple)

@@ -1,0 +1,84 @@
+"""What a fleet is to do: one attention call, or the prefill of a language model; its sizes, bytes and operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
+# Messages that a rank has room for (heteroring.ring.transport.messages).
+SLOTS = 2
+
+
+@dataclass(frozen=True)
+class Work:
+    """`layers` calls over one sequence, and what a rank must hold.
+
+    `weight_bytes` on every rank; `token_bytes` for each of its own tokens: KV of all layers and the activations of one;
+    `product_flops` for each token and layer besides attention.
+    """
+
+    name: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+    token_bytes: int
+    layers: int = 1
+    weight_bytes: int = 0
+    product_flops: float = 0.0
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a token's key and value in one layer."""
+        return 2 * self.kv_heads * self.head_dim * ITEMSIZE[self.dtype]
+
+    @property
+    def pair_flops(self) -> int:
+        """Operations of a score pair in all heads of one layer."""
+        return 4 * self.heads * self.head_dim
+
+    @classmethod
+    def attention(cls, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Work:
+        """One attention call. A token has q, k, v and out in `dtype`, an fp32 out that is merged into, and an LSE."""
+        itemsize = ITEMSIZE[dtype]
+        token_bytes = (2 * heads + 2 * kv_heads) * head_dim * itemsize + heads * (head_dim + 1) * 4
+        return cls("one attention call", heads, kv_heads, head_dim, dtype, token_bytes)
+
+    @classmethod
+    def language_model(
+        cls,
+        name: str,
+        *,
+        layers: int,
+        emb_dim: int,
+        hidden_dim: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        parameters: int,
+        layer_parameters: int,
+        dtype: str,
+    ) -> Work:
+        """A prefill that ends with the last token's logits, every rank holding all weights.
+
+        Beside KV, a token has at the peak of a layer, in its gated MLP, gate and up, the activated gate and their
+        product, and three hidden states: what the recorded LLaMA took on H200s (a test compares them).
+        """
+        itemsize = ITEMSIZE[dtype]
+        cache = 2 * layers * kv_heads * head_dim * itemsize
+        activations = (4 * hidden_dim + 3 * emb_dim) * itemsize
+        return cls(
+            name,
+            heads,
+            kv_heads,
+            head_dim,
+            dtype,
+            cache + activations,
+            layers,
+            parameters * itemsize,
+            2.0 * layer_parameters,
+        )
+
+    def memory_bytes(self, tokens: int, longest_message: int) -> int:
+        """Bytes of a rank with so many tokens, and with room for SLOTS messages of so many keys."""
+        return self.weight_bytes + self.token_bytes * tokens + SLOTS * self.key_bytes * longest_message

@@ -1,0 +1,245 @@
+"""Fleets and plans: against brute force, the record's memory, and SciPy's solver; and what bad fleets are told."""
+
+import csv
+import json
+import time
+from collections import defaultdict
+from itertools import combinations_with_replacement, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from heteroring.allocators.costs import Cost, predicted_ms
+from heteroring.cli.main import app
+from heteroring.planning import plan as planning
+from heteroring.planning.fleet import read_fleet
+from heteroring.planning.plan import bound, plan
+from heteroring.planning.work import Work
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport.messages import SLOTS, messages
+
+ROOT = Path(__file__).resolve().parents[3]
+RECORD = ROOT / "data" / "h200x2"
+LLAMA = Work.language_model(
+    "llama/3-8b",
+    layers=32,
+    emb_dim=4096,
+    hidden_dim=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    parameters=8_030_261_248,
+    layer_parameters=218_112_000,
+    dtype="bfloat16",
+)
+BLOCK = {"profile": str(RECORD / "model/models/cost-block.json")}
+ATTENTION = {"profile": str(RECORD / "models/cost-attention.json")}
+LINK = {"gb_per_s": 386, "latency_us": 6}
+
+
+def fleet(tmp_path, *ranks, network=None):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(yaml.safe_dump({"ranks": list(ranks), "network": network or {"within": LINK}}))
+    return path
+
+
+def rank(name="H200", memory_gb=140, **more):
+    return {"name": name, "memory_gb": memory_gb, **more}
+
+
+def recorded_prefills():
+    """Peak memory in bytes of the recorded LLaMA by block lengths, and layout: that of each rank."""
+    peaks = defaultdict(set)
+    for path in sorted(RECORD.glob("model/pct-*.csv")):
+        with path.open() as file:
+            for row in csv.DictReader(file):
+                if row["phase"] == "prefill":
+                    lens = tuple(map(int, row["block_lens"].split()))
+                    peaks[row["layout"], lens].add(tuple(map(int, row["peak_memory_bytes"].split())))
+    return peaks
+
+
+def test_memory_is_what_the_recorded_model_took():
+    for (layout, lens), peaks in recorded_prefills().items():
+        partition = Partition(layout, lens)
+        alone = max(lens) == sum(lens)
+        longest = (
+            max(m.keys for r in (0, 1) for m in messages(partition, r, True).receives.values()) if not alone else 0
+        )
+        for measured in peaks:
+            for n, peak in zip(lens, measured, strict=True):
+                if n:
+                    # Room for messages is that of the longest call so far.
+                    assert LLAMA.memory_bytes(n, longest) == pytest.approx(peak, rel=0.015)
+
+
+def test_slots_are_those_of_the_transports():
+    from heteroring.planning import simulate, work
+
+    assert work.SLOTS == simulate.SLOTS == SLOTS
+
+
+def test_a_model_of_fms_is_the_work_that_it_is():
+    pytest.importorskip("fms")
+    from heteroring.fms.sizes import prefill_work
+
+    found = prefill_work("llama/3-8b")
+    assert (found.token_bytes, found.weight_bytes, found.layers) == (270336, LLAMA.weight_bytes, 32)
+    assert found.product_flops == pytest.approx(LLAMA.product_flops, rel=1e-3)
+    with pytest.raises(ValueError, match="does not know the memory of mixtral: choose one of llama, granite, mistral"):
+        prefill_work("mixtral/8x7b")
+
+
+def test_the_bound_of_two_kinds_of_work_is_that_of_the_linear_programme():
+    linprog = pytest.importorskip("scipy.optimize").linprog
+    random = np.random.default_rng(0)
+    for ranks in (1, 2, 3, 7, 40):
+        costs = [Cost(*random.uniform(0.1, 10, 2)) for _ in range(ranks)]
+        seq_len = 9
+        attention = np.array([cost.pair_us for cost in costs]) * seq_len * (seq_len + 1) / 2
+        products = np.array([cost.token_us for cost in costs]) * seq_len
+        within = np.hstack([np.diag(attention), np.diag(products), -np.ones((ranks, 1))])
+        shares = np.hstack([np.kron(np.eye(2), np.ones(ranks)), np.zeros((2, 1))])
+        goal = [0] * 2 * ranks + [1]
+        found = linprog(goal, A_ub=within, b_ub=np.zeros(ranks), A_eq=shares, b_eq=[1, 1], method="highs")
+        assert bound(costs, seq_len) == pytest.approx(found.fun, rel=1e-9)
+    alike = [Cost(1.0, 2.0), Cost(2.0, 4.0)]  # of one ratio: no more than the capacity bound
+    assert bound(alike, 9) == pytest.approx((45 + 18) * 2 / 3)
+    assert bound([Cost(1.0), Cost(1.0, 1.0)], 9) == pytest.approx(45 / 2)
+
+
+def test_a_plan_is_the_fastest_split_that_fits(tmp_path):
+    # The second rank is as fast as the first, and has the memory for a quarter of the tokens.
+    work = Work("toy", 32, 32, 128, "bfloat16", token_bytes=10**6)
+    unit, units = 1024, 16
+    quarter = 1e-9 * (4 * unit * work.token_bytes + 2 * units * unit * work.key_bytes)
+    path = fleet(tmp_path, rank(**ATTENTION), rank(memory_gb=quarter, **ATTENTION), rank(percentage=50, **ATTENTION))
+    found = plan(read_fleet(path), unit * units, work, multiple=unit)
+    assert "memory: 1 of 3 ranks" in found.limit
+    assert all(used <= found.fleet.ranks[r].memory_gb for used, r in zip(found.memory_gb, found.order, strict=True))
+    costs, _ = found.fleet.costs(work, unit * units)
+    ordered = [costs[r] for r in found.order]
+    full = found.order.index(1)
+    best = min(
+        max(predicted_ms(Partition.zigzag(lens), ordered))
+        for borders in combinations_with_replacement(range(units + 1), 2)
+        if (lens := tuple(unit * (b - a) for a, b in pairwise((0, *borders, units))))[full] <= 4 * unit
+    )
+    assert max(predicted_ms(Partition.zigzag(found.block_lens), ordered)) == pytest.approx(best, rel=1e-9)
+    assert not found.beside["zigzag/even"].fits
+
+
+def test_fast_and_slow_ranks_take_turns_in_a_long_ring(tmp_path):
+    # A rank is two steps ahead at most: fast ranks in a row meet small chunks in a row, and would have to be further.
+    network = {"within": LINK, "between": {"gb_per_s": 50, "latency_us": 20}}
+    ranks = rank(count=4, node="a", **BLOCK), rank("half", count=4, node="b", percentage=50, **BLOCK)
+    found = plan(read_fleet(fleet(tmp_path, *ranks, network=network)), 2**20, LLAMA)
+    assert found.order == (0, 4, 1, 5, 2, 6, 3, 7)
+    assert found.bound_fraction > 0.97 > 0.75 > found.bound_ms / found.beside["zigzag/even"].latency_ms
+    assert found.limit.startswith("compute")
+    assert len(found.to_json()["step_ms"]) == 8
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_a_rank_that_does_not_pay_is_left_out(tmp_path):
+    path = fleet(tmp_path, rank(**ATTENTION), rank("slow", percentage=10, **ATTENTION))
+    assert sorted(plan(read_fleet(path), 1024).block_lens) == [0, 1024]
+
+
+def test_a_thousand_ranks_are_planned_in_a_second(tmp_path):
+    kinds = rank(count=512, **BLOCK), rank("half", count=512, percentage=50, **BLOCK)
+    path = fleet(tmp_path, *kinds)
+    began = time.process_time()
+    found = plan(read_fleet(path), 2**24, LLAMA)
+    assert time.process_time() - began < 5  # less than a second on a machine at rest
+    assert sum(found.block_lens) == 2**24
+    assert found.latency_ms < found.beside["zigzag/even"].latency_ms
+
+
+def test_data_sheet_figures_are_marked(tmp_path):
+    sheet = {"tflops": 362, "attention": 0.5, "products": 0.7}
+    path = fleet(tmp_path, rank(**BLOCK), rank("L40S", 48, datasheet=sheet))
+    found = plan(read_fleet(path), 65536, LLAMA)
+    assert any("L40S: from a data sheet, not measured: of 362 TFLOP/s, 50% assumed" in note for note in found.notes)
+    assert [each["measured"] for each in found.to_json()["ranks"]].count(False) == 1
+    costs, _ = found.fleet.costs(LLAMA, 65536)
+    assert costs[1] == Cost(4 * 32 * 128 / (362e6 * 0.5), LLAMA.product_flops / (362e6 * 0.7))
+
+
+def test_memory_that_is_not_there_is_counted_in_tokens(tmp_path):
+    path = fleet(tmp_path, rank(memory_gb=20, count=2, **BLOCK))
+    room = int((20e9 - LLAMA.weight_bytes) // (LLAMA.token_bytes + 2 * LLAMA.key_bytes)) // 256 * 256
+    with pytest.raises(ValueError, match=rf"memory for {2 * room} tokens, {65536 - 2 * room} too few$"):
+        plan(read_fleet(path), 65536, LLAMA)
+    assert sum(plan(read_fleet(path), 2 * room, LLAMA).block_lens) == 2 * room
+
+
+SHEET = {"tflops": 100, "attention": 0.5, "products": 0.5}
+BAD = {
+    "unknown key": ({"colour": 1}, {}, r"ranks\[0\] has an unknown key 'colour': known are count, datasheet, kind"),
+    "no profile": ({"datasheet": None}, {}, r"ranks\[0\] \(x\) needs a `profile` that was measured, or a `datasheet`"),
+    "zero speed": (
+        {"datasheet": SHEET | {"tflops": 0}},
+        {},
+        r"ranks\[0\].datasheet.tflops is 0: it must be a number above 0",
+    ),
+    "more than the peak": ({"datasheet": SHEET | {"attention": 2}}, {}, "parts of the peak, from 0 to 1"),
+    "no memory": ({"memory_gb": 0}, {}, r"ranks\[0\].memory_gb is 0: it must be a number above 0"),
+    "half a rank": ({"count": 0.5}, {}, r"ranks\[0\].count is 0.5: it must be an integer from 1"),
+    "no such file": ({"datasheet": None, "profile": "no.json"}, {}, "cannot read .*no.json: No such file"),
+    "another model": ({"datasheet": None, "profile": str(RECORD / "models/lut-matmul.json")}, {}, "is a lut model"),
+    "no bandwidth": ({}, {"within": {"latency_us": 1}}, "network.within lacks gb_per_s"),
+    "dead link": ({}, {"within": LINK | {"gb_per_s": 0}}, "network.within.gb_per_s is 0: it must be a number above 0"),
+    "within": ({}, {"between": LINK}, "network links no two ranks of node node: give `within`"),
+    "between": ({"nodes": 2}, {"within": LINK}, "network does not link nodes node-0 and node-1: give `between`"),
+    "no node": ({}, {"within": LINK, "links": [{"nodes": ["a", "b"], **LINK}]}, r"links\[0\].nodes is \['a', 'b'\]"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_fleet_is_one_line_that_says_where(tmp_path, name):
+    changes, network, message = BAD[name]
+    entry = rank("x", count=2, datasheet=SHEET) | changes
+    path = fleet(tmp_path, {key: value for key, value in entry.items() if value is not None}, network=network)
+    with pytest.raises(ValueError, match=message) as error:
+        read_fleet(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "ranks: [", "ranks: []\nnetwork: {}", "- 1"])
+def test_what_is_no_fleet_is_refused(tmp_path, text):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"fleet\.yaml"):
+        read_fleet(path)
+
+
+def test_profiles_must_be_of_the_work(tmp_path):
+    attention, block = read_fleet(fleet(tmp_path, rank(**ATTENTION))), read_fleet(fleet(tmp_path, rank(**BLOCK)))
+    with pytest.raises(ValueError, match="is of 32:32 heads of 128 in bfloat16, llama/3-8b has 32:8 heads"):
+        plan(attention, 65536, LLAMA)
+    with pytest.raises(ValueError, match=r"no rank has a measured profile, .* name a --model"):
+        plan(read_fleet(fleet(tmp_path, rank(datasheet=SHEET))), 4096)
+    with pytest.raises(ValueError, match="seq_len is 0: it must be 1 or more"):
+        plan(block, 0, LLAMA)
+
+
+def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
+    example = str(ROOT / "docs" / "fleets" / "mixed.yaml")
+    runner, picture = CliRunner(), tmp_path / "plan.svg"
+    shown = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", str(picture)])
+    assert shown.exit_code == 0, shown.output
+    assert "limit: " in shown.output
+    assert "zigzag/proportional" in shown.output
+    assert picture.read_text().count("<svg") == 1
+    as_json = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--json"])
+    found = json.loads(as_json.stdout)
+    assert sum(found["block_lens"]) == 65536
+    assert found["block_lens"] == [each["tokens"] for each in found["ranks"]]
+    refused = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", "plan.bmp"])
+    assert refused.exit_code == 2
+    assert planning.ORDERED >= 8

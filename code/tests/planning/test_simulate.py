@@ -1,0 +1,141 @@
+"""The simulation against hand-made cases, the schedule, the cost model, and the record of two H200s."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from heteroring.allocators.costs import Cost, predicted_ms
+from heteroring.allocators.even import even
+from heteroring.cli.main import app
+from heteroring.planning.network import Link, Network
+from heteroring.planning.simulate import simulate
+from heteroring.planning.steps import busy_us, steps
+from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.schedule import ring_steps
+from heteroring.ring.workload import step_pairs
+
+ROOT = Path(__file__).resolve().parents[3]
+FAST = Link(1e9, 0.0)
+some_lens = st.lists(st.integers(0, 20), min_size=1, max_size=7).filter(any)
+
+
+@given(layout=st.sampled_from(LAYOUTS), lens=some_lens)
+@settings(max_examples=60, deadline=None)
+def test_steps_are_those_of_the_schedule(layout, lens):
+    partition = Partition(layout, tuple(lens))
+    found = list(steps(partition))
+    for rank in range(len(lens)):
+        expected = {each.index: each for each in ring_steps(partition, rank, True)}
+        for number, step in enumerate(found):
+            met = expected.get(number)
+            if met is None:
+                assert step.pairs[rank] == step.keys[rank] == 0
+                continue
+            assert step.owner[rank] == met.kv_rank
+            assert step.rows[rank] == lens[rank] - met.first_query
+            assert step.keys[rank] == (met.keys if number else 0)
+            assert step.pairs[rank] == step_pairs(partition, rank, met.kv_rank)
+
+
+@given(layout=st.sampled_from(LAYOUTS), lens=st.lists(st.integers(2, 40), min_size=1, max_size=7))
+@settings(max_examples=60, deadline=None)
+def test_busy_times_are_those_of_the_cost_model(layout, lens):
+    partition = Partition(layout, tuple(lens))
+    costs = [Cost(1.0 + rank, 0.5 * rank, 0.2, 0.1 * rank) for rank in range(len(lens))]
+    expected = pytest.approx([1e3 * ms for ms in predicted_ms(partition, costs)])
+    assert list(busy_us(partition, costs)) == expected
+    found = simulate(partition, costs, Network.single_node(len(lens), FAST), 1)
+    assert list(found.busy_us) == expected
+    assert found.latency_us >= found.busy_us.max() * (1 - 1e-12)
+
+
+def test_whole_tiles_take_as_long_as_full_ones():
+    one, two = list(steps(Partition.zigzag((6, 2)), tile=4))
+    assert list(one.pairs) == [36, 10]  # 8 and 4 tokens, causal
+    assert list(two.pairs) == [4 * 4, 4 * 4]  # 3 queries by 2 keys, and 2 by 3
+    assert list(two.keys) == [2, 3]  # what is sent is not padded
+
+
+def test_two_ranks_by_hand():
+    # 8 tokens, 4 + 4, 1 us a pair: 10 pairs own, 8 in step 1. A message of 2 or 4 keys of 10 bytes, 1 byte a us, 5 us.
+    partition, costs = Partition.zigzag((4, 4)), [Cost(1.0), Cost(1.0)]
+    network = Network.single_node(2, Link(1e-3, 5.0))
+    found = simulate(partition, costs, network, 10, fused=False)
+    # Granted after 5 us; rank 0's keys 0 and 1 are with rank 1 after 5 + 5 + 20, rank 1's four with rank 0 after 50.
+    assert found.arrivals_us[1].tolist() == [50.0, 30.0]
+    assert found.starts_us.tolist() == [[0, 0], [50.0, 30.0]]
+    assert found.end_us.tolist() == [58.0, 50.0]  # rank 1's copy to rank 0 takes longer than its compute
+    assert found.waiting_us.tolist() == [40.0, 40.0]
+    # Fused, one part: all 18 pairs after it.
+    fused = simulate(partition, costs, network, 10)
+    assert fused.stops_us[0].tolist() == [68.0, 48.0]
+    # p2p: both are ready at once, and nothing is granted.
+    assert simulate(partition, costs, network, 10, transport="p2p").arrivals_us[1].tolist() == [45.0, 25.0]
+    # Tokens come first; the host issues a step each 100 us.
+    later = simulate(partition, [Cost(1.0, 1.0)] * 2, network, 10, fused=False, host_us=100.0)
+    assert later.starts_us.tolist() == [[100.0, 100.0], [200.0, 200.0]]
+
+
+def test_messages_between_two_nodes_queue():
+    # Ranks 0, 1 | 2, 3: in step 2 all four messages cross, two from each node, 8 us each and all ready at once.
+    network = Network(("a", "a", "b", "b"), {("a", "a"): FAST, ("b", "b"): FAST, ("a", "b"): Link(1e-3, 0.0)})
+    partition = Partition.contiguous((1, 1, 1, 1))
+    found = simulate(partition, [Cost(1e-9)] * 4, network, 8, transport="p2p")
+    alone = simulate(partition, [Cost(1e-9)] * 4, Network.single_node(4, Link(1e-3, 0.0)), 8, transport="p2p")
+    crossing = found.arrivals_us[2][2:]  # to ranks 2 and 3, from 0 and 1
+    assert sorted(crossing - crossing.min()) == pytest.approx([0, 8.0], abs=1e-6)
+    assert np.ptp(alone.arrivals_us[2][2:]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_rank_is_two_steps_ahead_at_most():
+    # Rank 3 takes a second for each step: rank 0, which is done in no time, may not send it more than it has slots for.
+    partition = Partition.zigzag((8, 8, 8, 8, 8, 8))
+    costs = [Cost(1e-6)] * 5 + [Cost(1e6 / 64)]
+    found = simulate(partition, costs, Network.single_node(6, FAST), 1, fused=False)
+    assert found.starts_us[4, 0] >= found.stops_us[1, 5] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("transport", ["copy-engine", "p2p"])
+def test_a_thousand_ranks_in_many_nodes_take_seconds(transport):
+    nodes = tuple(f"n{rank // 8}" for rank in range(1024))
+    names = sorted(set(nodes))
+    links = {(a, b): Link(386 if a == b else 50, 6) for i, a in enumerate(names) for b in names[i:]}
+    costs = [Cost(*(us * 100 / p for us in (2.3e-5, 0.3, 0.02, 0.007))) for p in ((100, 80, 50, 10) * 256)]
+    began = time.process_time()
+    found = simulate(Partition.zigzag(even(2**20, 1024)), costs, Network(nodes, links), 4096, transport=transport)
+    assert time.process_time() - began < 5
+    assert found.latency_us > found.busy_us.max()
+
+
+def test_bad_input_is_named():
+    partition, network = Partition.zigzag((4, 4)), Network.single_node(2, FAST)
+    with pytest.raises(ValueError, match="transport 'pigeon' is unknown: choose one of copy-engine, p2p"):
+        simulate(partition, [Cost(1.0)] * 2, network, 1, transport="pigeon")
+    with pytest.raises(ValueError, match="1 costs for 2 ranks: one a rank is needed"):
+        simulate(partition, [Cost(1.0)], network, 1)
+    with pytest.raises(ValueError, match="2 nodes for 1 ranks"):
+        simulate(Partition.zigzag((4,)), [Cost(1.0)], network, 1)
+
+
+def test_the_command_compares_splits():
+    example = str(ROOT / "docs" / "fleets" / "mixed.yaml")
+    arguments = ["simulate", example, "--seq-len", "65536"]
+    found = CliRunner().invoke(app, [*arguments, "--json", "--block-lens", ",".join(["8192"] * 8)])
+    splits = {each["strategy"]: each for each in json.loads(found.stdout)["splits"]}
+    assert splits["zigzag/even"]["latency_ms"] == splits["zigzag, as given"]["latency_ms"]
+    assert splits["zigzag/balanced"]["latency_ms"] < splits["zigzag/even"]["latency_ms"]
+    assert "zigzag/proportional" in CliRunner().invoke(app, arguments).output
+    for more, message in (
+        (["--strategies", "zigzag/odd"], "split 'odd' is unknown: choose one of even, proportional, balanced"),
+        (["--block-lens", "1,2"], "sum to 3: --seq-len is 65536"),
+        (["--host-us", "-1"], "host_us is -1.0: it must be 0 or more"),
+    ):
+        refused = CliRunner().invoke(app, [*arguments, *more])
+        assert refused.exit_code == 2
+        assert message in refused.output
