@@ -16,7 +16,7 @@ LOCKED_TORCH := 2.13.0
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := paper
-.PHONY: paper test test-fast lint setup tex readme docs lock clean help
+.PHONY: paper claims test test-fast lint setup tex readme docs lock clean help
 
 # What set-up installed, found without activating it.
 WITHIN := env PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
@@ -59,8 +59,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt workflow/setup/venv.sh
 tex: ## install TeX where it is missing and allowed
 	workflow/setup/tex.sh install
 
-readme: setup ## make README's table and docs/results.svg anew from the record
+claims: setup ## judge every claim of the paper by the recorded data
+	$(WITHIN) snakemake --cores $(CORES) --quiet all -- latex/generated/claims.tex || { cat logs/claims.log; exit 1; }
+	cat logs/claims.log
+
+readme: setup ## make README's table, docs/claims.md and docs/results.svg anew from the record
 	$(WITHIN) python workflow/readme.py
+	$(WITHIN) heteroring aggregate --platform-dir data/h200x2 > /dev/null
+	$(WITHIN) python workflow/scripts/check_claims.py data/h200x2 data/published data/h200x2_short workflow/claims.yaml \
+	  docs/claims.md
 
 docs: setup ## make pages of docs/ and of the API: docs/_build/index.html
 	$(WITHIN) sphinx-build -W --keep-going -q docs docs/_build

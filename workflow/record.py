@@ -143,19 +143,26 @@ def check_name(folder: Path) -> None:
         raise ValueError(f"{folder}: {folder.name} is no name for a record: {', '.join(TAKEN)} mean something else")
 
 
-def read_config(path: Path, **changed: int) -> dict:
-    """The workflow's configuration, with some keys of its gpu platform changed.
+def overlaid(config: dict, over: dict) -> dict:
+    """`config` with the values of `over`, key by key; lists are replaced."""
+    merged = {
+        key: overlaid(config[key], value) if isinstance(config.get(key), dict) else value for key, value in over.items()
+    }
+    return config | merged
 
-    Raises ValueError, naming `path`, unless it can be read, and has every key and values that go together.
+
+def read_config(path: Path, **changed: int) -> dict:
+    """The workflow's configuration, laid over the full grid as `snakemake --configfile` does, with some keys changed.
+
+    The latter are of the gpu platform. Raises ValueError, naming `path`, unless it can be read, and has values that go
+    together.
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = overlaid(*(yaml.safe_load(each.read_text(encoding="utf-8")) for each in (CONFIG, path)))
         config["platforms"]["gpu"] |= changed
         found = conflicts(config)
         list(jobs(path, config))
-    except KeyError as error:
-        raise ValueError(f"{path} lacks the key {error}: it is not a whole configuration") from error
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
     if found:
         raise ValueError("\n".join([f"{path}:", *found]))
@@ -171,7 +178,7 @@ def _heteroring(arguments: tuple[str, ...], launcher: Sequence[str] = ()) -> Non
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="of the workflow")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="what to change of the workflow's configuration")
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
     parser.add_argument("--only", choices=PARTS, default="", help="part of the record to go on with")
     parser.add_argument(

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from heteroring.ring.cuda_graph import CapturedRing
     from heteroring.ring.decode import ring_decode
     from heteroring.ring.partition import Partition
+    from heteroring.ring.prefix import Prefix
     from heteroring.ring.shard import shard, unshard
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Partition": "heteroring.ring.partition",
+    "Prefix": "heteroring.ring.prefix",
     "shard": "heteroring.ring.shard",
     "unshard": "heteroring.ring.shard",
     "ring_attention": "heteroring.ring.attention",
@@ -26,7 +28,17 @@ _HOME = {
     "allocate": "heteroring.allocators",
 }
 
-__all__ = ["CapturedRing", "Partition", "__version__", "allocate", "ring_attention", "ring_decode", "shard", "unshard"]
+__all__ = [
+    "CapturedRing",
+    "Partition",
+    "Prefix",
+    "__version__",
+    "allocate",
+    "ring_attention",
+    "ring_decode",
+    "shard",
+    "unshard",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,12 +5,13 @@ everything that is made lies beside the links.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from workflow.preflight.platforms import MEASURABLE
 
-WHOLE = ("code", "workflow", "latexmkrc", "data/published")
+WHOLE = ("code", "workflow", "latexmkrc", "data/published", "data/h200x2_short")
 PRODUCED = {"images", "generated"}
 
 
@@ -51,3 +52,9 @@ def paper_sources(latex: Path) -> list[str]:
         for path in paths
         if (path.suffix in kinds or path.name == "latexmkrc") and not PRODUCED & set(path.parts)
     )
+
+
+def paper_figures(latex: Path) -> list[str]:
+    """The figures that the sections in folder `latex` include, as "record/NAME" or "live/NAME"."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(latex.glob("sections/*.tex")))
+    return re.findall(r"\\includegraphics\[[^]]*\]\{images/((?:record|live)/\w+)\}", text)

@@ -8,7 +8,7 @@ rule aggregate:
         model=lambda wildcards: whole_model_files(wildcards.folder),
         code=code_of("code/heteroring/results/aggregate.py"),
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=tables_of(MEASURED_FOLDERS[0])),
+        tables=reported(tables_of(MEASURED_FOLDERS[0])),
         provenance="{folder}/provenance.json",
     log:
         "{folder}/derived/aggregate.log",
@@ -27,13 +27,13 @@ rule aggregate:
 # Recorded measurements come with their provenance, and some without a whole model.
 use rule aggregate as aggregate_recorded with:
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES + MODEL_TABLES),
+        tables=reported(TABLES + MODEL_TABLES),
     wildcard_constraints:
         folder=one_of(folder for folder in RECORDED_FOLDERS if has_whole_model(folder)),
 
 
 use rule aggregate as aggregate_recorded_layers with:
     output:
-        tables=expand("{{folder}}/derived/{table}.csv", table=TABLES),
+        tables=reported(TABLES),
     wildcard_constraints:
         folder=one_of(folder for folder in RECORDED_FOLDERS if not has_whole_model(folder)),

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
-from heteroring.figures import NAMES
+from heteroring.figures import CATALOG, NAMES
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
-from workflow.preflight.elsewhere import paper_sources
+from workflow.preflight.elsewhere import paper_figures, paper_sources
 from workflow.preflight.imports import with_imports
 from workflow.preflight.outputs import check_writable
-from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
+from workflow.preflight.platforms import PREFERRED_RECORD, choose, recorded_platforms, visible_gpus
 from workflow.preflight.stale_lock import drop_stale_lock, take_ownership
 from workflow.preflight.whole_models import check_models
 
@@ -188,6 +188,16 @@ def tables_of(folder):
     return (*TABLES, *(MODEL_TABLES if has_whole_model(folder) else ()))
 
 
+def reported(names):
+    """Paths of derived tables; all but the repetitions are part of the report."""
+    caption = {"caption": "../report/table.rst", "category": "Tables", "subcategory": "{folder}"}
+    paths = {name: f"{{folder}}/derived/{name}.csv" for name in names}
+    return [
+        path if name == "measurements" else report(path, labels={"table": name}, **caption)
+        for name, path in paths.items()
+    ]
+
+
 def model_files(folder):
     """The fitted models of a platform's folder."""
     if FOLDERS[folder] in PLATFORMS.recorded:
@@ -228,6 +238,9 @@ wildcard_constraints:
 # Figures are imported by name at run time, so their files are listed.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
 PAPER_SOURCES = paper_sources(Path("latex"))
+# What the paper's text is about, wherever it is typeset, and whose figures its folders of images hold.
+PAPER = PREFERRED_RECORD
+PAPER_PLATFORMS = {"record": PAPER, "live": PLATFORMS.live}
 
 
 def grid_of(platform):
@@ -259,6 +272,12 @@ def paper_sources(wildcards):
     return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
 
 
+def paper_inputs():
+    """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
+    images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
+    return [*rules.claims.output, *rules.numbers.output, *rules.overview.output, *images]
+
+
 def everything_but_pdf():
     """Also what is only read on the way, so that whatever of it is missing is made again."""
     folders = [folder_of(platform) for platform in PLATFORMS.shown]
@@ -273,10 +292,8 @@ def everything_but_pdf():
             suffix=["png", "pdf"],
         ),
         *expand(f"{FIGURES}/{{name}}.{{suffix}}", name=NAMES, suffix=["png", "pdf"]),
-        *expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
-        *expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
-        f"{LATEX}/generated/numbers.tex",
+        *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

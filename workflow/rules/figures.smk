@@ -1,4 +1,4 @@
-# Every figure of a platform, in both formats; the main platform's also under their plain names and in the paper.
+# Every figure of a platform, in both formats; the main platform's also under their plain names.
 
 
 rule figure:
@@ -6,7 +6,13 @@ rule figure:
         results=lambda wildcards: results_of(wildcards.platform),
         code=code_of("code/heteroring/results/results.py", *FIGURE_CODE),
     output:
-        png=f"{FIGURES}/{{platform}}/{{name}}.png",
+        png=report(
+            f"{FIGURES}/{{platform}}/{{name}}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{platform}",
+            labels={"figure": "{name}", "platform": "{platform}"},
+        ),
         pdf=f"{FIGURES}/{{platform}}/{{name}}.pdf",
     log:
         f"{LOGS}/figures/{{platform}}/{{name}}.log",
@@ -15,6 +21,7 @@ rule figure:
     params:
         folder=lambda wildcards: folder_of(wildcards.platform),
         name=lambda wildcards: known_figure(wildcards.name),
+        shows=lambda wildcards: CATALOG[known_figure(wildcards.name)].shows,
     message:
         "Draw {wildcards.name} for {wildcards.platform}"
     shell:
@@ -29,7 +36,6 @@ rule main_figure:
     output:
         png=f"{FIGURES}/{{name}}.png",
         pdf=f"{FIGURES}/{{name}}.pdf",
-        paper=f"{LATEX}/images/{{name}}.pdf",
     log:
         f"{LOGS}/figures/{{name}}.log",
     conda:
@@ -37,19 +43,4 @@ rule main_figure:
     message:
         f"Show {{wildcards.name}} of {PLATFORMS.main} as the main figure"
     shell:
-        "(cp {input.png} {output.png} && cp {input.pdf} {output.pdf} && cp {input.pdf} {output.paper})" " > {log} 2>&1"
-
-
-rule live_image:
-    input:
-        pdf=f"{FIGURES}/{PLATFORMS.live}/{{name}}.pdf",
-    output:
-        paper=f"{LATEX}/images/live/{{name}}.pdf",
-    log:
-        f"{LOGS}/figures/live/{{name}}.log",
-    conda:
-        ENVIRONMENT
-    message:
-        f"Put {{wildcards.name}} of {PLATFORMS.live} into the appendix"
-    shell:
-        "cp {input.pdf} {output.paper} > {log} 2>&1"
+        "(cp {input.png} {output.png} && cp {input.pdf} {output.pdf}) > {log} 2>&1"

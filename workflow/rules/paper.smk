@@ -1,14 +1,63 @@
-# The paper: numbers as TeX macros, then the PDF.
+# The paper: claims judged by the data, numbers as TeX macros, then the PDF. Its text is about the recorded platform.
 
-# What the analysis is computed from: measurements of others, so no platform.
-PUBLISHED = "data/published"
+# What claims and numbers are computed from, beside the record: measurements of others, and short ones.
+PUBLISHED, SHORT = "data/published", "data/h200x2_short"
+EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT) for path in sorted(Path(folder).glob("*.csv"))]
+
+
+rule claims:
+    input:
+        record=lambda wildcards: results_of(PAPER),
+        beside=EVIDENCE,
+        claims="workflow/claims.yaml",
+        code=code_of("workflow/scripts/check_claims.py"),
+    output:
+        tex=f"{LATEX}/generated/claims.tex",
+        html=report(
+            f"{FIGURES}/claims.html", caption="../report/claims.rst", category="Claims", labels={"table": "claims"}
+        ),
+    log:
+        f"{LOGS}/claims.log",
+    conda:
+        ENVIRONMENT
+    params:
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
+    message:
+        "Judge the claims"
+    shell:
+        "python workflow/scripts/check_claims.py {params.folders} {input.claims} {output.tex} {output.html} > {log} 2>&1"
+
+
+rule overview:
+    input:
+        record=lambda wildcards: results_of(PAPER),
+        beside=EVIDENCE,
+        code=code_of("workflow/scripts/paper_overview.py", "code/heteroring/figures/paper.mplstyle"),
+    output:
+        pdf=f"{LATEX}/images/overview.pdf",
+        png=report(
+            f"{FIGURES}/overview.png",
+            caption="../report/overview.rst",
+            category="Figures",
+            labels={"figure": "overview"},
+        ),
+    log:
+        f"{LOGS}/figures/overview.log",
+    conda:
+        ENVIRONMENT
+    params:
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
+    message:
+        "Draw the paper's first figure"
+    shell:
+        "python workflow/scripts/paper_overview.py {params.folders} {output.pdf} {output.png} > {log} 2>&1"
 
 
 rule numbers:
     input:
-        main=results_of(PLATFORMS.main),
+        record=lambda wildcards: results_of(PAPER),
         live=results_of(PLATFORMS.live),
-        published=sorted(map(str, Path(PUBLISHED).glob("*.csv"))),
+        beside=EVIDENCE,
         code=code_of("workflow/scripts/paper_numbers.py"),
     output:
         tex=f"{LATEX}/generated/numbers.tex",
@@ -17,14 +66,28 @@ rule numbers:
     conda:
         ENVIRONMENT
     params:
-        main=lambda wildcards: folder_of(PLATFORMS.main),
-        live=lambda wildcards: folder_of(PLATFORMS.live),
-        published=lambda wildcards, input: Path(input.published[0]).parent,
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {folder_of(PLATFORMS.live)}",
     message:
         "Write the paper's numbers"
     shell:
-        "python workflow/scripts/paper_numbers.py {params.main} {params.live} {params.published} {output.tex}"
-        " > {log} 2>&1"
+        "python workflow/scripts/paper_numbers.py {params.folders} {output.tex} > {log} 2>&1"
+
+
+rule paper_image:
+    input:
+        pdf=lambda wildcards: f"{FIGURES}/{PAPER_PLATFORMS[wildcards.part]}/{wildcards.name}.pdf",
+    output:
+        pdf=f"{LATEX}/images/{{part}}/{{name}}.pdf",
+    log:
+        f"{LOGS}/figures/{{part}}/{{name}}.log",
+    wildcard_constraints:
+        part="record|live",
+    conda:
+        ENVIRONMENT
+    message:
+        "Put {wildcards.name} of the {wildcards.part} platform into the paper"
+    shell:
+        "cp {input.pdf} {output.pdf} > {log} 2>&1"
 
 
 if config["run"]:
@@ -49,9 +112,7 @@ if config["run"]:
 rule paper:
     input:
         sources=paper_sources,
-        numbers=rules.numbers.output.tex,
-        images=expand(f"{LATEX}/images/{{name}}.pdf", name=NAMES),
-        live=expand(f"{LATEX}/images/live/{{name}}.pdf", name=NAMES),
+        made=paper_inputs(),
         check="workflow/scripts/check_latex_log.py",
     output:
         pdf=f"{LATEX}/report.pdf",

@@ -1,311 +1,306 @@
-"""Write the paper's numbers, the words that depend on them, and its tables, as TeX macros.
+"""Write the numbers and tables that the paper quotes as TeX macros.
 
-    python workflow/scripts/paper_numbers.py MAIN_FOLDER LIVE_FOLDER PUBLISHED_FOLDER OUTPUT.tex
+    python workflow/scripts/paper_numbers.py RECORD PUBLISHED SHORT LIVE OUTPUT.tex
 
-Every platform that the paper shows gets its own set, prefixed by its part in the paper: Main or Live. (This file
-is not called numbers.py because the standard library has a module of that name.)
+RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, LIVE that of the platform measured on this
+machine. Words are typed in latex/sections, and what they compare is a claim there. (This file is not called numbers.py
+because the standard library has a module of that name.)
 """
 
-import math
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+from claims.evidence import SHORT_LENGTH, Evidence
+from claims.of_paper import closed_form_errors, tile_costs
+from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
+from heteroring.allocators.formula import TERMS
 from heteroring.files import atomic_path
-from heteroring.results.results import Results, headline
-from heteroring.results.strategy import FITTED, fitted_name
-from heteroring.results.throttles import throttle_words
-from paper import published_study
-from paper.attention_sentences import verdicts
-from paper.attention_tables import tables
+from heteroring.launch.rest import LONGEST_REST_MS
+from heteroring.results.kinds import FOLD_KEYS
+from heteroring.results.results import Results
+from heteroring.results.strategy import fitted_name
+from paper import tables
 from paper.cells import (
     BALANCED,
-    CONTIGUOUS,
+    BALANCED_CONTIGUOUS,
     EVEN,
-    STRATEGIES,
+    FORMULA,
+    LUT,
     UNEVEN,
-    ZIGZAG,
     ZIGZAG_EVEN,
+    ZIGZAG_FORMULA,
+    ZIGZAG_LUT,
     ZIGZAG_UNEVEN,
-    Cell,
-    Cells,
-    MissingData,
-    place,
+    CellTable,
     ring_cells,
-    strategy,
 )
-from paper.layer_and_costs import beyond_the_call, constants
-from paper.tex import count, escaped, listed, out_of, render, rounded, share, tabular, versus
+from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, raw_speed, refitted
+from paper.tex import count, duration, escaped, percent, render, rounded, share
 
-OPERATORS = {"matmul": "square matrix products", "attention": "attention"}
-
-# The main platform is quoted in full; these are the numbers that the appendix gives for the reader's machine.
-LIVE = frozenset(
-    {
-        "AloneSentence",
-        "BalancedFraction",
-        "BalancedMedianFraction",
-        "BalancedMs",
-        "BalancedVersusEven",
-        "BalancedVersusUneven",
-        "BoundMs",
-        "CellCount",
-        "Date",
-        "Device",
-        "EnvironmentTable",
-        "EvenMs",
-        "GridTable",
-        "HasWhole",
-        "LatencyTable",
-        "LongLength",
-        "LowPercentage",
-        "Spread",
-        "StrategyTable",
-        "TokensTable",
-        "UnevenMs",
-        "WholeBalancedFraction",
-        "WholeBalancedVersusEven",
-        "WholeLongLength",
-        "WholeLowPercentage",
-        "WholeName",
-        "WholeTable",
-        "Winner",
-        "WinnerCount",
-    }
-)
-# Numbers that only the appendix gives.
-ONLY_LIVE = frozenset({"GridTable", "TokensTable"})
+MIDDLE, THIRD = 50, 30
+SLOW_SPEED = 0.1
+# Most that the repetitions of a quiet machine differ, over their median.
+NOISE_LIMIT = 0.2
 
 
-def environment(results: Results, cells: Cells) -> dict[str, str]:
-    """Where, when and with what the numbers were measured."""
-    record = results.provenance
+def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3) -> dict[str, str]:
+    """The least and the most of some values, by the names that end so."""
+    values = [factor * value for value in values]
+    return {f"{name}Least": rounded(min(values), digits), f"{name}Most": rounded(max(values), digits)}
 
-    def known(key: str):
-        if record.get(key) is None:
-            raise MissingData(f"platform {results.platform}: provenance has no {key!r}")
-        return record[key]
 
-    rows = headline(results.measurements)
-    rows = rows[(rows.system == "ring") & (rows.module == "attention")]
-
-    def used(column: str) -> list[str]:
-        return sorted(set(rows[column].astype(str)))
-
-    def one(column: str) -> str:
-        return listed(map(escaped, used(column)))
-
-    throttle = listed(throttle_words(name).method for name in used("throttle") if name != "none")
-    sources = sorted(set(rows[rows.allocator == "lut"].model_source))
-    profiled = listed(OPERATORS.get(name, escaped(name)) for name in sources)
-    studied = ", as in the study" if sources == ["matmul"] else f" (in the study, to {OPERATORS['matmul']})"
-    repetitions = sorted({int(n) for name in STRATEGIES for n in cells.over_grid(name, "repetitions")})
-    devices = Counter(map(escaped, known("devices")))
-    software = ("python", "torch", "triton", "numpy")
-    date = escaped(str(known("date"))[:10])
-    # No line break inside "2 x NVIDIA H200".
-    device = escaped(results.device_label).replace(" x ", r"~$\times$~")
-    commits = listed(escaped(commit[:10]) for commit in str(known("commit")).split())
-    table = [
-        ("Platform", rf"\code{{{escaped(results.platform)}}}: {device}"),
-        ("Devices", listed(rf"{number} $\times$ {name}" for name, number in devices.items())),
-        ("Host", f"{escaped(known('cpu')['model'])}, {known('cpu')['cores']} cores"),
-        ("Driver", escaped(record.get("driver") or "none")),
-        ("Software", ", ".join(f"{name} {escaped(record.get(name) or 'none')}" for name in software)),
-        ("Throttle", throttle),
-        ("Kernel", f"{one('block')}; transport {one('transport')}"),
-        ("Shape", f"batch {one('batch')}, {one('heads')} heads ({one('kv_heads')} of KV) of {one('head_dim')}"),
-        ("Data type", one("dtype")),
-        ("Tokens", listed(map(count, cells.lengths))),
-        ("Percentages", rf"{listed(map(str, cells.percentages))}\,\%"),
-        ("Repetitions", f"{listed(map(str, repetitions))} per cell and strategy"),
-        ("Measured", f"{date}, commit {commits}" + " (modified)" * bool(record.get("dirty"))),
-    ]
+def model() -> dict[str, str]:
+    """Values of the analysis's formulas, and constants of allocator and benchmark."""
+    s, golden = SLOW_SPEED, best_masked_share(1.0)
     return {
-        "Device": device,
-        "Throttle": throttle,
-        "Repetitions": listed(map(str, repetitions)),
-        "Date": date,
-        "Profiled": profiled + studied,
-        "RecordNote": escaped(results.notes),
-        "EnvironmentTable": tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", table),
+        "SlowSpeed": str(s),
+        "SpeedupLast": rounded(3 * (1 + s) ** 2 / (4 * s * (2 + s)), 2),
+        "FractionLast": rounded((1 + s) / (2 + s), 2),
+        "GoldenShare": rounded(golden),
+        "GoldenGain": rounded(0.5 / golden**2),
+        "LongestRest": rf"{rounded(LONGEST_REST_MS, 2)}\,ms",
+        "RingMargin": rf"{rounded(100 * RING_MARGIN, 1)}\,\%",
+        "RingWait": rf"{rounded(RING_WAIT_US, 2)}\,\textmu s",
+        "StepKeys": count(FOLD_KEYS),
     }
 
 
-def equal_ranks(cells: Cells) -> dict[str, str]:
-    """Both ranks at full speed, what the published study calls homogeneous; strategies that make one split, pooled."""
-    times = {"Contiguous": cells.pooled(EVEN, cells.equal), "Zigzag": cells.pooled(ZIGZAG_EVEN, cells.equal)}
-    numbers = {"EqualVersus": versus(times["Zigzag"], times["Contiguous"])}
-    for key, name in (("Contiguous", EVEN), ("Zigzag", ZIGZAG_EVEN)):
-        numbers[f"Equal{key}Ms"] = rounded(times[key])
-        numbers[f"Equal{key}Fraction"] = rounded(cells(name, cells.equal, "bound_ms") / times[key])
-        numbers[f"Equal{key}Megabytes"] = rounded(cells(name, cells.equal, "bytes_moved") / 1e6)
-    return numbers
+def study(record: Study) -> dict[str, str]:
+    """What the paper says of the public study's record, and of its code on H200s."""
+    longest, cell = record.lengths[-1], (record.lengths[-1], MIDDLE)
+    at_size = dict(zip(record.profile.percentages, record.profile.values[-1], strict=True))
+    fitted = refitted(record)
+    # The study states speeds in percent of the largest, to six digits.
+    scale = 100 / max(map(max, record.profile.values))
+    agree = sum(float(f"{fitted.coefficients[term] * scale:.6g}") == record.coefficients[term] for term in TERMS)
+    every, aligned = record.excesses(), [*record.excesses(tile=KEY_TILE), *record.released_excesses()]
+    unaligned, whole = (record.released["100 10", tokens] for tokens in (59578, 59584))
+    times = record.released
+    return {
+        "Shortest": count(record.lengths[0]),
+        "Longest": count(longest),
+        "Lowest": str(record.percentages[0]),
+        "Highest": str(record.percentages[-1]),
+        "Middle": percent(MIDDLE),
+        "Cells": count(len(record.cells)),
+        "CheckedLength": count(CHECKED_LENGTH),
+        "CheckedCells": count(len(every)),
+        "CheckTable": tables.account(record),
+        "KeyTile": count(KEY_TILE),
+        "AlignedError": rf"{rounded(100 * max(abs(each - 1) for each in aligned), 2)}\,\%",
+        "UnalignedCost": rf"{rounded(100 * (median(set(every) - set(aligned)) - 1), 2)}\,\%",
+        "UnalignedTokens": count(59578),
+        "AlignedTokens": count(59584),
+        "UnalignedMs": rounded(unaligned),
+        "AlignedMs": rounded(whole),
+        "SixTokens": rounded(100 * (1 - whole / unaligned), 2),
+        "EqualMs": rounded(times["100 100", HALF]),
+        "EvenFirstMs": rounded(times["50 100", HALF]),
+        "EvenLastMs": rounded(times["100 50", HALF]),
+        "PropFirstMs": rounded(times["50 100", 21845]),
+        "PropLastMs": rounded(times["100 50", 43691]),
+        "ProductSpeed": rounded(at_size[MIDDLE] / at_size[100]),
+        "AttentionSpeed": rounded(record.speed(cell)),
+        "TableRatio": rounded(record.tokens["lut"][cell][1] / record.tokens["lut"][cell][0]),
+        "LabelLoss": rounded(record.loss(MIDDLE / 100, cell)),
+        "SpeedLoss": rounded(record.loss(record.speed(cell), cell)),
+        "FormulaTerms": count(len(TERMS)),
+        "FormulaAgree": count(agree),
+        "FormulaRsquared": rounded(fitted.r2),
+        "FormulaHeldLength": rounded(fitted.r2_leave_one_length_out),
+        "NegativeSpeed": f"${rounded(raw_speed(fitted, longest, record.percentages[0]))}$",
+        "Starved": count(len(clamped(record, fitted))),
+    }
 
 
-def extreme(cells: Cells) -> dict[str, str]:
-    """The longest prompt with the slow rank at its slowest, and what the work model predicts for it."""
-    cell = cells.extreme
-    ours, alone = cells(BALANCED, cell), cells(BALANCED, cell, "fast_alone_ms")
-    contiguous = min(CONTIGUOUS, key=lambda name: cells(name, cell))
-
-    def median_at(length: int) -> str:
-        at = [cells(BALANCED, each, "bound_fraction") for each in cells.throttled if each[0] == length]
-        return f"{rounded(median(at))} at {count(length)}"
-
+def call(evidence: Evidence) -> dict[str, str]:
+    """The attention call, the slow rank last."""
+    cells, results = evidence.call, evidence.results
+    extreme, middle, long = cells.extreme, (cells.lengths[-1], MIDDLE), cells.at(length=cells.lengths[-1])
+    torch = ring_cells(results, "context_parallel")
+    fractions = {at: cells(BALANCED, at, "bound_fraction") for at in cells.throttled}
+    worst = min(fractions, key=fractions.get)
+    every = [cells(name, at, "bound_fraction") for name in cells.strategies for at in cells.grid]
+    above = [each for each in every if each > 1]
+    contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
+    profile = results.profile[results.profile.percentage == MIDDLE].sort_values("size")
+    speeds = profile.groupby("kind").relative_speed.last()
+    fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     numbers = {
-        "LongLength": count(cell[0]),
+        "Repetitions": count(int(cells(BALANCED, extreme, "repetitions"))),
+        "Spread": share(tables.spread(cells, cells.throttled)),
+        "SpreadLong": share(tables.spread(cells, long)),
+        "EnvironmentTable": tables.environment(results, cells),
+        "LatencyTable": tables.latency(results, cells),
+        "StrategyTable": tables.strategies(cells),
+        "LongLength": count(extreme[0]),
+        "MediumLength": count(cells.lengths[2]),
         "ShortLength": count(cells.lengths[0]),
-        "LowPercentage": str(cell[1]),
-        "ZigzagEvenMs": rounded(cells(ZIGZAG_EVEN, cell)),
-        "AloneMs": rounded(alone),
-        "BoundMs": rounded(cells(BALANCED, cell, "bound_ms")),
-        "EvenSlowdown": rounded(cells(EVEN, cell, "slowdown")),
-        "UnevenSlowdown": rounded(cells(UNEVEN, cell, "slowdown")),
-        "UnevenSpeedup": rounded(cells(UNEVEN, cell, "speedup")),
-        "UnevenEfficiency": rounded(cells(UNEVEN, cell, "efficiency")),
-        "PredictedSpeedup": rounded(cells.predicted(EVEN, cell) / cells.predicted(UNEVEN, cell)),
-        "PredictedFraction": rounded(cells(UNEVEN, cell, "bound_ms") / cells.predicted(UNEVEN, cell)),
-        "PerfectEfficiency": rounded(cells(EVEN, cells.equal, "bound_ms") / cells(EVEN, cell, "bound_ms")),
-        "ContiguousBest": strategy(contiguous),
-        "ContiguousBestMs": rounded(cells(contiguous, cell)),
-        "BalancedVersusContiguous": versus(ours, cells(contiguous, cell)),
-        "BalancedByLength": listed(map(median_at, cells.lengths)),
-        "BalancedVersusEven": versus(ours, cells(EVEN, cell)),
-        "BalancedVersusUneven": versus(ours, cells(UNEVEN, cell)),
-        "BalancedVersusAlone": versus(ours, alone),
-    }
-    quoted = {"Even": EVEN, "Uneven": UNEVEN, "ZigzagUneven": ZIGZAG_UNEVEN, "Balanced": BALANCED}
-    for key, name in quoted.items():
-        numbers[f"{key}Ms"] = rounded(cells(name, cell))
-        numbers[f"{key}Fraction"] = rounded(cells(name, cell, "bound_fraction"))
-        numbers[f"{key}Imbalance"] = rounded(cells(name, cell, "imbalance"))
-        numbers[f"{key}MedianFraction"] = rounded(median(cells.over_grid(name, "bound_fraction")))
-    return numbers
-
-
-def across(cells: Cells) -> dict[str, str]:
-    """All cells in which one rank is throttled."""
-    fastest = [cells.fastest(cell) for cell in cells.throttled]
-    winner = max(STRATEGIES, key=fastest.count)
-    speedups = cells.over_grid(UNEVEN, "speedup")
-    fractions = cells.over_grid(BALANCED, "bound_fraction")
-    best = cells.throttled[speedups.index(max(speedups))]
-    each = [(name, cell) for name in STRATEGIES for cell in cells.throttled]
-    spreads = {one: (cells(*one, "latency_p80_ms") - cells(*one, "latency_p20_ms")) / cells(*one) for one in each}
-    ratios = {one: cells(*one) / cells.predicted(*one) for one in each}
-
-    def at_the_longest(values: dict[tuple[str, Cell], float]) -> list[float]:
-        return [value for (_, cell), value in values.items() if cell[0] == cells.lengths[-1]]
-
-    modelled = [one for one in each if one[0].allocator in FITTED]
-    shared = [(name, cell) for name, cell in zip(fastest, cells.throttled, strict=True) if cells.shared_out(name, cell)]
-    return {
+        "LowPercentage": str(extreme[1]),
+        "MiddlePercentage": str(MIDDLE),
         "CellCount": count(len(cells.throttled)),
-        "Winner": strategy(winner),
-        "WinnerCount": count(fastest.count(winner)),
-        "ZigzagWins": out_of(sum(name in ZIGZAG for name, _ in shared), len(fastest)),
-        "ClearWins": out_of(sum(map(cells.clearly_won, cells.throttled)), len(fastest)),
-        "BestSpeedupSentence": "Ours is the largest of the grid with contiguous shards"
-        if best == cells.extreme
-        else f"The largest of the grid with contiguous shards, {rounded(max(speedups))}, is at {place(best)}",
-        "UnevenLosses": cells.wins(EVEN, UNEVEN),
-        "LutWins": cells.wins("contiguous/lut", UNEVEN),
-        "FormulaWins": cells.wins("contiguous/formula", UNEVEN),
-        "ZigzagLutWins": cells.wins("zigzag/lut", ZIGZAG_UNEVEN),
-        "ZigzagFormulaWins": cells.wins("zigzag/formula", ZIGZAG_UNEVEN),
-        "BalancedWins": cells.wins(BALANCED, ZIGZAG_UNEVEN),
-        "BalancedWorstFraction": rounded(min(fractions)),
-        "BalancedWorstPlace": place(cells.throttled[fractions.index(min(fractions))]),
-        "Spread": share(median(spreads.values())),
-        "SpreadLong": share(median(at_the_longest(spreads))),
-        "SpreadLongMost": share(max(at_the_longest(spreads))),
-        "ModelRatio": rounded(median(ratios.values())),
-        "ModelRatioLong": rounded(median(at_the_longest(ratios))),
-        "ClampedCount": out_of(sum(bool(cells(*one, "clamped")) for one in modelled), len(modelled)),
+        "EvenRatio": rounded(cells(EVEN, extreme) / cells(BALANCED, extreme), 2),
+        "MiddleFraction": rounded(cells(BALANCED, middle, "bound_fraction")),
+        "EqualContiguousMs": rounded(contiguous),
+        "EqualZigzagMs": rounded(zigzag),
+        "EqualRatio": rounded(contiguous / zigzag),
+        "WorstFraction": rounded(fractions[worst]),
+        "WorstPlace": f"{count(worst[0])} tokens and {percent(worst[1])}",
+        "AboveCount": count(len(above)),
+        "FractionCount": count(len(every)),
+        "AboveMost": share(max(above, default=1) - 1),
+        "EvenImbalance": rounded(cells(EVEN, extreme, "imbalance")),
+        "BalancedImbalance": rounded(cells(BALANCED, extreme, "imbalance")),
+        "LutWins": count(cells.wins(LUT, UNEVEN)),
+        "FormulaWins": count(cells.wins(FORMULA, UNEVEN)),
+        "ZigzagLutWins": count(cells.wins(ZIGZAG_LUT, ZIGZAG_UNEVEN)),
+        "ZigzagFormulaWins": count(cells.wins(ZIGZAG_FORMULA, ZIGZAG_UNEVEN)),
+        "MatmulMiddle": rounded(speeds["matmul"]),
+        "AttentionMiddle": rounded(speeds["attention"]),
+        "MatmulRsquared": rounded(fits["matmul"]["r2"]),
+        "MatmulHeldOut": rounded(fits["matmul"]["r2_leave_one_percentage_out"]),
+        "AttentionHeldOut": rounded(fits["attention"]["r2_leave_one_percentage_out"]),
+        **ends("Torch", [torch(ZIGZAG_EVEN, at) / cells(BALANCED, at) for at in [*long, cells.equal]]),
+        **ends("Long", [fractions[at] for at in long]),
+        **ends("Label", cells.over(ZIGZAG_UNEVEN, "bound_fraction", long)),
+    }
+    for prefix, at in (("", extreme), ("Middle", middle)):
+        for key, name in (("Even", EVEN), ("Uneven", UNEVEN), ("Balanced", BALANCED)):
+            numbers[f"{prefix}{key}Ms"] = rounded(cells(name, at))
+        numbers[f"{prefix}AloneMs"] = rounded(cells(BALANCED, at, "fast_alone_ms"))
+        numbers[f"{prefix}BoundMs"] = rounded(cells(BALANCED, at, "bound_ms"))
+    return numbers | row_prices(results)
+
+
+def row_prices(results: Results) -> dict[str, str]:
+    """What a query row costs in a further ring step, out of the cost model of attention."""
+    costs = results.models[fitted_name("cost", "attention")]
+    fast = costs["percentages"].index(max(costs["percentages"]))
+
+    def part(price: str, index: int) -> str:
+        """Of rank 1's time in an even zigzag split on two full ranks: it meets all of its rows once more."""
+        rows = costs[price][index][fast] * costs["lengths"][index] / 2
+        return share(rows / (1e3 * costs["attention_ms"][index][fast] / 2 + rows))
+
+    return {
+        "RowPrice": rf"{rounded(1e3 * costs['revisit_us'][-1][fast])}\,ns",
+        "RowShareShort": part("revisit_us", 0),
+        "RowShareLong": part("revisit_us", -1),
+        "FusedShare": part("join_us", max(range(len(costs["lengths"])), key=lambda at: costs["join_us"][at][fast])),
     }
 
 
-def profile(results: Results, cells: Cells) -> dict[str, str]:
-    """Nominal percentage against the speeds that attention and matrix products reach at their largest sizes."""
-    matmul, attention = (_relative_speeds(results, kind, cells.percentages) for kind in OPERATORS)
-    throttled = [percentage for percentage in cells.percentages if percentage < 100]
-    middle = min(throttled, key=lambda percentage: abs(percentage - 50))
-    gap = max(throttled, key=lambda percentage: abs(matmul[percentage] - attention[percentage]))
-    products = results.profile[results.profile.kind == "matmul"]
-    numbers = {"MatmulSize": count(int(products["size"].max()))}
-    for key, percentage in (("Middle", middle), ("Gap", gap)):
-        numbers[f"{key}Percentage"] = str(percentage)
-        numbers[f"Matmul{key}"] = rounded(matmul[percentage])
-        numbers[f"Attention{key}"] = rounded(attention[percentage])
-    for kind in OPERATORS:
-        model = results.models.get(fitted_name("formula", kind), {})
-        for key, suffix in (("r2", "Rsquared"), ("r2_leave_one_percentage_out", "HeldOut")):
-            if model.get(key) is None:
-                raise MissingData(f"platform {results.platform}: model formula-{kind} has no {key}")
-            numbers[f"{kind.capitalize()}{suffix}"] = rounded(model[key])
-    by_length = [results.models[fitted_name("formula", kind)].get("r2_leave_one_length_out") for kind in OPERATORS]
-    return {**numbers, "HeldLengthClause": held_length(by_length)}
+def short_runs(evidence: Evidence) -> dict[str, str]:
+    """Both rank orders, calls back to back, and lengths that do not fill whole tiles."""
+    even, zigzag, contiguous = (evidence.orders(name, "latency_ms") for name in (EVEN, BALANCED, BALANCED_CONTIGUOUS))
+    contiguous_share, zigzag_share = (
+        evidence.orders(name, "block_lens").map(min) / SHORT_LENGTH for name in (BALANCED_CONTIGUOUS, BALANCED)
+    )
+    low = even.index.min()
+    return {
+        "ShortRepetitions": "5",
+        "ThirdPercentage": str(THIRD),
+        "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
+        "ZigzagApart": rounded(100 * max(abs(zigzag["slow last"] / zigzag["slow first"] - 1)), 2),
+        "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
+        "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
+        "ZigzagShare": rounded(100 * zigzag_share["slow last"][low], 2),
+        "OddLength": count(12345),
+        "TileLength": count(12288),
+        **ends("Tiles", tile_costs(evidence), 100, 2),
+        **ends("Order", even["slow last"] / even["slow first"], digits=2),
+        **ends("Contiguous", (contiguous / zigzag).stack()),
+        **ends("Closed", closed_form_errors(evidence), 100, 2),
+        **ends("Sustained", evidence.sustained_fractions),
+    }
 
 
-def held_length(by_length: Sequence[float | None]) -> str:
-    """How well the formula predicts each size from the others; empty where an operator has one size only."""
-    if None in by_length:
-        return ""
-    return f"; predicting each size from the others, {listed(map(rounded, by_length))}"
+def simulation(evidence: Evidence) -> dict[str, str]:
+    """How far the simulation is from the measured cells, the shortest and the longest."""
+    cells = evidence.simulated
+    errors = (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+    return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
-def _relative_speeds(results: Results, kind: str, percentages: Sequence[int]) -> dict[int, float]:
-    """Speed at the largest size profiled, relative to 100 %, by percentage."""
-    rows = results.profile[results.profile.kind == kind]
-    rows = rows[rows["size"] == rows["size"].max()]
-    speeds = dict(zip(map(int, rows.percentage), map(float, rows.relative_speed), strict=True))
-    for percentage in percentages:
-        if not math.isfinite(speeds.get(percentage, math.nan)):
-            raise MissingData(f"platform {results.platform}: the {kind} profile has no speed at {percentage} %")
-    return speeds
+def layers_and_models(evidence: Evidence) -> dict[str, str]:
+    """FMS's attention layer, a whole model's prefill, and its decoding."""
+    layer, cells, decode = evidence.layer, evidence.prefill, evidence.decode
+    long = layer.at(length=layer.lengths[-1])
+    gains = [layer(UNEVEN, at, "bound_fraction") - evidence.call(UNEVEN, at, "bound_fraction") for at in long]
+    prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
+    row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
+    middle = cells.lengths[-1], MIDDLE
+    shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
+
+    def rates(name: str) -> list[float]:
+        return decode.over(name, "tokens_per_second", decode.grid)
+
+    alone = list(map(max, zip(rates("alone/rank0"), rates("alone/rank1"), strict=True)))
+    return {
+        **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
+        **ends("LayerGain", gains),
+        "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
+        "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
+        f"{escaped(row['dtype'])}",
+        "WholeRepetitions": f"{repetitions[0]} to {repetitions[-1]}",
+        "WholeCellCount": count(len(cells.grid)),
+        "WholeLongLength": count(middle[0]),
+        "WholeMiddleBalanced": duration(cells(BALANCED, middle)),
+        "WholeMiddleEven": duration(cells(EVEN, middle)),
+        "WholeMiddleAlone": duration(cells(BALANCED, middle, "fast_alone_ms")),
+        "WholeTable": tables.whole_model(cells),
+        **ends("Whole", cells.over(BALANCED, "bound_fraction", cells.grid)),
+        **ends("Decode", rates(BALANCED)),
+        **ends("DecodeAlone", alone),
+        "DecodeSlowLow": rounded(decode("alone/rank1", decode.extreme, "tokens_per_second")),
+        "DecodeSlowFull": rounded(decode("alone/rank1", decode.equal, "tokens_per_second")),
+    }
 
 
-def platform_numbers(results: Results, study: published_study.Study) -> dict[str, str]:
-    """Everything that can be said about one platform, by unprefixed name."""
+def live(results: Results) -> dict[str, str]:
+    """The platform measured on this machine, with the noise gate of its main effect."""
     cells = ring_cells(results)
+    at = cells.extreme
     return {
-        **environment(results, cells),
-        **equal_ranks(cells),
-        **extreme(cells),
-        **across(cells),
-        **verdicts(results, cells),
-        **profile(results, cells),
-        **tables(results, cells),
-        **beyond_the_call(results, study),
+        "Device": tables.device(results),
+        "LongLength": count(at[0]),
+        "LowPercentage": str(at[1]),
+        "Quiet": str(int(shows_main_effect(cells))),
+        "NoiseLimit": share(NOISE_LIMIT),
+        "Spread": share(tables.spread(cells, cells.throttled)),
+        "EnvironmentTable": tables.environment(results, cells),
+        "LatencyTable": tables.latency(results, cells),
     }
 
 
-def numbers(main: Results, live: Results, study: published_study.Study) -> dict[str, str]:
-    """All macros by name, in order; LiveIsMain is 1 if both are the same platform, and 0 otherwise.
+def shows_main_effect(cells: CellTable) -> bool:
+    """Whether balanced zigzag shards are faster than even contiguous ones, and repetitions can tell.
 
-    Raises MissingData, naming platform, strategy and cell, if the paper quotes what was not measured.
+    At the longest length and the lowest percentage the 80th percentile of the former must be below the 20th of the
+    latter, and the typical distance between these in all cells at most NOISE_LIMIT of the median.
     """
-    of_main, of_live = (platform_numbers(results, study) for results in (main, live))
-    return {
-        **published_study.numbers(study),
-        **constants(),
-        "LiveIsMain": str(int(main.platform == live.platform)),
-        **{f"Main{name}": text for name, text in of_main.items() if name not in ONLY_LIVE},
-        **{f"Live{name}": text for name, text in of_live.items() if name in LIVE},
-    }
+    at = cells.extreme
+    apart = cells(BALANCED, at, "latency_p80_ms") < cells(EVEN, at, "latency_p20_ms")
+    return apart and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
 
 
-def write(main: Path, live: Path, published: Path, output: Path) -> None:
-    """Load both platforms' folders and the published record, and write all macros to `output`, whole or not at all."""
-    text = render(numbers(Results.load(main), Results.load(live), published_study.read(published)))
+def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:
+    """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
+    record = call(evidence) | short_runs(evidence) | layers_and_models(evidence) | simulation(evidence)
+    groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
+    return {f"{prefix}{name}": text for prefix, group in groups.items() for name, text in group.items()}
+
+
+def main(record: str, published: str, short: str, measured: str, output: str) -> None:
+    evidence = Evidence.load(*map(Path, (record, published, short)))
+    text = render(numbers(evidence, Results.load(measured)))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 5:
+    if len(sys.argv) != 6:
         sys.exit(__doc__)
-    write(*map(Path, sys.argv[1:]))
+    main(*sys.argv[1:])

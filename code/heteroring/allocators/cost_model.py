@@ -1,14 +1,20 @@
 """The cost model: measured times per score pair, token and ring step's query row, by length and percentage."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
+from heteroring.allocators.waves import Grid
 from heteroring.results.kinds import FOLD_KEYS
+from heteroring.results.provenance import read_record
 from heteroring.ring.workload import total_pairs
 
 
@@ -33,6 +39,9 @@ class CostModel(FittedModel):
     of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us if no joins were profiled,
     because the backend has no fused first step. A step that takes no longer than its pairs costs 0.
 
+    sms: the SMs that each percentage leaves, as the profiles' records say, where joins were profiled: of the kernel
+    that fuses the first step it is known how it uses them. Empty otherwise.
+
     The lengths are those of the source, which attention, folds and joins may have been profiled at more than.
     Between the levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
@@ -52,6 +61,7 @@ class CostModel(FittedModel):
     token_us: tuple[tuple[float, ...], ...]
     revisit_us: tuple[tuple[float, ...], ...]
     join_us: tuple[tuple[float, ...], ...]
+    sms: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,16 +69,24 @@ class CostModel(FittedModel):
         self.check_table("token_us", "token_us", zero=True)
         self.check_table("revisit_us", "revisit_us", zero=True)
         self.check_table("join_us", "join_us", zero=True)
+        object.__setattr__(self, "sms", tuple(self.sms))
+        if self.sms and not (
+            len(self.sms) == len(self.percentages) and all(type(n) is int and n > 0 for n in self.sms)
+        ):
+            raise ValueError(f"sms are {self.sms}: they must be one positive integer for each percentage, or none")
 
     @classmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
         source = source or "attention"
         cls.check_source(source)
-        return cls.fit(source, read_latencies(paths))
+        files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+        return cls.fit(source, read_latencies(files), _sms_recorded(files))
 
     @classmethod
-    def fit(cls, source: str, latencies: dict[str, ProfileTable]) -> Self:
+    def fit(cls, source: str, latencies: dict[str, ProfileTable], sms: Mapping[float, int] | None = None) -> Self:
         """The model of what `read_latencies` read of attention, of `source`, and of folds and joins if there are any.
+
+        `sms` are those of each percentage, as far as known.
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
         """
@@ -98,6 +116,7 @@ class CostModel(FittedModel):
             return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
         revisit_us = by_cell(lambda i, j: row_us(i, j, folds.values[i][j]) if folds else 0.0)
+        known = all((sms or {}).get(each) for each in attention.percentages)
         join_us = by_cell(
             lambda i, j: (
                 min(revisit_us[i][j], row_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
@@ -114,6 +133,7 @@ class CostModel(FittedModel):
             token_us=by_cell(token_us),
             revisit_us=revisit_us,
             join_us=join_us if joins else revisit_us,
+            sms=tuple((sms or {}).get(each, 0) for each in attention.percentages) if joins and known else (),
         )
 
     def predict(self, length: int, percentage: float) -> CostPrediction:
@@ -132,6 +152,15 @@ class CostModel(FittedModel):
         notes += self._held_at_zero(length, percentage)
         return CostPrediction(cost, bool(notes), tuple(notes))
 
+    def grid(self, length: int, percentage: float) -> Grid | None:
+        """The grid of tiles of a rank whose cost `predict` gives, or None where its SMs are not known."""
+        sms = self.sms_at(percentage)
+        return Grid.of(self.predict(length, percentage).cost, length, sms, self.setup) if sms else None
+
+    def sms_at(self, percentage: float) -> int:
+        """SMs that `percentage` leaves, 0 where that is not known."""
+        return round(np.interp(percentage, self.percentages, self.sms)) if self.sms else 0
+
     def _held_at_zero(self, length: int, percentage: float) -> list[str]:
         """A note for each cell that a prediction rests on and whose source was no slower than its attention."""
         if self.source == "attention":
@@ -143,6 +172,21 @@ class CostModel(FittedModel):
             for i, j in cells
             if self.token_us[i][j] == 0
         ]
+
+
+def _sms_recorded(files: Iterable[PathLike]) -> dict[float, int]:
+    """SMs by percentage, of those profiles of one rank that have their record beside them."""
+    found: dict[float, int] = {}
+    for path in map(Path, files):
+        try:
+            record = read_record(path.with_suffix(".json"))
+        except (OSError, ValueError):  # none, or a file of another kind that has this name
+            continue
+        for percentage, whole, seen in zip(
+            record["percentages"], record["multiprocessors"], record.get("achieved", ()), strict=False
+        ):
+            found[float(percentage)] = seen.get("multiprocessors", whole) if isinstance(seen, dict) else whole
+    return found
 
 
 def _neighbours(levels: tuple[float, ...], value: float) -> list[int]:

@@ -1,7 +1,7 @@
 """Allocation by name: checks of the arguments, and the call of the allocator."""
 
 import os
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Real
 from operator import index
@@ -14,9 +14,11 @@ from heteroring.allocators.even import even
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.models import model_for
 from heteroring.allocators.uneven import uneven
+from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, Grid, busy_us, in_whole_waves
 from heteroring.results.strategy import ALLOCATORS
 from heteroring.ring.arguments import flag
-from heteroring.ring.partition import check_layout
+from heteroring.ring.partition import Partition, check_layout
+from heteroring.ring.workload import total_pairs
 from heteroring.words import choices
 
 
@@ -47,7 +49,7 @@ def allocation(
     profile: FittedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
-    multiple: int = 1,
+    multiple: int | None = None,
 ) -> Allocation:
     """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
 
@@ -59,8 +61,10 @@ def allocation(
     JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the
     file holds it). The other two ignore it.
 
-    `balanced` gives out `multiple` tokens at a time, where that divides `seq_len`: a tile of queries that is not
-    full takes a GPU as long as a full one.
+    `balanced` gives out `multiple` tokens at a time, if there are so many: a tile of queries that is not full takes a
+    GPU as long as a full one. What `multiple` does not divide goes to one rank. Where the cost model knows the SMs, it
+    counts whole waves of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, a tile each for head and
+    tail; elsewhere for 1.
 
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
     an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are no
@@ -68,7 +72,8 @@ def allocation(
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
-    seq_len, multiple = _whole("seq_len", seq_len), _whole("multiple", multiple)
+    seq_len = _whole("seq_len", seq_len)
+    multiple = multiple if multiple is None else _whole("multiple", multiple)
     percentages = _checked(percentages)
     if isinstance(profile, str) and (not profile or "\0" in profile):
         raise ValueError(f"profile is {profile!r}: it must be the path of a file")
@@ -89,9 +94,7 @@ def allocation(
         speeds = tuple(prediction.speed for prediction in predictions)
     if name == "balanced":
         speeds, costs = (), costs or tuple(map(cost_of_speed, speeds))
-        step = multiple if seq_len % multiple == 0 else 1
-        margin, wait_us = (RING_MARGIN, RING_WAIT_US) if isinstance(model, CostModel) else (0.0, 0.0)
-        block_lens = balanced(seq_len, costs, layout, causal, multiple=step, margin=margin, wait_us=wait_us)
+        block_lens = _balanced(seq_len, costs, model, percentages, layout, causal, multiple)
     else:
         block_lens = apportion(speeds, seq_len)
     notes = [note for prediction in predictions for note in prediction.notes]
@@ -108,6 +111,52 @@ def allocation(
         speeds=speeds,
         costs=costs,
     )
+
+
+def _balanced(
+    seq_len: int,
+    costs: Sequence[Cost],
+    model: FittedModel,
+    percentages: Sequence[float],
+    layout: str,
+    causal: bool,
+    multiple: int | None,
+) -> tuple[int, ...]:
+    """`balanced` in multiples, if there are that many tokens, with what is left over on one rank, in whole waves."""
+    if multiple is None:
+        multiple = 2 * BLOCK_M if isinstance(model, CostModel) and model.sms else 1
+    multiple = multiple if seq_len >= multiple else 1
+    left_over = seq_len % multiple
+    alone = [cost.pair_us * total_pairs(seq_len, causal) + cost.token_us * seq_len for cost in costs]
+
+    def split(margin: float = 0.0, wait_us: float = 0.0) -> tuple[int, ...]:
+        lens = balanced(seq_len - left_over, costs, layout, causal, multiple=multiple, margin=margin, wait_us=wait_us)
+        # To the fastest, which a broken tile costs least; among equals to the last, whose keys fewest queries see.
+        takes = min((rank for rank, length in enumerate(lens) if length), key=lambda rank: (alone[rank], -rank))
+        return tuple(length + left_over * (rank == takes) for rank, length in enumerate(lens))
+
+    if not isinstance(model, CostModel):
+        return split()
+    ring = split()
+    grids = _grids(model, seq_len, percentages, ring) if causal else []
+    if not grids:
+        return split(margin=RING_MARGIN, wait_us=RING_WAIT_US)
+    ring = in_whole_waves(ring, costs, grids, layout, multiple)
+    if min(alone) > (1 + RING_MARGIN) * max(busy_us(Partition(layout, ring), costs, grids)) + RING_WAIT_US:
+        return ring
+    fastest = alone.index(min(alone))
+    return tuple(seq_len * (rank == fastest) for rank in range(len(costs)))
+
+
+def _grids(model: CostModel, seq_len: int, percentages: Sequence[float], lens: Sequence[int]) -> list[Grid]:
+    """The grids of all ranks; none where their SMs or tiles are not known, or waves are not worth counting."""
+    holders = [rank for rank, length in enumerate(lens) if length]
+    if not 1 < len(holders) <= MOST_RANKS or not all(map(model.sms_at, percentages)):
+        return []
+    heads = int(model.setup["batch"]) * int(model.setup["heads"])
+    waves = [heads * lens[rank] / BLOCK_M / model.sms_at(percentages[rank]) for rank in holders]
+    found = [model.grid(seq_len, each) for each in percentages] if min(waves) <= MOST_WAVES else []
+    return [grid for grid in found if grid] if all(found) else []
 
 
 def allocate(

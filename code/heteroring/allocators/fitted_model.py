@@ -5,7 +5,7 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
@@ -71,11 +71,11 @@ class FittedModel(ABC):
     @classmethod
     def from_json(cls, content: dict) -> Self:
         """The inverse of `to_json`. Raises ValueError naming an entry that is missing or breaks its rule."""
-        missing = [field.name for field in fields(cls) if field.name not in content]
+        missing = [field.name for field in fields(cls) if field.name not in content and field.default is MISSING]
         if missing:
             raise ValueError(f"entry {missing[0]!r} is missing")
         try:
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
+            return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
         except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"an entry has the wrong type ({error})") from error
 

@@ -45,18 +45,23 @@ def draw(name: str, results: Results) -> Figure:
 
 
 def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
-    """Draw figure `name` once and write it to each path, whole or not at all: .pdf for the paper, .png at 200 dpi.
+    """Draw figure `name` once and write it to each path, whole or not at all: .png at 200 dpi, .pdf for the paper.
+
+    The paper's captions name platform and device, so a .pdf lacks the line that does so in a .png.
 
     Raises ValueError for what `draw` refuses, another suffix, no path, or a path that cannot be written.
     """
     targets = [Path(path) for path in paths]
     check_outputs(name, targets)
     figure = draw(name, results)
+    from heteroring.figures.canvas import without_note
     from heteroring.figures.style import paper_style
     from heteroring.files import atomic_path
 
     with paper_style():
-        for path in targets:
+        for path in sorted(targets, key=lambda path: path.suffix, reverse=True):  # .png first
+            if path.suffix == ".pdf" and figure.findobj(lambda artist: artist.get_gid() == "source-note"):
+                figure = without_note(figure)
             with atomic_path(path) as temporary:
                 figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
 

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from heteroring.figures.axes import milliseconds_axis
 from heteroring.figures.style import ALONE_LINE, BOUND_LINE
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_LAST_TICK = 0.95
 REFERENCES = {"bound_ms": BOUND_LINE, "fast_alone_ms": ALONE_LINE}
 _VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.4}, "zorder": 4}
 
 
 def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], references: DataFrame, scale: float = 1.0):
-    """Bars given as (place from the top, milliseconds, look), on an axis in milliseconds times `scale`.
+    """Bars given as (place from the top, milliseconds, look), on a logarithmic axis in milliseconds times `scale`.
 
-    The columns of `references` that REFERENCES names are drawn as lines, where they are known, on an axis that has room
-    for them.
+    So the slowest does not take the room in which the others differ. The columns of `references` that REFERENCES names
+    are drawn as lines, where they are known, on an axis that has room for them.
     """
     widths = []
     for place, milliseconds, style in bars:
@@ -33,11 +32,10 @@ def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], referenc
     lines = {column: scale * references[column].median() for column in REFERENCES if references[column].notna().any()}
     for column, place in lines.items():
         panel.axvline(place, zorder=3, **REFERENCES[column])
-    limit = max(1.42 * max(widths), 1.05 * max(lines.values(), default=0))
-    panel.set_xlim(0, limit)
-    ticks = MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]).tick_values(0, limit)
-    # A number at the right end would run into the 0 of the next panel.
-    panel.set_xticks([tick for tick in ticks if tick <= _LAST_TICK * limit])
+    ends = [*widths, *lines.values()]
+    panel.set_xscale("log")
+    panel.set_xlim(0.7 * min(ends), 2.6 * max(ends))
+    milliseconds_axis(panel.xaxis)
     panel.grid(axis="y", visible=False)
     panel.tick_params(axis="y", length=0)
 

@@ -83,12 +83,27 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
     )
     text = f"Platform {results.platform}: {results.device_label}. {details}".rstrip()
     lines = _wrap(note, text, 0.96 - 2 * _MARGIN_INCHES / width)
-    below = (1.25 * _NOTE_POINTS * lines / _POINTS_PER_INCH + _MARGIN_INCHES) / height
     if x_label:
-        figure.text(0.5, below, x_label, ha="center", va="bottom", fontsize=_LABEL_POINTS, gid="x-label")
-        below += 1.4 * _LABEL_POINTS / _POINTS_PER_INCH / height
-    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
+        figure.text(0.5, 0, x_label, ha="center", va="bottom", fontsize=_LABEL_POINTS, gid="x-label")
+    _keep_free(figure, (1.25 * _NOTE_POINTS * lines / _POINTS_PER_INCH + _MARGIN_INCHES) / height)
     return figure
+
+
+def without_note(figure: Figure) -> Figure:
+    """The figure without the line that `finish` wrote, for a page whose caption says the same."""
+    [note] = [text for text in figure.texts if text.get_gid() == "source-note"]
+    note.remove()
+    _keep_free(figure, _MARGIN_INCHES / figure.get_figheight())
+    return figure
+
+
+def _keep_free(figure: Figure, below: float) -> None:
+    """Put the shared label above the part `below` of the figure, and the panels above both."""
+    for label in figure.texts:
+        if label.get_gid() == "x-label":
+            label.set_y(below)
+            below += 1.4 * _LABEL_POINTS / _POINTS_PER_INCH / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
 
 
 def not_measured(name: str, results: Results, words: str) -> Figure:

@@ -81,5 +81,5 @@ def condition(results: Results, percentage: int) -> str:
 
 
 def tokens(length: int) -> str:
-    """4096 -> "4K"; lengths that are no multiple of 1024 in full."""
-    return f"{length // 1024}K" if length >= 1024 and length % 1024 == 0 else f"{length}"
+    """65536 -> "65,536", as the paper's text has it."""
+    return f"{length:,}"

@@ -20,7 +20,9 @@ class Entry:
 
 CATALOG = {
     "strategy_eval": Entry(
-        "strategy_eval", "text", "Slowdown of every strategy at every length and percentage, the fastest one marked."
+        "strategy_eval",
+        "text",
+        "Latency of every strategy over even contiguous shards on two full ranks, the fastest marked.",
     ),
     "speedup_heatmap": Entry("speedup_heatmap", "text", "Speedup of uneven over even shards in each cell of the grid."),
     "extreme_heterogeneity": Entry(
@@ -42,14 +44,18 @@ CATALOG = {
         "performance_scaling", "column", "Nominal percentage against the speed achieved, matmul and attention."
     ),
     "regression_surface": Entry("regression_surface", "text", "The fitted formula and the points it was fitted to."),
-    "bound_fraction": Entry("heterogeneity", "text", "Capacity bound over latency, for every strategy."),
+    "bound_fraction": Entry(
+        "heterogeneity", "text", "Capacity bound over latency, of four strategies and of the fast rank alone."
+    ),
     "rank_order": Entry(
         "rank_order",
         "text",
         "Latency over the bound with the slow rank at the front of the sequence and at its back.",
         optional="No ring was measured with the slow rank first",
     ),
-    "rank_timeline": Entry("rank_timeline", "text", "Busy and waiting time of each rank, even against balanced."),
+    "rank_timeline": Entry(
+        "rank_timeline", "text", "Busy and waiting time of each rank over the capacity bound, even against balanced."
+    ),
     "module_comparison": Entry(
         "module_comparison",
         "text",

@@ -10,6 +10,7 @@ try:
     from heteroring.fms.attention import DecodeStep, Ring, register
     from heteroring.fms.cache import RingCache
     from heteroring.fms.decode import ring_decode_step
+    from heteroring.fms.extend import ring_extend
     from heteroring.fms.generate import ring_generate
     from heteroring.fms.models import ARCHITECTURES, get_model
     from heteroring.fms.prefill import Prefill, ring_prefill
@@ -31,6 +32,7 @@ __all__ = [
     "RingCache",
     "get_model",
     "ring_decode_step",
+    "ring_extend",
     "ring_generate",
     "ring_prefill",
 ]

@@ -13,6 +13,8 @@ from heteroring.kernels.backend import Backend
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.decode import ring_decode
 from heteroring.ring.partition import Partition
+from heteroring.ring.prefix import Prefix
+from heteroring.ring.process_group import members
 
 OP = "ring"
 
@@ -35,15 +37,17 @@ class Ring:
     """How the op "ring" attends: the keyword of a call of a model or layer, `attn_name="ring", ring=Ring(...)`.
 
     Without `step` the call is a prefill over `partition`: hidden states are this rank's shard [B, n_r, E], position
-    ids the global ones (`partition.positions(rank)`). With it, the call is a step of decode: hidden states are those
-    of one new token [B, 1, E], the same on every rank, and the cache that is passed along is this rank's.
+    ids the global ones (`partition.positions(rank)`, behind all earlier tokens). With it, the call is a step of
+    decode: hidden states are those of one new token [B, 1, E], the same on every rank, and the cache that is passed
+    along is this rank's.
 
     Args:
-        partition: Which tokens of the prompt each rank holds.
+        partition: Which tokens of the prompt, or of its chunk, each rank holds.
         group: The process group; None stands for all processes.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
         step: The step of decode; None for a prefill.
+        prefix_lens: Earlier tokens in the cache of each rank, which a prefill attends to, too; () for none.
     """
 
     partition: Partition
@@ -51,6 +55,14 @@ class Ring:
     block: str | Backend = "auto"
     transport: str = "auto"
     step: DecodeStep | None = None
+    prefix_lens: tuple[int, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """Tokens in this rank's cache before the call."""
+        if self.step is not None:
+            return self.step.held
+        return self.prefix_lens[members(self.group)[1]] if self.prefix_lens else 0
 
 
 def register() -> None:
@@ -91,10 +103,10 @@ def _store(
     Returns the keys and values to attend to, as [B, held, Hkv, D] views of the cache, and the cache. Without a cache
     (None, or one without elements), keys and values become the cache.
     """
-    step = _checked(attn_kwargs).step
-    held, new = (0, keys.shape[1]) if step is None else (step.held, int(step.stores))
+    ring = _checked(attn_kwargs)
+    held, new = ring.held, keys.shape[1] if ring.step is None else int(ring.step.stores)
     if key_cache is None or value_cache is None or not key_cache.numel():
-        if step is not None and held:
+        if held:
             raise ValueError(f"the attention op 'ring' was told that {held} tokens are cached, and given no cache")
         key_cache, value_cache = keys[:, :new].transpose(1, 2), values[:, :new].transpose(1, 2)
     elif new:
@@ -116,18 +128,26 @@ def _prefill(
     scale_factor: float | None,
     **attn_kwargs: Any,
 ) -> torch.Tensor:
-    """Attention of this rank's query [B, n_r, Hq, D] to the keys and values [B, n_r, Hkv, D] of all ranks."""
+    """Attention of this rank's query [B, n_r, Hq, D] to the keys and values [B, m_r + n_r, Hkv, D] of all ranks."""
     ring = _checked(attn_kwargs, p_dropout)
-    if query.shape[1] != keys.shape[1]:
+    if ring.held + query.shape[1] != keys.shape[1]:
+        behind = f" behind {ring.held} earlier tokens" if ring.held else ""
         raise ValueError(
-            f"the attention op 'ring' got {query.shape[1]} queries and {keys.shape[1]} keys on this rank: it computes "
-            "causal self-attention, not cross-attention"
+            f"the attention op 'ring' got {query.shape[1]} queries and {keys.shape[1]} keys on this rank{behind}: it "
+            "computes causal self-attention, not cross-attention"
         )
     q, k, v = (x.transpose(1, 2) for x in (query, keys, values))
-    out, _ = ring_attention(
-        q, k, v, ring.partition, ring.group, True, scale_factor, block=ring.block, transport=ring.transport
-    )
-    return out.transpose(1, 2).contiguous()
+    return prefilled(q, k, v, ring, scale_factor).transpose(1, 2).contiguous()
+
+
+def prefilled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ring: Ring, scale: float | None) -> torch.Tensor:
+    """Attention of a prefill's q [B, Hq, n_r, D]; k and v [B, Hkv, m_r + n_r, D] begin with the earlier tokens."""
+    held, prefix = ring.held, None
+    if ring.prefix_lens:
+        prefix = Prefix(k[:, :, :held], v[:, :, :held], ring.prefix_lens)
+        k, v = k[:, :, held:], v[:, :, held:]
+    options = {"block": ring.block, "transport": ring.transport}
+    return ring_attention(q, k, v, ring.partition, ring.group, True, scale, prefix, **options)[0]
 
 
 def _decode(

@@ -66,7 +66,7 @@ class RingCache:
 
     Args:
         layers: (keys, values) per layer, each [B, Hkv, capacities[rank], D], allocated once.
-        partition: Which tokens of the prompt each rank holds.
+        partition: Which tokens of the prompt each rank holds; of one in chunks, how many of them.
         held: Tokens cached per rank, the same tuple on all ranks.
         capacities: Tokens per rank that there is room for, the same tuple on all ranks.
         speeds: Relative speeds of decode per rank (`next_owner`).
@@ -121,6 +121,16 @@ def empty_cache(
         )
         for layer in attention_layers(model)
     ]
-    return RingCache(
-        layers, partition, partition.block_lens, room, speeds, batch, fingerprint(model), rank, group, block
-    )
+    return RingCache(layers, partition, (0,) * world_size, room, speeds, batch, fingerprint(model), rank, group, block)
+
+
+@torch.inference_mode(False)
+def make_room(cache: RingCache, tokens: int) -> None:
+    """Move the layers of this rank's cache that have room for less than `tokens` to larger ones, one at a time."""
+    held = cache.held[cache.rank]
+    for index, layer in enumerate(cache.layers):
+        if layer[0].shape[2] < tokens:
+            keys, values = (x.new_empty(*x.shape[:2], tokens, x.shape[3]) for x in layer)
+            for old, new in zip(layer, (keys, values), strict=True):
+                new[:, :, :held].copy_(old[:, :, :held])
+            cache.layers[index] = keys, values

@@ -75,12 +75,17 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
         return logits
 
 
-def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
+def check_cache(model: nn.Module, cache: RingCache) -> None:
+    """Raise ValueError unless `model`, in its present state, is one that the ring runs and that filled `cache`."""
     check_model(model)
     if not isinstance(cache, RingCache):
         raise ValueError(f"the cache is of type {type(cache).__name__}: it must be one that ring_prefill returned")
     if fingerprint(model) != cache.fingerprint:
         raise ValueError("the cache was filled by another model, or by this one with other weights")
+
+
+def _check(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> None:
+    check_cache(model, cache)
     if not is_token_ids(token_ids) or token_ids.shape not in ((cache.batch,), (cache.batch, 1)):
         raise ValueError(
             f"token_ids is {described(token_ids)}: a cache of {cache.batch} sequences takes the id of a token of each"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.fms.attention import OP, Ring
+from heteroring.allocators.apportion import apportion
+from heteroring.fms.attention import OP, Ring, prefilled
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
@@ -17,7 +20,6 @@ from heteroring.fms.tokens import check_not_padded, checked_tokens, described, i
 from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.backend import Backend, check_backend
 from heteroring.ring.arguments import flag, whole_number
-from heteroring.ring.attention import ring_attention
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard
@@ -41,6 +43,7 @@ def ring_prefill(
     capacity: int = 0,
     all_logits: bool = False,
     decode_speeds: Sequence[float] | None = None,
+    chunk: int | None = None,
     block: str | Backend = "auto",
     transport: str = "auto",
 ) -> Prefill:
@@ -63,6 +66,9 @@ def ring_prefill(
         all_logits: Whether to return the logits of all tokens, and not only of the last.
         decode_speeds: Relative speeds of decode per rank, by which the room for new tokens is spread
             (heteroring.fms.cache.next_owner); None for equal speeds.
+        chunk: Most tokens, over all ranks, that go through the model at a time, which bounds the memory of its
+            activations; the logits are the same. Each chunk is laid out over the ranks as the prompt would be, in the
+            same shares. None stands for the whole prompt.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
@@ -96,29 +102,67 @@ def ring_prefill(
             ("capacity", int(capacity)),
             ("all_logits", flag("all_logits", all_logits)),
             ("decode_speeds", check_speeds(decode_speeds, call.world_size)),
+            ("chunk", check_chunk(chunk)),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
         )
 
-    def forward() -> tuple[torch.Tensor | None, RingCache]:
-        cache = empty_cache(model, chosen, input_ids.shape[0], int(capacity), decode_speeds, call.group, block)
-        ring = Ring(chosen, call.group, block, transport)
-        tokens = shard(input_ids, chosen, call.rank, 1).to(device)
-        head = all_logits or call.rank == last
-        return _forward(model, tokens, ring, call.rank, cache, head, all_tokens=all_logits), cache
+    def empty() -> RingCache:
+        return empty_cache(model, chosen, input_ids.shape[0], int(capacity), decode_speeds, call.group, block)
 
     with call:
         call.agree(describe, every_call=True)
-        device = device_of(model)
         chosen = partition or strategy.partition(input_ids.shape[1], call.world_size)
-        last = _owner_of_last(chosen)
-        logits, cache = call.agree(lambda: (("part", "forward"),), forward)
-        if call.world_size == 1:
-            return Prefill(logits if all_logits else logits[:, -1], cache)
-        like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
+        cache = call.agree(lambda: (("part", "cache"),), empty)
+        chunks = chunks_of(chosen, chunk)
+        return Prefill(run_chunks(model, input_ids, chunks, cache, call, all_logits, transport), cache)
+
+
+def chunks_of(partition: Partition, chunk: int | None) -> list[Partition]:
+    """The partitions of a prompt's chunks of `chunk` tokens, or of the whole in one for None.
+
+    Each chunk takes of the tokens of every rank in proportion to those that are left, so that they sum to its own.
+    """
+    left, found = np.array(partition.block_lens), []
+    while left.any():
+        lens = apportion(left, min(chunk or partition.seq_len, int(left.sum())))
+        found.append(Partition(partition.layout, lens))
+        left -= lens
+    return found
+
+
+def run_chunks(
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    chunks: Sequence[Partition],
+    cache: RingCache,
+    call: Call,
+    all_logits: bool,
+    transport: str,
+) -> torch.Tensor:
+    """Run `input_ids` [B, N] through the model in chunks behind the tokens of `cache`, which then holds these, too.
+
+    Returns logits on every rank: [B, V] of the last token, or [B, N, V]. An error leaves the finished chunks cached.
+    """
+    device, done, found = device_of(model), 0, []
+    like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
+    for part in chunks:
+        last = _owner_of_last(part)
+        head = all_logits or (part is chunks[-1] and call.rank == last)
+
+        def forward(part: Partition = part, head: bool = head, done: int = done) -> torch.Tensor | None:
+            ring = Ring(part, call.group, cache.block, transport, prefix_lens=cache.held if any(cache.held) else ())
+            tokens = shard(input_ids[:, done : done + part.seq_len], part, call.rank, 1).to(device)
+            return _forward(model, tokens, ring, call.rank, cache, head, all_tokens=all_logits)
+
+        logits = call.agree(lambda: (("part", "forward"),), forward)
+        cache.held = tuple(map(add, cache.held, part.block_lens))
+        done += part.seq_len
         if all_logits:
-            return Prefill(gather_all(logits, chosen, like, call.group), cache)
-        return Prefill(share_last(logits, last, like, call.group), cache)
+            found.append(logits if call.world_size == 1 else gather_all(logits, part, like, call.group))
+    if all_logits:
+        return torch.cat(found, 1)
+    return logits[:, -1] if call.world_size == 1 else share_last(logits, last, like, call.group)
 
 
 def _check_prompt(
@@ -152,6 +196,11 @@ def _check_prompt(
     return chosen
 
 
+def check_chunk(chunk: int | None) -> int | None:
+    """`chunk` as an int, or None. Raises ValueError if it is less than a token."""
+    return None if chunk is None else whole_number("chunk", chunk, "a chunk has 1 token or more", least=1)
+
+
 def _owner_of_last(partition: Partition) -> int:
     """The rank that holds the prompt's last token."""
     return next(
@@ -171,19 +220,11 @@ def _forward(
     if not tokens.shape[1]:
         for layer, (keys, values) in zip(attention_layers(model), cache.layers, strict=True):
             queries = keys.new_empty(len(tokens), layer.nheads, 0, layer.emb_kq_per_head)
-            nothing = keys[:, :, :0], values[:, :, :0]
-            ring_attention(
-                queries,
-                *nothing,
-                ring.partition,
-                ring.group,
-                scale=layer.scale_factor,
-                block=ring.block,
-                transport=ring.transport,
-            )
+            prefilled(queries, keys[:, :, : ring.held], values[:, :, : ring.held], ring, layer.scale_factor)
         return None
+    positions = torch.from_numpy(ring.partition.positions(rank)) + cache.seq_len
     inputs = {
-        "position_ids": torch.from_numpy(ring.partition.positions(rank)).to(tokens.device)[None],
+        "position_ids": positions.to(tokens.device)[None],
         "past_key_value_states": cache.layers,
         "use_cache": True,
         "attn_name": OP,

@@ -141,12 +141,15 @@ def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16,
 
 
 def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: int) -> str:
-    """The backend for tensors of `dtype` and `head_dim`; on a GPU that was not measured, one that runs everywhere."""
+    """The backend for tensors of `dtype` and `head_dim`; where none was measured, the one that runs everywhere.
+
+    Where fp32 heads must be padded, cuBLAS multiplies them faster for `reference`.
+    """
     if dtype in _HALF and (capability, head_dim) in _FASTEST:
         return _FASTEST[capability, head_dim]
-    if dtype in triton_backend.DTYPES and head_dim in triton_backend.HEAD_DIMS:
-        return "triton"
-    return "flash" if dtype in _HALF and head_dim <= 256 else "reference"
+    covered = dtype in triton_backend.DTYPES and head_dim <= triton_backend.MOST_HEAD_DIM
+    padded = dtype == torch.float32 and head_dim not in (64, 96, 128, 256)
+    return "triton" if covered and not padded else "reference"
 
 
 def resolve(

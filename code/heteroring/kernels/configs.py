@@ -129,6 +129,12 @@ def first_section(section: int, group: int, tiles: int, sms: int) -> int:
     return min(section, group * -(-sms // (group * tiles)))
 
 
+def sections(heads: int, first: int, section: int) -> list[int]:
+    """Query heads of each section in turn: `first`, then what is left over, so that all others are of `section`."""
+    second = (heads - first) % section
+    return [width for width in (first, second) if width] + (heads - first - second) // section * [section]
+
+
 def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:
     """Configuration of a matrix product of `rows` rows and `columns` columns; `sms` is None in Triton's interpreter.
 

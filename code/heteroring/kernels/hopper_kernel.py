@@ -5,9 +5,10 @@ keeps a ring of key and value tiles in shared memory filled. Inside a warpgroup 
 the product P V of the last one are in flight while the softmax of the current tile runs (the schedule of
 FlashAttention-3, arXiv 2407.08608, section 3.2). docs/experiments/kernels.md has the measurements.
 
-Key tiles are read from the last visible one down to the first, so the masked ones come first. Import this only where
-Triton is installed; `heteroring.kernels.hopper_launch` launches it. Names as in `triton_kernel`, and `s_` for shared
-memory, `t_` for a product in flight.
+Key tiles are read from the last visible one down to the first, so the masked ones come first; those of pending KV from
+the first one up, so the masked ones come last. Import this only where Triton is installed;
+`heteroring.kernels.hopper_launch` launches it. Names as in `triton_kernel`, and `s_` for shared memory, `t_` for a
+product in flight.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def _load(
     mbarrier.expect(q_full, 2 * q.block_type.nbytes)
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row, 0], q_full, s_q.index(0))
     tma.async_copy_global_to_shared(q, [i_b, i_h, first_row + ROWS, 0], q_full, s_q.index(1))
-    _load_tiles(k, v, ring, i_b, i_kv, 0, num_own, BLOCK_N, STAGES)
+    _load_tiles(k, v, ring, i_b, i_kv, 0, num_own, (num_own - 1) * BLOCK_N, -BLOCK_N, STAGES)
     if PENDING and num_tiles > num_own:
         _await(arrived, pending_part + 1)
-        _load_tiles(pending_k, pending_v, ring, i_b, i_kv, num_own, num_tiles, BLOCK_N, STAGES)
+        _load_tiles(pending_k, pending_v, ring, i_b, i_kv, num_own, num_tiles, -num_own * BLOCK_N, BLOCK_N, STAGES)
 
 
 @gluon.jit
@@ -70,19 +71,18 @@ def _await(address, least):
 
 
 @gluon.jit
-def _load_tiles(k, v, ring, i_b, i_kv, first, last, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):
-    """Load tiles first .. last - 1, which are those of k and v from the last one down."""
+def _load_tiles(k, v, ring, i_b, i_kv, first, last, key, STEP: gl.constexpr, STAGES: gl.constexpr):
+    """Load tiles first .. last - 1, of which tile t begins at key + t * STEP of k and v."""
     s_k, k_full, k_free, s_v, v_full, v_free = ring
     for t in range(first, last):
         stage = t % STAGES
         parity = (t // STAGES) & 1
-        key = (last - 1 - t) * BLOCK_N
         mbarrier.wait(k_free.index(stage), parity ^ 1)
         mbarrier.expect(k_full.index(stage), k.block_type.nbytes)
-        tma.async_copy_global_to_shared(k, [i_b, i_kv, key, 0], k_full.index(stage), s_k.index(stage))
+        tma.async_copy_global_to_shared(k, [i_b, i_kv, key + t * STEP, 0], k_full.index(stage), s_k.index(stage))
         mbarrier.wait(v_free.index(stage), parity ^ 1)
         mbarrier.expect(v_full.index(stage), v.block_type.nbytes)
-        tma.async_copy_global_to_shared(v, [i_b, i_kv, key, 0], v_full.index(stage), s_v.index(stage))
+        tma.async_copy_global_to_shared(v, [i_b, i_kv, key + t * STEP, 0], v_full.index(stage), s_v.index(stage))
 
 
 @gluon.jit
@@ -137,13 +137,13 @@ def _rescale(b_acc, b_factor):
 
 @gluon.jit
 def _accumulate_tiles(
-    b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, first, last, num_own, num_tiles,
-    MASKED: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
+    b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, first, last, num_tiles, key,
+    STEP: gl.constexpr, MASKED: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, DTYPE: gl.constexpr, L_S: gl.constexpr, L_O: gl.constexpr,
 ):  # fmt: skip
     """Accumulate tiles first .. last - 1. On entry to each, its K has arrived and P of the tile before is packed.
 
-    Masked tiles are among the first `num_own`, the rank's own, which go down to key 0.
+    With MASKED, tile t begins at key + t * STEP.
     """
     s_k, k_full, k_free, s_v, v_full, v_free = ring
     for t in range(first, last):
@@ -159,9 +159,7 @@ def _accumulate_tiles(
 
         b_s = warpgroup_mma_wait(1, deps=[t_s])
         mbarrier.arrive(k_free.index(stage))
-        b_p, b_max, b_decay = _softmax(
-            b_s, b_max, o_last, (num_own - 1 - t) * BLOCK_N, log2_scale, MASKED, BLOCK_N, L_S
-        )
+        b_p, b_max, b_decay = _softmax(b_s, b_max, o_last, key + t * STEP, log2_scale, MASKED, BLOCK_N, L_S)
         b_sum = _rescale(b_sum, b_decay) + _row_sums(b_p)
         # This wait belongs to the next tile. It stands here because ptxas moves the exponentials above past the wait
         # for P V below, which would end the overlap, but not past the branch of a barrier wait.
@@ -175,11 +173,15 @@ def _accumulate_tiles(
 @gluon.jit
 def _attend(
     out, lse, stride_om, stride_lm, s_q, q_full, ring,
-    first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
+    first_row, m, n, offset, log2_scale, num_own, num_masked, num_whole, num_tiles, pending_keys, pending_query,
     WARPGROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, DTYPE: gl.constexpr, MERGE: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
+    PENDING: gl.constexpr,
 ):  # fmt: skip
-    """One of the two computing warpgroups: row first_row + 64 WARPGROUP and the 63 after it."""
+    """One of the two computing warpgroups: row first_row + 64 WARPGROUP and the 63 after it.
+
+    Of the tiles, num_masked are masked at first, and all from num_whole on.
+    """
     s_k, k_full, k_free, s_v, v_full, _v_free = ring
     L_S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     L_O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_D, 16])
@@ -203,13 +205,19 @@ def _attend(
     mbarrier.wait(k_full.index(1 % STAGES), (1 // STAGES) & 1, pred=num_tiles > 1)
     b_packed = _pack(b_p, DTYPE)
     b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
-        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, 1, num_masked, num_own, num_tiles,
-        True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
+        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, 1, num_masked, num_tiles,
+        (num_own - 1) * BLOCK_N, -BLOCK_N, True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
     b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
-        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_masked, 1), num_tiles,
-        num_own, num_tiles, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
+        b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_masked, 1), num_whole,
+        num_tiles, 0, BLOCK_N, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
+    if PENDING:
+        o_last = gl.where(o_row >= pending_query, pending_keys - 1, -1)
+        b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
+            b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_whole, 1), num_tiles,
+            num_tiles, -num_own * BLOCK_N, BLOCK_N, True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
+        )  # fmt: skip
     t = num_tiles - 1
     b_acc = _rescale(b_acc, b_decay)
     mbarrier.wait(v_full.index(t % STAGES), (t // STAGES) & 1)
@@ -262,9 +270,9 @@ def forward_kernel(
 ):  # fmt: skip
     """Attention of 128 queries of one head over its visible keys, of which there must be at least one.
 
-    With PENDING, queries from pending_query on then also see the pending_keys keys of pending_k and pending_v, in whole
-    tiles of queries and of keys. They arrive in groups of pending_heads KV heads; the counter at address `arrived` is
-    the number of groups that are there. Without PENDING those arguments are not used.
+    With PENDING, queries from pending_query on then also see the pending_keys keys of pending_k and pending_v. They
+    arrive in groups of pending_heads KV heads; the counter at address `arrived` is the number of groups that are there.
+    Without PENDING those arguments are not used.
 
     q, k, v are tensor descriptors over [batch, heads, tokens, HEAD_DIM] with blocks [1, 1, 64, BLOCK_D] (q) and
     [1, 1, BLOCK_N, BLOCK_D] (k, v); everything else is as in triton_kernel.forward_kernel. Launch with num_warps=4.
@@ -302,9 +310,12 @@ def forward_kernel(
         everywhere = n
     num_own = gl.cdiv(visible, BLOCK_N)
     num_masked = num_own - everywhere // BLOCK_N
+    num_whole = num_own
     num_tiles = num_own
     if PENDING:
-        num_tiles += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
+        # A tile of queries that only some rows of see them has all of them masked.
+        num_whole += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
+        num_tiles += gl.where(first_row + BLOCK_M > pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
     i_kv = i_h // GROUP
     pending_part = (i_b * (num_heads // GROUP) + i_kv) // pending_heads
 
@@ -330,13 +341,15 @@ def forward_kernel(
         [
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
-                first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
-                0, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS,
+                first_row, m, n, offset, log2_scale, num_own, num_masked, num_whole, num_tiles,
+                pending_keys, pending_query,
+                0, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS, PENDING,
             )),
             (_attend, (
                 p_out, p_lse, stride_om, stride_lm, s_q, q_full, ring,
-                first_row, m, n, offset, log2_scale, num_own, num_tiles, num_masked,
-                1, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS,
+                first_row, m, n, offset, log2_scale, num_own, num_masked, num_whole, num_tiles,
+                pending_keys, pending_query,
+                1, HEAD_DIM, BLOCK_N, BLOCK_D, STAGES, DTYPE, MERGE, Q_IN_REGISTERS, PENDING,
             )),
             (_load, (
                 q, k, v, pending_k, pending_v, arrived, s_q, q_full, ring,

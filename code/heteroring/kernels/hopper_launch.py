@@ -59,10 +59,10 @@ def covers(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def can_fuse(q: Tensor, pending: PendingKV) -> bool:
-    """Whether the kernel can go on from operands that it covers to `pending`: whole tiles of queries and of keys."""
-    tokens, tile = pending.k.shape[2], tuned.HOPPER[tuned.padded(q.shape[3])].block_n
-    return tokens > 0 and tokens % tile == 0 and pending.first_query % BLOCK_M == 0 and covers(q, pending.k, pending.v)
+def can_fuse(q: Tensor, k: Tensor, v: Tensor, pending: PendingKV) -> bool:
+    """Whether the kernel covers these operands, and can go on from them to `pending`."""
+    key = (q.device, *map(tensor_map.likeness, (q, k, v, pending.k, pending.v)))
+    return _FUSABLE.kept(key, lambda: pending.k.shape[2] > 0 and covers(q, k, v) and covers(q, pending.k, pending.v))
 
 
 def plan(
@@ -88,13 +88,14 @@ def plan(
     key = (q.device.index, scale, causal_offset, merge, config, fused, *map(tensor_map.likeness, (q, k, v, out, lse)))
 
     def made() -> Plan | None:
-        covered = covers(q, k, v) and (pending is None or can_fuse(q, pending))
+        covered = can_fuse(q, k, v, pending) if pending else covers(q, k, v)
         return _make(q, k, v, out, lse, scale, causal_offset, merge, config, pending) if covered else None
 
     return _PLANS.kept(key, made)
 
 
 _PLANS = Plans()
+_FUSABLE = Plans()
 
 
 def _make(

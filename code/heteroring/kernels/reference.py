@@ -1,8 +1,15 @@
-"""The reference backend: attention with every score materialised, in the precision of its inputs but at least fp32."""
+"""The reference backend: attention from its definition, in the precision of its inputs but at least fp32.
+
+`attention` materialises every score. `backend` does so for some queries at a time, and so takes any head size in memory
+linear in the length.
+"""
 
 import torch
 
-from heteroring.kernels.causal_offset import backend_from_core
+from heteroring.kernels.causal_offset import Pair, backend_from_core
+
+# Scores that are materialised at a time, of all heads: 256 MiB in fp32, and three times that with their weights.
+MOST_SCORES = 1 << 26
 
 
 def attention(
@@ -29,10 +36,20 @@ def attention(
     return out.reshape(batch, q_heads, m, head_dim), lse.reshape(batch, q_heads, m)
 
 
-def _core(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return attention(q, k, v, scale=scale, causal_offset=0 if causal else None)
+def in_chunks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
+    """`attention` of all queries, or of a causal square, with at most MOST_SCORES scores, or one query's, at a time."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    k, v = k.to(dtype), v.to(dtype)
+    out, lse = q.new_empty(q.shape, dtype=dtype), q.new_empty(q.shape[:3], dtype=dtype)
+    rows = max(1, MOST_SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    for start in range(0, q.shape[2], rows):
+        some = slice(start, min(start + rows, q.shape[2]))
+        seen = slice(0, some.stop if causal else None)
+        offset = start if causal else None
+        out[:, :, some], lse[:, :, some] = attention(
+            q[:, :, some], k[:, :, seen], v[:, :, seen], scale=scale, causal_offset=offset
+        )
+    return out, lse
 
 
-backend = backend_from_core(_core)
+backend = backend_from_core(in_chunks)

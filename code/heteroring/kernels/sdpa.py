@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from heteroring.kernels.causal_offset import Core, Pair, backend_from_core
-from heteroring.kernels.reference import attention
+from heteroring.kernels.reference import in_chunks
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]
 
@@ -20,7 +20,7 @@ HAS_CPU_KERNEL = _FLASH_FOR_CPU is not None
 
 def _cpu(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
     if _FLASH_FOR_CPU is None:
-        return attention(q, k, v, scale=scale, causal_offset=0 if causal else None)
+        return in_chunks(q, k, v, scale, causal)
     if causal and scale <= 0:  # the kernel multiplies its mask of -inf by the scale, too
         q, scale = q * scale, 1.0
     # In fp32, because the kernel rounds its output, once per merged part, to the dtype of its inputs; it is as fast.

@@ -16,7 +16,7 @@ from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_launch
 from heteroring.kernels.pending_kv import PendingKV
 
-HEAD_DIMS = (64, 96, 128, 256)
+MOST_HEAD_DIM = 256
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -33,7 +33,7 @@ def backend(
 ) -> tuple[Tensor, Tensor]:
     """Attention of the queries to the keys, as `heteroring.kernels.backend.PendingKVBackend` defines it.
 
-    D is one of HEAD_DIMS. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
+    D is at most MOST_HEAD_DIM. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
     strides, except that the last one of out is 1. `pending` is allowed for a new result, scale > 0 and operands for
     which `takes_pending` holds; the kernel waits for it after k and v.
 
@@ -75,10 +75,10 @@ def backend(
 def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pending: PendingKV) -> bool:
     """Whether `backend` can go on to `pending` in the same pass over these operands, which `check` would pass.
 
-    That needs the Hopper kernel, whole tiles of pending keys and of the queries that see them, and, if causal, own keys
-    of which every query sees one. It saves each tile of queries the end of one ring step and the start of the next.
+    That needs the Hopper kernel and, if causal, own keys of which every query sees one. It saves each tile of queries
+    the end of one ring step and the start of the next.
     """
-    return _all_see(q, k, causal_offset) and hopper_launch.covers(q, k, v) and hopper_launch.can_fuse(q, pending)
+    return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
 
 backend.takes_pending = takes_pending
@@ -111,8 +111,8 @@ def check(
         if x.numel() and x.stride(3) != 1:
             raise ValueError(f"{name} has stride {x.stride(3)} in its last dimension, but must have 1")
     head_dim = q.shape[3]
-    if head_dim not in HEAD_DIMS:
-        raise ValueError(f"head_dim is {head_dim}, but must be one of {', '.join(map(str, HEAD_DIMS))}")
+    if head_dim > MOST_HEAD_DIM:
+        raise ValueError(f"head_dim is {head_dim}, but must be {MOST_HEAD_DIM} or less")
     if v.shape != k.shape:
         raise ValueError(f"v has shape {tuple(v.shape)}, but must have that of k, {tuple(k.shape)}")
     if k.shape[0] != q.shape[0] or k.shape[3] != head_dim:

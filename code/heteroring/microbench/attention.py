@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seq-lens", default="16384,32768,65536", type=counts, help="comma separated")
     parser.add_argument("--kinds", default="dense,causal", type=lambda text: text.split(","))
-    parser.add_argument("--head-dim", default="128", type=counts, help=f"of {triton_backend.HEAD_DIMS}")
+    parser.add_argument("--head-dim", default="128", type=counts, help=f"up to {triton_backend.MOST_HEAD_DIM}")
     parser.add_argument("--heads", default=32, type=count)
     parser.add_argument("--kv-heads", default=32, type=count, help="divides heads")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])

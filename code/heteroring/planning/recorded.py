@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import Cost
+from heteroring.allocators.waves import MOST_RANKS, step_us
 from heteroring.planning.network import Link, Network
 from heteroring.planning.simulate import Simulation, simulate
 from heteroring.planning.work import Work
@@ -42,11 +45,33 @@ class Recorded:
         known = {each: self.model.predict(seq_len, each).cost for each in set(percentages)}
         return [known[each] for each in percentages]
 
-    def simulate(self, partition: Partition, percentages: Sequence[float]) -> Simulation:
-        """One attention call over a ring of copy engines in one node, rank r at percentages[r]."""
+    def simulate(self, partition: Partition, percentages: Sequence[float], fused: bool = True) -> Simulation:
+        """One attention call over a ring of copy engines in one node, rank r at percentages[r].
+
+        Few ranks compute in whole waves of tiles, if the model knows their SMs. On GPUs the first two steps are fused,
+        unless `fused` is false.
+        """
         setup = self.model.setup
         shape = {name: int(setup[name]) for name in ("heads", "kv_heads", "head_dim")}
         key_bytes = int(setup["batch"]) * Work.attention(**shape, dtype=setup["dtype"]).key_bytes
         network = Network.single_node(partition.world_size, self.link)
         costs = self.costs(partition.seq_len, percentages)
-        return simulate(partition, costs, network, key_bytes, tile=self.tile, fused=self.tile > 1)
+        fused = fused and self.tile > 1
+        work_us = self._work_us(partition, percentages, costs, fused)
+        return simulate(partition, costs, network, key_bytes, tile=self.tile, fused=fused, work_us=work_us)
+
+    def _work_us(
+        self, partition: Partition, percentages: Sequence[float], costs: Sequence[Cost], fused: bool
+    ) -> np.ndarray | None:
+        """What each rank computes in each step in whole waves, [steps, ranks], or None where they are not counted."""
+        ranks = range(partition.world_size)
+        if len(ranks) > MOST_RANKS:
+            return None
+        answer = np.zeros((len(ranks), len(ranks)))
+        for rank in ranks:
+            grid = self.model.grid(partition.seq_len, percentages[rank])
+            if grid is None:
+                return None
+            for step, us in step_us(partition, rank, costs[rank], grid, fused).items():
+                answer[step, rank] = us
+        return answer

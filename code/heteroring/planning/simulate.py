@@ -53,6 +53,7 @@ def simulate(
     fused: bool = True,
     host_us: float = 0.0,
     tile: int = 1,
+    work_us: np.ndarray | None = None,
 ) -> Simulation:
     """One causal call over `partition`, rank r at `costs[r]`; `key_bytes` are those of a token's key and value.
 
@@ -66,6 +67,7 @@ def simulate(
     are one pass that waits for parts as it comes to them: what it takes counts from the first part on, and the last
     part's share of it from the last one on. `p2p`: sender and receiver wait for one another; nothing is fused.
     `host_us` is what the host needs to issue one step: no step starts before. `tile` is that of the kernel (`steps`).
+    `work_us`, [steps, ranks], is what each rank computes in each step, where that is better known than by costs.
 
     Not reckoned with: SMs and memory bandwidth that transfers take from compute, and clocks.
 
@@ -86,7 +88,7 @@ def simulate(
     lane = ready.copy()  # each rank's messages go one after the other
     held = None  # a first step that is fused with the next
     for number, step in enumerate(steps(partition, tile)):
-        work = step_us(step, number, each)
+        work = step_us(step, number, each) if work_us is None else work_us[number]
         has_work = step.rows > 0
         begin = np.maximum(done, host_us * (number + 1))
         if number:

@@ -60,9 +60,8 @@ def latency_of(group: pd.DataFrame) -> dict[str, object]:
 
     latency_low_ms and latency_high_ms are the lowest and the highest median of a job; job_medians has all of them.
     """
-    latency, job = group["latency_ms"].to_numpy(), group["job"].to_numpy()
-    low, middle, high = np.quantile(latency, (0.2, 0.5, 0.8))
-    medians = {each: median(latency[job == each]) for each in sorted(set(job))}
+    low, middle, high = np.quantile(group["latency_ms"].to_numpy(), (0.2, 0.5, 0.8))
+    medians = {job: median(group["latency_ms"][group["job"] == job]) for job in sorted(set(group["job"]))}
     return {
         "jobs": len(medians),
         "repetitions": len(group),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import add
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from heteroring.kernels.backend import Backend, check_operands, resolve, takes_p
 from heteroring.ring.arguments import flag
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
+from heteroring.ring.prefix import Prefix, check_prefix, joined
 from heteroring.ring.schedule import RingStep, ring_steps
-from heteroring.ring.transport.transport import AHEAD, Exchange, FusableExchange, check_transport, open_exchange
-from heteroring.ring.validation import described, operands, shapes_of
+from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
+from heteroring.ring.validation import described, in_rows, operands, shapes_of
 
 
 def ring_attention(
@@ -25,6 +27,7 @@ def ring_attention(
     group: dist.ProcessGroup | None = None,
     causal: bool = True,
     scale: float | None = None,
+    prefix: Prefix | None = None,
     *,
     block: str | Backend = "auto",
     transport: str = "auto",
@@ -52,6 +55,8 @@ def ring_attention(
             rank where torch.distributed is not initialized.
         causal: Whether a query sees only the keys up to its own position.
         scale: Factor on the scores; None stands for 1/sqrt(D).
+        prefix: Earlier tokens that this rank holds, which all queries of all ranks see; the partition is of the new
+            tokens alone. Either all ranks give one, with the same lengths, or none does.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine", or "auto" for the fastest one that the group can use.
 
@@ -61,24 +66,29 @@ def ring_attention(
 
     Raises:
         ValueError: On every rank, if an argument of any rank breaks a rule above, or if the ranks' partitions, dtypes,
-            head counts, masks or scales differ, or if the ranks call different verbs, or from threads of different
-            names.
+            head counts, masks, scales or prefix lengths differ, or if the ranks call different verbs, or from threads
+            of different names.
         RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
         Exception: What a backend raises, on its rank alone: the other ranks get their results, and the next call is
             right.
     """
     with Call("ring_attention", group, q) as call:
+        prefix_lens: tuple[int, ...] = ()
 
         def describe() -> Fields:
-            nonlocal q, k, v, causal, scale
+            nonlocal q, k, v, causal, scale, prefix_lens
             q, k, v, scale = operands(q, k, v, scale, block, "ring_attention")
             causal = flag("causal", causal)
             _check_partition(q, k, v, partition, call.rank, call.world_size)
             check_transport(transport)
+            prefix_lens = check_prefix(prefix, k, call.rank, call.world_size)
+            if prefix is not None and prefix_lens:
+                k, v = in_rows(joined(prefix.k, k)), in_rows(joined(prefix.v, v))
             check_operands(block, q, k, v, scale)
             return (
                 ("layout", partition.layout),
                 ("block_lens", partition.block_lens),
+                ("prefix lengths", prefix_lens),
                 ("causal", causal),
                 ("transport", transport),
                 *described(q, k, scale),
@@ -90,11 +100,12 @@ def ring_attention(
         compute = call.agree(describe, chosen)
         assert scale is not None  # since `describe` was called
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-            steps = {step.index: step for step in ring_steps(partition, call.rank, causal)}
-            if max(partition.block_lens) == partition.seq_len:  # one rank holds all tokens: nothing to exchange
+            steps = {step.index: step for step in ring_steps(partition, call.rank, causal, prefix_lens)}
+            held = tuple(map(add, partition.block_lens, prefix_lens)) if prefix_lens else partition.block_lens
+            if max(held) == sum(held):  # one rank holds all keys: nothing to exchange
                 call.complete()
                 return _own_step(q, k, v, steps, scale, compute)
-            exchange = open_exchange(transport, k, v, partition, causal, call.group)
+            exchange = open_exchange(transport, k, v, partition, causal, call.group, prefix_lens)
             return rotate(q, k, v, steps, exchange, call.world_size, scale, compute, call.complete)
 
 
@@ -124,8 +135,8 @@ def rotate(
             remote.discard(1)
         out, lse = fused or _own_step(q, k, v, steps, scale, compute)
         for step, keys, values in arriving:
-            rows = slice(steps[step].first_query, None)
-            compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
+            for rectangle in steps[step].rectangles:
+                _merge(rectangle, q, keys, values, scale, compute, out, lse)
     except Exception:
         for _ in arriving:  # the peers still need this rank's keys
             pass
@@ -152,7 +163,25 @@ def _own_step(
     """Step 0, over the rank's own KV, into whose result the other steps are merged."""
     if 0 not in steps:
         return torch.empty_like(q), q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
-    return compute(q, k, v, scale=scale, **_first_step_options(q, steps, merges=len(steps) - 1))
+    return compute(q, k, v, scale=scale, **_first_step_options(q, steps, fused=0))
+
+
+def _merge(
+    rectangle: tuple[int, int, int],
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    compute: Backend,
+    out: torch.Tensor,
+    lse: torch.Tensor,
+) -> None:
+    """Merge one of the rectangles of a ring step, whose KV is `keys` and `values`, into the running out and LSE."""
+    first_query, first_key, end = rectangle
+    rows = slice(first_query, None)
+    if end - first_key < keys.shape[2]:
+        keys, values = keys[:, :, first_key:end], values[:, :, first_key:end]
+    compute(q[:, :, rows], keys, values, scale=scale, running=(out[:, :, rows], lse[:, :, rows]))
 
 
 def _fused_first_step(
@@ -165,24 +194,29 @@ def _fused_first_step(
     compute: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
-    if not isinstance(exchange, FusableExchange) or not {0, 1} <= steps.keys() or scale <= 0:
+    if not can_fuse(exchange) or not {0, 1} <= steps.keys() or scale <= 0:
         return None
-    options = _first_step_options(q, steps, merges=len(steps) - 2)
-    options["pending"] = exchange.pending(1, steps[1].first_query)
+    options = _first_step_options(q, steps, fused=1)
+    (first_query, _, keys), *rest = steps[1].rectangles
+    arriving = exchange.pending(1, first_query)
+    options["pending"] = arriving._replace(k=arriving.k[:, :, :keys], v=arriving.v[:, :, :keys]) if rest else arriving
     if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
         return None
-    result = compute(q, k, v, scale=scale, **options)
+    out, lse = compute(q, k, v, scale=scale, **options)
     exchange.consumed(1)
-    return result
+    for rectangle in rest:  # the kernel has waited for all heads
+        _merge(rectangle, q, arriving.k, arriving.v, scale, compute, out, lse)
+    return out, lse
 
 
-def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], merges: int) -> dict[str, Any]:
-    """Keywords for the backend in the step over the rank's own KV, into whose result `merges` others are merged.
+def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], fused: int) -> dict[str, Any]:
+    """Keywords for the backend in the step over the rank's own KV; of the other rectangles, `fused` are in one pass.
 
     On a GPU, a result that is merged into once is kept in the dtype of q, which saves whole passes over it. With more
     merges their roundings would add up, so the result is kept in fp32.
     """
-    options: dict[str, Any] = {"causal_offset": 0 if steps[0].causal else None}
+    options: dict[str, Any] = {"causal_offset": steps[0].prefix if steps[0].causal else None}
+    merges = sum(len(step.rectangles) for step in steps.values()) - 1 - fused
     wide = torch.promote_types(q.dtype, torch.float32)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         options["out_dtype"] = wide

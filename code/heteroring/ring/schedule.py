@@ -19,6 +19,9 @@ ranks 0 and 1 compute in step 0, with their own KV; `a` and `b`: pairs of ranks 
     pairs   36 : 42       52 : 26
 
 In zigzag, work is in proportion to tokens, 2 : 1, and every step but a rank's own is one dense rectangle.
+
+With a prefix, every rank also holds earlier tokens, which lie before the whole sequence, so that all queries see them.
+A rank's keys are then its prefix and, behind it, its shard.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ from heteroring.ring.partition import Partition
 class RingStep:
     """Ring step `index` of a rank: its queries from `first_query` on by the first `keys` keys of rank `kv_rank`.
 
-    Indices are local to the shards. `causal` marks the rank's own shard under a causal mask: query i sees key
-    j <= i there, because a shard's positions ascend. Every other step is a dense rectangle.
+    Indices are local to the shards. The first `prefix` of the keys are the KV rank's earlier tokens, which the queries
+    before `first_query` see, too. `causal` marks the rank's own keys under a causal mask: query i sees key
+    j <= i + `prefix` there, because a shard's positions ascend. Every other step consists of dense rectangles.
     """
 
     index: int
@@ -42,19 +46,33 @@ class RingStep:
     first_query: int
     keys: int
     causal: bool
+    prefix: int = 0
+
+    @property
+    def rectangles(self) -> tuple[tuple[int, int, int], ...]:
+        """(first query, first key, end of keys) of each rectangle: two where some queries see the prefix alone."""
+        if self.prefix and self.first_query:
+            return (0, 0, self.prefix), (self.first_query, self.prefix, self.keys)
+        return ((self.first_query, 0, self.keys),)
 
 
 @lru_cache(maxsize=1024)
-def ring_steps(partition: Partition, rank: int, causal: bool) -> tuple[RingStep, ...]:
-    """Steps of `rank`, in ring order: its own shard first, then that of the rank before it, and so on.
+def ring_steps(
+    partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...] = ()
+) -> tuple[RingStep, ...]:
+    """Steps of `rank`, in ring order: its own keys first, then those of the rank before it, and so on.
+
+    `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
 
     Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front has
     its head before all of this rank's tokens and its tail behind them, so all queries see its head only; a rank behind
     has head and tail between this rank's head and tail, so only the tail's queries see it, and they see all of it.
     """
     found = []
+    length = partition.block_lens[rank]
     for index in range(partition.world_size):
         kv_rank = (rank - index) % partition.world_size
+        prefix = prefix_lens[kv_rank] if prefix_lens else 0
         first_query, keys = 0, partition.block_lens[kv_rank]
         if causal and kv_rank != rank:
             if partition.layout == "zigzag":
@@ -64,6 +82,8 @@ def ring_steps(partition: Partition, rank: int, causal: bool) -> tuple[RingStep,
                     first_query = partition.head_len(rank)
             elif kv_rank > rank:
                 keys = 0
-        if keys > 0 and first_query < partition.block_lens[rank]:
-            found.append(RingStep(index, kv_rank, first_query, keys, causal and kv_rank == rank))
+        if keys == 0 or first_query == length:  # nothing of the shard is seen
+            first_query, keys = 0, 0
+        if length > 0 and prefix + keys > 0:
+            found.append(RingStep(index, kv_rank, first_query, prefix + keys, causal and kv_rank == rank, prefix))
     return tuple(found)

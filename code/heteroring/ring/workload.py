@@ -38,10 +38,13 @@ def shard_pairs(layout: str, seq_len: int, offset: int, length: int, causal: boo
     return sum(causal_pairs(span, (0, seq_len)) for span in shard_spans(layout, seq_len, offset, length))
 
 
-def score_pairs(partition: Partition, causal: bool = True) -> tuple[int, ...]:
-    """Score pairs that each rank computes."""
+def score_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Score pairs that each rank computes. Every query also sees the earlier tokens, prefix_lens[r] of them on rank r.
+
+    In zigzag that is n_r (M + (N+1)/2) for M earlier tokens: linear in tokens, too.
+    """
     return tuple(
-        shard_pairs(partition.layout, partition.seq_len, offset, length, causal)
+        shard_pairs(partition.layout, partition.seq_len, offset, length, causal) + length * sum(prefix_lens)
         for offset, length in zip(partition.offsets, partition.block_lens, strict=True)
     )
 
@@ -108,9 +111,11 @@ def kv_bytes(
     head_dim: int,
     itemsize: int,
     causal: bool = True,
+    prefix_lens: tuple[int, ...] = (),
 ) -> int:
     """Bytes of keys and values that `rank` receives in one call of pass-KV ring attention."""
-    tokens = sum(step.keys for step in ring_steps(partition, rank, causal) if step.kv_rank != rank)
+    steps = ring_steps(partition, rank, causal, prefix_lens)
+    tokens = sum(step.keys for step in steps if step.kv_rank != rank)
     return 2 * tokens * batch * kv_heads * head_dim * itemsize
 
 

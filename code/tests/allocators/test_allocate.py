@@ -107,14 +107,15 @@ def test_clamping_is_told_once_for_all_ranks():
     assert not allocation("lut", 2048, percentages=(100, 50), profile=MODELS["lut"]).clamped
 
 
-def test_balanced_gives_out_whole_multiples_where_they_divide_the_length():
+def test_balanced_gives_out_whole_multiples():
     free = allocate("balanced", 4096, percentages=(100, 40), profile=MODELS["balanced"])
     whole = allocation("balanced", 4096, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
     assert sum(whole) == 4096
     assert all(n % 256 == 0 for n in whole)
     assert all(abs(a - b) < 256 for a, b in zip(free, whole, strict=True))
     odd = allocation("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
-    assert odd == allocate("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"])
+    assert sum(odd) == 4001
+    assert odd[1] % 256 == 0  # what is left over goes to the fastest
 
 
 def test_balanced_predicts_the_least_slowest_rank():
@@ -215,7 +216,6 @@ class TestProfile:
         ({"multiple": 0}, "multiple is 0: it must be 1 or more"),
         ({"multiple": 1.5}, "multiple is 1.5: it must be an integer"),
         ({"multiple": True}, "multiple is True: it must be an integer"),
-        ({"multiple": None}, "multiple is None: it must be an integer"),
         ({"multiple": "2"}, "multiple is '2': it must be an integer"),
         ({"percentages": ()}, "percentages is (): it must be a list of numbers, one per rank, in rank order"),
         ({"percentages": {100, 50}}, "{50, 100}: it must be a list of numbers, one per rank, in rank order"),

@@ -268,8 +268,8 @@ class TestBalanced:
             )
             return allocation("balanced", 1000, percentages=(100, percentage), profile=model)
 
-        # A rank at 2 % brings 2 %, less than the margin; a table of speeds knows no rings, and has none.
-        assert RING_MARGIN == 0.03
+        # A rank at 2 % brings 2 %, which is the margin; a table of speeds knows no rings, and has none.
+        assert RING_MARGIN == 0.02
         assert shares(2, 0.0).block_lens == (1000, 0)
         assert shares(2, 0.0).notes == ("balanced: rank 1 gets no tokens: the ring would gain little or nothing by it",)
         assert shares(6, 0.0).block_lens[1] == pytest.approx(57, abs=2)

@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 
 import synthetic
 from heteroring import figures
+from heteroring.figures.canvas import without_note
 from heteroring.figures.cells import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
@@ -85,6 +86,17 @@ def assert_strategies_have_their_own_colours(figure):
         for bars in axes.containers:
             if bars.get_label() in expected:
                 assert {to_hex(bar.get_facecolor()) for bar in bars} == {expected[bars.get_label()]}
+
+
+def test_a_figure_of_the_paper_lacks_the_note_that_a_picture_has():
+    figure = figures.draw("bound_fraction", results("tiny"))
+    figure.draw_without_rendering()
+    height = panels(figure)[0].get_position().height
+    bare = without_note(figure)
+    assert not [text for text in texts(bare) if text.get_gid() == "source-note"]
+    bare.draw_without_rendering()
+    assert panels(bare)[0].get_position().height > height
+    assert_text_is_inside_the_page_and_of_readable_size(bare, "text")
 
 
 def test_cropping_to_what_is_drawn_as_notebooks_do_keeps_the_note():

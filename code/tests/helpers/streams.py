@@ -56,7 +56,11 @@ def _copy_rows(stream: Stream, target: int, source: int, rows: int, width: int, 
         stream.add(lambda row=row: ctypes.memmove(target + row * width, source + row * pitch, width) and None)
 
 
-fake_driver = SimpleNamespace(write_flag=_write_flag, await_flag=_await_flag, copy_rows=_copy_rows)
+def _row_copy(rows: int, width: int, pitch: int):
+    return lambda stream, target, source: _copy_rows(stream, target, source, rows, width, pitch)
+
+
+fake_driver = SimpleNamespace(write_flag=_write_flag, await_flag=_await_flag, row_copy=_row_copy)
 
 
 def run_in_some_order(streams: list[Stream], random: Random) -> None:

@@ -35,10 +35,11 @@ VALUES = {
 }
 
 ARGUMENTS = {
-    "ring_attention": ("q", "k", "v", "partition", "group", "causal", "scale", "block", "transport"),
+    "ring_attention": ("q", "k", "v", "partition", "group", "causal", "scale", "prefix", "block", "transport"),
     "ring_decode": ("q", "k", "v", "group", "scale", "block"),
     "ring_prefill": (
-        *("model", "input_ids", "partition", "group", "capacity", "all_logits", "decode_speeds", "block", "transport"),
+        *("model", "input_ids", "partition", "group", "capacity", "all_logits", "decode_speeds", "chunk", "block"),
+        "transport",
     ),
     "ring_decode_step": ("model", "token_ids", "cache"),
     "ring_generate": (

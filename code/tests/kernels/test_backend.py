@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from heteroring.kernels import reference
 from heteroring.kernels.backend import BACKENDS, choose, resolve
 from heteroring.kernels.causal_offset import backend_from_core
 from oracle import assert_as_accurate_as_torch, attention64
@@ -142,6 +144,44 @@ def test_strided_inputs_are_read_as_they_are():
     want, want_lse = resolve("cpu", CPU)(q, k, v, scale=0.25)
     assert torch.equal(out, want)
     assert torch.equal(lse, want_lse)
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that comes out of any operation."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("offset", [None, 0, 5])
+@pytest.mark.parametrize("head_dim", [80, 576])
+def test_few_scores_of_the_reference_exist_at_a_time(monkeypatch, head_dim, offset, dtype):
+    q, k, v = tensors(317, 317, heads=2, kv_heads=1, head_dim=head_dim, dtype=dtype, batch=1)
+    most = 2 * 317 * 17 + 1
+    monkeypatch.setattr(reference, "MOST_SCORES", most)
+    with Largest() as largest:
+        out, lse = resolve("reference", CPU)(q, k, v, scale=head_dim**-0.5, causal_offset=offset)
+    assert largest.elements <= max(most, q.numel())
+    positions = (torch.arange(317) + offset, torch.arange(317)) if offset is not None else (None, None)
+    want, want_lse = attention64(q, k, v, *positions)
+    mask = positions[1] <= positions[0][:, None] if offset is not None else None
+    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask=mask)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_auto_has_a_backend_for_heads_of_any_size_on_a_gpu(monkeypatch, capability):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    gpu = torch.device("cuda", 0)
+    kernel = [(torch.float32, 64), (torch.bfloat16, 80), (torch.float16, 7), (torch.bfloat16, 256)]
+    chunks = [(torch.float32, 80), (torch.float32, 512), (torch.bfloat16, 576), (torch.float64, 64)]
+    assert {choose("auto", gpu, *each) for each in kernel} == {"triton"}
+    assert {choose("auto", gpu, *each) for each in chunks} == {"reference"}
 
 
 def test_auto_is_the_flash_kernel_on_the_cpu():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv
-from heteroring.kernels.backend import choose, resolve
+from heteroring.kernels.backend import resolve
 from heteroring.kernels.merge import merge_
 from oracle import attention64
 
@@ -79,12 +79,11 @@ def test_single_precision_is_refused(backend):
 
 
 def test_auto_computes_whatever_it_is_given():
-    for dtype, head_dim in ((torch.float32, 64), (torch.float32, 40), (torch.bfloat16, 80), (torch.bfloat16, 128)):
+    for dtype, head_dim in ((torch.float32, 80), (torch.float32, 576), (torch.bfloat16, 80), (torch.bfloat16, 512)):
         q, k, v = random_qkv(65, 2, 2, head_dim, dtype, seed=5)
         out, _ = resolve("auto", DEVICE, dtype, head_dim)(q, k, v, scale=0.1, causal_offset=0)
         want, _ = attention64(q, k, v, positions(65), positions(65), scale=0.1)
         assert (out - want).abs().max() < (1e-4 if dtype == torch.float32 else 2e-2)
-    assert choose("auto", DEVICE, torch.float32, 40) == "reference"
 
 
 def test_the_merge_in_one_pass_is_the_merge():

@@ -292,8 +292,8 @@ def arriving(k, v, first_query, parts):
 @pytest.mark.gpu
 @on_hopper
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("pending_keys", [128, 768])
-@pytest.mark.parametrize(("m", "first_query"), [(256, 128), (777, 256), (1280, 0)])
+@pytest.mark.parametrize("pending_keys", [1, 768, 841])
+@pytest.mark.parametrize(("m", "first_query"), [(256, 128), (777, 300), (1280, 0), (1281, 1279)])
 @pytest.mark.parametrize(("heads", "kv_heads", "batch", "parts"), [(4, 4, 1, 1), (8, 2, 3, 6), (8, 4, 2, 4)])
 def test_keys_that_arrive_while_it_computes_are_waited_for(
     causal, pending_keys, m, first_query, heads, kv_heads, batch, parts
@@ -338,10 +338,11 @@ def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
 
 @pytest.mark.gpu
 @on_hopper
-def test_pending_keys_in_broken_tiles_are_not_taken():
+def test_pending_keys_that_tma_cannot_address_are_not_taken():
     q, k, v = operands(512, 512)
-    for pending_keys, first_query, taken in ((128, 128, True), (128, 100, False), (100, 128, False), (0, 128, False)):
-        pending = PendingKV(k[:, :, :pending_keys], v[:, :, :pending_keys], first_query, 0, 2)
+    crooked = torch.zeros(1, 2, 128, 132, dtype=k.dtype, device="cuda")[..., :128]
+    for keys, taken in ((k[:, :, :100], True), (crooked, False), (k[:, :, :0], False)):
+        pending = PendingKV(keys, keys, 100, 0, 2)
         assert takes_pending(q, k, v, 0, pending) == taken
         assert takes_pending(q, k, v, None, pending) == taken
         assert not takes_pending(q, k, v, -5, pending)

@@ -93,7 +93,7 @@ class Host:
             self.buffers.append(buffer)
         monkeypatch.setattr(symmetric_buffer, "write_flag", fake_driver.write_flag)
         monkeypatch.setattr(symmetric_buffer, "await_flag", fake_driver.await_flag)
-        monkeypatch.setattr(copy_engine, "copy_rows", fake_driver.copy_rows)
+        monkeypatch.setattr(copy_engine, "row_copy", fake_driver.row_copy)
         comm_stream = lambda group, device: SimpleNamespace(stream=self.comm_streams[self.rank])  # noqa: E731
         monkeypatch.setattr(copy_engine, "comm_stream_of", comm_stream)
         monkeypatch.setattr(copy_engine, "symmetric_buffer_of", lambda group, device, nbytes: self.buffers[self.rank])
@@ -240,10 +240,17 @@ class Bindings:
         return call
 
 
+def ask(name, *arguments):
+    """Call the function of that name, and what it returns, each with its arguments."""
+    function = getattr(cuda_driver, name)
+    for each in arguments:
+        function = function(*each)
+
+
 CALLS = {
     ("write_flag", (7, 0x1000, 3)): ("cuStreamWriteValue32", 7, 0x1000, 3, 0),
     ("await_flag", (7, 0x1000, 3)): ("cuStreamWaitValue32", 7, 0x1000, 3, "equal"),
-    ("copy_rows", (7, 0x2000, 0x1000, 5, 96, 128)): (
+    ("row_copy", (5, 96, 128), (7, 0x2000, 0x1000)): (
         "cuMemcpy2DAsync",
         SimpleNamespace(
             srcMemoryType="device",
@@ -260,16 +267,16 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize(("asked", "called"), CALLS.items(), ids=[name for name, _ in CALLS])
+@pytest.mark.parametrize(("asked", "called"), CALLS.items(), ids=[name for name, *_ in CALLS])
 def test_the_driver_is_called_as_its_manual_says_and_its_errors_are_raised(monkeypatch, asked, called):
-    name, arguments = asked
+    name, *arguments = asked
     fine, refusing = Bindings(0), Bindings(201)
     monkeypatch.setattr(cuda_driver, "_driver", lambda: fine)
-    getattr(cuda_driver, name)(*arguments)
+    ask(name, *arguments)
     assert fine.called == called
     monkeypatch.setattr(cuda_driver, "_driver", lambda: refusing)
     with pytest.raises(cuda_driver.DriverError, match=f"{called[0]} failed with CUDA driver error 201"):
-        getattr(cuda_driver, name)(*arguments)
+        ask(name, *arguments)
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -36,17 +36,30 @@ def test_pairs_equal_a_count_over_the_mask(partition, causal):
     assert sum(score_pairs(partition, causal)) == total_pairs(partition.seq_len, causal)
 
 
-@given(partitions, st.booleans())
-def test_the_schedule_computes_every_visible_pair_once_and_nothing_else(partition, causal):
-    n = partition.seq_len
-    computed = np.zeros((n, n), dtype=int)
+def with_prefix(partition):
+    """The partition, and no earlier tokens or some on each rank."""
+    lens = st.tuples(*[st.integers(0, 9)] * partition.world_size)
+    return st.tuples(st.just(partition), st.just(()) | lens)
+
+
+@given(partitions.flatmap(with_prefix), st.booleans())
+def test_the_schedule_computes_every_visible_pair_once_and_nothing_else(both, causal):
+    partition, prefix_lens = both
+    n, earlier = partition.seq_len, sum(prefix_lens)
+    computed = np.zeros((n, earlier + n), dtype=int)
     for rank in range(partition.world_size):
-        for step in ring_steps(partition, rank, causal):
-            rows = partition.positions(rank)[step.first_query :]
-            cols = partition.positions(step.kv_rank)[: step.keys]
-            block = np.ones((len(rows), len(cols)), dtype=int)
-            computed[np.ix_(rows, cols)] += np.tril(block) if step.causal else block
-    assert np.array_equal(computed, visible(np.arange(n), np.arange(n), causal).astype(int))
+        for step in ring_steps(partition, rank, causal, prefix_lens):
+            start = sum(prefix_lens[: step.kv_rank])
+            own = np.arange(start, start + step.prefix)
+            keys = np.concatenate((own, earlier + partition.positions(step.kv_rank)))
+            assert step.prefix == (prefix_lens[step.kv_rank] if prefix_lens else 0)
+            for first_query, first_key, end in step.rectangles:
+                rows, cols = partition.positions(rank)[first_query:], keys[first_key:end]
+                block = np.ones((len(rows), len(cols)), dtype=int)
+                computed[np.ix_(rows, cols)] += np.tril(block, step.prefix) if step.causal else block
+        assert computed[partition.positions(rank)].sum() == score_pairs(partition, causal, prefix_lens)[rank]
+    seen = np.hstack((np.ones((n, earlier), dtype=bool), visible(np.arange(n), np.arange(n), causal)))
+    assert np.array_equal(computed, seen.astype(int))
 
 
 @given(partitions, st.booleans())
@@ -60,8 +73,10 @@ def test_a_rank_starts_with_its_own_shard_and_each_rank_once(partition, causal):
 
 @given(st.lists(st.integers(0, 50).map(lambda n: 2 * n), min_size=1, max_size=6).filter(sum))
 def test_zigzag_work_is_exactly_linear_in_tokens(lens):
-    n = sum(lens)
+    n, prefix_lens = sum(lens), tuple(range(len(lens)))
     assert score_pairs(Partition.zigzag(lens)) == tuple(length * (n + 1) // 2 for length in lens)
+    longer = [length * (n + 1 + 2 * sum(prefix_lens)) // 2 for length in lens]
+    assert score_pairs(Partition.zigzag(lens), prefix_lens=prefix_lens) == tuple(longer)
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(sum))

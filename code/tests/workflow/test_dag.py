@@ -10,15 +10,19 @@ import sys
 from importlib.util import find_spec
 
 import pytest
+from workflow.preflight.elsewhere import paper_figures
 
 from heteroring.figures import NAMES
-from tree import ALL, HAS_TEX, RUN, Tree, jobs
+from tree import ALL, HAS_TEX, ROOT, RUN, Tree, jobs
 from wandb_runs import runs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
 
 HAS_FMS = find_spec("fms") is not None
+# What the paper shows, and of that what is the record's: "record/NAME" and "live/NAME".
+SHOWN = paper_figures(ROOT / "latex")
+OF_RECORD = [name for name in SHOWN if name.startswith("record/")]
 BENCH = RUN / "data" / "cpu" / "bench"
 CHECKS = RUN / "data" / "cpu" / "derived" / "checks.txt"
 # The jobs of the ring, one for every setting of the two ranks.
@@ -68,9 +72,11 @@ def test_everything_is_built(tree, built):
         for folder in ("figures", "figures/cpu"):
             assert (run / folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
             assert (run / folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-        for folder in ("images", "images/live"):
-            assert (run / "latex" / folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    assert r"\newcommand" in (run / "latex" / "generated" / "numbers.tex").read_text()
+    for name in ("overview", *SHOWN):
+        assert (run / "latex" / "images" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    for name in ("numbers", "claims"):
+        assert r"\newcommand" in (run / "latex" / "generated" / f"{name}.tex").read_text()
+    assert "<table>" in (run / "figures" / "claims.html").read_text()
     assert "every cell there" in (tree.root / CHECKS).read_text()
     assert (run / "data" / "cpu" / "provenance.json").is_file()
 
@@ -131,14 +137,16 @@ def test_deleted_measurement_costs_its_own_job_and_what_follows(tree, built):
     expected = {"bench": 1, "aggregate": 1, "checks": 1, "numbers": 1, ALL: 1} | (
         {"model_checks": 1} if HAS_FMS else {}
     )
-    expected |= dict.fromkeys(("figure", "main_figure", "live_image"), len(NAMES))
+    expected |= dict.fromkeys(("figure", "main_figure"), len(NAMES)) | {"paper_image": len(SHOWN) - len(OF_RECORD)}
     assert planned == expected | ({"paper": 1} if HAS_TEX else {})
 
 
 FITS = {"fit": 6, "model_fit": 1} if HAS_FMS else {"fit": 5}
 CHECKED = {"checks": 1} | ({"model_checks": 1} if HAS_FMS else {})
-DRAWN = dict.fromkeys(("figure", "main_figure", "live_image"), len(NAMES))
-TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
+# Also figures of the record that the paper shows.
+DRAWN = {"figure": len(NAMES) + len(OF_RECORD), "main_figure": len(NAMES), "paper_image": len(SHOWN)}
+TYPESET = {"claims": 1, "overview": 1, "numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
+TABLES = {"aggregate": 1, "aggregate_recorded": 1}
 
 
 @pytest.mark.parametrize(
@@ -146,8 +154,8 @@ TYPESET = {"numbers": 1, ALL: 1} | ({"paper": 1} if HAS_TEX else {})
     [
         ("code/heteroring/allocators/lut.py", FITS | DRAWN | TYPESET),
         ("code/heteroring/allocators/dispatch.py", TYPESET),
-        ("code/heteroring/ring/workload.py", {"aggregate": 1} | FITS | CHECKED | DRAWN | TYPESET),
-        ("code/heteroring/results/repetitions.py", {"aggregate": 1} | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/ring/workload.py", TABLES | FITS | CHECKED | DRAWN | TYPESET),
+        ("code/heteroring/results/repetitions.py", TABLES | CHECKED | DRAWN | TYPESET),
         ("code/heteroring/results/results.py", CHECKED | DRAWN | TYPESET),
         ("code/heteroring/ring/attention.py", {}),
     ],

@@ -1,35 +1,221 @@
-"""The paper's sources: every number a macro, every figure shown, every reference defined, and a clean log."""
+"""The paper: claims that data can refute, every number a macro, every reference defined, and a clean log."""
 
+import csv
 import re
 import shutil
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+from workflow.preflight.elsewhere import paper_figures
 
+import check_claims
 import check_latex_log
 import paper_numbers
+from claims.evidence import NOT_TESTED, REPRODUCED, Evidence, Finding
 from heteroring.figures import NAMES, WIDTH, WIDTH_INCHES
-from paper import published_study
-from paper import tex as paper_tex
+from heteroring.results.aggregate import aggregate
+from paper import tex
 from synthetic import GPU, TINY, synthetic_results
 
 ROOT = Path(__file__).parents[3]
 LATEX = ROOT / "latex"
-SCRIPTS = ROOT / "workflow" / "scripts"
+DATA = ROOT / "data"
+CLAIMS = ROOT / "workflow" / "claims.yaml"
 
-# Sections that report or derive numbers. Only the method's are its own definitions and the example it draws, and only
-# the quotations are typed.
-WITHOUT_TYPED_NUMBERS = (
-    *("abstract", "introduction", "background", "analysis", "implementation", "setup", "results", "threats"),
-    *("conclusion", "figures", "machine", "models", "simulation"),
+# What is typed there: the method's own definitions, and quotations.
+TYPED = ("method", "study")
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory) -> Evidence:
+    record = tmp_path_factory.mktemp("data") / "h200x2"
+    shutil.copytree(DATA / "h200x2", record, ignore=shutil.ignore_patterns("derived"))
+    aggregate(record)
+    return Evidence.load(record, DATA / "published", DATA / "h200x2_short")
+
+
+@pytest.fixture(scope="module")
+def found(evidence) -> dict[check_claims.Claim, Finding]:
+    return check_claims.judge(check_claims.read(CLAIMS), evidence)
+
+
+def test_the_text_says_of_every_claim_what_the_data_say(found):
+    assert check_claims.contradictions(found) == []
+    for of, module in check_claims.MODULES.items():
+        judging = {
+            name for name, each in vars(module).items() if getattr(each, "__annotations__", {}).get("return") is Finding
+        }
+        named = {claim.id.replace("-", "_") for claim in found if claim.of == of}
+        assert named == judging - {"rarely", "holds"}, "a function without a claim, or the other way round"
+
+
+def test_the_page_of_claims_is_that_of_the_record(found):
+    assert (ROOT / "docs" / "claims.md").read_text() == check_claims.markdown(found), "make readme"
+
+
+def scaled(evidence: Evidence, strategy: str, factor: float, **where: int) -> Evidence:
+    """Times of the strategies of that beginning multiplied, where `where` says so, in the record and the short runs."""
+
+    def change(table):
+        table = table.copy()
+        at = table.strategy.str.startswith(strategy)
+        for column, value in where.items():
+            at &= (table[column] == value) if column in table else False
+        if "tokens_per_second" in table:
+            table.loc[at, "tokens_per_second"] /= factor
+        table.loc[at, "latency_ms"] *= factor
+        table.loc[at, "bound_fraction"] /= factor
+        return table
+
+    results = replace(evidence.results, cells=change(evidence.results.cells), model=change(evidence.results.model))
+    return Evidence(results, evidence.study, change(evidence.order), evidence.sustained)
+
+
+def slow_in_one_order(evidence: Evidence) -> Evidence:
+    order = evidence.order.copy()
+    order.loc[order.percentages == "10 100", "latency_ms"] *= 1.2
+    return Evidence(evidence.results, evidence.study, order, evidence.sustained)
+
+
+def slow_in_whole_tiles(evidence: Evidence) -> Evidence:
+    cells = evidence.results.cells.copy()
+    cells.loc[[not any(length % 128 for length in lens) for lens in cells.block_lens], "latency_ms"] *= 1.3
+    return Evidence(replace(evidence.results, cells=cells), evidence.study, evidence.order, evidence.sustained)
+
+
+def exchanged(evidence: Evidence) -> Evidence:
+    """The short runs with the ranks' percentages the other way round."""
+    order = evidence.order.assign(percentages=evidence.order.percentages.map(lambda text: " ".join(text.split()[::-1])))
+    return Evidence(evidence.results, evidence.study, order, evidence.sustained)
+
+
+def other_study(evidence: Evidence) -> Evidence:
+    """The study's record with its even splits three times as slow, and the released code's on equal ranks as fast."""
+    study = evidence.study
+    latency = study.latency | {"even": {at: 3 * ms for at, ms in study.latency["even"].items()}}
+    released = {key: ms / 3 if key[0] == "100 100" else ms for key, ms in study.released.items()}
+    released["100 10", 59584] = released["100 10", 59578]
+    coarse = study.profile._replace(values=tuple(tuple(speed**0.5 for speed in row) for row in study.profile.values))
+    study = replace(study, latency=latency, released=released, profile=coarse)
+    return Evidence(evidence.results, study, evidence.order, evidence.sustained)
+
+
+def other_products(evidence: Evidence) -> Evidence:
+    """Products that keep more of their speed."""
+    profile = evidence.results.profile.copy()
+    profile.loc[profile.kind == "matmul", "relative_speed"] **= 0.5
+    return Evidence(replace(evidence.results, profile=profile), evidence.study, evidence.order, evidence.sustained)
+
+
+def slower_products(evidence: Evidence) -> Evidence:
+    """The study's products as throttled as its attention."""
+    values = tuple(tuple(speed**2 for speed in row) for row in evidence.study.profile.values)
+    study = replace(evidence.study, profile=evidence.study.profile._replace(values=values))
+    return Evidence(evidence.results, study, evidence.order, evidence.sustained)
+
+
+def slower_back_to_back(evidence: Evidence) -> Evidence:
+    sustained = evidence.sustained.assign(bound_ms=0.9 * evidence.sustained.bound_ms)
+    sustained.loc[sustained.seq_len == 12345, "latency_ms"] *= 0.9
+    return Evidence(evidence.results, evidence.study, evidence.order, sustained)
+
+
+CHANGES = [
+    other_study,
+    exchanged,
+    other_products,
+    slower_products,
+    slower_back_to_back,
+    slow_in_one_order,
+    slow_in_whole_tiles,
+    *(
+        partial(scaled, strategy=name, factor=factor, **where)
+        for name, factor, where in [
+            ("zigzag/balanced", 0.5, {}),
+            ("zigzag/balanced", 1.5, {}),
+            ("zigzag/uneven", 2, {}),
+            ("contiguous/even", 0.1, {}),
+            ("contiguous/even", 2, {}),
+            ("contiguous/even", 0.5, {"percentage": 10}),
+            ("contiguous/even", 0.65, {"percentage": 10}),
+            ("contiguous/even", 0.3, {"seq_len": 65536}),
+            ("contiguous/uneven", 0.2, {}),
+            ("contiguous/uneven", 2, {}),
+            ("contiguous/lut", 0.5, {}),
+            ("contiguous/formula", 2, {}),
+            ("contiguous/balanced", 2, {}),
+            ("zigzag", 2, {"percentage": 100}),
+            ("zigzag", 1.3, {"seq_len": 65536}),
+            ("alone/rank1", 2, {"percentage": 10}),
+        ]
+    ),
+]
+
+
+def test_a_claim_whose_data_are_changed_fails(evidence, found):
+    """Each verdict but "not tested" becomes another one under at least one change of what was measured."""
+    standing = set(found)
+    for change in CHANGES:
+        changed = change(evidence)
+        standing = {claim for claim in standing if claim.judge(changed).verdict == found[claim].verdict}
+    assert {claim.id for claim in standing} == {claim.id for claim in found if found[claim].verdict == NOT_TESTED}
+
+
+def test_what_is_recorded_later_is_judged_without_another_line(evidence, found):
+    grid = replace(GPU, lengths=(16384, 65536), percentages=(30, 100), slow_first=(30,), noise=0.0, step_ms=0.0)
+    names = tuple(
+        f"{layout}/{name}" for layout in ("contiguous", "zigzag") for name in ("even", "uneven", "balanced", "lut")
+    )
+    live = synthetic_results(replace(grid, strategies=names))
+    cells = live.cells
+    cells = pd.concat(
+        [
+            cells,
+            cells.assign(condition="sustained"),
+            cells[cells.strategy == "zigzag/lut"].assign(strategy="zigzag/lut@attention", latency_ms=1e-3),
+        ]
+    )
+    unseen = live.profile[live.profile.percentage == 100]
+    recorded = SimpleNamespace(
+        **vars(live) | {"cells": cells, "model": live.model.assign(order="slow first"), "profile": unseen}
+    )
+    recorded.measurements = live.measurements.assign(throttle="green")
+    later = Evidence(recorded, evidence.study, evidence.order, evidence.sustained)
+    waiting = [claim for claim, finding in found.items() if finding.verdict == NOT_TESTED]
+    assert len(waiting) == 6
+    assert {claim.id: claim.judge(later).verdict for claim in waiting} == {claim.id: REPRODUCED for claim in waiting}
+
+
+def test_a_contradiction_stops_the_build(evidence, tmp_path, monkeypatch):
+    monkeypatch.setattr(Evidence, "load", lambda *folders: evidence)
+    claims, output = tmp_path / "claims.yaml", tmp_path / "claims.md"
+    claims.write_text(CLAIMS.read_text().replace("verdict: partly", "verdict: reproduced", 1))
+    with pytest.raises(
+        SystemExit, match="1 claims contradict the data:\nadaptive-efficiency: the text says 'reproduced'"
+    ):
+        check_claims.main("a", "b", "c", str(claims), str(output))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("verdict: partly", "verdict: maybe", "verdict 'maybe' is none of reproduced, partly, not, not tested"),
+        ("  speedup:", "  speed-up:", "claim speed-up of the study has no function"),
+    ],
 )
-
-
-# A platform that has measured no more than it must.
-ATTENTION_ONLY = {"modules": ("attention",), "model": False, "visit_pairs": 0}
+def test_an_unsound_claim_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "claims.yaml"
+    path.write_text(CLAIMS.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        check_claims.read(path)
 
 
 def source(path: Path) -> str:
@@ -46,107 +232,98 @@ def everything() -> str:
 
 
 @pytest.fixture(scope="module")
-def macros() -> dict[str, str]:
-    results = synthetic_results(TINY)
-    return generated(results, results)
-
-
-def generated(main, live) -> dict[str, str]:
-    """All macros of generated/numbers.tex."""
-    return paper_numbers.numbers(main, live, published_study.read(ROOT / "data" / "published"))
+def macros(evidence, found) -> dict[str, str]:
+    """All macros of generated/, by name."""
+    return paper_numbers.numbers(evidence, synthetic_results(TINY)) | dict(
+        re.findall(r"\\newcommand\{\\(\w+)\}\{(.*?)\}\n(?=\\newcommand|\Z)", check_claims.macros(found), re.DOTALL)
+    )
 
 
 def quoted() -> set[str]:
-    """Macros typed in published.tex."""
-    return set(re.findall(r"\\newcommand\{\\(Published\w+)\}", sources()["published"]))
+    """Macros typed in study.tex."""
+    return set(re.findall(r"\\newcommand\{\\(Study\w+)\}", sources()["study"]))
 
 
 def test_every_section_is_part_of_the_paper():
     inputs = set(re.findall(r"\\input\{sections/(\w+)\}", source(LATEX / "report.tex")))
     assert inputs == {path.stem for path in (LATEX / "sections").glob("*.tex")}
-    assert set(WITHOUT_TYPED_NUMBERS) == inputs - {"method", "published"}
 
 
-@pytest.mark.parametrize("name", WITHOUT_TYPED_NUMBERS)
-def test_no_number_is_typed(name):
-    """Neither decimals nor numbers with a unit, a factor or a percent sign, but for those out of macros."""
-    text = re.sub(r"\\includegraphics\[[^]]*\]\{[^}]*\}", "", sources()[name])
-    typed = r"\d[\d{},]*\.\d+|\d+\s*(?:\\,)?\s*(?:\\%|ms\b|MB\b|TFLOP)|\d+\s*\$?\\times|\b\d+\s+times\b|\d\{,\}\d"
-    assert re.findall(typed, text) == []
+@pytest.mark.parametrize("name", sorted({path.stem for path in (LATEX / "sections").glob("*.tex")} - set(TYPED)))
+def test_no_measured_number_is_typed(name):
+    """Neither decimals nor numbers with a unit or a percent sign, but for those out of macros and of counting."""
+    text = re.sub(r"\\includegraphics\[[^]]*\]\{[^}]*\}", "", sources()[name]).replace("counting says\n1.5", "")
+    typed = r"\d[\d{},]*\.\d+|\d+\s*(?:\\,)?\s*(?:\\%|ms\b|MB\b|TFLOP)|\d\{,\}\d"
+    assert re.findall(typed, text.replace("Python 3.11", "")) == []
 
 
 def test_macros_used_and_macros_defined_are_the_same(macros):
-    used = set(re.findall(r"\\((?:Main|Live|Published|Model)[A-Z][A-Za-z]*)", everything())) - quoted()
+    used = set(re.findall(r"\\((?:Record|Live|Study|Model|Claims)[A-Z][A-Za-z]*)", everything())) - quoted()
     assert quoted() & set(macros) == set(), "both quoted and computed"
     assert used - set(macros) == set(), "used, but not defined by the scripts"
     assert set(macros) - used == set(), "defined by the scripts, but not used"
 
 
-def test_what_need_not_be_measured_is_quoted_behind_its_flag_only(macros):
-    """Where a platform lacks it, TeX skips the text that quotes it, so that its macros need not exist."""
-    bare = replace(TINY, **ATTENTION_ONLY)
-    defined = generated(synthetic_results(bare), synthetic_results(bare))
-    flags = {name for name, text in defined.items() if re.search(r"(?:Main|Live)Has[A-Z]", name) and text == "0"}
-    assert flags == {"MainHasCost", "MainHasLayer", "MainHasWhole", "MainHasTrace", "LiveHasWhole"}
-    text = everything()
-    for flag in sorted(flags):
-        text = re.sub(rf"\\ifnum\\{flag}=1\n.*?(?=\\else\n|\\fi\n)", "", text, flags=re.DOTALL)
-    used = set(re.findall(r"\\((?:Main|Live)[A-Z][A-Za-z]*)", text))
-    assert used - set(defined) == set()
-    assert set(macros) - set(defined)
+def test_numbers_of_the_abstract_are_those_of_the_record(macros):
+    """By the rows alone."""
+
+    def latency(percentage: int, layout: str, allocator: str) -> float:
+        path = DATA / "h200x2" / "bench" / f"pct-100-{percentage:03d}.job-1.csv"
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        where = {"system": "ring", "module": "attention", "seq_len": "65536", "layout": layout, "allocator": allocator}
+        return median(float(row["latency_ms"]) for row in rows if where.items() <= row.items())
+
+    ratio = latency(10, "contiguous", "even") / latency(10, "zigzag", "balanced")
+    assert macros["RecordEvenRatio"] == f"{ratio:.1f}"
+    assert macros["RecordMiddleBalancedMs"] == f"{latency(50, 'zigzag', 'balanced'):.1f}"
+    assert macros["RecordOrderMost"] == f"{355.8 / 122.0:.1f}"
+
+
+def test_the_abstract_is_short():
+    words = re.sub(r"\\(?:begin|end)\{abstract\}|[\\{}$,.%]", " ", sources()["abstract"]).split()
+    assert len(words) < 190
+    assert len(set(re.findall(r"\\Record(?!\w*(?:Percentage|Length))\w+", sources()["abstract"]))) == 3
 
 
 def test_quoted_numbers_are_used():
-    elsewhere = "\n".join(text for stem, text in sources().items() if stem != "published")
-    assert quoted() - set(re.findall(r"\\(Published\w+)", elsewhere)) == set()
+    elsewhere = "\n".join(text for stem, text in sources().items() if stem != "study")
+    assert quoted() - set(re.findall(r"\\(Study\w+)", elsewhere)) == set()
 
 
 def test_no_macro_swallows_the_space_behind_it():
-    """TeX drops the space after a command's name: \\MainFoo text must be \\MainFoo\\ text."""
-    assert re.findall(r"\\(?:Main|Live|Published|Model)[A-Za-z]+(?: +|\n(?!\n|\\end|\\fi))[a-z(\\]", everything()) == []
+    """TeX drops the space after a command's name: \\RecordFoo text must be \\RecordFoo\\ text."""
+    assert (
+        re.findall(r"\\(?:Record|Live|Study|Model)[A-Z][A-Za-z]+(?: +|\n(?!\n|\\end|\\fi))[a-z(\\]", everything()) == []
+    )
 
 
-def test_all_figures_of_the_main_platform_are_shown_once():
-    shown = re.findall(r"\\includegraphics\[[^]]*\]\{images/(\w+)\}", everything())
-    assert Counter(shown) == Counter(NAMES)
-
-
-def test_figures_of_this_machine_exist():
-    shown = re.findall(r"\\includegraphics\[[^]]*\]\{images/live/(\w+)\}", everything())
-    assert len(shown) == len(set(shown)) >= 3
-    assert set(shown) <= set(NAMES)
-    assert everything().count(r"\includegraphics") == len(shown) + len(NAMES)
+def test_figures_shown_exist_and_are_shown_once():
+    shown = paper_figures(LATEX)
+    assert len(shown) == len(set(shown)) == everything().count(r"\includegraphics") - 1
+    assert {each.partition("/")[2] for each in shown} <= set(NAMES)
+    assert r"{images/overview}" in sources()["report"]
 
 
 def test_figures_have_the_width_they_were_drawn_for():
     kinds = {"figure": ("column", r"\columnwidth"), "figure*": ("text", r"\textwidth")}
     floats = re.findall(r"\\begin\{(figure\*?)\}(.*?)\\end\{\1\}", everything(), flags=re.DOTALL)
     for kind, body in floats:
-        for options, name in re.findall(r"\\includegraphics\[([^]]*)\]\{images/(?:live/)?(\w+)\}", body):
+        for options, name in re.findall(r"\\includegraphics\[([^]]*)\]\{images/(?:live|record)/(\w+)\}", body):
             assert (WIDTH[name], options) == (kinds[kind][0], f"width={kinds[kind][1]}"), name
 
 
-def test_floats_have_captions_that_name_their_platform():
+def test_floats_have_captions_and_those_of_this_machine_say_so():
     floats = re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", everything(), flags=re.DOTALL)
     for _, body in floats:
         assert body.count(r"\caption") == body.count(r"\label") == 1, body
-    for stem in ("setup", "results", "figures"):
-        for _, body in re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", sources()[stem], re.DOTALL):
-            assert r"\MainDevice" in body, body
     for _, body in re.findall(r"\\begin\{((?:figure|table)\*?)\}(.*?)\\end\{\1\}", sources()["machine"], re.DOTALL):
-        assert r"\LiveDevice" in body, body
-        assert r"\Main" not in body, body
+        assert r"\caption{This machine" in body, body
+        assert r"\Record" not in body, body
 
 
 def test_citations_and_bibliography_agree():
-    """In the sections, and in the sentences that the data choose, where braces are doubled."""
-    generated = (
-        "\n".join(path.read_text() for path in [SCRIPTS / "paper_numbers.py", *SCRIPTS.glob("paper/*.py")])
-        .replace("{{", "{")
-        .replace("}}", "}")
-    )
-    found = re.findall(r"\\cite\{([^}]*)\}", everything() + generated)
-    cited = {key.strip() for keys in found for key in keys.split(",")}
+    cited = {key.strip() for keys in re.findall(r"\\cite\{([^}]*)\}", everything()) for key in keys.split(",")}
     keys = re.findall(r"^@\w+\{([^,\s]+),", (LATEX / "refs.bib").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert len(keys) == len(set(keys))
     assert cited == set(keys)
@@ -204,38 +381,29 @@ def test_the_log_check_finds(tmp_path, capsys, line):
     assert check.main(str(tmp_path / "absent.log")) == 2
 
 
-def build(folder: Path, main, live) -> Path:
-    """Typeset the paper of two platforms with blank figures of the right width; the path of its log."""
+@pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
+@pytest.mark.ranks
+def test_the_paper_builds_with_a_clean_log_in_eleven_pages(tmp_path, evidence, found):
+    """With blank figures of the right width, and a machine of a long name; references end on page 11 at the latest."""
     import matplotlib.figure
 
-    shutil.copytree(LATEX, folder / "latex", ignore=shutil.ignore_patterns("generated", "images", "report.[!t]*"))
-    shutil.copy(ROOT / "latexmkrc", folder)
-    (folder / "latex" / "generated").mkdir()
-    numbers = paper_tex.render(generated(main, live))
-    (folder / "latex" / "generated" / "numbers.tex").write_text(numbers)
-    images = folder / "latex" / "images"
-    (images / "live").mkdir(parents=True)
-    for width, inches in WIDTH_INCHES.items():
-        matplotlib.figure.Figure(figsize=(inches, 2.5)).savefig(folder / f"{width}.pdf")
-    for name in NAMES:
-        for place in (images, images / "live"):
-            shutil.copy(folder / f"{WIDTH[name]}.pdf", place / f"{name}.pdf")
+    shutil.copytree(LATEX, tmp_path / "latex", ignore=shutil.ignore_patterns("generated", "images", "report.[!t]*"))
+    shutil.copy(ROOT / "latexmkrc", tmp_path)
+    generated, images = tmp_path / "latex" / "generated", tmp_path / "latex" / "images"
+    generated.mkdir()
+    live = synthetic_results(replace(TINY, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"))
+    (generated / "numbers.tex").write_text(tex.render(paper_numbers.numbers(evidence, live)))
+    (generated / "claims.tex").write_text(check_claims.macros(found))
+    for name in ("overview", *paper_figures(LATEX)):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        inches = WIDTH_INCHES[WIDTH.get(name.partition("/")[2], "text")]
+        matplotlib.figure.Figure(figsize=(inches, 2.8)).savefig(images / f"{name}.pdf")
     done = subprocess.run(
-        ["latexmk", "-cd", "latex/report.tex"], cwd=folder, capture_output=True, text=True, timeout=300
+        ["latexmk", "-cd", "latex/report.tex"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert (folder / "latex" / "report.pdf").read_bytes().startswith(b"%PDF")
-    return folder / "latex" / "report.log"
-
-
-@pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
-@pytest.mark.parametrize("case", ["one-platform", "two-platforms", "attention-only"])
-@pytest.mark.ranks
-def test_the_paper_builds_with_a_clean_log(tmp_path, case):
-    bare = ATTENTION_ONLY if case == "attention-only" else {}
-    live = synthetic_results(replace(TINY, **bare))
-    grid = replace(GPU, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition, MPS", **bare)
-    main = live if case == "one-platform" else synthetic_results(grid)
-    log = build(tmp_path, main, live)
+    log = tmp_path / "latex" / "report.log"
     assert check_latex_log.problems(log.read_text(errors="replace")) == []
     assert "Warning--" not in log.with_suffix(".blg").read_text(errors="replace")
+    [page] = re.findall(r"\\newlabel\{sec:claims\}\{\{[^}]*\}\{(\d+)\}", log.with_suffix(".aux").read_text())
+    assert int(page) <= 11

@@ -193,7 +193,7 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path):
     [
         (None, "No such file"),
         ("platforms: # \xe9", "can't decode byte 0xe9"),
-        ("platforms: {gpu: {}}", "lacks the key 'modules'"),
+        ("platforms: {gpu: 1}", "is no configuration"),
         ("a: [", "is no configuration: while parsing"),
         ("- a", "is no configuration"),
     ],

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 
-# Times that differ by less than this, relatively, are called equal.
-TIE = 0.01
 # In percent; a smaller share is given as less than this.
 LEAST_SHARE = 0.01
 
@@ -52,13 +50,6 @@ def share(part: float) -> str:
     return rf"{rounded(100 * part, 2)}\,\%" if 100 * part >= LEAST_SHARE else rf"less than {LEAST_SHARE}\,\%"
 
 
-def out_of(number: int, total: int) -> str:
-    """`all 45`, `none of 45` or `36 of 45`."""
-    if number == total:
-        return f"all {count(total)}"
-    return f"{count(number) if number else 'none'} of {count(total)}"
-
-
 def listed(items: Iterable[str]) -> str:
     """`a`, `a and b`, or `a, b and c`."""
     *head, last = items
@@ -70,12 +61,8 @@ def escaped(text: object) -> str:
     return "".join(_SPECIAL.get(character, character) for character in str(text))
 
 
-def versus(time: float, other: float) -> str:
-    """`time` against `other`: "1.45 times faster than", "1.20 times slower than" or "as fast as"."""
-    ratio = other / time
-    if abs(ratio - 1) < TIE:
-        return "as fast as"
-    return f"{rounded(ratio)} times faster than" if ratio > 1 else f"{rounded(1 / ratio)} times slower than"
+def strategy(name: str) -> str:
+    return rf"\strategy{{{name}}}"
 
 
 def tabular(columns: str, *groups: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.axes import milliseconds_axis, percentage_axis
+from heteroring.figures.axes import milliseconds_axis, name_lines, percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.cells import MissingRows, baseline_cells, per_cell, ring_cells, series
@@ -78,25 +78,31 @@ def speedup_over_even(results: Results) -> Figure:
 
 
 def bound_fraction(results: Results) -> Figure:
-    """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time."""
+    """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time.
+
+    Five lines with their names at their ends: even and proportional contiguous shards, even and balanced zigzag ones,
+    and the fast rank alone, as far as they were measured.
+    """
     rows = ring_cells(results, "bound_fraction")
     alone = per_cell(rows, "fast_alone_ms").merge(per_cell(rows, "bound_ms"))
     alone["bound_fraction"] = alone.bound_ms / alone.fast_alone_ms
-    references = [(alone, ALONE_LINE), (baseline_cells(results).dropna(subset="bound_fraction"), BASELINE_LINE)]
-    references = [entry for entry in references if len(entry[0])]
+    rows = rows[rows.strategy.isin(_FEW)] if rows.strategy.isin(_FEW).any() else rows
 
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
-        for frame, style in references:
-            at = series(frame, seq_len=length)
-            panel.plot(at.percentage, at.bound_fraction, zorder=1.5, **style)
+        at = series(alone, seq_len=length)
+        if len(at):
+            panel.plot(at.percentage, at.bound_fraction, zorder=1.5, **ALONE_LINE)
 
-    handles = [Line2D([], [], **style) for _, style in references]
-    figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, handles)
+    figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, legend=False)
     _from_zero(panels, rows.bound_fraction.max())
     _label_rows(panels, "Bound fraction")
+    name_lines(panels[-1], make_room=len(panels) == len(figure.axes))
     details = f"{run_details(results)} 1.0 is the bound."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
+
+
+_FEW = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/balanced")
 
 
 def _small_multiples(
@@ -106,6 +112,7 @@ def _small_multiples(
     reference: Callable[[Axes, int], None],
     reference_handles: Sequence[Line2D] = (),
     share_y: bool = True,
+    legend: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """A panel per length with every strategy's line of `metric`.
 
@@ -121,7 +128,8 @@ def _small_multiples(
             panel.plot(line.percentage, line[metric], **look(strategy).line())
         percentage_axis(panel, rows.percentage)
         panel.set_title(f"{tokens(length)} tokens")
-    legend_rows(figure, [*by_layout(strategies), reference_handles], spare=spare)
+    if legend:
+        legend_rows(figure, [*by_layout(strategies), reference_handles], spare=spare)
     return figure, panels
 
 

@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MultipleLocator
 
 from heteroring.figures.axes import spread
+from heteroring.figures.bars import three_digits
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
 from heteroring.figures.cells import MissingRows, ring_cells
@@ -21,17 +22,20 @@ if TYPE_CHECKING:
 
     from heteroring.results.results import Results
 
+LIMIT = 2.3
 _BEST_FIRST = ("balanced", "uneven", "lut", "formula")
 _WAITING = {"facecolor": WAITING_COLOUR, "edgecolor": "#9A9A9A", "linestyle": (0, (2, 1.5)), "linewidth": 0.5}
 
 
 def rank_timeline(results: Results) -> Figure:
-    """Horizontal bars from 0 to the call's latency, one per rank: busy in the strategy's colour, then waiting.
+    """Horizontal bars of latency over the capacity bound, one per rank: busy in the strategy's colour, then waiting.
+
+    An axis ends at LIMIT, and bars that go on have their end written there.
 
     The longest length, at the lowest, the middle and the highest percentage; in each layout, even above balanced
     (or above the next allocator that was measured).
     """
-    rows = ring_cells(results, "latency_ms")
+    rows = ring_cells(results, "bound_ms")
     rows = rows[rows.seq_len == rows.seq_len.max()]
     strategies = _pairs(rows)
     rows = rows[rows.strategy.isin(strategies)]
@@ -48,11 +52,10 @@ def rank_timeline(results: Results) -> Figure:
         Patch(facecolor=NOTE_COLOUR, edgecolor="none", label="busy (strategy's colour)"),
         Patch(label="waiting", **_WAITING),
     ]
-    if rows.bound_ms.notna().any():
-        handles.append(Line2D([], [], **BOUND_LINE))
+    handles.append(Line2D([], [], **BOUND_LINE))
     legend_rows(figure, [handles])
     details = f"{tokens(rows.seq_len.iloc[0])} tokens. {run_details(results)}"
-    return finish(figure, results, details, "Time (ms)")
+    return finish(figure, results, details, "Time over the capacity bound")
 
 
 def _pairs(rows: DataFrame) -> list[str]:
@@ -75,18 +78,23 @@ def _bars(panel: Axes, rows: DataFrame, strategies: list[str], ranks: int) -> No
     for index, strategy in enumerate(strategies):
         for _, row in rows[rows.strategy == strategy].iterrows():
             _rank_bars(panel, row, index, ranks)
-    if rows.bound_ms.notna().any():
-        panel.axvline(rows.bound_ms.median(), zorder=3, **BOUND_LINE)
-    panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    panel.set_xlim(0, 1.03 * rows.latency_ms.max())
+    panel.axvline(1.0, zorder=3, **BOUND_LINE)
+    panel.xaxis.set_major_locator(MultipleLocator(0.5))
+    panel.set_xlim(0, LIMIT)
     panel.grid(axis="y", visible=False)
 
 
 def _rank_bars(panel: Axes, row: Series, index: int, ranks: int) -> None:
     places = [_place(index, rank, ranks) for rank in range(ranks)]
-    waiting = [max(0.0, row.latency_ms - busy) for busy in row.busy_ms]
-    panel.barh(places, row.busy_ms, height=0.82, **look(row.strategy).bar())
-    panel.barh(places, waiting, left=row.busy_ms, height=0.82, **_WAITING)
+    busy = [each / row.bound_ms for each in row.busy_ms]
+    latency = row.latency_ms / row.bound_ms
+    waiting = [max(0.0, latency - each) for each in busy]
+    panel.barh(places, busy, height=0.82, **look(row.strategy).bar())
+    panel.barh(places, waiting, left=busy, height=0.82, **_WAITING)
+    if latency > LIMIT:
+        middle = sum(places) / len(places)
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        panel.text(0.98 * LIMIT, middle, f"to {three_digits(latency)}", ha="right", va="center", fontsize=7, bbox=box)
 
 
 def _rank_labels(panel: Axes, strategies: list[str], ranks: int) -> None:

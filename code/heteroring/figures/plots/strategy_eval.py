@@ -1,4 +1,4 @@
-"""`strategy_eval`: slowdown of each strategy against two equal ranks, by length and percentage."""
+"""`strategy_eval`: latency of each strategy over one of two equal ranks, by length and percentage."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _FASTEST = {"marker": "v", "color": INK, "markersize": 3.2, "linestyle": "none"}
 
 
 def strategy_eval(results: Results) -> Figure:
-    """Slowdown bars on a log-2 axis, from the line at 1.0 up (slower) or down (faster); the fastest is marked.
+    """Bars on a log-2 axis, from the line at 1.0 up (slower) or down (faster); the fastest of each group is marked.
 
-    The mark goes to the lowest latency of a group, unless all strategies of its layout make the same split: then they
-    differ by chance. That need not be the shortest bar: slowdown is relative to the strategy's own layout, and the two
-    layouts differ even on equal ranks.
+    All are relative to the same reference, so that layouts compare: contiguous even shards with every rank at 100 %, as
+    in the public study (the even shards that were measured, where those were not). A group in which all strategies of
+    the fastest one's layout make the same split has no mark: they differ by chance.
     """
-    rows = ring_cells(results, "slowdown")
+    rows = _relative(ring_cells(results, "slowdown"))
     lengths = sorted(set(rows.seq_len))
     percentages = sorted(set(rows.percentage))
     strategies = ordered(rows.strategy)
     columns = 1 if len(percentages) * len(strategies) > _BARS_PER_PANEL_ROW else min(2, len(lengths))
     count = ceil(len(lengths) / columns)
-    figure = new_figure("strategy_eval", 0.85 + 1.15 * count)
+    figure = new_figure("strategy_eval", 0.85 + 0.85 * count)
     panels = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for panel in panels.flat[len(lengths) :]:
         panel.set_axis_off()
@@ -52,8 +52,15 @@ def strategy_eval(results: Results) -> Figure:
         panel.tick_params(labelbottom=True)  # above an empty slot too, which shared axes would leave unlabelled
     marks = [Line2D([], [], label="lowest latency", **_FASTEST)]
     legend_rows(figure, [*by_layout(strategies, bars=True), marks])
-    details = f"{run_details(results)} Slowdown is relative to even shards of the same layout with every rank at 100 %."
+    details = f"{run_details(results)} Relative to contiguous even shards with every rank at 100 %."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
+
+
+def _relative(rows: DataFrame) -> DataFrame:
+    """The rows with latency over that of the reference as their slowdown."""
+    even = rows[(rows.percentage == 100) & (rows.allocator == "even")]
+    reference = even[even.strategy == ordered(even.strategy)[0]].set_index("seq_len").latency_ms
+    return rows.assign(slowdown=rows.latency_ms / rows.seq_len.map(reference))
 
 
 def _bars(panel: Axes, rows: DataFrame, percentages: list[int], strategies: list[str]) -> None:

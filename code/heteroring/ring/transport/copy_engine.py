@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -11,13 +13,16 @@ from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
 from heteroring.ring.transport.contiguous import compact
-from heteroring.ring.transport.cuda_driver import copy_rows
+from heteroring.ring.transport.cuda_driver import row_copy
 from heteroring.ring.transport.messages import SLOTS, Message, messages
-from heteroring.ring.transport.symmetric_buffer import symmetric_buffer_of
+from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, symmetric_buffer_of
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
 # Approximate size of a part of a message: a part has a fixed cost, which is that of copying some 2 MB.
 _PART_BYTES = 8 << 20
+# Views of the messages in the slots of a buffer, which take the host longer to make than to look up.
+_views: WeakKeyDictionary[SymmetricBuffer, dict[Hashable, tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
+_MOST_VIEWS = 1024
 
 
 class CopyEngine:
@@ -29,15 +34,22 @@ class CopyEngine:
     """
 
     def __init__(
-        self, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        partition: Partition,
+        causal: bool,
+        group: dist.ProcessGroup,
+        prefix_lens: tuple[int, ...] = (),
     ) -> None:
         batch, heads, _, head_dim = k.shape
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
-        self._messages = messages(partition, self._rank, causal)
+        self._messages = messages(partition, self._rank, causal, prefix_lens)
         self._shape, self._heads = (2, batch, heads, -1, head_dim), batch * heads
         self._dtype, self._head_bytes = k.dtype, head_dim * k.element_size()
         self._token_bytes = 2 * batch * heads * self._head_bytes
-        self._buffer = symmetric_buffer_of(group, k.device, self._token_bytes * _most_keys(partition, causal))
+        most_bytes = self._token_bytes * _most_keys(partition, causal, prefix_lens)
+        self._buffer = symmetric_buffer_of(group, k.device, most_bytes)
         self._current = torch.cuda.current_stream(k.device)
         self._buffer.open(self._current)
         self._sources = tuple(_in_rows(x) for x in (k, v)) if self._messages.sends else ()
@@ -56,14 +68,16 @@ class CopyEngine:
             reader = (self._rank + step) % self.world_size
             message, stream = self._messages.sends[step], self._comm_stream.cuda_stream
             self._buffer.await_credit(reader, stream)
-            target = self._buffer.address(reader, message.slot)
             width = message.keys * self._head_bytes
             parts, heads = self._parts(message)
+            pitches = [_pitch(source) if self._heads > 1 else width for source in self._sources]
+            copies = [row_copy(heads, width, pitch) for pitch in pitches]
+            here = [source.data_ptr() for source in self._sources]
+            there = self._buffer.address(reader, message.slot)
             for part in range(parts):
-                for i, source in enumerate(self._sources):
-                    pitch, first = _pitch(source) if self._heads > 1 else width, part * heads
-                    there = target + (i * self._heads + first) * width
-                    copy_rows(stream, there, source.data_ptr() + first * pitch, heads, width, pitch)
+                first = part * heads
+                for i, (copy, address, pitch) in enumerate(zip(copies, here, pitches, strict=True)):
+                    copy(stream, there + (i * self._heads + first) * width, address + first * pitch)
                 self._buffer.signal(reader, part + 1, stream)
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,9 +103,15 @@ class CopyEngine:
 
     def _received(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         message = self._messages.receives[step]
-        received = self._buffer.slot(message.slot, message.keys * self._token_bytes)
-        keys, values = received.view(self._dtype).view(self._shape).unbind(0)
-        return keys, values
+        views = _views.get(self._buffer) or _views.setdefault(self._buffer, {})
+        key = message, self._dtype, self._shape
+        if key not in views:
+            if len(views) >= _MOST_VIEWS:
+                views.clear()
+            received = self._buffer.slot(message.slot, message.keys * self._token_bytes)
+            keys, values = received.view(self._dtype).view(self._shape).unbind(0)
+            views[key] = keys, values
+        return views[key]
 
     def _parts(self, message: Message) -> tuple[int, int]:
         """The number of parts that `message` is sent in, and the heads of keys, and of values, in each part."""
@@ -122,7 +142,7 @@ def _pitch(x: torch.Tensor) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _most_keys(partition: Partition, causal: bool) -> int:
+def _most_keys(partition: Partition, causal: bool, prefix_lens: tuple[int, ...]) -> int:
     """Keys in the longest message of a call, over all ranks."""
-    everyone = [messages(partition, rank, causal) for rank in range(partition.world_size)]
+    everyone = [messages(partition, rank, causal, prefix_lens) for rank in range(partition.world_size)]
     return max((message.keys for each in everyone for message in each.receives.values()), default=0)

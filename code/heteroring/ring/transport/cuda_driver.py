@@ -7,6 +7,7 @@ cuda-bindings, which PyTorch's builds for CUDA require.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
@@ -38,18 +39,23 @@ def await_flag(stream: int, address: int, value: int) -> None:
     _check("cuStreamWaitValue32", _driver().cuStreamWaitValue32(stream, address, value, equal))
 
 
-def copy_rows(stream: int, target: int, source: int, rows: int, width: int, pitch: int) -> None:
-    """Have `stream` copy `rows` rows of `width` bytes, `pitch` bytes apart at `source`, to adjoining rows at `target`.
+def row_copy(rows: int, width: int, pitch: int) -> Callable[[int, int, int], None]:
+    """A function (stream, target, source) that has `stream` copy `rows` rows of `width` bytes.
 
-    Either address may lie in a peer's memory. Raises DriverError.
+    They are `pitch` bytes apart at `source`, and adjoin at `target`. Either address may lie in a peer's memory. The
+    function raises DriverError. To describe copies takes the host as long as to queue one; those that differ in nothing
+    but addresses share a description.
     """
     driver = _driver()
     copy = driver.CUDA_MEMCPY2D()
     copy.srcMemoryType = copy.dstMemoryType = driver.CUmemorytype.CU_MEMORYTYPE_DEVICE
-    copy.srcDevice, copy.srcPitch = source, pitch
-    copy.dstDevice, copy.dstPitch = target, width
-    copy.WidthInBytes, copy.Height = width, rows
-    _check("cuMemcpy2DAsync", driver.cuMemcpy2DAsync(copy, stream))
+    copy.srcPitch, copy.dstPitch, copy.WidthInBytes, copy.Height = pitch, width, width, rows
+
+    def queue(stream: int, target: int, source: int) -> None:
+        copy.srcDevice, copy.dstDevice = source, target
+        _check("cuMemcpy2DAsync", driver.cuMemcpy2DAsync(copy, stream))
+
+    return queue
 
 
 def _check(name: str, result: tuple) -> None:

@@ -35,21 +35,21 @@ class Messages:
 
 
 @lru_cache(maxsize=1024)
-def messages(partition: Partition, rank: int, causal: bool) -> Messages:
+def messages(partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...] = ()) -> Messages:
     """The messages of `rank` in one call of pass-KV ring attention."""
     world_size = partition.world_size
     sends = {}
     for step in range(1, world_size):
-        received = _received(partition, (rank + step) % world_size, causal)
+        received = _received(partition, (rank + step) % world_size, causal, prefix_lens)
         if step in received:
             sends[step] = received[step]
-    return Messages(_received(partition, rank, causal), sends)
+    return Messages(_received(partition, rank, causal, prefix_lens), sends)
 
 
 @lru_cache(maxsize=1024)
-def _received(partition: Partition, rank: int, causal: bool) -> dict[int, Message]:
+def _received(partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...]) -> dict[int, Message]:
     """The messages that `rank` receives. Slots alternate from one to the next, whatever steps those are."""
-    remote = [step for step in ring_steps(partition, rank, causal) if step.index]
+    remote = [step for step in ring_steps(partition, rank, causal, prefix_lens) if step.index]
     return {step.index: Message(step.keys, number % SLOTS) for number, step in enumerate(remote)}
 
 

@@ -20,12 +20,18 @@ class PointToPoint:
     """
 
     def __init__(
-        self, k: torch.Tensor, v: torch.Tensor, partition: Partition, causal: bool, group: dist.ProcessGroup
+        self,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        partition: Partition,
+        causal: bool,
+        group: dist.ProcessGroup,
+        prefix_lens: tuple[int, ...] = (),
     ) -> None:
         self._tensors = k, v
         self._rank, self.world_size = dist.get_rank(group), partition.world_size
         self._ranks = dist.get_process_group_ranks(group)
-        self._messages = messages(partition, self._rank, causal)
+        self._messages = messages(partition, self._rank, causal, prefix_lens)
         self._inbox = Inbox(k, self._messages.receives)
         self._in_step = k.is_cuda
         self._group = comm_stream_of(group, k.device).communicator if k.is_cuda else group

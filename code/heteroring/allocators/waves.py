@@ -1,0 +1,176 @@
+"""Whole waves: the time of a rank's kernels from their grids of tiles, which SMs take one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from heapq import heappop, heappush
+from typing import Self
+
+from heteroring.allocators.costs import Cost
+from heteroring.kernels import configs
+from heteroring.ring.partition import Partition
+from heteroring.ring.schedule import ring_steps
+from heteroring.ring.workload import total_pairs
+
+BLOCK_M = 128
+# The start and end of a tile of queries, in parts of those of one that is merged into an earlier result. With it, the
+# recorded attention calls of 8,192 to 32,768 tokens take the same time a tile within 1 % at every share of an H200.
+UNMERGED = 0.8
+# How many multiples of tokens may be moved at a time.
+FURTHEST = 4
+# Over how many ranks, each with steps of its own, waves are counted, and with how many of them on every rank the last
+# ones do not matter.
+MOST_RANKS = 4
+MOST_WAVES = 64
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The Hopper kernel's programs on a device of `sms` SMs, one an SM at a time.
+
+    A program computes BLOCK_M queries of one of `heads` heads (those of all sequences of a batch), `group` of which
+    share keys of `head_dim` elements of `itemsize` bytes. Times are counted in tiles of keys; `edge` is what the start
+    and end of a program take, `merge` what it takes to merge its result into an earlier one.
+    """
+
+    sms: int
+    heads: int
+    group: int
+    head_dim: int
+    itemsize: int
+    edge: float
+    merge: float
+
+    @classmethod
+    def of(cls, cost: Cost, seq_len: int, sms: int, setup: Mapping[str, str]) -> Self | None:
+        """The grid of a rank of `sms` SMs that has this `cost` at `seq_len`, in calls as in a model's `setup`.
+
+        None where that kernel does not compute them: its operands have 16 bits, and its heads up to 256 elements.
+        """
+        heads, kv_heads, head_dim = (int(setup[name]) for name in ("heads", "kv_heads", "head_dim"))
+        config = configs.HOPPER.get(configs.padded(head_dim))
+        if config is None or setup["dtype"] not in ("bfloat16", "float16"):
+            return None
+        grid = cls(sms, heads * int(setup["batch"]), heads // kv_heads, head_dim, 2, 4.0, 1.0)
+        # All rows visited again, for one tile of keys: so many programs one after the other on each SM.
+        visit_us = seq_len * (cost.revisit_us + config.block_n * cost.pair_us)
+        waves = -(-grid.heads * -(-seq_len // BLOCK_M) // sms)
+        for _ in range(4):  # the time of a tile depends a little on what edges are reckoned to take
+            merged = max(0.0, visit_us / (waves * grid.tile_us(cost, seq_len)) - 1)
+            grid = replace(grid, edge=UNMERGED * merged, merge=(1 - UNMERGED) * merged)
+        return grid
+
+    def tile_us(self, cost: Cost, seq_len: int) -> float:
+        """Microseconds of a tile of keys, if the whole sequence alone takes pair_us for each of its pairs."""
+        return cost.pair_us * total_pairs(seq_len) / self.time(seq_len, seq_len, True)
+
+    @property
+    def block_n(self) -> int:
+        """Keys of a tile."""
+        return configs.HOPPER[configs.padded(self.head_dim)].block_n
+
+    def time(
+        self, rows: int, keys: int, causal: bool, *, pending: int = 0, first_query: int = 0, merged: bool = False
+    ) -> float:
+        """Time of one launch: `rows` queries by `keys` keys, and by `pending` ones from query `first_query` on."""
+        return _makespan(self, rows, keys, causal, pending, first_query, merged)
+
+    def batches(
+        self, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
+    ) -> Iterator[tuple[float, int]]:
+        """The time of each program, and how many like it follow one another, in the order in which they start."""
+        blocks = -(-rows // BLOCK_M)
+        section = configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
+        waiting = max(1, -(-(rows - first_query) // BLOCK_M))
+        first = configs.first_section(section, self.group, waiting, self.sms) if pending else 0
+        dense, more = -(-keys // self.block_n), -(-pending // self.block_n)
+        for width in configs.sections(self.heads, first, section):
+            for block in reversed(range(blocks)):
+                stop = min((block + 1) * BLOCK_M, rows)
+                tiles = min(dense, -(-stop // self.block_n)) if causal else dense
+                yield self.edge + self.merge * merged + tiles + more * (stop > first_query), width
+
+
+@lru_cache(maxsize=65536)
+def _makespan(grid: Grid, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool) -> float:
+    """When the last program ends, each of which goes to the SM that is free first."""
+    free = [(0.0, grid.sms)]  # times, and how many SMs are free then
+    last = 0.0
+    for time, count in grid.batches(rows, keys, causal, pending, first_query, merged):
+        while count:
+            begin, sms = heappop(free)
+            taken = min(sms, count)
+            if taken < sms:
+                heappush(free, (begin, sms - taken))
+            heappush(free, (begin + time, taken))
+            last = max(last, begin + time)
+            count -= taken
+    return last
+
+
+def step_us(partition: Partition, rank: int, cost: Cost, grid: Grid, fused: bool = True) -> dict[int, float]:
+    """Microseconds that `rank` computes in each of its ring steps of a causal call, by index.
+
+    The whole sequence alone takes what `cost` says, pair_us for each of its pairs. If `fused`, the first two steps are
+    one launch, and the second takes what that takes more.
+    """
+    tile_us = grid.tile_us(cost, partition.seq_len)
+    steps = {step.index: step for step in ring_steps(partition, rank, True)}
+    rows, found = partition.block_lens[rank], {}
+    for index, step in steps.items():
+        if index == 0:
+            found[0] = grid.time(rows, rows, True)
+        elif index == 1 and fused and 0 in steps:
+            whole = grid.time(rows, rows, True, pending=step.keys, first_query=step.first_query)
+            found[1] = whole - found[0]
+        else:
+            found[index] = grid.time(rows - step.first_query, step.keys, False, merged=True)
+    return {index: tile_us * tiles for index, tiles in found.items()}
+
+
+def busy_us(partition: Partition, costs: Sequence[Cost], grids: Sequence[Grid]) -> list[float]:
+    """Microseconds that each rank is busy in one causal call, its tokens' other work included."""
+    return [
+        cost.token_us * partition.block_lens[rank] + sum(step_us(partition, rank, cost, grid).values())
+        for rank, (cost, grid) in enumerate(zip(costs, grids, strict=True))
+    ]
+
+
+def in_whole_waves(
+    block_lens: Sequence[int], costs: Sequence[Cost], grids: Sequence[Grid], layout: str, multiple: int
+) -> tuple[int, ...]:
+    """`block_lens`, with tokens moved from or to the slowest rank for as long as that makes the ring faster.
+
+    Up to FURTHEST multiples move at a time, and what `multiple` does not divide goes to any rank. SMs that are idle in
+    the last wave would compute more tiles in the same time, so a rank may be done no later with more tokens, or much
+    earlier with a few less. Ranks without tokens get none.
+    """
+    lens = tuple(block_lens)
+    holders = [rank for rank, length in enumerate(lens) if length]
+    while True:
+        busy = busy_us(Partition(layout, lens), costs, grids)
+        others = _others(lens, holders, busy.index(max(busy)), multiple)
+        tried = [(max(busy_us(Partition(layout, other), costs, grids)), other) for other in others]
+        fastest, best = min(tried, default=(max(busy), lens))
+        if fastest >= max(busy):
+            return lens
+        lens = best
+
+
+def _others(lens: Sequence[int], holders: Sequence[int], slowest: int, multiple: int) -> set[tuple[int, ...]]:
+    """`lens` after each move from or to the slowest rank, with the tokens beyond multiples on each rank in turn."""
+    left_over = sum(lens) % multiple
+    whole = [length // multiple for length in lens]
+    found = set()
+    for other in holders:
+        for count in range(-FURTHEST, FURTHEST + 1):
+            units = list(whole)
+            units[slowest] += count
+            units[other] -= count
+            for takes in holders:
+                moved = tuple(multiple * n + left_over * (rank == takes) for rank, n in enumerate(units))
+                if all(moved[rank] > 0 for rank in holders):
+                    found.add(moved)
+    return found

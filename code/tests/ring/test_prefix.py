@@ -1,0 +1,176 @@
+"""Ring attention of new tokens over earlier ones: against fp64, the work and bytes of each rank, and bad prefixes."""
+
+import re
+
+import pytest
+import torch
+
+import heteroring as hr
+from heteroring.kernels.backend import resolve
+from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.prefix import joined
+from heteroring.ring.workload import kv_bytes, score_pairs
+from oracle import assert_as_accurate_as_torch, attention64
+from ranks import RankError
+
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
+# New tokens by rank, and earlier ones.
+SHARES = {
+    1: [((21,), (13,))],
+    2: [((33, 31), (20, 44)), ((0, 17), (11, 0)), ((1, 1), (0, 25)), ((17, 0), (8, 0))],
+    3: [((0, 33, 2), (16, 0, 16)), ((17, 0, 0), (0, 0, 3))],
+    4: [((5, 1, 40, 0), (0, 31, 2, 7)), ((2, 3, 0, 9), (0, 0, 0, 0))],
+}
+CASES = [(world, *each) for world, choices in SHARES.items() for each in choices]
+
+
+def random_kv(tokens, heads, dtype, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(2, heads, tokens, HEAD_DIM, generator=g).to(dtype)
+
+
+def new_tokens(lens, dtype, seed):
+    return [random_kv(sum(lens), h, dtype, seed + i) for i, h in enumerate((HEADS, KV_HEADS, KV_HEADS))]
+
+
+def earlier_tokens(lens, dtype, seed):
+    """Keys and values of the earlier tokens of each rank."""
+    return [tuple(random_kv(n, KV_HEADS, dtype, seed + 10 + 2 * r + i) for i in (0, 1)) for r, n in enumerate(lens)]
+
+
+def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cached):
+    """This rank's out and LSE, its score pairs, the bytes that it received, and how many tensors were concatenated."""
+    partition = Partition(layout, lens)
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, dtype, seed))
+    earlier = earlier_tokens(prefix_lens, dtype, seed)[rank]
+    if cached:  # in one buffer, the new ones behind the earlier ones
+        place = prefix_lens[rank]
+        buffers = [
+            torch.nn.functional.pad(torch.cat(both, 2), (0, 0, 0, 7)) for both in zip(earlier, (k, v), strict=True)
+        ]
+        earlier = tuple(buffer[:, :, :place] for buffer in buffers)
+        k, v = (buffer[:, :, place : place + lens[rank]] for buffer in buffers)
+    pairs, received, copies = [], [], []
+    block, send_receive, concatenate = resolve("auto", q.device), torch.distributed.batch_isend_irecv, torch.cat
+
+    def record(q, k, v, *, scale, causal_offset=None, **keywords):
+        m, n = q.shape[2], k.shape[2]
+        assert m > 0
+        assert n > 0
+        seen = sum(min(n, i + causal_offset + 1) for i in range(m)) if causal_offset is not None else m * n
+        pairs.append(seen)
+        return block(q, k, v, scale=scale, causal_offset=causal_offset, **keywords)
+
+    def count(operations):
+        received.extend(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
+        return send_receive(operations)
+
+    def cat(*args, **keywords):
+        copies.append(args)
+        return concatenate(*args, **keywords)
+
+    torch.distributed.batch_isend_irecv = count
+    torch.cat = cat
+    try:
+        prefix = hr.Prefix(*earlier, prefix_lens)
+        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record)
+    finally:
+        torch.distributed.batch_isend_irecv = send_receive
+        torch.cat = concatenate
+    return out, lse, sum(pairs), sum(received), len(copies)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("causal", "dtype", "cached"),
+    [(True, torch.float32, False), (True, torch.bfloat16, True), (False, torch.float32, False)],
+    ids=["causal-fp32", "causal-bf16-cached", "dense-fp32"],
+)
+@pytest.mark.parametrize(("world_size", "lens", "prefix_lens"), CASES, ids=lambda x: str(x).replace(" ", ""))
+def test_new_tokens_see_all_earlier_ones_and_no_rank_does_more_than_it_must(
+    ranks, layout, causal, dtype, cached, world_size, lens, prefix_lens
+):
+    partition = Partition(layout, lens)
+    seed = torch.seed() % 2**31
+    arguments = (layout, lens, prefix_lens, causal, dtype, seed, cached)
+    outs, lses, pairs, received, copies = zip(*ranks(world_size).run(ring, *arguments), strict=True)
+    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
+    assert out.dtype == dtype
+    q, k, v = new_tokens(lens, dtype, seed)
+    earlier = earlier_tokens(prefix_lens, dtype, seed)
+    k, v = (torch.cat([each[i] for each in earlier] + [x], 2) for i, x in enumerate((k, v)))
+    queries = torch.arange(sum(lens))
+    keys = torch.cat((torch.full((sum(prefix_lens),), -1), queries))
+    mask = keys[None, :] <= queries[:, None] if causal else None
+    want, want_lse = attention64(q, k, v, *((queries, keys) if causal else ()))
+    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
+
+    assert pairs == score_pairs(partition, causal, prefix_lens)
+    assert sum(pairs) == (int(mask.sum()) if causal else q.shape[2] * k.shape[2])
+    size = {"batch": 2, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
+    assert list(received) == [
+        kv_bytes(partition, rank, causal=causal, prefix_lens=prefix_lens, **size) for rank in range(world_size)
+    ]
+    if cached:
+        assert not any(copies)
+
+
+def test_keys_that_adjoin_are_not_copied():
+    cache = torch.arange(2 * 3 * 9 * 4.0).view(2, 3, 9, 4)
+    both = joined(cache[:, :, 1:4], cache[:, :, 4:8])
+    assert both.data_ptr() == cache[:, :, 1:].data_ptr()
+    assert torch.equal(both, cache[:, :, 1:8])
+    for apart in (cache[:, :, 5:8], cache[:, :, 4:8].clone(), cache.clone()[:, :, 4:8]):
+        assert torch.equal(joined(cache[:, :, 1:4], apart), torch.cat((cache[:, :, 1:4], apart), 2))
+
+
+def call(rank, world_size, per_rank):
+    """Each rank calls with a prefix of its own, (tokens, lens) or what is put in its place. Nothing may be sent."""
+    partition, given = Partition.zigzag((6, 4)), per_rank[rank]
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens((6, 4), torch.float32, 0))
+    prefix = given
+    if isinstance(given, tuple):
+        tokens, lens = given
+        prefix = hr.Prefix(k.new_ones(2, KV_HEADS, tokens, HEAD_DIM), k.new_ones(2, KV_HEADS, tokens, HEAD_DIM), lens)
+    send_receive = torch.distributed.batch_isend_irecv
+    torch.distributed.batch_isend_irecv = None
+    try:
+        hr.ring_attention(q, k, v, partition, prefix=prefix)
+    finally:
+        torch.distributed.batch_isend_irecv = send_receive
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ((3, (3, 2)), (1, (3, 1)), r"ranks disagree on prefix lengths: rank 0 has \(3, 2\), rank 1 has \(3, 1\)"),
+        ((3, (3, 2)), None, r"ranks disagree on prefix lengths: rank 0 has \(3, 2\), rank 1 has \(\)"),
+        ((3, (3, 2)), (3, (3, 2)), r"prefix\.k is of shape \(2, 2, 3, 16\): rank 1 of prefix\.lens \(3, 2\) needs"),
+        ((3, (3, 2)), (2, (3, 2, 0)), r"prefix\.lens is \(3, 2, 0\): it must be 2 lengths"),
+        ((3, (3, -2)), (2, (3, 2)), r"prefix\.lens\[1\] is -2: a rank holds 0 earlier tokens or more"),
+        ((3, (3, 2)), "kv", "prefix is 'kv': it must be a Prefix, or None"),
+    ],
+    ids=["lens", "none", "shape", "ranks", "negative", "type"],
+)
+def test_a_bad_prefix_is_an_error_on_every_rank_before_anything_is_sent(ranks, first, second, words):
+    for result in ranks(2).attempt(call, [first, second]):
+        assert isinstance(result, RankError)
+        assert result.kind == "Disagreement"
+        assert re.search(words, result.text)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"k": torch.ones(1, 1, 3, 8, dtype=torch.float64)}, "prefix.k is torch.float64 on cpu, k torch.float32"),
+        ({"v": torch.ones(1, 1, 2, 8)}, r"prefix\.v is of shape \(1, 1, 2, 8\)"),
+        ({"v": torch.ones(1, 1, 3, 8, requires_grad=True)}, "prefix.v requires a gradient"),
+        ({"k": [1.0]}, "prefix.k is of type list"),
+        ({"lens": 3}, "prefix.lens is 3"),
+    ],
+)
+def test_a_bad_prefix_is_refused_by_a_single_rank(change, words):
+    q, good = torch.ones(1, 1, 5, 8), torch.ones(1, 1, 3, 8)
+    prefix = hr.Prefix(**({"k": good, "v": good, "lens": (3,)} | change))
+    with pytest.raises(ValueError, match=words):
+        hr.ring_attention(q, q, q, Partition.zigzag((5,)), prefix=prefix)

@@ -1,0 +1,180 @@
+"""Judge every claim of workflow/claims.yaml by the data, and fail where the paper's text says otherwise.
+
+    python workflow/scripts/check_claims.py RECORD PUBLISHED SHORT CLAIMS.yaml [OUTPUT.md|.html|.tex ...]
+
+The three folders are the recorded platform's, the public study's and that of the short measurements. The table goes to
+standard output, and to each file in its format.
+"""
+
+import html
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from claims import of_paper, of_study
+from claims.evidence import NOT_TESTED, REPRODUCED, VERDICTS, Evidence, Finding
+from heteroring.files import atomic_path
+from paper.tex import escaped, tabular
+
+LATER = "recorded later"
+MODULES = {"study": of_study, "paper": of_paper}
+HEAD = ("claim", "public study", "measured", "slow rank first", "verdict")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An entry of claims.yaml. `source`: where it is claimed. `verdict` is what the paper's text says."""
+
+    id: str
+    of: str
+    source: str
+    words: str
+    verdict: str
+    published: str = ""
+    why: str = ""
+
+    def judge(self, evidence: Evidence) -> Finding:
+        return getattr(MODULES[self.of], self.id.replace("-", "_"))(evidence)
+
+
+def read(path: Path) -> list[Claim]:
+    """The claims. Raises ValueError, naming it, if one has no function or no known verdict."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    claims = [Claim(name, "study", "report", **entry) for name, entry in content["study"].items()]
+    for source, entries in content["paper"].items():
+        verdict = NOT_TESTED if source == LATER else REPRODUCED
+        claims += [Claim(name, "paper", source, words, verdict) for name, words in entries.items()]
+    for claim in claims:
+        if not hasattr(MODULES[claim.of], claim.id.replace("-", "_")):
+            raise ValueError(f"{path}: claim {claim.id} of the {claim.of} has no function")
+        if claim.verdict not in VERDICTS:
+            raise ValueError(f"{path}: claim {claim.id}: verdict {claim.verdict!r} is none of {', '.join(VERDICTS)}")
+    return claims
+
+
+def judge(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, Finding]:
+    return {claim: claim.judge(evidence) for claim in claims}
+
+
+def contradictions(findings: dict[Claim, Finding]) -> list[str]:
+    """A line for each claim of which the text says something else than the data."""
+    return [
+        f"{claim.id}: the text says {claim.verdict!r}, the data {found.verdict!r} ({found.ours})"
+        for claim, found in findings.items()
+        if claim.verdict != found.verdict
+    ]
+
+
+def rows(findings: dict[Claim, Finding], of: str) -> list[tuple[str, ...]]:
+    return [
+        (claim.words, claim.published, found.ours, found.first, found.verdict)
+        for claim, found in findings.items()
+        if claim.of == of
+    ]
+
+
+def text(findings: dict[Claim, Finding]) -> str:
+    """One line a claim: passed or failed, its verdict, its name, and what was found."""
+    lines = [
+        f"{'pass' if claim.verdict == found.verdict else 'FAIL'}  {found.verdict:<10}  {claim.id}: {found.ours}"
+        + (f"; slow rank first: {found.first}" if found.first else "")
+        for claim, found in findings.items()
+    ]
+    return "\n".join([*lines, summary(findings)]) + "\n"
+
+
+def summary(findings: dict[Claim, Finding]) -> str:
+    """How many claims have each verdict."""
+    parts = []
+    for of, whose in (("study", "the public study"), ("paper", "the paper")):
+        found = Counter(finding.verdict for claim, finding in findings.items() if claim.of == of)
+        words = {"reproduced": "hold", "not": "do not hold"} if of == "paper" else {"not": "not reproduced"}
+        counts = ", ".join(f"{found[verdict]} {words.get(verdict, verdict)}" for verdict in VERDICTS if found[verdict])
+        parts.append(f"Of {found.total()} claims of {whose}: {counts}.")
+    return " ".join(parts)
+
+
+def markdown(findings: dict[Claim, Finding]) -> str:
+    """A page of documentation."""
+
+    def table(of: str) -> str:
+        lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+        for claim, found in findings.items():
+            if claim.of == of:
+                why = f" *{claim.why}*" if claim.why else ""
+                cells = (claim.words + "." + why, claim.published, found.ours, found.first, found.verdict)
+                lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+    return (
+        "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges\n"
+        "each anew, and a build in which the data contradict the paper's text fails.\n\n"
+        f"{summary(findings)}\n\n## Of the public study\n\n{table('study')}\n\n"
+        f"## Of the paper\n\n{table('paper')}\n"
+    )
+
+
+def page(findings: dict[Claim, Finding]) -> str:
+    """A page of the report, which stands by itself."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    tables = "".join(
+        f"<h2>{title}</h2><table>{line('th', HEAD)}{''.join(line('td', row) for row in rows(findings, of))}</table>"
+        for of, title in (("study", "The public study's claims"), ("paper", "The paper's own"))
+    )
+    style = (
+        "body{font:14px sans-serif;margin:1em}table{border-collapse:collapse}"
+        "td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Claims</title><style>{style}</style>'
+        f"<p>{html.escape(summary(findings))}</p>{tables}</html>\n"
+    )
+
+
+def macros(findings: dict[Claim, Finding]) -> str:
+    """The paper's tables: the study's claims with what remains with the slow rank first, and the paper's own."""
+    ragged = r">{\raggedright\arraybackslash}"
+    study = [tuple(map(escaped, row)) for row in rows(findings, "study")]
+    study = [(*row[:-1], row[-1] + " reproduced" * (row[-1] == "not")) for row in study]
+    own = [tuple(map(escaped, (words, ours, verdict))) for words, _, ours, _, verdict in rows(findings, "paper")]
+    own = [(*row[:2], {"reproduced": "holds", "not": "does not hold"}.get(row[2], row[2])) for row in own]
+    tables = {
+        "ClaimsStudyTable": tabular(
+            rf"@{{}}{ragged}p{{0.26\textwidth}}l{ragged}p{{0.26\textwidth}}{ragged}p{{0.17\textwidth}}l@{{}}",
+            [HEAD],
+            study,
+        ),
+        "ClaimsPaperTable": tabular(
+            rf"@{{}}{ragged}p{{0.45\textwidth}}{ragged}p{{0.42\textwidth}}l@{{}}",
+            [("claim", "measured", "verdict")],
+            own,
+        ),
+        "ClaimsSummary": escaped(summary(findings)),
+    }
+    return "".join(f"\\newcommand{{\\{name}}}{{{content}}}\n" for name, content in tables.items())
+
+
+FORMATS = {".md": markdown, ".html": page, ".tex": macros}
+
+
+def main(record: str, published: str, short: str, claims: str, *outputs: str) -> None:
+    findings = judge(read(Path(claims)), Evidence.load(*map(Path, (record, published, short))))
+    print(text(findings), end="")
+    if wrong := contradictions(findings):
+        sys.exit("\n".join([f"{len(wrong)} claims contradict the data:", *wrong]))
+    for output in map(Path, outputs):
+        with atomic_path(output) as temporary:
+            temporary.write_text(FORMATS[output.suffix](findings), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 5:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])

@@ -1,0 +1,117 @@
+"""What claims are judged by: the record, two short tables beside it, and the public study's record."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from heteroring.figures.plots.simulation_error import simulated_cells
+from heteroring.results.results import Results
+from heteroring.results.tables import read_table
+from paper.cells import CellTable, model_cells, ring_cells
+from paper.study import Study, read
+
+REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
+SHORT_LENGTH = 65536
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`verdict`: one of VERDICTS. `ours`: what was found, with its range. `first`: the same, the slow rank first."""
+
+    verdict: str
+    ours: str
+    first: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`results`: the recorded platform. `order` and `sustained`: the tables of data/h200x2_short, cells as text."""
+
+    results: Results
+    study: Study
+    order: pd.DataFrame
+    sustained: pd.DataFrame
+
+    @classmethod
+    def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
+        """Raises ValueError, naming the file, if one is missing or cannot be read."""
+        order, sustained = (read_table(short / f"{name}.csv") for name in ("rank_order", "sustained"))
+        return cls(Results.load(record), read(published), order, sustained)
+
+    @cached_property
+    def call(self) -> CellTable:
+        return ring_cells(self.results)
+
+    @cached_property
+    def layer(self) -> CellTable:
+        return ring_cells(self.results, module="fms")
+
+    @cached_property
+    def prefill(self) -> CellTable:
+        return model_cells(self.results, "prefill")
+
+    @cached_property
+    def decode(self) -> CellTable:
+        return model_cells(self.results, "decode")
+
+    @cached_property
+    def simulated(self) -> pd.DataFrame:
+        """Cells of the call with `simulated_ms`, from the profile of one rank, beside latency_ms."""
+        return simulated_cells(self.results)
+
+    def recorded(self, **where: str | int) -> pd.DataFrame:
+        """Cells of the record's ring, attention alone, with these values."""
+        rows = self.results.cells
+        rows = rows[(rows.system == "ring") & (rows.module == "attention")]
+        for column, value in where.items():
+            rows = rows[rows[column] == value]
+        return rows
+
+    @cached_property
+    def both_orders(self) -> pd.DataFrame:
+        """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction: of the record where it
+        has both orders, else of the short table."""
+        rows = self.recorded(condition="rested")
+        if (rows.order == "slow first").any():
+            return rows[rows.order.isin(["slow first", "slow last"])]
+        pairs = self.order.percentages.map(lambda text: tuple(map(int, text.split())))
+        return self.order.assign(
+            percentage=pairs.map(min),
+            order=pairs.map(lambda pair: "slow last" if pair[0] > pair[1] else "slow first"),
+            block_lens=self.order.block_lens.map(lambda text: tuple(map(int, text.split()))),
+        )
+
+    def orders(self, strategy: str, column: str, length: int = SHORT_LENGTH) -> pd.DataFrame:
+        """`column` by percentage, the two orders as columns "slow last" and "slow first"."""
+        rows = self.both_orders
+        rows = rows[(rows.strategy == strategy) & (rows.seq_len == length)]
+        return rows.pivot(index="percentage", columns="order", values=column).dropna()
+
+    @cached_property
+    def sustained_fractions(self) -> pd.Series:
+        """Of balanced calls back to back, at the longest length."""
+        rows = self.sustained
+        balanced = (rows.system == "ring") & (rows.seq_len == SHORT_LENGTH) & (rows.block_lens != "59578 5958")
+        return rows.bound_ms[balanced] / rows.latency_ms[balanced]
+
+
+def holds(condition: bool, ours: str) -> Finding:
+    """Of a claim of the paper's own, which either holds or does not."""
+    return Finding(REPRODUCED if condition else NOT, ours)
+
+
+def number(value: float) -> str:
+    """Three digits of it: 0.0954, 43.2, 609."""
+    return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:,.0f}"
+
+
+def span(values) -> str:
+    """`0.95` or `0.95 to 1.01`."""
+    ends = [number(min(values)), number(max(values))]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def percent(part: float) -> str:
+    return f"{100 * part:.2g} %" if abs(part) < 0.995 else f"{100 * part:.0f} %"

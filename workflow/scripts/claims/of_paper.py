@@ -1,0 +1,360 @@
+"""The paper's own claims: every comparison that its text makes, held against the record."""
+
+from math import log
+from statistics import median, stdev
+
+from claims.evidence import NOT_TESTED, SHORT_LENGTH, Evidence, Finding, holds, number, percent, span
+from heteroring.results.strategy import Strategy
+from paper.cells import (
+    BALANCED,
+    BALANCED_CONTIGUOUS,
+    CONTIGUOUS,
+    EVEN,
+    FORMULA,
+    UNEVEN,
+    ZIGZAG_EVEN,
+    ZIGZAG_FORMULA,
+    ZIGZAG_UNEVEN,
+    ring_cells,
+)
+from paper.study import KEY_TILE, MODELS
+
+LONG = 65536
+# Tokens of a tile of queries.
+TILE = 128
+
+
+# The study explained.
+
+
+def account(evidence: Evidence) -> Finding:
+    """Of the model and of two null models: errors where shards are whole tiles, in both records, and scatter of all."""
+    study = evidence.study
+    aligned = {
+        name: max(abs(each - 1) for each in [*study.excesses(model, KEY_TILE), *study.released_excesses(model)])
+        for name, model in MODELS.items()
+    }
+    scatter = {name: stdev(map(log, study.excesses(model))) for name, model in MODELS.items()}
+    ours = ", ".join(
+        f"{name} {percent(aligned[name])} at most in whole tiles, scatter {percent(scatter[name])}" for name in MODELS
+    )
+    best = all(min(each, key=each.get) == "masked tiles" for each in (aligned, scatter))
+    return holds(best and aligned["masked tiles"] < 0.05, ours)
+
+
+def label_beats_truth(evidence: Evidence) -> Finding:
+    study = evidence.study
+    wins = sum(study.loss(cell[1] / 100, cell) < study.loss(study.speed(cell), cell) for cell in study.cells)
+    return holds(wins == len(study.cells), f"{wins} of {len(study.cells)} cells, in the model")
+
+
+def label_nearer(evidence: Evidence) -> Finding:
+    study = evidence.study
+    attention, values = study.speed((study.lengths[-1], 50)), study.profile.values[-1]
+    products = values[study.profile.percentages.index(50.0)] / values[-1]
+    ours = f"at 50 % of an L40 attention keeps {number(attention)}, products {number(products)} of their speed"
+    return holds(abs(attention - 0.5) < abs(attention - products), ours)
+
+
+def operator_hardly_shows(evidence: Evidence) -> Finding:
+    profile = evidence.results.profile
+    at = profile[profile.percentage == 50].sort_values("size").groupby("kind").relative_speed.last()
+    gap = at["matmul"] - at["attention"]
+    return holds(abs(gap) < 0.03, f"{percent(gap)} of full speed at 50 %")
+
+
+# Rank order.
+
+
+def released_even_first(evidence: Evidence) -> Finding:
+    times = evidence.study.released
+    first, equal = times["50 100", 32768], times["100 100", 32768]
+    proportional = [ms for (p, n), ms in times.items() if p in ("50 100", "100 50") and n in (21845, 43691)]
+    ours = f"{number(first)} ms against {number(equal)} with equal ranks, and {span(proportional)} in proportion"
+    return holds(first < 1.05 * equal and first < min(proportional), ours)
+
+
+def order_decides(evidence: Evidence) -> Finding:
+    times = evidence.orders(EVEN, "latency_ms")
+    ratios = times["slow last"] / times["slow first"]
+    return holds(min(ratios) > 1.7, f"{span(ratios)} times as long last as first")
+
+
+def order_closed_forms(evidence: Evidence) -> Finding:
+    errors = closed_form_errors(evidence)
+    return holds(max(map(abs, errors)) < 0.05, f"{percent(min(errors))} to {percent(max(errors))} from them")
+
+
+def closed_form_errors(evidence: Evidence) -> list[float]:
+    """Bound fractions of contiguous shards over what their pairs say at the speeds profiled, less one."""
+    speeds = attention_speeds(evidence)
+    return [
+        row.bound_fraction / contiguous_fraction(row.block_lens[0] / row.seq_len, speeds[row.percentage], row.order) - 1
+        for row in evidence.both_orders.itertuples()
+        if row.strategy in (EVEN, UNEVEN) and row.seq_len == SHORT_LENGTH and row.percentage in speeds
+    ]
+
+
+def attention_speeds(evidence: Evidence) -> dict[int, float]:
+    """Speed of attention relative to a full rank at the longest length, by percentage."""
+    rows = evidence.results.profile
+    rows = rows[(rows.kind == "attention") & (rows["size"] == SHORT_LENGTH)]
+    return dict(zip(rows.percentage, rows.relative_speed, strict=True))
+
+
+def contiguous_fraction(share: float, speed: float, order: str) -> float:
+    """T*/T of two contiguous causal shards, `share` being that of the rank in front."""
+    front, back = share**2, 1 - share**2
+    slow_front = order == "slow first"
+    time = max(front / (speed if slow_front else 1), back / (1 if slow_front else speed))
+    return 1 / (1 + speed) / time
+
+
+def even_first_near_bound(evidence: Evidence) -> Finding:
+    fraction = evidence.orders(EVEN, "bound_fraction")["slow first"]
+    return holds(fraction[30] > 0.9 and fraction[30] == max(fraction), f"{number(fraction[30])} at 30 %")
+
+
+def zigzag_any_order(evidence: Evidence) -> Finding:
+    times = evidence.orders(BALANCED, "latency_ms")
+    apart = abs(times["slow last"] / times["slow first"] - 1)
+    return holds(max(apart) < 0.05, f"{span([100 * each for each in apart])} % apart")
+
+
+def balanced_contiguous_level(evidence: Evidence) -> Finding:
+    zigzag, contiguous = (evidence.orders(name, "latency_ms") for name in (BALANCED, BALANCED_CONTIGUOUS))
+    ratios = (contiguous / zigzag).stack()
+    return holds(max(abs(ratios - 1)) < 0.03, f"{span(ratios)} times zigzag/balanced, in either order")
+
+
+def balanced_contiguous_shares_move(evidence: Evidence) -> Finding:
+    shares = evidence.orders(BALANCED_CONTIGUOUS, "block_lens").map(min) / SHORT_LENGTH
+    zigzag = evidence.orders(BALANCED, "block_lens").map(min) / SHORT_LENGTH
+    ours = (
+        f"the slow rank's share at 10 %: contiguous {percent(shares['slow last'][10])} last, "
+        f"{percent(shares['slow first'][10])} first; zigzag {percent(zigzag['slow last'][10])} in both"
+    )
+    return holds(
+        bool(
+            (zigzag["slow last"] == zigzag["slow first"]).all()
+            and shares["slow first"][10] > 2 * shares["slow last"][10]
+        ),
+        ours,
+    )
+
+
+# The call.
+
+
+def fraction_at_long(evidence: Evidence) -> Finding:
+    fractions = evidence.call.over(BALANCED, "bound_fraction", evidence.call.at(length=LONG))
+    return holds(min(fractions) > 0.98, f"{span(fractions)} at 65,536 tokens")
+
+
+def short_prompts_fall_short(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    below = {n for n in cells.lengths if min(cells.over(BALANCED, "bound_fraction", cells.at(length=n))) < 0.9}
+    worst = min(cells.over(BALANCED, "bound_fraction"))
+    return holds(below == {4096, 8192}, f"{number(worst)} at worst; above 0.9 from 16,384 tokens on")
+
+
+def fastest_measured(evidence: Evidence) -> Finding:
+    """Faster than every contiguous split of the record, which holds no balanced one; the slow rank is last."""
+    cells = evidence.call
+    others = [name for name in CONTIGUOUS if name in cells.strategies and name != BALANCED_CONTIGUOUS]
+    ratios = [cells(BALANCED, at) / min(cells(name, at) for name in others) for at in cells.throttled]
+    return holds(max(ratios) < 1, f"{span([1 / each for each in ratios])} times faster than the best of them")
+
+
+def zigzag_helps_equal_ranks(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    ratio = cells.pooled(EVEN, cells.equal) / cells.pooled(ZIGZAG_EVEN, cells.equal)
+    return holds(1.4 < ratio <= 1.55, f"{number(ratio)} times faster at 65,536 tokens; the count of pairs says 1.5")
+
+
+def beats_fast_rank_alone(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    ratios = [cells(BALANCED, at, "fast_alone_ms") / cells(BALANCED, at) for at in cells.at(length=LONG)]
+    return holds(min(ratios) > 1.05, f"{span(ratios)} times faster at 65,536 tokens")
+
+
+def beats_torch(evidence: Evidence) -> Finding:
+    cells, torch = evidence.call, ring_cells(evidence.results, "context_parallel")
+    ratios = [torch(ZIGZAG_EVEN, at) / cells(BALANCED, at) for at in [*cells.at(length=LONG), cells.equal]]
+    return holds(min(ratios) > 1.15, f"{span(ratios)} times faster at 65,536 tokens")
+
+
+def shares_by_label_cost(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    fractions = cells.over(ZIGZAG_UNEVEN, "bound_fraction", cells.at(length=LONG))
+    return holds(min(fractions) > 0.94, f"{span(fractions)} of the bound at 65,536 tokens")
+
+
+def pictured_order(evidence: Evidence) -> Finding:
+    """The extreme cell ranks even, proportional, even zigzag, zigzag as the closed forms do."""
+    cells, at = evidence.call, evidence.call.extreme
+    times = [cells(name, at) for name in (EVEN, ZIGZAG_EVEN, UNEVEN, BALANCED)]
+    return holds(times == sorted(times, reverse=True), ", ".join(map(number, times)) + " ms")
+
+
+def formula_understates(evidence: Evidence) -> Finding:
+    """In most cells; there contiguous shards gain by it in most, and zigzag ones in few."""
+    cells = evidence.call
+    less = [at for at in cells.throttled if cells(FORMULA, at, "block_lens")[-1] < cells(UNEVEN, at, "block_lens")[-1]]
+    contiguous, zigzag = (
+        sum(ratio < 1 for ratio in cells.ratios(*names, less))
+        for names in ((FORMULA, UNEVEN), (ZIGZAG_FORMULA, ZIGZAG_UNEVEN))
+    )
+    ours = f"in {len(less)} of {len(cells.throttled)} cells; faster there in {contiguous} contiguous, {zigzag} zigzag"
+    return holds(2 * contiguous > len(less) > 2 * zigzag, ours)
+
+
+def fast_rank_waits(evidence: Evidence) -> Finding:
+    cells, at = evidence.call, evidence.call.extreme
+    waits = 1 - cells(EVEN, at, "busy_ms")[0] / cells(EVEN, at)
+    return holds(waits > 0.9, f"{percent(waits)} of the call at 65,536 tokens and 10 %")
+
+
+def whole_tiles(evidence: Evidence) -> Finding:
+    ours = tile_costs(evidence)
+    theirs = evidence.study.released["100 10", 59578] / evidence.study.released["100 10", 59584] - 1
+    text = f"{percent(min(ours))} to {percent(max(ours))} more a pair; released code {percent(theirs)} for 6 tokens"
+    return holds(min(ours) > 0.04 and theirs > 0.15, text)
+
+
+def tile_costs(evidence: Evidence) -> list[float]:
+    """What a pair costs at 12,345 tokens over what it costs at 12,288, less one, back to back."""
+    rows = evidence.sustained[evidence.sustained.system == "ring"].set_index(["percentages", "seq_len"]).latency_ms
+    return [rows[p, 12345] / rows[p, 12288] * (12288 / 12345) ** 2 - 1 for p in ("100 100", "100 50", "100 15")]
+
+
+def sustained_near_bound(evidence: Evidence) -> Finding:
+    fractions = evidence.sustained_fractions
+    return holds(min(fractions) > 0.96, f"{span(fractions)} of the bound back to back")
+
+
+# Layers and models.
+
+
+def layer_too(evidence: Evidence) -> Finding:
+    cells = evidence.layer
+    fractions = cells.over(BALANCED, "bound_fraction", cells.at(length=LONG))
+    return holds(min(fractions) > 0.97, f"{span(fractions)} at 65,536 tokens")
+
+
+def layer_moves_contiguous(evidence: Evidence) -> Finding:
+    """A contiguous split gains where layers are added that cost the same for every token: its best share moves."""
+    gains = [
+        evidence.layer(UNEVEN, at, "bound_fraction") - evidence.call(UNEVEN, at, "bound_fraction")
+        for at in evidence.call.at(length=LONG)
+    ]
+    return holds(min(gains) > 0.05, f"{span(gains)} of the bound more in the layer than in the call")
+
+
+def model_near_fastest(evidence: Evidence) -> Finding:
+    cells = evidence.prefill
+    ratios = [cells(BALANCED, at) / cells(cells.fastest(at), at) for at in cells.grid]
+    return holds(max(ratios) < 1.02, f"{span(ratios)} times the fastest of four, in {len(cells.grid)} cells")
+
+
+def model_fraction(evidence: Evidence) -> Finding:
+    fractions = evidence.prefill.over(BALANCED, "bound_fraction", evidence.prefill.grid)
+    return holds(min(fractions) > 0.96, span(fractions))
+
+
+def decode_gains_nothing(evidence: Evidence) -> Finding:
+    cells = evidence.decode
+    alone = [max(cells(f"alone/rank{rank}", at, "tokens_per_second") for rank in (0, 1)) for at in cells.grid]
+    rates = [cells(BALANCED, at, "tokens_per_second") for at in cells.grid]
+    wins = sum(ours > other for ours, other in zip(rates, alone, strict=True))
+    return holds(wins == 0, f"{span(rates)} tokens a second, one rank alone {span(alone)}")
+
+
+def throttle_hardly_slows_decoding(evidence: Evidence) -> Finding:
+    cells = evidence.decode
+    slow, full = (cells("alone/rank1", at, "tokens_per_second") for at in (cells.extreme, cells.equal))
+    return holds(slow > 0.9 * full, f"{number(slow)} tokens a second at 10 % of the SMs, {number(full)} at all of them")
+
+
+# More ranks, simulated.
+
+
+def simulation_closer_when_long(evidence: Evidence) -> Finding:
+    cells = evidence.simulated
+    errors = (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+    ours = f"median errors {percent(errors[4096])} at 4,096 tokens, {percent(errors[LONG])} at 65,536"
+    return holds(bool(errors.is_monotonic_decreasing) and errors[LONG] < 0.05, ours)
+
+
+def simulation_misses_tiles(evidence: Evidence) -> Finding:
+    cells = evidence.simulated
+    cells = cells[cells.seq_len >= 16384]
+    ratios = cells.simulated_ms / cells.latency_ms
+    whole = cells.block_lens.map(lambda lens: not any(length % TILE for length in lens))
+    inside, outside = median(ratios[whole]), median(ratios[~whole])
+    return holds(outside < inside, f"simulated over measured {number(inside)} in whole tiles, {number(outside)} else")
+
+
+# What the record does not hold yet.
+
+
+def order_in_record(evidence: Evidence) -> Finding:
+    rows = evidence.recorded(condition="rested", order="slow first")
+    if rows.empty:
+        return Finding(NOT_TESTED, "no ring of the record has the slow rank first")
+    late = evidence.recorded(condition="rested", order="slow last")
+    key = ["strategy", "seq_len", "percentage"]
+    ratios = late.set_index(key).latency_ms / rows.set_index(key).latency_ms
+    ratios = ratios.dropna()
+    layouts = ratios.groupby(lambda index: Strategy(index[0]).layout)
+    apart = {layout: (values.min(), values.max()) for layout, values in layouts}
+    zigzag = max(abs(1 - end) for end in apart["zigzag"])
+    ours = "; ".join(f"{layout} {span(ends)} times" for layout, ends in apart.items())
+    return holds(zigzag < 0.1 and apart["contiguous"][1] > 1.7, ours)
+
+
+def models_in_both_orders(evidence: Evidence) -> Finding:
+    rows = evidence.results.model
+    rows = rows[(rows.phase == "prefill") & (rows.system == "ring") & (rows.strategy == BALANCED)]
+    first = rows[rows.order == "slow first"]
+    if first.empty:
+        return Finding(NOT_TESTED, "no model of the record has the slow rank first")
+    return holds(first.bound_fraction.min() > 0.95, f"{span(first.bound_fraction)} of the bound")
+
+
+def conditions(evidence: Evidence) -> Finding:
+    rows = evidence.recorded(strategy=BALANCED)
+    others = rows[rows.condition != "rested"]
+    if others.empty:
+        return Finding(NOT_TESTED, "the record has rested calls alone")
+    worst = others[others.seq_len == LONG].groupby("condition").bound_fraction.min()
+    return holds(min(worst) > 0.9, ", ".join(f"{name} {number(value)}" for name, value in worst.items()))
+
+
+def second_throttle(evidence: Evidence) -> Finding:
+    rows = evidence.results.measurements
+    if "green" not in set(rows.throttle):
+        return Finding(NOT_TESTED, "no rank of the record was throttled by green contexts")
+    fractions = evidence.recorded(strategy=BALANCED, condition="rested", seq_len=LONG).bound_fraction
+    return holds(min(fractions) > 0.95, f"{span(fractions)} of the bound")
+
+
+def profile_of_attention(evidence: Evidence) -> Finding:
+    """Shares by attention's own speed against shares by products', zigzag."""
+    by_attention = evidence.recorded(condition="rested", strategy="zigzag/lut@attention", order="slow last")
+    if by_attention.empty:
+        return Finding(NOT_TESTED, "the record's tables are of products alone")
+    by_products = evidence.recorded(condition="rested", strategy="zigzag/lut", order="slow last")
+    key = ["seq_len", "percentage"]
+    ratios = (by_products.set_index(key).latency_ms / by_attention.set_index(key).latency_ms).dropna()
+    return holds(median(ratios) > 1, f"{span(ratios)} times as long by products")
+
+
+def held_out(evidence: Evidence) -> Finding:
+    """Cells of the record at settings for which no profile was taken."""
+    profiled = set(evidence.results.profile.percentage)
+    rows = evidence.recorded(strategy=BALANCED, condition="rested")
+    unseen = rows[~rows.percentage.isin(profiled)]
+    if unseen.empty:
+        return Finding(NOT_TESTED, "every measured setting was profiled as well")
+    return holds(unseen.bound_fraction.min() > 0.9, f"{span(unseen.bound_fraction)} of the bound")

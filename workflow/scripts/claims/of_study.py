@@ -1,0 +1,151 @@
+"""The public study's claims, each judged on this project's hardware: with the slow rank last, as there, and first."""
+
+from statistics import median
+
+from claims.evidence import NOT, PARTLY, REPRODUCED, Evidence, Finding, number, percent, span
+from heteroring.results.strategy import fitted_name
+from paper.cells import EVEN, FORMULA, LUT, UNEVEN
+from paper.study import HALF, refitted
+
+LENGTH = 65536
+# Rank 0's tokens in the released code's proportional split at 10 %, slow rank last and first.
+LAST, FIRST = 59578, 5958
+
+
+def within(values, low: float, high: float) -> str:
+    """Whether all, some or none of the values lie between the published ones, to the last digit that these have."""
+    inside = [low <= value <= high for value in values]
+    return REPRODUCED if all(inside) else PARTLY if any(inside) else NOT
+
+
+def released(evidence: Evidence, percentages: str, tokens: int) -> float:
+    """Slowdown of the study's released code against its even split on two full H200s."""
+    times = evidence.study.released
+    return times[percentages, tokens] / times["100 100", HALF]
+
+
+def against_full_ranks(evidence: Evidence, name: str, tables=None) -> dict[str, list[float]]:
+    """Slowdown at 10 % against even contiguous shards on two full ranks, by what was timed, each length's."""
+    tables = tables or {"call": evidence.call, "layer": evidence.layer}
+    return {
+        what: [cells(name, (n, 10)) / cells(EVEN, (n, 100)) for n in cells.lengths] for what, cells in tables.items()
+    }
+
+
+def even_slowdown(evidence: Evidence) -> Finding:
+    found = against_full_ranks(evidence, EVEN)
+    ours = "; ".join(f"{what} {span(values)}" for what, values in found.items())
+    first = released(evidence, "10 100", HALF)
+    verdict = within([value for values in found.values() for value in values], 5, 8)
+    return Finding(verdict, ours, f"released code {number(first)}, last {number(released(evidence, '100 10', HALF))}")
+
+
+def proportional_slowdown(evidence: Evidence) -> Finding:
+    found = {what: values[-1] for what, values in against_full_ranks(evidence, UNEVEN).items()}
+    ours = "; ".join(f"{what} {number(value)}" for what, value in found.items())
+    first = released(evidence, "10 100", FIRST)
+    return Finding(
+        within(found.values(), 1.5, 2.5),
+        ours,
+        f"released code {number(first)}, last {number(released(evidence, '100 10', LAST))}",
+    )
+
+
+def speedup(evidence: Evidence) -> Finding:
+    found = [cells(EVEN, (LENGTH, 10)) / cells(UNEVEN, (LENGTH, 10)) for cells in (evidence.call, evidence.layer)]
+    theirs = released(evidence, "100 10", HALF) / released(evidence, "100 10", LAST)
+    first = released(evidence, "10 100", HALF) / released(evidence, "10 100", FIRST)
+    ours = f"call {number(found[0])}, layer {number(found[1])}; released code {number(theirs)}"
+    return Finding(within([*found, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, f"released code {number(first)}")
+
+
+def grows_with_length(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    gains = [1 / each for each in cells.ratios(UNEVEN, EVEN, cells.at(percentage=10))]
+    by_length = [first_gains(evidence, length).get(10) for length in (16384, LENGTH)]
+    first = " and ".join(map(number, by_length)) + " at 16,384 and 65,536" if all(by_length) else "not tested"
+    return Finding(REPRODUCED if gains == sorted(gains) else NOT, ", ".join(map(number, gains)), first)
+
+
+def grows_with_heterogeneity(evidence: Evidence) -> Finding:
+    cells = evidence.call
+    gains = [1 / each for each in cells.ratios(UNEVEN, EVEN, cells.at(length=LENGTH))]
+    first = ", ".join(f"{number(gain)} at {p} %" for p, gain in first_gains(evidence, LENGTH).items())
+    return Finding(REPRODUCED if gains == sorted(gains, reverse=True) else NOT, span(gains), first)
+
+
+def first_gains(evidence: Evidence, length: int) -> dict[int, float]:
+    """Speedup of proportional over even contiguous shards with the slow rank first, by percentage."""
+    even, uneven = (evidence.orders(name, "latency_ms", length)["slow first"] for name in (EVEN, UNEVEN))
+    return {p: even[p] / uneven[p] for p in even.index if p in uneven.index}
+
+
+def even_efficiency(evidence: Evidence) -> Finding:
+    found = [1 / value for values in against_full_ranks(evidence, EVEN).values() for value in values]
+    verdict = REPRODUCED if max(found) < 0.2 else PARTLY if min(found) < 0.2 else NOT
+    return Finding(verdict, span(found), f"released code {number(1 / released(evidence, '10 100', HALF))}")
+
+
+def adaptive_efficiency(evidence: Evidence) -> Finding:
+    names = (UNEVEN, LUT, FORMULA)
+    found = [1 / each for name in names for values in against_full_ranks(evidence, name).values() for each in values]
+    theirs = [
+        1 / evidence.study.slowdown(split, (n, 10))
+        for split in ("uneven", "lut", "formula")
+        for n in evidence.study.lengths
+    ]
+    ours = f"{span(found)}, median {number(median(found))}; the study's own record {span(theirs)}"
+    first = f"released code {number(1 / released(evidence, '10 100', FIRST))}"
+    return Finding(within(found, 0.4, 0.5), ours, first)
+
+
+def utilisation(evidence: Evidence) -> Finding:
+    """How many times the efficiency of even shards, which is their speedup."""
+    found = [
+        1 / each
+        for cells in (evidence.call, evidence.layer)
+        for each in cells.ratios(UNEVEN, EVEN, cells.at(percentage=10))
+    ]
+    return Finding(
+        within(found, 2, 3),
+        span(found),
+        f"released code {number(released(evidence, '10 100', HALF) / released(evidence, '10 100', FIRST))}",
+    )
+
+
+def lut_rarely_better(evidence: Evidence) -> Finding:
+    return rarely(evidence, LUT)
+
+
+def formula_rarely_better(evidence: Evidence) -> Finding:
+    return rarely(evidence, FORMULA)
+
+
+def rarely(evidence: Evidence, name: str) -> Finding:
+    """Rarely: in no more than a quarter of the throttled cells of the call."""
+    cells, study = evidence.call, evidence.study
+    won, all_cells = cells.wins(name, UNEVEN), len(cells.throttled)
+    split = name.partition("/")[2]
+    theirs = sum(study.latency[split][cell] < study.latency["uneven"][cell] for cell in study.cells)
+    verdict = REPRODUCED if won <= all_cells / 4 else PARTLY if won <= all_cells / 2 else NOT
+    ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"
+    return Finding(verdict, ours, "not tested")
+
+
+def regression_fit(evidence: Evidence) -> Finding:
+    model, ours = refitted(evidence.study), evidence.results.models[fitted_name("formula", "matmul")]
+    held = f"{number(model.r2_leave_one_length_out)} at lengths left out"
+    text = f"{model.r2:.3f} from the released profile, {held}; {ours['r2']:.3f} from ours"
+    return Finding(REPRODUCED if f"{model.r2:.3f}" == "0.922" else NOT, text)
+
+
+def wrong_operator(evidence: Evidence) -> Finding:
+    """How far the speed of products is from attention's, in points, at 50 %."""
+    study, profile = evidence.study, evidence.results.profile
+    cell = study.lengths[-1], 50
+    values = study.profile.values[-1]
+    theirs = values[study.profile.percentages.index(50.0)] / values[-1] - study.speed(cell)
+    at = profile[profile.percentage == 50].sort_values("size").groupby("kind").relative_speed.last()
+    ours = at["matmul"] - at["attention"]
+    verdict = REPRODUCED if ours > 0.5 * theirs else PARTLY if ours > 0.1 * theirs else NOT
+    return Finding(verdict, f"{percent(ours)} of full speed here, {percent(theirs)} on the L40", "")

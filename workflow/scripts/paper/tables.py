@@ -1,0 +1,161 @@
+"""Tables of the paper, as whole tabulars, because their columns depend on the grid."""
+
+from collections import Counter
+from statistics import geometric_mean, median
+
+from heteroring.results.results import Results, headline
+from heteroring.results.throttles import throttle_words
+from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
+from paper.study import KEY_TILE, MODELS, Study
+from paper.tex import count, emphasized, escaped, listed, percent, rounded, spanning, strategy, tabular
+
+# Marks the time of a split that gives one rank the whole prompt.
+LEFT_OUT = r"\rlap{$^{\ast}$}"
+
+
+def device(results: Results) -> str:
+    """No line break inside "2 x NVIDIA H200"."""
+    return escaped(results.device_label).replace(" x ", r"~$\times$~")
+
+
+def environment(results: Results, cells: CellTable) -> str:
+    """Where, when and with what a platform was measured."""
+    record = results.provenance
+    for key in ("devices", "cpu", "commit", "date"):
+        if record.get(key) is None:
+            raise MissingData(f"platform {results.platform}: provenance has no {key!r}")
+    rows = headline(results.measurements)
+    rows = rows[(rows.system == "ring") & (rows.module == "attention")]
+
+    def used(column: str) -> str:
+        return listed(map(escaped, sorted(set(rows[column].astype(str)))))
+
+    throttles = sorted(set(rows.throttle) - {"none"})
+    lines = [
+        ("Platform", rf"\code{{{escaped(results.platform)}}}: {device(results)}"),
+        ("Devices", listed(rf"{n} $\times$ {escaped(name)}" for name, n in Counter(record["devices"]).items())),
+        ("Host", f"{escaped(record['cpu']['model'])}, {record['cpu']['cores']} cores"),
+        ("Driver", escaped(record.get("driver") or "none")),
+        (
+            "Software",
+            ", ".join(f"{name} {escaped(record.get(name) or 'none')}" for name in ("python", "torch", "triton")),
+        ),
+        ("Throttle", listed(throttle_words(name).method for name in throttles)),
+        ("Kernel", f"{used('block')}; transport {used('transport')}"),
+        ("Shape", f"batch {used('batch')}, {used('heads')} heads ({used('kv_heads')} of KV) of {used('head_dim')}"),
+        ("Data type", used("dtype")),
+        ("Tokens", listed(map(count, cells.lengths))),
+        ("Percentages", rf"{listed(map(str, cells.percentages))}\,\%"),
+        (
+            "Measured",
+            f"{escaped(record['date'][:10])}, commit {listed(each[:10] for each in record['commit'].split())}",
+        ),
+        *([("Notes", escaped(results.notes))] if results.notes else []),
+    ]
+    return tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", lines)
+
+
+def head(strategies: list, *first: str, last: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Two lines over a column for each strategy: layouts, then allocators."""
+    layouts = Counter(name.layout for name in strategies)
+    spans = [spanning(number, layout) for layout, number in layouts.items()]
+    names = (strategy(name.allocator) for name in strategies)
+    return [(*[""] * len(first), *spans, *("" for _ in last)), (*first, *names, *last)]
+
+
+def latency(results: Results, cells: CellTable) -> str:
+    """By length, at the lowest percentage; with the bound, the fast rank alone and torch's context_parallel."""
+    low, names, torch = cells.percentages[0], cells.strategies, ring_cells(results, "context_parallel")
+
+    def line(length: int) -> tuple[str, ...]:
+        at = length, low
+        times = [rounded(cells(name, at)) for name in names]
+        best = rounded(min(cells(name, at) for name in names))
+        marks = [LEFT_OUT * (0 in cells(name, at, "block_lens")) for name in names]
+        references = (cells(BALANCED, at, "bound_ms"), cells(BALANCED, at, "fast_alone_ms"))
+        return (
+            count(length),
+            *map(rounded, references),
+            *(text + mark for text, mark in zip(emphasized(times, best), marks, strict=True)),
+            *([rounded(torch("zigzag/even", at))] if torch else []),
+        )
+
+    last = ("torch CP",) if torch else ()
+    return tabular(
+        "@{}rrr" + "r" * (len(names) + len(last)) + "@{}",
+        head(names, "tokens", "bound", "fast alone", last=last),
+        [line(length) for length in cells.lengths],
+    )
+
+
+def strategies(cells: CellTable) -> str:
+    """A line for each strategy over all throttled cells."""
+    fastest = [cells.fastest(cell) for cell in cells.throttled]
+
+    def line(name: str) -> tuple[str, ...]:
+        fractions = cells.over(name, "bound_fraction")
+        values = geometric_mean(cells.over(name, "speedup")), median(fractions), min(fractions)
+        imbalance = median(cells.over(name, "imbalance"))
+        return strategy(name), count(fastest.count(name)), *map(rounded, (*values, imbalance))
+
+    groups = [[line(name) for name in cells.strategies if name.layout == layout] for layout in ("contiguous", "zigzag")]
+    heads = [
+        ("", "cells", "speed-", spanning(2, "bound fraction"), "imbal-"),
+        ("", "won", "up", "median", "least", "ance"),
+    ]
+    return tabular("@{}l*{5}{r@{\\hspace{6pt}}}@{}", heads, *groups)
+
+
+def account(study: Study) -> str:
+    """Recorded over predicted time of the study's code, by what is counted."""
+
+    def line(name: str) -> tuple[str, ...]:
+        model = MODELS[name]
+        aligned, released, every = (
+            study.excesses(model, KEY_TILE),
+            study.released_excesses(model),
+            study.excesses(model),
+        )
+        return name, *(f"{rounded(min(each))}--{rounded(max(each))}" for each in (aligned, released, every))
+
+    sizes = [len(each) for each in (study.excesses(tile=KEY_TILE), study.released_excesses(), study.excesses())]
+    heads = [("counted", "L40", "H200", "L40, all"), ("", *(f"{size} cells" for size in sizes))]
+    return tabular("@{}lrrr@{}", heads, [line(name) for name in MODELS])
+
+
+def whole_model(cells: CellTable) -> str:
+    """Time to first token by length and percentage, the fastest strategy in bold."""
+    in_seconds = max(cells(name, at) for name in cells.strategies for at in cells.grid) >= 1000
+    scale, unit = (1e-3, "s") if in_seconds else (1.0, "ms")
+    recorded = any(any(cells(BALANCED, at, "peak_memory_gb")) for at in cells.grid)
+
+    def line(at: Cell) -> tuple[str, ...]:
+        times = [scale * cells(name, at) for name in cells.strategies]
+        references = (cells(BALANCED, at, "bound_ms"), cells(BALANCED, at, "fast_alone_ms"))
+        return (
+            count(at[0]),
+            percent(at[1]),
+            *(rounded(scale * time) for time in references),
+            *emphasized(map(rounded, times), rounded(min(times))),
+            rounded(cells(BALANCED, at, "bound_fraction")),
+            count(int(cells(BALANCED, at, "block_lens")[-1])),
+            *(map(rounded, cells(BALANCED, at, "peak_memory_gb")) if recorded else ()),
+        )
+
+    ranks = len(cells(BALANCED, cells.grid[0], "block_lens"))
+    peaks = tuple(f"GB, rank {rank}" for rank in range(ranks)) if recorded else ()
+    heads = head(
+        cells.strategies, "tokens", "slow rank", f"bound ({unit})", "fast alone", last=("fraction", "slow", *peaks)
+    )
+    groups = [[line((length, p)) for p in reversed(cells.percentages)] for length in cells.lengths]
+    return tabular("@{}rr" + "r" * (len(heads[1]) - 2) + "@{}", heads, *groups)
+
+
+def spread(cells: CellTable, at: list[Cell]) -> float:
+    """The typical distance between the 20th and the 80th percentile of repetitions, over their median."""
+    distances = [
+        (cells(name, cell, "latency_p80_ms") - cells(name, cell, "latency_p20_ms")) / cells(name, cell)
+        for name in cells.strategies
+        for cell in at
+    ]
+    return median(distances)
