@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import pytest
+
 import predict_slow_first
 from heteroring.allocators.models import fit
 from heteroring.files import read_json
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
 
 
+@pytest.mark.slow
 def test_simulated_latencies_are_near_the_recorded_ones():
     rows = cells(read_rows(sorted(RECORD.glob("bench/*.csv")), Measurement))
     rows = rows[(rows.module == "attention") & (rows.system == "ring") & (rows.condition == "rested")]

@@ -159,6 +159,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_claim_whose_data_are_changed_fails(evidence, found):
     """Each verdict but "not tested" becomes another one under at least one change of what was measured."""
     standing = set(found)
