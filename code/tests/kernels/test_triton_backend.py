@@ -59,6 +59,7 @@ def lse_error(q, k, scale, offset, want):
     if q.is_cuda and q.element_size() == 2:
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         if torch.cuda.get_device_capability() >= (9, 0):
+            q, k = (torch.nn.functional.pad(x, (0, -x.shape[3] % 8)) for x in (q, k))  # it takes no other head sizes
             got = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, k, None, True, scale=scale)[1]
         else:
             got = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, scale=scale)[1]

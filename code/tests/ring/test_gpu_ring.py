@@ -172,9 +172,9 @@ class TestTwoRanksOnce:
     @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
     @pytest.mark.parametrize(
         ("transport", "lens", "behind"),
-        [("copy-engine", (1280, 768), 1), ("copy-engine", (1270, 778), 2), ("p2p", (1280, 768), 2)],
+        [("copy-engine", (1280, 768), 1), ("copy-engine", (1270, 778), 1), ("p2p", (1280, 768), 2)],
     )
-    def test_whole_tiles_of_a_peer_are_met_in_the_same_pass_as_ones_own(self, gpus, layout, transport, lens, behind):
+    def test_keys_of_a_peer_are_met_in_the_same_pass_as_ones_own(self, gpus, layout, transport, lens, behind):
         if torch.cuda.get_device_capability() != ARCHITECTURE:
             pytest.skip("needs Hopper GPUs")
         in_front = behind if layout == "zigzag" else 1

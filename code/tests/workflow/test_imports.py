@@ -90,4 +90,5 @@ def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, m
     monkeypatch.chdir(Path(__file__).parents[3])
     found = with_imports([path])
     assert {f"code/heteroring/{name}.py" for name in needs} <= set(found)
-    assert not [name for name in found if "/kernels/" in name or "/fms/" in name]
+    # A split depends on the sizes of tiles, and on nothing else of what computes.
+    assert {name for name in found if "/kernels/" in name or "/fms/" in name} <= {"code/heteroring/kernels/configs.py"}
