@@ -40,6 +40,7 @@ from heteroring.cli.options import (
     number,
     of_each_platform,
     option,
+    printing,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -112,12 +113,15 @@ def model(
     description = f"{model} at {percentages} %"
     announce(description)
 
+    from rich.console import Console
+
     from heteroring.bench.model import run as stage
     from heteroring.bench.model.job import ModelJob
     from heteroring.bench.model.spec import ModelSpec
     from heteroring.bench.run import measure
     from heteroring.results.model_rows import TRACED
     from heteroring.results.rows import write_rows
+    from heteroring.results.summary import model_summary
 
     setting = ModelJob(
         platform=platform,
@@ -150,4 +154,8 @@ def model(
         else:
             trace.unlink(missing_ok=True)  # it would be that of an earlier job
 
-    measure(stage, setting, hang_timeout, output, description, write_beside=write_trace, track=track)
+    def show(done: stage.ModelSweep) -> None:
+        with printing():
+            Console().print(model_summary(done.rows, done.limits_ms))
+
+    measure(stage, setting, hang_timeout, output, description, show, write_trace, track)

@@ -24,7 +24,8 @@ class ModelRow:
 
     system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
     a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;
-    of a decode, the time per token with seq_len tokens in the cache, the mean over new_tokens (0 in a prefill).
+    of a decode, the time per token with seq_len tokens in the cache, the mean from the third of new_tokens (0 in a
+    prefill) on.
     job: which of the independently started jobs of these percentages, from 1; repetitions count from 0 in each.
     block_lens are the prompt's. peak_memory_bytes: the most that tensors took on the rank's device meanwhile, weights
     and the ring's mailbox included (0 on a CPU).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from heteroring.results.metrics import cells
+from heteroring.results.model_metrics import model_cells
+from heteroring.results.model_rows import ModelRow
 from heteroring.results.rows import Measurement
 
 _SYSTEMS = {"context_parallel": "torch context_parallel", "sdpa": "torch, one device"}
@@ -34,6 +36,28 @@ def summary(rows: Sequence[Measurement]) -> Table:
             fraction = "" if pd.isna(row.bound_fraction) else f"{row.bound_fraction:.3f}"
             texts = (str(seq_len), _name(row), " ".join(map(str, row.block_lens)), f"{row.latency_ms:.4g}", fraction)
             table.add_row(*([module] if len(modules) > 1 else []), *texts)
+        table.add_section()
+    return table
+
+
+def model_summary(rows: Sequence[ModelRow], limits_ms: Mapping[str, float]) -> Table:
+    """A line for each prefill and decode: the split, the median in ms, and the limit over it.
+
+    The limit of a prefill is the capacity bound; that of a decode, by strategy in `limits_ms`, is the time to read
+    weights and KV once.
+    """
+    measured = model_cells(rows)
+    [percentages] = set(measured["percentages"])
+    speeds = ", ".join(f"{percentage} %" for percentage in percentages)
+    table = Table(title=f"Ranks at {speeds}; median of up to {measured['repetitions'].max()}", box=SIMPLE_HEAD)
+    for column in ("phase", "tokens", "what", "split", "ms", "limit", "of limit"):
+        table.add_column(column, justify="left" if column in ("phase", "what") else "right", no_wrap=True)
+    for _, group in measured.groupby(["phase", "seq_len"], sort=False):
+        for row in group.itertuples():
+            limit = row.bound_ms if row.phase == "prefill" else limits_ms.get(row.strategy, float("nan"))
+            known = [] if pd.isna(limit) else [f"{limit:.4g}", f"{limit / row.latency_ms:.3f}"]
+            split = " ".join(map(str, row.block_lens))
+            table.add_row(row.phase, str(row.seq_len), _name(row), split, f"{row.latency_ms:.4g}", *known)
         table.add_section()
     return table
 

@@ -17,7 +17,8 @@ COST = "block"
 class ModelJob(SplitJob):
     """What `heteroring model` measures under one throttle setting.
 
-    new_tokens: decoded behind the longest prompt, 0 for no decode. A cell is measured `repetitions` times, or until it
+    new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
+    replayed as a CUDA graph where there is one. A cell is measured `repetitions` times, or until it
     has taken cell_seconds; a slow rank alone would otherwise take most of a job.
     """
 
@@ -29,9 +30,11 @@ class ModelJob(SplitJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("batch", 1), ("new_tokens", 0), ("cell_seconds", 0)):
+        for name, least in (("batch", 1), ("cell_seconds", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
+        if self.new_tokens < 3 and self.new_tokens != 0:
+            raise ValueError(f"new_tokens is {self.new_tokens}: it must be 0, or 3 or more, of which two are not timed")
         longest = max(self.seq_lens) + self.new_tokens
         if longest > self.model.sizes.max_seq_len:
             raise ValueError(

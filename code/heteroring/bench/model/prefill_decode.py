@@ -14,6 +14,7 @@ from torch import nn
 from heteroring.allocators.even import even
 from heteroring.bench.model.job import ModelCell, ModelJob
 from heteroring.bench.model.layer_trace import Event, LayerTrace
+from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.verify import WrongResult
 from heteroring.bench.wrap_module import wrap_computing
 from heteroring.kernels.backend import Backend, choose, resolve
@@ -26,6 +27,8 @@ from heteroring.ring.transport.transport import choose_transport
 # is off by as much as its own size.
 LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 WARM_TOKENS = 4
+# Of the tokens decoded, the first is that of the prefill, and the second one's step is what a graph is recorded after.
+UNTIMED_TOKENS = 2
 SHORT_PROMPT = 64
 
 
@@ -84,6 +87,22 @@ class ModelBench:
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
         self._prompt = prompt(job)
+        self._bandwidth = read_bandwidth(device) if device.type == "cuda" and job.new_tokens else 0.0
+
+    def decode_limit_ms(self, tokens: int) -> float:
+        """Least time in which this rank can read what a token takes: weights, and KV of `tokens` of each sequence.
+
+        Of the table that embeds tokens it reads a row. 0 where the memory's bandwidth is not known, on a CPU.
+        """
+        if not self._bandwidth:
+            return 0.0
+        weights = {weight.data_ptr(): weight.nbytes for weight in self.model.parameters()}
+        tables = {module.weight.data_ptr() for module in self.model.modules() if isinstance(module, nn.Embedding)}
+        multiplied = {module.weight.data_ptr() for module in self.model.modules() if isinstance(module, nn.Linear)}
+        read = sum(size for place, size in weights.items() if place not in tables - multiplied)
+        sizes, itemsize = self.job.model.sizes, self.job.model.torch_dtype.itemsize
+        kv = 2 * sizes.layers * self.job.batch * sizes.kv_heads * sizes.head_dim * itemsize * tokens
+        return (read + kv) / self._bandwidth
 
     def _wrap(self, function: Callable) -> Callable:
         """`function`, throttled; on a CPU it also writes a heartbeat before each call."""
@@ -103,7 +122,7 @@ class ModelBench:
             if cell.partition.seq_len == max(self.job.seq_lens):
                 prefill = self._prefill(_shortened(cell, short), self._block)
                 if cell.decodes:
-                    self._decode(prefill, min(WARM_TOKENS, self.job.new_tokens))
+                    self._advance(self._continuation(prefill), WARM_TOKENS)
                 self.rank.device.synchronize()
                 beat()
 
@@ -122,12 +141,15 @@ class ModelBench:
         events = tracer.events(start, cell.partition, self.rank.rank) if trace else []
         decode_ms, decode_bytes, ids = 0.0, 0, torch.empty(0, dtype=torch.long)
         if cell.decodes:
+            made = self._continuation(prefill) if prefill else None
             start = self._start()
-            if prefill:
-                ids = self._decode(prefill, self.job.new_tokens)
+            if made:
+                self._advance(made, self.job.new_tokens)
             stop = device.mark()
             device.synchronize()
-            decode_ms, decode_bytes = device.elapsed_ms(start, stop) / self.job.new_tokens, self._peak_bytes(cell)
+            steps = self.job.new_tokens - UNTIMED_TOKENS
+            decode_ms, decode_bytes = device.elapsed_ms(start, stop) / steps, self._peak_bytes(cell)
+            ids = made.ids if made else ids
         if not prefill:
             return None
         taken = Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes)
@@ -188,17 +210,21 @@ class ModelBench:
             transport=self.job.transport,
         )
 
-    def _decode(self, prefill: Any, tokens: int) -> torch.Tensor:
-        """[B, tokens] new ids, each the likeliest, and the KV of all of them in the cache."""
-        from heteroring.fms import ring_decode_step
+    def _continuation(self, prefill: Any) -> Any:
+        """The first tokens behind a prefill, and on CUDA a step recorded for the others; all are the likeliest."""
+        from heteroring.fms.continuation import Continuation
 
         prefill.cache.block = self._block
-        ids, logits = [], prefill.logits
-        for _ in range(tokens):
+        made = Continuation(self.model, prefill, self.job.new_tokens, lambda logits: logits.argmax(-1, keepdim=True))
+        self._advance(made, UNTIMED_TOKENS)
+        made.capture()
+        return made
+
+    def _advance(self, made: Any, tokens: int) -> None:
+        """Decode until there are so many tokens, or all."""
+        while made.tokens < min(tokens, self.job.new_tokens):
             beat()
-            ids.append(logits.argmax(-1))
-            logits = ring_decode_step(self.model, ids[-1], prefill.cache)
-        return torch.stack(ids, dim=1)
+            made.advance()
 
     def _peak_bytes(self, cell: ModelCell) -> int:
         if self.rank.torch_device.type != "cuda":

@@ -22,6 +22,7 @@ class ModelSweep(NamedTuple):
     """The rows of a job and its trace, what each rank ran on, and what there is to say about it.
 
     `generated` has what the cells that decode generated, by their label: the ids of every sequence, on rank 0.
+    `limits_ms` has, by strategy, the least time per token in which weights and KV can be read; empty on CPUs.
     """
 
     rows: list[ModelRow]
@@ -29,6 +30,7 @@ class ModelSweep(NamedTuple):
     ranks: list[RankReport]
     notes: tuple[str, ...]
     generated: dict[str, list[list[int]]]
+    limits_ms: dict[str, float]
 
 
 class _RankResult(NamedTuple):
@@ -36,6 +38,7 @@ class _RankResult(NamedTuple):
     events: dict[int, list[Event]]
     checks: dict[int, Check]
     ids: dict[int, torch.Tensor]
+    limits_ms: dict[int, float]
     block: str
     transport: str
     report: RankReport
@@ -63,7 +66,7 @@ def run(job: ModelJob, **watching: Any) -> ModelSweep:
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
     generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
     notes = (*notes, *_verdict(job, cells, results))
-    return ModelSweep(rows, trace, [result.report for result in results], notes, generated)
+    return ModelSweep(rows, trace, [result.report for result in results], notes, generated, _limits(cells, results))
 
 
 def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankResult:
@@ -98,7 +101,26 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
                 checks = bench.verify(cells, trials)
     events = {index: trial.events for index, trial in trials.items()}
     ids = {index: trial.ids for index, trial in trials.items() if cells[index].decodes}
-    return _RankResult(taken, events, checks, ids, bench.block_name, bench.transport, report(rank))
+    limits = {
+        index: bench.decode_limit_ms(_tokens(cell, rank.rank)) for index, cell in enumerate(cells) if cell.decodes
+    }
+    return _RankResult(taken, events, checks, ids, limits, bench.block_name, bench.transport, report(rank))
+
+
+def _tokens(cell: ModelCell, rank: int) -> int:
+    """Tokens of the prompt whose KV the rank reads."""
+    return cell.partition.seq_len if cell.system == "alone" else cell.partition.block_lens[rank]
+
+
+def _limits(cells: tuple[ModelCell, ...], results: list[_RankResult]) -> dict[str, float]:
+    """The limit of decode of each strategy, which is that of its slowest rank, and of each rank alone."""
+    found: dict[str, float] = {}
+    for index, cell in enumerate(cells):
+        limits = [result.limits_ms.get(index, 0.0) for result in results]
+        if all(limits):
+            alone = {f"alone/rank{rank}": limit for rank, limit in enumerate(limits)}
+            found |= alone if cell.system == "alone" else {cell.strategy: max(limits)}
+    return found
 
 
 def _rows(
