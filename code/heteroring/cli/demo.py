@@ -20,8 +20,8 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Prefill a small LLaMA on two unequal CPU ranks, evenly and balanced; exit 1 if what it generates is wrong."""
-    if new_tokens < 1:
-        raise ValueError(f"new_tokens is {new_tokens}: it must be 1 or more")
+    if new_tokens < 3:
+        raise ValueError(f"new_tokens is {new_tokens}: it must be 3 or more, of which two are not timed")
     announce("a small LLaMA on two unequal CPU ranks")
     from rich.console import Console
 

@@ -49,10 +49,10 @@ def test_its_table_can_be_read_on_a_narrow_terminal():
     assert line == ["zigzag/balanced", "1221", "315", "340", "2.35x", "0.94"]
 
 
-@pytest.mark.parametrize(("generated", "code"), [([5, 7], 0), ([5, 8], 1), ([5], 1)])
+@pytest.mark.parametrize(("generated", "code"), [([5, 7, 2], 0), ([5, 8, 2], 1), ([5], 1)])
 def test_it_fails_if_a_token_is_wrong(monkeypatch, generated, code):
-    monkeypatch.setattr(demo, "run", lambda job, progress: found(generated=generated))
-    result = CliRunner().invoke(app, ["demo", "--new-tokens", "2"])
+    monkeypatch.setattr(demo, "run", lambda job, progress: found(generated=generated, expected=[5, 7, 2]))
+    result = CliRunner().invoke(app, ["demo", "--new-tokens", "3"])
     assert result.exit_code == code, result.output
     assert ("they differ" in result.stdout) == bool(code)
 

@@ -148,7 +148,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"seq_lens": (96, 96)}, "seq_lens holds 96 twice"),
         ({"seq_lens": (1,)}, "shorter than 2 ranks"),
         ({"seq_lens": (100,)}, "max_seq_len is 104, and the longest prompt with its 5 new tokens is 105"),
-        ({"new_tokens": -1}, "new_tokens is -1"),
+        ({"new_tokens": 2}, "new_tokens is 2: it must be 0, or 3 or more"),
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
@@ -214,7 +214,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
             raise OSError(f"cannot write {path}: No space left on device")
         path.write_text("new rows")
 
-    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
+    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {}, {})
     monkeypatch.setattr("heteroring.bench.model.run.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
