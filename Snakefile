@@ -10,7 +10,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from workflow.preflight.elsewhere import link_checkout
+from workflow.preflight.link_checkout import link_checkout
 
 min_version("9.5")
 

@@ -16,8 +16,8 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
-from workflow.preflight.elsewhere import paper_figures, paper_sources
-from workflow.preflight.imports import with_imports
+from workflow.preflight.link_checkout import paper_figures, paper_sources
+from workflow.preflight.rule_dependencies import with_imports
 from workflow.preflight.outputs import check_writable
 from workflow.preflight.platforms import PREFERRED_RECORD, choose, recorded_platforms, visible_gpus
 from workflow.preflight.stale_lock import drop_stale_lock, take_ownership
@@ -62,7 +62,7 @@ onstart:
 ENVIRONMENT = "../envs/heteroring.yml"
 
 # What fitted models depend on: not on the command line in front of it.
-FITTING = "code/heteroring/allocators/models.py"
+FITTING = "code/heteroring/allocators/fitting.py"
 # Priority of profiles and models: they come before the measurements that they split, also where these do not wait.
 FIRST = 1
 

@@ -17,8 +17,8 @@ from claims.of_paper import closed_form_errors, tile_costs
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.files import atomic_path
-from heteroring.launch.rest import LONGEST_REST_MS
-from heteroring.results.kinds import FOLD_KEYS
+from heteroring.launch.rest_between_calls import LONGEST_REST_MS
+from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name
 from paper import tables

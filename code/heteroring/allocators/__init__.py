@@ -9,7 +9,7 @@ from types import ModuleType
 
 from heteroring.allocators.costs import Cost, predicted_ms
 from heteroring.allocators.dispatch import ALLOCATORS, Allocation, allocate, allocation
-from heteroring.allocators.models import fit, load_model
+from heteroring.allocators.fitting import fit, load_model
 
 __all__ = ["ALLOCATORS", "Allocation", "Cost", "allocate", "allocation", "fit", "load_model", "predicted_ms"]
 

@@ -13,7 +13,7 @@ from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
 from heteroring.allocators.waves import Grid
-from heteroring.results.kinds import FOLD_KEYS
+from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.provenance import read_record
 from heteroring.ring.workload import total_pairs
 

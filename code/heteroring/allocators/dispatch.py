@@ -12,7 +12,7 @@ from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import Cost, cost_of_speed
 from heteroring.allocators.even import even
 from heteroring.allocators.fitted_model import FittedModel
-from heteroring.allocators.models import model_for
+from heteroring.allocators.fitting import model_for
 from heteroring.allocators.uneven import uneven
 from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, Grid, busy_us, in_whole_waves
 from heteroring.results.strategy import ALLOCATORS

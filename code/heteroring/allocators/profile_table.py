@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any, NamedTuple
 
-from heteroring.results.kinds import KINDS
+from heteroring.results.operator_kinds import KINDS
 from heteroring.results.rows import ProfileRow, read_rows
 from heteroring.words import choices
 

@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from typing import Self
 
 from heteroring.allocators.costs import Cost
-from heteroring.kernels import configs
+from heteroring.kernels import launch_configs
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import total_pairs
@@ -50,7 +50,7 @@ class Grid:
         None where that kernel does not compute them: its operands have 16 bits, and its heads up to 256 elements.
         """
         heads, kv_heads, head_dim = (int(setup[name]) for name in ("heads", "kv_heads", "head_dim"))
-        config = configs.HOPPER.get(configs.padded(head_dim))
+        config = launch_configs.HOPPER.get(launch_configs.padded(head_dim))
         if config is None or setup["dtype"] not in ("bfloat16", "float16"):
             return None
         grid = cls(sms, heads * int(setup["batch"]), heads // kv_heads, head_dim, 2, 4.0, 1.0)
@@ -69,7 +69,7 @@ class Grid:
     @property
     def block_n(self) -> int:
         """Keys of a tile."""
-        return configs.HOPPER[configs.padded(self.head_dim)].block_n
+        return launch_configs.HOPPER[launch_configs.padded(self.head_dim)].block_n
 
     def time(
         self, rows: int, keys: int, causal: bool, *, pending: int = 0, first_query: int = 0, merged: bool = False
@@ -82,11 +82,11 @@ class Grid:
     ) -> Iterator[tuple[float, int]]:
         """The time of each program, and how many like it follow one another, in the order in which they start."""
         blocks = -(-rows // BLOCK_M)
-        section = configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
+        section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
         waiting = max(1, -(-(rows - first_query) // BLOCK_M))
-        first = configs.first_section(section, self.group, waiting, self.sms) if pending else 0
+        first = launch_configs.first_section(section, self.group, waiting, self.sms) if pending else 0
         dense, more = -(-keys // self.block_n), -(-pending // self.block_n)
-        for width in configs.sections(self.heads, first, section):
+        for width in launch_configs.sections(self.heads, first, section):
             for block in reversed(range(blocks)):
                 stop = min((block + 1) * BLOCK_M, rows)
                 tiles = min(dense, -(-stop // self.block_n)) if causal else dense

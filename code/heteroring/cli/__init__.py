@@ -1,1 +1,1 @@
-"""The command line, one file per command with much to it."""
+"""The command line: a file per long command; fit, allocate and aggregate are in main.py."""

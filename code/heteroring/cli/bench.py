@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from heteroring.bench.defaults import grid_of, strategies_of
+from heteroring.bench.default_grid import grid_of, strategies_of
 from heteroring.cli.options import (
     LISTED,
     WHAT,
@@ -113,9 +113,9 @@ def bench(
 
     from rich.console import Console
 
+    from heteroring.bench.measure import measure
     from heteroring.bench.ring import run as stage
     from heteroring.bench.ring.job import RingJob
-    from heteroring.bench.run import measure
     from heteroring.bench.shape import Shape
     from heteroring.results.summary import records, summary
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from heteroring.bench.defaults import grid_of
+from heteroring.bench.default_grid import grid_of
 from heteroring.cli.options import (
     HOW,
     SHAPE,
@@ -115,10 +115,10 @@ def model(
 
     from rich.console import Console
 
+    from heteroring.bench.measure import measure
     from heteroring.bench.model import run as stage
     from heteroring.bench.model.job import ModelJob
     from heteroring.bench.model.spec import ModelSpec
-    from heteroring.bench.run import measure
     from heteroring.results.model_rows import TRACED
     from heteroring.results.rows import write_rows
     from heteroring.results.summary import model_summary

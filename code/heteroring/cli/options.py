@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from heteroring.bench.defaults import GRIDS
+from heteroring.bench.default_grid import GRIDS
 from heteroring.files import atomic_path
 from heteroring.interrupts import INTERRUPTED, ctrl_c_held
 from heteroring.launch.errors import RunError
-from heteroring.launch.external import leads, together
-from heteroring.results.columns import NAME
+from heteroring.launch.external_ranks import leads, together
+from heteroring.results.column_rules import NAME
 from heteroring.throttle import DEFAULTS, THROTTLES
 from heteroring.words import in_one_line, listed, shown
 

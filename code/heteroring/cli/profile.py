@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from heteroring.bench.defaults import grid_of
+from heteroring.bench.default_grid import grid_of
 from heteroring.cli.options import (
     LISTED,
     RANKS,
@@ -79,9 +79,9 @@ def profile(
     description = f"profile at {percentage} %"
     announce(description)
 
+    from heteroring.bench.measure import measure
     from heteroring.bench.profile import run as stage
     from heteroring.bench.profile.job import ProfileJob
-    from heteroring.bench.run import measure
 
     job = ProfileJob(
         platform=platform,

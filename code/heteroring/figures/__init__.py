@@ -32,7 +32,7 @@ def draw(name: str, results: Results) -> Figure:
     """
     chosen = entry(name)
     from heteroring.figures.canvas import not_measured
-    from heteroring.figures.cells import MissingRows
+    from heteroring.figures.select_rows import MissingRows
     from heteroring.figures.style import paper_style
 
     with paper_style():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.figures.cells import shown, throttle
+from heteroring.figures.select_rows import shown, throttle
 from heteroring.results.results import headline
-from heteroring.results.throttles import throttle_words
+from heteroring.results.throttle_words import throttle_words
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

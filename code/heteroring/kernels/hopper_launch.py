@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from heteroring.kernels import configs as tuned
+from heteroring.kernels import launch_configs as tuned
 from heteroring.kernels import tensor_map
 from heteroring.kernels.launch_cache import BoundKernel, Plans
 from heteroring.kernels.pending_kv import PendingKV

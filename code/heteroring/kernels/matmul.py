@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heteroring.kernels import configs as tuned
+from heteroring.kernels import launch_configs as tuned
 from heteroring.kernels import tensor_map
 from heteroring.kernels.launch_cache import BoundKernel, Plans
 

@@ -6,7 +6,7 @@ linear in the length.
 
 import torch
 
-from heteroring.kernels.causal_offset import Pair, backend_from_core
+from heteroring.kernels.backend_from_core import Pair, backend_from_core
 
 # Scores that are materialised at a time, of all heads: 256 MiB in fp32, and three times that with their weights.
 MOST_SCORES = 1 << 26

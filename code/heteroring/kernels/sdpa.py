@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from heteroring.kernels.causal_offset import Core, Pair, backend_from_core
+from heteroring.kernels.backend_from_core import Core, Pair, backend_from_core
 from heteroring.kernels.reference import in_chunks
 
 Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float, bool], tuple[torch.Tensor, ...]]

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_launch
+from heteroring.kernels import launch_configs as tuned
 from heteroring.kernels.pending_kv import PendingKV
 
 MOST_HEAD_DIM = 256

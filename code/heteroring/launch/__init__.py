@@ -1,1 +1,1 @@
-"""Launching: start a task on N ranks of one machine, watch them, and end them together."""
+"""Launching: start a task on N ranks, watch them, and end them together."""

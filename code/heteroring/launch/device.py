@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.launch.procfs import cpu_model
-from heteroring.launch.rest import LONGEST_REST_MS
+from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}

@@ -1,6 +1,6 @@
 """Run a task on N new ranks with PyTorch's elastic launcher, and end all of them when one fails.
 
-Where torchrun or srun has started ranks already, the task runs on them (`heteroring.launch.external`).
+Where torchrun or srun has started ranks already, the task runs on them (`heteroring.launch.external_ranks`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from heteroring.interrupts import ctrl_c_held
 from heteroring.launch import heartbeat
 from heteroring.launch.device import Device, check_loopback, open_device
 from heteroring.launch.errors import Interrupted, RankError
-from heteroring.launch.external import World, machines_held, named_world, store_of
+from heteroring.launch.external_ranks import World, machines_held, named_world, store_of
 from heteroring.launch.machine_lock import Lock, machine_lock
 from heteroring.launch.root_cause import Accounts, blame
 from heteroring.launch.stack_dumps import Stacks

@@ -2,7 +2,7 @@
 
     python -m heteroring.microbench.attention                          # the table of docs/experiments/kernels.md
     python -m heteroring.microbench.attention --percentages 100,50,10  # on a share of the SMs
-    python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/configs.py
+    python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/launch_configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
 between 1,500 and 1,700 within a second. So the contestants alternate inside one run, in an order drawn anew each round,
@@ -27,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from heteroring.files import atomic_path
-from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_launch, triton_backend
+from heteroring.kernels import launch_configs as tuned
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 

@@ -1,7 +1,7 @@
 """Microbenchmark of matrix products: heteroring's against PyTorch's, in correctness and time.
 
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.microbench.matmul [--rows 1,409,4096]
-    python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/configs.py
+    python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/launch_configs.py
 
 Times are device-event times, taken alternately, the median of the repetitions. Of each right operand there are as many
 as L2 cannot hold, and they are read in turn, as a model reads its weights; a time is that of a round of them over their
@@ -20,7 +20,7 @@ from functools import partial
 
 import torch
 
-from heteroring.kernels import configs as tuned
+from heteroring.kernels import launch_configs as tuned
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.attention import runs_here

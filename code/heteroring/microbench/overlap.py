@@ -19,7 +19,7 @@ from statistics import median
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.job import MULTIPLES
+from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.kernels.backend import resolve

@@ -10,7 +10,7 @@ from typing import Any
 
 from heteroring.allocators.cost_model import CostModel
 from heteroring.allocators.costs import Cost
-from heteroring.allocators.models import fit, load_model
+from heteroring.allocators.fitting import fit, load_model
 from heteroring.files import read_text
 from heteroring.planning.network import Link, Network
 from heteroring.planning.work import Work

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heteroring.results.columns import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
+from heteroring.results.column_rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
 from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
 from heteroring.throttle import THROTTLES
 

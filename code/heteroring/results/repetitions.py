@@ -1,4 +1,4 @@
-"""Cells out of repetitions, and what they are compared with, for tables of calls and of language models alike."""
+"""What cells of calls and of models share: latency over repetitions, and what speedup and bound fraction refer to."""
 
 from __future__ import annotations
 

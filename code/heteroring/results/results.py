@@ -15,7 +15,7 @@ from heteroring.results.provenance import read_record
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import OTHER_SOURCES
 from heteroring.results.tables import read_table
-from heteroring.results.throttles import throttle_words
+from heteroring.results.throttle_words import throttle_words
 
 
 @dataclass(frozen=True)

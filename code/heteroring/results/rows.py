@@ -14,7 +14,7 @@ from statistics import geometric_mean, median
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from heteroring.files import atomic_path, read_json, sync
-from heteroring.results.columns import (
+from heteroring.results.column_rules import (
     BOOLEAN,
     COUNT,
     INDEX,
@@ -27,7 +27,7 @@ from heteroring.results.columns import (
     Rule,
     one_of,
 )
-from heteroring.results.kinds import FOLD_KEYS, KINDS
+from heteroring.results.operator_kinds import FOLD_KEYS, KINDS
 from heteroring.results.reader import read_lines
 from heteroring.ring.workload import causal_flops, total_pairs
 from heteroring.throttle import THROTTLES

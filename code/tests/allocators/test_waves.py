@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heteroring.allocators.dispatch import allocation
-from heteroring.allocators.models import fit
+from heteroring.allocators.fitting import fit
 from heteroring.allocators.waves import BLOCK_M, Grid, busy_us
-from heteroring.kernels import configs
+from heteroring.kernels import launch_configs
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import total_pairs
 
@@ -25,10 +25,10 @@ def model():
 def programs(grid, rows, keys, causal, pending, first_query, merged):
     """The time of each program by its number, decoded as the kernel decodes it, and its pairs counted one by one."""
     blocks = -(-rows // BLOCK_M)
-    section = configs.section(grid.heads, grid.group, keys + pending, grid.head_dim, grid.itemsize)
+    section = launch_configs.section(grid.heads, grid.group, keys + pending, grid.head_dim, grid.itemsize)
     first = 0
     if pending:
-        first = configs.first_section(section, grid.group, max(1, -(-(rows - first_query) // BLOCK_M)), grid.sms)
+        first = launch_configs.first_section(section, grid.group, max(1, -(-(rows - first_query) // BLOCK_M)), grid.sms)
     second = (grid.heads - first) % section
     for program in range(blocks * grid.heads):
         inside, width = program, first

@@ -171,7 +171,7 @@ def test_balanced_needs_its_cost_model(tmp_path):
 def test_a_model_that_is_not_named_fits_the_platform(tmp_path, monkeypatch, platform, dtype):
     """Nobody who leaves the model out on a CPU wants the 64 GB of Llama 3 8B in float32 on two ranks."""
     asked = []
-    monkeypatch.setattr("heteroring.bench.run.measure", lambda stage, job, *_, **__: asked.append(job.model))
+    monkeypatch.setattr("heteroring.bench.measure.measure", lambda stage, job, *_, **__: asked.append(job.model))
     words = ["--percentages", "100,50", "--seq-lens", "40,96", "--strategies", "zigzag/even"]
     words += ["--platform", platform, "--output", str(tmp_path / "pct-050.csv")]
     result = CliRunner().invoke(app, ["model", *words])

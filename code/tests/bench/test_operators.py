@@ -153,7 +153,7 @@ def test_a_job_that_cannot_be_measured_is_refused(changes, complaint):
 
 @pytest.mark.parametrize("kind", ["layer", "block"])
 def test_a_kind_of_fms_is_refused_without_it_before_a_process_starts(monkeypatch, kind):
-    monkeypatch.setattr("heteroring.bench.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("heteroring.bench.fms_requirements.find_spec", lambda name: None)
     job(kinds=("attention",))
     with pytest.raises(ValueError, match=f"profile kind '{kind}' needs ibm-fms"):
         job(kinds=("attention", kind))

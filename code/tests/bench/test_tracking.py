@@ -8,9 +8,9 @@ import pytest
 wandb = pytest.importorskip("wandb")
 
 from heteroring.bench import tracking  # noqa: E402
+from heteroring.bench.measure import measure  # noqa: E402
 from heteroring.bench.profile.job import ProfileJob  # noqa: E402
 from heteroring.bench.ring.job import RingJob  # noqa: E402
-from heteroring.bench.run import measure  # noqa: E402
 from heteroring.bench.shape import Shape  # noqa: E402
 from heteroring.results.provenance import RankReport, settings_of  # noqa: E402
 from model_rows import event, model_row  # noqa: E402

@@ -84,7 +84,7 @@ def nothing_is_measured():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("typer.testing._get_command", lambda app: COMMANDS)  # making them takes longer than what they do
-        patch.setattr("heteroring.bench.run.measure", measure)
+        patch.setattr("heteroring.bench.measure.measure", measure)
         patch.setattr("heteroring.bench.demo.run", demo)
         patch.setattr("heteroring.figures.save", lambda name, results, *paths: jobs.append(paths))
         yield jobs

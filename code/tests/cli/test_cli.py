@@ -156,7 +156,7 @@ def measured_job(monkeypatch, *words):
         asked.append((job, output))
         raise typer.Exit
 
-    monkeypatch.setattr("heteroring.bench.run.measure", measure)
+    monkeypatch.setattr("heteroring.bench.measure.measure", measure)
     assert invoke("bench", *words).exit_code == 0
     return asked[0]
 
@@ -219,7 +219,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(jobs_on_pools, tmp_pa
     older = {"rows.csv": "older rows", "rows.json": "older record"}
     for each, text in older.items():
         (tmp_path / each).write_text(text)
-    monkeypatch.setattr(f"heteroring.bench.run.{writer}", full)
+    monkeypatch.setattr(f"heteroring.bench.measure.{writer}", full)
     words = options(BENCH, {"--output": str(tmp_path / "rows.csv"), "--seq-lens": "8", "--repetitions": "1"})
     result = invoke("bench", *words)
     assert result.exit_code == 1
@@ -314,7 +314,7 @@ def test_a_failed_run_exits_with_1_and_writes_nothing(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RankError(1, "rank 1 raised:\nTraceback: ...")
 
-    monkeypatch.setattr("heteroring.bench.job.launch", fail)
+    monkeypatch.setattr("heteroring.bench.base_job.launch", fail)
     result = invoke("bench", *options(BENCH, {"--output": str(tmp_path / "rows.csv")}))
     assert result.exit_code == 1
     assert "heteroring: error: rank 1 raised:" in result.stderr
@@ -369,7 +369,7 @@ def test_examples_in_help_are_right_usage(tmp_path, monkeypatch, no_process, com
         raise typer.Exit
 
     monkeypatch.chdir(tmp_path)
-    for name in ("heteroring.bench.run.measure", "heteroring.bench.demo.run"):
+    for name in ("heteroring.bench.measure.measure", "heteroring.bench.demo.run"):
         monkeypatch.setattr(name, measure)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2 if command == "bench" else 0)
     commands = typer.main.get_command(app).commands

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from heteroring.bench.measure import measure
 from heteroring.bench.ring.job import RingJob
-from heteroring.bench.run import measure
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport
 from rows import measurement
@@ -48,7 +48,7 @@ def test_what_cannot_be_written_leaves_an_older_result_alone(tmp_path, monkeypat
         raise Killed
 
     output = older(tmp_path)
-    monkeypatch.setattr(f"heteroring.bench.run.{written_last}", killed)
+    monkeypatch.setattr(f"heteroring.bench.measure.{written_last}", killed)
     with pytest.raises(Killed):
         written(output)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
@@ -91,6 +91,6 @@ def test_a_job_that_fails_leaves_an_older_result_alone(tmp_path):
 
 def test_the_commit_is_that_at_the_start(tmp_path, monkeypatch):
     now = [Commit("first", False)]
-    monkeypatch.setattr("heteroring.bench.run.read_commit", lambda: now[-1])
+    monkeypatch.setattr("heteroring.bench.measure.read_commit", lambda: now[-1])
     record = written(tmp_path / "x.csv", stage=stage(lambda: now.append(Commit("second", True))))
     assert (record["commit"], record["dirty"]) == ("first", False)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 import synthetic
 from heteroring import figures
 from heteroring.figures.canvas import without_note
-from heteroring.figures.cells import MissingRows
+from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
 

@@ -4,7 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from heteroring.kernels import reference
 from heteroring.kernels.backend import BACKENDS, choose, resolve
-from heteroring.kernels.causal_offset import backend_from_core
+from heteroring.kernels.backend_from_core import backend_from_core
 from oracle import assert_as_accurate_as_torch, attention64
 
 CPU = torch.device("cpu")
@@ -133,7 +133,9 @@ def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
 
 @pytest.mark.parametrize(("m", "n", "offset"), [(33, 33, 0), (17, 63, None)])
 def test_a_square_or_dense_rectangle_is_one_call_and_nothing_is_merged(monkeypatch, m, n, offset):
-    monkeypatch.setattr("heteroring.kernels.causal_offset.merge_", lambda *_: pytest.fail("a whole result was merged"))
+    monkeypatch.setattr(
+        "heteroring.kernels.backend_from_core.merge_", lambda *_: pytest.fail("a whole result was merged")
+    )
     assert calls_of_the_core(m, n, offset) == [(m, n, offset == 0)]
 
 

@@ -12,8 +12,8 @@ import time
 import pytest
 import torch
 
-from heteroring.kernels import configs as tuned
 from heteroring.kernels import hopper_launch, tensor_map
+from heteroring.kernels import launch_configs as tuned
 from heteroring.kernels.launch_cache import Plans
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.kernels.triton_backend import backend, takes_pending
@@ -70,7 +70,7 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 from heteroring.kernels import hopper_kernel
-from heteroring.kernels import configs as tuned
+from heteroring.kernels import launch_configs as tuned
 
 head_dim, dtype, causal, merge = int(sys.argv[1]), sys.argv[2], sys.argv[3] == "causal", sys.argv[4] == "merge"
 pending = sys.argv[4] == "pending"

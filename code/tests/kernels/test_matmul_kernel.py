@@ -6,7 +6,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
-from heteroring.kernels import configs as tuned  # noqa: E402
+from heteroring.kernels import launch_configs as tuned  # noqa: E402
 from heteroring.kernels import matmul as matmul_module  # noqa: E402
 from heteroring.kernels.launch_cache import Plans  # noqa: E402
 from heteroring.kernels.matmul import matmul  # noqa: E402

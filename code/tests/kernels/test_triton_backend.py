@@ -17,7 +17,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
-from heteroring.kernels import configs as tuned  # noqa: E402
+from heteroring.kernels import launch_configs as tuned  # noqa: E402
 from heteroring.kernels.triton_backend import backend  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
@@ -315,7 +315,7 @@ def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch)
 
 def test_sections_of_heads_cover_every_tile(monkeypatch):
     """The order that keeps KV in L2 is only an order: a last, narrower section comes out right too."""
-    monkeypatch.setattr("heteroring.kernels.configs.L2_BYTES", 2 * 2 * 40 * 64 * 4)
+    monkeypatch.setattr("heteroring.kernels.launch_configs.L2_BYTES", 2 * 2 * 40 * 64 * 4)
     q, k, v = operands(70, 40, heads=5, kv_heads=5, batch=2)
     assert_close(backend(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import predict_slow_first
-from heteroring.allocators.models import fit
+from heteroring.allocators.fitting import fit
 from heteroring.files import read_json
 from heteroring.planning.recorded import Recorded
 from heteroring.results.metrics import cells

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heteroring.allocators.costs import predicted_ms
-from heteroring.allocators.models import load_model
+from heteroring.allocators.fitting import load_model
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.ring.partition import Partition

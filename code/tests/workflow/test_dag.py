@@ -10,7 +10,7 @@ import sys
 from importlib.util import find_spec
 
 import pytest
-from workflow.preflight.elsewhere import paper_figures
+from workflow.preflight.link_checkout import paper_figures
 
 from heteroring.figures import NAMES
 from tree import ALL, HAS_TEX, ROOT, RUN, Tree, jobs

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from workflow.preflight.elsewhere import paper_figures
+from workflow.preflight.link_checkout import paper_figures
 
 import check_claims
 import check_latex_log

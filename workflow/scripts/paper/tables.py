@@ -4,7 +4,7 @@ from collections import Counter
 from statistics import geometric_mean, median
 
 from heteroring.results.results import Results, headline
-from heteroring.results.throttles import throttle_words
+from heteroring.results.throttle_words import throttle_words
 from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
 from paper.study import KEY_TILE, MODELS, Study
 from paper.tex import count, emphasized, escaped, listed, percent, rounded, spanning, strategy, tabular

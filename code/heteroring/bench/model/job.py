@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from heteroring.bench.job import Cell, SplitJob
+from heteroring.bench.base_job import Cell, SplitJob
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.results.model_rows import DECODED, TRACED
 from heteroring.ring.partition import Partition

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.requirements import check_fms
+from heteroring.bench.fms_requirements import check_fms
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import DTYPES
 from heteroring.words import choices

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from heteroring.bench.job import Job, check_lengths, check_warmup
+from heteroring.bench.base_job import Job, check_lengths, check_warmup
+from heteroring.bench.fms_requirements import check_fms, check_layer
 from heteroring.bench.model.spec import ModelSpec
-from heteroring.bench.requirements import check_fms, check_layer
 from heteroring.bench.shape import Shape
 from heteroring.words import check_distinct, choices
 

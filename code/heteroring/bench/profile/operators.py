@@ -13,7 +13,7 @@ from heteroring.bench.verify import verify_product, verify_rows
 from heteroring.kernels.backend import Backend, resolve, takes_pending
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank
-from heteroring.results.kinds import FOLD_KEYS
+from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import causal_flops
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from heteroring.bench.job import Sweep
+from heteroring.bench.base_job import Sweep
 from heteroring.bench.profile.job import ProfileJob
 from heteroring.bench.profile.operators import OPERATORS, Operator
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from heteroring.allocators.even import even
-from heteroring.bench.job import Cell, SplitJob, check_lengths, check_warmup
-from heteroring.bench.requirements import check_layer
+from heteroring.bench.base_job import Cell, SplitJob, check_lengths, check_warmup
+from heteroring.bench.fms_requirements import check_layer
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import CONDITIONS, MODULES
 from heteroring.ring.partition import Partition

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.job import Sweep
+from heteroring.bench.base_job import Sweep
 from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan
-from heteroring.bench.ring.workloads import Module, open_module
+from heteroring.bench.ring.modules import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.backend import choose
 from heteroring.launch.heartbeat import advance

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from heteroring.figures.bars import name_bars, reference_handles, value_bars
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
-from heteroring.figures.cells import baseline_cells, ring_cells
+from heteroring.figures.select_rows import baseline_cells, ring_cells
 from heteroring.figures.style import BASELINE_COLOUR, BASELINE_LINE, look, ordered
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import milliseconds_axis, name_lines, percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, baseline_cells, per_cell, ring_cells, series
+from heteroring.figures.select_rows import MissingRows, baseline_cells, per_cell, ring_cells, series
 from heteroring.figures.style import ALONE_LINE, BASELINE_LINE, BOUND_LINE, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:

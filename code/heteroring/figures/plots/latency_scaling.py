@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import length_axis, milliseconds_axis, spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details
-from heteroring.figures.cells import baseline_cells, ring_cells, series
+from heteroring.figures.select_rows import baseline_cells, ring_cells, series
 from heteroring.figures.style import BASELINE_LINE, INK, by_layout, look, ordered
 
 if TYPE_CHECKING:

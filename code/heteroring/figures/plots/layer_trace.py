@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import spread
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, model_name, tokens
-from heteroring.figures.cells import MissingRows, model_cells
+from heteroring.figures.select_rows import MissingRows, model_cells
 from heteroring.figures.style import INK, NOTE_COLOUR, WAITING_COLOUR, look, ordered
 from heteroring.results.model_metrics import HELD, came_ms
 from heteroring.results.results import slow_last

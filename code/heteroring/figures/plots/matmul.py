@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import length_axis, milliseconds_axis, percentage_axis, spread, throughput_unit
 from heteroring.figures.canvas import finish, in_lines, legend_rows, new_figure
 from heteroring.figures.captions import percentages_are, profile_details, throttle_label
-from heteroring.figures.cells import profile_rows
+from heteroring.figures.select_rows import profile_rows
 from heteroring.figures.style import INK, UNIT_LINE, ramp_lines
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from heteroring.figures.axes import grouped_bars_axis, slowdown_axis
 from heteroring.figures.canvas import finish, in_lines, legend_rows, new_figure
 from heteroring.figures.captions import percentages_are, profile_details
-from heteroring.figures.cells import MissingRows, profile_rows
+from heteroring.figures.select_rows import MissingRows, profile_rows
 from heteroring.figures.style import INK, UNIT_LINE, ramp
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from heteroring.figures.axes import spread
 from heteroring.figures.bars import name_bars, reference_handles, value_bars
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, model_details, tokens
-from heteroring.figures.cells import model_cells
+from heteroring.figures.select_rows import model_cells
 from heteroring.figures.style import look, ordered
 
 if TYPE_CHECKING:

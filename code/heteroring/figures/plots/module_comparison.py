@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import MODULES, run_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, module_cells, series
+from heteroring.figures.select_rows import MissingRows, module_cells, series
 from heteroring.figures.style import UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:

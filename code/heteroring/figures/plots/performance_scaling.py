@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import percentage_axis
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import profile_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, profile_rows
+from heteroring.figures.select_rows import MissingRows, profile_rows
 from heteroring.figures.style import UNIT_LINE, ramp_lines
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import percentage_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, series, shown
+from heteroring.figures.select_rows import MissingRows, series, shown
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look, ordered
 from heteroring.results.strategy import Strategy
 from heteroring.ring.partition import Partition

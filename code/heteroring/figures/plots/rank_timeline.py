@@ -14,7 +14,7 @@ from heteroring.figures.axes import spread
 from heteroring.figures.bars import three_digits
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
-from heteroring.figures.cells import MissingRows, ring_cells
+from heteroring.figures.select_rows import MissingRows, ring_cells
 from heteroring.figures.style import BOUND_LINE, LAYOUTS, NOTE_COLOUR, WAITING_COLOUR, look, ordered
 
 if TYPE_CHECKING:

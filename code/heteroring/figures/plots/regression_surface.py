@@ -14,7 +14,7 @@ from heteroring.allocators.formula import TERMS
 from heteroring.figures.axes import length_axis, throughput_unit
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import profile_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, profile_rows
+from heteroring.figures.select_rows import MissingRows, profile_rows
 from heteroring.results.strategy import fitted_name
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.figures.cells import MissingRows
+from heteroring.figures.select_rows import MissingRows
 from heteroring.planning.recorded import Recorded
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import length_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import tokens
-from heteroring.figures.cells import throttle
 from heteroring.figures.plots.simulated import LOOKS, platform_of, said
+from heteroring.figures.select_rows import throttle
 from heteroring.figures.style import UNIT_LINE, look
 from heteroring.planning.plan import bound
 from heteroring.planning.recorded import Recorded

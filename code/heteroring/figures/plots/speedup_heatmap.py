@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import MissingRows, ring_cells
+from heteroring.figures.select_rows import MissingRows, ring_cells
 from heteroring.figures.style import LAYOUTS
 
 if TYPE_CHECKING:

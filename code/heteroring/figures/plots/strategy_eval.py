@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import grouped_bars_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import ring_cells, series
+from heteroring.figures.select_rows import ring_cells, series
 from heteroring.figures.style import INK, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:

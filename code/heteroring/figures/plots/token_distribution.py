@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import percentage_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.cells import per_cell, ring_cells, series
+from heteroring.figures.select_rows import per_cell, ring_cells, series
 from heteroring.figures.style import INK, LAYOUTS, by_layout, look, ordered
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
-from heteroring.ring.transport.contiguous import compact
+from heteroring.ring.transport.contiguous_copy import compact
 from heteroring.ring.transport.cuda_driver import row_copy
 from heteroring.ring.transport.messages import SLOTS, Message, messages
 from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, buffer_of

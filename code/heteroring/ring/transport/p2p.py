@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
-from heteroring.ring.transport.contiguous import compact
+from heteroring.ring.transport.contiguous_copy import compact
 from heteroring.ring.transport.messages import Inbox, messages
 
 

@@ -80,7 +80,7 @@ def test_baselines_are_those_of_the_attention():
 
 
 def test_a_layer_without_its_package_is_refused(monkeypatch):
-    monkeypatch.setattr("heteroring.bench.requirements.find_spec", lambda name: None)
+    monkeypatch.setattr("heteroring.bench.fms_requirements.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"module 'fms' needs ibm-fms, .* pip install ibm-fms"):
         job(modules=("fms",))
 

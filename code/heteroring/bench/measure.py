@@ -8,13 +8,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from heteroring.bench.job import Job
+from heteroring.bench.base_job import Job
 from heteroring.bench.progress import progress_bar
 from heteroring.bench.telemetry import telemetry
 from heteroring.bench.tracking import check_tracker, track_job
 from heteroring.files import atomic_path
 from heteroring.interrupts import raise_on_ctrl_c
-from heteroring.launch.external import leads
+from heteroring.launch.external_ranks import leads
 from heteroring.results.git import Commit, read_commit
 from heteroring.results.provenance import dump_json, provenance, settings_of
 from heteroring.results.rows import dump_rows

@@ -1,4 +1,4 @@
-"""Rectangles with any causal offset, from kernels that compute only dense rectangles and causal squares."""
+"""Make a backend for any causal offset from a kernel that computes only dense rectangles and causal squares."""
 
 from __future__ import annotations
 

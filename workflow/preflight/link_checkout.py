@@ -1,4 +1,4 @@
-"""Results elsewhere than in the checkout, which may be read-only: in the folder that `snakemake --directory` names.
+"""Link the checkout, which may be read-only, into the folder that `snakemake --directory` names for the results.
 
 Snakemake makes that the working directory, and rules name files relative to it. So the sources are linked there, and
 everything that is made lies beside the links.

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from workflow.preflight.imports import with_imports
+from workflow.preflight.rule_dependencies import with_imports
 
 TREE = {
     "code/room/__init__.py": "from room.door import open_it\n",
@@ -76,10 +76,10 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
     [
         (
             "code/heteroring/results/aggregate.py",
-            ("ring/workload", "results/metrics", "results/repetitions", "results/columns"),
+            ("ring/workload", "results/metrics", "results/repetitions", "results/column_rules"),
         ),
         (
-            "code/heteroring/allocators/models.py",
+            "code/heteroring/allocators/fitting.py",
             ("allocators/lut", "allocators/formula", "allocators/cost_model", "files"),
         ),
         ("workflow/scripts/paper_numbers.py", ("allocators/dispatch", "allocators/balanced", "results/results")),
@@ -91,4 +91,6 @@ def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, m
     found = with_imports([path])
     assert {f"code/heteroring/{name}.py" for name in needs} <= set(found)
     # A split depends on the sizes of tiles, and on nothing else of what computes.
-    assert {name for name in found if "/kernels/" in name or "/fms/" in name} <= {"code/heteroring/kernels/configs.py"}
+    assert {name for name in found if "/kernels/" in name or "/fms/" in name} <= {
+        "code/heteroring/kernels/launch_configs.py"
+    }

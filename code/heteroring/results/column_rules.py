@@ -1,4 +1,4 @@
-"""Columns of CSV files: parsing, printing and checking one value."""
+"""How one value of a CSV column is parsed, printed and checked; rows.py has the columns themselves."""
 
 from __future__ import annotations
 

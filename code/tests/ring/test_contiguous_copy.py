@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heteroring.ring.transport.contiguous import _in_words, compact
+from heteroring.ring.transport.contiguous_copy import _in_words, compact
 
 VIEWS = {
     "a prefix of every head": (lambda x: x[:, :, :3], True),

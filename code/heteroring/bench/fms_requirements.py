@@ -1,4 +1,4 @@
-"""Checks, before any process is started, of the optional packages that a measurement needs."""
+"""Checks, before any process is started, of what a measurement of FMS layers and models needs."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heteroring.cli.main import app
-from heteroring.launch.external import World, first_host, leads, named_world
+from heteroring.launch.external_ranks import World, first_host, leads, named_world
 
 GRID = ["--seq-lens", "64,96", "--strategies", "zigzag/even,contiguous/uneven", "--repetitions", "2"]
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
