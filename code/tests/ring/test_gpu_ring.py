@@ -30,6 +30,15 @@ MORE_SHARES = [
 ]
 
 
+# New tokens by rank, and earlier ones.
+PREFIXES = [
+    ((1024, 1024), (2048, 512)),
+    ((700, 301), (0, 1234)),
+    ((0, 777), (333, 0)),
+    ((512, 0, 256, 130), (700, 128, 0, 5)),
+]
+
+
 @pytest.fixture(scope="module")
 def pools():
     """Pools of CUDA ranks by world size, started when first asked for."""
@@ -65,6 +74,21 @@ def ring(rank, world_size, layout, lens, transport, heads, head_dim, dtype, bloc
     return [(out.cpu(), lse.cpu()) for out, lse in results]
 
 
+def behind_a_prefix(rank, world_size, layout, lens, prefix_lens, transport, cached, seed):
+    """Attention from the tokens behind the first sum(prefix_lens) of a sequence, which lie rank by rank."""
+    partition, earlier = Partition(layout, lens), sum(prefix_lens)
+    whole = random_qkv(earlier + partition.seq_len, 8, 2, 128, torch.bfloat16, seed)
+    start, held = sum(prefix_lens[:rank]), prefix_lens[rank]
+    q, k, v = (hr.shard(x[:, :, earlier:], partition, rank, 2) for x in whole)
+    prefix = [x[:, :, start : start + held] for x in whole[1:]]
+    if cached:
+        buffers = [torch.cat(both, 2) for both in zip(prefix, (k, v), strict=True)]
+        prefix, (k, v) = [x[:, :, :held] for x in buffers], [x[:, :, held:] for x in buffers]
+    poison()
+    out, lse = hr.ring_attention(q, k, v, partition, prefix=hr.Prefix(*prefix, prefix_lens), transport=transport)
+    return out.cpu(), lse.cpu()
+
+
 def check(results, partition, heads, head_dim, dtype, seed, causal=True):
     """Results [rank][call] of `ring` are as accurate as PyTorch on one GPU."""
     positions = torch.arange(partition.seq_len, device="cuda")
@@ -96,9 +120,31 @@ class TestAnyRanks:
         results = pools(len(lens)).run(ring, layout, lens, transport, *arguments, "auto", 13, 20)
         check(results, Partition(layout, lens), *arguments, 13)
 
+    @pytest.mark.parametrize("cached", [True, False], ids=["cached", "apart"])
+    @pytest.mark.parametrize(("lens", "prefix_lens"), PREFIXES, ids=str)
+    def test_new_tokens_see_all_earlier_ones(self, pools, transport, layout, lens, prefix_lens, cached):
+        partition, seed, earlier = Partition(layout, lens), torch.seed() % 2**30, sum(prefix_lens)
+        results = pools(len(lens)).run(behind_a_prefix, layout, lens, prefix_lens, transport, cached, seed)
+        out, lse = (hr.unshard(list(each), partition, 2).cuda() for each in zip(*results, strict=True))
+        q, k, v = random_qkv(earlier + partition.seq_len, 8, 2, 128, torch.bfloat16, seed)
+        positions = torch.arange(q.shape[2], device="cuda")
+        want = attention64(q, k, v, positions, positions)
+        own = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False)[:2]
+        want, own = ([x[:, :, earlier:] for x in each] for each in (want, own))
+        errors = [(mine - exact).abs().max() for mine, exact in zip(own, want, strict=True)]
+        assert_accurate(out, lse, *want, errors)
+
 
 class TestTwoRanksOnce:
     pytestmark = one_gpu
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_a_prefix_keeps_the_first_step_fused(self, gpus, transport):
+        """Rank 0 then has the first peer's prefix in the same pass as its own keys, and that peer's shard apart."""
+        if torch.cuda.get_device_capability() != ARCHITECTURE:
+            pytest.skip("needs Hopper GPUs")
+        fused = transport == "copy-engine"
+        assert gpus.run(passes, "zigzag", (1024, 1024), transport, (512, 1024)) == ([2, 1] if fused else [3, 2])
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
     @pytest.mark.parametrize("block", ["triton", "cudnn", "flash"])
@@ -170,7 +216,7 @@ class TestTwoGpus:
         assert gpus.run(transports) == [["copy-engine", "copy-engine", "p2p"]] * 2
 
 
-def passes(rank, world_size, layout, lens, transport):
+def passes(rank, world_size, layout, lens, transport, prefix_lens=None):
     """How often a call runs the block."""
     partition, calls = Partition(layout, lens), []
     block = resolve("triton", torch.device("cuda", torch.cuda.current_device()))
@@ -181,7 +227,8 @@ def passes(rank, world_size, layout, lens, transport):
         return block(*args, **kwargs)
 
     q, k, v = (hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 5))
-    hr.ring_attention(q, k, v, partition, block=counted, transport=transport)
+    prefix = prefix_lens and hr.Prefix(*random_qkv(prefix_lens[rank], 4, 4, 128, torch.bfloat16, 6)[1:], prefix_lens)
+    hr.ring_attention(q, k, v, partition, prefix=prefix, block=counted, transport=transport)
     return len(calls)
 
 
