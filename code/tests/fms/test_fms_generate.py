@@ -1,6 +1,9 @@
 """Decode and generation over gloo ranks: the tokens of stock FMS in one process, and where their KV goes."""
 
 import sys
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,9 @@ pytest.importorskip("fms")
 from fms.utils.generation import generate
 
 import fms_models
-from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
+from heteroring.fms import continuation, ring_decode_step, ring_generate, ring_prefill
+from heteroring.fms.continuation import Continuation
+from heteroring.fms.decode import decode_forward
 from heteroring.fms.generate import choose
 from heteroring.ring.partition import Partition
 
@@ -28,18 +33,92 @@ def generated(rank, world_size, name, layout, lens, new_tokens, batch, keywords)
     return ring_generate(model, fms_models.prompt(sum(lens), batch), Partition(layout, lens), new_tokens, **keywords)
 
 
+def likeliest(logits):
+    return logits.argmax(-1, keepdim=True)
+
+
+def replayed(rank, world_size, name, layout, lens, new_tokens, seeds):
+    """Greedy tokens of prompts of two sequences, one for each seed, whose steps alternate.
+
+    Each but the first step is as a CUDA graph replays it, only that the host runs it: the same call, on the same
+    tensors, of which only the device's values change. The caches are poisoned where nothing is held.
+    """
+    model = fms_models.ring(name)
+    made = []
+    for seed in seeds:
+        ids = fms_models.prompt(sum(lens), 2, seed)
+        prefill = ring_prefill(model, ids, Partition(layout, lens), capacity=new_tokens - 1)
+        for x in (x for layer in prefill.cache.layers for x in layer):
+            x[:, :, lens[rank] :] = torch.nan
+        made.append(Continuation(model, prefill, new_tokens, likeliest))
+        made[-1].advance()
+        step = partial(take_a_step, made[-1], model, prefill.cache)
+        made[-1]._graph = SimpleNamespace(replay=step)
+    for _ in range(new_tokens - 2):
+        for each in made:
+            each.advance()
+    for each in made:
+        assert each._cache.room == 0
+        assert int(each._cache.steps) == new_tokens - 1
+    return [each.ids for each in made]
+
+
+def take_a_step(made, model, cache):
+    with torch.no_grad():
+        made._take(decode_forward(model, made._new, cache))
+
+
 @pytest.mark.parametrize(
     ("name", "layout", "lens"),
     [
-        *((name, "zigzag", (20, 0, 17)) for name in fms_models.TINY),
-        ("llama3", "contiguous", (30, 11)),
+        *((name, "zigzag", (29, 8)) for name in fms_models.TINY),
+        ("llama3", "contiguous", (20, 0, 17)),
         ("mixtral", "zigzag", (0, 20)),
     ],
 )
-def test_32_greedy_tokens_are_those_of_one_process(ranks, name, layout, lens):
-    want = stock_tokens(name, fms_models.prompt(sum(lens), 2), 32)
-    for ids in ranks(len(lens)).run(generated, name, layout, lens, 32, 2, {}):
-        assert torch.equal(ids, want)
+def test_64_greedy_tokens_of_replayed_steps_are_those_of_one_process(ranks, name, layout, lens):
+    seeds = (1,) if name != "llama3" else (1, 2)
+    results = ranks(len(lens)).run(replayed, name, layout, lens, 64, seeds)
+    for i, seed in enumerate(seeds):
+        want = stock_tokens(name, fms_models.prompt(sum(lens), 2, seed), 64)
+        for result in results:
+            assert torch.equal(result[i], want[:, sum(lens) :])
+
+
+@pytest.mark.parametrize("every", [1, 16])
+def test_it_ends_at_eos_however_seldom_that_is_looked_at(monkeypatch, every):
+    monkeypatch.setattr(Continuation, "captured", every > 1)
+    ids = fms_models.prompt(29)
+    free = stock_tokens("llama3", ids, 64)
+    for at in (0, 1, 7, 33, 62):
+        eos = int(free[0, 29 + at])
+        want = stock_tokens("llama3", ids, 64, eos_token_id=eos)
+        assert torch.equal(ring_generate(fms_models.ring("llama3"), ids, max_new_tokens=64, eos_token_id=eos), want)
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_says_so(monkeypatch):
+    """On one rank or on all of them: none replays what another makes token by token."""
+    model, ids = fms_models.ring("llama3"), fms_models.prompt(9)
+    made = Continuation(model, ring_prefill(model, ids, capacity=4), 5, likeliest)
+    made.capture()  # on a CPU: nothing to say
+    made._new = SimpleNamespace(device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph, **keywords: nullcontext())
+    monkeypatch.setattr(made, "_take", lambda logits: None)
+    monkeypatch.setattr(continuation, "decode_forward", lambda *_: 1 / 0)
+    monkeypatch.setattr(made, "_on_all_ranks", lambda mine: mine)
+    with pytest.warns(UserWarning, match="cannot be captured, so tokens are made one by one: division by zero"):
+        made.capture()
+    assert not made.captured
+    monkeypatch.setattr(continuation, "decode_forward", lambda *_: None)
+    monkeypatch.setattr(made, "_on_all_ranks", lambda mine: False)
+    with pytest.warns(UserWarning, match="another rank cannot record it"):
+        made.capture()
+    assert not made.captured
+    monkeypatch.setattr(made, "_on_all_ranks", lambda mine: mine)
+    made.capture()
+    assert made.captured
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 1.5, "top_k": 5}, {"temperature": 0.7, "top_k": 0}], ids=str)

@@ -67,7 +67,7 @@ def test_without_a_cache_to_write_into_the_keys_and_values_become_one():
 def test_a_cache_that_is_full_is_not_overrun():
     attention, hidden, ring, cache = with_cache()
     step = Ring(ring.partition, step=DecodeStep(torch.tensor([40]), torch.tensor([41])))
-    with torch.no_grad(), pytest.raises((IndexError, RuntimeError), match="index.* out of"):
+    with torch.no_grad(), pytest.raises((IndexError, RuntimeError), match=r"index.* out of"):
         attention(
             hidden[:, :1], position_ids=torch.tensor([[40]]), past_key_value_state=cache, use_cache=True,
             attn_name="ring", ring=step,
@@ -82,7 +82,7 @@ def test_a_cache_that_is_full_is_not_overrun():
 def test_decode_needs_its_cache(keywords, words):
     attention, hidden = layer()
     ring = Ring(Partition.zigzag((40,)), step=DecodeStep(torch.tensor([40]), torch.tensor([40])))
-    with pytest.raises(ValueError, match=words):
+    with torch.no_grad(), pytest.raises(ValueError, match=words):
         attention(hidden[:, :1], position_ids=torch.tensor([[40]]), attn_name="ring", ring=ring, **keywords)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,12 +63,58 @@ def test_however_the_keys_are_cut():
         torch.testing.assert_close(lse, results[1][1], atol=1e-5, rtol=1e-5)
 
 
-def test_the_cache_behind_the_keys_is_not_read():
+@pytest.mark.parametrize("cached", [0, 1, 64, 137, 200])
+def test_the_number_of_keys_may_lie_on_the_device_and_the_cache_behind_them_is_not_read(cached):
     q, k, v = operands(4, 2, 200, 64)
-    want, _, _ = attend(q, *(x[:, :, :137].contiguous() for x in (k, v)), 0.2, 3)
-    k[:, :, 137:], v[:, :, 137:] = torch.nan, torch.nan
-    out, _, _ = attend(q, k[:, :, :137], v[:, :, :137], 0.2, 3)
+    used = [x[:, :, :cached].contiguous() for x in (k, v)]
+    k[:, :, cached:], v[:, :, cached:] = torch.nan, torch.nan
+    want, want_lse, parts = attend(q, *used, 0.2, 3)
+    out, lse, _ = attend(q, k[:, :, :cached], v[:, :, :cached], 0.2, 3)
     assert torch.equal(out, want)
+    assert torch.equal(lse, want_lse)
+    counted = decode_split.partials(q, k, v, 0.2, 3, torch.tensor([cached], device=DEVICE))
+    assert len(counted) == decode_split.cut(200, 64, 3) >= parts
+    merged = decode_split.combine(counted, torch.float32, with_lse=True)
+    torch.testing.assert_close(merged[..., None, :-1], want, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(merged[..., None, -1], want_lse, atol=1e-6, rtol=1e-5)
+
+
+MOST_HEADS = 12
+
+
+def exchanged(rank, world_size, path, calls):
+    """Outputs of `calls` exchanges of parts of many shapes, in memory that the ranks share, each rank late by turns."""
+    size = 2 * world_size * MOST_HEADS * decode_split.WORDS
+    words = [torch.from_file(f"{path}/{each}", shared=True, size=size, dtype=torch.int64) for each in range(world_size)]
+    places = torch.tensor([each.data_ptr() for each in words])
+    made = torch.zeros(MOST_HEADS, dtype=torch.int32)
+    outs = []
+    for call in range(calls):
+        time.sleep(0.05 * ((call + rank) % 3 == 0))
+        outs.append(decode_split.exchange(parts_of(call, world_size)[rank], torch.float32, places, made, rank))
+    return outs
+
+
+def parts_of(call, world_size):
+    """Each rank's parts in one call, as many as ranks differ in: [S, B, Hq, D + 1]; every third rank saw no key."""
+    g = torch.Generator().manual_seed(call)
+    batch, heads, head_dim = ((2, 6, 24), (1, 3, 64), (3, 4, 16))[call % 3]
+    parts = [torch.randn(1 + rank, batch, heads, head_dim + 1, generator=g) for rank in range(world_size)]
+    parts[(call + 1) % 3 % world_size] *= torch.cat((torch.zeros(head_dim), torch.full((1,), torch.inf)))
+    parts[(call + 1) % 3 % world_size][..., -1] = -torch.inf
+    return parts
+
+
+@pytest.mark.skipif(GPU, reason="ranks would run Triton's interpreter")
+def test_ranks_exchange_their_parts_in_each_others_memory(ranks, tmp_path):
+    """Calls of different shapes follow one another, over the same words; none may see what another one left."""
+    world_size, calls = 3, 8
+    results = ranks(world_size).run(exchanged, str(tmp_path), calls)
+    for call in range(calls):
+        want = decode_parts.finish(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
+        for out in (each[call] for each in results):
+            assert torch.equal(out, results[0][call])
+            torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0, 30.0])
