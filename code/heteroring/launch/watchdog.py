@@ -59,7 +59,7 @@ class Watchdog:
         self._awake_at = 0.0
         self._in_main_thread = threading.current_thread() is threading.main_thread()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._deaths = select.poll()
         self._pidfds: dict[int, int] = {}
         self._strangers: set[int] = set()
@@ -75,6 +75,11 @@ class Watchdog:
         self._kill_all()
         for pidfd in self._pidfds.values():
             os.close(pidfd)
+
+    def _run(self) -> None:
+        # Ctrl-C while this thread begins or ends leaves it running, and the board is closed under it.
+        with suppress(ValueError):
+            self._watch()
 
     def _watch(self) -> None:
         now = time.monotonic()

@@ -46,6 +46,7 @@ def test_what_is_timed_holds_the_lock_of_the_machine(monkeypatch, tmp_path, name
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(benchmark, "measure", lambda *_: holders.append(holder().pid))
+    monkeypatch.setattr(benchmark, "read_bandwidth", lambda device: 1.0, raising=False)
     monkeypatch.setattr(sys, "argv", ["bench"])
     benchmark.main()
     assert set(holders) == {os.getpid()}
