@@ -117,7 +117,9 @@ def launch(
         except ChildFailedError as error:
             raise blame(error, watchdog, accounts, stacks) from None
         finally:
-            board.close()
+            with ctrl_c_held():
+                watchdog.stop()
+                board.close()
     return [results[rank] for rank in range(len(percentages))]
 
 

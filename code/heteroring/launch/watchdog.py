@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
+from heteroring.interrupts import ctrl_c_held
 from heteroring.launch.heartbeat import DONE, FAILED, STARTING, Beat, Board
 from heteroring.launch.procfs import is_stopped
 from heteroring.launch.stack_dumps import ASK, Stacks
@@ -58,28 +59,36 @@ class Watchdog:
         self._trouble_at: float | None = None
         self._awake_at = 0.0
         self._in_main_thread = threading.current_thread() is threading.main_thread()
+        self._watching = False
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._deaths = select.poll()
         self._pidfds: dict[int, int] = {}
         self._strangers: set[int] = set()
 
     def __enter__(self) -> Watchdog:
         self._strangers = {child.pid for child in multiprocessing.active_children()}
-        self._thread.start()
+        with ctrl_c_held():
+            self._thread.start()
+            self._watching = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop watching, and kill the ranks that are left; nothing where that has been done, or watching never began.
+
+        To be called before the board is closed: Ctrl-C may have come while the context was entered or left.
+        """
+        if not self._watching:
+            return
         self._stopping.set()
         self._thread.join()
         self._kill_all()
-        for pidfd in self._pidfds.values():
-            os.close(pidfd)
-
-    def _run(self) -> None:
-        # Ctrl-C while this thread begins or ends leaves it running, and the board is closed under it.
-        with suppress(ValueError):
-            self._watch()
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
+        self._watching = False  # a pid may soon be another process's
 
     def _watch(self) -> None:
         now = time.monotonic()
