@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from claims.evidence import SHORT_LENGTH, Evidence
-from claims.of_paper import closed_form_errors, tile_costs
+from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
+from claims.of_paper import closed_form_errors, layer_gains, tile_costs, torch_ratios
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.files import atomic_path
@@ -39,7 +39,7 @@ from paper.cells import (
 from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, raw_speed, refitted
 from paper.tex import count, duration, escaped, percent, render, rounded, share
 
-MIDDLE, THIRD = 50, 30
+THIRD = 30
 SLOW_SPEED = 0.1
 # Most that the repetitions of a quiet machine differ, over their median.
 NOISE_LIMIT = 0.2
@@ -70,7 +70,6 @@ def model() -> dict[str, str]:
 def study(record: Study) -> dict[str, str]:
     """What the paper says of the public study's record, and of its code on H200s."""
     longest, cell = record.lengths[-1], (record.lengths[-1], MIDDLE)
-    at_size = dict(zip(record.profile.percentages, record.profile.values[-1], strict=True))
     fitted = refitted(record)
     # The study states speeds in percent of the largest, to six digits.
     scale = 100 / max(map(max, record.profile.values))
@@ -101,7 +100,7 @@ def study(record: Study) -> dict[str, str]:
         "EvenLastMs": rounded(times["100 50", HALF]),
         "PropFirstMs": rounded(times["50 100", 21845]),
         "PropLastMs": rounded(times["100 50", 43691]),
-        "ProductSpeed": rounded(at_size[MIDDLE] / at_size[100]),
+        "ProductSpeed": rounded(record.product_speed(MIDDLE)),
         "AttentionSpeed": rounded(record.speed(cell)),
         "TableRatio": rounded(record.tokens["lut"][cell][1] / record.tokens["lut"][cell][0]),
         "LabelLoss": rounded(record.loss(MIDDLE / 100, cell)),
@@ -119,14 +118,12 @@ def call(evidence: Evidence) -> dict[str, str]:
     """The attention call, the slow rank last."""
     cells, results = evidence.call, evidence.results
     extreme, middle, long = cells.extreme, (cells.lengths[-1], MIDDLE), cells.at(length=cells.lengths[-1])
-    torch = ring_cells(results, "context_parallel")
     fractions = {at: cells(BALANCED, at, "bound_fraction") for at in cells.throttled}
     worst = min(fractions, key=fractions.get)
     every = [cells(name, at, "bound_fraction") for name in cells.strategies for at in cells.grid]
     above = [each for each in every if each > 1]
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
-    profile = results.profile[results.profile.percentage == MIDDLE].sort_values("size")
-    speeds = profile.groupby("kind").relative_speed.last()
+    speeds = evidence.middle_speeds
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     numbers = {
         "Repetitions": count(int(cells(BALANCED, extreme, "repetitions"))),
@@ -162,7 +159,7 @@ def call(evidence: Evidence) -> dict[str, str]:
         "MatmulRsquared": rounded(fits["matmul"]["r2"]),
         "MatmulHeldOut": rounded(fits["matmul"]["r2_leave_one_percentage_out"]),
         "AttentionHeldOut": rounded(fits["attention"]["r2_leave_one_percentage_out"]),
-        **ends("Torch", [torch(ZIGZAG_EVEN, at) / cells(BALANCED, at) for at in [*long, cells.equal]]),
+        **ends("Torch", torch_ratios(evidence)),
         **ends("Long", [fractions[at] for at in long]),
         **ends("Label", cells.over(ZIGZAG_UNEVEN, "bound_fraction", long)),
     }
@@ -219,8 +216,7 @@ def short_runs(evidence: Evidence) -> dict[str, str]:
 
 def simulation(evidence: Evidence) -> dict[str, str]:
     """How far the simulation is from the measured cells, the shortest and the longest."""
-    cells = evidence.simulated
-    errors = (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+    errors = evidence.simulation_errors
     return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
@@ -228,7 +224,6 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     """FMS's attention layer, a whole model's prefill, and its decoding."""
     layer, cells, decode = evidence.layer, evidence.prefill, evidence.decode
     long = layer.at(length=layer.lengths[-1])
-    gains = [layer(UNEVEN, at, "bound_fraction") - evidence.call(UNEVEN, at, "bound_fraction") for at in long]
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
     row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
     middle = cells.lengths[-1], MIDDLE
@@ -240,7 +235,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     alone = list(map(max, zip(rates("alone/rank0"), rates("alone/rank1"), strict=True)))
     return {
         **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
-        **ends("LayerGain", gains),
+        **ends("LayerGain", layer_gains(evidence)),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",

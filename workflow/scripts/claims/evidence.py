@@ -14,6 +14,7 @@ from paper.study import Study, read
 
 REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
 SHORT_LENGTH = 65536
+MIDDLE = 50
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,18 @@ class Evidence:
     def simulated(self) -> pd.DataFrame:
         """Cells of the call with `simulated_ms`, from the profile of one rank, beside latency_ms."""
         return simulated_cells(self.results)
+
+    @cached_property
+    def simulation_errors(self) -> pd.Series:
+        """Median error of the simulated cells, by length, in parts."""
+        cells = self.simulated
+        return (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+
+    @cached_property
+    def middle_speeds(self) -> pd.Series:
+        """Speed at MIDDLE percent relative to a whole GPU's, by kind of operator, at the largest size profiled."""
+        profile = self.results.profile
+        return profile[profile.percentage == MIDDLE].sort_values("size").groupby("kind").relative_speed.last()
 
     def recorded(self, **where: str | int) -> pd.DataFrame:
         """Cells of the record's ring, attention alone, with these values."""

@@ -3,7 +3,8 @@
 from math import log
 from statistics import median, stdev
 
-from claims.evidence import NOT_TESTED, SHORT_LENGTH, Evidence, Finding, holds, number, percent, span
+from claims.evidence import MIDDLE, NOT_TESTED, SHORT_LENGTH, Evidence, Finding, holds, number, percent, span
+from claims.of_study import products_ahead
 from heteroring.results.strategy import Strategy
 from paper.cells import (
     BALANCED,
@@ -50,16 +51,13 @@ def label_beats_truth(evidence: Evidence) -> Finding:
 
 def label_nearer(evidence: Evidence) -> Finding:
     study = evidence.study
-    attention, values = study.speed((study.lengths[-1], 50)), study.profile.values[-1]
-    products = values[study.profile.percentages.index(50.0)] / values[-1]
+    attention, products = study.speed((study.lengths[-1], MIDDLE)), study.product_speed(MIDDLE)
     ours = f"at 50 % of an L40 attention keeps {number(attention)}, products {number(products)} of their speed"
     return holds(abs(attention - 0.5) < abs(attention - products), ours)
 
 
 def operator_hardly_shows(evidence: Evidence) -> Finding:
-    profile = evidence.results.profile
-    at = profile[profile.percentage == 50].sort_values("size").groupby("kind").relative_speed.last()
-    gap = at["matmul"] - at["attention"]
+    gap = products_ahead(evidence)
     return holds(abs(gap) < 0.03, f"{percent(gap)} of full speed at 50 %")
 
 
@@ -179,9 +177,14 @@ def beats_fast_rank_alone(evidence: Evidence) -> Finding:
 
 
 def beats_torch(evidence: Evidence) -> Finding:
-    cells, torch = evidence.call, ring_cells(evidence.results, "context_parallel")
-    ratios = [torch(ZIGZAG_EVEN, at) / cells(BALANCED, at) for at in [*cells.at(length=LONG), cells.equal]]
+    ratios = torch_ratios(evidence)
     return holds(min(ratios) > 1.15, f"{span(ratios)} times faster at 65,536 tokens")
+
+
+def torch_ratios(evidence: Evidence) -> list[float]:
+    """The time of PyTorch's context_parallel over that of balanced zigzag shards, at the longest length."""
+    cells, torch = evidence.call, ring_cells(evidence.results, "context_parallel")
+    return [torch(ZIGZAG_EVEN, at) / cells(BALANCED, at) for at in [*cells.at(length=LONG), cells.equal]]
 
 
 def shares_by_label_cost(evidence: Evidence) -> Finding:
@@ -244,11 +247,14 @@ def layer_too(evidence: Evidence) -> Finding:
 
 def layer_moves_contiguous(evidence: Evidence) -> Finding:
     """A contiguous split gains where layers are added that cost the same for every token: its best share moves."""
-    gains = [
-        evidence.layer(UNEVEN, at, "bound_fraction") - evidence.call(UNEVEN, at, "bound_fraction")
-        for at in evidence.call.at(length=LONG)
-    ]
+    gains = layer_gains(evidence)
     return holds(min(gains) > 0.05, f"{span(gains)} of the bound more in the layer than in the call")
+
+
+def layer_gains(evidence: Evidence) -> list[float]:
+    """Bound fraction of proportional contiguous shards in the layer, less that in the call, at the longest length."""
+    layer, call = evidence.layer, evidence.call
+    return [layer(UNEVEN, at, "bound_fraction") - call(UNEVEN, at, "bound_fraction") for at in call.at(length=LONG)]
 
 
 def model_near_fastest(evidence: Evidence) -> Finding:
@@ -280,8 +286,7 @@ def throttle_hardly_slows_decoding(evidence: Evidence) -> Finding:
 
 
 def simulation_closer_when_long(evidence: Evidence) -> Finding:
-    cells = evidence.simulated
-    errors = (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
+    errors = evidence.simulation_errors
     ours = f"median errors {percent(errors[4096])} at 4,096 tokens, {percent(errors[LONG])} at 65,536"
     return holds(bool(errors.is_monotonic_decreasing) and errors[LONG] < 0.05, ours)
 

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from claims.evidence import NOT, PARTLY, REPRODUCED, Evidence, Finding, number, percent, span
+from claims.evidence import MIDDLE, NOT, PARTLY, REPRODUCED, Evidence, Finding, number, percent, span
 from heteroring.results.strategy import fitted_name
 from paper.cells import EVEN, FORMULA, LUT, UNEVEN
 from paper.study import HALF, refitted
@@ -139,13 +139,14 @@ def regression_fit(evidence: Evidence) -> Finding:
     return Finding(REPRODUCED if f"{model.r2:.3f}" == "0.922" else NOT, text)
 
 
+def products_ahead(evidence: Evidence) -> float:
+    """By how much products keep more of their speed than attention does."""
+    return evidence.middle_speeds["matmul"] - evidence.middle_speeds["attention"]
+
+
 def wrong_operator(evidence: Evidence) -> Finding:
     """How far the speed of products is from attention's, in points, at 50 %."""
-    study, profile = evidence.study, evidence.results.profile
-    cell = study.lengths[-1], 50
-    values = study.profile.values[-1]
-    theirs = values[study.profile.percentages.index(50.0)] / values[-1] - study.speed(cell)
-    at = profile[profile.percentage == 50].sort_values("size").groupby("kind").relative_speed.last()
-    ours = at["matmul"] - at["attention"]
+    study, ours = evidence.study, products_ahead(evidence)
+    theirs = study.product_speed(MIDDLE) - study.speed((study.lengths[-1], MIDDLE))
     verdict = REPRODUCED if ours > 0.5 * theirs else PARTLY if ours > 0.1 * theirs else NOT
     return Finding(verdict, f"{percent(ours)} of full speed here, {percent(theirs)} on the L40", "")

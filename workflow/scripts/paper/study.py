@@ -94,6 +94,11 @@ class Study:
         """Speed of rank 1 relative to rank 0 in attention: even shards cost it 1/2 homogeneously, 1/(2s) throttled."""
         return 1 / self.slowdown(EVEN, cell)
 
+    def product_speed(self, percentage: int) -> float:
+        """Speed of the largest matrix product relative to a whole GPU's, which is the profile's last percentage."""
+        values = self.profile.values[-1]
+        return values[self.profile.percentages.index(float(percentage))] / values[-1]
+
     def share(self, split: str, cell: Cell) -> float:
         """Rank 0's share of the tokens."""
         return self.tokens[split][cell][0] / cell[0]
