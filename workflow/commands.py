@@ -44,6 +44,11 @@ class Setting:
         ranks = "-".join(f"{percentage:03d}" for percentage in self.percentages)
         return ".".join([f"pct-{ranks}", *([self.part] if self.part else []), f"job-{self.job}"])
 
+    @property
+    def trace(self) -> str:
+        """What the file of its traced layer is called, of a whole model: as `heteroring model` calls it by itself."""
+        return self.name.replace("pct-", "trace-")
+
 
 class Commands:
     """The commands for a live `platform` of a workflow's `config`, what is written being called `label`.

@@ -75,7 +75,7 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     cost = folder / "models" / f"{BLOCK_MODEL}.json"
     yield Job("model", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
     for setting in commands.model_settings():
-        path, trace = folder / f"{setting.name}.csv", folder / f"{setting.name.replace('pct-', 'trace-')}.csv"
+        path, trace = folder / f"{setting.name}.csv", folder / f"{setting.trace}.csv"
         yield Job("model", path, commands.model(setting, cost.parent, path, trace))
 
 

@@ -147,10 +147,10 @@ def whole_model_files(folder):
         return sorted(str(path) for path in Path(folder, "model").rglob("*-*.*") if path.parent.name != "models")
     if not has_whole_model(folder):
         return []
-    names = list(MODEL_SETTINGS[FOLDERS[folder]])
+    settings = MODEL_SETTINGS[FOLDERS[folder]]
     return [
-        *expand(f"{folder}/model/{{name}}.{{kind}}", name=names, kind=["csv", "json"]),
-        *(f"{folder}/model/{name.replace('pct-', 'trace-')}.csv" for name in names),
+        *expand(f"{folder}/model/{{name}}.{{kind}}", name=settings, kind=["csv", "json"]),
+        *(f"{folder}/model/{setting.trace}.csv" for setting in settings.values()),
         *expand(f"{folder}/model/profile/pct-{{percentage}}.{{kind}}", percentage=MODEL_PROFILES, kind=["csv", "json"]),
     ]
 

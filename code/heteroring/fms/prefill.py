@@ -161,10 +161,12 @@ def run_chunks(
         done += part.seq_len
         if all_logits:
             found.append(logits if call.world_size == 1 else gather_all(logits, part, like, call.group))
-    cache.plan_turns()
     if all_logits:
-        return torch.cat(found, 1)
-    return logits[:, -1] if call.world_size == 1 else share_last(logits, last, like, call.group)
+        logits = torch.cat(found, 1)
+    else:
+        logits = logits[:, -1] if call.world_size == 1 else share_last(logits, last, like, call.group)
+    cache.plan_turns()  # when all else is queued, since the host waits for the copy to the device
+    return logits
 
 
 def _check_prompt(

@@ -63,13 +63,3 @@ def step_us(step: Step, number: int, costs: Costs) -> np.ndarray:
     """Microseconds that each rank computes in ring step `number`: [ranks]."""
     row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
     return costs.pair_us * step.pairs + row_us * step.rows
-
-
-def busy_us(partition: Partition, costs: Sequence[Cost]) -> np.ndarray:
-    """Microseconds that each rank is busy in one causal call, its tokens' other work included: [ranks].
-
-    What `predicted_ms` says, for many ranks at once.
-    """
-    each = Costs.of(costs)
-    attention_us = sum(step_us(step, number, each) for number, step in enumerate(steps(partition)))
-    return attention_us + each.token_us * np.array(partition.block_lens)

@@ -22,9 +22,7 @@ def summary(rows: Sequence[Measurement]) -> Table:
     """A line for each thing measured: the split, the median latency in ms, and the capacity bound over it."""
     measured = cells(rows)
     modules = list(dict.fromkeys(measured["module"]))
-    [percentages] = set(measured["percentages"])
-    speeds = ", ".join(f"{percentage} %" for percentage in percentages)
-    table = Table(title=f"Ranks at {speeds}; median of {measured['repetitions'].max()}", box=SIMPLE_HEAD)
+    table = _titled(measured, "median of")
     if len(modules) > 1:
         table.add_column("module", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
@@ -47,9 +45,7 @@ def model_summary(rows: Sequence[ModelRow], limits_ms: Mapping[str, float]) -> T
     weights and KV once.
     """
     measured = model_cells(rows)
-    [percentages] = set(measured["percentages"])
-    speeds = ", ".join(f"{percentage} %" for percentage in percentages)
-    table = Table(title=f"Ranks at {speeds}; median of up to {measured['repetitions'].max()}", box=SIMPLE_HEAD)
+    table = _titled(measured, "median of up to")
     for column in ("phase", "tokens", "what", "split", "ms", "limit", "of limit"):
         table.add_column(column, justify="left" if column in ("phase", "what") else "right", no_wrap=True)
     for _, group in measured.groupby(["phase", "seq_len"], sort=False):
@@ -71,6 +67,12 @@ _RECORDED = [
 def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
     """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
     return json.loads(cells(rows)[_RECORDED].to_json(orient="records"))
+
+
+def _titled(measured: pd.DataFrame, of: str) -> Table:
+    [percentages] = set(measured["percentages"])
+    speeds = ", ".join(f"{percentage} %" for percentage in percentages)
+    return Table(title=f"Ranks at {speeds}; {of} {measured['repetitions'].max()}", box=SIMPLE_HEAD)
 
 
 def _name(row: Any) -> str:

@@ -15,7 +15,7 @@ from heteroring.allocators.even import even
 from heteroring.cli.main import app
 from heteroring.planning.network import Link, Network
 from heteroring.planning.simulate import simulate
-from heteroring.planning.steps import busy_us, steps
+from heteroring.planning.steps import Costs, step_us, steps
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import step_pairs
@@ -49,7 +49,9 @@ def test_busy_times_are_those_of_the_cost_model(layout, lens):
     partition = Partition(layout, tuple(lens))
     costs = [Cost(1.0 + rank, 0.5 * rank, 0.2, 0.1 * rank) for rank in range(len(lens))]
     expected = pytest.approx([1e3 * ms for ms in predicted_ms(partition, costs)])
-    assert list(busy_us(partition, costs)) == expected
+    each = Costs.of(costs)
+    attention_us = sum(step_us(step, number, each) for number, step in enumerate(steps(partition)))
+    assert list(attention_us + each.token_us * lens) == expected
     found = simulate(partition, costs, Network.single_node(len(lens), FAST), 1)
     assert list(found.busy_us) == expected
     assert found.latency_us >= found.busy_us.max() * (1 - 1e-12)

@@ -11,6 +11,8 @@ from heteroring.ring.partition import Partition
 
 # The profile that the cost of a model's blocks is fitted to.
 COST = "block"
+# Of the tokens decoded, the first is that of the prefill, and the second one's step is what a graph is recorded after.
+UNTIMED_TOKENS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class ModelJob(SplitJob):
     """What `heteroring model` measures under one throttle setting.
 
     new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
-    replayed as a CUDA graph where there is one. A cell is measured `repetitions` times, or until it
-    has taken cell_seconds; a slow rank alone would otherwise take most of a job.
+    replayed as a CUDA graph where there is one. A cell is measured `repetitions` times, or until it has taken
+    cell_seconds; a slow rank alone would otherwise take most of a job.
     """
 
     model: ModelSpec
@@ -33,8 +35,11 @@ class ModelJob(SplitJob):
         for name, least in (("batch", 1), ("cell_seconds", 0)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be {least} or more")
-        if self.new_tokens < 3 and self.new_tokens != 0:
-            raise ValueError(f"new_tokens is {self.new_tokens}: it must be 0, or 3 or more, of which two are not timed")
+        if self.new_tokens <= UNTIMED_TOKENS and self.new_tokens != 0:
+            raise ValueError(
+                f"new_tokens is {self.new_tokens}: it must be 0, or {UNTIMED_TOKENS + 1} or more, of which "
+                f"{UNTIMED_TOKENS} are not timed"
+            )
         longest = max(self.seq_lens) + self.new_tokens
         if longest > self.model.sizes.max_seq_len:
             raise ValueError(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.allocators.even import even
-from heteroring.bench.model.job import ModelCell, ModelJob
+from heteroring.bench.model.job import UNTIMED_TOKENS, ModelCell, ModelJob
 from heteroring.bench.model.layer_trace import Event, LayerTrace
 from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.verify import WrongResult
@@ -27,8 +27,6 @@ from heteroring.ring.transport.transport import choose_transport
 # is off by as much as its own size.
 LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 WARM_TOKENS = 4
-# Of the tokens decoded, the first is that of the prefill, and the second one's step is what a graph is recorded after.
-UNTIMED_TOKENS = 2
 SHORT_PROMPT = 64
 
 
