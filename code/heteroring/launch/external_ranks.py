@@ -7,13 +7,14 @@ keeps: whatever ends one of them ends all, and each says why in one line.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Event, Thread
@@ -78,7 +79,7 @@ def together(hang_timeout: float) -> Iterator[None]:
         return
     store = store_of(world)
     over = Event()
-    watcher = Thread(target=_watch, args=(store.clone(), world.size, hang_timeout, over), daemon=True)
+    watcher = Thread(target=_watch, args=(store.clone(), world, hang_timeout, over), daemon=True)
     watcher.start()
     failure = ""
     try:
@@ -94,7 +95,7 @@ def together(hang_timeout: float) -> Iterator[None]:
         watcher.join()
         if failure:
             store.compare_set("failed", "", failure)
-        _leave(store, world.size)
+        _leave(store, world)
 
 
 @cache
@@ -140,22 +141,22 @@ def _integer(name: str) -> int:
     return int(text)
 
 
-def _meet(store: Store, what: str, size: int) -> None:
-    """Wait until as many ranks have come so far."""
+def _meet(store: Store, what: str, size: int, deadline: float = math.inf) -> None:
+    """Wait until as many ranks have come so far, or until the deadline."""
     there = store.add(what, 1)
-    while there < size:
+    while there < size and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         there = store.add(what, 0)
 
 
-def _watch(store: Store, size: int, hang_timeout: float, over: Event) -> None:
+def _watch(store: Store, world: World, hang_timeout: float, over: Event) -> None:
     """End this process when another rank has failed, or when the beats of all ranks together count no further."""
     told, total, heard_at = -1, 0, time.monotonic()
     try:
         while not over.wait(POLL_SECONDS):
             if store.check(["failed"]):
                 code, _, reason = store.get("failed").decode().partition(" ")
-                _quit(int(code), reason, store, size)
+                _quit(int(code), reason, store, world)
             beats = heartbeat.beats()
             before, total, told = total, store.add("beats", beats - told), beats
             now = time.monotonic()
@@ -167,23 +168,26 @@ def _watch(store: Store, size: int, hang_timeout: float, over: Event) -> None:
         _quit(1, "the ranks have lost touch: what keeps their store has gone")
 
 
-def _quit(code: int, reason: str, store: Store | None = None, size: int = 0) -> NoReturn:
+def _quit(code: int, reason: str, store: Store | None = None, world: World | None = None) -> NoReturn:
     """End this process, whose main thread may be waiting for a rank that has gone."""
     try:
         os.write(2, f"heteroring: error: {reason}\n".encode())
-        if store is not None:
-            _leave(store, size)
+        if store is not None and world is not None:
+            _leave(store, world)
     finally:
         os._exit(code)
 
 
-def _leave(store: Store, size: int) -> None:
-    """Say that this rank needs the store no more, and wait a little until all have: one of them may keep it.
+def _leave(store: Store, world: World) -> None:
+    """Say that this rank needs the store no more, and wait a little until all have said so, rank 0 until all know it.
 
-    Whoever started the ranks also ends all when it sees one gone, and those that have not spoken never would.
+    Rank 0 may keep the store, so it goes last. Whoever started the ranks also ends all when it sees one gone, and those
+    that have not spoken never would.
     """
     deadline = time.monotonic() + LEAVE_SECONDS
-    left = store.add("left", 1)
-    while left < size and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-        left = store.add("left", 0)
+    with suppress(RuntimeError):  # one rank died, and rank 0 waited for it no longer
+        _meet(store, "left", world.size, deadline)
+        if world.rank == 0:
+            _meet(store, "gone", world.size, deadline)
+        else:
+            store.add("gone", 1)

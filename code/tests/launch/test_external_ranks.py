@@ -157,7 +157,7 @@ def test_two_nodes_of_torchrun_measure_what_launched_ranks_do(torchrun, jobs_on_
 @pytest.mark.ranks
 def test_bad_input_is_one_line_on_every_rank(srun):
     for code, said, complaint in srun("bench", "--percentages", "100,50,20", *GRID).ends():
-        assert (code, said) == (2, "")
+        assert (code, said) == (2, ""), complaint
         assert complaint.startswith("heteroring: error: ")
         assert complaint.endswith(
             "percentages are 100, 50, 20: one is needed for each of the 2 ranks that were started\n"
