@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from heteroring.results.rank_speeds import ranks_of
 from heteroring.results.strategy import fitted_name
 
 # Profiles that models are fitted to, by kind of model; a layer is profiled where it is measured.
@@ -60,33 +61,33 @@ class Commands:
     def __init__(self, config: Mapping, platform: str, modules: Sequence[str], label: str = "") -> None:
         self._config, self._platform, self._modules, self._label = config, platform, tuple(modules), label
         self._settings = config["platforms"][platform]
-        self.percentages = tuple(sorted(config["percentages"], reverse=True))
+        self._rings = self._ordered(config["percentages"])
+        self.percentages = _levels(self._rings)
         self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
         fits = [(kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles]
         self.models = {fitted_name(*fit): fit for fit in fits}
-        self.model_percentages = tuple(sorted(config["model_percentages"], reverse=True))
-        self.model_profiles = tuple(sorted({100, *self.model_percentages}, reverse=True))
+        self._model_rings = self._ordered(config["model_percentages"])
+        self.model_profiles = _levels(self._model_rings)
 
     def settings(self) -> list[Setting]:
         """Every job of the ring, in the order in which what is compared is measured close together.
 
-        That is one job of each kind after another, and in these both rank orders of a percentage side by side.
+        That is one job of each kind after another, and in these all rank orders of the same percentages side by side.
         """
         strategies = (*self._config["strategies"], *self._settings["more_strategies"])
         headline = self._config["headline"]
-        both = [order for slow in self.percentages for order in self._orders(slow)]
-        last = [(100, slow) for slow in self.percentages if slow in headline["percentages"]]
+        corner = [ranks for ranks in self._rings if ranks in map(ranks_of, headline["percentages"])]
         # Separate jobs let a GPU's calls be recorded before its layers; on a CPU another start would cost too much.
         parts = {"call": ("attention",), "layer": ("fms",)} if self._platform == "gpu" else {"": self._modules}
         found = []
         for job in range(1, self._settings["jobs"] + 1):
             for part, wanted in parts.items():
                 modules = tuple(module for module in wanted if module in self._modules)
-                found += [Setting(ranks, part, job, modules, RESTED, strategies) for ranks in both if modules]
+                found += [Setting(ranks, part, job, modules, RESTED, strategies) for ranks in self._rings if modules]
                 if part != "layer":
                     found += [
                         Setting(ranks, condition, job, ("attention",), condition, tuple(headline["strategies"]))
-                        for ranks in last
+                        for ranks in corner
                         for condition in self._settings["conditions"]
                     ]
         return found
@@ -94,12 +95,17 @@ class Commands:
     def model_settings(self) -> list[Setting]:
         """Every job of whole models, in such an order."""
         strategies = tuple(self._config["model_strategies"])
-        both = [order for slow in self.model_percentages for order in self._orders(slow)]
         jobs = range(1, self._settings["model"]["jobs"] + 1)
-        return [Setting(ranks, "", job, (), RESTED, strategies) for job in jobs for ranks in both]
+        return [Setting(ranks, "", job, (), RESTED, strategies) for job in jobs for ranks in self._model_rings]
 
-    def _orders(self, slow: int) -> list[tuple[int, int]]:
-        return [(100, slow), (slow, 100)] if slow in self._settings["slow_first"] else [(100, slow)]
+    def _ordered(self, entries: Iterable[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        """The percentages of the ranks of every ring that `entries` of the config ask for, the fastest rings first."""
+        rings = []
+        for entry in entries:
+            rings.append(ranks_of(entry))
+            if entry in self._settings["slow_first"]:
+                rings.append(rings[-1][::-1])
+        return tuple(sorted(dict.fromkeys(rings), key=sorted, reverse=True))
 
     def grid(self) -> dict:
         """What the measurements of the ring must hold, for their check."""
@@ -213,6 +219,11 @@ class Commands:
         names = ("heads", "kv_heads", "dtype")
         lengths = _listed(model["seq_lens"])
         return _options(model=model["name"], seq_lens=lengths, **{name: model[name] for name in names})
+
+
+def _levels(rings: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The percentages to profile: those of ranks in `rings`, and 100."""
+    return tuple(sorted({100, *(percentage for ranks in rings for percentage in ranks)}, reverse=True))
 
 
 def _options(**options: object) -> Arguments:

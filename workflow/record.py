@@ -63,7 +63,7 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     for setting in commands.settings():
         path = folder / "bench" / f"{setting.name}.csv"
         yield Job(setting.part, path, commands.bench(setting, models, path))
-    if commands.model_percentages:
+    if config["model_percentages"]:
         yield from _model_jobs(folder / "model", commands)
 
 
@@ -162,7 +162,7 @@ def read_config(path: Path, **changed: int) -> dict:
         config["platforms"]["gpu"] |= changed
         found = conflicts(config)
         list(jobs(path, config))
-    except (AttributeError, KeyError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (AttributeError, LookupError, OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path} is no configuration: {' '.join(str(error).split())}") from error
     if found:
         raise ValueError("\n".join([f"{path}:", *found]))

@@ -1,15 +1,18 @@
-"""Find values of the configuration that are valid by themselves but exclude each other. Standard library only."""
+"""Find values of the configuration that are valid by themselves but exclude each other."""
 
 from collections.abc import Iterator, Mapping, Sequence
+
+from heteroring.results.rank_speeds import ranks_of
 
 
 def conflicts(config: Mapping) -> list[str]:
     """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
-    found = []
+    found = list(_of_rings(config))
+    ranks = len(ranks_of(config["percentages"][0]))
     for platform, settings in config["platforms"].items():
         found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
         if platform == "gpu":
-            found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"])]
+            found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"], ranks)]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
         for strategy in settings["more_strategies"]:
             if strategy in config["strategies"]:
@@ -25,11 +28,28 @@ def _of_shape(settings: Mapping, modules: Sequence[str]) -> Iterator[str]:
         yield f"head_dim: {head_dim} is odd, and module fms has rotary positions, which need an even width"
 
 
-def _of_peers(seq_lens: Sequence[int]) -> Iterator[str]:
-    """GPUs are measured beside PyTorch's context_parallel, which gives each of two ranks two equal parts."""
+def _of_rings(config: Mapping) -> Iterator[str]:
+    """What is compared is measured on equally many ranks, and with all of them at full speed too."""
+    keys = {"percentages": config["percentages"], "headline.percentages": config["headline"]["percentages"]}
+    ranks = len(ranks_of(config["percentages"][0]))
+    full = 100 if ranks == 2 else [100] * ranks
+    for key, entries in keys.items():
+        if (100,) * ranks not in map(ranks_of, entries):
+            yield f"{key}: {entries} lacks {full}"
+    for key, entries in (keys | {"model_percentages": config["model_percentages"]}).items():
+        for entry in entries:
+            if len(ranks_of(entry)) != ranks:
+                yield f"{key}: {entry} is of {len(ranks_of(entry))} ranks, and {config['percentages'][0]} of {ranks}"
+
+
+def _of_peers(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
+    """GPUs are measured beside PyTorch's context_parallel, which gives each rank two equal parts."""
     for seq_len in seq_lens:
-        if seq_len % 4:
-            yield f"seq_lens: {seq_len} is not a multiple of 4: context_parallel, measured beside, cannot share it out"
+        if seq_len % (2 * ranks):
+            yield (
+                f"seq_lens: {seq_len} is not a multiple of {2 * ranks}: context_parallel, measured beside, cannot "
+                "share it out"
+            )
 
 
 def _of_model(settings: Mapping) -> Iterator[str]:

@@ -36,19 +36,19 @@ class Platforms:
         return (*self.measurable, *self.recorded)
 
 
-def choose(requested: str, gpus: int, recorded: Collection[str]) -> Platforms:
-    """Resolve the config key `platform` for a machine with that many CUDA GPUs.
+def choose(requested: str, gpus: int, recorded: Collection[str], ranks: int = 2) -> Platforms:
+    """Resolve the config key `platform` for a machine with that many CUDA GPUs, and rings of that many ranks.
 
     Raises ValueError when `requested` is neither measurable here nor recorded.
     """
-    measurable = MEASURABLE if gpus >= 2 else ("cpu",)
+    measurable = MEASURABLE if gpus >= ranks else ("cpu",)
     recorded = tuple(sorted(set(recorded) - set(MEASURABLE)))
-    if requested == "auto" and gpus >= 2:
+    if requested == "auto" and gpus >= ranks:
         main = "gpu"
     elif requested == "auto":
         main = PREFERRED_RECORD if PREFERRED_RECORD in recorded else "cpu"
-    elif requested == "gpu" and gpus < 2:
-        raise ValueError(f"platform=gpu needs two or more CUDA GPUs, and this machine shows {gpus}")
+    elif requested == "gpu" and gpus < ranks:
+        raise ValueError(f"platform=gpu needs a CUDA GPU for each of {ranks} ranks, and this machine shows {gpus}")
     elif requested not in (*measurable, *recorded):
         known = choices(requested, ("auto", *MEASURABLE, *recorded))
         raise ValueError(f"platform={requested}: no measurements are recorded under data/{requested}; choose {known}")

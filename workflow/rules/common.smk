@@ -11,6 +11,7 @@ from pathlib import Path
 from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import CATALOG, NAMES
+from heteroring.results.rank_speeds import ranks_of
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -32,7 +33,8 @@ try:
     check(config, SCHEMA)
     if HAS_FMS:
         check_models(config, DEFAULTS)
-    PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")))
+    RANKS = len(ranks_of(config["percentages"][0]))
+    PLATFORMS = choose(config["platform"], visible_gpus(), recorded_platforms(Path("data")), RANKS)
     ROOT = f"runs/{config['run']}/" if config["run"] else ""
     DATA, FIGURES, LATEX, LOGS = (f"{ROOT}{folder}" for folder in ("data", "figures", "latex", "logs"))
     check_writable([DATA, FIGURES, LATEX, LOGS])
@@ -138,7 +140,7 @@ def has_whole_model(folder):
     """Whether a whole model is measured there, or was."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return any(Path(folder, "model").glob("pct-*.csv"))
-    return HAS_FMS and bool(GRID.model_percentages)
+    return HAS_FMS and bool(config["model_percentages"])
 
 
 def whole_model_files(folder):
@@ -161,7 +163,7 @@ def aggregate_options(folder):
         return ""
     platform = FOLDERS[folder]
     whole = MODEL_SETTINGS[platform] if has_whole_model(folder) else []
-    profiles = comma(config["percentages"])
+    profiles = comma(GRID.percentages)
     return f"--percentages {profiles} --bench {comma(SETTINGS[platform])} --model {comma(whole) or 'none'}"
 
 

@@ -9,7 +9,8 @@ from statistics import mean, median
 import numpy as np
 import pandas as pd
 
-from heteroring.results.repetitions import check_cell, latency_of, order_of, references, strategy_of
+from heteroring.results.rank_speeds import order_of
+from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
 
 CELL = [

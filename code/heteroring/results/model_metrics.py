@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
-from heteroring.results.repetitions import check_cell, latency_of, order_of, references, strategy_of
+from heteroring.results.rank_speeds import order_of
+from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 
 MODEL_CELL = [
     "platform",

@@ -37,15 +37,6 @@ def strategy_of(row: Split) -> str:
     return name_of(row.layout, row.allocator, row.model_source)
 
 
-def order_of(percentages: Sequence[int]) -> str:
-    """How the ranks' speeds are ordered: "equal", of two ranks "slow last" or "slow first", else the percentages."""
-    if len(set(percentages)) == 1:
-        return "equal"
-    if len(percentages) == 2:
-        return "slow last" if percentages[0] > percentages[1] else "slow first"
-    return " ".join(map(str, percentages))
-
-
 def check_cell(group: pd.DataFrame, cell: dict[str, object]) -> None:
     """Raise ValueError, naming `cell`, if its repetitions, of one job or of several, were not of the same call."""
     for column in ("percentages", "block_lens", "clamped", "block", "transport"):

@@ -83,8 +83,8 @@ def headline(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def slow_last(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `table` that are not of a slow rank in front."""
-    return table if table.empty else table[table["order"] != "slow first"]
+    """The rows of `table` whose ranks are equal, but for a slow one at the back."""
+    return table if table.empty else table[table["order"].isin(["equal", "slow last"])]
 
 
 _TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory_gb": float}

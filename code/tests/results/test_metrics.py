@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from heteroring.results.metrics import cells, order_of, profile_cells
+from heteroring.results.metrics import cells, profile_cells
+from heteroring.results.rank_speeds import in_short, order_of, ranks_of
 from heteroring.results.results import headline
 from rows import measurement, profile_row
 
@@ -108,11 +109,23 @@ def test_orders_and_conditions_are_cells_of_their_own_and_compared_with_their_li
 
 
 @pytest.mark.parametrize(
-    ("percentages", "order"),
-    [((100, 100), "equal"), ((100, 10), "slow last"), ((10, 100), "slow first"), ((100, 30, 50), "100 30 50")],
+    ("percentages", "order", "short"),
+    [
+        ((100, 100), "equal", "2 x 100"),
+        ((100, 10), "slow last", "100, 10"),
+        ((10, 100), "slow first", "10, 100"),
+        ((100, 30, 50), "100 30 50", "100, 30, 50"),
+        ((100,) * 4, "equal", "4 x 100"),
+        ((100, 100, 100, 10), "slow last", "3 x 100, 10"),
+        ((10, 100, 100, 100), "slow first", "10, 3 x 100"),
+        ((100, 10, 100, 100), "100 10 100 100", "100, 10, 2 x 100"),
+        ((100, 100, 10, 10), "100 100 10 10", "2 x 100, 2 x 10"),
+        ((100, 10, 10), "100 10 10", "100, 2 x 10"),
+    ],
 )
-def test_rank_orders_are_named(percentages, order):
-    assert order_of(percentages) == order
+def test_rank_orders_are_named(percentages, order, short):
+    assert (order_of(percentages), in_short(percentages)) == (order, short)
+    assert ranks_of(list(percentages)) == percentages
 
 
 def test_imbalance_is_the_busiest_over_the_mean(table):

@@ -116,6 +116,13 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("percentages",), [50, 10], "percentages: [50, 10] lacks 100"),
         (("percentages",), [100, 50, 50], "percentages: [100, 50, 50] has non-unique elements"),
         (("percentages",), [100, "50"], "percentages.1: '50' is not of type 'integer'"),
+        (("percentages",), [100, [100, 50, 10]], "percentages: [100, 50, 10] is of 3 ranks, and 100 of 2"),
+        (("percentages",), [[100, 100, 50], [50, 100, 100]], "[50, 100, 100]] lacks [100, 100, 100]"),
+        (("percentages",), [100, [100]], "percentages.1: [100] is too short"),
+        (("percentages",), [100, [100, 0]], "percentages.1.1: 0 is less"),
+        (("headline", "percentages"), [50, 10], "headline.percentages: [50, 10] lacks 100"),
+        (("headline", "percentages"), [100, [100, 100, 100]], "headline.percentages: [100, 100, 100] is of 3 ranks"),
+        (("model_percentages",), [[100, 100, 50]], "model_percentages: [100, 100, 50] is of 3 ranks, and 100 of 2"),
         (
             ("strategies",),
             ["contiguous/even", "zigzag/even", "zigzag/lutt"],
@@ -150,7 +157,7 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("run",), "r" * 300, "run: 'rrr"),
         (("run",), "mine\n", "run: 'mine\\n' does not match"),
         (("percentages",), [100, 50.0], "percentages.1: 50.0 is not of type 'integer'"),
-        (("percentages",), ["100"], "percentages.0: '100' is not of type 'integer'; inside lists and groups, --config"),
+        (("percentages",), ["100"], "percentages.0: '100' is not of type 'integer', 'array'; inside lists and groups"),
         (("model_percentages",), [True], "model_percentages.0: True is not of type 'integer'"),
         (("platforms", "cpu", "heads"), 2.0, "platforms.cpu.heads: 2.0 is not of type 'integer'"),
         (("platforms", "cpu", "heads"), True, "platforms.cpu.heads: True is not of type 'integer'"),
@@ -276,8 +283,15 @@ def test_platform_choice(requested, gpus, recorded, main, live):
 
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_platform_gpu_without_two_gpus_is_refused(gpus):
-    with pytest.raises(ValueError, match=f"platform=gpu needs two or more CUDA GPUs.*{gpus}"):
+    with pytest.raises(ValueError, match=f"platform=gpu needs a CUDA GPU for each of 2 ranks.*{gpus}"):
         choose("gpu", gpus, ())
+
+
+def test_a_ring_of_four_needs_four_gpus():
+    assert choose("auto", 4, (), ranks=4).main == "gpu"
+    assert choose("auto", 3, (), ranks=4).main == "cpu"
+    with pytest.raises(ValueError, match="for each of 4 ranks, and this machine shows 3"):
+        choose("gpu", 3, (), ranks=4)
 
 
 def test_platform_that_is_not_recorded_is_refused_and_the_choices_are_listed():
