@@ -12,6 +12,7 @@ import pandas as pd
 from heteroring.results.rank_speeds import order_of
 from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
+from heteroring.results.strategy import BALANCED
 
 CELL = [
     "platform",
@@ -55,9 +56,11 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
       the latency in that job: of both the median over jobs;
     - fast_alone_ms = min_r T_r, the median over jobs;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
-      while its kernel waits for a peer's projections (`Measurement`).
+      while its kernel waits for a peer's projections (`Measurement`);
+    - exposed = the part of T in which the busiest rank does not compute, of the attention call: transfers that compute
+      does not hide, waits for ranks that are behind, launches. What a fused first step waits is not seen.
 
-    A metric whose reference was not measured is NaN, and so is the imbalance of a layer. `measurements` are those of
+    A metric whose reference was not measured is NaN, and so are the last two of a layer. `measurements` are those of
     one job, or what `read_rows` found to belong together. Raises ValueError if a cell's repetitions differ in
     block_lens, or in what computed and carried them.
     """
@@ -78,6 +81,7 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
+    exposed = 1 - group["busy_ms"].map(max) / group["latency_ms"]
     return named | {
         "percentages": first["percentages"],
         "block_lens": first["block_lens"],
@@ -85,6 +89,7 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
         **latency_of(group),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
+        "exposed": exposed.median() if of_computing else np.nan,
         "bytes_moved": first["bytes_moved"],
     }
 
@@ -107,9 +112,38 @@ _VALUES = [
     "bound_ms",
     "bound_fraction",
     "imbalance",
+    "exposed",
     "fast_alone_ms",
     "bytes_moved",
 ]
+
+
+def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
+    """Which ranks strategy BALANCED uses in each cell in which some alone were measured as well, and the best to use.
+
+    One row for each module, condition, length and percentages, `chosen` and `best` being numbers of ranks that hold
+    tokens: `best` is what has the least latency, of the strategy's own split, the fastest ranks together (system
+    `subset`) and each rank alone; `regret` is the latency of the strategy over that one, from 1. The choice is `right`
+    if it is the best, or if medians of its jobs reach down to those of the best.
+    """
+    where = ["module", "condition", "seq_len", "percentages"]
+    found = []
+    for key, group in cells.groupby(where, sort=False):
+        own = group[(group["system"] == "ring") & (group["strategy"] == BALANCED)]
+        if own.empty or not (group["system"] == "subset").any():
+            continue
+        sets = pd.concat([own, group[group["system"].isin(["subset", "alone"])]])
+        mine, best = own.iloc[0], sets.loc[sets["latency_ms"].idxmin()]
+        found.append(
+            dict(zip(where, key, strict=True))
+            | {
+                "chosen": np.count_nonzero(mine["block_lens"]),
+                "best": np.count_nonzero(best["block_lens"]),
+                "regret": mine["latency_ms"] / best["latency_ms"],
+                "right": bool(mine["latency_low_ms"] <= best["latency_high_ms"]),
+            }
+        )
+    return pd.DataFrame(found, columns=[*where, "chosen", "best", "regret", "right"])
 
 
 def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from heteroring.ring.workload import causal_flops, total_pairs
 from heteroring.throttle import THROTTLES
 from heteroring.words import shown
 
-SYSTEMS = ("ring", "alone", "context_parallel", "sdpa")
+SYSTEMS = ("ring", "subset", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
 CONDITIONS = ("rested", "sustained", "eager", "captured")
 MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
@@ -68,7 +68,8 @@ _SPLIT = ("layout", "allocator", "model_source", "seq_len", "percentages", "bloc
 class Measurement:
     """One repetition of one strategy at one length. Times in milliseconds; lists have one entry per rank.
 
-    system: `ring`, or a baseline: `alone` (one rank computes the whole attention, the others hold nothing),
+    system: `ring`, or a baseline: `subset` (the ring over the k fastest ranks, called fastestK in column allocator,
+    the others hold nothing), `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
     `rested`, one call that the host has asked for ahead, after a rest; `sustained`, the mean of calls back to back
     (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and

@@ -78,4 +78,6 @@ def _titled(measured: pd.DataFrame, of: str) -> Table:
 def _name(row: Any) -> str:
     if row.system == "alone":
         return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
+    if row.system == "subset":
+        return f"{row.strategy.replace('/fastest', ', the ')} fastest ranks"
     return _SYSTEMS.get(row.system, row.strategy)

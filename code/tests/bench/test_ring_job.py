@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from heteroring.bench.ring.job import RingJob, plan
+from heteroring.bench.ring.run import steps
 from heteroring.bench.shape import Shape
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
@@ -94,6 +95,21 @@ def test_three_ranks_are_planned_for():
         (0, 50, 0),
         (0, 0, 50),
     ]
+
+
+def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
+    models = Path(__file__).parents[3] / "data" / "h200x2" / "models"
+    gpu = {"platform": "gpu", "throttle": "mps", "models": models, "seq_lens": (65536,), "multiple": 256}
+    four = job(**gpu, percentages=(50, 100, 10, 100), strategies=("zigzag/even", "zigzag/balanced"))
+    cells, _ = plan(four)
+    few = [cell for cell in cells if cell.system == "subset"]
+    assert [cell.label for cell in few] == ["zigzag/fastest2 at 65536", "zigzag/fastest3 at 65536"]
+    assert [tuple(map(bool, cell.partition.block_lens)) for cell in few] == [(0, 1, 0, 1), (1, 1, 0, 1)]
+    alone, _ = plan(job(**gpu, percentages=(50, 100, 100), strategies=("zigzag/balanced",)))
+    assert few[1].partition.block_lens == (*alone[0].partition.block_lens[:2], 0, alone[0].partition.block_lens[2])
+    assert steps(four) == len(cells) * (1 + four.repetitions)
+    for without in (job(**gpu, strategies=("zigzag/balanced",)), job(percentages=(100, 50, 10))):
+        assert {cell.system for cell in plan(without)[0]} == {"ring", "alone"}
 
 
 def test_baselines_are_measured_at_every_length():

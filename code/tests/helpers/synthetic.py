@@ -326,6 +326,11 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
                 "latency_high_ms": max(of_jobs),
                 "busy_ms": tuple(float(value) for value in busy),
                 "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
+                "exposed": (
+                    np.median(1 - np.max(group.busy_ms.tolist(), axis=1) / latency)
+                    if first["module"] == "attention"
+                    else np.nan
+                ),
             }
         )
     frame = pd.DataFrame(table)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from heteroring.results.metrics import cells, profile_cells
+from heteroring.results.metrics import cells, choices_of_ranks, profile_cells
 from heteroring.results.rank_speeds import in_short, order_of, ranks_of
 from heteroring.results.results import headline
 from rows import measurement, profile_row
@@ -133,10 +133,16 @@ def test_imbalance_is_the_busiest_over_the_mean(table):
     assert table.loc["zigzag/uneven", 25].busy_ms == (3.0, 1.0)
 
 
-def test_a_layer_has_no_imbalance_for_its_kernels_may_have_waited_while_busy():
+def test_exposed_is_what_the_busiest_rank_does_not_compute():
+    [cell] = cells(repeated([4.0, 8.0], busy_ms=(1.0, 3.0))).itertuples()
+    assert cell.exposed == pytest.approx((1 / 4 + 5 / 8) / 2)
+
+
+def test_of_a_layer_neither_is_known_for_its_kernels_may_have_waited_while_busy():
     [cell] = cells(repeated([1.0, 2.0], module="fms", busy_ms=(3.0, 1.0))).itertuples()
     assert cell.busy_ms == (3.0, 1.0)
     assert math.isnan(cell.imbalance)
+    assert math.isnan(cell.exposed)
 
 
 def test_a_rank_alone_is_named_by_its_rank(table):
@@ -183,6 +189,29 @@ def test_three_ranks():
     assert cell.bound_ms == pytest.approx(48 / 7)
     assert cell.imbalance == pytest.approx(2.0)
     assert cell.percentage == 25
+
+
+def test_the_choice_of_ranks_is_held_against_the_sets_that_were_measured():
+    def row(lens, ms, system="ring", allocator="balanced", **more):
+        values = {"percentages": (100, 100, 10), "busy_ms": (1.0, 0.0, 0.0), "allocator": allocator, "system": system}
+        return measurement(block_lens=lens, latency_ms=ms, **values | more)
+
+    def rows(seq_len, *chosen_ms):
+        more = {"seq_len": seq_len}
+        few = [("subset", "fastest2", (seq_len // 2, seq_len // 2, 0), 4.0)]
+        few += [("alone", "alone", tuple(seq_len * (r == rank) for r in range(3)), 9.0) for rank in range(3)]
+        for job, ms in enumerate(chosen_ms, start=1):
+            yield row((seq_len // 2, seq_len // 2 - 2, 2), ms, job=job, **more)
+            for system, allocator, lens, least in few:
+                yield row(lens, least + 0.1 * job, system, allocator, job=job, **more)
+
+    table = cells([*rows(40, 3.0, 3.2), *rows(60, 4.0, 5.0), *rows(80, 5.0, 6.0)])
+    found = choices_of_ranks(table).set_index("seq_len")
+    assert found.chosen.tolist() == [3, 3, 3]
+    assert found.best.tolist() == [3, 2, 2]
+    assert found.regret.tolist() == pytest.approx([1, 4.5 / 4.15, 5.5 / 4.15])
+    assert found.right.tolist() == [True, True, False]
+    assert choices_of_ranks(table[table.system != "subset"]).empty
 
 
 @pytest.mark.parametrize(

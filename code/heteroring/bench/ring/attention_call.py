@@ -47,14 +47,14 @@ class AttentionModule:
             return
         q, k, v = (shard(x, cell.partition, self._rank.rank, dim=2) for x in inputs)
         ring = {"block": self._block, "transport": self._job.transport}
-        if self._captured and (cell.system == "ring" or q.shape[2]):
+        if self._captured and (cell.in_ring or q.shape[2]):
             whole = Partition.contiguous((cell.partition.seq_len,))
-            partition, group = (cell.partition, None) if cell.system == "ring" else (whole, self._alone)
+            partition, group = (cell.partition, None) if cell.in_ring else (whole, self._alone)
             call = CapturedRing(q, k, v, partition, group, **ring)
             call()  # the first replay uploads the graph
             yield call
             torch.cuda.empty_cache()  # frees the previous graph's private memory
-        elif cell.system == "ring":
+        elif cell.in_ring:
             yield partial(ring_attention, q, k, v, cell.partition, **ring)
         elif not q.shape[2]:
             yield None

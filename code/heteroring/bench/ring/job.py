@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from heteroring.allocators.even import even
 from heteroring.bench.base_job import Cell, SplitJob, check_lengths, check_warmup
 from heteroring.bench.fms_requirements import check_layer
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import CONDITIONS, MODULES
+from heteroring.results.strategy import BALANCED
 from heteroring.ring.partition import Partition
 from heteroring.words import check_distinct, choices
 
@@ -71,13 +72,18 @@ class RingJob(SplitJob):
 
 @dataclass(frozen=True)
 class RingCell(Cell):
-    """One thing that is measured of a module: a strategy at a length, a rank alone at it, or a baseline."""
+    """One thing that is measured of a module: a strategy at a length, some ranks or one alone at it, or a baseline."""
 
     module: str = "attention"
 
     @property
+    def in_ring(self) -> bool:
+        """Whether the ring computes it, and not one rank or PyTorch."""
+        return self.system in ("ring", "subset")
+
+    @property
     def label(self) -> str:
-        if self.system == "ring":
+        if self.in_ring:
             what = super().label
         else:
             who = f"rank {self.rank_alone} alone" if self.system == "alone" else self.system
@@ -93,8 +99,9 @@ class RingCell(Cell):
 def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
     """Everything that `job` measures at every length, and what the allocators had to say about it.
 
-    Each rank alone comes with the strategies, for the capacity bound and the fast device's own time. Raises
-    ValueError if an allocator cannot do its work, for want of a model for one.
+    Each rank alone comes with the strategies, for the capacity bound and the fast device's own time; and so do some
+    ranks, for what leaving others out would bring. Raises ValueError if an allocator cannot do its work, for want of a
+    model for one.
     """
     cells, notes = [], []
     for module in job.modules:
@@ -103,10 +110,30 @@ def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
                 cell, said = RingCell.of_ring(job, strategy, seq_len, _COSTS[module], module=module)
                 cells.append(cell)
                 notes += said
+            cells += [_subset_cell(job, count, module, seq_len) for count in subsets(job)]
             cells += _alone_cells(module, seq_len, len(job.percentages))
             if job.peers and module == "attention":
                 cells += _baseline_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
+
+
+def subsets(job: RingJob) -> range:
+    """Of how many of the fastest ranks rings are measured beside those of all: more than one, and fewer than all.
+
+    They are split by strategy BALANCED, and are measured where it is.
+    """
+    return range(2, len(job.percentages)) if BALANCED in job.strategies else range(0)
+
+
+def _subset_cell(job: RingJob, count: int, module: str, seq_len: int) -> RingCell:
+    """The ring over the `count` ranks of the highest percentages, in front the first of those that are alike."""
+    ranks = range(len(job.percentages))
+    members = sorted(sorted(ranks, key=lambda rank: -job.percentages[rank])[:count])
+    few = replace(job, percentages=tuple(job.percentages[rank] for rank in members))
+    cell, _ = RingCell.of_ring(few, BALANCED, seq_len, _COSTS[module], module=module)
+    lens = dict(zip(members, cell.partition.block_lens, strict=True))
+    whole = Partition(cell.partition.layout, tuple(lens.get(rank, 0) for rank in ranks))
+    return replace(cell, system="subset", allocator=f"fastest{count}", partition=whole)
 
 
 def _alone_cells(module: str, seq_len: int, ranks: int) -> Iterator[RingCell]:

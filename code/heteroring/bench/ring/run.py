@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.bench.base_job import Sweep
-from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan
+from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan, subsets
 from heteroring.bench.ring.modules import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.backend import choose
@@ -17,7 +17,6 @@ from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, check_ranks
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import Measurement
-from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import choose_transport
 from heteroring.ring.workload import kv_bytes
 
@@ -34,7 +33,7 @@ class _RankResult(NamedTuple):
 
 def steps(job: RingJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
-    own = len(job.strategies) + len(job.percentages)
+    own = len(job.strategies) + len(subsets(job)) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
     if job.peers:
         cells += len(BASELINES) * len(job.lengths("attention"))
@@ -154,14 +153,14 @@ def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], resu
         repetition=repetition,
         latency_ms=max(t.latency_ms for t in times),
         busy_ms=tuple(t.busy_ms for t in times),
-        bytes_moved=_bytes_moved(job, partition, cell.system),
+        bytes_moved=_bytes_moved(job, cell),
     )
 
 
-def _bytes_moved(job: RingJob, partition: Partition, system: str) -> int:
-    if _TRANSPORTS.get(system) == "none":
+def _bytes_moved(job: RingJob, cell: RingCell) -> int:
+    if _TRANSPORTS.get(cell.system) == "none":
         return 0
-    shape = job.shape
+    shape, partition = job.shape, cell.partition
     return sum(
         kv_bytes(
             partition,
@@ -170,7 +169,7 @@ def _bytes_moved(job: RingJob, partition: Partition, system: str) -> int:
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             itemsize=shape.torch_dtype.itemsize,
-            causal=system == "ring",  # an all-gather also sends what no query sees
+            causal=cell.in_ring,  # an all-gather also sends what no query sees
         )
         for rank in range(partition.world_size)
     )
