@@ -53,6 +53,12 @@ CATALOG = {
         "Latency over the bound with the slow rank at the front of the sequence and at its back.",
         optional="No ring was measured with the slow rank first",
     ),
+    "many_ranks": Entry(
+        "many_ranks",
+        "text",
+        "Bound fraction of rings of more than two ranks, in every setting of their percentages.",
+        optional="No ring of more than two ranks was measured",
+    ),
     "rank_timeline": Entry(
         "rank_timeline", "text", "Busy and waiting time of each rank over the capacity bound, even against balanced."
     ),

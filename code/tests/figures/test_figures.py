@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,16 @@ from heteroring import figures
 from heteroring.figures.canvas import without_note
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
-from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
+from synthetic_figures import DPI, GRIDS, NAMES, box, drawn, panels, results, results_of, texts
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[3]
+TUPLES = ("percentages", "block_lens")
+
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_figure_is_legible_whole_and_named(name, grid):
     figure = drawn(name, grid)
     assert_text_is_inside_the_page_and_of_readable_size(figure, figures.WIDTH[name])
@@ -40,6 +44,30 @@ def test_every_figure_is_legible_whole_and_named(name, grid):
     everything = " ".join(text.get_text() for text in texts(figure)).lower()
     assert throttle.lower() in everything
     assert other.lower() not in everything
+
+
+def test_rings_of_eight_ranks_are_legible_in_every_setting():
+    """Drawn from what is predicted of them, as if it were measured."""
+    predicted = pd.read_csv(ROOT / "data" / "predictions" / "h200x8.csv")
+    ranks = {name: predicted[name].map(lambda text: tuple(map(int, text.split()))) for name in TUPLES}
+    ms = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), predicted.predicted_ms)
+    few = predicted.strategy.str.contains("fastest").map({True: "subset", False: "ring"})
+    rows = predicted.assign(
+        **(ranks | ms),
+        module="attention",
+        condition="sustained",
+        bound_fraction=predicted.bound_ms / predicted.predicted_ms,
+    ).assign(system=few)
+    eight = replace(results("gpu"), cells=pd.concat([results("gpu").cells, rows]))
+    figure = figures.draw("many_ranks", eight)
+    figure.set_dpi(DPI)
+    figure.draw_without_rendering()
+    assert_text_is_inside_the_page_and_of_readable_size(figure, "text")
+    assert_no_text_covers_another(figure)
+    assert_legends_hide_no_data(figure)
+    assert_strategies_have_their_own_colours(figure)
+    (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
+    assert "Sustained calls. zigzag/balanced used the best ranks in" in " ".join(note.get_text().split())
 
 
 def assert_text_is_inside_the_page_and_of_readable_size(figure, kind):
@@ -178,6 +206,7 @@ def test_missing_rows_are_named(name, tables, message):
         ("model_ttft", {"model": lambda _: pd.DataFrame()}, "No language model was measured"),
         ("model_ttft", {"model": lambda m: m[m.phase == "decode"]}, "No language model was measured"),
         ("layer_trace", {"trace": lambda _: pd.DataFrame()}, "No layer was traced"),
+        ("many_ranks", {}, "No ring of more than two ranks was measured"),
     ],
 )
 def test_what_a_platform_need_not_have_is_said_to_be_missing(name, tables, words):
@@ -200,7 +229,7 @@ NEEDS_FULL_SPEED = {
 }
 
 
-@pytest.mark.parametrize("name", figures.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("change", "refused"),
     [
@@ -231,7 +260,7 @@ def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
 @pytest.mark.ranks
 def test_importing_the_names_imports_no_plotting():
     code = (
-        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 24;"
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 25;"
         "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

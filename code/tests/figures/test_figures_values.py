@@ -15,7 +15,7 @@ from heteroring import figures
 from heteroring.figures.plots.regression_surface import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
-from synthetic_figures import GRIDS, line, panel, panels, plotted, results, results_of, texts
+from synthetic_figures import GRIDS, NAMES, line, panel, panels, plotted, results, results_of, texts
 
 pytestmark = pytest.mark.slow
 grids = pytest.mark.parametrize("grid", GRIDS)
@@ -255,7 +255,7 @@ def test_achieved_speed_stands_beside_the_diagonal(grid):
             assert list(line(below, label).get_ydata()) == pytest.approx(list(achieved - of.percentage))
 
 
-@pytest.mark.parametrize("name", sorted(set(figures.NAMES) - {"regression_surface"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"regression_surface"}))
 def test_noise_leaves_nothing_outside_the_view(name):
     figure = figures.draw(name, results_of(replace(synthetic.CPU, noise=0.5, lengths=(512, 4096))))
     for axes in panels(figure):

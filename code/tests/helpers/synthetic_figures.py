@@ -15,6 +15,8 @@ from heteroring import figures
 from heteroring.figures.style import paper_style
 
 GRIDS = {"gpu": synthetic.GPU, "tiny": synthetic.TINY}  # the most there is to show, and the least
+# Those that the grids, of two ranks, have something to show in.
+NAMES = tuple(name for name in figures.NAMES if name != "many_ranks")
 DPI = 200
 
 

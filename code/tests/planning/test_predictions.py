@@ -1,18 +1,20 @@
 """What is predicted from the profiles of one rank, against the recorded rings; and the predictions that were kept."""
 
 import csv
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-import predict_slow_first
 from heteroring.allocators.fitting import fit
 from heteroring.files import read_json
 from heteroring.planning.recorded import Recorded
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
-from heteroring.results.strategy import STRATEGIES, Strategy
+from heteroring.results.strategy import STRATEGIES
 from heteroring.ring.partition import Partition
+from predict import COLUMNS, predictions
+from record import read_config
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
@@ -52,19 +54,43 @@ def test_simulated_latencies_are_near_the_recorded_ones():
     assert waves.min() > -0.25
 
 
-def test_kept_predictions_cover_the_grid_in_the_other_order():
-    with (ROOT / "data/predictions/h200x2_slow_first.csv").open() as file:
-        kept = list(csv.DictReader(file))
-    platform = Recorded.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
-    cells = [(row["seq_len"], row["percentages"], row["strategy"]) for row in kept]
-    lengths, percentages = platform.model.lengths, platform.model.percentages[:-1]
-    assert cells == [(str(n), f"{p:g} 100", s) for n in lengths for p in percentages for s in STRATEGIES]
-    assert tuple(kept[0]) == predict_slow_first.COLUMNS
-    for row in kept:
+def kept(name):
+    with (ROOT / "data" / "predictions" / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_sound(rows):
+    for row in rows:
         assert sum(map(int, row["block_lens"].split())) == int(row["seq_len"])
         assert float(row["predicted_ms"]) > 0
-    # A row is what the script gives: of one strategy, which needs no fitted model of speed.
-    even = predict_slow_first.predictions(RECORD / "models", (Strategy("zigzag/even"),))
-    assert [row["percentages"] for row in even] == [
-        row["percentages"] for row in kept if row["strategy"] == "zigzag/even"
-    ]
+
+
+def test_kept_predictions_cover_the_grid_in_the_other_order():
+    rows = kept("h200x2_slow_first.csv")
+    platform = Recorded.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
+    cells = [(row["seq_len"], row["percentages"], row["strategy"]) for row in rows]
+    lengths, percentages = platform.model.lengths, platform.model.percentages[:-1]
+    assert cells == [(str(n), f"{p:g} 100", s) for n in lengths for p in percentages for s in STRATEGIES]
+    assert_sound(rows)
+
+
+@pytest.mark.parametrize("ranks", [4, 8])
+def test_kept_predictions_of_more_ranks_are_of_the_configured_grid(ranks):
+    """Every cell of it, and those of a grid of one length and two rings are what the command makes."""
+    rows, config = kept(f"h200x{ranks}.csv"), read_config(ROOT / "workflow" / "config" / f"ring{ranks}.yaml")
+    lengths = config["platforms"]["gpu"]["seq_lens"]
+    strategies = [*config["strategies"], *(f"zigzag/fastest{count}" for count in range(2, ranks))]
+    rings = [" ".join(map(str, ring)) for ring in config["percentages"]]
+    found = sorted((row["percentages"], int(row["seq_len"]), row["strategy"]) for row in rows)
+    assert found == sorted(product(rings, lengths, strategies))
+    assert_sound(rows)
+    config["percentages"] = config["percentages"][:1] + config["percentages"][-1:]
+    config["platforms"]["gpu"]["seq_lens"] = lengths[:1]
+    again = list(predictions(sorted(RECORD.glob("profile/*.csv")), config))
+    assert [tuple(row) for row in again] == [COLUMNS] * (2 * len(strategies))
+    for row in again:
+        where = [str(row[name]) for name in COLUMNS[:3]]
+        [before] = [each for each in rows if [each[name] for name in COLUMNS[:3]] == where]
+        # Costs are interpolated and splits searched for: other versions of what computes them round otherwise.
+        assert float(row["predicted_ms"]) == pytest.approx(float(before["predicted_ms"]), rel=0.1)
+        assert float(row["bound_ms"]) == pytest.approx(float(before["bound_ms"]), rel=0.02)
