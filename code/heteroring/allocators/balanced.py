@@ -4,12 +4,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 
 from heteroring.allocators.costs import Cost, check_costs
 from heteroring.allocators.ring_search import TOLERANCE, RingSearch
+from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import check_layout
 from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 
@@ -33,6 +35,7 @@ def balanced(
     margin: float = 0.0,
     wait_us: float = 0.0,
     most: Sequence[int] | None = None,
+    prefix_lens: Sequence[int] = (),
 ) -> tuple[int, ...]:
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
@@ -44,6 +47,12 @@ def balanced(
     If one rank alone needs no more than 1 + `margin` times the time of the best split, and `wait_us` more, it gets all
     tokens. `most` are the most tokens that each rank may get.
 
+    Each rank r may also hold prefix_lens[r] earlier tokens; () stands for none. They stay there, and all of the
+    `seq_len` new tokens see them. So whoever gets new tokens needs a step with every other rank that holds earlier
+    ones, whether that gets new ones or not, and no rank is ever alone if another holds some: there is no margin then.
+    Where only some ranks hold earlier tokens, there are more sets to tell apart, and all of them are considered up to
+    some 18 ranks (`RingSearch`).
+
     For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
     as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
     it: the limit is feasible exactly if this greedy fill reaches `seq_len`. Many splits may attain the least feasible
@@ -51,10 +60,13 @@ def balanced(
     ranks below the limit balanced too.
 
     Raises ValueError if the layout is unknown, `seq_len` is above LONGEST, `multiple` does not divide it, there are no
-    costs, or one is negative, not finite, or nothing for a score pair, and if the ranks may not hold `seq_len` tokens.
+    costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len` tokens, and
+    if prefix_lens are not one length per rank, each 0 or more.
     """
     check_layout(layout)
     check_costs(costs)
+    earlier = prefix_lengths("prefix_lens", prefix_lens, len(costs))
+    costs = _over_prefix(costs, earlier)
     if seq_len > LONGEST:
         raise ValueError(f"seq_len is {seq_len}: balanced shares out {LONGEST} tokens at most")
     if multiple < 1 or seq_len % multiple:
@@ -78,17 +90,37 @@ def balanced(
         further_us = max(max(cost.revisit_us, cost.join_us) for cost in costs) * seq_len * len(costs)
         upper, size = min(max(alone) + further_us, 1e300), len(costs)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of ranks that would need for ever
-        search = RingSearch(seq_len, costs, fastest_first, layout, causal, multiple, most)
+        search = RingSearch(seq_len, costs, fastest_first, layout, causal, multiple, most, earlier)
         limit, members = search.best(upper * (1 + TOLERANCE), size)
-    if (margin or wait_us) and most[fastest] == seq_len and alone[fastest] <= (1 + margin) * limit + wait_us:
+    apart = not any(length for rank, length in enumerate(earlier) if rank != fastest)
+    if apart and (margin or wait_us) and most[fastest] == seq_len and alone[fastest] <= (1 + margin) * limit + wait_us:
         return tuple(seq_len * (rank == fastest) for rank in range(len(costs)))
-    ring = _Ring(members, seq_len, tuple(costs), layout, causal, multiple, tuple(most))
+    ring = _Ring(members, seq_len, tuple(costs), layout, causal, multiple, tuple(most), earlier)
     return ring.split(limit * (1 + TOLERANCE))
+
+
+def _over_prefix(costs: Sequence[Cost], earlier: tuple[int, ...]) -> Sequence[Cost]:
+    """`costs` with what a token's attention to the earlier tokens takes in token_us, whoever gets the new tokens.
+
+    That is its pairs, and a row of a step with each other rank that holds some; step 1 is with the rank before.
+    """
+    if not earlier:
+        return costs
+    pairs, holders = sum(earlier), sum(map(bool, earlier))
+    answer = []
+    for rank, cost in enumerate(costs):
+        joined = len(costs) > 1 and bool(earlier[rank - 1])
+        row_us = cost.revisit_us * (holders - bool(earlier[rank]) - joined) + cost.join_us * joined
+        answer.append(cost._replace(token_us=cost.token_us + cost.pair_us * pairs + row_us))
+    return answer
 
 
 @dataclass(frozen=True)
 class _Ring:
-    """Some of the ranks, in rank order, each reckoned to hold tokens. Borders count multiples from the front."""
+    """Some of the ranks, in rank order, each reckoned to get tokens. Borders count multiples from the front.
+
+    Costs are those of `_over_prefix`: all rows meet ranks with `earlier` tokens anyway, also those that get none.
+    """
 
     members: tuple[int, ...]
     seq_len: int
@@ -97,6 +129,7 @@ class _Ring:
     causal: bool
     multiple: int
     most: tuple[int, ...]
+    earlier: tuple[int, ...]
 
     @property
     def end(self) -> int:
@@ -107,16 +140,29 @@ class _Ring:
         cost = self.costs[self.members[place]]
         offset, length = start * self.multiple, (stop - start) * self.multiple
         pairs = shard_pairs(self.layout, self.seq_len, offset, length, self.causal)
-        behind = len(self.members) - 1 - place
-        rows = shard_extra_rows(self.layout, offset, length, place, behind, self.causal)
+        rows = shard_extra_rows(self.layout, offset, length, *self.met[place], self.causal)
         joined = shard_extra_rows(self.layout, offset, length, *self.met_first(place), self.causal)
         return cost.time_us(pairs, length, rows, joined)
 
+    @cached_property
+    def met(self) -> list[tuple[int, int]]:
+        """By place, how many members a member meets because they get tokens: in front of it, and behind it.
+
+        Under a causal mask, what those behind get is a rectangle of its own.
+        """
+        anew = list(accumulate(map(self._met_anew, self.members), initial=0))
+        size = len(self.members)
+        behind = [size - 1 - place if self.causal else anew[-1] - anew[place + 1] for place in range(size)]
+        return list(zip(anew[:-1], behind, strict=True))
+
     def met_first(self, place: int) -> tuple[int, int]:
-        """How many members a member meets in the ring's first step, in front of and behind it: one at most."""
+        """How many of `met` are met first in ring step 1: one at most."""
         rank, before = self.members[place], self.members[place - 1]
-        meets = before != rank and before == (rank - 1) % len(self.costs)
+        meets = before != rank and before == (rank - 1) % len(self.costs) and self._met_anew(before)
         return int(meets and rank > 0), int(meets and rank == 0)
+
+    def _met_anew(self, rank: int) -> bool:
+        return not (self.earlier and self.earlier[rank])
 
     def last_stop(self, place: int, start: int, limit: float, about: int) -> int:
         end = min(self.end, start + self._most(place))
@@ -140,12 +186,13 @@ class _Ring:
         earliest.reverse()
 
         shares = list(accumulate(1 / each for each in alone))
+        whole = total_pairs(self.seq_len, self.causal) + self.seq_len * sum(self.earlier)
         power = 0.5 if self.causal and self.layout == "contiguous" else 1
         lens = [0] * len(self.costs)
         border = 0
         for place in places:
             share = shares[place] / shares[-1]
-            ideal = self._reaches(total_pairs(self.seq_len, self.causal) * share, int(self.end * share**power))
+            ideal = self._reaches(whole * share, int(self.end * share**power))
             stop = min(max(ideal, earliest[place + 1]), self.last_stop(place, border, limit, about[place]))
             lens[self.members[place]] = (stop - border) * self.multiple
             border = stop
@@ -155,7 +202,8 @@ class _Ring:
         """The first border with so many score pairs in front of it."""
 
         def before(border: int) -> int:
-            return shard_pairs(self.layout, self.seq_len, 0, border * self.multiple, self.causal)
+            tokens = border * self.multiple
+            return shard_pairs(self.layout, self.seq_len, 0, tokens, self.causal) + tokens * sum(self.earlier)
 
         return _last(lambda border: border == 0 or before(border - 1) < pairs, 0, self.end, about)
 

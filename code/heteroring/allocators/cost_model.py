@@ -136,26 +136,41 @@ class CostModel(FittedModel):
             sms=tuple((sms or {}).get(each, 0) for each in attention.percentages) if joins and known else (),
         )
 
-    def predict(self, length: int, percentage: float) -> CostPrediction:
-        """Cost of a rank at `length` (>= 1) tokens in the whole sequence and `percentage` (1 to 100)."""
-        pair_us = [
-            [1e3 * ms / total_pairs(n) for ms in row] for n, row in zip(self.lengths, self.attention_ms, strict=True)
-        ]
-        pair = 1 / self.interpolated([[1 / us for us in row] for row in pair_us], length, percentage)
+    def predict(self, length: int, percentage: float, earlier: int = 0) -> CostPrediction:
+        """Cost of a rank in a call of `length` (>= 1) tokens behind `earlier` ones, at `percentage` (1 to 100).
 
-        def beside(table: tuple[tuple[float, ...], ...]) -> float:
-            multiples = [[x / us for x, us in zip(*rows, strict=True)] for rows in zip(table, pair_us, strict=True)]
-            return pair * self.interpolated(multiples, length, percentage)
+        pair_us, and what a row visited again takes, which goes with it, are read at earlier + length tokens: how fast a
+        kernel computes pairs depends on how many keys a tile of queries meets. token_us is read at `length`: only new
+        tokens go through the products.
+        """
+        whole = earlier + length
+        pair = self._pair_us(whole, percentage)
 
-        cost = Cost(pair, *map(beside, (self.token_us, self.revisit_us, self.join_us)))
-        notes = [f"cost: {place}, read at its edge" for place in self.outside(length, percentage)]
+        def beside(table: tuple[tuple[float, ...], ...], at: int) -> float:
+            rows = zip(table, self._pairs_us(), strict=True)
+            multiples = [[x / us for x, us in zip(*row, strict=True)] for row in rows]
+            return self._pair_us(at, percentage) * self.interpolated(multiples, at, percentage)
+
+        cost = Cost(pair, beside(self.token_us, length), beside(self.revisit_us, whole), beside(self.join_us, whole))
+        lengths = {whole} if self.source == "attention" else {whole, length}
+        places = dict.fromkeys(place for at in sorted(lengths) for place in self.outside(at, percentage))
+        notes = [f"cost: {place}, read at its edge" for place in places]
         notes += self._held_at_zero(length, percentage)
         return CostPrediction(cost, bool(notes), tuple(notes))
 
-    def grid(self, length: int, percentage: float) -> Grid | None:
+    def _pairs_us(self) -> list[list[float]]:
+        """Microseconds of a score pair at each length and percentage."""
+        rows = zip(self.lengths, self.attention_ms, strict=True)
+        return [[1e3 * ms / total_pairs(n) for ms in row] for n, row in rows]
+
+    def _pair_us(self, length: int, percentage: float) -> float:
+        return 1 / self.interpolated([[1 / us for us in row] for row in self._pairs_us()], length, percentage)
+
+    def grid(self, length: int, percentage: float, earlier: int = 0) -> Grid | None:
         """The grid of tiles of a rank whose cost `predict` gives, or None where its SMs are not known."""
         sms = self.sms_at(percentage)
-        return Grid.of(self.predict(length, percentage).cost, length, sms, self.setup) if sms else None
+        cost = self.predict(length, percentage, earlier).cost
+        return Grid.of(cost, earlier + length, sms, self.setup) if sms else None
 
     def sms_at(self, percentage: float) -> int:
         """SMs that `percentage` leaves, 0 where that is not known."""

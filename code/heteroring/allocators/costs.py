@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import extra_rows, next_rows, score_pairs
 
@@ -46,14 +47,20 @@ def check_costs(costs: Sequence[Cost]) -> None:
                 raise ValueError(f"{name} of rank {rank} is {value}: it must be {rule}")
 
 
-def predicted_ms(partition: Partition, costs: Sequence[Cost], causal: bool = True) -> tuple[float, ...]:
+def predicted_ms(
+    partition: Partition, costs: Sequence[Cost], causal: bool = True, prefix_lens: Sequence[int] = ()
+) -> tuple[float, ...]:
     """Milliseconds that each rank is busy in one call: its pairs, its tokens and its extra rows at their costs.
 
-    Raises ValueError if the number of costs is not the world size, or one breaks the rule of `check_costs`.
+    Every rank r also holds prefix_lens[r] earlier tokens, which all of the partition's tokens see; () stands for none.
+
+    Raises ValueError if the number of costs is not the world size, or one breaks the rule of `check_costs`, and as
+    `prefix_lengths` does.
     """
     check_costs(costs)
     if len(costs) != partition.world_size:
         raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one per rank is needed")
-    pairs, rows, joined = (count(partition, causal) for count in (score_pairs, extra_rows, next_rows))
+    earlier = prefix_lengths("prefix_lens", prefix_lens, partition.world_size)
+    pairs, rows, joined = (count(partition, causal, earlier) for count in (score_pairs, extra_rows, next_rows))
     work = zip(costs, pairs, partition.block_lens, rows, joined, strict=True)
     return tuple(cost.time_us(*each) / 1e3 for cost, *each in work)

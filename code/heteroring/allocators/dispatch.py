@@ -8,15 +8,16 @@ from operator import index
 
 from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import LONGEST, RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocators.cost_model import CostModel
+from heteroring.allocators.cost_model import CostModel, CostPrediction
 from heteroring.allocators.costs import Cost, cost_of_speed
 from heteroring.allocators.even import even
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.fitting import model_for
+from heteroring.allocators.speed_model import Prediction
 from heteroring.allocators.uneven import uneven
 from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, Grid, busy_us, in_whole_waves
 from heteroring.results.strategy import ALLOCATORS
-from heteroring.ring.arguments import flag
+from heteroring.ring.arguments import flag, prefix_lengths
 from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.workload import total_pairs
 from heteroring.words import choices
@@ -50,6 +51,7 @@ def allocation(
     layout: str = "zigzag",
     causal: bool = True,
     multiple: int | None = None,
+    prefix_lens: Sequence[int] = (),
 ) -> Allocation:
     """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
 
@@ -66,9 +68,14 @@ def allocation(
     counts whole waves of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, a tile each for head and
     tail; elsewhere for 1.
 
+    With `prefix_lens`, earlier tokens that each rank holds, the `seq_len` tokens are new ones that see all of those, as
+    in `heteroring.ring_attention(prefix=)`. `balanced` balances the work on the new ones and reads a rank's speed at
+    the whole length; the other allocators do not depend on it.
+
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
     an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are no
-    list, none, or not all in 1..100, a `causal` that is no bool, and a missing or unsuitable profile.
+    list, none, or not all in 1..100, a `causal` that is no bool, prefix_lens that are not one length of 0 or more per
+    rank, and a missing or unsuitable profile.
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
@@ -79,22 +86,26 @@ def allocation(
         raise ValueError(f"profile is {profile!r}: it must be the path of a file")
     check_layout(layout)
     causal = flag("causal", causal)
+    earlier = prefix_lengths("prefix_lens", prefix_lens, len(percentages))
     if name == "even":
         return Allocation(even(seq_len, len(percentages)))
     if name == "uneven":
         return Allocation(uneven(seq_len, percentages))
 
     model = model_for(name, profile)
-    predictions = [model.predict(seq_len, percentage) for percentage in percentages]
     speeds: tuple[float, ...] = ()
     costs: tuple[Cost, ...] = ()
+    predictions: Sequence[CostPrediction | Prediction]
     if isinstance(model, CostModel):
-        costs = tuple(prediction.cost for prediction in predictions)
+        told = [model.predict(seq_len, percentage, sum(earlier)) for percentage in percentages]
+        predictions, costs = told, tuple(each.cost for each in told)
     else:
-        speeds = tuple(prediction.speed for prediction in predictions)
+        length = seq_len + sum(earlier) if name == "balanced" else seq_len
+        read = [model.predict(length, percentage) for percentage in percentages]
+        predictions, speeds = read, tuple(each.speed for each in read)
     if name == "balanced":
         speeds, costs = (), costs or tuple(map(cost_of_speed, speeds))
-        block_lens = _balanced(seq_len, costs, model, percentages, layout, causal, multiple)
+        block_lens = _balanced(seq_len, costs, model, percentages, layout, causal, multiple, earlier)
     else:
         block_lens = apportion(speeds, seq_len)
     notes = [note for prediction in predictions for note in prediction.notes]
@@ -121,16 +132,27 @@ def _balanced(
     layout: str,
     causal: bool,
     multiple: int | None,
+    earlier: tuple[int, ...],
 ) -> tuple[int, ...]:
     """`balanced` in multiples, if there are that many tokens, with what is left over on one rank, in whole waves."""
     if multiple is None:
         multiple = 2 * BLOCK_M if isinstance(model, CostModel) and model.sms else 1
     multiple = multiple if seq_len >= multiple else 1
     left_over = seq_len % multiple
-    alone = [cost.pair_us * total_pairs(seq_len, causal) + cost.token_us * seq_len for cost in costs]
+    pairs = total_pairs(seq_len, causal) + seq_len * sum(earlier)
+    alone = [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
 
     def split(margin: float = 0.0, wait_us: float = 0.0) -> tuple[int, ...]:
-        lens = balanced(seq_len - left_over, costs, layout, causal, multiple=multiple, margin=margin, wait_us=wait_us)
+        lens = balanced(
+            seq_len - left_over,
+            costs,
+            layout,
+            causal,
+            multiple=multiple,
+            margin=margin,
+            wait_us=wait_us,
+            prefix_lens=earlier,
+        )
         # To the fastest, which a broken tile costs least; among equals to the last, whose keys fewest queries see.
         takes = min((rank for rank, length in enumerate(lens) if length), key=lambda rank: (alone[rank], -rank))
         return tuple(length + left_over * (rank == takes) for rank, length in enumerate(lens))
@@ -138,24 +160,28 @@ def _balanced(
     if not isinstance(model, CostModel):
         return split()
     ring = split()
-    grids = _grids(model, seq_len, percentages, ring) if causal else []
+    grids = _grids(model, seq_len, percentages, ring, sum(earlier)) if causal else []
     if not grids:
         return split(margin=RING_MARGIN, wait_us=RING_WAIT_US)
-    ring = in_whole_waves(ring, costs, grids, layout, multiple)
-    if min(alone) > (1 + RING_MARGIN) * max(busy_us(Partition(layout, ring), costs, grids)) + RING_WAIT_US:
-        return ring
+    ring = in_whole_waves(ring, costs, grids, layout, multiple, earlier)
     fastest = alone.index(min(alone))
+    is_ring = any(length for rank, length in enumerate(earlier) if rank != fastest)
+    busy = max(busy_us(Partition(layout, ring), costs, grids, earlier))
+    if is_ring or min(alone) > (1 + RING_MARGIN) * busy + RING_WAIT_US:
+        return ring
     return tuple(seq_len * (rank == fastest) for rank in range(len(costs)))
 
 
-def _grids(model: CostModel, seq_len: int, percentages: Sequence[float], lens: Sequence[int]) -> list[Grid]:
+def _grids(
+    model: CostModel, seq_len: int, percentages: Sequence[float], lens: Sequence[int], earlier: int
+) -> list[Grid]:
     """The grids of all ranks; none where their SMs or tiles are not known, or waves are not worth counting."""
     holders = [rank for rank, length in enumerate(lens) if length]
     if not 1 < len(holders) <= MOST_RANKS or not all(map(model.sms_at, percentages)):
         return []
     heads = int(model.setup["batch"]) * int(model.setup["heads"])
     waves = [heads * lens[rank] / BLOCK_M / model.sms_at(percentages[rank]) for rank in holders]
-    found = [model.grid(seq_len, each) for each in percentages] if min(waves) <= MOST_WAVES else []
+    found = [model.grid(seq_len, each, earlier) for each in percentages] if min(waves) <= MOST_WAVES else []
     return [grid for grid in found if grid] if all(found) else []
 
 
@@ -167,6 +193,7 @@ def allocate(
     profile: FittedModel | str | os.PathLike[str] | None = None,
     layout: str = "zigzag",
     causal: bool = True,
+    prefix_lens: Sequence[int] = (),
 ) -> tuple[int, ...]:
     """Split `seq_len` tokens over ranks of unequal speed.
 
@@ -180,6 +207,8 @@ def allocate(
             profile CSV, to which a model is then fitted. `even` and `uneven` ignore it.
         layout: "zigzag" or "contiguous", which only `balanced` depends on.
         causal: Whether attention is causal, which only `balanced` depends on.
+        prefix_lens: Earlier tokens that each rank holds and all of the `seq_len` new tokens see, which only `balanced`
+            depends on; () for none.
 
     Returns:
         Tokens per rank, each 0 or more, summing to `seq_len`.
@@ -188,7 +217,16 @@ def allocate(
         ValueError: For an unknown allocator or layout, a number or list that breaks a rule above, and a missing or
             unsuitable profile, naming the value and the rule.
     """
-    return allocation(name, seq_len, percentages=percentages, profile=profile, layout=layout, causal=causal).block_lens
+    found = allocation(
+        name,
+        seq_len,
+        percentages=percentages,
+        profile=profile,
+        layout=layout,
+        causal=causal,
+        prefix_lens=prefix_lens,
+    )
+    return found.block_lens
 
 
 def _whole(name: str, value: int) -> int:

@@ -10,7 +10,8 @@ from heteroring.allocators.costs import Cost
 TOLERANCE = 1e-12
 # How many fills NumPy does at once in not much more time than one.
 FILLS = 256
-# Up to how many ranks every set of them is considered, at a cost of their number's cube.
+# Up to how many ranks every set of them is considered, at a cost of their number's cube; of its fourth power where only
+# some hold earlier tokens, and then of fewer ranks.
 EVERY_SET = 32
 
 
@@ -19,6 +20,9 @@ class RingSearch:
 
     Each rank of a ring in turn takes all that it may hold and can finish within a limit; the ring keeps the limit if
     this greedy fill reaches the end, for no split gets further. NumPy fills many rings to many limits at once.
+
+    Costs are of ranks whose tokens see earlier ones: all rows meet a rank that holds some, its own new tokens or not.
+    Only of those without are the ones in front a further step, and under no mask those behind.
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class RingSearch:
         causal: bool,
         multiple: int,
         most: Sequence[int],
+        earlier: Sequence[int] = (),
     ) -> None:
         self._ranks, self._end = len(costs), seq_len // multiple
         self._most = np.array(most)[:, None, None] // multiple
@@ -37,6 +42,11 @@ class RingSearch:
         # Each [ranks, 1, 1].
         self._pair_us, self._token_us, self._revisit_us, self._join_us = np.array(costs, dtype=float).T[..., None, None]
         self._saved_us = self._revisit_us - self._join_us
+        self._causal = causal
+        # Which ranks are met only if they get tokens; and how many of the others are to be counted: those in front of
+        # one meet what it gets under a causal mask.
+        self._anew = np.array([not length for length in earlier] or [True] * len(costs))
+        self._known = int((~self._anew).sum()) if causal else 0
         self._fastest_first = fastest_first
         self._place = np.argsort(fastest_first)[:, None]  # of every rank among the fastest
         self._contiguous, self._zigzag = causal and layout == "contiguous", causal and layout == "zigzag"
@@ -49,7 +59,8 @@ class RingSearch:
         """
         limit, size = self._fastest(upper, size)
         steps_cost = self._revisit_us.any() or self._join_us.any()
-        if steps_cost and 2 < self._ranks <= EVERY_SET:
+        states = (1 + int(self._anew.sum())) * (1 + self._known)
+        if steps_cost and 1 < self._ranks <= EVERY_SET and self._ranks**2 * states <= EVERY_SET**2 * (EVERY_SET + 1):
             lower, upper = 0.0, limit * (1 - 10 * TOLERANCE)
             if self._any_set(np.array([upper]))[0].any():
                 while upper - lower > TOLERANCE * upper:
@@ -90,11 +101,13 @@ class RingSearch:
 
         Where low and high are equal that is a ring; where not, a bound on all rings of sizes between.
         """
-        holds, member = self._place < low, self._place < high
-        in_front: np.ndarray = np.cumsum(holds, axis=0) - holds
-        behind = low - in_front - holds
+        holds, member, anew = self._place < low, self._place < high, self._anew[:, None]
+        in_front: np.ndarray = np.cumsum(holds & anew, axis=0) - (holds & anew)
+        met_behind = holds if self._causal else holds & anew
+        behind = met_behind.sum(axis=0) - np.cumsum(met_behind, axis=0)
         # Ring step 1 is with the rank before, which is in front of all but rank 0.
-        joined = (np.roll(member, 1, axis=0) & (high > 1)) * self._joining(low == high)
+        joined = np.roll(member & anew, 1, axis=0) & (high > 1)
+        joined = joined * self._joining(low == high)
         is_first = np.arange(self._ranks)[:, None] == 0
         front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - joined * ~is_first)[..., None]
         behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - joined * is_first)[..., None]
@@ -116,35 +129,39 @@ class RingSearch:
     def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
         """Whether some set of ranks keeps each limit; and a largest one that keeps the last.
 
-        Rank by rank, the furthest border is kept for every size of the set, number of its ranks so far and whether the
-        last of them was the rank before; beyond it, no less far a border serves better. Apart, for sets with and
-        without the last rank: it is the one before rank 0.
+        Rank by rank, the furthest border is kept for every number of ranks in the set that those in front meet, numbers
+        of its ranks so far without and with earlier tokens, and whether the rank before is in it; beyond it, no less
+        far a border serves better. Apart, for sets with and without the last rank: it is the one before rank 0.
         """
-        ranks, sizes, held = self._ranks, np.arange(1, self._ranks + 1)[:, None, None, None], np.arange(self._ranks + 1)
-        held = held[:, None]
-        with_last, joins = np.arange(2)[:, None, None, None, None], np.arange(2)[:, None, None]
-        borders = np.full((2, ranks, 2, ranks + 1, len(limits)), -1.0)  # with the last rank, size, joins, held, limit
+        ranks, met = self._ranks, np.arange(self._ranks + 1)[:, None, None, None, None]
+        anew, known = np.arange(self._anew.sum() + 1)[:, None, None], np.arange(self._known + 1)[:, None]
+        with_last, joins = np.arange(2).reshape(2, 1, 1, 1, 1, 1), np.arange(2)[:, None, None, None]
+        # With the last rank, met, joins, anew, known, limit.
+        borders = np.full((2, ranks + 1, 2, len(anew), len(known), len(limits)), -1.0)
         sets = np.zeros(borders.shape, dtype=np.int64)  # a bit a rank
-        borders[:, :, 0, 0] = 0
+        borders[:, :, 0, 0, 0] = 0
         for rank in range(ranks):
-            revisit_us, saved_us = self._revisit_us[rank], self._saved_us[rank]
-            front_us, behind_us = revisit_us * held, revisit_us * (sizes - 1 - held)
+            revisit_us, saved_us = self._revisit_us[rank], self._saved_us[rank] * self._anew[rank - 1]
+            counts = int(self._anew[rank] or self._known > 0)
+            front_us, behind_us = revisit_us * anew, revisit_us * (met - anew - known - counts)
             if rank:
                 front_us = front_us - saved_us * joins
             else:
-                behind_us = behind_us - saved_us * with_last * (sizes > 1)
-            reached = self._reached(self._paces(rank, front_us, behind_us), np.maximum(borders, 0), limits)
+                behind_us = behind_us - saved_us * with_last
+            paces = self._paces(rank, np.maximum(0, front_us), np.maximum(0, behind_us))
+            reached = self._reached(paces, np.maximum(borders, 0), limits)
             reached = np.minimum(reached, np.minimum(borders + self._most[rank], self._end))
-            reached = np.where((borders >= 0) & (held < sizes), reached, -1)
+            reached = np.where((borders >= 0) & (anew + known + counts <= met), reached, -1)
             left_out, taken = _furthest(borders, sets), _furthest(reached, sets)
             borders[:], sets[:] = -1, 0
             borders[:, :, 0], sets[:, :, 0] = left_out
-            borders[:, :, 1, 1:], sets[:, :, 1, 1:] = taken[0][:, :, :-1], taken[1][:, :, :-1] | 1 << rank
-        whole = (borders == self._end) & (held == sizes)
+            axis = 2 if self._anew[rank] else 3
+            borders[:, :, 1], sets[:, :, 1] = (np.roll(each, counts, axis) for each in (taken[0], taken[1] | 1 << rank))
+        whole = (borders == self._end) & (anew + known == met)
         whole[0, :, 1] = whole[1, :, 0] = False
-        size = int(whole[..., -1].any(axis=(0, 2, 3)).nonzero()[0].max(initial=0))
-        chosen = int(sets[:, size, ..., -1][whole[:, size, ..., -1]].max(initial=0))
-        return whole.any(axis=(0, 1, 2, 3)), tuple(rank for rank in range(ranks) if chosen >> rank & 1)
+        most = int(whole[..., -1].any(axis=(0, 2, 3, 4)).nonzero()[0].max(initial=0))
+        chosen = int(sets[:, most, ..., -1][whole[:, most, ..., -1]].max(initial=0))
+        return whole.any(axis=(0, 1, 2, 3, 4)), tuple(rank for rank in range(ranks) if chosen >> rank & 1)
 
     def _paces(self, rank: int | slice, front_us: np.ndarray, behind_us: np.ndarray) -> tuple[np.ndarray, ...]:
         """What `_reached` needs to know of a rank: what a unit takes it, and how that changes from unit to unit.

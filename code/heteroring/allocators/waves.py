@@ -74,7 +74,10 @@ class Grid:
     def time(
         self, rows: int, keys: int, causal: bool, *, pending: int = 0, first_query: int = 0, merged: bool = False
     ) -> float:
-        """Time of one launch: `rows` queries by `keys` keys, and by `pending` ones from query `first_query` on."""
+        """Time of one launch: `rows` queries by `keys` keys, and by `pending` ones from query `first_query` on.
+
+        If `causal`, the last `rows` keys are the queries' own.
+        """
         return _makespan(self, rows, keys, causal, pending, first_query, merged)
 
     def batches(
@@ -89,7 +92,7 @@ class Grid:
         for width in launch_configs.sections(self.heads, first, section):
             for block in reversed(range(blocks)):
                 stop = min((block + 1) * BLOCK_M, rows)
-                tiles = min(dense, -(-stop // self.block_n)) if causal else dense
+                tiles = -(-(keys - rows + stop) // self.block_n) if causal else dense
                 yield self.edge + self.merge * merged + tiles + more * (stop > first_query), width
 
 
@@ -110,36 +113,55 @@ def _makespan(grid: Grid, rows: int, keys: int, causal: bool, pending: int, firs
     return last
 
 
-def step_us(partition: Partition, rank: int, cost: Cost, grid: Grid, fused: bool = True) -> dict[int, float]:
+def step_us(
+    partition: Partition,
+    rank: int,
+    cost: Cost,
+    grid: Grid,
+    fused: bool = True,
+    prefix_lens: tuple[int, ...] = (),
+) -> dict[int, float]:
     """Microseconds that `rank` computes in each of its ring steps of a causal call, by index.
 
-    The whole sequence alone takes what `cost` says, pair_us for each of its pairs. If `fused`, the first two steps are
-    one launch, and the second takes what that takes more.
+    The whole sequence alone, earlier tokens included, takes what `cost` says, pair_us for each of its pairs. If
+    `fused`, the first two steps are one launch, and the second takes what that takes more.
     """
-    tile_us = grid.tile_us(cost, partition.seq_len)
-    steps = {step.index: step for step in ring_steps(partition, rank, True)}
+    tile_us = grid.tile_us(cost, partition.seq_len + sum(prefix_lens))
+    steps = {step.index: step for step in ring_steps(partition, rank, True, prefix_lens)}
     rows, found = partition.block_lens[rank], {}
     for index, step in steps.items():
+        later = list(step.rectangles)
         if index == 0:
-            found[0] = grid.time(rows, rows, True)
-        elif index == 1 and fused and 0 in steps:
-            whole = grid.time(rows, rows, True, pending=step.keys, first_query=step.first_query)
+            found[0] = grid.time(rows, step.keys, True)
+            continue
+        found[index] = 0.0
+        if index == 1 and fused and 0 in steps:
+            first_query, _, pending = later.pop(0)
+            whole = grid.time(rows, steps[0].keys, True, pending=pending, first_query=first_query)
             found[1] = whole - found[0]
-        else:
-            found[index] = grid.time(rows - step.first_query, step.keys, False, merged=True)
+        for first_query, first_key, end in later:
+            found[index] += grid.time(rows - first_query, end - first_key, False, merged=True)
     return {index: tile_us * tiles for index, tiles in found.items()}
 
 
-def busy_us(partition: Partition, costs: Sequence[Cost], grids: Sequence[Grid]) -> list[float]:
+def busy_us(
+    partition: Partition, costs: Sequence[Cost], grids: Sequence[Grid], prefix_lens: tuple[int, ...] = ()
+) -> list[float]:
     """Microseconds that each rank is busy in one causal call, its tokens' other work included."""
     return [
-        cost.token_us * partition.block_lens[rank] + sum(step_us(partition, rank, cost, grid).values())
+        cost.token_us * partition.block_lens[rank]
+        + sum(step_us(partition, rank, cost, grid, prefix_lens=prefix_lens).values())
         for rank, (cost, grid) in enumerate(zip(costs, grids, strict=True))
     ]
 
 
 def in_whole_waves(
-    block_lens: Sequence[int], costs: Sequence[Cost], grids: Sequence[Grid], layout: str, multiple: int
+    block_lens: Sequence[int],
+    costs: Sequence[Cost],
+    grids: Sequence[Grid],
+    layout: str,
+    multiple: int,
+    prefix_lens: tuple[int, ...] = (),
 ) -> tuple[int, ...]:
     """`block_lens`, with tokens moved from or to the slowest rank for as long as that makes the ring faster.
 
@@ -150,9 +172,9 @@ def in_whole_waves(
     lens = tuple(block_lens)
     holders = [rank for rank, length in enumerate(lens) if length]
     while True:
-        busy = busy_us(Partition(layout, lens), costs, grids)
+        busy = busy_us(Partition(layout, lens), costs, grids, prefix_lens)
         others = _others(lens, holders, busy.index(max(busy)), multiple)
-        tried = [(max(busy_us(Partition(layout, other), costs, grids)), other) for other in others]
+        tried = [(max(busy_us(Partition(layout, other), costs, grids, prefix_lens)), other) for other in others]
         fastest, best = min(tried, default=(max(busy), lens))
         if fastest >= max(busy):
             return lens

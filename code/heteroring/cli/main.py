@@ -26,6 +26,7 @@ from heteroring.cli.options import (
     WRITE,
     Json,
     Percentages,
+    PrefixLens,
     check_output,
     examples,
     integer,
@@ -119,16 +120,19 @@ def allocate(
     percentages: Percentages,
     model: Annotated[Path | None, option(RANKS, "Fitted model, or profile CSV, for lut, formula, balanced.")] = None,
     layout: Annotated[str, option(WHAT, "contiguous or zigzag; balanced plans for it.")] = "zigzag",
+    prefix_lens: PrefixLens = "",
     as_json: Json = False,
 ) -> None:
     """Print how many tokens each rank gets; what is odd about the answer goes to stderr, or into the JSON."""
     speeds = integers("--percentages", percentages)
+    earlier = integers("--prefix-lens", prefix_lens) if prefix_lens else ()
     from heteroring.allocators import allocation
 
-    answer = allocation(allocator, seq_len, percentages=speeds, profile=model, layout=layout)
+    answer = allocation(allocator, seq_len, percentages=speeds, profile=model, layout=layout, prefix_lens=earlier)
     if as_json:
         shares = {"block_lens": answer.block_lens, "clamped": answer.clamped, "notes": answer.notes}
         asked = {"allocator": allocator, "layout": layout, "seq_len": seq_len, "percentages": speeds}
+        asked |= {"prefix_lens": earlier} if earlier else {}
         print_json(asked | shares)
         return
     for note in answer.notes:

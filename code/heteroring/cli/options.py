@@ -86,6 +86,9 @@ ThrottleName = Annotated[
 ]
 SeqLens = Annotated[str, option(WHAT, f"Sequence lengths, {LISTED}.")]
 Percentages = Annotated[str, option(RANKS, f"Speed of each rank, 1 to 100, {LISTED}.")]
+PrefixLens = Annotated[
+    str, option(WHAT, f"Earlier tokens of each rank, which the new ones see, {LISTED}.", show_default="none")
+]
 Strategies = Annotated[str, option(WHAT, f"layout/allocator, {LISTED}.")]
 Models = Annotated[Path | None, option(WHAT, "Folder of the fitted models.")]
 Condition = Annotated[str, option(HOW, "How calls are timed: rested, sustained, eager or captured.")]

@@ -11,6 +11,7 @@ from heteroring.allocators.costs import Cost
 from heteroring.planning.network import Network
 from heteroring.planning.steps import Costs, Step, step_us, steps
 from heteroring.planning.work import SLOTS
+from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition
 
 TRANSPORTS = ("copy-engine", "p2p")
@@ -54,8 +55,11 @@ def simulate(
     host_us: float = 0.0,
     tile: int = 1,
     work_us: np.ndarray | None = None,
+    prefix_lens: Sequence[int] = (),
 ) -> Simulation:
     """One causal call over `partition`, rank r at `costs[r]`; `key_bytes` are those of a token's key and value.
+
+    Rank r also holds `prefix_lens[r]` earlier tokens, which all of the partition's see; () stands for none.
 
     A rank first does its tokens' other work, at token_us; then its keys can be read, and its steps follow in ring
     order, each as soon as its KV is there and the one before is done. Message s goes straight from its owner, in ring
@@ -65,13 +69,15 @@ def simulate(
 
     `copy-engine`: a message takes latency_us for each part of some 8 MB, and its bytes. If `fused`, the first two steps
     are one pass that waits for parts as it comes to them: what it takes counts from the first part on, and the last
-    part's share of it from the last one on. `p2p`: sender and receiver wait for one another; nothing is fused.
-    `host_us` is what the host needs to issue one step: no step starts before. `tile` is that of the kernel (`steps`).
-    `work_us`, [steps, ranks], is what each rank computes in each step, where that is better known than by costs.
+    part's share of it from the last one on; a second rectangle follows. `p2p`: sender and receiver wait for one
+    another; nothing is fused. `host_us` is what the host needs to issue one step: no step starts before. `tile` is that
+    of the kernel (`steps`). `work_us`, [steps, ranks], is what each rank computes in each step, where that is better
+    known than by costs.
 
     Not reckoned with: SMs and memory bandwidth that transfers take from compute, and clocks.
 
-    Raises ValueError for an unknown transport, and if costs or network are not those of the partition's ranks.
+    Raises ValueError for an unknown transport, and if costs, network or prefix_lens are not those of the partition's
+    ranks.
     """
     ranks = partition.world_size
     if transport not in TRANSPORTS:
@@ -79,6 +85,7 @@ def simulate(
     for name, count in (("costs", len(costs)), ("nodes", len(network.nodes))):
         if count != ranks:
             raise ValueError(f"{count} {name} for {ranks} ranks: one a rank is needed")
+    earlier = prefix_lengths("prefix_lens", prefix_lens, ranks)
     copies = transport == "copy-engine"
     fused = fused and copies
     each, lines = Costs.of(costs), _Lines(network, key_bytes, copies)
@@ -87,8 +94,8 @@ def simulate(
     done, before, busy = ready.copy(), ready.copy(), ready.copy()  # with this step, with the one before it
     lane = ready.copy()  # each rank's messages go one after the other
     held = None  # a first step that is fused with the next
-    for number, step in enumerate(steps(partition, tile)):
-        work = step_us(step, number, each) if work_us is None else work_us[number]
+    for number, step in enumerate(steps(partition, tile, earlier)):
+        work, later = step_us(step, number, each) if work_us is None else (work_us[number], 0.0)
         has_work = step.rows > 0
         begin = np.maximum(done, host_us * (number + 1))
         if number:
@@ -99,8 +106,8 @@ def simulate(
             own = held
             joins = has_work & (own > 0)
             shares = lines.parts(step.keys)
-            total = np.where(joins, own + work, own)
-            whole = np.maximum(np.maximum(begin, first) + total, last + total / shares)
+            total = np.where(joins, own + work - later, own)
+            whole = np.maximum(np.maximum(begin, first) + total, last + total / shares) + later
             stop = np.where(joins, whole, begin + own)
             stop = np.where(has_work & ~joins, np.maximum(begin, last) + work, stop)
             starts[0, own > 0], stops[0, own > 0] = begin[own > 0], stop[own > 0]

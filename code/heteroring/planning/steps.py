@@ -12,38 +12,50 @@ from heteroring.ring.partition import Partition
 
 
 class Step(NamedTuple):
-    """One ring step, by rank: score pairs, query rows that meet KV, keys that come from `owner`. All [ranks]."""
+    """One ring step, by rank: score pairs, query rows that meet KV, keys that come from `owner`. All [ranks].
+
+    Where some rows meet the owner's earlier tokens alone, there is a second rectangle (`RingStep.rectangles`), of
+    `later_rows` rows and `later_pairs` of the pairs; elsewhere both are 0.
+    """
 
     owner: np.ndarray
     pairs: np.ndarray
     rows: np.ndarray
     keys: np.ndarray
+    later_rows: np.ndarray
+    later_pairs: np.ndarray
 
 
-def steps(partition: Partition, tile: int = 1) -> Iterator[Step]:
+def steps(partition: Partition, tile: int = 1, prefix_lens: Sequence[int] = ()) -> Iterator[Step]:
     """The ring steps of a causal call, the own KV first; the numbers of `heteroring.ring.schedule.ring_steps`.
 
     With a `tile`, pairs are those that a kernel computes in tiles of so many queries and keys, which takes as long for
-    one that is not full.
+    one that is not full. `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
     """
 
     def whole(count: np.ndarray) -> np.ndarray:
         return -(-count // tile) * tile
 
     lens = np.array(partition.block_lens, dtype=np.int64)
-    ranks = np.arange(len(lens))
+    earlier = np.array(prefix_lens or [0] * len(lens), dtype=np.int64)
+    ranks, none = np.arange(len(lens)), np.zeros_like(lens)
     stops = np.cumsum(lens)
     zigzag = partition.layout == "zigzag"
     heads = stops // 2 - (stops - lens) // 2 if zigzag else lens
     tails = lens - heads
-    yield Step(ranks, whole(lens) * (whole(lens) + 1) // 2, lens, np.zeros_like(lens))
+    own = whole(lens) * (whole(lens) + 1) // 2 + whole(lens) * whole(earlier)
+    yield Step(ranks, own, lens, none, none, none)
     for step in range(1, len(lens)):
         owner = (ranks - step) % len(lens)
-        in_front = owner < ranks
+        in_front, before = owner < ranks, np.where(lens > 0, earlier[owner], 0)
         rows, keys = np.where(in_front, lens, tails), np.where(in_front, heads[owner], lens[owner])
         met = (rows > 0) & (keys > 0)
         rows, keys = rows * met, keys * met
-        yield Step(owner, whole(rows) * whole(keys), rows, keys)
+        apart = met & (before > 0) & (rows < lens)
+        later_rows, later_pairs = rows * apart, whole(rows) * whole(keys) * apart
+        rows = np.where(before > 0, lens, rows)
+        pairs = whole(rows) * whole(before + np.where(apart, 0, keys)) + later_pairs
+        yield Step(owner, pairs, rows, before + keys, later_rows, later_pairs)
 
 
 class Costs(NamedTuple):
@@ -59,7 +71,8 @@ class Costs(NamedTuple):
         return cls(*np.array(costs, dtype=float).T)
 
 
-def step_us(step: Step, number: int, costs: Costs) -> np.ndarray:
-    """Microseconds that each rank computes in ring step `number`: [ranks]."""
+def step_us(step: Step, number: int, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
+    """Microseconds that each rank computes in ring step `number`, and those of its second rectangle: [ranks] each."""
     row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
-    return costs.pair_us * step.pairs + row_us * step.rows
+    later = costs.pair_us * step.later_pairs + costs.rerow_us * step.later_rows
+    return costs.pair_us * (step.pairs - step.later_pairs) + row_us * step.rows + later, later

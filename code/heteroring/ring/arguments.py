@@ -54,3 +54,17 @@ def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | N
     if number < least or (most is not None and number > most):
         raise ValueError(f"{name} is {value!r}: {rule}")
     return number
+
+
+def prefix_lengths(name: str, lens: Any, ranks: int) -> tuple[int, ...]:
+    """The earlier tokens of each of so many ranks. Raises ValueError unless `lens` has a length of 0 or more for each.
+
+    () stands for none, and all of them 0 are the same.
+    """
+    if lens == ():
+        return ()
+    if not isinstance(lens, tuple | list) or len(lens) != ranks:
+        raise ValueError(f"{name} is {lens!r}: it must be {ranks} lengths, one per rank")
+    rule = "a rank holds 0 earlier tokens or more"
+    found = tuple(whole_number(f"{name}[{rank}]", length, rule) for rank, length in enumerate(lens))
+    return found if any(found) else ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from heteroring.ring.arguments import whole_number
+from heteroring.ring.arguments import prefix_lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,23 +37,21 @@ def check_prefix(prefix: Any, k: torch.Tensor, rank: int, world_size: int) -> tu
         return ()
     if not isinstance(prefix, Prefix):
         raise ValueError(f"prefix is {prefix!r}: it must be a Prefix, or None")
-    if not isinstance(prefix.lens, tuple | list) or len(prefix.lens) != world_size:
-        raise ValueError(f"prefix.lens is {prefix.lens!r}: it must be {world_size} lengths, one per rank of the group")
-    lens = tuple(
-        whole_number(f"prefix.lens[{r}]", length, "a rank holds 0 earlier tokens or more")
-        for r, length in enumerate(prefix.lens)
-    )
+    lens = prefix_lengths("prefix.lens", prefix.lens, world_size)
+    held = lens[rank] if lens else 0
     for name, x in (("prefix.k", prefix.k), ("prefix.v", prefix.v)):
         if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.is_nested:
             raise ValueError(f"{name} is of type {type(x).__name__}: it must be a dense tensor [B, Hkv, m_r, D]")
-        expected = (*k.shape[:2], lens[rank], k.shape[3])
+        expected = (*k.shape[:2], held, k.shape[3])
         if tuple(x.shape) != expected:
-            raise ValueError(f"{name} is of shape {tuple(x.shape)}: rank {rank} of prefix.lens {lens} needs {expected}")
+            raise ValueError(
+                f"{name} is of shape {tuple(x.shape)}: rank {rank} of prefix.lens {prefix.lens} needs {expected}"
+            )
         if x.dtype != k.dtype or x.device != k.device:
             raise ValueError(f"{name} is {x.dtype} on {x.device}, k {k.dtype} on {k.device}: they must be alike")
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(f"{name} requires a gradient, and ring_attention is forward only")
-    return lens if any(lens) else ()
+    return lens
 
 
 def joined(earlier: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

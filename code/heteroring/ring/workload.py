@@ -60,8 +60,9 @@ def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behin
     """Query rows in the ring steps, other than the one over its own KV, of a shard of `length` tokens.
 
     The shard lies behind shards that hold `offset` tokens together. `in_front` and `behind` count the other ranks,
-    before and after it, that hold tokens. All rows attend to each rank in front. To each rank behind attend all rows if
-    not causal; if causal, those of the tail in zigzag and none in contiguous.
+    before and after it, that hold tokens, `in_front` also those behind with earlier tokens. All rows attend to each
+    rank in front. To each rank behind attend all rows if not causal; if causal, those of the tail in zigzag and none in
+    contiguous.
     """
     if not causal:
         return (in_front + behind) * length
@@ -72,26 +73,39 @@ def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behin
     return in_front * length + behind * tail
 
 
-def extra_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
-    """Query rows of each rank in all ring steps but the one over its own KV, counted once per step.
+def extra_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Query rows of each rank in all rectangles but the one over its own KV, counted once per rectangle.
 
-    In zigzag a shard of one token has no head, so ranks behind it need no step for it; they are counted all the same.
+    Every row attends to each other rank that holds earlier tokens. The chunk of one in front belongs to the same
+    rectangle; that of one behind is a rectangle of its own, for the tail. In zigzag a shard of one token has no head,
+    so ranks behind it need no step for it; they are counted all the same.
     """
-    return _rows_met(partition, causal, lambda rank: range(partition.world_size))
+    return _rows_met(partition, causal, prefix_lens, lambda rank: range(partition.world_size))
 
 
-def next_rows(partition: Partition, causal: bool = True) -> tuple[int, ...]:
-    """Those of `extra_rows` that belong to ring step 1, with the KV of the rank before."""
-    return _rows_met(partition, causal, lambda rank: [(rank - 1) % partition.world_size])
+def next_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Those of `extra_rows` in the first rectangle of ring step 1, with the KV of the rank before."""
+    return _rows_met(partition, causal, prefix_lens, lambda rank: [(rank - 1) % partition.world_size], first=True)
 
 
-def _rows_met(partition: Partition, causal: bool, met: Callable[[int], Sequence[int]]) -> tuple[int, ...]:
-    """Query rows of each rank in the ring steps with those of the ranks `met(rank)` that hold tokens."""
+def _rows_met(
+    partition: Partition,
+    causal: bool,
+    prefix_lens: tuple[int, ...],
+    met: Callable[[int], Sequence[int]],
+    first: bool = False,
+) -> tuple[int, ...]:
+    """Query rows of each rank in the rectangles with the KV of the ranks `met(rank)`, or in the first with each."""
     lens = partition.block_lens
+    earlier = prefix_lens or (0,) * len(lens)
 
     def rows(rank: int) -> int:
-        holders = [other for other in met(rank) if lens[other]]
-        in_front, behind = sum(other < rank for other in holders), sum(other > rank for other in holders)
+        others = [other for other in met(rank) if other != rank]
+        in_front = behind = 0
+        for other in others:
+            dense = earlier[other] or (lens[other] and (other < rank or not causal))
+            in_front += bool(dense)
+            behind += bool(lens[other] and other > rank and causal and not (first and dense))
         return shard_extra_rows(partition.layout, partition.offsets[rank], lens[rank], in_front, behind, causal)
 
     return tuple(map(rows, range(partition.world_size)))

@@ -36,8 +36,13 @@ def splits(seq_len, world_size):
         yield tuple(stop - start for start, stop in pairwise((0, *borders, seq_len)))
 
 
-def makespan(layout, lens, costs, causal):
-    return max(predicted_ms(Partition(layout, lens), costs, causal))
+def makespan(layout, lens, costs, causal, prefix_lens=()):
+    return max(predicted_ms(Partition(layout, lens), costs, causal, prefix_lens))
+
+
+def prefixes(ranks):
+    """No earlier tokens, or some on any ranks."""
+    return st.just(()) | st.tuples(*[st.sampled_from([0, 0, 1, 7])] * ranks)
 
 
 def check_split(lens, seq_len, world_size):
@@ -65,12 +70,12 @@ def test_no_split_is_faster_where_visits_cost_nothing(layout, causal, world_size
 @causal_or_dense
 @each_layout
 @settings(max_examples=25, deadline=None)
-@given(seq_len=st.integers(1, 24), costs=st.tuples(cost, cost))
-def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs):
-    lens = balanced(seq_len, costs, layout, causal)
+@given(seq_len=st.integers(1, 24), costs=st.tuples(cost, cost), prefix_lens=prefixes(2))
+def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs, prefix_lens):
+    lens = balanced(seq_len, costs, layout, causal, prefix_lens=prefix_lens)
     check_split(lens, seq_len, 2)
-    best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, 2))
-    assert makespan(layout, lens, costs, causal) <= best * NEARLY
+    best = min(makespan(layout, other, costs, causal, prefix_lens) for other in splits(seq_len, 2))
+    assert makespan(layout, lens, costs, causal, prefix_lens) <= best * NEARLY
 
 
 @pytest.mark.slow
@@ -82,10 +87,11 @@ def test_no_split_over_two_ranks_is_faster(layout, causal, seq_len, costs):
 def test_no_split_over_any_set_of_ranks_is_faster(layout, causal, world_size, longest, data):
     seq_len = data.draw(st.integers(1, longest))
     costs = data.draw(st.lists(cost, min_size=world_size, max_size=world_size))
-    lens = balanced(seq_len, costs, layout, causal)
+    prefix_lens = data.draw(prefixes(world_size))
+    lens = balanced(seq_len, costs, layout, causal, prefix_lens=prefix_lens)
     check_split(lens, seq_len, world_size)
-    best = min(makespan(layout, other, costs, causal) for other in splits(seq_len, world_size))
-    assert makespan(layout, lens, costs, causal) <= best * NEARLY
+    best = min(makespan(layout, other, costs, causal, prefix_lens) for other in splits(seq_len, world_size))
+    assert makespan(layout, lens, costs, causal, prefix_lens) <= best * NEARLY
 
 
 def test_a_fast_rank_whose_visits_are_dear_is_left_out_for_a_slower_one():
@@ -390,18 +396,87 @@ def test_a_multiple_that_breaks_its_rule_is_named(multiple):
 
 @causal_or_dense
 @each_layout
-@settings(max_examples=25, deadline=None)
-@given(seq_len=st.integers(1, 10), costs=st.tuples(cost, cost, cost), data=st.data())
-def test_no_split_within_what_ranks_may_hold_is_faster(layout, causal, seq_len, costs, data):
+@pytest.mark.parametrize("ranks", [2, 3])
+@settings(max_examples=20, deadline=None)
+@given(seq_len=st.integers(1, 10), data=st.data())
+def test_no_split_within_what_ranks_may_hold_is_faster(layout, causal, ranks, seq_len, data):
+    costs, prefix_lens = data.draw(st.tuples(*[cost] * ranks)), data.draw(prefixes(ranks))
     most = data.draw(
-        st.lists(st.integers(0, seq_len), min_size=3, max_size=3).filter(lambda room: sum(room) >= seq_len)
+        st.lists(st.integers(0, seq_len), min_size=ranks, max_size=ranks).filter(lambda room: sum(room) >= seq_len)
     )
-    lens = balanced(seq_len, costs, layout, causal, most=most)
-    check_split(lens, seq_len, 3)
-    fitting = [other for other in splits(seq_len, 3) if all(n <= room for n, room in zip(other, most, strict=True))]
+    lens = balanced(seq_len, costs, layout, causal, most=most, prefix_lens=prefix_lens)
+    check_split(lens, seq_len, ranks)
+    fitting = [other for other in splits(seq_len, ranks) if all(n <= room for n, room in zip(other, most, strict=True))]
     assert lens in fitting
-    best = min(makespan(layout, other, costs, causal) for other in fitting)
-    assert makespan(layout, lens, costs, causal) <= best * NEARLY
+    best = min(makespan(layout, other, costs, causal, prefix_lens) for other in fitting)
+    assert makespan(layout, lens, costs, causal, prefix_lens) <= best * NEARLY
+
+
+def test_the_slower_of_two_ranks_alone_is_faster_than_both_where_the_faster_may_hold_little():
+    costs = [Cost(1.0, 0, 30.0, 30.0), Cost(1.1, 0, 30.0, 30.0)]
+    assert balanced(8, costs, most=(1, 8)) == (0, 8)
+
+
+def test_work_over_a_prefix_is_proportional_to_speed_wherever_the_prefix_lies():
+    # n (M + (C + 1) / 2) pairs; contiguous shards come near that, too, where most keys are those of the prefix.
+    speeds = (100, 50, 10)
+    for prefix_lens in ((10**6, 0, 0), (0, 0, 10**6), (5, 10**6 - 10, 5)):
+        lens = balanced(16000, of_speeds(*speeds), prefix_lens=prefix_lens)
+        assert lens == pytest.approx((10000, 5000, 1000), abs=1)
+        contiguous = balanced(16000, of_speeds(*speeds), "contiguous", prefix_lens=prefix_lens)
+        assert contiguous == pytest.approx((10000, 5000, 1000), rel=0.01)
+
+
+def test_a_rank_with_earlier_tokens_is_met_whether_it_gets_new_ones_or_not():
+    # Per token of 1 us: 0.4 a visit. Without earlier tokens the slow rank would bring less than it costs, as above;
+    # where it holds some, those behind visit it anyway, in the same rectangle, and what it takes of the work is won.
+    seq_len, slow = 4000, 0.04
+    pair = 2 / (seq_len + 1)
+    fast = Cost(pair, revisit_us=0.4, join_us=0.4)
+    costs = [Cost(*(value / slow for value in fast)), fast, fast]
+    assert balanced(seq_len, costs)[0] == 0
+    assert balanced(seq_len, costs, prefix_lens=(1, 0, 0))[0] > 0
+    # No rank is alone where another holds earlier tokens: there is no margin for it.
+    assert balanced(11000, of_speeds(10, 1), margin=0.11, prefix_lens=(5, 0)) == (11000, 0)
+    assert balanced(11000, of_speeds(10, 1), margin=0.11, prefix_lens=(0, 5)) == (10000, 1000)
+
+
+@pytest.mark.slow
+@each_layout
+def test_a_thousand_ranks_with_earlier_tokens_take_no_longer(layout):
+    costs = [Cost(*(us * 100 / p for us in (2.3e-5, 0.3, 0.02, 0.007))) for p in (100, 80, 50, 10) * 256]
+    prefix_lens = (4096, 0, 512, 64) * 256
+    began = time.process_time()
+    lens = balanced(2**17, costs, layout, prefix_lens=prefix_lens)
+    assert time.process_time() - began < 4
+    check_split(lens, 2**17, 1024)
+    best = makespan(layout, even(2**17, 1024), costs, True, prefix_lens)
+    assert makespan(layout, lens, costs, True, prefix_lens) <= best
+
+
+def test_every_set_is_considered_in_the_time_of_a_command():
+    cost_us = Cost(2.3e-5, 0.3, 0.02, 0.007)
+    for ranks, prefix_lens in ((32, ()), (32, (9,) * 32), (18, (9, 0) * 9)):
+        costs = [Cost(*(us * (1 + rank % 5) for us in cost_us)) for rank in range(ranks)]
+        began = time.process_time()
+        check_split(balanced(65536, costs, prefix_lens=prefix_lens), 65536, ranks)
+        assert time.process_time() - began < 4
+
+
+@pytest.mark.parametrize(
+    ("prefix_lens", "words"),
+    [
+        ((3, -1), r"prefix_lens\[1\] is -1: a rank holds 0 earlier tokens or more"),
+        ((3, 1.5), r"prefix_lens\[1\] is 1.5: a rank holds 0"),
+        ((3, 2, 1), r"prefix_lens is \(3, 2, 1\): it must be 2 lengths, one per rank"),
+        (7, "prefix_lens is 7: it must be 2 lengths"),
+    ],
+)
+def test_bad_prefix_lengths_are_named(prefix_lens, words):
+    with pytest.raises(ValueError, match=words):
+        balanced(8, of_speeds(1.0, 1.0), prefix_lens=prefix_lens)
+    with pytest.raises(ValueError, match=words):
+        predicted_ms(Partition.zigzag((4, 4)), of_speeds(1.0, 1.0), prefix_lens=prefix_lens)
 
 
 def test_ranks_that_may_not_hold_the_sequence_are_refused():

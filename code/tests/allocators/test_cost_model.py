@@ -116,6 +116,15 @@ def test_a_visit_that_costs_no_more_than_its_pairs_is_no_flaw(tmp_path, kind):
     assert (other > 0) == (kind == "join")  # joining never costs more than folding
 
 
+def test_new_tokens_pair_with_the_whole_sequence_and_have_products_of_their_own(profile):
+    model = fit("cost", "layer", profile)
+    new, whole = LENGTHS[0], LENGTHS[-1]
+    over_prefix, alone, all_new = model.predict(new, 50, whole - new), model.predict(new, 50), model.predict(whole, 50)
+    assert over_prefix.cost == all_new.cost._replace(token_us=alone.cost.token_us)
+    assert alone.cost.token_us != all_new.cost.token_us
+    assert "length 9e+06 lies outside" in model.predict(new, 50, 9 * 10**6 - new).notes[0]
+
+
 def test_between_the_levels_speed_and_multiples_of_a_pair_are_linear(profile):
     model = fit("cost", "layer", profile)
     axes = np.log(LENGTHS), PERCENTAGES
@@ -221,6 +230,16 @@ def test_sources_of_other_kinds_are_refused(profile):
 
 
 class TestBalanced:
+    def test_no_split_of_new_tokens_over_earlier_ones_is_faster(self, profile):
+        model, percentages, prefix_lens = fit("cost", "layer", profile), (50, 100, 50), (1000, 3000, 0)
+        found = allocation("balanced", 60, percentages=percentages, profile=model, prefix_lens=prefix_lens)
+        assert found.costs == tuple(model.predict(60, p, 4000).cost for p in percentages)
+        every = [(a, b, 60 - a - b) for a in range(61) for b in range(61 - a)]
+        slowest = {lens: max(predicted_ms(Partition.zigzag(lens), found.costs, True, prefix_lens)) for lens in every}
+        assert slowest[found.block_lens] == pytest.approx(min(slowest.values()))
+        with pytest.raises(ValueError, match=r"prefix_lens is \(1,\): it must be 3 lengths, one per rank"):
+            allocation("even", 60, percentages=percentages, prefix_lens=(1,))
+
     def test_it_minimises_the_models_own_prediction(self, profile, tmp_path):
         model = fit("cost", "layer", profile)
         model.save(tmp_path / "m.json")

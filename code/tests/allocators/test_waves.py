@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.dispatch import allocation
 from heteroring.allocators.fitting import fit
 from heteroring.allocators.waves import BLOCK_M, Grid, busy_us
@@ -38,7 +39,7 @@ def programs(grid, rows, keys, causal, pending, first_query, merged):
                 inside, width = (inside - blocks * second) % (blocks * section), section
         block = blocks - 1 - inside // width
         queries = range(block * BLOCK_M, min((block + 1) * BLOCK_M, rows))
-        seen = min(keys, queries[-1] + 1) if causal else keys
+        seen = keys - rows + queries[-1] + 1 if causal else keys  # the last keys are the queries' own
         later = pending if queries[-1] >= first_query else 0
         tiles = len(range(0, seen, grid.block_n)) + len(range(0, later, grid.block_n))
         yield tiles + grid.edge + grid.merge * merged
@@ -59,6 +60,7 @@ def programs(grid, rows, keys, causal, pending, first_query, merged):
 def test_each_program_goes_to_the_sm_that_is_free_first(sms, groups, group, rows, keys, pending, causal, merged, data):
     grid = Grid(sms, groups * group, group, 128, 2, 3.5, 1.25)
     first_query = data.draw(st.integers(0, rows - 1)) if pending else 0
+    keys += rows * causal
     free = [0.0] * sms
     heapify(free)
     for time in programs(grid, rows, keys, causal, pending, first_query, merged):
@@ -99,6 +101,28 @@ def test_short_prompts_are_split_where_waves_end(model):
     assert min(split(model, 4096, (100, 40))) > 0
     assert split(model, 4096, (100, 10)) == (4096, 0)
     assert split(model, 5000, (100, 50)) == split(model, 5000, (100, 50), multiple=None)
+
+
+def test_what_waves_take_over_a_prefix_is_near_what_pairs_and_rows_do(model):
+    # A chunk over a long prefix has many keys to a tile, so that all tiles but those of the last wave take as long.
+    for layout in LAYOUTS:
+        partition, prefix_lens, percentages = Partition(layout, (5120, 3072)), (40960, 16384), (100, 60)
+        costs = [model.predict(8192, each, sum(prefix_lens)).cost for each in percentages]
+        grids = [model.grid(8192, each, sum(prefix_lens)) for each in percentages]
+        found = busy_us(partition, costs, grids, prefix_lens)
+        assert found == pytest.approx([1e3 * ms for ms in predicted_ms(partition, costs, True, prefix_lens)], rel=0.05)
+
+
+def test_a_chunk_is_split_where_waves_end(model):
+    prefix_lens = (20480, 12288)
+    given = allocation("balanced", 4096, percentages=(100, 60), profile=model, prefix_lens=prefix_lens)
+    costs = given.costs
+    grids = [model.grid(4096, each, sum(prefix_lens)) for each in (100, 60)]
+    times = {
+        lens: max(busy_us(Partition.zigzag(lens), costs, grids, prefix_lens))
+        for lens in ((first, 4096 - first) for first in range(256, 4096, 256))
+    }
+    assert times[given.block_lens] == min(times.values())
 
 
 @settings(max_examples=25, deadline=None)

@@ -289,6 +289,10 @@ def test_allocate_prints_the_block_lengths():
         (("lut", "--seq-len", "8", "--percentages", "100,10"), "'lut' needs"),
         (("uneven", "--seq-len", "8", "--percentages", "a"), "--percentages 'a'"),
         (("balanced", "--seq-len", "8", "--percentages", "100", "--layout", "spiral"), "'spiral'"),
+        (
+            ("even", "--seq-len", "8", "--percentages", "100,10", "--prefix-lens", "9"),
+            "prefix_lens is (9,): it must be 2",
+        ),
     ],
 )
 def test_allocate_refuses(words, complaint):

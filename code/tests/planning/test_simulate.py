@@ -25,34 +25,45 @@ FAST = Link(1e9, 0.0)
 some_lens = st.lists(st.integers(0, 20), min_size=1, max_size=7).filter(any)
 
 
-@given(layout=st.sampled_from(LAYOUTS), lens=some_lens)
-@settings(max_examples=60, deadline=None)
-def test_steps_are_those_of_the_schedule(layout, lens):
-    partition = Partition(layout, tuple(lens))
-    found = list(steps(partition))
+def with_prefix(lens):
+    """Block lengths, and no earlier tokens or some on each rank."""
+    return st.tuples(st.just(tuple(lens)), st.just(()) | st.tuples(*[st.sampled_from([0, 3, 50])] * len(lens)))
+
+
+@given(layout=st.sampled_from(LAYOUTS), both=some_lens.flatmap(with_prefix))
+@settings(max_examples=100, deadline=None)
+def test_steps_are_those_of_the_schedule(layout, both):
+    lens, prefix_lens = both
+    partition = Partition(layout, lens)
+    found = list(steps(partition, prefix_lens=prefix_lens))
     for rank in range(len(lens)):
-        expected = {each.index: each for each in ring_steps(partition, rank, True)}
+        expected = {each.index: each for each in ring_steps(partition, rank, True, prefix_lens)}
         for number, step in enumerate(found):
             met = expected.get(number)
             if met is None:
-                assert step.pairs[rank] == step.keys[rank] == 0
+                assert step.pairs[rank] == step.keys[rank] == step.later_rows[rank] == 0
                 continue
+            (first_query, _, _), *later = met.rectangles
             assert step.owner[rank] == met.kv_rank
-            assert step.rows[rank] == lens[rank] - met.first_query
+            assert step.rows[rank] == lens[rank] - first_query
             assert step.keys[rank] == (met.keys if number else 0)
-            assert step.pairs[rank] == step_pairs(partition, rank, met.kv_rank)
+            assert step.pairs[rank] == step_pairs(partition, rank, met.kv_rank) + lens[rank] * met.prefix
+            assert step.later_rows[rank] == sum(lens[rank] - query for query, *_ in later)
+            assert step.later_pairs[rank] == sum((lens[rank] - query) * (end - key) for query, key, end in later)
 
 
-@given(layout=st.sampled_from(LAYOUTS), lens=st.lists(st.integers(2, 40), min_size=1, max_size=7))
+@given(layout=st.sampled_from(LAYOUTS), both=st.lists(st.integers(2, 40), min_size=1, max_size=7).flatmap(with_prefix))
 @settings(max_examples=60, deadline=None)
-def test_busy_times_are_those_of_the_cost_model(layout, lens):
-    partition = Partition(layout, tuple(lens))
+def test_busy_times_are_those_of_the_cost_model(layout, both):
+    lens, prefix_lens = both
+    partition = Partition(layout, lens)
     costs = [Cost(1.0 + rank, 0.5 * rank, 0.2, 0.1 * rank) for rank in range(len(lens))]
-    expected = pytest.approx([1e3 * ms for ms in predicted_ms(partition, costs)])
+    expected = pytest.approx([1e3 * ms for ms in predicted_ms(partition, costs, True, prefix_lens)])
     each = Costs.of(costs)
-    attention_us = sum(step_us(step, number, each) for number, step in enumerate(steps(partition)))
+    found_steps = enumerate(steps(partition, prefix_lens=prefix_lens))
+    attention_us = sum(step_us(step, number, each)[0] for number, step in found_steps)
     assert list(attention_us + each.token_us * lens) == expected
-    found = simulate(partition, costs, Network.single_node(len(lens), FAST), 1)
+    found = simulate(partition, costs, Network.single_node(len(lens), FAST), 1, prefix_lens=prefix_lens)
     assert list(found.busy_us) == expected
     assert found.latency_us >= found.busy_us.max() * (1 - 1e-12)
 
@@ -82,6 +93,26 @@ def test_two_ranks_by_hand():
     # Tokens come first; the host issues a step each 100 us.
     later = simulate(partition, [Cost(1.0, 1.0)] * 2, network, 10, fused=False, host_us=100.0)
     assert later.starts_us.tolist() == [[100.0, 100.0], [200.0, 200.0]]
+
+
+def test_two_ranks_over_a_prefix_by_hand():
+    # As above, over 6 earlier tokens on rank 1: 10 pairs and 10 + 24 own; 24 + 8 and 8 in step 1, of 6 + 4 and 2 keys.
+    partition, costs, prefix_lens = Partition.zigzag((4, 4)), [Cost(1.0)] * 2, (0, 6)
+    network = Network.single_node(2, Link(1e-3, 5.0))
+    found = simulate(partition, costs, network, 10, fused=False, prefix_lens=prefix_lens)
+    assert found.arrivals_us[1].tolist() == [110.0, 30.0]
+    assert found.busy_us.tolist() == [42.0, 42.0]
+    assert found.starts_us.tolist() == [[0, 0], [110.0, 34.0]]
+    assert found.end_us.tolist() == [142.0, 110.0]
+    # Fused, the tail's 2 rows meet the 4 new keys after the pass over the earlier ones.
+    fused = simulate(partition, costs, network, 10, prefix_lens=prefix_lens)
+    assert fused.stops_us[0].tolist() == [110.0 + 34 + 8, 30.0 + 42]
+    # A rank without new tokens computes nothing, and is done when the other has its earlier ones.
+    sends = simulate(Partition.zigzag((4, 0)), costs, network, 10, fused=False, prefix_lens=prefix_lens)
+    assert sends.busy_us.tolist() == [10 + 24, 0]
+    assert sends.end_us.tolist() == [70.0 + 24, 70.0]
+    with pytest.raises(ValueError, match=r"prefix_lens is \(1,\): it must be 2 lengths, one per rank"):
+        simulate(partition, costs, network, 1, prefix_lens=(1,))
 
 
 def test_messages_between_two_nodes_queue():

@@ -125,16 +125,18 @@ def test_causal_flops_of_the_published_layer():
     assert causal_flops(1, 32, 128, total_pairs(65536)) == 4 * 32 * 128 * 65536 * 65537 // 2
 
 
-@given(partitions, st.booleans())
-def test_extra_rows_are_those_of_the_ring_steps_beyond_the_own_shard(partition, causal):
+@given(partitions.flatmap(with_prefix), st.booleans())
+def test_extra_rows_are_those_of_the_rectangles_beyond_the_own_keys(both, causal):
+    partition, prefix_lens = both
     if 1 in partition.block_lens:  # it may have no head for those behind to meet; counted all the same
         return
-    for rank, rows in enumerate(extra_rows(partition, causal)):
+    earlier = prefix_lens if any(prefix_lens) else ()
+    for rank, rows in enumerate(extra_rows(partition, causal, prefix_lens)):
         length = partition.block_lens[rank]
-        remote = [step for step in ring_steps(partition, rank, causal) if step.kv_rank != rank]
-        assert rows == sum(length - step.first_query for step in remote)
-        first = [step for step in remote if step.index == 1]
-        assert next_rows(partition, causal)[rank] == sum(length - step.first_query for step in first)
+        remote = [step for step in ring_steps(partition, rank, causal, earlier) if step.kv_rank != rank]
+        assert rows == sum(length - first_query for step in remote for first_query, *_ in step.rectangles)
+        first = [step.rectangles[0][0] for step in remote if step.index == 1]
+        assert next_rows(partition, causal, prefix_lens)[rank] == sum(length - first_query for first_query in first)
 
 
 def test_extra_rows_by_hand():
@@ -145,6 +147,9 @@ def test_extra_rows_by_hand():
     assert extra_rows(Partition.zigzag((8,))) == (0,)
     assert extra_rows(Partition.zigzag((3, 2))) == (2, 2)
     assert extra_rows(Partition.zigzag((1, 4))) == (1, 4)
+    # Earlier tokens on ranks 1 and 2: all rows meet both, tails what 2 and 3 got; rank 1 meets rank 0 and 2, 3 behind.
+    assert extra_rows(Partition.zigzag((8, 0, 4, 6)), prefix_lens=(0, 3, 3, 0)) == (8 + 8 + 4 + 4, 0, 4 + 4 + 2, 18)
+    assert extra_rows(Partition.contiguous((8, 4)), prefix_lens=(0, 3)) == (8, 4)
 
 
 def test_next_rows_by_hand():
@@ -154,6 +159,8 @@ def test_next_rows_by_hand():
     assert next_rows(Partition.contiguous((8, 4, 6)), causal=False) == (8, 4, 6)
     assert next_rows(Partition.zigzag((8, 0))) == (0, 0)
     assert next_rows(Partition.zigzag((8,))) == (0,)
+    # All rows meet the earlier tokens of rank 1 first; what it got, and the tail sees, comes after.
+    assert next_rows(Partition.zigzag((8, 4)), prefix_lens=(0, 3)) == (8, 4)
 
 
 @pytest.mark.parametrize("s", [0.1, 1 / 3, 0.5, 0.9])
