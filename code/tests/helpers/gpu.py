@@ -10,6 +10,16 @@ one_gpu = [pytest.mark.gpu, pytest.mark.skipif(GPUS < 1, reason="needs a CUDA GP
 two_gpus = [pytest.mark.multigpu, pytest.mark.skipif(GPUS < 2, reason="needs two CUDA GPUs")]
 
 
+def of_gpus(*counts):
+    """Parameters: numbers of GPUs, of which a machine tests those that it has."""
+    return [
+        pytest.param(
+            count, marks=[pytest.mark.multigpu, pytest.mark.skipif(count > GPUS, reason=f"needs {count} GPUs")]
+        )
+        for count in counts
+    ]
+
+
 def random_qkv(seq_len, heads, kv_heads, head_dim, dtype, seed, batch=1, device="cuda"):
     """q, k and v of a whole sequence, the same for a seed on every GPU of a kind."""
     g = torch.Generator(device).manual_seed(seed)

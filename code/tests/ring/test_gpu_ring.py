@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import heteroring as hr
-from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
+from gpu import assert_accurate, flash_errors, of_gpus, one_gpu, poison, random_qkv
 from heteroring.kernels.backend import resolve
 from heteroring.kernels.hopper_launch import ARCHITECTURE
 from heteroring.ring import consistency as agreement
@@ -209,11 +209,9 @@ class TestTwoRanksOnce:
             assert max(errors) == 0
 
 
-class TestTwoGpus:
-    pytestmark = two_gpus
-
-    def test_gpus_of_one_host_use_the_copy_engine(self, gpus):
-        assert gpus.run(transports) == [["copy-engine", "copy-engine", "p2p"]] * 2
+@pytest.mark.parametrize("count", of_gpus(2, 4, 8))
+def test_gpus_of_one_host_use_the_copy_engine(pools, count):
+    assert pools(count).run(transports) == [["copy-engine", "copy-engine", "p2p"]] * count
 
 
 def passes(rank, world_size, layout, lens, transport, prefix_lens=None):
