@@ -55,7 +55,7 @@ def test_rings_of_eight_ranks_are_legible_in_every_setting():
     rows = predicted.assign(
         **(ranks | ms),
         module="attention",
-        condition="sustained",
+        condition="rested",
         bound_fraction=predicted.bound_ms / predicted.predicted_ms,
     ).assign(system=few)
     eight = replace(results("gpu"), cells=pd.concat([results("gpu").cells, rows]))
@@ -67,7 +67,7 @@ def test_rings_of_eight_ranks_are_legible_in_every_setting():
     assert_legends_hide_no_data(figure)
     assert_strategies_have_their_own_colours(figure)
     (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
-    assert "Sustained calls. zigzag/balanced used the best ranks in" in " ".join(note.get_text().split())
+    assert ". zigzag/balanced used the best ranks in" in " ".join(note.get_text().split())
 
 
 def assert_text_is_inside_the_page_and_of_readable_size(figure, kind):

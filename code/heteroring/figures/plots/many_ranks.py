@@ -30,27 +30,26 @@ def many_ranks(results: Results) -> Figure:
     """Bound fraction in every setting of the ranks' percentages, in rank order; a panel per length, up to four.
 
     The rings of all ranks under four strategies, the best ring of fewer ranks or rank alone, and torch's
-    context_parallel. Calls are back to back where they were measured so, for both sides of the fraction.
+    context_parallel; rested calls.
     """
     cells = shown(results.cells)
-    cells = cells[(cells.percentages.map(len) > 2) & cells.bound_fraction.notna()]
+    cells = cells[(cells.percentages.map(len) > 2) & (cells.condition == "rested") & cells.bound_fraction.notna()]
     if cells.empty:
         raise MissingRows("no ring of more than two ranks was measured")
-    condition = "sustained" if (cells.condition == "sustained").any() else "rested"
-    cells = cells[cells.condition == condition]
     settings = sorted(set(cells.percentages), key=lambda ranks: (sorted(ranks), ranks), reverse=True)
     strategies = [name for name in ordered(cells[cells.system == "ring"].strategy) if name in _STRATEGIES]
     lengths = sorted(set(cells.seq_len))[-4:]
     figure, panels, _ = panel_grid("many_ranks", len(lengths), panel_height=0.4 + 0.16 * len(settings))
     for panel, length in zip(panels, lengths, strict=True):
         _marks(panel, cells[cells.seq_len == length], settings, strategies)
+        panel.set_xlim(0, max(1.08, 1.04 * cells.bound_fraction.max()))
         panel.set_title(f"{tokens(length)} tokens")
     handles = [Line2D([], [], **_look(name)) for name in strategies]
     handles += [Line2D([], [], **style) for system, style in _others(cells) if not system.empty]
     legend_rows(figure, in_lines(handles, 3))
     chosen = choices_of_ranks(cells)
     right = f"{BALANCED} used the best ranks in {chosen.right.sum()} of {len(chosen)} cells. " if len(chosen) else ""
-    details = f"{run_details(results)} {condition.capitalize()} calls. {right}{percentages_are(results)}"
+    details = f"{run_details(results)} {right}{percentages_are(results)}"
     return finish(figure, results, details, "Bound fraction")
 
 
@@ -70,7 +69,6 @@ def _marks(panel: Axes, cells: DataFrame, settings: list[tuple[int, ...]], strat
     for rows, style in [*((ring[ring.strategy == name], _look(name)) for name in strategies), *_others(cells)]:
         panel.plot(rows.bound_fraction, rows.percentages.map(settings.index), **style)
     panel.axvline(1.0, **UNIT_LINE)
-    panel.set_xlim(0, 1.08)
     panel.set_yticks(range(len(settings)), [in_short(ranks) for ranks in settings])
     panel.set_ylim(len(settings) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
