@@ -59,6 +59,22 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
     assert all("--peers" in command for command in calls)
 
 
+def test_four_gpus_are_measured_in_rings_of_four(tree):
+    wanted = ("-n", "all_but_pdf", "--configfile", "workflow/config/ring4.yaml")
+    status, output = tree.snakemake(*wanted, HETERORING_GPUS="4")
+    assert status == 0, output
+    commands = [line for line in output.splitlines() if "heteroring bench" in line]
+    asked = [line.partition("--percentages ")[2].split()[0] for line in commands if "--condition rested" in line]
+    assert len(asked) == 3 * 11
+    assert {"100,100,100,10", "100,10,100,100", "10,100,100,100", "100,80,60,40"} <= set(asked)
+    assert sum("--condition sustained" in line for line in commands) == 3 * 4
+    profiles = re.findall(r"heteroring profile .*--percentage (\d+)", output)
+    assert sorted(map(int, profiles)) == [10, 40, 50, 60, 80, 100]
+    status, output = tree.snakemake(*wanted, "--config", "platform=gpu", HETERORING_GPUS="3")
+    assert status == 1
+    assert "platform=gpu needs a CUDA GPU for each of 4 ranks, and this machine shows 3" in output
+
+
 # Read by every Python that starts with its folder on the path.
 HIDE_FMS = """
 import importlib.util
