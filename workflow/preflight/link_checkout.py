@@ -11,7 +11,7 @@ from pathlib import Path
 
 from workflow.preflight.platforms import MEASURABLE
 
-WHOLE = ("code", "workflow", "latexmkrc", "data/published", "data/h200x2_short")
+WHOLE = ("code", "workflow", "latexmkrc", "data/published", "data/h200x2_short", "data/predictions")
 PRODUCED = {"images", "generated"}
 
 

@@ -1,8 +1,8 @@
 # The paper: claims judged by the data, numbers as TeX macros, then the PDF. Its text is about the recorded platform.
 
-# What claims and numbers are computed from, beside the record: measurements of others, and short ones.
-PUBLISHED, SHORT = "data/published", "data/h200x2_short"
-EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT) for path in sorted(Path(folder).glob("*.csv"))]
+# What claims and numbers are computed from, beside the record: measurements of others, short ones, and predictions.
+PUBLISHED, SHORT, PREDICTED = "data/published", "data/h200x2_short", "data/predictions"
+EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT, PREDICTED) for path in sorted(Path(folder).glob("*.csv"))]
 
 
 rule claims:
@@ -66,7 +66,7 @@ rule numbers:
     conda:
         ENVIRONMENT
     params:
-        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {folder_of(PLATFORMS.live)}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {PREDICTED} {folder_of(PLATFORMS.live)}",
     message:
         "Write the paper's numbers"
     shell:

@@ -1,10 +1,10 @@
 """Write the numbers and tables that the paper quotes as TeX macros.
 
-    python workflow/scripts/paper_numbers.py RECORD PUBLISHED SHORT LIVE OUTPUT.tex
+    python workflow/scripts/paper_numbers.py RECORD PUBLISHED SHORT PREDICTED LIVE OUTPUT.tex
 
-RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, LIVE that of the platform measured on this
-machine. Words are typed in latex/sections, and what they compare is a claim there. (This file is not called numbers.py
-because the standard library has a module of that name.)
+RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, PREDICTED that of predictions, LIVE that of the
+platform measured on this machine. Words are typed in latex/sections, and what they compare is a claim there. (This file
+is not called numbers.py because the standard library has a module of that name.)
 """
 
 import sys
@@ -21,6 +21,7 @@ from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name
+from heteroring.results.tables import read_table
 from paper import tables
 from paper.cells import (
     BALANCED,
@@ -43,6 +44,8 @@ THIRD = 30
 SLOW_SPEED = 0.1
 # Most that the repetitions of a quiet machine differ, over their median.
 NOISE_LIMIT = 0.2
+# Of which predictions the paper speaks, in files h200xN.csv.
+PREDICTED_LENGTH, PREDICTED_SLOW = 131_072, "10"
 
 
 def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3) -> dict[str, str]:
@@ -220,6 +223,19 @@ def simulation(evidence: Evidence) -> dict[str, str]:
     return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
+def predicted(folder: Path) -> dict[str, str]:
+    """Bound fractions that were predicted of balanced zigzags over four and eight GPUs."""
+    found = {"Length": count(PREDICTED_LENGTH), "Slow": PREDICTED_SLOW}
+    for name, ranks in (("Four", 4), ("Eight", 8)):
+        rows = read_table(folder / f"h200x{ranks}.csv")
+        rows = rows[(rows.strategy == BALANCED) & (rows.seq_len == PREDICTED_LENGTH)].set_index("percentages")
+        fractions, half = rows.bound_ms / rows.predicted_ms, ["100"] * (ranks // 2 - 1)
+        apart, together = (" ".join(each) for each in ([*half, PREDICTED_SLOW] * 2, [*half * 2, *[PREDICTED_SLOW] * 2]))
+        found |= ends(name, fractions.drop(together))
+        found |= {f"{name}Together": rounded(fractions[together]), f"{name}Apart": rounded(fractions[apart])}
+    return found
+
+
 def layers_and_models(evidence: Evidence) -> dict[str, str]:
     """FMS's attention layer, a whole model's prefill, and its decoding."""
     layer, cells, decode = evidence.layer, evidence.prefill, evidence.decode
@@ -281,21 +297,22 @@ def shows_main_effect(cells: CellTable) -> bool:
     return apart and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
 
 
-def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:
+def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[str, str]:
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
     record = call(evidence) | short_runs(evidence) | layers_and_models(evidence) | simulation(evidence)
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
+    groups["Predicted"] = predicted(predictions)
     return {f"{prefix}{name}": text for prefix, group in groups.items() for name, text in group.items()}
 
 
-def main(record: str, published: str, short: str, measured: str, output: str) -> None:
+def main(record: str, published: str, short: str, predictions: str, measured: str, output: str) -> None:
     evidence = Evidence.load(*map(Path, (record, published, short)))
-    text = render(numbers(evidence, Results.load(measured)))
+    text = render(numbers(evidence, Path(predictions), Results.load(measured)))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 6:
+    if len(sys.argv) != 7:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -26,6 +26,7 @@ from synthetic import GPU, TINY, synthetic_results
 
 ROOT = Path(__file__).parents[3]
 LATEX = ROOT / "latex"
+PREDICTIONS = ROOT / "data" / "predictions"
 DATA = ROOT / "data"
 CLAIMS = ROOT / "workflow" / "claims.yaml"
 
@@ -235,7 +236,7 @@ def everything() -> str:
 @pytest.fixture(scope="module")
 def macros(evidence, found) -> dict[str, str]:
     """All macros of generated/, by name."""
-    return paper_numbers.numbers(evidence, synthetic_results(TINY)) | dict(
+    return paper_numbers.numbers(evidence, PREDICTIONS, synthetic_results(TINY)) | dict(
         re.findall(r"\\newcommand\{\\(\w+)\}\{(.*?)\}\n(?=\\newcommand|\Z)", check_claims.macros(found), re.DOTALL)
     )
 
@@ -259,7 +260,7 @@ def test_no_measured_number_is_typed(name):
 
 
 def test_macros_used_and_macros_defined_are_the_same(macros):
-    used = set(re.findall(r"\\((?:Record|Live|Study|Model|Claims)[A-Z][A-Za-z]*)", everything())) - quoted()
+    used = set(re.findall(r"\\((?:Record|Live|Study|Model|Predicted|Claims)[A-Z][A-Za-z]*)", everything())) - quoted()
     assert quoted() & set(macros) == set(), "both quoted and computed"
     assert used - set(macros) == set(), "used, but not defined by the scripts"
     assert set(macros) - used == set(), "defined by the scripts, but not used"
@@ -295,7 +296,10 @@ def test_quoted_numbers_are_used():
 def test_no_macro_swallows_the_space_behind_it():
     """TeX drops the space after a command's name: \\RecordFoo text must be \\RecordFoo\\ text."""
     assert (
-        re.findall(r"\\(?:Record|Live|Study|Model)[A-Z][A-Za-z]+(?: +|\n(?!\n|\\end|\\fi))[a-z(\\]", everything()) == []
+        re.findall(
+            r"\\(?:Record|Live|Study|Model|Predicted)[A-Z][A-Za-z]+(?: +|\n(?!\n|\\end|\\fi))[a-z(\\]", everything()
+        )
+        == []
     )
 
 
@@ -393,7 +397,7 @@ def test_the_paper_builds_with_a_clean_log_in_eleven_pages(tmp_path, evidence, f
     generated, images = tmp_path / "latex" / "generated", tmp_path / "latex" / "images"
     generated.mkdir()
     live = synthetic_results(replace(TINY, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"))
-    (generated / "numbers.tex").write_text(tex.render(paper_numbers.numbers(evidence, live)))
+    (generated / "numbers.tex").write_text(tex.render(paper_numbers.numbers(evidence, PREDICTIONS, live)))
     (generated / "claims.tex").write_text(check_claims.macros(found))
     for name in ("overview", *paper_figures(LATEX)):
         (images / name).parent.mkdir(parents=True, exist_ok=True)
