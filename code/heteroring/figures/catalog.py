@@ -53,6 +53,19 @@ CATALOG = {
         "Latency over the bound with the slow rank at the front of the sequence and at its back.",
         optional="No ring was measured with the slow rank first",
     ),
+    "ablation": Entry(
+        "ablation",
+        "text",
+        "What order, shares, layout, whole tiles and the fused first step are worth, one after another; and what else "
+        "was varied.",
+        optional="Nothing was varied one thing at a time",
+    ),
+    "regret": Entry(
+        "regret",
+        "text",
+        "What each allocator takes longer than the best split of its layout.",
+        optional="No splits around the balanced ones were measured",
+    ),
     "rank_timeline": Entry(
         "rank_timeline", "text", "Busy and waiting time of each rank over the capacity bound, even against balanced."
     ),

@@ -15,7 +15,7 @@ from heteroring import figures
 from heteroring.figures.canvas import without_note
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
-from synthetic_figures import DPI, GRIDS, box, drawn, panels, results, results_of, texts
+from synthetic_figures import DPI, GRIDS, VARIED, box, drawn, panels, results, results_of, texts
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +225,7 @@ def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
     else:
         figure = figures.draw(name, partial)
         figure.draw_without_rendering()
-        assert panels(figure)
+        assert panels(figure) or name in VARIED  # which no grid of a few plain strategies has
 
 
 @pytest.mark.ranks
