@@ -16,11 +16,10 @@ from heteroring.planning.fleet import Fleet
 from heteroring.planning.memory import Memory, used_gb
 from heteroring.planning.simulate import Simulation, simulate
 from heteroring.planning.splits import alone_us, split
-from heteroring.planning.steps import Costs
 from heteroring.planning.work import Work
 from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition, check_layout
-from heteroring.ring.workload import capacity_bound, total_pairs
+from heteroring.ring.workload import total_pairs, two_kind_bound
 
 # Up to how many ranks all rank orders are tried, and steps are listed.
 ORDERED = 64
@@ -198,22 +197,9 @@ def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
     """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
 
     The tokens follow `earlier` ones, which they all see.
-
-    Of attention alone that is the capacity bound. Beside it there are products, in which ranks may be faster or slower
-    by another ratio, so that some ranks might do more of the one and others more of the other: the least T with
-    attention_r x_r + products_r y_r <= T on every rank r, x and y each summing to 1. One rank at most does both then.
     """
-    each = Costs.of(costs)
-    attention, products = each.pair_us * (total_pairs(seq_len) + seq_len * earlier), each.token_us * seq_len
-    if not products.any():
-        return capacity_bound(attention.tolist())
-    products = np.maximum(products, 1e-12 * attention)  # whoever does them in no time
-    # Ranks do attention, in order of how much better they are at it, up to one that does both; the others do products.
-    order = np.argsort(attention / products)
-    attend, multiply = 1 / attention[order], 1 / products[order]
-    before, after = np.cumsum(attend) - attend, np.cumsum(multiply[::-1])[::-1] - multiply
-    part = np.clip((multiply + after - before) / (attend + multiply), 0, 1)
-    return float(1 / np.where(part > 0, before + part * attend, after + multiply).max())
+    pairs = total_pairs(seq_len) + seq_len * earlier
+    return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])
 
 
 def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
