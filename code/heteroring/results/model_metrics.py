@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
+from heteroring.results.model_rows import MODEL, WAY, ModelRow, TraceRow
 from heteroring.results.repetitions import check_cell, latency_of, order_of, references, strategy_of
 
 MODEL_CELL = [
     "platform",
     "phase",
     "system",
+    *WAY,
     "layout",
     "allocator",
     "strategy",
@@ -30,14 +31,15 @@ HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
 # What makes two strategies' calls the same.
-_CALL = ["phase", "system", "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
+_CALL = ["phase", "system", *WAY, "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
 def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
-    """One row for each phase, system, strategy, length, throttle setting and rank order of a measured model.
+    """One row for each phase, system, strategy, length, batch, throttle setting and rank order of a measured model.
 
-    `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone.
+    `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone, and
+    "fms/rank0" for FMS's generate on it.
     latency_ms is the median over the repetitions of all jobs, with its 20th and 80th percentile: of a prefill the time
     to first token, of a decode the time per token. latency_low_ms and latency_high_ms are the lowest and the highest of
     the medians of its `jobs`. Strategies of one layout that make the same split make the same calls: each has the
@@ -48,6 +50,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction, bound_ms over the latency in that job, of a prefill, both the
       median over jobs. A decode has none: each rank computes every layer for the new token, and only attention is
       shared out;
+    - limit_ms, the median, of a decode;
     - speedup = T_even / T, of the even ring in the same layout, phase and rank order;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
@@ -60,7 +63,7 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     table["strategy"] = [strategy_of(row) for row in rows]
     calls = dict(list(table.groupby(_CALL)))
     cells = pd.DataFrame([_cell(key, group, calls) for key, group in table.groupby(MODEL_CELL, sort=False)])
-    found = references(cells, ["phase", "seq_len", "percentages"])
+    found = references(cells, ["phase", *WAY, "seq_len", "percentages"])
     bounds = found[["bound_ms", "bound_fraction"]].where(cells["phase"] == "prefill")
     speedup = found["even"] / cells["latency_ms"]
     return cells.drop(columns="job_medians").assign(**bounds, fast_alone_ms=found["fast_alone_ms"], speedup=speedup)
@@ -80,6 +83,7 @@ def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) 
         | {
             "tokens_per_second": 1e3 * tokens / times["latency_ms"],
             "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
+            "limit_ms": group["limit_ms"].replace(0, np.nan).median(),
         }
     )
 

@@ -31,9 +31,9 @@ class Split(Protocol):
 
 
 def strategy_of(row: Split) -> str:
-    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone."""
-    if row.system == "alone":
-        return f"alone/rank{row.block_lens.index(row.seq_len)}"
+    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 by FMS's generate."""
+    if row.system in ("alone", "fms"):
+        return f"{row.system}/rank{row.block_lens.index(row.seq_len)}"
     return name_of(row.layout, row.allocator, row.model_source)
 
 
