@@ -123,9 +123,9 @@ def exchange(parts: Tensor, dtype: torch.dtype, places: Tensor, calls: Tensor, r
         exchange_kernel,
         (min(total, _EXCHANGERS), 1, 1),
         (parts, out, places, calls),
-        (*parts.stride()[:3], *out.stride()[:2], count, heads, total, rank, len(calls)),
+        (*parts.stride()[:3], *out.stride()[:2], count, heads, total, rank, calls.shape[0]),
         {
-            "RANKS": len(places),
+            "RANKS": places.shape[0],
             "WIDTH": WORDS,
             "HEAD_DIM": width - 1,
             "BLOCK_S": _BLOCK_S,
