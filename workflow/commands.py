@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
+from heteroring.results.model_rows import DECODED
 from heteroring.results.rank_speeds import ranks_of
 from heteroring.results.strategy import fitted_name
 
@@ -28,8 +30,8 @@ Arguments = tuple[str, ...]
 class Setting:
     """What one job of the ring, or of whole models, measures: `percentages` of the ranks in rank order, and so on.
 
-    part: "" where one job measures all there is, else "call", "layer", or the condition under which calls are timed.
-    modules: of the ring.
+    part: "" where one job measures all there is, else "call", "layer", or the condition under which calls are timed, or
+    "decode-8" for decode of 8 sequences. modules: of the ring.
     """
 
     percentages: tuple[int, ...]
@@ -98,6 +100,14 @@ class Commands:
         jobs = range(1, self._settings["model"]["jobs"] + 1)
         return [Setting(ranks, "", job, (), RESTED, strategies) for job in jobs for ranks in self._model_rings]
 
+    def decode_settings(self) -> list[Setting]:
+        """Every job that decodes alone: one a setting and batch. The order of the ranks makes no difference."""
+        rings, batches = map(ranks_of, self._config["model_percentages"]), self._settings["model"]["decode"]
+        return [
+            Setting(ranks, f"decode-{each['batch']}", 1, (), RESTED, (DECODED,))
+            for each, ranks in product(batches, rings)
+        ]
+
     def _ordered(self, entries: Iterable[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         """The percentages of the ranks of every ring that `entries` of the config ask for, the fastest rings first."""
         rings = []
@@ -130,6 +140,7 @@ class Commands:
             "seq_lens": model["seq_lens"],
             "strategies": self._config["model_strategies"],
             "new_tokens": model["new_tokens"],
+            "decode": model["decode"],
         }
 
     def profile(self, percentage: int, output: Path | str) -> Arguments:
@@ -185,17 +196,28 @@ class Commands:
 
     def model(self, setting: Setting, models: Path | str, output: Path | str, trace: Path | str) -> Arguments:
         """The whole model under one throttle setting."""
-        options = ("layers", "emb_dim", "new_tokens", "repetitions", "cell_seconds")
+        return self._model(setting, models, output, *self._model_shape(), trace=trace)
+
+    def decode(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:
+        """Decode of the whole model, at lengths and with a batch of its own, under one throttle setting."""
+        [each] = [each for each in self._settings["model"]["decode"] if setting.part == f"decode-{each['batch']}"]
+        shape = self._model_shape(each["seq_lens"])
+        return self._model(setting, models, output, *shape, "--decode-only", batch=each["batch"])
+
+    def _model(
+        self, setting: Setting, models: Path | str, output: Path | str, *more: str, **options: object
+    ) -> Arguments:
+        own = ("layers", "emb_dim", "new_tokens", "repetitions", "cell_seconds")
         return self._measuring(
             "model",
             output,
-            *self._model_shape(),
+            *more,
             percentages=_listed(setting.percentages),
             strategies=_listed(setting.strategies),
             models=models,
             job=setting.job,
-            trace=trace,
-            **{key: self._settings["model"][key] for key in options},
+            **options,
+            **{key: self._settings["model"][key] for key in own},
         )
 
     def _measuring(self, stage: str, output: Path | str, *more: str, **options: object) -> Arguments:
@@ -214,10 +236,10 @@ class Commands:
     def _fms_lengths(self, modules: Sequence[str]) -> Arguments:
         return _options(fms_seq_lens=_listed(self._settings["fms_seq_lens"])) if "fms" in modules else ()
 
-    def _model_shape(self) -> Arguments:
+    def _model_shape(self, seq_lens: Sequence[int] = ()) -> Arguments:
         model = self._settings["model"]
         names = ("heads", "kv_heads", "dtype")
-        lengths = _listed(model["seq_lens"])
+        lengths = _listed(seq_lens or model["seq_lens"])
         return _options(model=model["name"], seq_lens=lengths, **{name: model[name] for name in names})
 
 

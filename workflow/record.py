@@ -32,11 +32,11 @@ from preflight.conflicts import conflicts
 
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
-PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model")
+PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model", "decode")
 # Values of the config's key platform that name no record.
 TAKEN = ("auto", "cpu", "gpu")
 # Guessed seconds of a job of a part that was never timed, and what the start of a job adds to its recorded time.
-GUESS_SECONDS = {"models": 10.0}
+GUESS_SECONDS = {"models": 10.0, "decode": 90.0}
 UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3
 
@@ -77,6 +77,9 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     for setting in commands.model_settings():
         path, trace = folder / f"{setting.name}.csv", folder / f"{setting.trace}.csv"
         yield Job("model", path, commands.model(setting, cost.parent, path, trace))
+    for setting in commands.decode_settings():
+        path = folder / f"{setting.name}.csv"
+        yield Job("decode", path, commands.decode(setting, cost.parent, path))
 
 
 def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], dict[str, float]]:

@@ -103,7 +103,7 @@ def measuring_on_pools(ranks):
     @contextmanager
     def measuring():
         with pytest.MonkeyPatch.context() as patch:
-            for user in ("heteroring.bench.base_job", "heteroring.microbench.overlap"):
+            for user in ("heteroring.bench.base_job", "heteroring.microbench.decode", "heteroring.microbench.overlap"):
                 patch.setattr(f"{user}.launch", launch)
             yield
 

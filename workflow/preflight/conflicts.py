@@ -60,6 +60,11 @@ def _of_peers(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
 
 def _of_model(settings: Mapping) -> Iterator[str]:
     """0 is the model's own size, which is not known here; a block's profile is given the width of a head."""
+    batches, longest = [each["batch"] for each in settings["decode"]], max(settings["seq_lens"])
+    if len(set(batches)) < len(batches):
+        yield f"decode: of the batches {', '.join(map(str, batches))} one is there twice"
+    if any(each["batch"] == 1 and longest in each["seq_lens"] for each in settings["decode"]):
+        yield f"decode: batch 1 at {longest} tokens is measured behind the longest prompt already"
     emb_dim, heads, kv_heads = settings["emb_dim"], settings["heads"], settings["kv_heads"]
     if emb_dim and not heads:
         yield f"heads: 0, the model's own, does not go with emb_dim, {emb_dim}, which is set: set heads as well"

@@ -81,6 +81,7 @@ SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()
 TABLES = ("profile", "measurements", "cells")
 # The grid of whole models, which ibm-fms builds.
 MODEL_SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].model_settings()} for platform in COMMANDS}
+DECODE_SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].decode_settings()} for platform in COMMANDS}
 MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
 
@@ -149,9 +150,9 @@ def whole_model_files(folder):
         return sorted(str(path) for path in Path(folder, "model").rglob("*-*.*") if path.parent.name != "models")
     if not has_whole_model(folder):
         return []
-    settings = MODEL_SETTINGS[FOLDERS[folder]]
+    settings, decodes = MODEL_SETTINGS[FOLDERS[folder]], DECODE_SETTINGS[FOLDERS[folder]]
     return [
-        *expand(f"{folder}/model/{{name}}.{{kind}}", name=settings, kind=["csv", "json"]),
+        *expand(f"{folder}/model/{{name}}.{{kind}}", name=[*settings, *decodes], kind=["csv", "json"]),
         *(f"{folder}/model/{setting.trace}.csv" for setting in settings.values()),
         *expand(f"{folder}/model/profile/pct-{{percentage}}.{{kind}}", percentage=MODEL_PROFILES, kind=["csv", "json"]),
     ]
@@ -162,7 +163,7 @@ def aggregate_options(folder):
     if FOLDERS[folder] in PLATFORMS.recorded:
         return ""
     platform = FOLDERS[folder]
-    whole = MODEL_SETTINGS[platform] if has_whole_model(folder) else []
+    whole = [*MODEL_SETTINGS[platform], *DECODE_SETTINGS[platform]] if has_whole_model(folder) else []
     profiles = comma(GRID.profiled_percentages)
     return f"--percentages {profiles} --bench {comma(SETTINGS[platform])} --model {comma(whole) or 'none'}"
 
@@ -233,6 +234,7 @@ wildcard_constraints:
     percentage=r"\d{3}",
     setting=r"pct-[-\d]+(\.[a-z]+)?\.job-\d+",
     whole=r"[-\d]+\.job-\d+",
+    decode=r"[-\d]+\.decode-\d+\.job-\d+",
     model=one_of(MODELS),
     name="[A-Za-z0-9_-]+",
 

@@ -80,6 +80,36 @@ rule model:
         "{params.command} > {log} 2>&1"
 
 
+rule decode:
+    input:
+        cost=lambda wildcards: to_split_by(
+            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
+            expand(rules.decode.output, live=wildcards.live, decode=wildcards.decode),
+        ),
+    output:
+        rows=f"{DATA}/{{live}}/model/pct-{{decode}}.csv",
+        provenance=f"{DATA}/{{live}}/model/pct-{{decode}}.json",
+    log:
+        f"{LOGS}/{{live}}/model/pct-{{decode}}.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        machine=1,
+    params:
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].decode(
+                setting_of(DECODE_SETTINGS[wildcards.live], f"pct-{wildcards.decode}"),
+                Path(at(rules.model_fit.output.model, wildcards)).parent,
+                at(rules.decode.output.rows, wildcards),
+            )
+        ),
+    message:
+        "Measure decode by itself on {wildcards.live}: {wildcards.decode}"
+    shell:
+        "{params.command} > {log} 2>&1"
+
+
 rule model_checks:
     input:
         model="{folder}/derived/model.csv",

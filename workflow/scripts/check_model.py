@@ -18,7 +18,7 @@ from heteroring.results.model_rows import DECODED, TRACED
 from heteroring.results.results import read_derived
 from violations import bound_violations, end_if_any
 
-CELL = ["phase", "strategy", "seq_len", "percentages"]
+CELL = ["phase", "strategy", "batch", "seq_len", "percentages"]
 TRACE = ["strategy", "seq_len", "percentages", "rank"]
 # Kinds of events that every traced layer has.
 EVENTS = ("layer", "ready", "block")
@@ -27,24 +27,28 @@ EVENTS = ("layer", "ready", "block")
 def describe(cell: Mapping) -> str:
     """A cell or, where it has a rank, what that rank did in it."""
     what = f"trace of {cell['strategy']}" if "rank" in cell else f"{cell['phase']} of {cell['strategy']}"
+    what += f" ({cell['batch']} sequences)" if cell.get("batch", 1) > 1 else ""
     where = f"{what} at {cell['seq_len']} tokens and {' '.join(map(str, cell['percentages']))} %"
     return f"{where}, rank {cell['rank']}" if "rank" in cell else where
 
 
 def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
-    """(phase, strategy, seq_len, percentages) that `grid` asks for; without one, what the cells themselves span."""
-    prefills = cells[cells["phase"] == "prefill"]
+    """(phase, strategy, batch, seq_len, percentages) that `grid` asks for; without one, what the cells span."""
+    prefills, decodes = (cells[cells["phase"] == phase] for phase in ("prefill", "decode"))
     strategies, seq_lens = prefills["strategy"].unique(), prefills["seq_len"].unique()
-    percentages = cells["percentages"].unique()
-    decoded = cells[cells["phase"] == "decode"]["strategy"].unique()
+    percentages, decoded = prefills["percentages"].unique(), decodes["strategy"].unique()
+    alone = {*decodes[["batch", "seq_len"]].itertuples(index=False, name=None)} - {(1, max(seq_lens))}
     if grid is not None:
         strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
         seq_lens = grid["seq_lens"]
         percentages = [tuple(each) for each in grid["percentages"]]
         decoded = [DECODED, "alone/rank0", "alone/rank1"] if grid["new_tokens"] else []
+        alone = {(each["batch"], seq_len) for each in grid["decode"] for seq_len in each["seq_lens"]}
+    last = [each for each in percentages if each[0] == max(each)]
     return {
-        *product(["prefill"], strategies, seq_lens, percentages),
-        *product(["decode"], decoded, [max(seq_lens)], percentages),
+        *product(["prefill"], strategies, [1], seq_lens, percentages),
+        *product(["decode"], decoded, [1], [max(seq_lens)], percentages),
+        *(("decode", name, *cell, ranks) for name in decoded for cell in alone for ranks in last),
     }
 
 
@@ -57,7 +61,7 @@ def cell_violations(cells: pd.DataFrame, grid: Mapping | None) -> Iterator[str]:
     for cell in sorted(found - expected):
         yield f"not in the configured grid: {describe(dict(zip(CELL, cell, strict=True)))}"
     if grid is not None:
-        for cell in cells[cells["jobs"] < grid["jobs"]].to_dict("records"):
+        for cell in cells[(cells["jobs"] < grid["jobs"]) & (cells["phase"] == "prefill")].to_dict("records"):
             yield f"{cell['jobs']} of {grid['jobs']} jobs: {describe(cell)}"
 
 

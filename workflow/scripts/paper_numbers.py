@@ -265,9 +265,21 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         **ends("Whole", cells.over(BALANCED, "bound_fraction", cells.grid)),
         **ends("Decode", rates(BALANCED)),
         **ends("DecodeAlone", alone),
+        **replayed(evidence),
         "DecodeSlowLow": rounded(decode("alone/rank1", decode.extreme, "tokens_per_second")),
         "DecodeSlowFull": rounded(decode("alone/rank1", decode.equal, "tokens_per_second")),
     }
+
+
+def replayed(evidence: Evidence) -> dict[str, str]:
+    """Decode whose steps are replayed as CUDA graphs, in short runs: milliseconds a token over the ring and alone."""
+    table, found = evidence.replayed, {}
+    for name, percentages in (("Equal", "100 100"), ("Low", "100 10")):
+        rows = table[table.percentages == percentages]
+        alone = rows.block_lens.str.split().map(lambda lens: "0" in lens)
+        found[f"Decode{name}Ms"] = rounded(rows[~alone].latency_ms.item())
+        found[f"Decode{name}AloneMs"] = rounded(rows[alone].latency_ms.min())
+    return found
 
 
 def live(results: Results) -> dict[str, str]:

@@ -46,7 +46,10 @@ from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
 
 EXAMPLES = examples(
-    "heteroring model --percentages 100,50 --seq-lens 512 --strategies zigzag/even,zigzag/uneven --output pct-050.csv"
+    "heteroring model --percentages 100,50 --seq-lens 512 --strategies zigzag/even,zigzag/uneven --output pct-050.csv",
+    "heteroring model --percentages 100 --seq-lens 512 --strategies zigzag/even --peers --output pct-100.csv",
+    "heteroring model --percentages 100,100 --seq-lens 256,512 --strategies zigzag/even --decode-only --batch 8 "
+    "--output batch-8.csv",
 )
 
 Layers = Annotated[int, integer(SHAPE, "Layers; 0: the model's own.")]
@@ -75,6 +78,14 @@ def model(
         int, integer(SHAPE, "Positions of the model; 0: those that the longest prompt and its new tokens need.")
     ] = 0,
     new_tokens: Annotated[int, integer(WHAT, "Tokens to decode behind the longest prompt.")] = 32,
+    decode_only: Annotated[
+        bool, option(WHAT, "Compute no prompt; decode at every length, behind KV that is made up.", "--decode-only")
+    ] = False,
+    peers: Annotated[bool, option(WHAT, "Measure FMS's own generate on each rank, too.", "--peers")] = False,
+    eager: Annotated[
+        bool, option(HOW, "Ask for each kernel of a step of decode; else a CUDA graph is replayed.", "--eager")
+    ] = False,
+    compiled: Annotated[bool, option(HOW, "Call model.compile() before anything is measured.", "--compile")] = False,
     models: Models = None,
     platform: Platform = "cpu",
     label: Label = "",
@@ -143,6 +154,10 @@ def model(
         number=job,
         seed=seed,
         multiple=multiple,
+        eager=eager,
+        compiled=compiled,
+        peers=peers,
+        decode_only=decode_only,
     )
 
     if asked and not set(TRACED) & set(setting.strategies):
@@ -156,6 +171,6 @@ def model(
 
     def show(done: stage.ModelSweep) -> None:
         with printing():
-            Console().print(model_summary(done.rows, done.limits_ms))
+            Console().print(model_summary(done.rows))
 
     measure(stage, setting, hang_timeout, output, description, show, write_trace, track)

@@ -37,9 +37,9 @@ def model_details(rows: DataFrame) -> str:
 
 
 def model_name(rows: DataFrame) -> str:
-    row = rows.iloc[0].to_dict()
+    row, batches = rows.iloc[0].to_dict(), " and ".join(map(str, sorted(set(rows["batch"]))))
     return (
-        f"{row['architecture']}/{row['variant']} with random weights, {row['layers']} layers, batch {row['batch']}, "
+        f"{row['architecture']}/{row['variant']} with random weights, {row['layers']} layers, batch {batches}, "
         f"{_heads(row)}, {row['dtype']}"
     )
 

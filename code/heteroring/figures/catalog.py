@@ -87,6 +87,12 @@ CATALOG = {
         "Time to first token of a whole language model, against the bound.",
         optional="No language model was measured",
     ),
+    "decode_break_even": Entry(
+        "decode_break_even",
+        "text",
+        "Where a model decodes faster over the ring than on one rank: measured cells, and the predicted break-even.",
+        optional="No decode was measured",
+    ),
     "layer_trace": Entry(
         "layer_trace",
         "text",

@@ -51,10 +51,10 @@ def _read_tile(
 # The number of keys grows by one with every token: nothing that follows from it may trigger a compilation.
 @triton.jit(do_not_specialize=["kv_heads", "n", "stride_ps", "stride_pb", "stride_ph"])
 def chunk_kernel(
-    q, k, v, parts,
+    q, k, v, parts, n,
     stride_qb, stride_qh, stride_kb, stride_kh, stride_kn, stride_vb, stride_vh, stride_vn,
     stride_ps, stride_pb, stride_ph,
-    kv_heads, n, log2_scale,
+    kv_heads, log2_scale,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr,
     COUNTED: tl.constexpr,

@@ -8,10 +8,14 @@ are rows of one tile, so that keys and values, whose reading takes most of the t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from heteroring.kernels.launch_cache import BoundKernel, Plans
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_HEAD_DIM = 256
@@ -66,24 +70,25 @@ def partials(
     chunks = cut(n, rows, most)
     parts = q.new_empty((chunks, batch, heads, head_dim + 1), dtype=torch.float32)
     group = heads // kv_heads
-    with torch.cuda.device(q.device if q.is_cuda else -1):
-        chunk_kernel[(chunks, batch * kv_heads)](
-            q,
-            k,
-            v,
-            parts,
+    _launch(
+        chunk_kernel,
+        (chunks, batch * kv_heads, 1),
+        (q, k, v, parts, n if cached is None else cached),
+        (
             *(*q.stride()[:2], *k.stride()[:3], *v.stride()[:3], *parts.stride()[:3]),
-            *(kv_heads, n if cached is None else cached, scale * math.log2(math.e)),
-            GROUP=group,
-            HEAD_DIM=head_dim,
-            BLOCK_G=max(16, _power_of_two(group)),
-            BLOCK_N=rows,
-            BLOCK_D=max(16, _power_of_two(head_dim)),
-            PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
-            COUNTED=cached is not None,
-            num_warps=4,
-            num_stages=3 if q.element_size() == 2 else 2,
-        )
+            *(kv_heads, scale * math.log2(math.e)),
+        ),
+        {
+            "GROUP": group,
+            "HEAD_DIM": head_dim,
+            "BLOCK_G": max(16, _power_of_two(group)),
+            "BLOCK_N": rows,
+            "BLOCK_D": max(16, _power_of_two(head_dim)),
+            "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
+            "COUNTED": cached is not None,
+        },
+        stages=3 if q.element_size() == 2 else 2,
+    )
     return parts
 
 
@@ -94,17 +99,13 @@ def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
     count, batch, heads, width = parts.shape
     head_dim = width - 1
     out = parts.new_empty((batch, heads, width if with_lse else head_dim), dtype=dtype)
-    with torch.cuda.device(parts.device if parts.is_cuda else -1):
-        combine_kernel[(batch * heads,)](
-            parts,
-            out,
-            *(*parts.stride()[:3], *out.stride()[:2], count, heads),
-            HEAD_DIM=head_dim,
-            BLOCK_S=_BLOCK_S,
-            BLOCK_D=_power_of_two(head_dim),
-            WITH_LSE=with_lse,
-            num_warps=4,
-        )
+    _launch(
+        combine_kernel,
+        (batch * heads, 1, 1),
+        (parts, out),
+        (*parts.stride()[:3], *out.stride()[:2], count, heads),
+        {"HEAD_DIM": head_dim, "BLOCK_S": _BLOCK_S, "BLOCK_D": _power_of_two(head_dim), "WITH_LSE": with_lse},
+    )
     return out
 
 
@@ -118,21 +119,62 @@ def exchange(parts: Tensor, dtype: torch.dtype, places: Tensor, calls: Tensor, r
     count, batch, heads, width = parts.shape
     out = parts.new_empty((batch, heads, width - 1), dtype=dtype)
     total = batch * heads
-    with torch.cuda.device(parts.device if parts.is_cuda else -1):
-        exchange_kernel[(min(total, _EXCHANGERS),)](
-            parts,
-            out,
-            places,
-            calls,
-            *(*parts.stride()[:3], *out.stride()[:2], count, heads, total, rank, len(calls)),
-            RANKS=len(places),
-            WIDTH=WORDS,
-            HEAD_DIM=width - 1,
-            BLOCK_S=_BLOCK_S,
-            BLOCK_D=_power_of_two(width - 1),
-            num_warps=4,
-        )
+    _launch(
+        exchange_kernel,
+        (min(total, _EXCHANGERS), 1, 1),
+        (parts, out, places, calls),
+        (*parts.stride()[:3], *out.stride()[:2], count, heads, total, rank, calls.shape[0]),
+        {
+            "RANKS": places.shape[0],
+            "WIDTH": WORDS,
+            "HEAD_DIM": width - 1,
+            "BLOCK_S": _BLOCK_S,
+            "BLOCK_D": _power_of_two(width - 1),
+        },
+    )
     return out
+
+
+_PLANS = Plans()
+
+
+def _launch(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    operands: tuple[Tensor | int, ...],
+    rest: tuple[int | float, ...],
+    constants: Mapping[str, Any],
+    stages: int = 3,
+) -> None:
+    """Run `kernel` on `operands`, the arguments that change from call to call, then `rest`, which is part of its plan.
+
+    The plan is made, and the kernel compiled, in the first call of its kind: Triton takes the host three times as long
+    to find a compiled kernel by its arguments.
+    """
+    first = operands[0]
+    assert isinstance(first, Tensor)
+    kinds = tuple((x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor) else int for x in operands)
+    key = (kernel.__name__, grid, first.device, kinds, rest, *constants.values())
+    _PLANS.kept(key, lambda: _bound(kernel, grid, operands, rest, constants, stages))((), *operands)
+
+
+def _bound(
+    kernel: Any,
+    grid: tuple[int, int, int],
+    operands: tuple[Tensor | int, ...],
+    rest: tuple[int | float, ...],
+    constants: Mapping[str, Any],
+    stages: int,
+) -> Callable[..., None]:
+    import triton
+
+    first = operands[0]
+    assert isinstance(first, Tensor)
+    if not isinstance(kernel, triton.runtime.JITFunction):  # Triton's interpreter
+        return lambda _, *others: kernel[grid](*others, *rest, **constants)
+    with torch.cuda.device(first.device if first.is_cuda else -1):
+        compiled = kernel.warmup(*operands, *rest, **constants, num_warps=4, num_stages=stages, grid=grid)
+        return BoundKernel.of(compiled[grid], (), (*rest, *constants.values()), first.device.index)
 
 
 def cut(n: int, rows: int, most: int) -> int:

@@ -36,6 +36,14 @@ def count(text: str) -> int:
     return int(text)
 
 
+def indices(text: str) -> list[int]:
+    """Parse integers of 0 or more, separated by commas or spaces."""
+    found = list(map(int, listed("list", text)))
+    if min(found) < 0:
+        raise argparse.ArgumentTypeError(f"{min(found)} is below 0")
+    return found
+
+
 def counts(text: str) -> list[int]:
     """Parse integers of 1 or more, separated by commas or spaces."""
     return [count(part) for part in listed("list", text)]

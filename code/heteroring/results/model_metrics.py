@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
+from heteroring.results.model_rows import MODEL, WAY, ModelRow, TraceRow
 from heteroring.results.rank_speeds import order_of
 from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import ProfileRow
@@ -19,6 +19,7 @@ MODEL_CELL = [
     "platform",
     "phase",
     "system",
+    *WAY,
     "layout",
     "allocator",
     "strategy",
@@ -33,14 +34,17 @@ HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
 # What makes two strategies' calls the same.
-_CALL = ["phase", "system", "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
+# What a cell and what it is compared with have in common.
+_WHERE = ["phase", *WAY, "seq_len", "percentages"]
+_CALL = ["phase", "system", *WAY, "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
 def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) -> pd.DataFrame:
-    """One row for each phase, system, strategy, length, throttle setting and rank order of a measured model.
+    """One row for each phase, system, strategy, length, batch, throttle setting and rank order of a measured model.
 
-    `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone.
+    `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone, and
+    "fms/rank0" for FMS's generate on it.
     latency_ms is the median over the repetitions of all jobs, with its 20th and 80th percentile: of a prefill the time
     to first token, of a decode the time per token. latency_low_ms and latency_high_ms are the lowest and the highest of
     the medians of its `jobs`. Strategies of one layout that make the same split make the same calls: each has the
@@ -53,6 +57,7 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
       attention at the length and the percentages, bound_ms is what no division of both kinds could beat
       (`two_kind_bound`). A decode has none: each rank computes every layer for the new token, and only attention is
       shared out;
+    - limit_ms, the median, of a decode;
     - speedup = T_even / T, of the even ring in the same layout, phase and rank order;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
@@ -65,7 +70,7 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
     table["strategy"] = [strategy_of(row) for row in rows]
     calls = dict(list(table.groupby(_CALL)))
     cells = pd.DataFrame([_cell(key, group, calls) for key, group in table.groupby(MODEL_CELL, sort=False)])
-    found = references(cells, ["phase", "seq_len", "percentages"], _attention(cells, profile))
+    found = references(cells, _WHERE, _attention(cells, profile))
     bounds = found[[name for name in found if name.startswith("bound")]].where(cells["phase"] == "prefill")
     speedup = found["even"] / cells["latency_ms"]
     return cells.drop(columns="job_medians").assign(**bounds, fast_alone_ms=found["fast_alone_ms"], speedup=speedup)
@@ -73,15 +78,15 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
 
 def _attention(cells: pd.DataFrame, profile: Sequence[ProfileRow]) -> Alone:
     """By the keys of `alone_times`, what attention takes each rank alone in all layers of a prefill, where profiled."""
-    times: dict[tuple[int, int], list[float]] = {}
+    times: dict[tuple[int, int, float], list[float]] = {}
     for row in profile:
         if row.kind == "attention":
-            times.setdefault((row.size, row.percentage), []).append(row.latency_ms)
+            times.setdefault((row.batch, row.size, row.percentage), []).append(row.latency_ms)
     found = {}
     for cell in cells[(cells["phase"] == "prefill") & (cells["system"] == "alone")].to_dict("records"):
-        ranks = [times.get((cell["seq_len"], each), []) for each in cell["percentages"]]
+        ranks = [times.get((cell["batch"], cell["seq_len"], each), []) for each in cell["percentages"]]
         if all(ranks):
-            found["alone", "prefill", cell["seq_len"], cell["percentages"]] = [
+            found["alone", *(cell[name] for name in _WHERE)] = [
                 dict.fromkeys(cell["job_medians"], cell["layers"] * median(rank)) for rank in ranks
             ]
     return found
@@ -101,8 +106,44 @@ def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) 
         | {
             "tokens_per_second": 1e3 * tokens / times["latency_ms"],
             "peak_memory_gb": tuple(float(peak) / 1e9 for peak in peaks),
+            "limit_ms": group["limit_ms"].replace(0, np.nan).median(),
         }
     )
+
+
+def decode_gains(cells: pd.DataFrame, strategy: str) -> pd.DataFrame:
+    """One row for each cell of `model_cells` in which `strategy` decodes and ranks alone do, too.
+
+    To its columns come gain, T of the fastest rank alone over T; tokens, cached of all sequences; and that rank's
+    alone_ms and alone_limit_ms. Cells whose steps are captured where there are any, and none of a compiled model.
+    """
+    if cells.empty:
+        return pd.DataFrame(columns=["batch", "seq_len", "percentage"])
+    decodes = cells[(cells["phase"] == "decode") & ~cells["compiled"]]
+    decodes = decodes[decodes["captured"] == decodes["captured"].any()]
+    at = ["batch", "seq_len", "percentages"]
+    alone = decodes[decodes["system"] == "alone"].sort_values("latency_ms").drop_duplicates(at)
+    alone = alone[[*at, "latency_ms", "limit_ms"]].rename(
+        columns={"latency_ms": "alone_ms", "limit_ms": "alone_limit_ms"}
+    )
+    gains = decodes[decodes["strategy"] == strategy].merge(alone, on=at)
+    return gains.assign(gain=gains["alone_ms"] / gains["latency_ms"], tokens=gains["batch"] * gains["seq_len"])
+
+
+def break_even_tokens(gains: pd.DataFrame) -> float:
+    """Tokens cached, of all sequences, from which on the ring decodes faster than one rank, of one setting's `gains`.
+
+    By the memory model: a token takes the time to read weights and KV, its limit, and a time beyond it that does not
+    depend on the tokens cached: for the ring and for the rank alone each the median of what was measured, the exchange
+    included. The limits are linear in the tokens. 0 where the ring always wins, infinity where it never does, NaN
+    where limits were not measured at two numbers of tokens.
+    """
+    known = gains[gains["limit_ms"].notna() & gains["alone_limit_ms"].notna()]
+    if known["tokens"].nunique() < 2:
+        return np.nan
+    beyond = (known["latency_ms"] - known["limit_ms"]).median() - (known["alone_ms"] - known["alone_limit_ms"]).median()
+    saved_per_token, saved = np.polyfit(known["tokens"], known["alone_limit_ms"] - known["limit_ms"], 1)
+    return max(0.0, float((beyond - saved) / saved_per_token)) if saved_per_token > 0 else np.inf
 
 
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:

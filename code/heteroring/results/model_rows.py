@@ -10,8 +10,10 @@ from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_colum
 from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
-MODEL_SYSTEMS = ("ring", "alone")
-MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch")
+MODEL_SYSTEMS = ("ring", "alone", "fms")
+MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype")
+# What tells cells of a phase, at a length, apart.
+WAY = ("batch", "captured", "compiled")
 # Strategies of which a layer is traced, and the one that decodes where it is measured.
 TRACED = ("contiguous/even", "zigzag/balanced")
 DECODED = "zigzag/balanced"
@@ -22,11 +24,14 @@ TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 class ModelRow:
     """One repetition of one phase of a whole model by one strategy. Lists have one entry per rank.
 
-    system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing. latency_ms of
-    a prefill is the time to first token, from the ranks' common start until every rank has the last token's logits;
-    of a decode, the time per token with seq_len tokens in the cache, the mean from the third of new_tokens (0 in a
-    prefill) on.
+    system: `ring`, or `alone`: one rank computes the whole model by itself, the others hold nothing; or `fms`: the same
+    by FMS's own generate. latency_ms of a prefill is the time to first token, from the ranks' common start until every
+    rank has the last token's logits; of a decode, the time per token with seq_len tokens in the cache, the mean from
+    the third of new_tokens (0 in a prefill) on.
     job: which of the independently started jobs of these percentages, from 1; repetitions count from 0 in each.
+    captured: whether steps of decode are replayed as a CUDA graph; compiled: whether the model was, by model.compile().
+    limit_ms: the least time in which what a token takes can be read, weights and KV, at the bandwidth measured in the
+    same job, of the slowest rank at work; 0 in a prefill, and where no bandwidth was measured.
     block_lens are the prompt's. peak_memory_bytes: the most that tensors took on the rank's device meanwhile, weights
     and the ring's mailbox included (0 on a CPU).
 
@@ -34,7 +39,10 @@ class ModelRow:
     """
 
     identity: ClassVar = Identity(
-        cell=("job", "phase", "system", "layout", "allocator", "seq_len", "percentages", "block_lens", "new_tokens"),
+        cell=(
+            *("job", "phase", "system", *WAY, "layout", "allocator", "seq_len", "percentages", "block_lens"),
+            "new_tokens",
+        ),
         alike=("platform", *MODEL, "throttle"),
     )
 
@@ -65,12 +73,17 @@ class ModelRow:
     repetition: int = column(INDEX)
     latency_ms: float = column(POSITIVE)
     peak_memory_bytes: tuple[int, ...] = column(INDICES)
+    captured: bool = column(BOOLEAN, default=False)
+    compiled: bool = column(BOOLEAN, default=False)
+    limit_ms: float = column(TIME, default=0.0)
 
     def __post_init__(self) -> None:
         check_columns(self)
         check_split(self, "block_lens", "peak_memory_bytes")
         if (self.phase == "decode") != (self.new_tokens > 0):
             raise ValueError(f"column new_tokens: {self.new_tokens} in phase {self.phase}")
+        if self.phase == "prefill" and (self.captured or self.limit_ms):
+            raise ValueError(f"columns captured and limit_ms: {self.captured} and {self.limit_ms} in a prefill")
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ class Split(Protocol):
 
 
 def strategy_of(row: Split) -> str:
-    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone, by whatever computes there."""
-    if row.system in ("alone", "sdpa"):
-        return f"alone/rank{row.block_lens.index(row.seq_len)}"
+    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 by FMS's generate."""
+    if row.system in ("alone", "sdpa", "fms"):
+        return f"{'fms' if row.system == 'fms' else 'alone'}/rank{row.block_lens.index(row.seq_len)}"
     return name_of(row.layout, row.allocator, row.model_source)
 
 

@@ -6,7 +6,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from itertools import combinations, product
 from math import isclose
 from pathlib import Path
@@ -43,8 +43,9 @@ _AGAIN = ": delete it and measure again"
 _ROUNDING = 1e-7
 
 
-def column(rule: Rule) -> Any:
-    return field(metadata={"rule": rule})
+def column(rule: Rule, default: Any = MISSING) -> Any:
+    """A column; `default` is what it holds where a file was written before there was such a column."""
+    return field(metadata={"rule": rule}, default=default)
 
 
 class Identity(NamedTuple):
@@ -190,6 +191,11 @@ Row = TypeVar("Row", bound=Kept)
 _RULES: dict[type, dict[str, Rule]] = {}
 
 
+def _needed(row_type: type) -> list[str]:
+    """The columns that every file has."""
+    return [f.name for f in fields(row_type) if f.default is MISSING]
+
+
 def _rules(row_type: type) -> dict[str, Rule]:
     if row_type not in _RULES:
         _RULES[row_type] = {f.name: f.metadata["rule"] for f in fields(row_type)}
@@ -271,7 +277,7 @@ def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], 
 def _placed(path: str | os.PathLike[str], row_type: type[Row]) -> Iterator[_Placed]:
     rules = _rules(row_type)
     columns, lines = read_lines(path, _AGAIN)
-    for name in rules:
+    for name in _needed(row_type):
         if name not in columns:
             raise ValueError(f"{path}: column {name} is missing")
     for name in columns:
@@ -284,9 +290,9 @@ def _placed(path: str | os.PathLike[str], row_type: type[Row]) -> Iterator[_Plac
 
 def _row(row_type: type[Row], cells: dict[str, str], where: str) -> Row:
     values = {}
-    for name, rule in _rules(row_type).items():
+    for name, text in cells.items():
         try:
-            values[name] = rule.read(cells[name])
+            values[name] = _rules(row_type)[name].read(text)
         except ValueError as error:
             raise ValueError(f"{where}, column {name}: {error}") from None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -38,11 +38,10 @@ def summary(rows: Sequence[Measurement]) -> Table:
     return table
 
 
-def model_summary(rows: Sequence[ModelRow], limits_ms: Mapping[str, float]) -> Table:
+def model_summary(rows: Sequence[ModelRow]) -> Table:
     """A line for each prefill and decode: the split, the median in ms, and the limit over it.
 
-    The limit of a prefill is the capacity bound; that of a decode, by strategy in `limits_ms`, is the time to read
-    weights and KV once.
+    The limit of a prefill is the capacity bound; that of a decode is the time to read weights and KV once.
     """
     measured = model_cells(rows)
     table = _titled(measured, "median of up to")
@@ -50,7 +49,7 @@ def model_summary(rows: Sequence[ModelRow], limits_ms: Mapping[str, float]) -> T
         table.add_column(column, justify="left" if column in ("phase", "what") else "right", no_wrap=True)
     for _, group in measured.groupby(["phase", "seq_len"], sort=False):
         for row in group.itertuples():
-            limit = row.bound_ms if row.phase == "prefill" else limits_ms.get(row.strategy, float("nan"))
+            limit = row.bound_ms if row.phase == "prefill" else row.limit_ms
             known = [] if pd.isna(limit) else [f"{limit:.4g}", f"{limit / row.latency_ms:.3f}"]
             split = " ".join(map(str, row.block_lens))
             table.add_row(row.phase, str(row.seq_len), _name(row), split, f"{row.latency_ms:.4g}", *known)
@@ -76,6 +75,8 @@ def _titled(measured: pd.DataFrame, of: str) -> Table:
 
 
 def _name(row: Any) -> str:
+    if row.system == "fms":
+        return f"FMS's generate on {row.strategy.removeprefix('fms/').replace('rank', 'rank ')}"
     if row.system in ("alone", "sdpa"):
         who = row.strategy.removeprefix("alone/").replace("rank", "rank ")
         return f"{who} alone" + ", torch" * (row.system == "sdpa")

@@ -47,6 +47,9 @@ def test_two_gpus_prefill_and_decode_what_one_does(tmp_path, throttle, percentag
     rows = read_rows(tmp_path / "pct-100.csv", ModelRow)
     assert len(rows) == 2 * (2 * (3 + 2) + 3)  # repetitions x (lengths x (strategies, ranks alone), decodes)
     for row in rows:
+        assert row.captured == (row.phase == "decode")
+        assert (row.limit_ms > 0) == row.captured
+    for row in rows:
         held = [peak for peak in row.peak_memory_bytes if peak]
         assert len(held) == (1 if row.system == "alone" else 2)
         assert min(held) > WEIGHTS

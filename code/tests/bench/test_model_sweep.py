@@ -14,7 +14,7 @@ from model_rows import event, model_row
 pytest.importorskip("fms")
 
 from heteroring.bench.model.job import ModelCell, ModelJob, plan
-from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer
+from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer, made_up
 from heteroring.bench.model.run import ModelSweep
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
@@ -24,6 +24,7 @@ from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, read_json
 from heteroring.results.rows import read_rows
 from heteroring.ring.partition import Partition
+from heteroring.throttle import Throttle
 
 TINY = {"layers": 3, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 97, "max_seq_len": 104}
 STRATEGIES = ("contiguous/even", "zigzag/uneven")
@@ -115,6 +116,68 @@ class TestMeasured:
         assert "zigzag/uneven at 96: the first 5 of 5 ids are those of rank 0 alone" in notes
 
 
+def decoded(folder, *more):
+    """Rows and notes of the command that decodes alone, three sequences at a time."""
+    output = folder / "pct-050.csv"
+    result = CliRunner().invoke(app, options(output, "--batch", "3", "--decode-only", *more))
+    assert result.exit_code == 0, result.output
+    return read_rows(output, ModelRow), read_json(output.with_suffix(".json"))["notes"]
+
+
+def test_decode_alone_is_measured_at_every_length_by_every_strategy(jobs_on_pools, tmp_path):
+    rows, notes = decoded(tmp_path)
+    assert {(row.phase, row.batch, row.captured, row.limit_ms) for row in rows} == {("decode", 3, False, 0)}
+    assert {(row.system, row.allocator, row.block_lens) for row in rows} == {
+        *(("ring", "even", lens) for lens in ((20, 20), (48, 48))),
+        *(("ring", "uneven", lens) for lens in ((27, 13), (64, 32))),
+        *(("alone", "alone", lens) for n in (40, 96) for lens in ((n, 0), (0, n))),
+    }
+    for strategy, n in (("contiguous/even", 40), ("zigzag/uneven", 96)):
+        assert f"{strategy} at {n}: the first 5 of 5 ids are those of rank 0 alone" in notes
+    assert not (tmp_path / "trace-050.csv").exists()
+
+
+def test_one_rank_is_measured_beside_fms(jobs_on_pools, tmp_path):
+    output = tmp_path / "pct-100.csv"
+    words = ("--percentages", "100", "--strategies", "zigzag/even", "--seq-lens", "40", "--peers")
+    result = CliRunner().invoke(app, options(output, *words), env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert "FMS's generate on rank 0" in result.output
+    measured = {(row.phase, row.system, row.block) for row in read_rows(output, ModelRow)}
+    blocks = {"ring": "cpu", "alone": "cpu", "fms": "fms"}
+    assert measured == {(phase, *each) for phase in ("prefill", "decode") for each in blocks.items()}
+    assert "the same in 3 of 3 cells" in read_json(output.with_suffix(".json"))["notes"][0]
+
+
+def made_ready(rank, world_size, compiled):
+    """The modules that are compiled while a model is made ready."""
+    seen = []
+    one = SimpleNamespace(rank=rank, world_size=1, torch_device=torch.device("cpu"), throttle=Throttle(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "compile", lambda self: seen.append(type(self).__name__))
+        ModelBench(one, job(percentages=(100,), compiled=compiled))
+    return seen
+
+
+@pytest.mark.parametrize(("compiled", "modules"), [(True, ["LLaMA"]), (False, [])])
+def test_the_whole_model_is_compiled_where_that_is_asked_for(ranks, compiled, modules):
+    assert ranks(1).run(made_ready, compiled) == [modules]
+
+
+def test_made_up_kv_shows_a_shard_that_is_lost():
+    """Whichever it is: an average over it is not that over all. And it does not depend on who holds it."""
+    positions = torch.arange(4096)
+    keys, values = (made_up(positions, 64, number) for number in (2, 3))
+    assert torch.equal(values[100:200], made_up(positions[100:200], 64, 3))
+    assert not torch.equal(made_up(positions, 64, 1), values)
+    weights = (torch.randn(8, 64, generator=torch.Generator().manual_seed(0)) @ keys.T / 8).softmax(1)
+    whole = weights @ values
+    for lost in (slice(0, 512), slice(1792, 2304), slice(3584, 4096)):
+        rest = weights.clone()
+        rest[:, lost] = 0
+        assert ((rest / rest.sum(1, keepdim=True) @ values - whole).norm() / whole.norm()) > 0.02, lost
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -149,6 +212,8 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"seq_lens": (1,)}, "shorter than 2 ranks"),
         ({"seq_lens": (100,)}, "max_seq_len is 104, and the longest prompt with its 5 new tokens is 105"),
         ({"new_tokens": 2}, "new_tokens is 2: it must be 0, or 3 or more"),
+        ({"decode_only": True, "new_tokens": 0}, "decode_only is set, and new_tokens is 0"),
+        ({"decode_only": True, "peers": True}, "decode_only and peers exclude each other"),
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
@@ -215,7 +280,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
             raise OSError(f"cannot write {path}: No space left on device")
         path.write_text("new rows")
 
-    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {}, {})
+    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
     monkeypatch.setattr("heteroring.bench.model.run.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")

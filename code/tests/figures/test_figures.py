@@ -260,7 +260,7 @@ def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
 @pytest.mark.ranks
 def test_importing_the_names_imports_no_plotting():
     code = (
-        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 27;"
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 28;"
         "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

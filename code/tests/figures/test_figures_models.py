@@ -1,5 +1,6 @@
 """The figures of the whole layer and of whole models show what their tables say."""
 
+import math
 from dataclasses import replace
 
 import pandas as pd
@@ -10,6 +11,7 @@ import synthetic_model
 from heteroring import figures
 from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
 from heteroring.figures.style import STRATEGIES, look
+from heteroring.results.model_metrics import break_even_tokens
 from synthetic_figures import GRIDS, line, panels, plotted, results
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,36 @@ def test_time_to_first_token_bars_carry_their_values_and_the_bound(grid):
         assert [float(text.get_text()) for text in axes.texts] == pytest.approx(list(expected.values()), rel=5.1e-3)
         for label, column in (("capacity bound", "bound_ms"), ("fast rank alone", "fast_alone_ms")):
             assert line(axes, label).get_xdata()[0] == pytest.approx(factor * at[column].iloc[0])
+
+
+def test_decode_is_marked_where_the_ring_wins_and_breaks_even_where_the_memory_model_says():
+    """On the GPU's grid, whose tokens take what is read and a constant."""
+    grid = GRIDS["gpu"]
+    model = results("gpu").model
+    decode = model[model.phase == "decode"].set_index(["percentage", "batch", "seq_len", "strategy"]).latency_ms
+    for axes, percentage in zip(panels(plotted("decode_break_even", "gpu")), (10, 50, 100), strict=True):
+        cells = [(percentage, batch, n) for batch, n in ((1, 65536), (8, 32768), (8, 65536))]
+        gain = {
+            cell: min(decode[*cell, f"alone/rank{rank}"] for rank in (0, 1)) / decode[*cell, "zigzag/balanced"]
+            for cell in cells
+        }
+        won = {tuple(point) for each in axes.lines if each.get_label() == "ring faster" for point in each.get_xydata()}
+        assert won == {(n, batch) for (_, batch, n), times in gain.items() if times > 1}
+        shown = {text.xy: float(text.get_text()) for text in axes.texts}
+        assert shown == {(n, batch): pytest.approx(gain[_, batch, n], abs=0.006) for _, batch, n in cells}
+    equal = panels(plotted("decode_break_even", "gpu"))[-1]
+    # Two equal ranks save half of what is read of the KV, and take longer by 0.4 of what the longest KV takes.
+    (length, batch), _ = line(equal, "predicted break-even").get_xydata()
+    assert length * batch == pytest.approx(0.8 * max(grid.lengths), rel=0.1)
+
+
+def test_break_even_needs_limits_and_may_be_never_or_always():
+    gains = pd.DataFrame({"tokens": [10, 20], "alone_limit_ms": [3.0, 5.0], "limit_ms": [2.0, 3.0]})
+    gains = gains.assign(alone_ms=gains.alone_limit_ms + 1, latency_ms=gains.limit_ms + 2.5)
+    assert break_even_tokens(gains) == pytest.approx(15)  # saves a tenth of the tokens, and takes 1.5 longer
+    assert break_even_tokens(gains.assign(latency_ms=gains.limit_ms)) == 0
+    assert break_even_tokens(gains.assign(limit_ms=[2.0, 4.5])) == math.inf
+    assert math.isnan(break_even_tokens(gains.assign(limit_ms=[2.0, math.nan])))
 
 
 def bars_at(axes, place: float) -> list[tuple[float, float, str]]:

@@ -33,6 +33,9 @@ def model_row(**changes) -> ModelRow:
         "repetition": 0,
         "latency_ms": 60.0,
         "peak_memory_bytes": (3_000_000_000, 2_000_000_000),
+        "captured": False,
+        "compiled": False,
+        "limit_ms": 0.0,
     }
     return ModelRow(**values | changes)
 

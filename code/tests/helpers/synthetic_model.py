@@ -23,6 +23,9 @@ KEYS = [
     "platform",
     "phase",
     "system",
+    "batch",
+    "captured",
+    "compiled",
     "layout",
     "allocator",
     "strategy",
@@ -87,7 +90,11 @@ def write_model(folder: Path, grid: Grid, rng) -> None:
 
 
 def model_rows(grid: Grid, rng) -> list[dict]:
-    """One dictionary a repetition: prefills at the two longest lengths, decodes at the longest."""
+    """One dictionary a repetition: prefills at the two longest lengths, decodes at the longest.
+
+    A GPU also decodes 8 sequences at each length. A token takes the bytes read, at a rank's speed; what the ring takes
+    besides does not depend on them.
+    """
     rows = []
     for percentage in percentages(grid):
         for seq_len in grid.lengths[-2:]:
@@ -96,13 +103,31 @@ def model_rows(grid: Grid, rng) -> list[dict]:
             for system, strategy, lens in runs:
                 ttft = LAYERS * max(layer_ms(grid, strategy.split("/")[0], lens, percentage)) + grid.step_ms
                 rows += _repetitions(grid, rng, percentage, "prefill", system, strategy, lens, ttft)
-                if seq_len == max(grid.lengths) and (system == "alone" or strategy in STRATEGIES[-1:]):
-                    token = LAYERS * max(lens) * costs(grid).link / 10 + grid.step_ms
-                    rows += _repetitions(grid, rng, percentage, "decode", system, strategy, lens, token)
+                if system == "alone" or strategy in STRATEGIES[-1:]:
+                    batches = [1] if seq_len == max(grid.lengths) else []
+                    for batch in [*batches, *([8] if grid.throttle == "mps" else [])]:
+                        limit = decode_limit_ms(grid, batch, lens, percentage)
+                        token = limit + grid.step_ms + (exchange_ms(grid) if system == "ring" else 0)
+                        decode = "decode", system, strategy, lens, token
+                        rows += _repetitions(grid, rng, percentage, *decode, batch, limit)
     return rows
 
 
-def _repetitions(grid: Grid, rng, percentage: int, phase: str, system: str, strategy: str, lens, exact: float):
+def exchange_ms(grid: Grid) -> float:
+    """What a token takes longer over the ring: as long as reading 0.4 of the longest KV."""
+    return 0.4 * max(grid.lengths) * LAYERS * costs(grid).link / 10
+
+
+def decode_limit_ms(grid: Grid, batch: int, lens, percentage: int) -> float:
+    """What the slower of the ranks with tokens takes to read weights, as much as a fifth of the KV of the longest."""
+    speeds, weights = (1.0, 0.5 + percentage / 200), max(grid.lengths) / 5
+    each = [(weights + batch * n) / speed for n, speed in zip(lens, speeds, strict=True) if n]
+    return LAYERS * max(each) * costs(grid).link / 10
+
+
+def _repetitions(
+    grid: Grid, rng, percentage: int, phase: str, system: str, strategy: str, lens, exact: float, batch=1, limit=0.0
+):
     layout, allocator = strategy.split("/")
     gpu = grid.throttle == "mps"
     for repetition in range(grid.repetitions):
@@ -118,7 +143,7 @@ def _repetitions(grid: Grid, rng, percentage: int, phase: str, system: str, stra
             "kv_heads": grid.heads // 4,
             "head_dim": grid.head_dim,
             "dtype": grid.dtype,
-            "batch": 1,
+            "batch": batch,
             "seq_len": sum(lens),
             "new_tokens": NEW_TOKENS if phase == "decode" else 0,
             "layout": layout,
@@ -134,6 +159,9 @@ def _repetitions(grid: Grid, rng, percentage: int, phase: str, system: str, stra
             "repetition": repetition,
             "latency_ms": float(exact * rng.normal(1.0, grid.noise)),
             "peak_memory_bytes": tuple(int(gpu * (16e9 + 4e5 * n)) for n in lens),
+            "captured": gpu and phase == "decode",
+            "compiled": False,
+            "limit_ms": gpu * limit,
         }
 
 
@@ -150,13 +178,13 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
         f"alone/rank{int(np.argmax(row.block_lens))}" if row.system == "alone" else f"{row.layout}/{row.allocator}"
         for row in table.itertuples()
     ]
-    kept = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype", "batch"]
+    kept = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype"]
     kept += ["throttle", "block_lens", "clamped", "block", "transport", "model_source"]
     cells = []
-    calls = dict(list(table.groupby(["phase", "system", "layout", "percentages", "block_lens"])))
+    calls = dict(list(table.groupby(["phase", "system", "batch", "layout", "percentages", "block_lens"])))
     for key, cell in table.groupby(KEYS, sort=False):
         first = cell.iloc[0]
-        group = calls[first.phase, first.system, first.layout, first.percentages, first.block_lens]
+        group = calls[first.phase, first.system, first.batch, first.layout, first.percentages, first.block_lens]
         of = quantiles(group.latency_ms.to_numpy())
         cells.append(
             dict(zip(KEYS, key, strict=True))
@@ -167,16 +195,17 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
                 **of,
                 "latency_low_ms": of["latency_ms"],
                 "latency_high_ms": of["latency_ms"],
-                "tokens_per_second": 1e3 * (1 if first.new_tokens else first.seq_len) / of["latency_ms"],
+                "tokens_per_second": 1e3 * first.batch * (1 if first.new_tokens else first.seq_len) / of["latency_ms"],
                 "peak_memory_gb": tuple(float(b / 1e9) for b in np.max(cell.peak_memory_bytes.tolist(), axis=0)),
+                "limit_ms": first.limit_ms or np.nan,
             }
         )
     frame = pd.DataFrame(cells)
-    at = ["phase", "strategy", "seq_len", "percentage"]
+    at = ["phase", "strategy", "batch", "seq_len", "percentage"]
     latency = frame.set_index(at).latency_ms.to_dict()
     derived = []
     for row in frame.itertuples():
-        place = (row.seq_len, row.percentage)
+        place = (row.batch, row.seq_len, row.percentage)
         alone = [latency[(row.phase, f"alone/rank{rank}", *place)] for rank in (0, 1)]
         bound = 1 / sum(1 / time for time in alone) if row.phase == "prefill" else np.nan
         derived.append(

@@ -221,3 +221,90 @@ def test_the_largest_tiles_fit_the_smallest_shared_memory(dtype, itemsize, group
     done = subprocess.run([sys.executable, "-c", COMPILE, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) <= 99 * 1024
+
+
+LAUNCHES = """
+from types import SimpleNamespace
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction
+from triton.runtime.driver import driver
+
+from heteroring.kernels import decode_split
+
+launched = []
+
+
+class Launcher:
+    def __init__(self, source, metadata):
+        self.name = metadata.name
+
+    def __call__(self, x, y, z, stream, function, metadata, launch_metadata, enter, leave, *others):
+        launched.append((self.name, (x, y, z), [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in others]))
+
+
+class Driver:  # compiles for a GPU, and launches nothing
+    launcher_cls = Launcher
+    utils = SimpleNamespace(
+        load_binary=lambda *_: (1, 2, 32, 0, 1024), get_device_properties=lambda _: {"max_shared_mem": 232448}
+    )
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+
+driver.set_active(Driver())
+k, v = torch.randn(2, 1, 2, 4096, 16).half()
+q, parts, cached = torch.randn(1, 8, 1, 16).half(), torch.randn(5, 1, 8, 17), torch.tensor([7])
+places, calls = torch.zeros(2, dtype=torch.int64), torch.zeros(8, dtype=torch.int32)
+odd = torch.randn(1 + q.numel()).half()[1:].view(q.shape)  # whose address is no multiple of 16
+
+
+def decode(n, query=q):
+    chunks = decode_split.partials(query, k[:, :, :n], v[:, :, :n], 0.1, 8)
+    counted = decode_split.partials(query, k, v, 0.1, 8, cached)
+    exchanged = decode_split.exchange(parts, q.dtype, places, calls, 1)
+    return chunks, counted, exchanged, decode_split.combine(parts, q.dtype, False)
+
+
+def called(*arguments):
+    launched.clear()
+    decode(*arguments)
+    return [(name, grid, *map(str, others)) for name, grid, others in launched]
+
+
+bound = {}
+for arguments in ((4096,), (100,), (4096, odd)):
+    decode(*arguments)  # plans are made
+    with_jit, JITFunction.run = JITFunction.run, None
+    bound[arguments] = called(*arguments)  # by plans alone
+    JITFunction.run = with_jit
+decode_split._launch = lambda kernel, grid, operands, rest, constants, stages=3: kernel[grid](
+    *operands, *rest, **constants, num_warps=4, num_stages=stages
+)
+for arguments, of_plans in bound.items():
+    of_triton = called(*arguments)
+    assert [each[:2] for each in of_triton] == [each[:2] for each in of_plans], (of_triton, of_plans)
+    for one, other in zip(of_triton, of_plans):
+        differ = [i for i, pair in enumerate(zip(one[2:], other[2:])) if len(set(pair)) > 1]
+        allowed = {"chunk_kernel": {3}, "exchange_kernel": {1}, "combine_kernel": {1}}[one[0]]  # what is allocated
+        assert len(one) == len(other) and set(differ) <= allowed, (one, other)
+print("same")
+"""
+
+
+@pytest.mark.ranks
+def test_bound_launches_are_those_that_triton_would_make(tmp_path):
+    """With a driver that launches nothing: the same kernels on the same arguments, without Triton's own search."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LAUNCHES], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "same\n"

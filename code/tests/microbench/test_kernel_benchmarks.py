@@ -1,13 +1,16 @@
 """The kernels' benchmarks say in a line what they cannot measure, before a GPU is touched, and take turns."""
 
 import os
+import re
 import sys
 from importlib import import_module
 
 import pytest
 import torch
 
+from gpu import two_gpus
 from heteroring.launch.machine_lock import VARIABLE, holder
+from heteroring.microbench.decode import Line
 
 
 @pytest.mark.parametrize(
@@ -23,6 +26,11 @@ from heteroring.launch.machine_lock import VARIABLE, holder
         ("decode", "--keys 6000,0", "argument --keys: 0 is below 1"),
         ("decode", "--repetitions 0", "argument --repetitions: 0 is below 1"),
         ("decode", "--heads 4 --kv-heads 3", "--heads 4 is not a multiple of --kv-heads 3"),
+        ("decode", "--block-lens 40,-1", "argument --block-lens: -1 is below 0"),
+        ("decode", "--block-lens 40,1 41", "each is of as many ranks as the others, and has a key"),
+        ("decode", "--block-lens 0,0", "each is of as many ranks as the others, and has a key"),
+        ("decode", "--block-lens 1,1 --heads 4 --kv-heads 3", "heads 4 is not a multiple of kv_heads 3"),
+        ("decode", "--block-lens 1,1 --platform tpu", "platform 'tpu' cannot be measured here"),
         ("decode", "", "there is no CUDA device to measure"),
         ("matmul", "--rows 1,0", "argument --rows: 0 is below 1"),
         ("matmul", "--repetitions 0", "argument --repetitions: 0 is below 1"),
@@ -37,6 +45,31 @@ def test_what_cannot_be_measured_is_refused(monkeypatch, capsys, name, words, co
         benchmark.main()
     assert ended.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_decode_over_ranks_is_measured_beside_pytorch(jobs_on_pools, monkeypatch, capsys):
+    monkeypatch.setattr("heteroring.microbench.decode.CALLS", 2)
+    words = "--platform cpu --block-lens 40,9 0,7 --heads 4 --kv-heads 2 --head-dim 16 --batch 2 --repetitions 1"
+    import_module("heteroring.microbench.decode").main(words.split())
+    lines = [re.fullmatch(r" *(\d+ \d+)  (.*\S) +\d+\.\d{4} ms", line) for line in capsys.readouterr().out.splitlines()]
+    ways = ("ring_decode, call by call", "the rank's own part, call by call", "PyTorch's attention, all on one device")
+    assert [line.groups() for line in lines] == [(lens, way) for lens in ("40 9", "0 7") for way in ways]
+
+
+def test_decode_over_ranks_says_what_share_of_the_limit_was_reached():
+    assert str(Line((32768, 32768), "ring_decode, captured", 0.13, 0.125)).endswith("limit 0.1250, of it  0.96")
+
+
+class TestTwoGpus:
+    pytestmark = two_gpus
+
+    def test_decode_over_gpus_is_measured_as_a_graph_too_beside_its_limit(self, capsys):
+        words = "--block-lens 4096,4096 8192,0 --kv-heads 8 --batch 2 --repetitions 3"
+        import_module("heteroring.microbench.decode").main(words.split())
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 2 * 4
+        assert all(", of it  " in line for line in lines)
+        assert sum("ring_decode, captured" in line for line in lines) == 2
 
 
 @pytest.mark.parametrize("name", ["attention", "decode", "matmul"])

@@ -21,6 +21,7 @@ from rows import profile_row
         ({"phase": "decode"}, "column new_tokens: 0 in phase decode"),
         ({"model_source": "fold"}, "column model_source"),
         ({"latency_ms": float("nan")}, "column latency_ms"),
+        ({"captured": True}, "columns captured and limit_ms: True and 0.0 in a prefill"),
     ],
 )
 def test_a_broken_model_row_is_refused(changes, said):
@@ -47,6 +48,17 @@ def test_rows_come_back_from_their_files(tmp_path):
     assert read_rows(tmp_path / "rows.csv", ModelRow) == rows
     write_rows(tmp_path / "trace.csv", [event()])
     assert read_rows(tmp_path / "trace.csv", TraceRow) == [event()]
+
+
+def test_rows_from_before_steps_were_captured_are_read(tmp_path):
+    rows = [model_row(), model_row(phase="decode", new_tokens=8)]
+    write_rows(tmp_path / "rows.csv", rows)
+    table = pd.read_csv(tmp_path / "rows.csv").drop(columns=["captured", "compiled", "limit_ms"])
+    table.to_csv(tmp_path / "older.csv", index=False)
+    assert read_rows(tmp_path / "older.csv", ModelRow) == rows
+    table.drop(columns="batch").to_csv(tmp_path / "older.csv", index=False)
+    with pytest.raises(ValueError, match="column batch is missing"):
+        read_rows(tmp_path / "older.csv", ModelRow)
 
 
 class TestCells:
@@ -132,6 +144,21 @@ class TestCells:
         assert decode.fast_alone_ms == 4
         assert pd.isna(decode.bound_ms)
         assert pd.isna(decode.speedup)
+
+    def test_decodes_of_several_batches_and_ways_are_cells_of_their_own(self):
+        step = {"layout": "zigzag", "phase": "decode", "new_tokens": 8, "captured": True}
+        more = [
+            model_row(**step, batch=8, limit_ms=2.0),
+            model_row(**step, batch=8, limit_ms=4.0, repetition=1),
+            model_row(**step, batch=8, compiled=True, latency_ms=5.0),
+            alone(0, 9.0, phase="decode", new_tokens=8, captured=True, batch=8),
+            alone(1, 7.0, phase="decode", new_tokens=8, captured=True, batch=8),
+        ]
+        cells = model_cells([*self.rows(), *more]).set_index(["phase", "strategy", "batch", "compiled"])
+        eight = cells.loc["decode", "zigzag/even", 8, False]
+        assert (eight.limit_ms, eight.fast_alone_ms, eight.tokens_per_second) == (3, 7, 8 * 1e3 / 60)
+        assert pd.isna(cells.loc["decode", "zigzag/even", 8, True].fast_alone_ms)
+        assert pd.isna(cells.loc["decode", "zigzag/balanced", 1, False].limit_ms)
 
     @pytest.mark.parametrize("rank", [0, 1])
     def test_one_rank_alone_is_neither_a_bound_nor_the_fastest(self, rank):

@@ -180,7 +180,7 @@ def test_rows_of_different_things_are_not_read_together(tmp_path):
         (measurement, "heads", 8),
         (measurement, "throttle", "none"),
         (model_row, "variant", "7b"),
-        (model_row, "batch", 2),
+        (model_row, "layers", 2),
     ],
 )
 def test_what_is_compared_is_of_one_platform_and_shape(tmp_path, row, name, value):

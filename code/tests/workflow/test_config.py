@@ -190,6 +190,16 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("platforms", "cpu", "model", "heads"), 6, "platforms.cpu.model.emb_dim: 256 is not a multiple of heads, 6"),
         (("platforms", "gpu", "model", "emb_dim"), 64, "platforms.gpu.model.heads: 0, the model's own, does not go"),
         (("platforms", "cpu", "model", "kv_heads"), 3, "model.heads: 4 is not a multiple of kv_heads, 3"),
+        (
+            ("platforms", "cpu", "model", "decode"),
+            [{"batch": 1, "seq_lens": [64, 1024]}],
+            "platforms.cpu.model.decode: batch 1 at 1024 tokens is measured behind the longest prompt already",
+        ),
+        (
+            ("platforms", "cpu", "model", "decode"),
+            [{"batch": 8, "seq_lens": [64]}, {"batch": 8, "seq_lens": [128]}],
+            "platforms.cpu.model.decode: of the batches 8, 8 one is there twice",
+        ),
         (("platforms", "gpu", "throttle"), "none", "platforms.gpu.throttle: 'none' is not one of"),
         (("checks", "bound_fraction_noise"), -0.1, "checks.bound_fraction_noise: -0.1 is less"),
     ],

@@ -57,6 +57,8 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
     calls = [command for command in commands if "--module attention --condition rested" in command]
     assert len(calls) == 3 * 19  # jobs, and both orders of nine percentages beside 100
     assert all("--peers" in command for command in calls)
+    decodes = [line for line in output.splitlines() if "--decode-only" in line]
+    assert len(decodes) == 2 * 4  # batches, and percentages
 
 
 def test_four_gpus_are_measured_in_rings_of_four(tree):

@@ -13,6 +13,7 @@ GRID = {
     "seq_lens": [64, 128],
     "strategies": ["contiguous/even", "zigzag/balanced"],
     "new_tokens": 4,
+    "decode": [{"batch": 8, "seq_lens": [32, 128]}],
 }
 
 
@@ -23,6 +24,7 @@ def cell(phase, strategy, seq_len, percentages, **changes):
         "phase": phase,
         "system": "alone" if alone else "ring",
         "strategy": strategy,
+        "batch": 1,
         "seq_len": seq_len,
         "percentages": percentages,
         "block_lens": lens,
@@ -40,7 +42,12 @@ def table():
         for seq_len in GRID["seq_lens"]
         for percentages in GRID["percentages"]
     ]
-    rows += [cell("decode", s, 128, tuple(percentages)) for s in strategies[1:] for percentages in GRID["percentages"]]
+    rows += [
+        cell("decode", strategy, seq_len, tuple(percentages), batch=batch, jobs=2 if batch == 1 else 1)
+        for batch, seq_len in ((8, 32), (8, 128), (1, 128))
+        for strategy in strategies[1:]
+        for percentages in GRID["percentages"]
+    ]
     return pd.DataFrame(rows)
 
 
@@ -75,6 +82,11 @@ def test_a_whole_grid_is_sound(grid):
     [
         (table().drop(index=0), trace(), "missing: prefill of contiguous/even at 64 tokens and 100 100 %"),
         (table().drop(index=table().index[-1]), trace(), "missing: decode of alone/rank1 at 128 tokens and 100 50 %"),
+        (
+            table()[lambda cells: cells["seq_len"] != 32],
+            trace(),
+            "missing: decode of zigzag/balanced (8 sequences) at 32 tokens and 100 50 %",
+        ),
         (
             changed(table(), 0, strategy="zigzag/uneven"),
             trace(),
@@ -126,7 +138,7 @@ def test_the_report_is_written_only_if_all_is_well(tmp_path):
     write_table(paths[0], table())
     write_table(paths[1], trace())
     main(*paths, GRID, 0.1)
-    assert "22 cells: every one there" in paths[2].read_text()
+    assert "34 cells: every one there" in paths[2].read_text()
     paths[2].unlink()
     with pytest.raises(SystemExit, match="4 violations in"):
         main(*paths, GRID | {"strategies": GRID["strategies"][1:]}, 0.1)

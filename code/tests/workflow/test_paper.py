@@ -191,7 +191,7 @@ def test_what_is_recorded_later_is_judged_without_another_line(evidence, found):
     recorded.measurements = live.measurements.assign(throttle="green")
     later = Evidence(recorded, evidence.study, evidence.order, evidence.sustained)
     waiting = [claim for claim, finding in found.items() if finding.verdict == NOT_TESTED]
-    assert len(waiting) == 6
+    assert len(waiting) == 7
     assert {claim.id: claim.judge(later).verdict for claim in waiting} == {claim.id: REPRODUCED for claim in waiting}
 
 

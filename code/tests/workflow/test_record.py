@@ -54,7 +54,7 @@ def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
         ring = [name for name in names if name.startswith(f"{part} ")]
         assert ring == [f"{part} pct-{ranks}.{part}.job-{job}" for job in (1, 2, 3) for ranks in orders]
     first = names.index("call pct-100-100.call.job-2")
-    assert not any("job-1" in name for name in names[first:] if not name.startswith("model "))
+    assert not any("job-1" in name for name in names[first:] if not name.startswith(("model ", "decode ")))
     for condition in ("sustained", "eager", "captured"):
         ring = [name for name in names if name.startswith(f"{condition} ")]
         corner = ("100-100", "100-050", "100-010")
@@ -64,6 +64,9 @@ def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
     whole = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in orders]
     assert [name for name in names if name.startswith("model ")] == [
         f"model {name}" for name in (*blocks, "cost-block", *whole)
+    ]
+    assert [name for name in names if name.startswith("decode ")] == [
+        f"decode pct-{ranks}.decode-{batch}.job-1" for batch in (1, 8) for ranks in orders if ranks[:3] == "100"
     ]
     assert all("h200x2" in job.arguments for job in found if job.arguments[0] != "fit")
 
@@ -78,6 +81,13 @@ def test_a_job_of_the_ring_is_told_what_its_name_says():
     asked = ("--percentages", "--job", "--condition", "--module")
     assert [option(call, name) for name in asked] == ["10,100", "2", "rested", "attention"]
     assert [option(graph, name) for name in asked] == ["100,10", "3", "captured", "attention"]
+    decode, lengths = (
+        found["pct-100-030.decode-8.job-1"],
+        SETTINGS["platforms"]["gpu"]["model"]["decode"][1]["seq_lens"],
+    )
+    asked = ("--percentages", "--batch", "--strategies", "--seq-lens")
+    assert [option(decode, name) for name in asked] == ["100,30", "8", "zigzag/balanced", ",".join(map(str, lengths))]
+    assert "--decode-only" in decode.arguments
     assert option(call, "--strategies").split(",")[-1] == "zigzag/formula@attention"
     assert option(graph, "--strategies").split(",") == SETTINGS["headline"]["strategies"]
     assert ("--peers" in call.arguments, "--peers" in graph.arguments) == (True, False)

@@ -1,6 +1,6 @@
-"""What claims are judged by: the record, two short tables beside it, and the public study's record."""
+"""What claims are judged by: the record, short tables beside it, and the public study's record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -28,18 +28,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `order` and `sustained`: the tables of data/h200x2_short, cells as text."""
+    """`results`: the recorded platform. `order`, `sustained` and `replayed` (decode_model.csv): the tables of
+    data/h200x2_short, cells as text."""
 
     results: Results
     study: Study
     order: pd.DataFrame
     sustained: pd.DataFrame
+    replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        order, sustained = (read_table(short / f"{name}.csv") for name in ("rank_order", "sustained"))
-        return cls(Results.load(record), read(published), order, sustained)
+        tables = (read_table(short / f"{name}.csv") for name in ("rank_order", "sustained", "decode_model"))
+        return cls(Results.load(record), read(published), *tables)
 
     @cached_property
     def call(self) -> CellTable:

@@ -5,6 +5,7 @@ from statistics import median, stdev
 
 from claims.evidence import MIDDLE, NOT_TESTED, SHORT_LENGTH, Evidence, Finding, holds, number, percent, span
 from claims.of_study import products_ahead
+from heteroring.results.model_metrics import break_even_tokens, decode_gains
 from heteroring.results.strategy import Strategy
 from paper.cells import (
     BALANCED,
@@ -353,6 +354,16 @@ def profile_of_attention(evidence: Evidence) -> Finding:
     key = ["seq_len", "percentage"]
     ratios = (by_products.set_index(key).latency_ms / by_attention.set_index(key).latency_ms).dropna()
     return holds(median(ratios) > 1, f"{span(ratios)} times as long by products")
+
+
+def decode_breaks_even(evidence: Evidence) -> Finding:
+    gains = decode_gains(evidence.results.model, BALANCED)
+    gains = gains[(gains.percentage == 100) & gains.captured] if len(gains) else gains
+    if gains.empty:
+        return Finding(NOT_TESTED, "the record's decode launches kernels one by one")
+    most = gains.loc[gains.tokens.idxmax()]
+    ours = f"{number(most.gain)} times as fast at {most.tokens:,} tokens; break-even at {break_even_tokens(gains):,.0f}"
+    return holds(most.gain > 1, ours)
 
 
 def held_out(evidence: Evidence) -> Finding:

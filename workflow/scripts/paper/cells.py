@@ -97,6 +97,8 @@ def ring_cells(results: Results, system: str = "ring", module: str = "attention"
 
 
 def model_cells(results: Results, phase: str) -> CellTable:
-    """Cells of one phase of a whole model, the slow rank last."""
+    """Cells of one phase of a whole model, the slow rank last; of decode, those behind the longest prompt."""
     rows = slow_last(results.model)
+    if phase == "decode":
+        rows = rows[(rows.batch == 1) & (rows.seq_len == rows.seq_len[rows.phase == "prefill"].max())]
     return CellTable(f"platform {results.platform}, {phase} of a model", rows[rows.phase == phase])

@@ -20,7 +20,9 @@ class ModelJob(SplitJob):
     """What `heteroring model` measures under one throttle setting.
 
     new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
-    replayed as a CUDA graph where there is one. A cell is measured `repetitions` times, or until it has taken
+    replayed as a CUDA graph where there is one, unless `eager`. compiled: by model.compile(). peers: FMS's own generate
+    is measured on each rank, too. decode_only: no prompt is computed; every strategy decodes, at every length, behind
+    KV that is made up. A cell is measured `repetitions` times, or until it has taken
     cell_seconds; a slow rank alone would otherwise take most of a job.
     """
 
@@ -29,6 +31,10 @@ class ModelJob(SplitJob):
     new_tokens: int = 32
     repetitions: int = 3
     cell_seconds: float = 10.0
+    eager: bool = False
+    compiled: bool = False
+    peers: bool = False
+    decode_only: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -40,6 +46,10 @@ class ModelJob(SplitJob):
                 f"new_tokens is {self.new_tokens}: it must be 0, or {UNTIMED_TOKENS + 1} or more, of which "
                 f"{UNTIMED_TOKENS} are not timed"
             )
+        if self.decode_only and not self.new_tokens:
+            raise ValueError("decode_only is set, and new_tokens is 0: nothing is left to measure")
+        if self.decode_only and self.peers:
+            raise ValueError("decode_only and peers exclude each other: FMS's generate computes the prompt itself")
         longest = max(self.seq_lens) + self.new_tokens
         if longest > self.model.sizes.max_seq_len:
             raise ValueError(
@@ -58,8 +68,8 @@ class ModelJob(SplitJob):
 class ModelCell(Cell):
     """One thing that is measured: a strategy at a length, or all ranks alone at it.
 
-    Of system `alone`, every rank computes the whole prompt by itself, all of them at the same time, each on its own
-    device; `partition` is that of a group of one.
+    Of systems `alone` and `fms` (by FMS's generate), every rank computes the whole prompt by itself, all of them at the
+    same time, each on its own device; `partition` is that of a group of one.
     """
 
     decodes: bool = False
@@ -67,7 +77,7 @@ class ModelCell(Cell):
 
     @property
     def label(self) -> str:
-        return f"alone at {self.partition.seq_len}" if self.system == "alone" else super().label
+        return super().label if self.system == "ring" else f"{self.system} at {self.partition.seq_len}"
 
 
 def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
@@ -75,17 +85,19 @@ def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
 
     The ranks alone come with the strategies, for the capacity bound and the fast device's own time. At the longest
     prompt, they and one strategy go on to decode (zigzag/balanced where it is measured, else the last), and a layer of
-    the strategies in TRACED is traced. Raises ValueError if an allocator cannot do its work, for want of a model for
-    one.
+    the strategies in TRACED is traced. Of a decode_only job, all decode, at every length. Raises ValueError if an
+    allocator cannot do its work, for want of a model for one.
     """
     decoded = DECODED if DECODED in job.strategies else job.strategies[-1]
     cells, notes = [], []
     for seq_len in sorted(job.seq_lens, reverse=True):  # buffers allocated for the longest serve the others, too
         longest = seq_len == max(job.seq_lens)
-        decodes = longest and job.new_tokens > 0
-        cells.append(ModelCell("alone", "alone", Partition.contiguous((seq_len,)), decodes=decodes))
+        decodes = job.new_tokens > 0 and (longest or job.decode_only)
+        for system in ("alone", "fms") if job.peers else ("alone",):
+            cells.append(ModelCell(system, "alone", Partition.contiguous((seq_len,)), decodes=decodes))
         for strategy in job.strategies:
-            flags = {"decodes": decodes and strategy == decoded, "traced": longest and strategy in TRACED}
+            traced = longest and strategy in TRACED and not job.decode_only
+            flags = {"decodes": decodes and (job.decode_only or strategy == decoded), "traced": traced}
             cell, said = ModelCell.of_ring(job, strategy, seq_len, COST, **flags)
             cells.append(cell)
             notes += said

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -31,12 +32,16 @@ SHORT_PROMPT = 64
 
 
 class Taken(NamedTuple):
-    """What one repetition of a cell took on one rank: milliseconds, and bytes. decode_ms is per token, 0 for none."""
+    """What one repetition of a cell took on one rank: milliseconds, and bytes. decode_ms is per token, 0 for none.
+
+    captured: whether the steps of decode were replayed.
+    """
 
     prefill_ms: float
     decode_ms: float
     prefill_bytes: int
     decode_bytes: int
+    captured: bool = False
 
 
 class Trial(NamedTuple):
@@ -85,6 +90,8 @@ class ModelBench:
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
         self._prompt = prompt(job)
+        if job.compiled:
+            self.model.compile()
         self._bandwidth = read_bandwidth(device) if device.type == "cuda" and job.new_tokens else 0.0
 
     def decode_limit_ms(self, tokens: int) -> float:
@@ -111,22 +118,31 @@ class ModelBench:
         """Run the first layer of every cell, and a short prompt through all of them, tokens decoded included."""
         for cell in cells:
             with first_layer(self.model):
-                self._prefill(cell, self._block)
+                if cell.system == "fms":
+                    self._generate(cell, 1)
+                else:
+                    self._prefill(cell, self._block)
             self.rank.device.synchronize()
             advance()
         # A short prompt through the whole model, so that no first-call work of the host is left for a timed one.
         short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
         for cell in cells:
             if cell.partition.seq_len == max(self.job.seq_lens):
-                prefill = self._prefill(_shortened(cell, short), self._block)
-                if cell.decodes:
-                    self._advance(self._continuation(prefill), WARM_TOKENS)
+                if cell.system == "fms":
+                    self._generate(_shortened(cell, short), WARM_TOKENS)
+                else:
+                    prefill = self._prefill(_shortened(cell, short), self._block)
+                    if cell.decodes:
+                        self._advance(self._continuation(prefill), WARM_TOKENS)
                 self.rank.device.synchronize()
                 beat()
 
     def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
         """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
         device = self.rank.device
+        if cell.system == "fms":
+            self._start()
+            return self._generate(cell, self.job.new_tokens if cell.decodes else 1) if works else None
         tracer = LayerTrace(device, self._compute, meets=self.rank.torch_device.type == "cpu")
         prefill = None
         with tracer.of(_middle_layer(self.model)) if trace else nullcontext():
@@ -137,7 +153,7 @@ class ModelBench:
             device.synchronize()
         prefill_ms, prefill_bytes = device.elapsed_ms(start, stop), self._peak_bytes(cell)
         events = tracer.events(start, cell.partition, self.rank.rank) if trace else []
-        decode_ms, decode_bytes, ids = 0.0, 0, torch.empty(0, dtype=torch.long)
+        decode_ms, decode_bytes, captured, ids = 0.0, 0, False, torch.empty(0, dtype=torch.long)
         if cell.decodes:
             made = self._continuation(prefill) if prefill else None
             start = self._start()
@@ -147,10 +163,11 @@ class ModelBench:
             device.synchronize()
             steps = self.job.new_tokens - UNTIMED_TOKENS
             decode_ms, decode_bytes = device.elapsed_ms(start, stop) / steps, self._peak_bytes(cell)
-            ids = made.ids if made else ids
+            if made:
+                ids, captured = made.ids, made.captured
         if not prefill:
             return None
-        taken = Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes)
+        taken = Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes, captured)
         return Trial(taken, prefill.logits.float(), ids.cpu(), events)
 
     def _start(self) -> Any:
@@ -198,6 +215,8 @@ class ModelBench:
     def _prefill(self, cell: ModelCell, block: str | Backend) -> Any:
         from heteroring.fms import ring_prefill
 
+        if self.job.decode_only:
+            return self._made_up(cell)
         return ring_prefill(
             self.model,
             self._prompt[:, : cell.partition.seq_len],
@@ -208,6 +227,53 @@ class ModelBench:
             transport=self.job.transport,
         )
 
+    def _made_up(self, cell: ModelCell) -> Any:
+        """What a prefill of `cell` would leave, but with KV of no prompt, and one token decoded behind it.
+
+        That token's logits depend on the KV of all ranks, and are what is compared with those of rank 0 alone.
+        """
+        from heteroring.fms import ring_decode_step
+        from heteroring.fms.cache import empty_cache
+        from heteroring.fms.prefill import Prefill
+
+        group = self._alone if cell.system == "alone" else dist.group.WORLD
+        cache = empty_cache(self.model, cell.partition, self.job.batch, self.job.new_tokens, None, group, self._block)
+        positions = torch.from_numpy(cell.partition.positions(cache.rank)).to(self.rank.torch_device)
+        for index, kv in enumerate(x for layer in cache.layers for x in layer):
+            kv[:, :, : len(positions)] = made_up(positions, kv.shape[3], index)
+        cache.held = cell.partition.block_lens
+        cache.plan_turns()
+        return Prefill(ring_decode_step(self.model, self._prompt[:, 0], cache), cache)
+
+    def _generate(self, cell: ModelCell, new_tokens: int) -> Trial:
+        """FMS's own generate on this rank, by its own clock, for which it makes the host wait after every token."""
+        from fms.utils.generation import generate
+
+        ids = self._prompt[:, : cell.partition.seq_len].to(self.rank.torch_device)
+        first: list[torch.Tensor] = []
+
+        def keep(_: int, logits: torch.Tensor, token: torch.Tensor, kwargs: dict) -> tuple[torch.Tensor, dict]:
+            if not first:
+                first.append(logits.float())
+            beat()
+            return token, kwargs
+
+        made, seconds = generate(
+            self.model,
+            ids,
+            max_seq_len=self.job.model.sizes.max_seq_len,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            use_cache=True,
+            contiguous_cache=True,
+            timing="per-token",
+            post_iteration_hook=keep,
+            extra_kwargs={"only_last_token": True},
+        )
+        steps, peak = seconds[UNTIMED_TOKENS:], self._peak_bytes(cell)
+        taken = Taken(1e3 * seconds[0], 1e3 * fmean(steps) if steps else 0.0, peak, peak)
+        return Trial(taken, first[0], made[:, ids.shape[1] :].cpu() if steps else torch.empty(0, dtype=torch.long), [])
+
     def _continuation(self, prefill: Any) -> Any:
         """The first tokens behind a prefill, and on CUDA a step recorded for the others; all are the likeliest."""
         from heteroring.fms.continuation import Continuation
@@ -215,7 +281,8 @@ class ModelBench:
         prefill.cache.block = self._block
         made = Continuation(self.model, prefill, self.job.new_tokens, lambda logits: logits.argmax(-1, keepdim=True))
         self._advance(made, UNTIMED_TOKENS)
-        made.capture()
+        if not self.job.eager:
+            made.capture()
         return made
 
     def _advance(self, made: Any, tokens: int) -> None:
@@ -233,6 +300,18 @@ class ModelBench:
 
             buffers = symmetric_buffer_bytes(dist.group.WORLD, self.rank.torch_device)
         return torch.cuda.max_memory_allocated() + buffers
+
+
+def made_up(positions: torch.Tensor, width: int, number: int) -> torch.Tensor:
+    """Keys (even number) or values (odd) [n, width] of tokens at `positions`, the same numbers on every device.
+
+    They are hashes from -1 to 1; values also rise with the position, so that an average over some of the tokens is not
+    that over all.
+    """
+    x = positions[:, None] * 0x9E3779B1 + torch.arange(width, device=positions.device) * 0x85EBCA6B + number
+    for factor in (0x2C1B3C6D, 0x297A2D39):
+        x = (x ^ x >> 15) % 2**31 * factor % 2**31
+    return x / 2**30 - 1 + number % 2 * positions[:, None] / 2**14
 
 
 @contextmanager

@@ -22,7 +22,6 @@ class ModelSweep(NamedTuple):
     """The rows of a job and its trace, what each rank ran on, and what there is to say about it.
 
     `generated` has what the cells that decode generated, by their label: the ids of every sequence, on rank 0.
-    `limits_ms` has, by strategy, the least time per token in which weights and KV can be read; empty on CPUs.
     """
 
     rows: list[ModelRow]
@@ -30,7 +29,6 @@ class ModelSweep(NamedTuple):
     ranks: list[RankReport]
     notes: tuple[str, ...]
     generated: dict[str, list[list[int]]]
-    limits_ms: dict[str, float]
 
 
 class _RankResult(NamedTuple):
@@ -46,7 +44,7 @@ class _RankResult(NamedTuple):
 
 def steps(job: ModelJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
-    return len(job.seq_lens) * (len(job.strategies) + 1) * (1 + job.repetitions)
+    return len(job.seq_lens) * (len(job.strategies) + 1 + job.peers) * (1 + job.repetitions)
 
 
 def run(job: ModelJob, **watching: Any) -> ModelSweep:
@@ -62,11 +60,12 @@ def run(job: ModelJob, **watching: Any) -> ModelSweep:
     for index, cell in enumerate(cells):
         for repetition in range(job.repetitions):
             taken = [result.taken.get((index, repetition)) for result in results]
-            rows += _rows(job, cell, repetition, taken, results[0])
+            limits = [result.limits_ms.get(index, 0.0) for result in results]
+            rows += _rows(job, cell, repetition, taken, limits, results[0])
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
     generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
     notes = (*notes, *_verdict(job, cells, results))
-    return ModelSweep(rows, trace, [result.report for result in results], notes, generated, _limits(cells, results))
+    return ModelSweep(rows, trace, [result.report for result in results], notes, generated)
 
 
 def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankResult:
@@ -89,7 +88,7 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
                 for index in order:
                     cell = cells[index]
                     worth = [not repetition or ms < 1e3 * job.cell_seconds for ms in spent[index]]
-                    if all(worth) or (cell.system == "alone" and any(worth)):
+                    if all(worth) or (cell.system != "ring" and any(worth)):
                         trial = bench.take(cell, works=worth[rank.rank], trace=cell.traced and not repetition)
                         spent[index] = [sum(ms) for ms in zip(spent[index], bench.gather(trial), strict=True)]
                         if trial:
@@ -109,32 +108,26 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
 
 def _tokens(cell: ModelCell, rank: int) -> int:
     """Tokens of the prompt whose KV the rank reads."""
-    return cell.partition.seq_len if cell.system == "alone" else cell.partition.block_lens[rank]
-
-
-def _limits(cells: tuple[ModelCell, ...], results: list[_RankResult]) -> dict[str, float]:
-    """The limit of decode of each strategy, which is that of its slowest rank, and of each rank alone."""
-    found: dict[str, float] = {}
-    for index, cell in enumerate(cells):
-        limits = [result.limits_ms.get(index, 0.0) for result in results]
-        if all(limits):
-            alone = {f"alone/rank{rank}": limit for rank, limit in enumerate(limits)}
-            found |= alone if cell.system == "alone" else {cell.strategy: max(limits)}
-    return found
+    return cell.partition.block_lens[rank] if cell.system == "ring" else cell.partition.seq_len
 
 
 def _rows(
-    job: ModelJob, cell: ModelCell, repetition: int, taken: list[Taken | None], result: _RankResult
+    job: ModelJob,
+    cell: ModelCell,
+    repetition: int,
+    taken: list[Taken | None],
+    limits: list[float],
+    result: _RankResult,
 ) -> Iterator[ModelRow]:
-    """The rows of one repetition, given what it took on each rank: of the ring, or of each rank alone."""
-    if cell.system == "alone":
+    """The rows of one repetition, given what it took and the limit of decode on each rank: of all, or of each alone."""
+    if cell.system != "ring":
         for rank, took in enumerate(taken):
             if took:
                 lens = tuple(cell.partition.seq_len * (other == rank) for other in range(len(taken)))
                 mine = [took if other == rank else None for other in range(len(taken))]
-                yield from _phases(job, cell, repetition, lens, mine, result)
+                yield from _phases(job, cell, repetition, lens, mine, limits[rank], result)
     elif taken[0]:
-        yield from _phases(job, cell, repetition, cell.partition.block_lens, taken, result)
+        yield from _phases(job, cell, repetition, cell.partition.block_lens, taken, max(limits), result)
 
 
 def _phases(
@@ -143,11 +136,12 @@ def _phases(
     repetition: int,
     block_lens: tuple[int, ...],
     taken: list[Taken | None],
+    limit_ms: float,
     result: _RankResult,
 ) -> Iterator[ModelRow]:
     sizes = job.model.sizes
     worked = [took for took in taken if took]
-    for phase in ("prefill", "decode") if cell.decodes else ("prefill",):
+    for phase in [*([] if job.decode_only else ["prefill"]), *(["decode"] if cell.decodes else [])]:
         yield ModelRow(
             platform=job.label,
             phase=phase,
@@ -170,12 +164,15 @@ def _phases(
             throttle=job.throttle,
             percentages=job.percentages,
             block_lens=block_lens,
-            block=result.block,
-            transport="none" if cell.system == "alone" else result.transport,
+            block="fms" if cell.system == "fms" else result.block,
+            transport=result.transport if cell.system == "ring" else "none",
             job=job.number,
             repetition=repetition,
             latency_ms=max(getattr(took, f"{phase}_ms") for took in worked),
             peak_memory_bytes=tuple(getattr(took, f"{phase}_bytes") if took else 0 for took in taken),
+            captured=phase == "decode" and all(took.captured for took in worked),
+            compiled=job.compiled,
+            limit_ms=limit_ms if phase == "decode" else 0.0,
         )
 
 
