@@ -90,13 +90,12 @@ class Rebalancer:
     def _learn(self, rank: int, miss: float) -> None:
         """Correct the estimate of `rank`, which was wrong by the part `miss`."""
         doubt = self._doubt[rank] + DRIFT * DRIFT
-        expected, most = doubt + self._noise[rank], SURE * SURE * (doubt + self._noise[rank])
-        if changed := miss * miss > most:
-            gain, seen = 1.0, most  # noise, too, misses by so much once in a while
-        else:
-            gain, seen = doubt / expected, miss * miss
+        expected = doubt + self._noise[rank]
+        changed = miss * miss > SURE * SURE * expected
+        gain = 1.0 if changed else doubt / expected
         self._token_time[rank] *= 1 + gain * miss
         self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
+        seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
         self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 
     def _slowest(self, lens: tuple[int, ...]) -> float:
