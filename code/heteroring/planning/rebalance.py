@@ -15,6 +15,8 @@ from heteroring.ring.partition import Partition
 NOISE, LEAST_NOISE, DRIFT = 0.05, 0.01, 0.025
 # Standard deviations: a miss beyond them is another speed, and a gain within them may be noise.
 SURE = 4.0
+# A gain of this part is no longer put down to noise: where noise is larger than that, so is what a split may lose.
+ENOUGH = 0.25
 # Chunks over which the noise is learned.
 MEMORY = 8
 
@@ -55,6 +57,11 @@ class Rebalancer:
         self._doubt = [NOISE * NOISE] * len(given)
 
     @property
+    def estimates(self) -> tuple[float, ...]:
+        """What is known of the speeds by now; the split follows them when that is worth it."""
+        return tuple(1 / time for time in self._token_time)
+
+    @property
     def state(self) -> tuple:
         """All that decides on the chunks to follow; the same on all ranks."""
         estimates = zip(self._token_time, self._noise, self._doubt, strict=True)
@@ -82,10 +89,10 @@ class Rebalancer:
         usual = median(ratios)
         for rank, ratio in enumerate(ratios):
             self._learn(rank, ratio / usual - 1)
-        fresh = tuple(1 / time for time in self._token_time)
-        now, then = (self._slowest(self._split(speeds, partition.seq_len)) for speeds in (self.speeds, fresh))
-        if 1 - then / now > self._margin + SURE * math.sqrt(max(self._doubt)):
-            self.speeds = fresh
+        splits = (self._split(speeds, partition.seq_len) for speeds in (self.speeds, self.estimates))
+        now, then = map(self._slowest, splits)
+        if 1 - then / now > self._margin + min(ENOUGH, SURE * math.sqrt(max(self._doubt))):
+            self.speeds = self.estimates
 
     def _learn(self, rank: int, miss: float) -> None:
         """Correct the estimate of `rank`, which was wrong by the part `miss`."""

@@ -1,0 +1,245 @@
+"""A prefill in chunks during which the last rank slows down and recovers, under splits that stay, follow or know it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from random import Random
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from heteroring.allocators.even import even
+from heteroring.bench.base_job import Job, Sweep
+from heteroring.bench.model.spec import ModelSpec
+from heteroring.bench.timing import no_garbage_collection
+from heteroring.bench.verify import WrongResult
+from heteroring.bench.wrap_module import wrap_computing
+from heteroring.kernels.backend import resolve
+from heteroring.launch.heartbeat import advance, beating
+from heteroring.launch.launch import Rank, check_ranks
+from heteroring.planning.rebalance import Rebalancer
+from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
+from heteroring.results.provenance import RankReport, report
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport.transport import check_transport
+from heteroring.throttle import Throttle, check_percentage
+
+# Chunks in which the speeds of ranks that do not change are measured, for the splits that know them.
+CALIBRATING = 6
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+MULTIPLES = {"cpu": 1, "gpu": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebalancingJob(Job):
+    """A prompt of prompt_len tokens in chunks; the last rank runs at slow_percentage from chunk slow[0] to slow[1] - 1.
+
+    Raises ValueError, naming value and rule, for anything that could not be measured as asked.
+    """
+
+    model: ModelSpec
+    prompt_len: int
+    chunk: int
+    slow_percentage: int
+    slow: tuple[int, int]
+    transport: str = "auto"
+    repetitions: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_percentage(self.slow_percentage)
+        check_transport(self.transport)
+        if self.chunk < len(self.percentages):
+            raise ValueError(
+                f"chunk is {self.chunk}: it must be {len(self.percentages)} or more, a token for each rank"
+            )
+        if not 0 < self.slow[0] < self.slow[1] < self.chunks:
+            raise ValueError(
+                f"the last rank is slow from chunk {self.slow[0]} to {self.slow[1]} of {self.chunks}: it must slow down "
+                "behind the first and recover before the last"
+            )
+        if self.prompt_len > self.model.sizes.max_seq_len:
+            raise ValueError(f"max_seq_len is {self.model.sizes.max_seq_len}, and the prompt is of {self.prompt_len}")
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the prompt has."""
+        return ceil(self.prompt_len / max(1, self.chunk))
+
+    def percentages_of(self, chunk: int) -> tuple[int, ...]:
+        """The speed of each rank in a chunk."""
+        last = self.slow_percentage if self.slow[0] <= chunk < self.slow[1] else self.percentages[-1]
+        return (*self.percentages[:-1], last)
+
+
+class Chunk(NamedTuple):
+    """How a chunk was split, how long it took, and how long each rank was busy with it, in seconds."""
+
+    block_lens: tuple[int, ...]
+    latency: float
+    busy: tuple[float, ...]
+
+
+class _RankResult(NamedTuple):
+    taken: dict[tuple[str, int], list[Chunk]]
+    report: RankReport
+
+
+class Split(Rebalancer):
+    """Sets the throttle for each chunk, splits it as `split` says, and notes what it took.
+
+    known: the ranks' speeds by percentages, where they were measured before; the first are those at the start.
+    """
+
+    def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:
+        speeds = known.get(job.percentages, job.percentages)
+        super().__init__(speeds, multiple=MULTIPLES[job.platform])
+        self._kind, self._job, self._throttle, self._known = split, job, throttle, known
+        self._then = 0.0
+        self.chunks: list[Chunk] = []
+
+    def percentages(self) -> tuple[int, ...]:
+        """Those of the chunk to come."""
+        return self._job.percentages_of(len(self.chunks))
+
+    def partition(self, tokens: int) -> Partition:
+        """The chunk's. It is also asked for that of the whole prompt, before the first chunk."""
+        self._throttle.set(self.percentages()[dist.get_rank()])
+        if not self.chunks:
+            self._then = time.perf_counter()
+        if self._kind == "contiguous/even":
+            return Partition.contiguous(even(tokens, len(self.speeds)))
+        if self._kind == "oracle":
+            self.speeds = self._known[self.percentages()]
+        return super().partition(tokens)
+
+    def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
+        """Note the chunk, and learn from it where the split is to follow."""
+        now = time.perf_counter()
+        self.chunks.append(Chunk(partition.block_lens, now - self._then, tuple(seconds)))
+        self._then = now
+        if self._kind == "rebalanced":
+            super().observe(partition, seconds)
+
+    def finish(self) -> None:
+        """Count what came behind the last chunk to it."""
+        last = self.chunks[-1]
+        self.chunks[-1] = last._replace(latency=last.latency + time.perf_counter() - self._then)
+
+
+class _Steady(Split):
+    """Follows speeds that stay as they are in the slow chunks, or out of them."""
+
+    def __init__(self, job: RebalancingJob, throttle: Throttle, chunk: int) -> None:
+        super().__init__("rebalanced", job, throttle, {})
+        self._chunk = chunk
+
+    def percentages(self) -> tuple[int, ...]:
+        return self._job.percentages_of(self._chunk)
+
+
+def steps(job: RebalancingJob) -> int:
+    """Prefills that the job makes: what a progress bar counts to."""
+    return 3 + len(CHUNK_SPLITS) * job.repetitions
+
+
+def run(job: RebalancingJob, **watching: Any) -> Sweep:
+    """Measure `job`; takes hang_timeout and on_progress as `Job.launch` does.
+
+    Raises ValueError for what cannot be measured, WrongResult if a split's logits are not those of rank 0 alone, and
+    what `launch` raises.
+    """
+    check_ranks(job.platform, job.throttle, job.percentages)
+    results: list[_RankResult] = job.launch(_measure, **watching)
+    sizes = job.model.sizes
+    rows = [
+        ChunkRow(
+            platform=job.label,
+            split=split,
+            architecture=job.model.architecture,
+            variant=job.model.variant,
+            layers=sizes.layers,
+            emb_dim=sizes.emb_dim,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_dim=sizes.head_dim,
+            dtype=job.model.dtype,
+            batch=1,
+            prompt_len=job.prompt_len,
+            chunk=number,
+            seq_len=sum(chunk.block_lens),
+            throttle=job.throttle,
+            percentages=job.percentages_of(number),
+            block_lens=chunk.block_lens,
+            repetition=repetition,
+            latency_ms=1e3 * chunk.latency,
+            busy_ms=tuple(1e3 * each for each in chunk.busy),
+        )
+        for (split, repetition), chunks in sorted(results[0].taken.items(), key=lambda item: item[0][1])
+        for number, chunk in enumerate(chunks)
+    ]
+    return Sweep(rows, [result.report for result in results])
+
+
+@torch.no_grad()
+def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
+    """One rank's part: speeds that stay, rank 0 alone, and then every split, in an order drawn for each repetition."""
+    from heteroring.fms import ring_prefill
+    from heteroring.fms.rebalance import counted_layers
+
+    device, shape = rank.torch_device, job.model.shape(1)
+    model = job.model.build(device, job.seed)
+    generator = torch.Generator().manual_seed(job.seed)
+    ids = torch.randint(job.model.sizes.vocabulary, (1, job.prompt_len), generator=generator)
+
+    def wrap(function: Any) -> Any:
+        slowed = rank.throttle.wrap(function)
+        return beating(slowed) if device.type == "cpu" else slowed
+
+    wrap_computing(model, wrap)
+    block = rank.throttle.wrap(resolve(job.block, device, shape.torch_dtype, shape.head_dim))
+    layers = job.model.sizes.layers
+    scale = layers / len(counted_layers(layers, device))
+
+    def prefill(split: Split, tokens: int = job.prompt_len) -> torch.Tensor:
+        rank.device.meet()
+        with no_garbage_collection():
+            logits, _ = ring_prefill(
+                model, ids[:, :tokens], chunk=job.chunk, rebalance=split, block=block, transport=job.transport
+            )
+            rank.device.synchronize()
+            split.finish()
+        advance()
+        return logits
+
+    known = {}
+    for chunk in (0, job.slow[0]):
+        steady = _Steady(job, rank.throttle, chunk)
+        prefill(steady, min(job.prompt_len, CALIBRATING * job.chunk))
+        known[steady.percentages()] = steady.estimates
+    rank.throttle.set(job.percentages[rank.rank])
+    groups = [dist.new_group([each]) for each in range(rank.world_size)]  # every rank takes part in creating every one
+    alone = None
+    if rank.rank == 0:
+        whole = Partition.contiguous((job.prompt_len,))
+        alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=block).logits
+    advance()
+    taken: dict[tuple[str, int], list[Chunk]] = {}
+    for repetition in range(job.repetitions):
+        order = list(CHUNK_SPLITS)
+        Random(f"{job.seed} {repetition}").shuffle(order)
+        for name in order:
+            split = Split(name, job, rank.throttle, known)
+            logits = prefill(split)
+            if alone is not None:
+                error = float((logits - alone).abs().max() / alone.abs().max())
+                if not error <= TOLERANCE[shape.torch_dtype]:
+                    raise WrongResult(f"logits of split {name} differ from those of rank 0 alone by {error:.2g}")
+            taken[name, repetition] = [
+                chunk._replace(busy=tuple(scale * each for each in chunk.busy)) for chunk in split.chunks
+            ]
+    return _RankResult(taken, report(rank))
