@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import ceil
 from random import Random
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 import torch.distributed as dist
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
 from heteroring.allocators.even import even
 from heteroring.bench.base_job import Job, Sweep
@@ -22,6 +25,7 @@ from heteroring.kernels.backend import resolve
 from heteroring.launch.heartbeat import advance, beating
 from heteroring.launch.launch import Rank, check_ranks
 from heteroring.planning.rebalance import Rebalancer
+from heteroring.results.model_metrics import chunk_totals
 from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.provenance import RankReport, report
 from heteroring.ring.partition import Partition
@@ -30,6 +34,8 @@ from heteroring.throttle import Throttle, check_percentage
 
 # Chunks in which the speeds of ranks that do not change are measured, for the splits that know them.
 CALIBRATING = 6
+CHUNKS = 16
+HANG_SECONDS = 120.0
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 MULTIPLES = {"cpu": 1, "gpu": 256}
 
@@ -53,14 +59,14 @@ class RebalancingJob(Job):
         super().__post_init__()
         check_percentage(self.slow_percentage)
         check_transport(self.transport)
+        if self.prompt_len < 1:
+            raise ValueError(f"prompt_len is {self.prompt_len}: a prompt has 1 token or more")
         if self.chunk < len(self.percentages):
-            raise ValueError(
-                f"chunk is {self.chunk}: it must be {len(self.percentages)} or more, a token for each rank"
-            )
+            raise ValueError(f"chunk is {self.chunk}: {len(self.percentages)} ranks need a token each")
         if not 0 < self.slow[0] < self.slow[1] < self.chunks:
             raise ValueError(
-                f"the last rank is slow from chunk {self.slow[0]} to {self.slow[1]} of {self.chunks}: it must slow down "
-                "behind the first and recover before the last"
+                f"the last rank is slow from chunk {self.slow[0]} to {self.slow[1]} of {self.chunks}: it must slow "
+                "down behind the first and recover before the last"
             )
         if self.prompt_len > self.model.sizes.max_seq_len:
             raise ValueError(f"max_seq_len is {self.model.sizes.max_seq_len}, and the prompt is of {self.prompt_len}")
@@ -76,6 +82,32 @@ class RebalancingJob(Job):
         return (*self.percentages[:-1], last)
 
 
+def demo_job(platform: str, label: str, **changes: Any) -> RebalancingJob:
+    """A prompt on two ranks, the second slow from a quarter of the chunks on to five eighths of them.
+
+    On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape. `changes`: other fields of the
+    job. Raises ValueError as RebalancingJob does.
+    """
+    gpu = platform == "gpu"
+    fields = {"prompt_len": 65536 if gpu else 3072, "slow_percentage": 30, **changes}
+    length = max(1, fields["prompt_len"])
+    fields.setdefault("chunk", ceil(length / CHUNKS))
+    chunks = ceil(length / max(1, fields["chunk"]))
+    if gpu:
+        spec = ModelSpec("llama/3-8b", "bfloat16", max_seq_len=length)
+    else:
+        spec = ModelSpec("llama/micro", layers=4, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
+    return RebalancingJob(
+        platform=platform,
+        label=label,
+        throttle="green" if gpu else "pacing",
+        percentages=(100, 100),
+        model=spec,
+        slow=(chunks // 4, chunks * 5 // 8),
+        **fields,
+    )
+
+
 class Chunk(NamedTuple):
     """How a chunk was split, how long it took, and how long each rank was busy with it, in seconds."""
 
@@ -86,6 +118,7 @@ class Chunk(NamedTuple):
 
 class _RankResult(NamedTuple):
     taken: dict[tuple[str, int], list[Chunk]]
+    errors: dict[str, float]
     report: RankReport
 
 
@@ -155,6 +188,9 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
     """
     check_ranks(job.platform, job.throttle, job.percentages)
     results: list[_RankResult] = job.launch(_measure, **watching)
+    for split, error in results[0].errors.items():
+        if not error <= TOLERANCE[job.model.torch_dtype]:
+            raise WrongResult(f"logits of split {split} differ from those of rank 0 alone by {error:.2g} of their size")
     sizes = job.model.sizes
     rows = [
         ChunkRow(
@@ -183,6 +219,24 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
         for number, chunk in enumerate(chunks)
     ]
     return Sweep(rows, [result.report for result in results])
+
+
+def table(rows: Sequence[ChunkRow]) -> Table:
+    """A line for each split: tokens of the last rank in some chunks, time to first token, and the oracle's over it."""
+    chunks, totals = pd.DataFrame(map(asdict, rows)), chunk_totals(rows)
+    slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]["chunk"]
+    places = {"first": 0, "slow": slow.max(), "last": chunks["chunk"].max()}
+    shown = Table(title="Time to first token, a rank slowing down and recovering meanwhile", box=SIMPLE_HEAD)
+    shown.add_column("split", no_wrap=True)
+    for name, place in places.items():
+        shown.add_column(f"its tokens\nin {name}\n(chunk {place})", justify="right")
+    for name in ("ms", "splits", "of oracle"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for total in totals.itertuples():
+        lens = chunks[(chunks["split"] == total.Index) & (chunks["repetition"] == 0)].set_index("chunk")["block_lens"]
+        tokens = (str(lens[place][-1]) for place in places.values())
+        shown.add_row(total.Index, *tokens, f"{total.latency_ms:.0f}", str(total.splits), f"{total.of_oracle:.2f}")
+    return shown
 
 
 @torch.no_grad()
@@ -229,6 +283,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=block).logits
     advance()
     taken: dict[tuple[str, int], list[Chunk]] = {}
+    errors: dict[str, float] = {}  # of logits, relative to their size
     for repetition in range(job.repetitions):
         order = list(CHUNK_SPLITS)
         Random(f"{job.seed} {repetition}").shuffle(order)
@@ -236,10 +291,8 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
             split = Split(name, job, rank.throttle, known)
             logits = prefill(split)
             if alone is not None:
-                error = float((logits - alone).abs().max() / alone.abs().max())
-                if not error <= TOLERANCE[shape.torch_dtype]:
-                    raise WrongResult(f"logits of split {name} differ from those of rank 0 alone by {error:.2g}")
+                errors[name] = float((logits - alone).abs().max() / alone.abs().max())
             taken[name, repetition] = [
                 chunk._replace(busy=tuple(scale * each for each in chunk.busy)) for chunk in split.chunks
             ]
-    return _RankResult(taken, report(rank))
+    return _RankResult(taken, errors, report(rank))
