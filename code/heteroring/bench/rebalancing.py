@@ -224,13 +224,19 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
 def table(rows: Sequence[ChunkRow]) -> Table:
     """A line for each split: tokens of the last rank in some chunks, time to first token, and the oracle's over it."""
     chunks, totals = pd.DataFrame(map(asdict, rows)), chunk_totals(rows)
-    slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]["chunk"]
-    places = {"first": 0, "slow": slow.max(), "last": chunks["chunk"].max()}
-    shown = Table(title="Time to first token, a rank slowing down and recovering meanwhile", box=SIMPLE_HEAD)
+    slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]
+    places = {"first": 0, "slow": slow["chunk"].max(), "last": chunks["chunk"].max()}
+    title = (
+        f"{rows[0].prompt_len:,} tokens in chunks of {chunks['seq_len'].max()}, the last rank at "
+        f"{min(slow['percentages'].iloc[0])} % in chunks {slow['chunk'].min()} to {slow['chunk'].max()}"
+    )
+    caption = (
+        "its tokens in the first chunk, the last slow one and the last; time to first token, the median over "
+        "repetitions; shares that were used; the time of a split that knows each chunk's speeds over it"
+    )
+    shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
     shown.add_column("split", no_wrap=True)
-    for name, place in places.items():
-        shown.add_column(f"its tokens\nin {name}\n(chunk {place})", justify="right")
-    for name in ("ms", "splits", "of oracle"):
+    for name in (*places, "ms", "shares", "of oracle"):
         shown.add_column(name, justify="right", no_wrap=True)
     for total in totals.itertuples():
         lens = chunks[(chunks["split"] == total.Index) & (chunks["repetition"] == 0)].set_index("chunk")["block_lens"]

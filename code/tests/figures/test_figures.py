@@ -34,7 +34,9 @@ def test_every_figure_is_legible_whole_and_named(name, grid):
     (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
     words = " ".join(note.get_text().split())
     assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
-    summary = "in one prefill of" if name == "layer_trace" else f"median of {GRIDS[grid].repetitions}"
+    summary = (
+        "in one prefill of" if name in ("layer_trace", "rebalancing_trace") else f"median of {GRIDS[grid].repetitions}"
+    )
     assert ("Simulated, not measured" if name.startswith("simulated_") else summary) in words
     throttle, other = ("MPS", "paced") if grid == "gpu" else ("paced", "MPS")
     everything = " ".join(text.get_text() for text in texts(figure)).lower()
@@ -178,6 +180,7 @@ def test_missing_rows_are_named(name, tables, message):
         ("model_ttft", {"model": lambda _: pd.DataFrame()}, "No language model was measured"),
         ("model_ttft", {"model": lambda m: m[m.phase == "decode"]}, "No language model was measured"),
         ("layer_trace", {"trace": lambda _: pd.DataFrame()}, "No layer was traced"),
+        ("rebalancing_trace", {"chunks": lambda _: pd.DataFrame()}, "No prefill was rebalanced"),
     ],
 )
 def test_what_a_platform_need_not_have_is_said_to_be_missing(name, tables, words):
