@@ -73,10 +73,11 @@ def layer_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) ->
 
 def write_model(folder: Path, grid: Grid, rng) -> None:
     """The part of a platform's folder that the jobs of whole models leave."""
-    from heteroring.results.model_rows import ModelRow, TraceRow
+    from heteroring.results.model_rows import ChunkRow, ModelRow, TraceRow
     from heteroring.results.provenance import write_json
     from heteroring.results.rows import write_rows
 
+    write_rows(folder / "rebalancing.csv", [ChunkRow(**row) for row in chunk_rows(grid)])
     files = {"pct": [ModelRow(**row) for row in model_rows(grid, rng)]}
     files["trace"] = [TraceRow(**row) for row in trace_rows(grid, rng)]
     for percentage in percentages(grid):
