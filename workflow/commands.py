@@ -220,6 +220,11 @@ class Commands:
             **{key: self._settings["model"][key] for key in own},
         )
 
+    def rebalancing(self, output: Path | str) -> Arguments:
+        """A prefill during which a rank slows down and recovers; beside the grid, and not part of it."""
+        label = {"label": self._label} if self._label else {}
+        return ("demo", "--rebalance", *_options(platform=self._platform, **label, output=output))
+
     def _measuring(self, stage: str, output: Path | str, *more: str, **options: object) -> Arguments:
         label = {"label": self._label} if self._label else {}
         where = _options(platform=self._platform, **label, throttle=self._settings["throttle"])

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heteroring.allocators import allocate
+    from heteroring.planning.rebalance import Rebalancer
     from heteroring.ring.attention import ring_attention
+    from heteroring.ring.busy import BusyTime
     from heteroring.ring.cuda_graph import CapturedRing
     from heteroring.ring.decode import ring_decode
     from heteroring.ring.partition import Partition
@@ -26,12 +28,16 @@ _HOME = {
     "ring_decode": "heteroring.ring.decode",
     "CapturedRing": "heteroring.ring.cuda_graph",
     "allocate": "heteroring.allocators",
+    "Rebalancer": "heteroring.planning.rebalance",
+    "BusyTime": "heteroring.ring.busy",
 }
 
 __all__ = [
+    "BusyTime",
     "CapturedRing",
     "Partition",
     "Prefix",
+    "Rebalancer",
     "__version__",
     "allocate",
     "ring_attention",

@@ -129,3 +129,25 @@ rule model_checks:
     shell:
         "python workflow/scripts/check_model.py {input.model} {input.trace} {output.report}"
         " {params.grid:q} {params.noise} > {log} 2>&1"
+
+
+# Not part of the grid: made when it is asked for, and shown by the figures from then on.
+rule rebalancing:
+    output:
+        rows=f"{DATA}/{{live}}/{CHUNKS}",
+        provenance=f"{DATA}/{{live}}/{Path(CHUNKS).with_suffix('.json')}",
+    log:
+        f"{LOGS}/{{live}}/rebalancing.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores
+    resources:
+        machine=1,
+    params:
+        command=lambda wildcards: command(
+            COMMANDS[wildcards.live].rebalancing(at(rules.rebalancing.output.rows, wildcards))
+        ),
+    message:
+        "Measure a prefill on {wildcards.live} during which a rank slows down and recovers"
+    shell:
+        "{params.command} > {log} 2>&1"

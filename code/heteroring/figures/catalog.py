@@ -99,6 +99,12 @@ CATALOG = {
         "One layer of the model on each rank: busy, waiting, exposed transfer.",
         optional="No layer was traced",
     ),
+    "rebalancing_trace": Entry(
+        "rebalancing_trace",
+        "text",
+        "A prefill in chunks while a rank slows down and recovers: its tokens, busy and waiting time of each rank.",
+        optional="No prefill was rebalanced",
+    ),
     "simulation_error": Entry(
         "simulation_error",
         "text",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 import torch.distributed as dist
 from fms.modules.attention import get_attention_type, register_attention_op
 
+from heteroring.fms.rebalance import LayerTimes
 from heteroring.kernels.backend import Backend
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.decode import ring_decode
@@ -49,6 +51,7 @@ class Ring:
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
         step: The step of decode; None for a prefill.
         prefix_lens: Earlier tokens in the cache of each rank, which a prefill attends to, too; () for none.
+        times: What measures a prefill's layers; None for nothing.
     """
 
     partition: Partition
@@ -57,6 +60,7 @@ class Ring:
     transport: str = "auto"
     step: DecodeStep | None = None
     prefix_lens: tuple[int, ...] = ()
+    times: LayerTimes | None = None
 
     @property
     def held(self) -> int:
@@ -151,8 +155,9 @@ def prefilled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ring: Ring, sca
     if ring.prefix_lens:
         prefix = Prefix(k[:, :, :held], v[:, :, :held], ring.prefix_lens)
         k, v = k[:, :, held:], v[:, :, held:]
-    options = {"block": ring.block, "transport": ring.transport}
-    return ring_attention(q, k, v, ring.partition, ring.group, True, scale, prefix, **options)[0]
+    with nullcontext(ring.block) if ring.times is None else ring.times.attention() as block:
+        options = {"block": block, "transport": ring.transport}
+        return ring_attention(q, k, v, ring.partition, ring.group, True, scale, prefix, **options)[0]
 
 
 def _decode(

@@ -9,7 +9,10 @@ from heteroring.allocators.apportion import apportion, chunks_of
 from heteroring.fms.cache import RingCache, capacities, make_room
 from heteroring.fms.decode import check_cache
 from heteroring.fms.prefill import check_chunk, run_chunks
+from heteroring.fms.rebalance import check_rebalance, rebalancer_of
 from heteroring.fms.tokens import checked_tokens, described, is_token_ids
+from heteroring.fms.weights import device_of
+from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
@@ -26,6 +29,7 @@ def ring_extend(
     capacity: int = 0,
     all_logits: bool = False,
     chunk: int | None = None,
+    rebalance: bool | Rebalancer = False,
     transport: str = "auto",
 ) -> torch.Tensor:
     """Run further tokens of each sequence through the model, behind those that `cache` holds.
@@ -42,6 +46,8 @@ def ring_extend(
         capacity: New tokens that the cache has room for afterwards, over all ranks.
         all_logits: Whether to return the logits of all new tokens, and not only of the last.
         chunk: Most tokens that go through the model at a time, as for `ring_prefill`.
+        rebalance: Whether to split each chunk by the speeds that the ranks showed in those before it, as for
+            `ring_prefill`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
     Returns:
@@ -54,12 +60,15 @@ def ring_extend(
         RuntimeError: If a rank is lost.
     """
     call = Call("ring_extend", getattr(cache, "group", None), model)
+    rebalancer: Rebalancer | None = None
 
     def describe() -> Fields:
-        nonlocal partition
+        nonlocal partition, rebalancer
         check_cache(model, cache)
         check_transport(transport)
+        check_rebalance(rebalance, partition, check_chunk(chunk), call.world_size)
         partition = _partition(model, input_ids, cache, partition, capacity)
+        rebalancer = rebalancer_of(rebalance, partition, device_of(model))
         return (
             ("weights", cache.fingerprint),
             ("batch", cache.batch),
@@ -72,6 +81,7 @@ def ring_extend(
             ("capacity", int(capacity)),
             ("all_logits", flag("all_logits", all_logits)),
             ("chunk", check_chunk(chunk)),
+            ("rebalance", rebalancer and rebalancer.state),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
         )
@@ -83,7 +93,9 @@ def ring_extend(
         room = tuple(map(max, cache.capacities, capacities(held, cache.speeds, int(capacity))))
         call.agree(lambda: (("part", "cache"),), lambda: make_room(cache, room[cache.rank]))
         cache.capacities = room
-        return run_chunks(model, input_ids, chunks_of(partition, chunk), cache, call, all_logits, transport)
+        return run_chunks(
+            model, input_ids, partition, cache, call, all_logits, transport, chunk, rebalancer, int(capacity)
+        )
 
 
 def _partition(

@@ -13,6 +13,7 @@ from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
 from heteroring.kernels.backend import Backend
+from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.arguments import flag, positive, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
@@ -35,6 +36,8 @@ def ring_generate(
     seed: int | None = None,
     eos_token_id: int | None = None,
     decode_speeds: Sequence[float] | None = None,
+    chunk: int | None = None,
+    rebalance: bool | Rebalancer = False,
     block: str | Backend = "auto",
     transport: str = "auto",
 ) -> torch.Tensor:
@@ -60,6 +63,8 @@ def ring_generate(
         seed: Seed of a generator for this call alone, 0 to 2^64 - 1; None stands for PyTorch's global generator.
         eos_token_id: The token that ends a sequence; None for none.
         decode_speeds: Relative speeds of decode per rank (heteroring.fms.cache.next_owner); None for equal speeds.
+        chunk: Most tokens of the prompts that go through the model at a time, as for `ring_prefill`.
+        rebalance: Whether to split chunks by the speeds that ranks show, as for `ring_prefill`.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
@@ -102,6 +107,8 @@ def ring_generate(
             group=group,
             capacity=new_tokens,
             decode_speeds=decode_speeds,
+            chunk=chunk,
+            rebalance=rebalance,
             block=block,
             transport=transport,
         )

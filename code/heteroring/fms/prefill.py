@@ -15,9 +15,19 @@ from heteroring.fms.attention import OP, Ring, prefilled
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
 from heteroring.fms.models import attention_layers, check_model, strategy_of
+from heteroring.fms.rebalance import (
+    SPARE,
+    LayerTimes,
+    check_rebalance,
+    counted_layers,
+    grow,
+    rebalancer_of,
+    split_anew,
+)
 from heteroring.fms.tokens import check_not_padded, checked_tokens, described, is_token_ids
 from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.backend import Backend, check_backend
+from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
@@ -43,6 +53,7 @@ def ring_prefill(
     all_logits: bool = False,
     decode_speeds: Sequence[float] | None = None,
     chunk: int | None = None,
+    rebalance: bool | Rebalancer = False,
     block: str | Backend = "auto",
     transport: str = "auto",
 ) -> Prefill:
@@ -68,6 +79,9 @@ def ring_prefill(
         chunk: Most tokens, over all ranks, that go through the model at a time, which bounds the memory of its
             activations; the logits are the same. Each chunk is laid out over the ranks as the prompt would be, in the
             same shares. None stands for the whole prompt.
+        rebalance: Whether to split each chunk by the speeds that the ranks showed in those before it, beginning with
+            the shares of `partition`, in zigzag. KV that is cached stays where it is. Or a
+            `heteroring.Rebalancer`, which keeps what it has learned from one call to the next, in place of a partition.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
@@ -77,18 +91,24 @@ def ring_prefill(
 
     Raises:
         ValueError: On every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than the
-            model's max_expected_seq_len, not of the partition's length, or padded; if the ranks' models, prompts or
-            other arguments differ; and if the model is not one of heteroring.fms.ARCHITECTURES.
+            model's max_expected_seq_len, not of the partition's length, or padded; if chunks cannot be rebalanced; if
+            the ranks' models, prompts or other arguments differ; and if the model is not one of
+            heteroring.fms.ARCHITECTURES.
         RuntimeError: If a rank is lost.
     """
     strategy = strategy_of(model)
     call = Call("ring_prefill", group if group is not None else strategy.group, model)
+    chosen: Partition
+    rebalancer: Rebalancer | None = None
 
     def describe() -> Fields:
+        nonlocal chosen, rebalancer
         check_model(model)
         check_transport(transport)
         check_backend(block, device_of(model).type, dtype_of(model))
-        chosen = _check_prompt(model, input_ids, partition, call.world_size, capacity)
+        check_rebalance(rebalance, partition, check_chunk(chunk), call.world_size)
+        chosen = _check_prompt(model, input_ids, partition, call.world_size, capacity, rebalance)
+        rebalancer = rebalancer_of(rebalance, chosen, device_of(model))
         return (
             ("architecture", type(model).__name__),
             ("dtype", str(dtype_of(model))),
@@ -102,49 +122,70 @@ def ring_prefill(
             ("all_logits", flag("all_logits", all_logits)),
             ("decode_speeds", check_speeds(decode_speeds, call.world_size)),
             ("chunk", check_chunk(chunk)),
+            ("rebalance", rebalancer and rebalancer.state),
             ("transport", transport),
             ("token ids", checked_tokens(input_ids, model.config.src_vocab_size)),
         )
 
     def empty() -> RingCache:
-        return empty_cache(model, chosen, input_ids.shape[0], int(capacity), decode_speeds, call.group, block)
+        roomy = chosen
+        if rebalancer is not None:
+            roomy = Partition(chosen.layout, tuple(length + length // SPARE for length in chosen.block_lens))
+        return empty_cache(model, roomy, input_ids.shape[0], int(capacity), decode_speeds, call.group, block)
 
     with call:
         call.agree(describe, every_call=True)
-        chosen = partition or strategy.partition(input_ids.shape[1], call.world_size)
         cache = call.agree(lambda: (("part", "cache"),), empty)
-        chunks = chunks_of(chosen, chunk)
-        return Prefill(run_chunks(model, input_ids, chunks, cache, call, all_logits, transport), cache)
+        logits = run_chunks(model, input_ids, chosen, cache, call, all_logits, transport, chunk, rebalancer, capacity)
+        cache.partition = Partition(chosen.layout, cache.held)
+        return Prefill(logits, cache)
 
 
 def run_chunks(
     model: nn.Module,
     input_ids: torch.Tensor,
-    chunks: Sequence[Partition],
+    partition: Partition,
     cache: RingCache,
     call: Call,
     all_logits: bool,
     transport: str,
+    chunk: int | None,
+    rebalancer: Rebalancer | None,
+    new_tokens: int,
 ) -> torch.Tensor:
     """Run `input_ids` [B, N] through the model in chunks behind the tokens of `cache`, which then holds these, too.
+
+    Chunks are split by the `rebalancer`, which observes them, or by `partition` if it is None. Of a rebalanced prefill,
+    the cache is given room for `new_tokens` more.
 
     Returns logits on every rank: [B, V] of the last token, or [B, N, V]. An error leaves the finished chunks cached.
     """
     cache.full = 0  # no step of decode may follow an error
     device, done, found = device_of(model), 0, []
+    layers = counted_layers(len(cache.layers), device)
+    chunks = chunks_of(partition, chunk) if rebalancer is None else split_anew(rebalancer, partition.seq_len, chunk)
     like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
     for part in chunks:
+        left = partition.seq_len - done
         last = _owner_of_last(part)
-        head = all_logits or (part is chunks[-1] and call.rank == last)
+        head = all_logits or (part.seq_len == left and call.rank == last)
+        if rebalancer is not None:
+            grow(cache, part, left, new_tokens, call)
+        times = None if rebalancer is None else LayerTimes(cache.block, layers, device)
 
-        def forward(part: Partition = part, head: bool = head, done: int = done) -> torch.Tensor | None:
-            ring = Ring(part, call.group, cache.block, transport, prefix_lens=cache.held if any(cache.held) else ())
+        def forward(
+            part: Partition = part, head: bool = head, done: int = done, times: LayerTimes | None = times
+        ) -> torch.Tensor | None:
+            prefix_lens = cache.held if any(cache.held) else ()
+            ring = Ring(part, call.group, cache.block, transport, prefix_lens=prefix_lens, times=times)
             tokens = shard(input_ids[:, done : done + part.seq_len], part, call.rank, 1).to(device)
             return _forward(model, tokens, ring, call.rank, cache, head, all_tokens=all_logits)
 
         logits = call.agree(lambda: (("part", "forward"),), forward)
         cache.held = tuple(map(add, cache.held, part.block_lens))
         done += part.seq_len
+        if rebalancer is not None and times is not None:
+            rebalancer.observe(part, times.of_all_ranks(call.group))
         if all_logits:
             found.append(logits if call.world_size == 1 else gather_all(logits, part, like, call.group))
     if all_logits:
@@ -156,7 +197,12 @@ def run_chunks(
 
 
 def _check_prompt(
-    model: nn.Module, input_ids: torch.Tensor, partition: Partition | None, world_size: int, capacity: int
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    partition: Partition | None,
+    world_size: int,
+    capacity: int,
+    rebalance: bool | Rebalancer,
 ) -> Partition:
     """The prompt's partition. Raises ValueError if prompt, partition or capacity break a rule of `ring_prefill`."""
     if not is_token_ids(input_ids) or input_ids.dim() != 2 or not input_ids.numel():
@@ -176,7 +222,10 @@ def _check_prompt(
         raise ValueError(
             f"the partition is {partition!r}: it must be a Partition, such as Partition.zigzag((200, 100))"
         )
-    chosen = partition or strategy_of(model).partition(seq_len, world_size)
+    if isinstance(rebalance, Rebalancer):
+        chosen = rebalance.partition(seq_len)
+    else:
+        chosen = partition or strategy_of(model).partition(seq_len, world_size)
     if chosen.world_size != world_size:
         raise ValueError(
             f"the partition has {chosen.world_size} ranks ({chosen.block_lens}), the group has {world_size}"

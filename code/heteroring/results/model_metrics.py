@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from heteroring.results.model_rows import MODEL, WAY, ModelRow, TraceRow
+from heteroring.results.model_rows import CHUNK_SPLITS, MODEL, WAY, ChunkRow, ModelRow, TraceRow
 from heteroring.results.rank_speeds import order_of
 from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import ProfileRow
@@ -189,3 +189,19 @@ def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
             shares = {"waiting_ms": waiting, "exposed_ms": exposed, "busy_ms": layer_ms - waiting - exposed}
             rows.append(named | {"rank": rank, "layer_ms": layer_ms} | shares)
     return pd.DataFrame(rows)
+
+
+def chunk_totals(rows: Sequence[ChunkRow]) -> pd.DataFrame:
+    """One row for each split of a prefill in chunks, in the order of CHUNK_SPLITS, which is the index.
+
+    latency_ms is that of all chunks together, the median over repetitions; of_oracle is the oracle's over it; splits
+    counts the shares in which the first repetition's chunks were split, those of a last, shorter chunk left out.
+    """
+    table = pd.DataFrame([asdict(row) for row in rows])
+    summed = table.groupby(["split", "repetition"])["latency_ms"].sum()
+    whole = table[(table["repetition"] == 0) & (table["seq_len"] == table["seq_len"].max())]
+    totals = pd.DataFrame(
+        {"latency_ms": summed.groupby("split").median(), "splits": whole.groupby("split")["block_lens"].nunique()}
+    )
+    totals["of_oracle"] = totals.loc["oracle", "latency_ms"] / totals["latency_ms"]
+    return totals.loc[list(CHUNK_SPLITS)]

@@ -1,11 +1,22 @@
-"""The rows of a measured language model: prefill and decode, and the events of one traced layer."""
+"""The rows of a measured language model: prefill and decode, one traced layer, and chunks at changing speeds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from heteroring.results.column_rules import BOOLEAN, COUNT, INDEX, INDICES, NAME, PERCENTAGES, POSITIVE, TIME, one_of
+from heteroring.results.column_rules import (
+    BOOLEAN,
+    COUNT,
+    INDEX,
+    INDICES,
+    NAME,
+    PERCENTAGES,
+    POSITIVE,
+    TIME,
+    TIMES,
+    one_of,
+)
 from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
 from heteroring.throttle import THROTTLES
 
@@ -17,6 +28,8 @@ WAY = ("batch", "captured", "compiled")
 # Strategies of which a layer is traced, and the one that decodes where it is measured.
 TRACED = ("contiguous/even", "zigzag/balanced")
 DECODED = "zigzag/balanced"
+# Splits of a prefill in chunks while a rank's speed changes: two that stay, one that follows, one that knows.
+CHUNK_SPLITS = ("contiguous/even", "zigzag/balanced", "rebalanced", "oracle")
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 
@@ -120,3 +133,46 @@ class TraceRow:
         check_columns(self)
         if self.stop_ms < self.start_ms:
             raise ValueError(f"column stop_ms: {self.stop_ms} comes before start_ms {self.start_ms}")
+
+
+@dataclass(frozen=True)
+class ChunkRow:
+    """One chunk of a prefill during which a rank's speed changes. Lists have one entry per rank.
+
+    split: `contiguous/even`, `zigzag/balanced` by the speeds at the start, `rebalanced` by `heteroring.Rebalancer`, or
+    `oracle`, which knows each chunk's speeds. prompt_len: tokens of the prompt; chunk: its number, from 0; seq_len and
+    block_lens: its tokens; percentages: its ranks'. latency_ms: from the end of the chunk before, as rank 0's host sees
+    it. busy_ms: computing, what the throttle adds included. On a GPU, it is measured in a quarter of the layers and
+    scaled up to all.
+
+    Raises ValueError, naming column, value and rule, if a value breaks its rule.
+    """
+
+    identity: ClassVar = Identity(
+        cell=("split", "prompt_len", "chunk"), alike=("platform", *MODEL, "throttle", "prompt_len")
+    )
+
+    platform: str = column(NAME)
+    split: str = column(one_of(*CHUNK_SPLITS))
+    architecture: str = column(NAME)
+    variant: str = column(NAME)
+    layers: int = column(COUNT)
+    emb_dim: int = column(COUNT)
+    heads: int = column(COUNT)
+    kv_heads: int = column(COUNT)
+    head_dim: int = column(COUNT)
+    dtype: str = column(one_of(*DTYPES))
+    batch: int = column(COUNT)
+    prompt_len: int = column(COUNT)
+    chunk: int = column(INDEX)
+    seq_len: int = column(COUNT)
+    throttle: str = column(one_of(*THROTTLES))
+    percentages: tuple[int, ...] = column(PERCENTAGES)
+    block_lens: tuple[int, ...] = column(INDICES)
+    repetition: int = column(INDEX)
+    latency_ms: float = column(POSITIVE)
+    busy_ms: tuple[float, ...] = column(TIMES)
+
+    def __post_init__(self) -> None:
+        check_columns(self)
+        check_split(self, "block_lens", "busy_ms")

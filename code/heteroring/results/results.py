@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ import pandas as pd
 
 from heteroring.files import read_json, read_text
 from heteroring.results.metrics import measurement_table
+from heteroring.results.model_rows import ChunkRow
 from heteroring.results.provenance import read_record
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.tables import read_table
 from heteroring.results.throttle_words import throttle_words
+
+# Rows that `heteroring demo --rebalance --output` writes, in a platform's folder.
+CHUNKS = "rebalancing.csv"
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Results:
     and percentage; columns with one value per rank hold tuples. `models` are the fitted models of speed and cost,
     those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
-    traced layer; both are empty where none was. `notes` says what else a reader must know of how it was recorded:
+    traced layer, `chunks` one for each chunk of prefills during which a rank's speed changed (rebalancing.csv); all
+    are empty where there was none. `notes` says what else a reader must know of how it was recorded:
     notes.txt of the folder, in one line.
     """
 
@@ -37,6 +42,7 @@ class Results:
     provenance: dict[str, Any]
     model: pd.DataFrame = field(default_factory=pd.DataFrame)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame)
+    chunks: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: str = ""
 
     @classmethod
@@ -59,6 +65,7 @@ class Results:
             provenance=provenance,
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),
+            chunks=_read_chunks(folder / CHUNKS),
             notes=" ".join(read_text(notes).split()) if notes.is_file() else "",
         )
 
@@ -87,6 +94,10 @@ def slow_last(table: pd.DataFrame) -> pd.DataFrame:
 
 
 _TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory_gb": float}
+
+
+def _read_chunks(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(map(asdict, read_rows(path, ChunkRow) if path.is_file() else []))
 
 
 def _read_optional(path: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.ring.process_group import is_group, members
+from heteroring.ring.process_group import exchange_device, is_group, members
 
 MOST_KINDS = 1024
 
@@ -147,7 +147,7 @@ class Call:
         calls = self._calls
         compared = (("calls made over the group", calls.count), ("comparison", _COMPARE or "by kind"), *fields)
         mine = bytes(16) if cause else hashlib.blake2b(repr(compared).encode(), digest_size=16).digest()
-        device = self._exchange_device()
+        device = exchange_device(self.group, self._device)
         sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(device)
         gathered = [torch.empty_like(sent) for _ in range(self.world_size)]
         dist.all_gather(gathered, sent, group=self.group)
@@ -161,15 +161,6 @@ class Call:
         calls.count = 1 + max(count for count, *_ in answers)  # in step again
         calls.kinds.clear()
         raise Disagreement(problem or _difference(answers)) from cause
-
-    def _exchange_device(self) -> torch.device:
-        """The device through which the group compares calls: of the same type on all ranks, whatever their operands."""
-        types = [device.type for device in self.group._device_types]
-        if "cpu" in types:
-            return torch.device("cpu")
-        if self._device is not None and self._device.type in types:
-            return self._device
-        return self.group.bound_device_id or torch.device("cuda", torch.cuda.current_device())
 
 
 def _device_of(operand: object) -> torch.device | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 
 
@@ -25,3 +26,13 @@ def is_group(group: object) -> bool:
     if group is None or not dist.is_available():
         return group is None
     return isinstance(group, dist.ProcessGroup) or group is dist.GroupMember.NON_GROUP_MEMBER
+
+
+def exchange_device(group: dist.ProcessGroup, device: torch.device | None) -> torch.device:
+    """Where a rank that computes on `device` puts what ranks of `group` compare: of the same type on all ranks."""
+    types = [each.type for each in group._device_types]
+    if "cpu" in types:
+        return torch.device("cpu")
+    if device is not None and device.type in types:
+        return device
+    return group.bound_device_id or torch.device("cuda", torch.cuda.current_device())

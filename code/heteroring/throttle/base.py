@@ -47,6 +47,11 @@ class Throttle:
     def start(self) -> None:
         """Take effect in this process."""
 
+    def set(self, percentage: int) -> None:
+        """Run later calls of wrapped functions at `percentage`. Raises ValueError where the share cannot change."""
+        if check_percentage(percentage) != self.percentage:
+            raise ValueError(f"throttle {self.name!r} cannot change from {self.percentage} % while it runs")
+
     def wrap(self, function: Callable) -> Callable:
         """`function`, slowed."""
         return function

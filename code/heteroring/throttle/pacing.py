@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ClassVar
 
-from heteroring.throttle.base import Throttle
+from heteroring.throttle.base import Throttle, check_percentage
 
 SPIN_SECONDS = 0.0003
 NAP_SECONDS = 0.1
@@ -51,6 +51,9 @@ class Pacing(Throttle):
         super().__init__(percentage)
         self._clock, self._busy, self._sleep = clock, busy, sleep
         self._computing = self._total = 0.0
+
+    def set(self, percentage: int) -> None:
+        self.percentage = check_percentage(percentage)
 
     def wrap(self, function: Callable) -> Callable:
         @wraps(function)

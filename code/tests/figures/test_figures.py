@@ -38,7 +38,9 @@ def test_every_figure_is_legible_whole_and_named(name, grid):
     (note,) = [text for text in texts(figure) if text.get_gid() == "source-note"]
     words = " ".join(note.get_text().split())
     assert words.startswith(f"Platform {GRIDS[grid].platform}: {GRIDS[grid].device_label}. ")
-    summary = "in one prefill of" if name == "layer_trace" else f"median of {GRIDS[grid].repetitions}"
+    summary = (
+        "in one prefill of" if name in ("layer_trace", "rebalancing_trace") else f"median of {GRIDS[grid].repetitions}"
+    )
     assert ("Simulated, not measured" if name.startswith("simulated_") else summary) in words
     throttle, other = ("MPS", "paced") if grid == "gpu" else ("paced", "MPS")
     everything = " ".join(text.get_text() for text in texts(figure)).lower()
@@ -207,6 +209,7 @@ def test_missing_rows_are_named(name, tables, message):
         ("model_ttft", {"model": lambda m: m[m.phase == "decode"]}, "No language model was measured"),
         ("layer_trace", {"trace": lambda _: pd.DataFrame()}, "No layer was traced"),
         ("many_ranks", {}, "No ring of more than two ranks was measured"),
+        ("rebalancing_trace", {"chunks": lambda _: pd.DataFrame()}, "No prefill was rebalanced"),
     ],
 )
 def test_what_a_platform_need_not_have_is_said_to_be_missing(name, tables, words):
@@ -260,7 +263,7 @@ def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
 @pytest.mark.ranks
 def test_importing_the_names_imports_no_plotting():
     code = (
-        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 28;"
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 29;"
         "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

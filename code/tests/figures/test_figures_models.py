@@ -127,3 +127,19 @@ def test_a_trace_of_the_one_rank_that_holds_tokens_is_drawn():
     bars = bars_at(axes, axes.get_yticks()[0])
     assert (1, 2, to_hex(WAITING["facecolor"])) in bars
     assert (2, 6, to_hex(look("zigzag/balanced").colour)) in bars
+
+
+def test_a_rebalanced_prefill_is_drawn_chunk_by_chunk():
+    rows = results("gpu").chunks
+    shares, static, rebalanced = panels(plotted("rebalancing_trace", "gpu"))
+    for drawn in shares.get_lines():
+        held = rows[rows.split == drawn.get_label()].sort_values("chunk").block_lens
+        assert list(drawn.get_ydata()) == [lens[-1] for lens in held]
+    for axes, split in ((static, "zigzag/balanced"), (rebalanced, "rebalanced")):
+        chunks = rows[rows.split == split].sort_values("chunk")
+        assert len(axes.containers) == 4  # busy and waiting, of two ranks
+        for rank in range(2):
+            busy, waiting = axes.containers[2 * rank : 2 * rank + 2]
+            assert [bar.get_height() for bar in busy] == [each[rank] for each in chunks.busy_ms]
+            tops = [bar.get_y() + bar.get_height() for bar in waiting]
+            assert tops == pytest.approx(list(chunks.latency_ms))

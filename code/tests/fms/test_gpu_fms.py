@@ -12,6 +12,8 @@ from fms.utils.generation import generate
 import fms_models
 from gpu import one_gpu, poison, two_gpus
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
+from heteroring.kernels.backend import resolve
+from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.partition import Partition
 from ranks import Ranks
 
@@ -143,8 +145,39 @@ def on_their_own_devices(rank, world_size):
     return {str(parameter.device) for parameter in model.parameters()}
 
 
+def rebalanced(rank, world_size, dtype):
+    """Logits and splits of 1,000 tokens in chunks of 125; attention on rank 1 is slow from the third chunk on."""
+    model, compute, splits = made(fms_models.ring, dtype), resolve("auto", torch.device("cuda"), dtype, 64), []
+
+    def block(q, k, v, **options):
+        if rank == 1 and len(splits) >= 2 and options.get("running") is None:
+            torch.cuda._sleep(50_000 * q.shape[2])
+        return compute(q, k, v, **options)
+
+    class Noted(Rebalancer):
+        def observe(self, partition, seconds):
+            splits.append((partition.block_lens, seconds))
+            super().observe(partition, seconds)
+
+    logits, _ = ring_prefill(model, fms_models.prompt(1000, 2), chunk=125, rebalance=Noted((1, 1)), block=block)
+    return logits.float().cpu(), splits
+
+
 class TestTwoGpus:
     pytestmark = two_gpus
+
+    def test_chunks_follow_what_the_gpus_take_by_their_own_clocks(self, gpus):
+        dtype = torch.bfloat16
+        stock, ids = made(fms_models.stock, dtype), fms_models.prompt(1000, 2).cuda()
+        with torch.no_grad():
+            own, want = (model(ids)[:, -1].float().cpu() for model in (stock, copy.deepcopy(stock).float()))
+        (logits, splits), (other, same) = gpus.run(rebalanced, dtype)
+        assert splits == same
+        for found in (logits, other):
+            assert (found - want).norm() <= 2 * (own - want).norm()
+        lens, seconds = splits[2]
+        assert seconds[1] > 3 * seconds[0]  # the other's waiting is not counted
+        assert splits[4][0][1] < lens[1] / 2
 
     def test_cuda_is_the_current_device_of_each_rank(self, gpus):
         assert gpus.run(on_their_own_devices) == [{"cuda:0"}, {"cuda:1"}]

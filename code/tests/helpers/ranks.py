@@ -53,12 +53,15 @@ class Ranks:
         for process in self._processes:
             process.start()
 
-    def attempt(self, function, *args) -> list:
-        """Result of `function(rank, world_size, *args)` on each rank; a RankError stands in where it raised."""
+    def attempt(self, function, *args, dying: int = 0) -> list:
+        """Result of `function(rank, world_size, *args)` on each rank; a RankError stands in where it raised.
+
+        None is that of the ranks, `dying` many, that end without an answer.
+        """
         for inbox in self._inbox:
             inbox.put((function, args))
         results: list = [None] * self.world_size
-        for _ in range(self.world_size):
+        for _ in range(self.world_size - dying):
             rank, ok, value = self._outbox.get(timeout=self._timeout_s + 60)
             results[rank] = value if ok else RankError(rank, *value)
         return results

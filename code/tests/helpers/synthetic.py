@@ -118,6 +118,7 @@ class SyntheticResults:
     device_label: str
     model: pd.DataFrame
     trace: pd.DataFrame
+    chunks: pd.DataFrame
     notes: str = ""
 
 
@@ -150,7 +151,7 @@ def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
 
 
 def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
-    from synthetic_model import model_cells, model_rows, trace_rows, trace_table
+    from synthetic_model import chunk_rows, model_cells, model_rows, trace_rows, trace_table
 
     rng = np.random.default_rng(seed)
     measurements = named(pd.DataFrame(measurement_rows(grid, rng)))
@@ -165,6 +166,7 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
         device_label=grid.device_label,
         model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),
         trace=trace_table(trace_rows(grid, rng)) if grid.model else pd.DataFrame(),
+        chunks=pd.DataFrame(chunk_rows(grid)) if grid.model else pd.DataFrame(),
     )
 
 

@@ -76,10 +76,11 @@ def layer_ms(grid: Grid, layout: str, lens: tuple[int, int], percentage: int) ->
 
 def write_model(folder: Path, grid: Grid, rng) -> None:
     """The part of a platform's folder that the jobs of whole models leave."""
-    from heteroring.results.model_rows import ModelRow, TraceRow
+    from heteroring.results.model_rows import ChunkRow, ModelRow, TraceRow
     from heteroring.results.provenance import write_json
     from heteroring.results.rows import write_rows
 
+    write_rows(folder / "rebalancing.csv", [ChunkRow(**row) for row in chunk_rows(grid)])
     files = {"pct": [ModelRow(**row) for row in model_rows(grid, rng)]}
     files["trace"] = [TraceRow(**row) for row in trace_rows(grid, rng)]
     for percentage in percentages(grid):
@@ -125,6 +126,21 @@ def decode_limit_ms(grid: Grid, batch: int, lens, percentage: int) -> float:
     return LAYERS * max(each) * costs(grid).link / 10
 
 
+def _model_columns(grid: Grid) -> dict:
+    return {
+        "platform": grid.platform,
+        "architecture": "llama",
+        "variant": "3-8b" if grid.throttle == "mps" else "micro",
+        "layers": LAYERS,
+        "emb_dim": grid.heads * grid.head_dim,
+        "heads": grid.heads,
+        "kv_heads": grid.heads // 4,
+        "head_dim": grid.head_dim,
+        "dtype": grid.dtype,
+        "batch": 1,
+    }
+
+
 def _repetitions(
     grid: Grid, rng, percentage: int, phase: str, system: str, strategy: str, lens, exact: float, batch=1, limit=0.0
 ):
@@ -132,17 +148,9 @@ def _repetitions(
     gpu = grid.throttle == "mps"
     for repetition in range(grid.repetitions):
         yield {
-            "platform": grid.platform,
             "phase": phase,
             "system": system,
-            "architecture": "llama",
-            "variant": "3-8b" if gpu else "micro",
-            "layers": LAYERS,
-            "emb_dim": grid.heads * grid.head_dim,
-            "heads": grid.heads,
-            "kv_heads": grid.heads // 4,
-            "head_dim": grid.head_dim,
-            "dtype": grid.dtype,
+            **_model_columns(grid),
             "batch": batch,
             "seq_len": sum(lens),
             "new_tokens": NEW_TOKENS if phase == "decode" else 0,
@@ -268,3 +276,39 @@ def trace_table(rows: list[dict]) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     percentages = table.percentages.map(min)
     return table.assign(percentage=percentages, order=[order(percentage) for percentage in percentages])
+
+
+def chunk_rows(grid: Grid, slow: range = range(4, 10), repetitions: int = 1) -> list[dict]:
+    """One dictionary a chunk of a prefill in 16 chunks, the second rank slow in some, under the four splits.
+
+    A split that follows is as it was for a chunk longer than the speeds, and an even contiguous one does as well as the
+    same in zigzag.
+    """
+    seq_len, percentage = max(grid.lengths) // 16, min(grid.percentages)
+    even = (seq_len // 2, seq_len - seq_len // 2)
+    share = round(seq_len * grid.attention_speed(percentage) / (1 + grid.attention_speed(percentage)))
+    rows = []
+    for split in ("contiguous/even", "zigzag/balanced", "rebalanced", "oracle"):
+        for chunk in range(16):
+            seen = {"rebalanced": chunk - 1, "oracle": chunk}.get(split, 0)
+            lens = (seq_len - share, share) if seen in slow else even
+            speeds = (1.0, grid.attention_speed(percentage) if chunk in slow else 1.0)
+            price = costs(grid).pair * seq_len * (chunk + 0.5) + costs(grid).token
+            busy = tuple(LAYERS * tokens * price / speed for tokens, speed in zip(lens, speeds, strict=True))
+            for repetition in range(repetitions):
+                rows.append(
+                    {
+                        **_model_columns(grid),
+                        "split": split,
+                        "prompt_len": 16 * seq_len,
+                        "chunk": chunk,
+                        "seq_len": seq_len,
+                        "throttle": grid.throttle,
+                        "percentages": (100, percentage if chunk in slow else 100),
+                        "block_lens": lens,
+                        "repetition": repetition,
+                        "latency_ms": max(busy) + LAYERS * grid.step_ms,
+                        "busy_ms": busy,
+                    }
+                )
+    return rows

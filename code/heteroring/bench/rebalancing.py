@@ -1,0 +1,304 @@
+"""A prefill in chunks during which the last rank slows down and recovers, under splits that stay, follow or know it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from random import Random
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from heteroring.allocators.even import even
+from heteroring.bench.base_job import Job, Sweep
+from heteroring.bench.model.spec import ModelSpec
+from heteroring.bench.timing import no_garbage_collection
+from heteroring.bench.verify import WrongResult
+from heteroring.bench.wrap_module import wrap_computing
+from heteroring.kernels.backend import resolve
+from heteroring.launch.heartbeat import advance, beating
+from heteroring.launch.launch import Rank, check_ranks
+from heteroring.planning.rebalance import Rebalancer
+from heteroring.results.model_metrics import chunk_totals
+from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
+from heteroring.results.provenance import RankReport, report
+from heteroring.ring.partition import Partition
+from heteroring.ring.transport.transport import check_transport
+from heteroring.throttle import Throttle, check_percentage
+
+# Chunks in which the speeds of ranks that do not change are measured, for the splits that know them.
+CALIBRATING = 6
+CHUNKS = 16
+HANG_SECONDS = 120.0
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
+MULTIPLES = {"cpu": 1, "gpu": 256}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RebalancingJob(Job):
+    """A prompt of prompt_len tokens in chunks; the last rank runs at slow_percentage from chunk slow[0] to slow[1] - 1.
+
+    Raises ValueError, naming value and rule, for anything that could not be measured as asked.
+    """
+
+    model: ModelSpec
+    prompt_len: int
+    chunk: int
+    slow_percentage: int
+    slow: tuple[int, int]
+    transport: str = "auto"
+    repetitions: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_percentage(self.slow_percentage)
+        check_transport(self.transport)
+        if self.prompt_len < 1:
+            raise ValueError(f"prompt_len is {self.prompt_len}: a prompt has 1 token or more")
+        if self.chunk < len(self.percentages):
+            raise ValueError(f"chunk is {self.chunk}: {len(self.percentages)} ranks need a token each")
+        if not 0 < self.slow[0] < self.slow[1] < self.chunks:
+            raise ValueError(
+                f"the last rank is slow from chunk {self.slow[0]} to {self.slow[1]} of {self.chunks}: it must slow "
+                "down behind the first and recover before the last"
+            )
+        if self.prompt_len > self.model.sizes.max_seq_len:
+            raise ValueError(f"max_seq_len is {self.model.sizes.max_seq_len}, and the prompt is of {self.prompt_len}")
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks the prompt has."""
+        return ceil(self.prompt_len / max(1, self.chunk))
+
+    def percentages_of(self, chunk: int) -> tuple[int, ...]:
+        """The speed of each rank in a chunk."""
+        last = self.slow_percentage if self.slow[0] <= chunk < self.slow[1] else self.percentages[-1]
+        return (*self.percentages[:-1], last)
+
+
+def demo_job(platform: str, label: str, **changes: Any) -> RebalancingJob:
+    """A prompt on two ranks, the second slow from a quarter of the chunks on to five eighths of them.
+
+    On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape. `changes`: other fields of the
+    job. Raises ValueError as RebalancingJob does.
+    """
+    gpu = platform == "gpu"
+    fields = {"prompt_len": 65536 if gpu else 3072, "slow_percentage": 30, **changes}
+    length = max(1, fields["prompt_len"])
+    fields.setdefault("chunk", ceil(length / CHUNKS))
+    chunks = ceil(length / max(1, fields["chunk"]))
+    if gpu:
+        spec = ModelSpec("llama/3-8b", "bfloat16", max_seq_len=length)
+    else:
+        spec = ModelSpec("llama/micro", layers=4, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
+    return RebalancingJob(
+        platform=platform,
+        label=label,
+        throttle="green" if gpu else "pacing",
+        percentages=(100, 100),
+        model=spec,
+        slow=(chunks // 4, chunks * 5 // 8),
+        **fields,
+    )
+
+
+class Chunk(NamedTuple):
+    """How a chunk was split, how long it took, and how long each rank was busy with it, in seconds."""
+
+    block_lens: tuple[int, ...]
+    latency: float
+    busy: tuple[float, ...]
+
+
+class _RankResult(NamedTuple):
+    taken: dict[tuple[str, int], list[Chunk]]
+    errors: dict[str, float]
+    report: RankReport
+
+
+class Split(Rebalancer):
+    """Sets the throttle for each chunk, splits it as `split` says, and notes what it took.
+
+    known: the ranks' speeds by percentages, where they were measured before; the first are those at the start.
+    """
+
+    def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:
+        speeds = known.get(job.percentages, job.percentages)
+        super().__init__(speeds, multiple=MULTIPLES[job.platform])
+        self._kind, self._job, self._throttle, self._known = split, job, throttle, known
+        self._then = 0.0
+        self.chunks: list[Chunk] = []
+
+    def percentages(self) -> tuple[int, ...]:
+        """Those of the chunk to come."""
+        return self._job.percentages_of(len(self.chunks))
+
+    def partition(self, tokens: int) -> Partition:
+        """The chunk's. It is also asked for that of the whole prompt, before the first chunk."""
+        self._throttle.set(self.percentages()[dist.get_rank()])
+        if not self.chunks:
+            self._then = time.perf_counter()
+        if self._kind == "contiguous/even":
+            return Partition.contiguous(even(tokens, len(self.speeds)))
+        if self._kind == "oracle":
+            self.speeds = self._known[self.percentages()]
+        return super().partition(tokens)
+
+    def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
+        """Note the chunk, and learn from it where the split is to follow."""
+        now = time.perf_counter()
+        self.chunks.append(Chunk(partition.block_lens, now - self._then, tuple(seconds)))
+        self._then = now
+        if self._kind == "rebalanced":
+            super().observe(partition, seconds)
+
+    def finish(self) -> None:
+        """Count what came behind the last chunk to it."""
+        last = self.chunks[-1]
+        self.chunks[-1] = last._replace(latency=last.latency + time.perf_counter() - self._then)
+
+
+class _Steady(Split):
+    """Follows speeds that stay as they are in the slow chunks, or out of them."""
+
+    def __init__(self, job: RebalancingJob, throttle: Throttle, chunk: int) -> None:
+        super().__init__("rebalanced", job, throttle, {})
+        self._chunk = chunk
+
+    def percentages(self) -> tuple[int, ...]:
+        return self._job.percentages_of(self._chunk)
+
+
+def steps(job: RebalancingJob) -> int:
+    """Prefills that the job makes: what a progress bar counts to."""
+    return 3 + len(CHUNK_SPLITS) * job.repetitions
+
+
+def run(job: RebalancingJob, **watching: Any) -> Sweep:
+    """Measure `job`; takes hang_timeout and on_progress as `Job.launch` does.
+
+    Raises ValueError for what cannot be measured, WrongResult if a split's logits are not those of rank 0 alone, and
+    what `launch` raises.
+    """
+    check_ranks(job.platform, job.throttle, job.percentages)
+    results: list[_RankResult] = job.launch(_measure, **watching)
+    for split, error in results[0].errors.items():
+        if not error <= TOLERANCE[job.model.torch_dtype]:
+            raise WrongResult(f"logits of split {split} differ from those of rank 0 alone by {error:.2g} of their size")
+    sizes = job.model.sizes
+    rows = [
+        ChunkRow(
+            platform=job.label,
+            split=split,
+            architecture=job.model.architecture,
+            variant=job.model.variant,
+            layers=sizes.layers,
+            emb_dim=sizes.emb_dim,
+            heads=sizes.heads,
+            kv_heads=sizes.kv_heads,
+            head_dim=sizes.head_dim,
+            dtype=job.model.dtype,
+            batch=1,
+            prompt_len=job.prompt_len,
+            chunk=number,
+            seq_len=sum(chunk.block_lens),
+            throttle=job.throttle,
+            percentages=job.percentages_of(number),
+            block_lens=chunk.block_lens,
+            repetition=repetition,
+            latency_ms=1e3 * chunk.latency,
+            busy_ms=tuple(1e3 * each for each in chunk.busy),
+        )
+        for (split, repetition), chunks in sorted(results[0].taken.items(), key=lambda item: item[0][1])
+        for number, chunk in enumerate(chunks)
+    ]
+    return Sweep(rows, [result.report for result in results])
+
+
+def table(rows: Sequence[ChunkRow]) -> Table:
+    """A line for each split: tokens of the last rank in some chunks, time to first token, and the oracle's over it."""
+    chunks, totals = pd.DataFrame(map(asdict, rows)), chunk_totals(rows)
+    slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]
+    places = {"first": 0, "slow": slow["chunk"].max(), "last": chunks["chunk"].max()}
+    title = (
+        f"{rows[0].prompt_len:,} tokens in chunks of {chunks['seq_len'].max()}, the last rank at "
+        f"{min(slow['percentages'].iloc[0])} % in chunks {slow['chunk'].min()} to {slow['chunk'].max()}"
+    )
+    caption = (
+        "its tokens in the first chunk, the last slow one and the last; time to first token, the median over "
+        "repetitions; shares that were used; the time of a split that knows each chunk's speeds over it"
+    )
+    shown = Table(title=title, caption=caption, box=SIMPLE_HEAD)
+    shown.add_column("split", no_wrap=True)
+    for name in (*places, "ms", "shares", "of oracle"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for total in totals.itertuples():
+        lens = chunks[(chunks["split"] == total.Index) & (chunks["repetition"] == 0)].set_index("chunk")["block_lens"]
+        tokens = (str(lens[place][-1]) for place in places.values())
+        shown.add_row(total.Index, *tokens, f"{total.latency_ms:.0f}", str(total.splits), f"{total.of_oracle:.2f}")
+    return shown
+
+
+@torch.no_grad()
+def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
+    """One rank's part: speeds that stay, rank 0 alone, and then every split, in an order drawn for each repetition."""
+    from heteroring.fms import ring_prefill
+    from heteroring.fms.rebalance import counted_layers
+
+    device, shape = rank.torch_device, job.model.shape(1)
+    model = job.model.build(device, job.seed)
+    generator = torch.Generator().manual_seed(job.seed)
+    ids = torch.randint(job.model.sizes.vocabulary, (1, job.prompt_len), generator=generator)
+
+    def wrap(function: Any) -> Any:
+        slowed = rank.throttle.wrap(function)
+        return beating(slowed) if device.type == "cpu" else slowed
+
+    wrap_computing(model, wrap)
+    block = rank.throttle.wrap(resolve(job.block, device, shape.torch_dtype, shape.head_dim))
+    layers = job.model.sizes.layers
+    scale = layers / len(counted_layers(layers, device))
+
+    def prefill(split: Split, tokens: int = job.prompt_len) -> torch.Tensor:
+        rank.device.meet()
+        with no_garbage_collection():
+            logits, _ = ring_prefill(
+                model, ids[:, :tokens], chunk=job.chunk, rebalance=split, block=block, transport=job.transport
+            )
+            rank.device.synchronize()
+            split.finish()
+        advance()
+        return logits
+
+    known = {}
+    for chunk in (0, job.slow[0]):
+        steady = _Steady(job, rank.throttle, chunk)
+        prefill(steady, min(job.prompt_len, CALIBRATING * job.chunk))
+        known[steady.percentages()] = steady.estimates
+    rank.throttle.set(job.percentages[rank.rank])
+    groups = [dist.new_group([each]) for each in range(rank.world_size)]  # every rank takes part in creating every one
+    alone = None
+    if rank.rank == 0:
+        whole = Partition.contiguous((job.prompt_len,))
+        alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=block).logits
+    advance()
+    taken: dict[tuple[str, int], list[Chunk]] = {}
+    errors: dict[str, float] = {}  # of logits, relative to their size
+    for repetition in range(job.repetitions):
+        order = list(CHUNK_SPLITS)
+        Random(f"{job.seed} {repetition}").shuffle(order)
+        for name in order:
+            split = Split(name, job, rank.throttle, known)
+            logits = prefill(split)
+            if alone is not None:
+                errors[name] = float((logits - alone).abs().max() / alone.abs().max())
+            taken[name, repetition] = [
+                chunk._replace(busy=tuple(scale * each for each in chunk.busy)) for chunk in split.chunks
+            ]
+    return _RankResult(taken, errors, report(rank))

@@ -1,0 +1,118 @@
+"""A prefill whose chunks are split anew while it runs: what a rank's layers take, and room for what its KV becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import add
+
+import torch
+
+from heteroring.allocators.apportion import apportion
+from heteroring.allocators.waves import BLOCK_M
+from heteroring.fms.cache import RingCache, capacities, make_room
+from heteroring.kernels.backend import Backend
+from heteroring.planning.rebalance import Rebalancer
+from heteroring.ring.busy import BusyTime
+from heteroring.ring.consistency import Call
+from heteroring.ring.partition import Partition
+
+SPARE = 16
+"""A rank has room for one token in SPARE more than its share would need: shares are not kept to the token."""
+
+
+class LayerTimes(BusyTime):
+    """Busy time of `layers` in one pass of a model: of each, attention, and all since that of the layer before.
+
+    Args:
+        block: The backend of attention.
+        layers: Which layers count.
+        device: The model's device.
+    """
+
+    def __init__(self, block: str | Backend, layers: range, device: torch.device) -> None:
+        super().__init__(block)
+        self._layers, self._layer, self._model_device = layers, 0, device
+        if 0 in layers:
+            self.start(device)
+
+    @contextmanager
+    def attention(self) -> Iterator[str | Backend]:
+        """The attention of the next layer; yields the block for it."""
+        counts = self._layer in self._layers
+        if counts:
+            self.stop()
+        yield self if counts else self._block
+        self._layer += 1
+        if self._layer in self._layers:
+            self.start(self._model_device)
+
+
+def counted_layers(layers: int, device: torch.device) -> range:
+    """Which of a model's layers are measured in each chunk.
+
+    On CUDA they are the second quarter: the others keep their fused first step, and when the host asks for the times,
+    half of the chunk is still queued, so that the GPU does not wait for the next split.
+    """
+    if device.type != "cuda":
+        return range(layers)
+    return range(layers // 4, max(layers // 2, layers // 4 + 1))
+
+
+def check_rebalance(rebalance: object, partition: object, chunk: int | None, world_size: int) -> None:
+    """Raise ValueError unless `rebalance` is a bool, or a Rebalancer of all ranks that stands in for the partition.
+
+    Without chunks, there is nothing to rebalance.
+    """
+    if rebalance is False:
+        return
+    if chunk is None:
+        raise ValueError("rebalance needs a chunk: a prompt in one piece is split once")
+    if isinstance(rebalance, Rebalancer):
+        if partition is not None:
+            raise ValueError("a Rebalancer makes the partitions: give it, or a partition")
+        if len(rebalance.speeds) != world_size:
+            raise ValueError(f"the Rebalancer is of {len(rebalance.speeds)} ranks, the group has {world_size}")
+    elif rebalance is not True:
+        raise ValueError(f"rebalance is {rebalance!r}: it must be True, False or a Rebalancer")
+
+
+def rebalancer_of(rebalance: bool | Rebalancer, partition: Partition, device: torch.device) -> Rebalancer | None:
+    """What splits the chunks of a prompt, or None where they keep the shares of `partition`.
+
+    Raises ValueError if it cannot begin with these shares.
+    """
+    if isinstance(rebalance, Rebalancer):
+        return rebalance
+    if not rebalance:
+        return None
+    if partition.layout != "zigzag" or not all(partition.block_lens):
+        raise ValueError(
+            f"rebalance begins with a zigzag in which every rank has tokens, not with {partition.layout} "
+            f"{partition.block_lens}"
+        )
+    return Rebalancer(partition.block_lens, multiple=2 * BLOCK_M if device.type == "cuda" else 1)
+
+
+def split_anew(rebalancer: Rebalancer, tokens: int, chunk: int) -> Iterator[Partition]:
+    """The chunks of `tokens` tokens, each split when it is asked for."""
+    while tokens:
+        part = rebalancer.partition(min(chunk, tokens))
+        yield part
+        tokens -= part.seq_len
+
+
+def grow(cache: RingCache, part: Partition, left: int, new_tokens: int, call: Call) -> None:
+    """Make room on every rank for `part`, which is the next of `left` tokens, behind which come `new_tokens` of decode.
+
+    Where there is too little, a rank is given room for all that are left in the shares of `part`.
+    """
+    after = tuple(map(add, cache.held, part.block_lens))
+    need = capacities(after, cache.speeds, new_tokens) if part.seq_len == left else after
+    if all(tokens <= room for tokens, room in zip(need, cache.capacities, strict=True)):
+        return
+    rest = apportion(part.block_lens, left - part.seq_len)
+    likely = tuple(tokens + more + more // SPARE for tokens, more in zip(after, rest, strict=True))
+    room = tuple(map(max, cache.capacities, capacities(likely, cache.speeds, new_tokens)))
+    call.agree(lambda: (("part", "more room"),), lambda: make_room(cache, room[cache.rank]), every_call=True)
+    cache.capacities = room

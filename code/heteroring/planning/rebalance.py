@@ -1,0 +1,120 @@
+"""Re-splitting while running: estimates of the ranks' speeds from chunk to chunk, and the decision to follow them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from heteroring.allocators.apportion import apportion
+from heteroring.ring.arguments import finite, positive, whole_number
+from heteroring.ring.partition import Partition
+
+# All of these are parts of a time per token. NOISE is what a chunk's time is taken to scatter by until it is known
+# better, and never less than LEAST_NOISE; DRIFT is how far a speed may wander from one chunk to the next.
+NOISE, LEAST_NOISE, DRIFT = 0.05, 0.01, 0.025
+# Standard deviations: a miss beyond them is another speed, and a gain within them may be noise.
+SURE = 4.0
+# A gain of this part is no longer put down to noise: where noise is larger than that, so is what a split may lose.
+ENOUGH = 0.25
+# Chunks over which the noise is learned.
+MEMORY = 8
+
+
+class Rebalancer:
+    """Splits the chunks of a prompt, in zigzag, in proportion to the speeds that the chunks before them showed.
+
+    In zigzag every token of a chunk costs a rank the same, however long the prefix, so the best split is the ratio of
+    speeds. A rank's speed is its tokens over the time that it was busy with them. Chunks grow dearer with the prefix,
+    for all ranks alike, so only ratios between ranks are estimated: a Kalman filter of each rank's time per token over
+    that of the median rank, whose noise is learned from how far its predictions miss. A miss that noise cannot explain
+    is a change of speed, and the estimate begins anew from it.
+
+    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin` and what noise could
+    make of it. What is decided depends on the arguments alone, by operations that are rounded alike everywhere: ranks
+    that observe the same decide the same, whatever machines they are.
+
+    Args:
+        speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the block lengths of a balanced split.
+        multiple: Tokens that are given out at a time, where a chunk has so many for each rank: 256 are whole tiles on
+            GPUs. What is left over goes to the fastest rank.
+        margin: Part of a chunk's time that a new split must be predicted to gain.
+
+    Raises:
+        ValueError: If there are no speeds or one is not positive (a rank without tokens would never be known), or for
+            a multiple below 1 or a margin that is no number.
+    """
+
+    def __init__(self, speeds: Sequence[float], *, multiple: int = 1, margin: float = 0.01) -> None:
+        given = tuple(speeds)
+        if not given:
+            raise ValueError("speeds is empty: one is needed for each rank")
+        self.speeds = tuple(positive(f"speed {rank}", speed) for rank, speed in enumerate(given))
+        self._multiple = whole_number("multiple", multiple, "1 token or more are given out at a time", least=1)
+        self._margin = finite("margin", margin)
+        self._token_time = [1 / speed for speed in self.speeds]
+        self._noise = [NOISE * NOISE] * len(given)  # variances
+        self._doubt = [NOISE * NOISE] * len(given)
+
+    @property
+    def estimates(self) -> tuple[float, ...]:
+        """What is known of the speeds by now; the split follows them when that is worth it."""
+        return tuple(1 / time for time in self._token_time)
+
+    @property
+    def state(self) -> tuple:
+        """All that decides on the chunks to follow; the same on all ranks."""
+        estimates = zip(self._token_time, self._noise, self._doubt, strict=True)
+        return self._multiple, self._margin, self.speeds, tuple(estimates)
+
+    def partition(self, tokens: int) -> Partition:
+        """The split of the next chunk of `tokens`; where there are so many, every rank has some, to be measured by."""
+        rule = "a chunk has 1 token or more"
+        return Partition.zigzag(self._split(self.speeds, whole_number("tokens", tokens, rule, least=1)))
+
+    def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
+        """Learn from a chunk in which rank r was busy with its tokens of `partition` for seconds[r].
+
+        A chunk in which a rank had nothing to do tells nothing. Raises ValueError unless there are as many ranks.
+        """
+        if not partition.world_size == len(seconds) == len(self.speeds):
+            raise ValueError(
+                f"seconds of {len(seconds)} ranks and a partition of {partition.world_size}: this splits over "
+                f"{len(self.speeds)}"
+            )
+        if not all(tokens and 0 < busy < math.inf for tokens, busy in zip(partition.block_lens, seconds, strict=True)):
+            return
+        observed = zip(seconds, partition.block_lens, self._token_time, strict=True)
+        ratios = [busy / tokens / expected for busy, tokens, expected in observed]
+        usual = median(ratios)
+        for rank, ratio in enumerate(ratios):
+            self._learn(rank, ratio / usual - 1)
+        splits = (self._split(speeds, partition.seq_len) for speeds in (self.speeds, self.estimates))
+        now, then = map(self._slowest, splits)
+        if 1 - then / now > self._margin + min(ENOUGH, SURE * math.sqrt(max(self._doubt))):
+            self.speeds = self.estimates
+
+    def _learn(self, rank: int, miss: float) -> None:
+        """Correct the estimate of `rank`, which was wrong by the part `miss`."""
+        doubt = self._doubt[rank] + DRIFT * DRIFT
+        expected = doubt + self._noise[rank]
+        changed = miss * miss > SURE * SURE * expected
+        gain = 1.0 if changed else doubt / expected
+        self._token_time[rank] *= 1 + gain * miss
+        self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
+        seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
+        self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
+
+    def _slowest(self, lens: tuple[int, ...]) -> float:
+        return max(length * time for length, time in zip(lens, self._token_time, strict=True))
+
+    def _split(self, speeds: Sequence[float], tokens: int) -> tuple[int, ...]:
+        unit = self._multiple if tokens >= self._multiple * len(speeds) else 1
+        lens = [unit * units for units in apportion(speeds, tokens // unit)]
+        for rank, length in enumerate(lens):
+            longest = lens.index(max(lens))
+            if not length and lens[longest] > unit:
+                lens[longest] -= unit
+                lens[rank] += unit
+        lens[speeds.index(max(speeds))] += tokens % unit
+        return tuple(lens)
