@@ -62,7 +62,8 @@ class Commands:
         self._config, self._platform, self._modules, self._label = config, platform, tuple(modules), label
         self._settings = config["platforms"][platform]
         self._rings = self._ordered(config["percentages"])
-        self.percentages = _levels(self._rings)
+        profiled = config["profiled_percentages"]
+        self.profiled_percentages = tuple(sorted(profiled, reverse=True)) if profiled else _levels(self._rings)
         self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
         fits = [(kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles]
         self.models = {fitted_name(*fit): fit for fit in fits}
@@ -137,7 +138,7 @@ class Commands:
         return self._measuring(
             "profile",
             output,
-            *self._shape(),
+            *self._shape("profiled_lens" if self._settings["profiled_lens"] else "seq_lens"),
             *self._repeats(),
             *self._fms_lengths(self._modules),
             percentage=percentage,
@@ -203,9 +204,9 @@ class Commands:
         where = _options(platform=self._platform, **label, throttle=self._settings["throttle"])
         return (stage, *where, *more, *_options(**options, output=output))
 
-    def _shape(self) -> Arguments:
+    def _shape(self, lens: str = "seq_lens") -> Arguments:
         names = ("batch", "heads", "kv_heads", "head_dim", "dtype")
-        lengths = _listed(self._settings["seq_lens"])
+        lengths = _listed(self._settings[lens])
         return _options(seq_lens=lengths, **{name: self._settings[name] for name in names})
 
     def _repeats(self) -> Arguments:

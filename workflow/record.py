@@ -53,7 +53,7 @@ class Job:
 def jobs(folder: Path, config: dict) -> Iterator[Job]:
     """Everything that makes up the record in `folder`, in order; `config` is that of the workflow."""
     commands = Commands(config, "gpu", config["modules"], folder.name)
-    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.percentages}
+    profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.profiled_percentages}
     for percentage, path in profiles.items():
         yield Job("profile", path, commands.profile(percentage, path))
     models = folder / "models"

@@ -3,17 +3,23 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from heteroring.results.rank_speeds import ranks_of
+from heteroring.results.strategy import CALL_VARIANTS, Strategy
 
 
 def conflicts(config: Mapping) -> list[str]:
     """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
     found = list(_of_rings(config))
     ranks = len(ranks_of(config["percentages"][0]))
+    if (profiled := config["profiled_percentages"]) and 100 not in profiled:
+        found.append(f"profiled_percentages: {profiled} lacks 100, the speed of a whole device")
     for platform, settings in config["platforms"].items():
         found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
         if platform == "gpu":
             found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"], ranks)]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
+        for strategy in (*config["strategies"], *settings["more_strategies"]):
+            if "fms" in config["modules"] and set(Strategy(strategy).variants) & set(CALL_VARIANTS):
+                found.append(f"strategies: {strategy} varies how a call is made, which module fms does not")
         for strategy in settings["more_strategies"]:
             if strategy in config["strategies"]:
                 found.append(f"platforms.{platform}.more_strategies: {strategy} is one of strategies already")

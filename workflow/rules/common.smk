@@ -75,7 +75,7 @@ os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_D
 
 # All platforms have the same grid, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
-PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.percentages]
+PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.profiled_percentages]
 MODELS = list(GRID.models)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
@@ -163,7 +163,7 @@ def aggregate_options(folder):
         return ""
     platform = FOLDERS[folder]
     whole = MODEL_SETTINGS[platform] if has_whole_model(folder) else []
-    profiles = comma(GRID.percentages)
+    profiles = comma(GRID.profiled_percentages)
     return f"--percentages {profiles} --bench {comma(SETTINGS[platform])} --model {comma(whole) or 'none'}"
 
 

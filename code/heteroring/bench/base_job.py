@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from heteroring.allocators import allocation
+from heteroring.allocators.apportion import apportion
 from heteroring.kernels.backend import check_backend
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.launch.launch import HANG_TIMEOUT, launch
 from heteroring.results.provenance import RankReport
-from heteroring.results.strategy import Strategy, check_strategies, name_of
+from heteroring.results.strategy import CALL_VARIANTS, Strategy, check_strategies, name_of, variants_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 from heteroring.words import check_distinct
@@ -100,6 +101,12 @@ class SplitJob(Job):
         if self.number < 1:
             raise ValueError(f"job is {self.number}: it must be 1 or more")
 
+    @property
+    def call_variants(self) -> tuple[str, ...]:
+        """Those of CALL_VARIANTS that some strategy asks for."""
+        asked = {variant for strategy in map(Strategy, self.strategies) for variant in strategy.variants}
+        return tuple(variant for variant in CALL_VARIANTS if variant in asked)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -120,17 +127,24 @@ class Cell:
         `cost`: the profile that the cost model of balanced is fitted to. `more`: fields of a subclass. Raises
         ValueError if the allocator cannot do its work, for want of a fitted model for one.
         """
+        multiple = 1 if "untiled" in strategy.variants else job.multiple or MULTIPLES[job.platform]
+        quarter = "quarter" in strategy.variants
         given = allocation(
             strategy.allocator,
-            seq_len,
+            max(1, seq_len // 4) if quarter else seq_len,
             percentages=job.percentages,
             profile=_fitted_model(job.models, strategy, cost),
             layout=strategy.layout,
-            multiple=job.multiple or MULTIPLES[job.platform],
+            multiple=multiple,
         )
-        partition = Partition(strategy.layout, given.block_lens)
-        cell = cls("ring", strategy.allocator, partition, given.model_source, given.clamped, **more)
+        lens = apportion(given.speeds, seq_len) if quarter else shifted(given.block_lens, strategy.shift, multiple)
+        partition = Partition(strategy.layout, lens)
+        cell = cls("ring", strategy.with_variants, partition, given.model_source, given.clamped, **more)
         return cell, tuple(f"{cell.label}: {note}" for note in given.notes)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return variants_of(self.allocator)
 
     @property
     def strategy(self) -> str:
@@ -139,6 +153,22 @@ class Cell:
     @property
     def label(self) -> str:
         return f"{self.strategy} at {self.partition.seq_len}"
+
+
+def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[int, ...]:
+    """`block_lens` with the shortest shard `percent` % longer, at the cost of the longest; 0 leaves them as they are.
+
+    In whole multiples of `multiple`, one at the least, as far as the two shards allow.
+    """
+    if not percent:
+        return block_lens
+    lens = list(block_lens)
+    short, long = lens.index(min(lens)), len(lens) - 1 - lens[::-1].index(max(lens))
+    units = max(1, round(abs(percent) / 100 * lens[short] / multiple))
+    moved = min(units * multiple, lens[long]) if percent > 0 else -min(units * multiple, lens[short])
+    lens[short] += moved
+    lens[long] -= moved
+    return tuple(lens)
 
 
 def _fitted_model(models: Path | None, strategy: Strategy, cost: str) -> Path | None:

@@ -65,7 +65,8 @@ def bench(
         str | None,
         option(
             WHAT,
-            f"layout/allocator, {LISTED}; zigzag/lut@attention is of a lut fitted to that profile.",
+            f"layout/allocator, {LISTED}; zigzag/lut@attention is of a lut fitted to that profile, "
+            "zigzag/balanced:p2p a variant (docs/recording.md).",
             show_default="all; without --models, all that need none",
         ),
     ] = None,

@@ -59,6 +59,19 @@ CATALOG = {
         "Bound fraction of rings of more than two ranks, in every setting of their percentages.",
         optional="No ring of more than two ranks was measured",
     ),
+    "ablation": Entry(
+        "ablation",
+        "text",
+        "What order, shares, layout, whole tiles and the fused first step are worth, one after another; and what else "
+        "was varied.",
+        optional="Nothing was varied one thing at a time",
+    ),
+    "regret": Entry(
+        "regret",
+        "text",
+        "What each allocator takes longer than the best split of its layout.",
+        optional="No splits around the balanced ones were measured",
+    ),
     "rank_timeline": Entry(
         "rank_timeline", "text", "Busy and waiting time of each rank over the capacity bound, even against balanced."
     ),

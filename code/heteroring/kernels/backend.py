@@ -15,14 +15,18 @@ from heteroring.words import choices
 
 _HOME = {  # backend -> (module, attribute)
     "triton": ("heteroring.kernels.triton_backend", "backend"),
+    # For comparison: the portable Triton kernel alone, and the same computing masked tiles, too.
+    "portable": ("heteroring.kernels.masked_tiles", "portable"),
+    "masked": ("heteroring.kernels.masked_tiles", "masked"),
     "cudnn": ("heteroring.kernels.sdpa", "cudnn"),
     "flash": ("heteroring.kernels.sdpa", "flash"),
     "cpu": ("heteroring.kernels.sdpa", "cpu"),
     "reference": ("heteroring.kernels.reference", "backend"),
 }
 
+_IN_TRITON = ("triton", "portable", "masked")
 _DEVICE_TYPES = {
-    "triton": ("cuda",),
+    **dict.fromkeys(_IN_TRITON, ("cuda",)),
     "cudnn": ("cuda",),
     "flash": ("cuda",),
     "cpu": ("cpu",),
@@ -30,7 +34,8 @@ _DEVICE_TYPES = {
 }
 
 _HALF = (torch.bfloat16, torch.float16)
-_DTYPES = {"triton": (*_HALF, torch.float32), "cudnn": _HALF, "flash": _HALF}  # the other backends compute all
+# Backends that are not named compute all dtypes.
+_DTYPES = {**dict.fromkeys(_IN_TRITON, (*_HALF, torch.float32)), "cudnn": _HALF, "flash": _HALF}
 
 BACKENDS = tuple(_HOME)
 
@@ -110,7 +115,7 @@ def check_backend(block: str | Backend, device_type: str | None = None, dtype: t
         return
     if not isinstance(block, str) or block not in _HOME:
         raise ValueError(f"block backend {block!r} is unknown: choose auto or {choices(block, BACKENDS)}")
-    interpreted = block == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    interpreted = block in _IN_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
     if device_type is not None and device_type not in _DEVICE_TYPES[block] and not interpreted:
         raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
     if dtype is not None and dtype not in _DTYPES.get(block, (dtype,)):
@@ -123,7 +128,7 @@ def check_operands(block: str | Backend, q: torch.Tensor, k: torch.Tensor, v: to
     The operands have passed `check_backend` and the ring's own rules. "auto" computes all operands, and a Backend
     checks its own.
     """
-    if block == "triton":
+    if block in _IN_TRITON:
         triton_backend.check(q, k, v, scale)
 
 

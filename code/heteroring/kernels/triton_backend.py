@@ -152,8 +152,12 @@ def launch(
     causal_offset: int | None,
     merge: bool,
     config: tuned.Config | None = None,
+    skip: bool = True,
 ) -> None:
-    """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0."""
+    """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0.
+
+    Without `skip`, tiles of keys that no query sees are computed as well.
+    """
     kernel = _kernel(q.device)
     batch, heads, m, head_dim = q.shape
     n = k.shape[2]
@@ -179,6 +183,7 @@ def launch(
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             CAUSAL=causal,
+            SKIP=skip,
             MERGE=merge,
             PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
             num_warps=config.warps,

@@ -74,13 +74,14 @@ def forward_kernel(
     batch, num_heads, m, n, offset, log2_scale, section,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    CAUSAL: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
+    CAUSAL: tl.constexpr, SKIP: tl.constexpr, MERGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Attention of one query tile [BLOCK_M, HEAD_DIM] of one head over its visible keys.
 
     q, out [batch, num_heads, m, HEAD_DIM], k, v [batch, num_heads / GROUP, n, HEAD_DIM], lse fp32 [batch,
     num_heads, m], natural log; `log2_scale` is scale * log2(e) > 0. CAUSAL: key j is visible to query i iff
-    j <= i + offset. MERGE merges into the (out, lse) found in memory. Grid: 1-D, query tiles x heads.
+    j <= i + offset. SKIP leaves out tiles of keys that no row sees. MERGE merges into the (out, lse) found in memory.
+    Grid: 1-D, query tiles x heads.
     """
     # `section` heads run together, so that their keys stay in L2; of these, tiles with the most keys start first.
     num_tiles = tl.cdiv(m, BLOCK_M)
@@ -100,12 +101,13 @@ def forward_kernel(
     p_k = k + i_b * stride_kb + (i_h // GROUP) * stride_kh
     p_v = v + i_b * stride_vb + (i_h // GROUP) * stride_vh
 
-    # The tile's last row sees `visible` keys; its first row, and so every row, sees `everywhere` keys.
+    # The tile's last row sees `visible` keys, or all count as seen; its first row, and so every row, sees `everywhere`.
     visible = n
     everywhere = n
     if CAUSAL:
-        last_row = tl.minimum((i_m + 1) * BLOCK_M, m) - 1
-        visible = tl.minimum(tl.maximum(last_row + 1 + offset, 0), n)
+        if SKIP:
+            last_row = tl.minimum((i_m + 1) * BLOCK_M, m) - 1
+            visible = tl.minimum(tl.maximum(last_row + 1 + offset, 0), n)
         everywhere = tl.minimum(tl.maximum(i_m * BLOCK_M + 1 + offset, 0), n)
     full_tiles = everywhere // BLOCK_N
     all_tiles = tl.cdiv(visible, BLOCK_N)

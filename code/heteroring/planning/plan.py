@@ -14,10 +14,10 @@ from heteroring.allocators.costs import Cost
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.simulate import Simulation, simulate
 from heteroring.planning.splits import alone_us, split
-from heteroring.planning.steps import Costs, steps
+from heteroring.planning.steps import steps
 from heteroring.planning.work import Work
 from heteroring.ring.partition import Partition, check_layout
-from heteroring.ring.workload import capacity_bound, total_pairs
+from heteroring.ring.workload import total_pairs, two_kind_bound
 
 # Up to how many ranks all rank orders are tried, and steps are listed.
 ORDERED = 64
@@ -163,23 +163,9 @@ def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = 
 
 
 def bound(costs: Sequence[Cost], seq_len: int) -> float:
-    """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
-
-    Of attention alone that is the capacity bound. Beside it there are products, in which ranks may be faster or slower
-    by another ratio, so that some ranks might do more of the one and others more of the other: the least T with
-    attention_r x_r + products_r y_r <= T on every rank r, x and y each summing to 1. One rank at most does both then.
-    """
-    each = Costs.of(costs)
-    attention, products = each.pair_us * total_pairs(seq_len), each.token_us * seq_len
-    if not products.any():
-        return capacity_bound(attention.tolist())
-    products = np.maximum(products, 1e-12 * attention)  # whoever does them in no time
-    # Ranks do attention, in order of how much better they are at it, up to one that does both; the others do products.
-    order = np.argsort(attention / products)
-    attend, multiply = 1 / attention[order], 1 / products[order]
-    before, after = np.cumsum(attend) - attend, np.cumsum(multiply[::-1])[::-1] - multiply
-    part = np.clip((multiply + after - before) / (attend + multiply), 0, 1)
-    return float(1 / np.where(part > 0, before + part * attend, after + multiply).max())
+    """Least microseconds of one layer over these ranks, however its pairs and products are shared out."""
+    attention = [cost.pair_us * total_pairs(seq_len) for cost in costs]
+    return two_kind_bound(attention, [cost.token_us * seq_len for cost in costs])
 
 
 def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:

@@ -45,7 +45,8 @@ def aggregate(
     profile = _rows(folder, "profile", jobs, ProfileRow)
     tables = {"cells": cells(measurements), "profile": profile_cells(profile)}
     if jobs["model"]:
-        tables["model"] = model_cells(_rows(folder, "model", jobs, ModelRow))
+        blocks = read_rows(jobs["model/profile"], ProfileRow)
+        tables["model"] = model_cells(_rows(folder, "model", jobs, ModelRow), blocks)
         if traces := read_rows(_traces(jobs["model"]), TraceRow):
             tables["trace"] = trace_table(traces)
     records = {path.relative_to(folder).with_suffix("").as_posix(): path for paths in jobs.values() for path in paths}

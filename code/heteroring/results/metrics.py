@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.rank_speeds import order_of
-from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
+from heteroring.results.repetitions import alone_times, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
-from heteroring.results.strategy import BALANCED
+from heteroring.results.strategy import BALANCED, CALL_VARIANTS, variants_of
 
 CELL = [
     "platform",
@@ -53,8 +53,13 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - efficiency = 1 / slowdown;
     - speedup = T_even / T, of the even ring in the same layout at the same percentages, in the same order;
     - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction = bound_ms over
-      the latency in that job: of both the median over jobs;
+      the latency in that job: of both the median over jobs, and of the latter the lowest and the highest too. A layer
+      is two kinds of work: where its attention was measured alone in a job of the same number, bound_ms is what no
+      division of both kinds could beat (`two_kind_bound`). context_parallel is judged by T_r of its own kernel;
     - fast_alone_ms = min_r T_r, the median over jobs;
+    - regret = T / T_best - 1, of the ring, T_best being the least latency of any split measured in the same layout at
+      the same percentages, in the same order, by the same kernel and transport. Where splits around the balanced ones
+      were measured (`Strategy`, "+5"), that is the best split; being the least of several medians, it is a little low;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
       while its kernel waits for a peer's projections (`Measurement`);
     - exposed = the part of T in which the busiest rank does not compute, of the attention call: transfers that compute
@@ -66,13 +71,26 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     """
     table = measurement_table(measurements)
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
-    found = references(rows, ["module", "condition", "seq_len", "percentages"])
+    where = ["module", "condition", "seq_len", "percentages"]
+    within_layer = {
+        (system, "fms", *place): ranks
+        for (system, module, *place), ranks in alone_times(rows, where).items()
+        if module == "attention"
+    }
+    found = references(rows, where, within_layer)
+    ring = rows[(rows["system"] == "ring") & ~rows["allocator"].map(_calls_otherwise)]
+    best = ring.groupby([*where, "layout"])["latency_ms"].transform("min")
     return rows.assign(
         slowdown=rows["latency_ms"] / found["homogeneous"],
         efficiency=found["homogeneous"] / rows["latency_ms"],
         speedup=found["even"] / rows["latency_ms"],
-        **found[["bound_ms", "bound_fraction", "fast_alone_ms"]],
+        regret=ring["latency_ms"] / best - 1,
+        **found[[name for name in found if name in _VALUES]],
     )[[*CELL, *_VALUES]]
+
+
+def _calls_otherwise(allocator: str) -> bool:
+    return bool(set(variants_of(allocator)) & set(CALL_VARIANTS))
 
 
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
@@ -111,6 +129,9 @@ _VALUES = [
     "speedup",
     "bound_ms",
     "bound_fraction",
+    "bound_fraction_low",
+    "bound_fraction_high",
+    "regret",
     "imbalance",
     "exposed",
     "fast_alone_ms",
@@ -123,7 +144,7 @@ def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
 
     One row for each module, condition, length and percentages, `chosen` and `best` being numbers of ranks that hold
     tokens: `best` is what has the least latency, of the strategy's own split, the fastest ranks together (system
-    `subset`) and each rank alone; `regret` is the latency of the strategy over that one, from 1. The choice is `right`
+    `subset`) and each rank alone; `over_best` is the latency of the strategy over that one. The choice is `right`
     if it is the best, or if medians of its jobs reach down to those of the best.
     """
     where = ["module", "condition", "seq_len", "percentages"]
@@ -139,11 +160,11 @@ def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
             | {
                 "chosen": np.count_nonzero(mine["block_lens"]),
                 "best": np.count_nonzero(best["block_lens"]),
-                "regret": mine["latency_ms"] / best["latency_ms"],
+                "over_best": mine["latency_ms"] / best["latency_ms"],
                 "right": bool(mine["latency_low_ms"] <= best["latency_high_ms"]),
             }
         )
-    return pd.DataFrame(found, columns=[*where, "chosen", "best", "regret", "right"])
+    return pd.DataFrame(found, columns=[*where, "chosen", "best", "over_best", "right"])
 
 
 def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 
 from heteroring.results.model_rows import MODEL, ModelRow, TraceRow
 from heteroring.results.rank_speeds import order_of
-from heteroring.results.repetitions import check_cell, latency_of, references, strategy_of
+from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
+from heteroring.results.rows import ProfileRow
 
 MODEL_CELL = [
     "platform",
@@ -35,7 +37,7 @@ _CALL = ["phase", "system", "layout", "seq_len", "percentages", "block_lens", "n
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
-def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
+def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) -> pd.DataFrame:
     """One row for each phase, system, strategy, length, throttle setting and rank order of a measured model.
 
     `percentage` is that of the slowest rank, `strategy` "layout/allocator", or "alone/rank0" for rank 0 alone.
@@ -47,7 +49,9 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
     - fast_alone_ms = min_r T_r, T_r being rank r alone in the same phase, the median over jobs;
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction, bound_ms over the latency in that job, of a prefill, both the
-      median over jobs. A decode has none: each rank computes every layer for the new token, and only attention is
+      median over jobs, and the lowest and the highest fraction. A model is two kinds of work: where `profile` has its
+      attention at the length and the percentages, bound_ms is what no division of both kinds could beat
+      (`two_kind_bound`). A decode has none: each rank computes every layer for the new token, and only attention is
       shared out;
     - speedup = T_even / T, of the even ring in the same layout, phase and rank order;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
@@ -61,10 +65,26 @@ def model_cells(rows: Sequence[ModelRow]) -> pd.DataFrame:
     table["strategy"] = [strategy_of(row) for row in rows]
     calls = dict(list(table.groupby(_CALL)))
     cells = pd.DataFrame([_cell(key, group, calls) for key, group in table.groupby(MODEL_CELL, sort=False)])
-    found = references(cells, ["phase", "seq_len", "percentages"])
-    bounds = found[["bound_ms", "bound_fraction"]].where(cells["phase"] == "prefill")
+    found = references(cells, ["phase", "seq_len", "percentages"], _attention(cells, profile))
+    bounds = found[[name for name in found if name.startswith("bound")]].where(cells["phase"] == "prefill")
     speedup = found["even"] / cells["latency_ms"]
     return cells.drop(columns="job_medians").assign(**bounds, fast_alone_ms=found["fast_alone_ms"], speedup=speedup)
+
+
+def _attention(cells: pd.DataFrame, profile: Sequence[ProfileRow]) -> Alone:
+    """By the keys of `alone_times`, what attention takes each rank alone in all layers of a prefill, where profiled."""
+    times: dict[tuple[int, int], list[float]] = {}
+    for row in profile:
+        if row.kind == "attention":
+            times.setdefault((row.size, row.percentage), []).append(row.latency_ms)
+    found = {}
+    for cell in cells[(cells["phase"] == "prefill") & (cells["system"] == "alone")].to_dict("records"):
+        ranks = [times.get((cell["seq_len"], each), []) for each in cell["percentages"]]
+        if all(ranks):
+            found["alone", "prefill", cell["seq_len"], cell["percentages"]] = [
+                dict.fromkeys(cell["job_medians"], cell["layers"] * median(rank)) for rank in ranks
+            ]
+    return found
 
 
 def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) -> dict[str, object]:

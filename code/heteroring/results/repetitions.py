@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.strategy import name_of
-from heteroring.ring.workload import capacity_bound
+from heteroring.ring.workload import capacity_bound, two_kind_bound
 
 
 class Split(Protocol):
@@ -31,8 +31,8 @@ class Split(Protocol):
 
 
 def strategy_of(row: Split) -> str:
-    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone."""
-    if row.system == "alone":
+    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone, by whatever computes there."""
+    if row.system in ("alone", "sdpa"):
         return f"alone/rank{row.block_lens.index(row.seq_len)}"
     return name_of(row.layout, row.allocator, row.model_source)
 
@@ -65,33 +65,57 @@ def latency_of(group: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def references(cells: pd.DataFrame, where: Sequence[str]) -> pd.DataFrame:
+Alone = dict[tuple, list[dict[int, float]]]
+
+
+def alone_times(cells: pd.DataFrame, where: Sequence[str]) -> Alone:
+    """Of each rank alone, the median ms in each job, in rank order: by system, `alone` or `sdpa`, and `where`."""
+    rows = cells[cells["system"].isin(["alone", "sdpa"])]
+    return {key: list(group["job_medians"]) for key, group in rows.groupby(["system", *where], sort=False)}
+
+
+def references(cells: pd.DataFrame, where: Sequence[str], attention: Alone | None = None) -> pd.DataFrame:
     """What each of `cells` is compared with, of those that agree with it in columns `where`, percentages the last.
 
     `homogeneous` and `even` are latencies in ms of the even ring in the same layout, with every rank at 100 % and at
-    the cell's percentages. bound_ms, bound_fraction and fast_alone_ms are of each rank alone in the same job, and
-    medians over jobs; column job_medians of `cells` has the median latency of each job. NaN where what is needed was
-    not measured.
+    the cell's percentages. bound_ms, bound_fraction with the lowest and the highest of a job, and fast_alone_ms are of
+    each rank alone in the same job, and medians over jobs; column job_medians of `cells` has the median latency of each
+    job. The bound is the capacity bound, or `two_kind_bound` where `attention`, by the keys of `alone_times`, says what
+    part of each rank's time alone is attention. PyTorch's context_parallel is judged by its own kernel, each rank alone
+    by system `sdpa`. NaN where what is needed was not measured.
     """
     ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
     even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()
-    alone_cells = cells[cells["system"] == "alone"].groupby(list(where), sort=False)
-    alone = {key: list(group["job_medians"]) for key, group in alone_cells}
+    alone, attention = alone_times(cells, where), attention or {}
 
     def of_cell(cell: dict[str, Any]) -> dict[str, float]:
         *place, percentages = (cell[name] for name in where)
-        ranks, medians = alone.get((*place, percentages), []), cell["job_medians"]
+        key = ("sdpa" if cell["system"] in ("sdpa", "context_parallel") else "alone", *place, percentages)
+        ranks, parts, medians = alone.get(key, []), attention.get(key, []), cell["job_medians"]
         complete = [job for job in medians if all(job in rank for rank in ranks)] * (len(ranks) == len(percentages))
-        bounds = {job: capacity_bound([rank[job] for rank in ranks]) for job in complete}
+        bounds = {
+            job: _bound([rank[job] for rank in ranks], [part.get(job, 0.0) for part in parts]) for job in complete
+        }
+        fractions = [bounds[job] / medians[job] for job in complete]
         return {
             "homogeneous": even.get((*place, (100,) * len(percentages), cell["layout"]), np.nan),
             "even": even.get((*place, percentages, cell["layout"]), np.nan),
             "bound_ms": _median(bounds.values()),
-            "bound_fraction": _median(bounds[job] / medians[job] for job in complete),
+            "bound_fraction": _median(fractions),
+            "bound_fraction_low": min(fractions, default=np.nan),
+            "bound_fraction_high": max(fractions, default=np.nan),
             "fast_alone_ms": _median(min(rank[job] for rank in ranks) for job in complete),
         }
 
     return pd.DataFrame(map(of_cell, cells.to_dict("records")), index=cells.index)
+
+
+def _bound(alone: Sequence[float], attention: Sequence[float]) -> float:
+    """The two-kind bound where the attention of every rank is known, else the capacity bound."""
+    if len(attention) != len(alone) or not all(attention):
+        return capacity_bound(alone)
+    parts = list(map(min, alone, attention))
+    return two_kind_bound(parts, [whole - part for whole, part in zip(alone, parts, strict=True)])
 
 
 def _median(values: Iterable[float]) -> float:

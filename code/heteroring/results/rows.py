@@ -70,7 +70,7 @@ class Measurement:
 
     system: `ring`, or a baseline: `subset` (the ring over the k fastest ranks, called fastestK in column allocator,
     the others hold nothing), `alone` (one rank computes the whole attention, the others hold nothing),
-    `context_parallel` (PyTorch's) or `sdpa` (PyTorch's attention on rank 0 alone). condition, how calls are timed:
+    `context_parallel` (PyTorch's) or `sdpa` (`alone` by PyTorch's attention). condition, how calls are timed:
     `rested`, one call that the host has asked for ahead, after a rest; `sustained`, the mean of calls back to back
     (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and
     after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its

@@ -1,7 +1,8 @@
-"""Strategies by name: layout, allocator, and optionally the profile that a speed model is fitted to."""
+"""Strategies by name: layout and allocator, optionally with variants and the profile that a model is fitted to."""
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from heteroring.ring.partition import LAYOUTS
@@ -12,21 +13,34 @@ ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
 FITTED = ("lut", "formula")
 DEFAULT_SOURCE = "matmul"
 OTHER_SOURCES = ("attention",)
+# Variants of how a split is computed and carried: without the fused first step, by point-to-point messages, or by the
+# portable kernel, which skips masked tiles, or as `masked` computes them. Of the split itself there are `untiled`,
+# balanced in single tokens instead of whole tiles; `quarter`, a model read at a quarter of the length; and "+5" or
+# "-5", the shortest shard of a balanced split 5 % longer or shorter, at the cost of the longest.
+CALL_VARIANTS = ("unfused", "p2p", "portable", "masked")
+_SHIFT = re.compile(r"[+-][1-9][0-9]?")
 # Allocator -> kind of the fitted model that it works with.
 _MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
+
+
+def variants_of(allocator: str) -> tuple[str, ...]:
+    """The variants in an allocator's column of rows."""
+    return tuple(filter(None, allocator.partition(":")[2].split(".")))
 
 
 class Strategy(str):
     """The name of a strategy, "layout/allocator": "zigzag/balanced", or "zigzag/lut@attention" with another profile.
 
+    Variants follow the allocator, for experiments that change one thing at a time: "zigzag/balanced:untiled.unfused".
     It is the text itself, as rows, configurations and legends hold it. Raises ValueError, naming it, if layout,
-    allocator or profile do not exist, or the allocator reads no speed model and a profile is named.
+    allocator, variant or profile do not exist, or the allocator has no use for the variant, or for a profile.
     """
 
     def __new__(cls, name: str) -> Self:
         self = super().__new__(cls, name)
         known = self.layout in LAYOUTS and self.allocator in ALLOCATORS and "/" in name
-        if not known or ("@" in name and (self.allocator not in FITTED or self.source not in OTHER_SOURCES)):
+        by_profile = "@" not in name or (self.allocator in FITTED and self.source in OTHER_SOURCES)
+        if not known or not by_profile or not self._takes_variants():
             meant = closest(name, _ALL)
             raise ValueError(
                 f"strategy {name!r} is unknown: a layout ({', '.join(LAYOUTS)}), a slash, and an allocator "
@@ -35,13 +49,34 @@ class Strategy(str):
             )
         return self
 
+    def _takes_variants(self) -> bool:
+        names = self.variants
+        fit = {"balanced": ("untiled",), **dict.fromkeys(FITTED, ("quarter",))}.get(self.allocator, ())
+        shifts = [name for name in names if self.allocator == "balanced" and _SHIFT.fullmatch(name)]
+        known = all(name in (*CALL_VARIANTS, *fit, *shifts) for name in names)
+        return known and len(set(names)) == len(names) and len(shifts) < 2 and bool(names) == (":" in self)
+
     @property
     def layout(self) -> str:
         return self.partition("/")[0]
 
     @property
     def allocator(self) -> str:
+        return self.with_variants.partition(":")[0]
+
+    @property
+    def with_variants(self) -> str:
+        """The allocator with what follows it: "balanced:untiled", as rows hold it."""
         return self.partition("/")[2].partition("@")[0]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return variants_of(self.with_variants)
+
+    @property
+    def shift(self) -> int:
+        """Percent by which the shortest shard is longer than balanced, 0 where that is not asked for."""
+        return next((int(name) for name in self.variants if _SHIFT.fullmatch(name)), 0)
 
     @property
     def source(self) -> str:
@@ -70,7 +105,7 @@ def fitted_name(kind: str, source: str) -> str:
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
     """What a measured split is called: the name of its strategy; layout/allocator for a baseline that is none."""
-    other = allocator in FITTED and model_source in OTHER_SOURCES
+    other = allocator.partition(":")[0] in FITTED and model_source in OTHER_SOURCES
     return f"{layout}/{allocator}" + f"@{model_source}" * other
 
 

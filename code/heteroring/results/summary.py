@@ -15,7 +15,7 @@ from heteroring.results.model_metrics import model_cells
 from heteroring.results.model_rows import ModelRow
 from heteroring.results.rows import Measurement
 
-_SYSTEMS = {"context_parallel": "torch context_parallel", "sdpa": "torch, one device"}
+_SYSTEMS = {"context_parallel": "torch context_parallel"}
 
 
 def summary(rows: Sequence[Measurement]) -> Table:
@@ -76,8 +76,9 @@ def _titled(measured: pd.DataFrame, of: str) -> Table:
 
 
 def _name(row: Any) -> str:
-    if row.system == "alone":
-        return f"{row.strategy.removeprefix('alone/').replace('rank', 'rank ')} alone"
+    if row.system in ("alone", "sdpa"):
+        who = row.strategy.removeprefix("alone/").replace("rank", "rank ")
+        return f"{who} alone" + ", torch" * (row.system == "sdpa")
     if row.system == "subset":
         return f"{row.strategy.replace('/fastest', ', the ')} fastest ranks"
     return _SYSTEMS.get(row.system, row.strategy)

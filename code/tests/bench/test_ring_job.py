@@ -1,13 +1,17 @@
 """A job knows what it will measure before any process starts, and refuses what it could not."""
 
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from heteroring.allocators.fitting import fit
 from heteroring.bench.ring.job import RingJob, plan
 from heteroring.bench.ring.run import steps
 from heteroring.bench.shape import Shape
+from heteroring.results.rows import write_rows
+from rows import profile_row
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 
@@ -75,7 +79,7 @@ def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
 def test_baselines_are_those_of_the_attention():
     gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "peers": True}
     cells, _ = plan(job(**gpu, modules=("attention", "fms")))
-    assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 2
+    assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 3
     with pytest.raises(ValueError, match="baselines are measured beside module 'attention'"):
         job(**gpu, modules=("fms",))
 
@@ -118,10 +122,55 @@ def test_baselines_are_measured_at_every_length():
         (cell.label, cell.partition.block_lens) for cell in cells if cell.system in ("context_parallel", "sdpa")
     ] == [
         ("context_parallel at 32", (16, 16)),
-        ("sdpa at 32", (32, 0)),
+        ("rank 0 alone by sdpa at 32", (32, 0)),
+        ("rank 1 alone by sdpa at 32", (0, 32)),
         ("context_parallel at 64", (32, 32)),
-        ("sdpa at 64", (64, 0)),
+        ("rank 0 alone by sdpa at 64", (64, 0)),
+        ("rank 1 alone by sdpa at 64", (0, 64)),
     ]
+
+
+def test_variants_of_a_strategy_are_splits_or_calls_of_their_own(tmp_path):
+    models = tmp_path / "models"
+    models.mkdir()
+    sizes = product((64, 256), (50, 100))
+    ms = {(64, 50): 1.5, (64, 100): 1.0, (256, 50): 25.0, (256, 100): 12.0}
+    rows = [profile_row("attention", n, percentage=p, latency_ms=ms[n, p]) for n, p in sizes]
+    write_rows(tmp_path / "profile.csv", rows)
+    for kind in ("lut", "cost"):
+        fit(kind, "attention", tmp_path / "profile.csv").save(models / f"{kind}-attention.json")
+    names = [f"zigzag/{each}" for each in ("balanced", "balanced:+5", "balanced:-5", "balanced:unfused.p2p")]
+    names += ["zigzag/lut@attention", "zigzag/lut:quarter@attention"]
+    planned = job(strategies=tuple(names), seq_lens=(256,), models=models, multiple=4)
+    cells, _ = plan(planned)
+    lens = {cell.strategy: cell.partition.block_lens for cell in cells}
+    assert list(lens)[: len(names)] == names
+    slow = lens["zigzag/balanced"][1]
+    assert slow % 4 == 0
+    assert lens["zigzag/balanced:+5"] == (256 - slow - 4, slow + 4)
+    assert lens["zigzag/balanced:-5"] == (256 - slow + 4, slow - 4)
+    assert lens["zigzag/balanced:unfused.p2p"] == lens["zigzag/balanced"]
+    assert lens["zigzag/lut:quarter@attention"] == (154, 102)  # 1.5 to 1, as at 64 tokens
+    assert planned.call_variants == ("unfused", "p2p")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"strategies": ("zigzag/even:unfused",), "modules": ("fms",)}, "ask for unfused: .* module 'attention' alone"),
+        ({"strategies": ("zigzag/even:masked",)}, "backend 'masked' computes on cuda, not on cpu"),
+        ({"strategies": ("zigzag/even:fused",)}, "strategy 'zigzag/even:fused' is unknown"),
+        ({"strategies": ("zigzag/even:untiled",)}, "strategy 'zigzag/even:untiled' is unknown"),
+        ({"strategies": ("zigzag/balanced:quarter",)}, "strategy 'zigzag/balanced:quarter' is unknown"),
+        ({"strategies": ("zigzag/balanced:+5.-5",)}, "strategy 'zigzag/balanced:\\+5.-5' is unknown"),
+        ({"strategies": ("zigzag/balanced:p2p.p2p",)}, "strategy 'zigzag/balanced:p2p.p2p' is unknown"),
+        ({"strategies": ("zigzag/balanced:",)}, "strategy 'zigzag/balanced:' is unknown"),
+    ],
+)
+def test_a_variant_that_could_not_be_measured_is_refused(monkeypatch, changes, complaint):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=complaint):
+        job(**changes)
 
 
 def test_a_length_that_context_parallel_cannot_share_out_is_refused():

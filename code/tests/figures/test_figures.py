@@ -16,7 +16,7 @@ from heteroring import figures
 from heteroring.figures.canvas import without_note
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
-from synthetic_figures import DPI, GRIDS, NAMES, box, drawn, panels, results, results_of, texts
+from synthetic_figures import DPI, GRIDS, NAMES, VARIED, box, drawn, panels, results, results_of, texts
 
 pytestmark = pytest.mark.slow
 
@@ -254,13 +254,13 @@ def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
     else:
         figure = figures.draw(name, partial)
         figure.draw_without_rendering()
-        assert panels(figure)
+        assert panels(figure) or name in VARIED  # which no grid of a few plain strategies has
 
 
 @pytest.mark.ranks
 def test_importing_the_names_imports_no_plotting():
     code = (
-        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 25;"
+        "import sys, heteroring.figures as f; assert len(f.NAMES) == len(f.WIDTH) == 27;"
         "print([m for m in ('matplotlib', 'pandas', 'numpy', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from heteroring import figures
 from heteroring.figures.plots.regression_surface import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
-from synthetic_figures import GRIDS, NAMES, line, panel, panels, plotted, results, results_of, texts
+from synthetic_figures import GRIDS, NAMES, VARIED, line, panel, panels, plotted, results, results_of, texts
 
 pytestmark = pytest.mark.slow
 grids = pytest.mark.parametrize("grid", GRIDS)
@@ -353,6 +353,48 @@ def test_rank_order_shows_latency_over_bound_beside_what_pairs_predict():
         assert mark.get_ydata()[0] == pytest.approx(expected * (1 + speed), rel=1e-2)
     other = replace(results, cells=results.cells[results.cells.order != "slow first"])
     assert "No ring was measured with the slow rank first" in texts(figures.draw("rank_order", other))[0].get_text()
+
+
+def test_ablation_reaches_from_one_step_to_the_next():
+    figure = plotted("ablation", "gpu")
+    assert [axes.get_title() for axes in panels(figure)] == [
+        f"{length} tokens, {percentage} %" for length in ("4,096", "65,536") for percentage in (10, 50)
+    ]
+    cells = results_of(replace(GRIDS["gpu"], strategies=VARIED["ablation"])).cells
+    cells = cells[(cells.system == "ring") & (cells.module == "attention") & (cells.percentage == 10)]
+    over = 1 / cells[cells.seq_len == 65536].set_index(["strategy", "order"]).bound_fraction
+    axes = panel(figure, "65,536 tokens, 10 %")
+    bars = axes.patches
+    assert bars[0].get_x() == 1
+    assert bars[0].get_width() == pytest.approx(over["contiguous/even:unfused", "slow last"] - 1)
+    steps = ["contiguous/even:unfused", "contiguous/balanced:untiled.unfused", "zigzag/balanced:untiled.unfused"]
+    steps += ["zigzag/balanced:unfused", "zigzag/balanced"]
+    before = over["contiguous/even:unfused", "slow last"]
+    said = [text.get_text() for text in axes.texts]
+    for place, name in enumerate(steps, 1):
+        after = over[name, "slow first"]
+        assert (bars[place].get_x(), bars[place].get_width()) == pytest.approx((before, after - before))
+        assert said[place] == rf"{before / after:.2f}$\times$"
+        before = after
+    assert bars[6].get_x() == 1
+    assert said[6] == f"{before:.2f}"
+    assert "varied" in texts(figures.draw("ablation", results("gpu")))[0].get_text()
+
+
+def test_regret_has_a_mark_for_each_setting_and_the_median_of_each_allocator():
+    figure = plotted("regret", "gpu")
+    cells = results_of(replace(GRIDS["gpu"], strategies=VARIED["regret"])).cells
+    cells = cells[(cells.system == "ring") & (cells.module == "attention") & (cells.order != "equal")]
+    own = cells[cells.strategy == "zigzag/balanced"]
+    axes = panel(figure, "zigzag")
+    place = [label.get_text() for label in axes.get_xticklabels()].index("balanced")
+    lines = [line for line in axes.get_lines() if round(np.mean(line.get_xdata())) == place]
+    marks = sorted(y for line in lines if line.get_marker() == "o" for y in line.get_ydata())
+    assert marks == pytest.approx(sorted(np.maximum(100 * own.regret, 0.1)))
+    [middle] = [line for line in lines if line.get_marker() != "o"]
+    assert list(middle.get_ydata()) == pytest.approx([np.median(marks)] * 2)
+    assert np.median(marks) < 2  # balanced by the speeds that are true here
+    assert "No splits around" in texts(figures.draw("regret", results("gpu")))[0].get_text()
 
 
 def test_bound_fraction_of_the_fast_rank_alone_is_the_bound_over_its_time():

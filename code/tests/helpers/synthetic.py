@@ -18,6 +18,14 @@ from heteroring.results.strategy import Strategy
 
 PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
 ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+# One thing varied at a time, as the overlays of the workflow's configuration have it.
+ABLATION = (
+    *("contiguous/even:unfused", "contiguous/balanced:untiled.unfused", "zigzag/balanced:untiled.unfused"),
+    *("zigzag/balanced:unfused", "zigzag/balanced", "zigzag/balanced:p2p", "contiguous/even", "zigzag/even"),
+)
+NEIGHBOURS = tuple(
+    f"{layout}/balanced:{by}" for layout in ("contiguous", "zigzag") for by in ("-20", "-5", "+5", "+20")
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ def block_lens(
         "formula": max(0.04, percentage / 100 * rng.normal(1.0, 0.12) + 0.03),
         "balanced": grid.attention_speed(percentage),
     }[allocator]
-    share = speed / (1 + speed)
+    share = speed / (1 + speed) * (1 + Strategy(strategy).shift / 100)
     if allocator == "balanced" and layout == "contiguous":
         share = np.sqrt(share) if slow_first else 1 - np.sqrt(1 - share)
     slow = round(seq_len * share)
@@ -253,7 +261,7 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
                         "layout": layout,
                         "allocator": allocator,
                         "model_source": {"lut": "matmul", "formula": "matmul", "balanced": "attention"}.get(
-                            allocator, ""
+                            Strategy(strategy).allocator if system == "ring" else "", ""
                         ),
                         "clamped": allocator == "formula" and percentage == 10,
                         "throttle": grid.throttle,
@@ -362,7 +370,10 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
                 "fast_alone_ms": np.median([min(values) for values in alone]),
             }
         )
-    return frame.join(pd.DataFrame(derived))
+    frame = frame.join(pd.DataFrame(derived))
+    of_ring = frame[(frame.system == "ring") & ~frame.allocator.str.contains("unfused|p2p")]
+    best = of_ring.groupby(["module", "layout", "seq_len", "percentages"]).latency_ms.transform("min")
+    return frame.assign(regret=of_ring.latency_ms / best - 1)
 
 
 def profile_rows(grid: Grid, rng) -> list[dict]:

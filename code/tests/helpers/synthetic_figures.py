@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 from matplotlib.axes import Axes
@@ -18,6 +19,8 @@ GRIDS = {"gpu": synthetic.GPU, "tiny": synthetic.TINY}  # the most there is to s
 # Those that the grids, of two ranks, have something to show in.
 NAMES = tuple(name for name in figures.NAMES if name != "many_ranks")
 DPI = 200
+# Strategies of the figures that show what is measured in experiments of its own.
+VARIED = {"ablation": synthetic.ABLATION, "regret": (*synthetic.PUBLISHED, *synthetic.ZIGZAG, *synthetic.NEIGHBOURS)}
 
 
 @cache
@@ -32,7 +35,7 @@ def results(grid: str) -> synthetic.SyntheticResults:
 @cache
 def plotted(name: str, grid: str) -> Figure:
     """Figure `name` with its data, for tests that look at nothing else; one object for all of them."""
-    return figures.draw(name, results(grid))
+    return figures.draw(name, results_of(replace(GRIDS[grid], strategies=VARIED.get(name, GRIDS[grid].strategies))))
 
 
 @cache

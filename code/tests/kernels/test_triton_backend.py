@@ -18,6 +18,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
 from heteroring.kernels import launch_configs as tuned  # noqa: E402
+from heteroring.kernels.masked_tiles import masked, portable  # noqa: E402
 from heteroring.kernels.triton_backend import backend  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
@@ -290,16 +291,38 @@ def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
     ],
 )
 def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch):
+    q, k, v = operands(m, n)
+    seen, _ = tiles_of(visible_keys(m, n, offset))
+    count = count_products(monkeypatch)
+    backend(q, k, v, scale=0.125, causal_offset=offset)
+    assert count() == 2 * seen * q.shape[1]  # Q K^T and P V
+
+
+@pytest.mark.skipif(GPU, reason="counts what the interpreter does")
+def test_masked_tiles_are_computed_where_they_are_to_be_compared(monkeypatch):
+    q, k, v = operands(129, 129)
+    seen, every = tiles_of(visible_keys(129, 129, 0))
+    assert seen < every
+    count = count_products(monkeypatch)
+    for compute, tiles in ((portable, seen), (masked, every)):
+        before = count()
+        assert_close(compute(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
+        assert count() - before == 2 * tiles * q.shape[1]
+
+
+def tiles_of(visible):
+    """How many tiles there are of which some score is visible, and how many of all."""
+    shape = tuned.INTERPRETED
+    m, n = visible.shape
+    corners = [(i, j) for i in range(0, m, shape.block_m) for j in range(0, n, shape.block_n)]
+    seen = [bool(visible[i : i + shape.block_m, j : j + shape.block_n].any()) for i, j in corners]
+    return sum(seen), len(seen)
+
+
+def count_products(monkeypatch):
+    """A function that says how many products of tiles Triton's interpreter has made."""
     from triton.runtime.interpreter import InterpreterBuilder
 
-    q, k, v = operands(m, n)
-    shape = tuned.INTERPRETED
-    visible = visible_keys(m, n, offset)
-    tiles = sum(
-        bool(visible[i : i + shape.block_m, j : j + shape.block_n].any())
-        for i in range(0, m, shape.block_m)
-        for j in range(0, n, shape.block_n)
-    )
     count = 0
     create_dot = InterpreterBuilder.create_dot
 
@@ -309,8 +332,7 @@ def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch)
         return create_dot(*args)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", counted)
-    backend(q, k, v, scale=0.125, causal_offset=offset)
-    assert count == 2 * tiles * q.shape[1]  # Q K^T and P V
+    return lambda: count
 
 
 def test_sections_of_heads_cover_every_tile(monkeypatch):

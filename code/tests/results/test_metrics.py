@@ -67,6 +67,59 @@ def test_the_bound_comes_from_each_rank_alone_in_the_same_job(table):
     assert table.loc["zigzag/even", 100].bound_ms == pytest.approx(5.0)
 
 
+def test_context_parallel_is_judged_by_its_own_kernel():
+    def at(system, rank, ms):
+        lens = tuple(100 * (r == rank) for r in range(2))
+        return measurement(system=system, layout="contiguous", allocator="alone", block_lens=lens, latency_ms=ms)
+
+    alone = [at("alone", 0, 10.0), at("alone", 1, 40.0), at("sdpa", 0, 20.0), at("sdpa", 1, 60.0)]
+    torch = measurement(system="context_parallel", latency_ms=30.0)
+    table = cells([measurement(latency_ms=16.0), torch, *alone]).set_index(["system", "strategy"])
+    assert table.loc["ring", "zigzag/even"].bound_fraction == pytest.approx(8 / 16)
+    assert table.loc["context_parallel", "zigzag/even"].bound_fraction == pytest.approx(15 / 30)
+    assert table.loc["sdpa", "alone/rank1"].bound_fraction == pytest.approx(15 / 60)
+    only_ours = cells([torch, *alone[:3]]).set_index("system")
+    assert math.isnan(only_ours.loc["context_parallel"].bound_fraction)
+
+
+def test_a_layer_is_judged_by_the_bound_of_its_two_kinds_of_work():
+    """Attention takes the ranks 10 and 40 ms, products 10 and 10: rank 0 attends, rank 1 multiplies."""
+    rows = [
+        *repeated([20.0], module="fms"),
+        *alone(0, [20.0], module="fms"),
+        *alone(1, [50.0], module="fms"),
+        *alone(0, [10.0]),
+        *alone(1, [40.0]),
+    ]
+    layer = cells(rows).set_index(["module", "strategy"]).loc["fms", "zigzag/even"]
+    assert layer.bound_ms == pytest.approx(10.0)  # of one kind of work each
+    assert layer.bound_ms < 1 / (1 / 20 + 1 / 50)
+    assert (layer.bound_fraction, layer.bound_fraction_low, layer.bound_fraction_high) == (0.5, 0.5, 0.5)
+    [alone_known] = cells(rows[:3]).query("system == 'ring'").itertuples()
+    assert alone_known.bound_ms == pytest.approx(1 / (1 / 20 + 1 / 50))
+
+
+def test_regret_is_against_the_best_split_of_the_layout_however_it_was_found():
+    def ring(allocator, ms, **changes):
+        return measurement(allocator=allocator, latency_ms=ms, **changes)
+
+    rows = [
+        ring("even", 12.0),
+        ring("balanced", 11.0, model_source="attention", block_lens=(60, 40)),
+        ring("balanced:-5", 10.0, model_source="attention", block_lens=(61, 39)),
+        ring("balanced:p2p", 5.0, model_source="attention", block_lens=(60, 40)),
+        ring("even", 2.0, layout="contiguous"),
+        ring("even", 1.0, percentages=(50, 100)),
+        *alone(0, [3.0]),
+    ]
+    table = cells(rows).set_index(["strategy", "order"]).regret
+    assert table["zigzag/even", "slow last"] == pytest.approx(0.2)
+    assert table["zigzag/balanced", "slow last"] == pytest.approx(0.1)
+    assert table["zigzag/balanced:-5", "slow last"] == 0
+    assert table["contiguous/even", "slow last"] == table["zigzag/even", "slow first"] == 0
+    assert table[["zigzag/balanced:p2p", "alone/rank0"]].isna().all()
+
+
 def test_jobs_are_pooled_and_each_has_its_own_bound():
     """Medians over all repetitions of all jobs; what is compared within a job is, and the middle job counts."""
     rows = []
@@ -209,7 +262,7 @@ def test_the_choice_of_ranks_is_held_against_the_sets_that_were_measured():
     found = choices_of_ranks(table).set_index("seq_len")
     assert found.chosen.tolist() == [3, 3, 3]
     assert found.best.tolist() == [3, 2, 2]
-    assert found.regret.tolist() == pytest.approx([1, 4.5 / 4.15, 5.5 / 4.15])
+    assert found.over_best.tolist() == pytest.approx([1, 4.5 / 4.15, 5.5 / 4.15])
     assert found.right.tolist() == [True, True, False]
     assert choices_of_ranks(table[table.system != "subset"]).empty
 

@@ -7,6 +7,7 @@ from heteroring.results.model_metrics import layer_shares, model_cells, trace_ta
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.rows import read_rows, write_rows
 from model_rows import alone, event, model_row
+from rows import profile_row
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,22 @@ class TestCells:
         assert balanced.bound_fraction == pytest.approx(30 / 35)
         assert balanced.fast_alone_ms == 40
         assert balanced.percentage == 50
+
+    def test_attention_and_the_rest_are_two_kinds_of_work_where_attention_was_profiled(self):
+        """Of 40 and 120 ms attention is 20 and 100: rank 0 does all of that, and rank 1 the rest."""
+        layers = model_row().layers
+        profile = [
+            profile_row("attention", 100, percentage=percentage, latency_ms=ms / layers)
+            for percentage, ms in ((100, 20.0), (50, 100.0))
+        ]
+        cells = model_cells(self.rows(), profile).set_index(["phase", "strategy"])
+        balanced = cells.loc[("prefill", "zigzag/balanced")]
+        assert balanced.bound_ms == pytest.approx(20.0)
+        assert balanced.bound_fraction == pytest.approx(20 / 35)
+        assert pd.isna(cells.loc[("decode", "zigzag/balanced")].bound_ms)
+        other = [profile_row("attention", 200, percentage=each) for each in (100, 50)]
+        at_another_length = model_cells(self.rows(), other).set_index(["phase", "strategy"])
+        assert at_another_length.loc[("prefill", "zigzag/balanced")].bound_ms == pytest.approx(30.0)
 
     def test_speedup_is_over_even_shards_of_the_same_layout(self):
         others = [

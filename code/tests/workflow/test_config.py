@@ -71,9 +71,9 @@ def test_every_group_is_closed(schema):
         assert entry["additionalProperties"] is False, path
 
 
-@pytest.mark.parametrize("overlay", ["default", "tiny"])
+@pytest.mark.parametrize("overlay", sorted(path.name for path in CONFIG.glob("*.yaml")))
 def test_shipped_configs_are_valid(config, overlay):
-    update_config(config, yaml.safe_load((CONFIG / f"{overlay}.yaml").read_text()))
+    update_config(config, yaml.safe_load((CONFIG / overlay).read_text()))
     check(config, SCHEMA)
 
 
@@ -131,6 +131,11 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("strategies",), ["contiguous/even", "zigzag/balanced"], "lacks zigzag/even"),
         (
             ("strategies",),
+            ["contiguous/even", "zigzag/even", "zigzag/even:p2p"],
+            "zigzag/even:p2p varies how a call is made, which module fms does not",
+        ),
+        (
+            ("strategies",),
             ["contiguous/even", "zigzag/even", "zigzag/even@attention"],
             "strategies.2: strategy 'zigzag/even@attention' is unknown",
         ),
@@ -139,6 +144,7 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
             ["contiguous/even", "zigzag/balanced", "zigzag/lut"],
             "model_strategies.2: 'zigzag/lut' does not match",
         ),
+        (("profiled_percentages",), [50, 10], "profiled_percentages: [50, 10] lacks 100"),
         (("platforms", "gpu", "slow_first"), [100], "platforms.gpu.slow_first.0: 100 is greater than the maximum"),
         (("platforms", "gpu", "more_strategies"), ["zigzag/even"], "more_strategies: zigzag/even is one of strategies"),
         (("platforms", "gpu", "jobs"), 0, "platforms.gpu.jobs: 0 is less than the minimum"),

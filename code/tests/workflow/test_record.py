@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
-from record import _heteroring, jobs, left_to_do, plan, record
+from record import _heteroring, jobs, left_to_do, plan, read_config, record
 
 pytestmark = pytest.mark.ranks
 
@@ -85,6 +85,21 @@ def test_a_job_of_the_ring_is_told_what_its_name_says():
     whole = found["pct-010-100.job-2"]
     assert [option(whole, name) for name in ("--percentages", "--job")] == ["10,100", "2"]
     assert whole.arguments[whole.arguments.index("--trace") + 1] == "data/x/model/trace-010-100.job-2.csv"
+
+
+def test_profiles_may_be_taken_at_other_settings_than_are_measured():
+    config = read_config(CONFIG.with_name("held-out.yaml"))
+    found = list(jobs(Path("data/x"), config))
+    profiles = [job for job in found if job.part == "profile"]
+    assert [option(job, "--percentage") for job in profiles] == [str(p) for p in range(100, 0, -10)]
+    assert {option(job, "--seq-lens") for job in profiles} == {"4096,8192,16384,32768,65536"}
+    fits = [job for job in found if job.part == "models"]
+    assert all(job.arguments[-10:] == tuple(str(each.output) for each in profiles) for job in fits)
+    rings = [job for job in found if job.part == "call"]
+    assert {option(job, "--percentages") for job in rings} == {
+        *("100,100", "100,95", "100,75", "100,55", "100,35", "100,15", "55,100", "15,100")
+    }
+    assert {option(job, "--seq-lens") for job in rings} == {"12000,24000,48000"}
 
 
 def test_without_the_layer_only_attention_is_recorded():

@@ -46,6 +46,10 @@ class ModelJob(SplitJob):
                 f"max_seq_len is {self.model.sizes.max_seq_len}, and the longest prompt with its {self.new_tokens} new "
                 f"tokens is {longest}"
             )
+        if self.call_variants:
+            raise ValueError(
+                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a model is not varied"
+            )
         if min(self.seq_lens) < len(self.percentages):
             raise ValueError(f"a prompt of {min(self.seq_lens)} tokens is shorter than {len(self.percentages)} ranks")
 

@@ -14,7 +14,7 @@ from heteroring.bench.ring.job import BASELINES, RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
-from heteroring.kernels.backend import resolve
+from heteroring.kernels.backend import BACKENDS, Backend, resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.cuda_graph import CapturedRing
@@ -27,9 +27,14 @@ class AttentionModule:
 
     def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
         self._rank, self._job = rank, job
-        throttled = rank.throttle.wrap(resolve(block, rank.torch_device))
         self._captured = job.condition == "captured"
-        self._block = throttled if self._captured else busy.wrap(throttled)
+
+        def measured(name: str) -> Backend:
+            throttled = rank.throttle.wrap(resolve(name, rank.torch_device))
+            return throttled if self._captured else busy.wrap(throttled)
+
+        self._block = measured(block)
+        self._others = {name: measured(name) for name in job.call_variants if name in BACKENDS}
         self._inputs = {
             n: same_on_every_rank(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.lengths("attention")
         }
@@ -46,7 +51,7 @@ class AttentionModule:
                 yield throttle.wrap(call)
             return
         q, k, v = (shard(x, cell.partition, self._rank.rank, dim=2) for x in inputs)
-        ring = {"block": self._block, "transport": self._job.transport}
+        ring = self._ways(cell)
         if self._captured and (cell.in_ring or q.shape[2]):
             whole = Partition.contiguous((cell.partition.seq_len,))
             partition, group = (cell.partition, None) if cell.in_ring else (whole, self._alone)
@@ -64,6 +69,13 @@ class AttentionModule:
             from heteroring.bench.ring.torch_baselines import single_gpu_call
 
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
+
+    def _ways(self, cell: RingCell) -> dict[str, Any]:
+        """What computes and carries `cell`: as the job has it, but for the cell's variants."""
+        block = next((self._others[name] for name in cell.variants if name in self._others), self._block)
+        if "unfused" in cell.variants:
+            block = partial(block)  # which has the call alone, and not `takes_pending`
+        return {"block": block, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
 
     def verify(self, cell: RingCell, result: Any) -> None:
         out, lse = (result, None) if cell.system in BASELINES else result

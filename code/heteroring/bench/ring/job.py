@@ -9,6 +9,8 @@ from heteroring.allocators.even import even
 from heteroring.bench.base_job import Cell, SplitJob, check_lengths, check_warmup
 from heteroring.bench.fms_requirements import check_layer
 from heteroring.bench.shape import Shape
+from heteroring.kernels.backend import BACKENDS, check_backend
+from heteroring.launch.device import DEVICE_TYPES
 from heteroring.results.rows import CONDITIONS, MODULES
 from heteroring.results.strategy import BALANCED
 from heteroring.ring.partition import Partition
@@ -40,6 +42,7 @@ class RingJob(SplitJob):
         check_warmup(self.warmup)
         self._check_modules()
         self._check_condition()
+        self._check_variants()
         if self.peers and self.platform != "gpu":
             raise ValueError(f"platform {self.platform!r} has no baselines: PyTorch's context parallelism needs 'gpu'")
 
@@ -65,6 +68,15 @@ class RingJob(SplitJob):
         if self.condition == "captured" and self.peers:
             raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
 
+    def _check_variants(self) -> None:
+        if self.call_variants and self.modules != ("attention",):
+            raise ValueError(
+                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a call is varied in "
+                "module 'attention' alone"
+            )
+        for block in set(self.call_variants) & set(BACKENDS):
+            check_backend(block, DEVICE_TYPES.get(self.platform))
+
     def lengths(self, module: str) -> tuple[int, ...]:
         """The sequence lengths at which `module` is measured."""
         return self.fms_seq_lens if module == "fms" and self.fms_seq_lens else self.seq_lens
@@ -86,8 +98,8 @@ class RingCell(Cell):
         if self.in_ring:
             what = super().label
         else:
-            who = f"rank {self.rank_alone} alone" if self.system == "alone" else self.system
-            what = f"{who} at {self.partition.seq_len}"
+            who = "context_parallel" if self.system == "context_parallel" else f"rank {self.rank_alone} alone"
+            what = f"{who}{' by sdpa' * (self.system == 'sdpa')} at {self.partition.seq_len}"
         return what if self.module == "attention" else f"{self.module} {what}"
 
     @property
@@ -111,7 +123,7 @@ def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
                 cells.append(cell)
                 notes += said
             cells += [_subset_cell(job, count, module, seq_len) for count in subsets(job)]
-            cells += _alone_cells(module, seq_len, len(job.percentages))
+            cells += _alone_cells("alone", module, seq_len, len(job.percentages))
             if job.peers and module == "attention":
                 cells += _baseline_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
@@ -136,14 +148,14 @@ def _subset_cell(job: RingJob, count: int, module: str, seq_len: int) -> RingCel
     return replace(cell, system="subset", allocator=f"fastest{count}", partition=whole)
 
 
-def _alone_cells(module: str, seq_len: int, ranks: int) -> Iterator[RingCell]:
+def _alone_cells(system: str, module: str, seq_len: int, ranks: int) -> Iterator[RingCell]:
     for rank in range(ranks):
         block_lens = tuple(seq_len * (other == rank) for other in range(ranks))
-        yield RingCell("alone", "alone", Partition.contiguous(block_lens), module=module)
+        yield RingCell(system, "alone", Partition.contiguous(block_lens), module=module)
 
 
 def _baseline_cells(seq_len: int, ranks: int) -> Iterator[RingCell]:
     if seq_len % (2 * ranks):
         raise ValueError(f"seq_len {seq_len} is not a multiple of {2 * ranks}: context_parallel cannot share it out")
     yield RingCell("context_parallel", "even", Partition.zigzag(even(seq_len, ranks)))
-    yield RingCell("sdpa", "alone", Partition.contiguous((seq_len, *(0,) * (ranks - 1))))
+    yield from _alone_cells("sdpa", "attention", seq_len, ranks)

@@ -12,7 +12,7 @@ from heteroring.bench.base_job import Sweep
 from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan, subsets
 from heteroring.bench.ring.modules import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
-from heteroring.kernels.backend import choose
+from heteroring.kernels.backend import BACKENDS, choose
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, check_ranks
 from heteroring.results.provenance import RankReport, report
@@ -35,8 +35,8 @@ def steps(job: RingJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
     own = len(job.strategies) + len(subsets(job)) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
-    if job.peers:
-        cells += len(BASELINES) * len(job.lengths("attention"))
+    if job.peers:  # context_parallel, and each rank alone
+        cells += (1 + len(job.percentages)) * len(job.lengths("attention"))
     return cells * (_untimed(job) + job.repetitions)
 
 
@@ -147,14 +147,20 @@ def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], resu
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=BASELINE_BACKEND if cell.system in BASELINES else result.block,
-        transport=_TRANSPORTS.get(cell.system, result.transport),
+        block=_block(cell, result),
+        transport="p2p" if "p2p" in cell.variants else _TRANSPORTS.get(cell.system, result.transport),
         job=job.number,
         repetition=repetition,
         latency_ms=max(t.latency_ms for t in times),
         busy_ms=tuple(t.busy_ms for t in times),
         bytes_moved=_bytes_moved(job, cell),
     )
+
+
+def _block(cell: RingCell, result: _RankResult) -> str:
+    if cell.system in BASELINES:
+        return BASELINE_BACKEND
+    return next((name for name in cell.variants if name in BACKENDS), result.block)
 
 
 def _bytes_moved(job: RingJob, cell: RingCell) -> int:
