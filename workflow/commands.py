@@ -62,8 +62,7 @@ class Commands:
         self._config, self._platform, self._modules, self._label = config, platform, tuple(modules), label
         self._settings = config["platforms"][platform]
         self._rings = self._ordered(config["percentages"])
-        profiled = config["profiled_percentages"]
-        self.profiled_percentages = tuple(sorted(profiled, reverse=True)) if profiled else _levels(self._rings)
+        self.profiled_percentages = tuple(sorted(config["profiled_percentages"], reverse=True)) or _levels(self._rings)
         self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
         fits = [(kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles]
         self.models = {fitted_name(*fit): fit for fit in fits}

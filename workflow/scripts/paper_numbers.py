@@ -2,9 +2,9 @@
 
     python workflow/scripts/paper_numbers.py RECORD PUBLISHED SHORT PREDICTED LIVE OUTPUT.tex
 
-RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, PREDICTED of predictions, LIVE that of the
-platform measured on this machine. Words are typed in latex/sections, and what they compare is a claim there. (This file
-is not called numbers.py because the standard library has a module of that name.)
+RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, PREDICTED that of predictions, LIVE that of
+the platform measured on this machine. Words are typed in latex/sections, and what they compare is a claim there.
+(This file is not called numbers.py because the standard library has a module of that name.)
 """
 
 import sys

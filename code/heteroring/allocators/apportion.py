@@ -1,8 +1,10 @@
-"""Rounding of real shares to whole tokens that sum to the sequence."""
+"""Rounding of real shares to whole tokens that sum to the sequence, or to each chunk of it."""
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+
+from heteroring.ring.partition import Partition
 
 
 def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
@@ -31,3 +33,16 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
     for index in by_remainder[: total - sum(parts)]:
         parts[index] += 1
     return tuple(parts)
+
+
+def chunks_of(partition: Partition, chunk: int | None) -> list[Partition]:
+    """The partitions of a prompt's chunks of `chunk` tokens, or of the whole in one for None.
+
+    Each chunk takes of the tokens of every rank in proportion to those that are left, so that they sum to its own.
+    """
+    left, found = list(partition.block_lens), []
+    while any(left):
+        lens = apportion(left, min(chunk or partition.seq_len, sum(left)))
+        found.append(Partition(partition.layout, lens))
+        left = [each - taken for each, taken in zip(left, lens, strict=True)]
+    return found

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heteroring.cli.options import HOW, WHAT, WRITE, Json, examples, integer, option, print_json, printing, reporting
+from heteroring.cli.options import (
+    HOW,
+    WHAT,
+    WRITE,
+    Json,
+    PrefixLens,
+    examples,
+    integer,
+    integers,
+    option,
+    print_json,
+    printing,
+    reporting,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,7 +34,10 @@ if TYPE_CHECKING:
 # Up to how many ranks the table has a line for each; of more, one for each kind.
 LISTED = 32
 
-EXAMPLES = examples("heteroring plan docs/fleets/mixed.yaml --seq-len 1048576 --model llama/3-8b")
+EXAMPLES = examples(
+    "heteroring plan docs/fleets/mixed.yaml --seq-len 1048576 --model llama/3-8b",
+    "heteroring plan docs/fleets/mixed.yaml --seq-len 1048576 --model llama/3-8b --chunk 32768",
+)
 
 FleetFile = Annotated[Path, typer.Argument(help="YAML of ranks and links; docs/planning.md.", metavar="FLEET_YAML")]
 SeqLen = Annotated[int, integer(WHAT, "Tokens to share out.")]
@@ -30,7 +46,8 @@ PlannedModel = Annotated[
 ]
 PlannedDtype = Annotated[str, option(WHAT, "float32, float16 or bfloat16, of --model.")]
 PlannedLayout = Annotated[str, option(WHAT, "contiguous or zigzag.")]
-PlannedMultiple = Annotated[int, integer(HOW, "Tokens given out at a time, where that divides --seq-len.")]
+PlannedChunk = Annotated[int | None, integer(WHAT, "Most tokens at a time, in the same shares.", show_default="all")]
+PlannedMultiple = Annotated[int, integer(HOW, "Tokens given out at a time, where that divides --seq-len, or --chunk.")]
 
 
 @reporting
@@ -40,6 +57,8 @@ def plan(
     model: PlannedModel = "",
     dtype: PlannedDtype = "bfloat16",
     layout: PlannedLayout = "zigzag",
+    chunk: PlannedChunk = None,
+    prefix_lens: PrefixLens = "",
     multiple: PlannedMultiple = 256,
     picture: Annotated[Path | None, option(WRITE, "Picture to draw: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
@@ -50,10 +69,19 @@ def plan(
 
         check_picture(picture)
 
+    earlier = integers("--prefix-lens", prefix_lens) if prefix_lens else ()
     from heteroring.planning.fleet import read_fleet
     from heteroring.planning.plan import plan as planned
 
-    found = planned(read_fleet(fleet), seq_len, work_of(model, dtype), layout=layout, multiple=multiple)
+    found = planned(
+        read_fleet(fleet),
+        seq_len,
+        work_of(model, dtype),
+        layout=layout,
+        multiple=multiple,
+        chunk=chunk,
+        prefix_lens=earlier,
+    )
     if picture is not None:
         from heteroring.figures.fleet_plan import save_plan
 
@@ -76,6 +104,8 @@ def plan(
         if len(found.order) <= LISTED:
             console.print(f"order: {' '.join(map(str, found.order))}")
             console.print(f"block_lens: {' '.join(map(str, found.block_lens))}")
+            if len(found.simulations) > 1:
+                console.print(f"chunks: {len(found.simulations)}, all in these shares: ring_prefill(chunk={chunk})")
 
 
 def work_of(model: str, dtype: str) -> Work | None:
@@ -97,7 +127,7 @@ def _ranks(plan: Plan) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    title = f"{plan.work.name}, {sum(plan.block_lens)} tokens, {plan.layout}: predicted"
+    title = f"{plan.title}: predicted"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("place", "rank", "device", "node", "tokens", "busy ms", "waiting ms", "GB of memory"):
         table.add_column(name, justify="left" if name in ("device", "node") else "right", no_wrap=True)

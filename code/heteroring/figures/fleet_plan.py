@@ -49,8 +49,7 @@ def draw_plan(plan: Plan) -> Figure:
         figure.text(
             0.01,
             0.01,
-            f"{plan.work.name}, {sum(plan.block_lens)} tokens, {plan.layout}: {plan.latency_ms:.1f} ms, "
-            f"{plan.bound_fraction:.3f} of the bound. Predicted, not measured.",
+            f"{plan.title}: {plan.latency_ms:.1f} ms, {plan.bound_fraction:.3f} of the bound. Predicted, not measured.",
             fontsize=7,
             color=NOTE_COLOUR,
         )

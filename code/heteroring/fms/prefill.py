@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from operator import add
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.allocators.apportion import apportion
+from heteroring.allocators.apportion import chunks_of
 from heteroring.fms.attention import OP, Ring, prefilled
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
@@ -116,19 +115,6 @@ def ring_prefill(
         cache = call.agree(lambda: (("part", "cache"),), empty)
         chunks = chunks_of(chosen, chunk)
         return Prefill(run_chunks(model, input_ids, chunks, cache, call, all_logits, transport), cache)
-
-
-def chunks_of(partition: Partition, chunk: int | None) -> list[Partition]:
-    """The partitions of a prompt's chunks of `chunk` tokens, or of the whole in one for None.
-
-    Each chunk takes of the tokens of every rank in proportion to those that are left, so that they sum to its own.
-    """
-    left, found = np.array(partition.block_lens), []
-    while left.any():
-        lens = apportion(left, min(chunk or partition.seq_len, int(left.sum())))
-        found.append(Partition(partition.layout, lens))
-        left -= lens
-    return found
 
 
 def run_chunks(

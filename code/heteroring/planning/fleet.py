@@ -59,8 +59,8 @@ class Fleet:
                 raise ValueError(f"profile {path} is of {_said(other)}, profile {first} of {_said(shape)}")
         return Work.attention(**shape)
 
-    def costs(self, work: Work, seq_len: int) -> tuple[tuple[Cost, ...], tuple[str, ...]]:
-        """Each rank's cost of one layer of `work` at `seq_len`, and notes on what it rests on.
+    def costs(self, work: Work, seq_len: int, earlier: int = 0) -> tuple[tuple[Cost, ...], tuple[str, ...]]:
+        """Each rank's cost of one layer of `work` on `seq_len` tokens behind `earlier` ones, and notes on its basis.
 
         Raises ValueError if a profile is of another shape than the work's, or of attention alone where that is a model.
         """
@@ -69,14 +69,14 @@ class Fleet:
         for rank in self.ranks:
             key = (rank.profile, rank.percentage, rank.data_sheet, rank.name)
             if key not in costs:
-                costs[key] = _cost(rank, work, seq_len)
+                costs[key] = _cost(rank, work, seq_len, earlier)
             cost, said = costs[key]
             answer.append(cost)
             notes += said
         return tuple(answer), tuple(dict.fromkeys(notes))
 
 
-def _cost(rank: RankSpec, work: Work, seq_len: int) -> tuple[Cost, tuple[str, ...]]:
+def _cost(rank: RankSpec, work: Work, seq_len: int, earlier: int) -> tuple[Cost, tuple[str, ...]]:
     if rank.data_sheet is not None:
         sheet = rank.data_sheet
         pair_us = work.pair_flops / (1e6 * sheet.tflops * sheet.attention)
@@ -94,7 +94,7 @@ def _cost(rank: RankSpec, work: Work, seq_len: int) -> tuple[Cost, tuple[str, ..
             f"profile {rank.profile} is fitted to kind {rank.model.source}: a plan for {work.name} needs kind block "
             f"(heteroring profile --kinds attention,block,fold --model {work.name})"
         )
-    prediction = rank.model.predict(seq_len, rank.percentage)
+    prediction = rank.model.predict(seq_len, rank.percentage, earlier)
     cost = prediction.cost if work.product_flops else prediction.cost._replace(token_us=0.0)
     return cost, tuple(f"{rank.name}: {note}" for note in prediction.notes)
 

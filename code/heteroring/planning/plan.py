@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.costs import Cost
+from heteroring.planning.chunks import Chunk, behind, chunks_over, middle, split_over
 from heteroring.planning.fleet import Fleet
+from heteroring.planning.memory import Memory, used_gb
 from heteroring.planning.simulate import Simulation, simulate
 from heteroring.planning.splits import alone_us, split
-from heteroring.planning.steps import steps
 from heteroring.planning.work import Work
+from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.workload import total_pairs, two_kind_bound
 
@@ -38,9 +40,11 @@ class Split:
 class Plan:
     """A split of `seq_len` tokens over a fleet. All tuples go by place in the ring; order[i] is the rank at place i.
 
-    Times are those of the whole work, all layers: `latency_ms` that of the last rank, transfers included, and
-    `bound_ms` the least that any split of the same work over these ranks could take. `memory_gb` is in 10^9 bytes.
-    `limit` says what keeps it from being faster, `beside` are other splits in the same order.
+    Times are those of the whole work, all layers and chunks: `latency_ms` that of the last rank, transfers included,
+    and `bound_ms` the least that any split of the same work over these ranks could take. `memory_gb` is in 10^9 bytes.
+    `limit` says what keeps it from being faster, `beside` are other splits in the same order. The tokens follow those
+    of `prefix_lens`, () for none, and go through in chunks of `chunk`, all in the same shares, or at once for None;
+    `simulations` are of one layer, a call for each chunk.
     """
 
     fleet: Fleet
@@ -55,7 +59,9 @@ class Plan:
     limit: str
     beside: dict[str, Split]
     notes: tuple[str, ...]
-    simulation: Simulation
+    chunk: int | None
+    prefix_lens: tuple[int, ...]
+    simulations: tuple[Simulation, ...]
 
     @property
     def bound_fraction(self) -> float:
@@ -66,8 +72,15 @@ class Plan:
         """What each rank does not compute until the last one is done."""
         return tuple(self.latency_ms - busy for busy in self.busy_ms)
 
+    @property
+    def title(self) -> str:
+        """What is planned, for a table or a picture."""
+        chunks = f" in chunks of {self.chunk}" if len(self.simulations) > 1 else ""
+        earlier = f" behind {sum(self.prefix_lens)}" if self.prefix_lens else ""
+        return f"{self.work.name}, {sum(self.block_lens)} tokens{chunks}{earlier}, {self.layout}"
+
     def to_json(self) -> dict[str, Any]:
-        """The plan as what JSON can hold; with the start and stop of each step up to ORDERED ranks."""
+        """The plan as what JSON can hold; with the last call's start and stop of each step up to ORDERED ranks."""
         ranks = [
             {
                 "rank": rank,
@@ -88,6 +101,8 @@ class Plan:
             "layout": self.layout,
             "order": list(self.order),
             "block_lens": list(self.block_lens),
+            "chunk": self.chunk,
+            "prefix_lens": list(self.prefix_lens),
             "latency_ms": self.latency_ms,
             "bound_ms": self.bound_ms,
             "bound_fraction": self.bound_fraction,
@@ -100,14 +115,24 @@ class Plan:
             "notes": list(self.notes),
         }
         if len(self.order) <= ORDERED:
+            last = self.simulations[-1]
             answer["step_ms"] = [
                 [None if np.isnan(start) else [start / 1e3, stop / 1e3] for start, stop in zip(*each, strict=True)]
-                for each in zip(self.simulation.starts_us.tolist(), self.simulation.stops_us.tolist(), strict=True)
+                for each in zip(last.starts_us.tolist(), last.stops_us.tolist(), strict=True)
             ]
         return answer
 
 
-def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = "zigzag", multiple: int = 256) -> Plan:
+def plan(
+    fleet: Fleet,
+    seq_len: int,
+    work: Work | None = None,
+    *,
+    layout: str = "zigzag",
+    multiple: int = 256,
+    chunk: int | None = None,
+    prefix_lens: Sequence[int] = (),
+) -> Plan:
     """The fastest split of `seq_len` tokens that every rank has the memory for, over those ranks that pay.
 
     `work` is by default the attention call that the profiles are of. The split is `balanced` under caps, in multiples
@@ -116,56 +141,65 @@ def plan(fleet: Fleet, seq_len: int, work: Work | None = None, *, layout: str = 
     of its neighbours, so that fast ones in a row wait for slow ones in a row. Room for messages is reckoned for the
     longest shard.
 
-    Raises ValueError for an unknown layout, a seq_len or multiple below 1, a fleet without the memory (saying by how
-    many tokens), and whatever `Fleet.costs` refuses.
+    With `chunk`, the tokens go through in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the activations
+    of its part of one. There is one split for all of them, `balanced` for the one in the middle, from which multiples
+    and the order are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps.
+
+    Raises ValueError for an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
+    rank, a fleet without the memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
     """
     check_layout(layout)
     for name, value in (("seq_len", seq_len), ("multiple", multiple)):
         if value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
-    work = work or fleet.attention()
-    costs, notes = fleet.costs(work, seq_len)
-    step = multiple if seq_len % multiple == 0 else 1
-    candidates = [
-        _split(fleet, work, costs, order, seq_len, layout, step) for order in _orders(alone_us(costs, seq_len))
-    ]
-    order, block_lens, found, full = min(candidates, key=lambda each: each[2].latency_us)
-    ordered = [costs[rank] for rank in order]
-    others = {name: split(name, seq_len, ordered, layout, step) for name in ("even", "proportional")}
-    beside = {
-        f"{layout}/{name}": Split(
-            lens,
-            work.layers * _simulated(fleet, work, ordered, order, Partition(layout, lens), multiple).latency_us / 1e3,
-            all(
-                used <= fleet.ranks[rank].memory_gb
-                for used, rank in zip(_memory_gb(work, layout, lens), order, strict=True)
-            ),
-        )
-        for name, lens in others.items()
-    }
-    bound_ms = work.layers * bound(ordered, seq_len) / 1e3
-    latency_ms = work.layers * found.latency_us / 1e3
+    earlier = prefix_lengths("prefix_lens", prefix_lens, len(fleet.ranks))
+    tokens, ahead = middle(seq_len, chunk)
+    step = multiple if tokens % multiple == 0 else 1
+    job = _Job(fleet, work or fleet.attention(), seq_len, layout, multiple, step, chunk, earlier)
+    costs, notes = fleet.costs(job.work, tokens, ahead + sum(earlier))
+    order, share, full = min(
+        (job.split(order, costs) for order in _orders(alone_us(costs, tokens, ahead + sum(earlier)))),
+        key=lambda each: job.middle_call(*each[:2]).simulation.latency_us,
+    )
+    calls = job.calls(order, share)
+    beside = {}
+    for name in ("even", "proportional"):
+        held = behind(job.held(order), share, ahead)
+        lens = split(name, tokens, [costs[rank] for rank in order], layout, step, held)
+        others = job.calls(order, lens)
+        used = zip(used_gb(job.work, [call.chunk for call in others]), order, strict=True)
+        fits = all(gigabytes <= fleet.ranks[rank].memory_gb for gigabytes, rank in used)
+        beside[f"{layout}/{name}"] = Split(apportion(lens, seq_len), job.latency_ms(others), fits)
+    bounds_us = [bound(call.costs, call.chunk.partition.seq_len, sum(call.chunk.prefix_lens)) for call in calls]
+    bound_ms, latency_ms = job.work.layers * sum(bounds_us) / 1e3, job.latency_ms(calls)
+    busy_us = sum(call.simulation.busy_us for call in calls)
+    busy_ms = tuple((job.work.layers * busy_us / 1e3).tolist())
     return Plan(
         fleet=fleet,
-        work=work,
+        work=job.work,
         layout=layout,
         order=order,
-        block_lens=block_lens,
+        block_lens=apportion(share, seq_len),
         latency_ms=latency_ms,
         bound_ms=bound_ms,
-        busy_ms=tuple((work.layers * found.busy_us / 1e3).tolist()),
-        memory_gb=_memory_gb(work, layout, block_lens),
-        limit=_limit(full, found, bound_ms / latency_ms),
+        busy_ms=busy_ms,
+        memory_gb=used_gb(job.work, [call.chunk for call in calls]),
+        limit=_limit(full, 1 - max(busy_ms) / latency_ms, bound_ms / latency_ms),
         beside=beside,
         notes=notes,
-        simulation=found,
+        chunk=chunk,
+        prefix_lens=job.held(order),
+        simulations=tuple(call.simulation for call in calls),
     )
 
 
-def bound(costs: Sequence[Cost], seq_len: int) -> float:
-    """Least microseconds of one layer over these ranks, however its pairs and products are shared out."""
-    attention = [cost.pair_us * total_pairs(seq_len) for cost in costs]
-    return two_kind_bound(attention, [cost.token_us * seq_len for cost in costs])
+def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
+    """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
+
+    The tokens follow `earlier` ones, which they all see.
+    """
+    pairs = total_pairs(seq_len) + seq_len * earlier
+    return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])
 
 
 def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
@@ -180,79 +214,112 @@ def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(orders if len(alone) <= ORDERED else orders[:2]))
 
 
-def _split(
-    fleet: Fleet, work: Work, costs: Sequence[Cost], order: tuple[int, ...], seq_len: int, layout: str, multiple: int
-) -> tuple[tuple[int, ...], tuple[int, ...], Simulation, tuple[bool, ...]]:
-    """The order; by place its tokens, and whether it has the memory for no more of them; and their simulation."""
-    ordered = [costs[rank] for rank in order]
-    memory = np.array([fleet.ranks[rank].memory_gb * 1e9 for rank in order]) - work.weight_bytes
-    waits = {"margin": RING_MARGIN, "wait_us": RING_WAIT_US}
-    lens = balanced(seq_len, ordered, layout, multiple=multiple, **waits)
-    longest = max(lens)
-    if any(length > room for length, room in zip(lens, _room(work, memory, longest), strict=True)):
-        longest = _longest_shard(work, memory, seq_len, multiple)
-        while True:  # a shorter longest shard leaves more room, and allows the same split as before
-            most = _most(work, memory, longest, multiple)
-            lens = balanced(seq_len, ordered, layout, multiple=multiple, most=most, **waits)
-            if max(lens) == longest:
-                break
-            longest = max(lens)
-    rooms = zip(lens, _room(work, memory, longest), strict=True)
-    full = tuple(length > 0 and length + multiple > room for length, room in rooms)
-    return order, lens, _simulated(fleet, work, ordered, order, Partition(layout, lens), multiple), full
+@dataclass(frozen=True)
+class _Call:
+    """One call of a plan: what it is of, the costs of the ranks by place, and one layer simulated."""
+
+    chunk: Chunk
+    costs: list[Cost]
+    simulation: Simulation
 
 
-def _room(work: Work, memory: np.ndarray, longest: int) -> list[float]:
-    """Tokens that each rank has the memory for beside messages of `longest` keys."""
-    return ((memory - work.memory_bytes(0, longest) + work.weight_bytes) // work.token_bytes).tolist()
+@dataclass(frozen=True)
+class _Job:
+    """What is to be planned. `prefix_lens` go by rank of the fleet; splits and what follows from them by place."""
 
+    fleet: Fleet
+    work: Work
+    seq_len: int
+    layout: str
+    multiple: int
+    step: int
+    chunk: int | None
+    prefix_lens: tuple[int, ...]
 
-def _most(work: Work, memory: np.ndarray, longest: int, multiple: int) -> list[int]:
-    """The most tokens of each rank, none of which may have more than `longest`."""
-    return [int(min(max(room, 0), longest)) // multiple * multiple for room in _room(work, memory, longest)]
+    def held(self, order: tuple[int, ...]) -> tuple[int, ...]:
+        """The earlier tokens by place."""
+        return tuple(self.prefix_lens[rank] for rank in order) if self.prefix_lens else ()
 
+    def split(
+        self, order: tuple[int, ...], costs: Sequence[Cost]
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+        """The order; by place the tokens of the chunk in the middle, and whether it has the memory for no more."""
+        tokens, ahead = middle(self.seq_len, self.chunk)
+        ordered = [costs[rank] for rank in order]
+        memory_gb = [self.fleet.ranks[rank].memory_gb for rank in order]
+        memory = Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
 
-def _longest_shard(work: Work, memory: np.ndarray, seq_len: int, multiple: int) -> int:
-    """How long the longest shard may be, so that all tokens fit beside messages of that length.
+        def lens_of(most: Sequence[int] | None = None) -> tuple[int, ...]:
+            return split_over(
+                lambda held: balanced(
+                    tokens,
+                    ordered,
+                    self.layout,
+                    multiple=self.step,
+                    margin=RING_MARGIN,
+                    wait_us=RING_WAIT_US,
+                    most=most,
+                    prefix_lens=held,
+                ),
+                ahead,
+                self.held(order),
+            )
 
-    Room for messages grows with it. So what a fleet can hold is greatest where some rank is just full; from there, as
-    long as may be.
-    """
+        lens = lens_of()
+        longest = max(lens)
+        if any(length > room for length, room in zip(lens, memory.room(longest), strict=True)):
+            longest, fit = memory.longest_shard(tokens, self.step)
+            if fit < tokens:
+                fit = fit * self.seq_len // tokens
+                raise ValueError(
+                    f"{self.work.name} of {self.seq_len} tokens does not fit: these ranks have the memory for {fit} "
+                    f"tokens, {self.seq_len - fit} too few"
+                )
+            while True:  # a shorter longest shard leaves more room, and allows the same split as before
+                lens = lens_of(memory.most(longest, self.step))
+                if max(lens) == longest:
+                    break
+                longest = max(lens)
+        rooms = zip(lens, memory.room(longest), strict=True)
+        return order, lens, tuple(length > 0 and length + self.step > room for length, room in rooms)
 
-    def held(longest: int) -> int:
-        return sum(_most(work, memory, longest, multiple))
+    def middle_call(self, order: tuple[int, ...], share: tuple[int, ...]) -> _Call:
+        """The chunk in the middle, split into `share`, behind those that were split alike."""
+        _, ahead = middle(self.seq_len, self.chunk)
+        return self._call(order, Chunk(Partition(self.layout, share), behind(self.held(order), share, ahead)))
 
-    each = memory // (work.memory_bytes(1, 1) - work.weight_bytes)
-    shortest = max({int(min(max(room, 0), seq_len)) // multiple * multiple for room in each}, key=held)
-    if held(shortest) < seq_len:
-        raise ValueError(
-            f"{work.name} of {seq_len} tokens does not fit: these ranks have the memory for {held(shortest)} tokens, "
-            f"{seq_len - held(shortest)} too few"
+    def calls(self, order: tuple[int, ...], share: tuple[int, ...]) -> list[_Call]:
+        """All calls, where tokens are split in the shares of `share`."""
+        whole = Partition(self.layout, apportion(share, self.seq_len))
+        return [self._call(order, each) for each in chunks_over(whole, self.chunk, self.held(order))]
+
+    def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
+        """Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
+        costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
+        ordered, network = [costs[rank] for rank in order], self.fleet.network
+        simulation = simulate(
+            chunk.partition,
+            ordered,
+            network.ordered(order),
+            self.work.key_bytes,
+            transport="copy-engine" if len(set(network.nodes)) == 1 else "p2p",
+            tile=max(1, self.multiple // 2),
+            prefix_lens=chunk.prefix_lens,
         )
-    units = range(shortest // multiple, seq_len // multiple + 1)
-    return multiple * (units[bisect_left(units, True, key=lambda unit: held(unit * multiple) < seq_len) - 1])
+        return _Call(chunk, ordered, simulation)
+
+    def latency_ms(self, calls: Sequence[_Call]) -> float:
+        """Milliseconds of all layers of all calls, one after the other."""
+        return self.work.layers * sum(call.simulation.latency_us for call in calls) / 1e3
 
 
-def _simulated(
-    fleet: Fleet, work: Work, costs: Sequence[Cost], order: tuple[int, ...], partition: Partition, multiple: int
-) -> Simulation:
-    """One layer. Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
-    transport = "copy-engine" if len(set(fleet.network.nodes)) == 1 else "p2p"
-    network, tile = fleet.network.ordered(order), max(1, multiple // 2)
-    return simulate(partition, costs, network, work.key_bytes, transport=transport, tile=tile)
+def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
+    """What keeps the plan from being faster, in words.
 
-
-def _memory_gb(work: Work, layout: str, block_lens: Sequence[int]) -> tuple[float, ...]:
-    """Memory that each rank takes, in 10^9 bytes: messages have room for the longest one of all."""
-    longest = max(int(step.keys.max()) for step in steps(Partition(layout, block_lens)))
-    return tuple(work.memory_bytes(length, longest) / 1e9 for length in block_lens)
-
-
-def _limit(full: Sequence[bool], found: Simulation, bound_fraction: float) -> str:
-    """What keeps the plan from being faster, in words. full: which ranks have the memory for no more tokens."""
+    full: which ranks have the memory for no more tokens; exposed: the part of the time that the busiest one waits.
+    """
     if any(full) and bound_fraction < 1 - NEARLY:
         return f"memory: {sum(full)} of {len(full)} ranks hold as many tokens as fit"
-    exposed = 1 - found.busy_us.max() / found.latency_us
     if exposed > NEARLY:
         return f"waiting: for keys to come, and for slots, the busiest rank waits {exposed:.0%} of the time"
     if bound_fraction < 1 - NEARLY:

@@ -13,12 +13,15 @@ from heteroring.ring.workload import total_pairs
 SPLITS = ("even", "proportional", "balanced")
 
 
-def alone_us(costs: Sequence[Cost], seq_len: int) -> list[float]:
-    """Microseconds that each rank alone would take for one layer of the whole sequence."""
-    return [cost.pair_us * total_pairs(seq_len) + cost.token_us * seq_len for cost in costs]
+def alone_us(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> list[float]:
+    """Microseconds that each rank alone would take for one layer of the sequence, behind so many `earlier` tokens."""
+    pairs = total_pairs(seq_len) + seq_len * earlier
+    return [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
 
 
-def split(name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple: int) -> tuple[int, ...]:
+def split(
+    name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple: int, prefix_lens: tuple[int, ...] = ()
+) -> tuple[int, ...]:
     """Tokens of each rank: `balanced` in multiples of `multiple`, `proportional` to the speed of each rank alone.
 
     Raises ValueError for a name that is not one of SPLITS.
@@ -28,5 +31,5 @@ def split(name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple:
     if name == "even":
         return even(seq_len, len(costs))
     if name == "proportional":
-        return apportion([1 / each for each in alone_us(costs, seq_len)], seq_len)
-    return balanced(seq_len, costs, layout, multiple=multiple)
+        return apportion([1 / each for each in alone_us(costs, seq_len, sum(prefix_lens))], seq_len)
+    return balanced(seq_len, costs, layout, multiple=multiple, prefix_lens=prefix_lens)

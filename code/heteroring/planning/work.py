@@ -13,8 +13,8 @@ SLOTS = 2
 class Work:
     """`layers` calls over one sequence, and what a rank must hold.
 
-    `weight_bytes` on every rank; `token_bytes` for each of its own tokens: KV of all layers and the activations of one;
-    `product_flops` for each token and layer besides attention.
+    `weight_bytes` on every rank; `token_bytes` for each of its own tokens: KV of all layers, which are `kept_bytes` of
+    them, and the activations of one; `product_flops` for each token and layer besides attention.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Work:
     head_dim: int
     dtype: str
     token_bytes: int
+    kept_bytes: int
     layers: int = 1
     weight_bytes: int = 0
     product_flops: float = 0.0
@@ -41,8 +42,9 @@ class Work:
     def attention(cls, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Work:
         """One attention call. A token has q, k, v and out in `dtype`, an fp32 out that is merged into, and an LSE."""
         itemsize = ITEMSIZE[dtype]
-        token_bytes = (2 * heads + 2 * kv_heads) * head_dim * itemsize + heads * (head_dim + 1) * 4
-        return cls("one attention call", heads, kv_heads, head_dim, dtype, token_bytes)
+        kept_bytes = 2 * kv_heads * head_dim * itemsize
+        token_bytes = kept_bytes + 2 * heads * head_dim * itemsize + heads * (head_dim + 1) * 4
+        return cls("one attention call", heads, kv_heads, head_dim, dtype, token_bytes, kept_bytes)
 
     @classmethod
     def language_model(
@@ -74,11 +76,16 @@ class Work:
             head_dim,
             dtype,
             cache + activations,
+            cache,
             layers,
             parameters * itemsize,
             2.0 * layer_parameters,
         )
 
-    def memory_bytes(self, tokens: int, longest_message: int) -> int:
-        """Bytes of a rank with so many tokens, and with room for SLOTS messages of so many keys."""
-        return self.weight_bytes + self.token_bytes * tokens + SLOTS * self.key_bytes * longest_message
+    def memory_bytes(self, tokens: int, longest_message: int, earlier: int = 0) -> int:
+        """Bytes of a rank that computes so many tokens, on top of the KV of `earlier` ones.
+
+        It has room for SLOTS messages of the longest length, which is that of their keys.
+        """
+        kept = self.weight_bytes + self.kept_bytes * earlier
+        return kept + self.token_bytes * tokens + SLOTS * self.key_bytes * longest_message

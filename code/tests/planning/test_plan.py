@@ -4,7 +4,8 @@ import csv
 import json
 import time
 from collections import defaultdict
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement, pairwise, permutations
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from heteroring.allocators.apportion import chunks_of
 from heteroring.allocators.costs import Cost, predicted_ms
 from heteroring.cli.main import app
 from heteroring.planning import plan as planning
@@ -113,7 +115,7 @@ def test_the_bound_of_two_kinds_of_work_is_that_of_the_linear_programme():
 
 def test_a_plan_is_the_fastest_split_that_fits(tmp_path):
     # The second rank is as fast as the first, and has the memory for a quarter of the tokens.
-    work = Work("toy", 32, 32, 128, "bfloat16", token_bytes=10**6)
+    work = Work("toy", 32, 32, 128, "bfloat16", token_bytes=10**6, kept_bytes=10**5)
     unit, units = 1024, 16
     quarter = 1e-9 * (4 * unit * work.token_bytes + 2 * units * unit * work.key_bytes)
     path = fleet(tmp_path, rank(**ATTENTION), rank(memory_gb=quarter, **ATTENTION), rank(percentage=50, **ATTENTION))
@@ -130,6 +132,60 @@ def test_a_plan_is_the_fastest_split_that_fits(tmp_path):
     )
     assert max(predicted_ms(Partition.zigzag(found.block_lens), ordered)) == pytest.approx(best, rel=1e-9)
     assert not found.beside["zigzag/even"].fits
+
+
+def test_a_plan_in_chunks_is_what_a_prefill_in_chunks_does(tmp_path):
+    path = fleet(tmp_path, rank(count=2, **BLOCK), rank("half", count=2, percentage=50, **BLOCK))
+    whole, found = (plan(read_fleet(path), 65536, LLAMA, chunk=chunk) for chunk in (None, 16384))
+    assert len(found.simulations) == 4
+    held, busy_ms = (0,) * 4, np.zeros(4)
+    for number, part in enumerate(chunks_of(Partition.zigzag(found.block_lens), 16384)):
+        assert all(length % 256 == 0 for length in part.block_lens)
+        costs, _ = found.fleet.costs(LLAMA, 16384, sum(held))
+        # The chunk in the middle is as fast as every split near its own, and the others nearly so.
+        ordered, lens = [costs[r] for r in found.order], part.block_lens
+        times = predicted_ms(part, ordered, True, held)
+        for take, give in permutations(range(4), 2):
+            moved = tuple(n + 256 * ((r == take) - (r == give)) for r, n in enumerate(lens))
+            assert max(times) <= (1 if number == 2 else 1.01) * max(
+                predicted_ms(Partition.zigzag(moved), ordered, True, held)
+            )
+        busy_ms, held = busy_ms + LLAMA.layers * np.array(times), tuple(map(add, held, lens))
+    assert held == found.block_lens
+    assert found.busy_ms == pytest.approx(busy_ms.tolist(), rel=0.02)  # which has whole tiles
+    assert found.latency_ms < found.beside["zigzag/even"].latency_ms
+    # As many pairs and products as at once; each rank holds the activations of a quarter of its tokens.
+    assert found.bound_ms == pytest.approx(whole.bound_ms, rel=0.05)
+    saved = (LLAMA.token_bytes - LLAMA.kept_bytes) * max(found.block_lens) * 3 / 4
+    assert max(whole.memory_gb) - max(found.memory_gb) == pytest.approx(saved / 1e9, rel=0.05)
+    with pytest.raises(ValueError, match="chunk is 0: a chunk has 1 token or more"):
+        plan(read_fleet(path), 65536, LLAMA, chunk=0)
+
+
+def test_memory_in_chunks_is_filled_to_the_last_multiple(tmp_path):
+    # Both ranks may hold 8 chunks of 1,024 tokens of 10^6 bytes, and the activations of a part of one.
+    work = Work("toy", 32, 32, 128, "bfloat16", token_bytes=3 * 10**6, kept_bytes=10**6)
+    each = 1e-9 * (8192 * work.kept_bytes + 512 * 2e6 + 2 * 8192 * work.key_bytes)
+    path = fleet(tmp_path, rank(count=2, memory_gb=1.01 * each, **ATTENTION))
+    found = plan(read_fleet(path), 16384, work, chunk=1024)
+    assert found.block_lens == (8192, 8192)
+    assert 0.98 < max(found.memory_gb) / (1.01 * each) <= 1
+    with pytest.raises(ValueError, match=r"of 16384 tokens does not fit: these ranks have the memory for \d{4} tokens"):
+        plan(read_fleet(path), 16384, work)
+
+
+def test_a_plan_over_earlier_tokens_keeps_them_where_they_are(tmp_path):
+    ranks = rank(**BLOCK), rank("half", percentage=50, **BLOCK)
+    found = plan(read_fleet(fleet(tmp_path, *ranks)), 8192, LLAMA, prefix_lens=(0, 40960))
+    assert found.prefix_lens == tuple((0, 40960)[r] for r in found.order)
+    share = dict(zip(found.order, found.block_lens, strict=True))
+    costs, _ = found.fleet.costs(LLAMA, 8192, 40960)
+    assert share[0] / share[1] == pytest.approx(costs[1].pair_us / costs[0].pair_us, rel=0.1)
+    alone = plan(read_fleet(fleet(tmp_path, *ranks)), 8192, LLAMA)
+    kept = dict(zip(found.order, found.memory_gb, strict=True))[1]
+    assert kept > 1e-9 * 40960 * LLAMA.kept_bytes + min(alone.memory_gb)
+    with pytest.raises(ValueError, match=r"prefix_lens is \(1,\): it must be 2 lengths, one per rank"):
+        plan(read_fleet(fleet(tmp_path, *ranks)), 8192, LLAMA, prefix_lens=(1,))
 
 
 def test_fast_and_slow_ranks_take_turns_in_a_long_ring(tmp_path):
@@ -240,6 +296,11 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
     found = json.loads(as_json.stdout)
     assert sum(found["block_lens"]) == 65536
     assert found["block_lens"] == [each["tokens"] for each in found["ranks"]]
+    in_chunks = ["plan", example, "--seq-len", "65536", "--chunk", "16384", "--prefix-lens", ",".join(["512"] * 8)]
+    shown = runner.invoke(app, in_chunks)
+    assert "65536 tokens in chunks of 16384 behind 4096, zigzag" in shown.output
+    assert "chunks: 4, all in these shares: ring_prefill(chunk=16384)" in shown.output
+    assert json.loads(runner.invoke(app, [*in_chunks, "--json"]).stdout)["chunk"] == 16384
     refused = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", "plan.bmp"])
     assert refused.exit_code == 2
     assert planning.ORDERED >= 8

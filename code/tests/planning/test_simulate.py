@@ -164,10 +164,17 @@ def test_the_command_compares_splits():
     assert splits["zigzag/even"]["latency_ms"] == splits["zigzag, as given"]["latency_ms"]
     assert splits["zigzag/balanced"]["latency_ms"] < splits["zigzag/even"]["latency_ms"]
     assert "zigzag/proportional" in CliRunner().invoke(app, arguments).output
+    # In chunks, even and contiguous is no longer far from even and zigzag: most keys are those of the prefix.
+    in_chunks = [*arguments, "--chunk", "16384", "--strategies", "contiguous/even,zigzag/even", "--json"]
+    contiguous, zigzag = json.loads(CliRunner().invoke(app, in_chunks).stdout)["splits"]
+    assert contiguous["block_lens"] == zigzag["block_lens"]
+    assert max(contiguous["busy_ms"]) < 1.3 * max(zigzag["busy_ms"])
     for more, message in (
         (["--strategies", "zigzag/odd"], "split 'odd' is unknown: choose one of even, proportional, balanced"),
         (["--block-lens", "1,2"], "sum to 3: --seq-len is 65536"),
         (["--host-us", "-1"], "host_us is -1.0: it must be 0 or more"),
+        (["--chunk", "0"], "chunk is 0: a chunk has 1 token or more"),
+        (["--prefix-lens", "1,2"], "prefix_lens is (1, 2): it must be 8 lengths, one per rank"),
     ):
         refused = CliRunner().invoke(app, [*arguments, *more])
         assert refused.exit_code == 2

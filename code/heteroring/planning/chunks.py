@@ -1,0 +1,60 @@
+"""A prefill in chunks: a call for each, whose prefix is what the chunks before it left on each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import add
+from typing import NamedTuple
+
+from heteroring.allocators.apportion import apportion, chunks_of
+from heteroring.ring.partition import Partition
+
+
+class Chunk(NamedTuple):
+    """One call: the new tokens' partition, and the earlier tokens that each rank holds; () where there are none."""
+
+    partition: Partition
+    prefix_lens: tuple[int, ...]
+
+
+def chunks_over(partition: Partition, chunk: int | None, prefix_lens: Sequence[int] = ()) -> list[Chunk]:
+    """The calls of a prefill of `partition` in chunks of `chunk` tokens, as `ring_prefill` makes them; one for None.
+
+    The tokens of `prefix_lens` lie before the first.
+    """
+    held, found = tuple(prefix_lens), []
+    for part in chunks_of(partition, chunk):
+        found.append(Chunk(part, held))
+        held = behind(held, part.block_lens, part.seq_len)
+    return found
+
+
+def middle(seq_len: int, chunk: int | None) -> tuple[int, int]:
+    """The tokens of the chunk in the middle of a prompt, and those of the prompt before it.
+
+    Raises ValueError for a chunk of less than a token.
+    """
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}: a chunk has 1 token or more")
+    if chunk is None or chunk >= seq_len:
+        return seq_len, 0
+    return chunk, seq_len // chunk // 2 * chunk
+
+
+def split_over(
+    split: Callable[[tuple[int, ...]], tuple[int, ...]], ahead: int, prefix_lens: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What `split` makes of one chunk behind `prefix_lens` and `ahead` tokens more, which were split alike.
+
+    In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of
+    an average one.
+    """
+    lens = split(prefix_lens)
+    return split(behind(prefix_lens, lens, ahead)) if ahead else lens
+
+
+def behind(prefix_lens: tuple[int, ...], share: tuple[int, ...], ahead: int) -> tuple[int, ...]:
+    """Earlier tokens of each rank: `prefix_lens`, and `ahead` tokens more in the shares of `share`."""
+    if not ahead:
+        return prefix_lens
+    return tuple(map(add, prefix_lens or (0,) * len(share), apportion(share, ahead)))

@@ -1,0 +1,71 @@
+"""What memory lets ranks hold: rooms in tokens, beside messages whose room grows with the longest shard."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heteroring.planning.chunks import Chunk
+from heteroring.planning.steps import steps
+from heteroring.planning.work import SLOTS, Work
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by rank that are `free` for a chunk's tokens, of token_bytes each, and for messages, per key of a chunk."""
+
+    free: np.ndarray
+    token_bytes: float
+    message_bytes: float
+
+    @classmethod
+    def of(cls, work: Work, memory_gb: Sequence[float], chunks: float, prefix_lens: Sequence[int]) -> Memory:
+        """The memory of ranks that hold earlier tokens and compute so many chunks, whose KV they keep.
+
+        Of each token of a chunk, as many are kept in the end, and sent, as there are chunks.
+        """
+        message_bytes = SLOTS * work.key_bytes
+        taken = work.weight_bytes + message_bytes * max(prefix_lens, default=0)
+        free = 1e9 * np.array(memory_gb) - taken - work.kept_bytes * np.array(prefix_lens or [0] * len(memory_gb))
+        return cls(free, work.token_bytes + work.kept_bytes * (chunks - 1), message_bytes * chunks)
+
+    def room(self, longest: int) -> list[float]:
+        """Tokens that each rank has the memory for beside messages of `longest` keys."""
+        return ((self.free - self.message_bytes * longest) // self.token_bytes).tolist()
+
+    def most(self, longest: int, multiple: int) -> list[int]:
+        """The most tokens of each rank, in whole multiples, none of which may have more than `longest`."""
+        return [int(min(max(room, 0), longest)) // multiple * multiple for room in self.room(longest)]
+
+    def longest_shard(self, tokens: int, multiple: int) -> tuple[int, int]:
+        """How long the longest shard may be, so that `tokens` fit beside messages of that length; and what does fit.
+
+        Room for messages grows with it. So what ranks can hold is greatest where some rank is just full; from there, as
+        long as may be, if it is as many as `tokens`.
+        """
+
+        def held(longest: int) -> int:
+            return sum(self.most(longest, multiple))
+
+        each = self.free // (self.token_bytes + self.message_bytes)
+        shortest = max({int(min(max(room, 0), tokens)) // multiple * multiple for room in each}, key=held)
+        if held(shortest) < tokens:
+            return shortest, held(shortest)
+        units = range(shortest // multiple, tokens // multiple + 1)
+        longest = units[bisect_left(units, True, key=lambda unit: held(unit * multiple) < tokens) - 1]
+        return multiple * longest, tokens
+
+
+def used_gb(work: Work, chunks: Sequence[Chunk]) -> tuple[float, ...]:
+    """Memory that each rank takes in the end, in 10^9 bytes: messages have room for the longest one of all."""
+    longest = max(int(step.keys.max()) for part, held in chunks for step in steps(part, prefix_lens=held))
+    computed = np.max([part.block_lens for part, _ in chunks], axis=0)
+    last, held = chunks[-1]
+    kept = np.array(held or [0] * len(computed)) + last.block_lens - computed
+    return tuple(
+        work.memory_bytes(int(tokens), longest, int(earlier)) / 1e9
+        for tokens, earlier in zip(computed, kept, strict=True)
+    )
