@@ -144,7 +144,7 @@ def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
 
     One row for each module, condition, length and percentages, `chosen` and `best` being numbers of ranks that hold
     tokens: `best` is what has the least latency, of the strategy's own split, the fastest ranks together (system
-    `subset`) and each rank alone; `regret` is the latency of the strategy over that one, from 1. The choice is `right`
+    `subset`) and each rank alone; `over_best` is the latency of the strategy over that one. The choice is `right`
     if it is the best, or if medians of its jobs reach down to those of the best.
     """
     where = ["module", "condition", "seq_len", "percentages"]
@@ -160,11 +160,11 @@ def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
             | {
                 "chosen": np.count_nonzero(mine["block_lens"]),
                 "best": np.count_nonzero(best["block_lens"]),
-                "regret": mine["latency_ms"] / best["latency_ms"],
+                "over_best": mine["latency_ms"] / best["latency_ms"],
                 "right": bool(mine["latency_low_ms"] <= best["latency_high_ms"]),
             }
         )
-    return pd.DataFrame(found, columns=[*where, "chosen", "best", "regret", "right"])
+    return pd.DataFrame(found, columns=[*where, "chosen", "best", "over_best", "right"])
 
 
 def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:

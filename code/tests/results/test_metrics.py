@@ -262,7 +262,7 @@ def test_the_choice_of_ranks_is_held_against_the_sets_that_were_measured():
     found = choices_of_ranks(table).set_index("seq_len")
     assert found.chosen.tolist() == [3, 3, 3]
     assert found.best.tolist() == [3, 2, 2]
-    assert found.regret.tolist() == pytest.approx([1, 4.5 / 4.15, 5.5 / 4.15])
+    assert found.over_best.tolist() == pytest.approx([1, 4.5 / 4.15, 5.5 / 4.15])
     assert found.right.tolist() == [True, True, False]
     assert choices_of_ranks(table[table.system != "subset"]).empty
 

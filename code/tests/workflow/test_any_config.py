@@ -29,7 +29,7 @@ def assert_makes_sense(config):
     for platform in config["platforms"]:
         commands = Commands(config, platform, config["modules"])
         lines = [commands.bench(setting, "models", f"{setting.name}.csv") for setting in commands.settings()]
-        lines += [commands.profile(percentage, "rows.csv") for percentage in commands.percentages]
+        lines += [commands.profile(percentage, "rows.csv") for percentage in commands.profiled_percentages]
         lines += [commands.model(setting, "models", "rows.csv", "trace.csv") for setting in commands.model_settings()]
         assert all(isinstance(word, str) and "\n" not in word for line in lines for word in line)
         json.dumps([commands.grid(), commands.model_grid()])

@@ -44,7 +44,7 @@ def commands(tmp_path_factory):
 def folder(commands, tmp_path_factory, measuring_on_pools):
     """The platform's folder, made by the commands that the rules run."""
     folder = tmp_path_factory.mktemp("data") / "cpu"
-    profiles = {each: folder / f"profile/pct-{each:03d}.csv" for each in commands.percentages}
+    profiles = {each: folder / f"profile/pct-{each:03d}.csv" for each in commands.profiled_percentages}
     models, bench = folder / "models", folder / "bench"
     lines = [commands.profile(*each) for each in profiles.items()]
     lines += [commands.fit(*fit, profiles.values(), models / f"{name}.json") for name, fit in commands.models.items()]
