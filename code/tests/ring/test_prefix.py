@@ -8,8 +8,9 @@ import torch
 import heteroring as hr
 from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.pass_q import passes_queries
 from heteroring.ring.prefix import joined
-from heteroring.ring.workload import kv_bytes, score_pairs
+from heteroring.ring.workload import key_pairs, kv_bytes, query_bytes, score_pairs
 from oracle import assert_as_accurate_as_torch, attention64
 from ranks import RankError
 
@@ -38,7 +39,7 @@ def earlier_tokens(lens, dtype, seed):
     return [tuple(random_kv(n, KV_HEADS, dtype, seed + 10 + 2 * r + i) for i in (0, 1)) for r, n in enumerate(lens)]
 
 
-def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cached):
+def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cached, passing="kv"):
     """This rank's out and LSE, its score pairs, the bytes that it received, and how many tensors were concatenated."""
     partition = Partition(layout, lens)
     q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, dtype, seed))
@@ -52,6 +53,7 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         k, v = (buffer[:, :, place : place + lens[rank]] for buffer in buffers)
     pairs, received, copies = [], [], []
     block, send_receive, concatenate = resolve("auto", q.device), torch.distributed.batch_isend_irecv, torch.cat
+    all_to_all = torch.distributed.all_to_all_single
 
     def record(q, k, v, *, scale, causal_offset=None, **keywords):
         m, n = q.shape[2], k.shape[2]
@@ -69,15 +71,40 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         copies.append(args)
         return concatenate(*args, **keywords)
 
-    torch.distributed.batch_isend_irecv = count
+    def exchange(into, rows, received_rows, sent_rows, group):
+        own = received_rows[rank]
+        received.append((len(into) - own) * (into[0].nbytes if len(into) else 0))
+        return all_to_all(into, rows, received_rows, sent_rows, group=group)
+
+    torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = count, exchange
     torch.cat = cat
     try:
         prefix = hr.Prefix(*earlier, prefix_lens)
-        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record)
+        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record, passing=passing)
     finally:
-        torch.distributed.batch_isend_irecv = send_receive
+        torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = send_receive, all_to_all
         torch.cat = concatenate
     return out, lse, sum(pairs), sum(received), len(copies)
+
+
+def assert_right(ranks, layout, lens, prefix_lens, causal, dtype, cached=False, passing="kv"):
+    """What each rank computed, received and copied, in a call whose results are those of PyTorch."""
+    partition = Partition(layout, lens)
+    seed = torch.seed() % 2**31
+    arguments = (layout, lens, prefix_lens, causal, dtype, seed, cached, passing)
+    outs, lses, pairs, received, copies = zip(*ranks(len(lens)).run(ring, *arguments), strict=True)
+    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
+    assert out.dtype == dtype
+    q, k, v = new_tokens(lens, dtype, seed)
+    earlier = earlier_tokens(prefix_lens, dtype, seed)
+    k, v = (torch.cat([each[i] for each in earlier] + [x], 2) for i, x in enumerate((k, v)))
+    queries = torch.arange(sum(lens))
+    keys = torch.cat((torch.full((sum(prefix_lens),), -1), queries))
+    mask = keys[None, :] <= queries[:, None] if causal else None
+    want, want_lse = attention64(q, k, v, *((queries, keys) if causal else ()))
+    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
+    assert sum(pairs) == (int(mask.sum()) if causal else q.shape[2] * k.shape[2])
+    return pairs, received, copies
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -91,28 +118,61 @@ def test_new_tokens_see_all_earlier_ones_and_no_rank_does_more_than_it_must(
     ranks, layout, causal, dtype, cached, world_size, lens, prefix_lens
 ):
     partition = Partition(layout, lens)
-    seed = torch.seed() % 2**31
-    arguments = (layout, lens, prefix_lens, causal, dtype, seed, cached)
-    outs, lses, pairs, received, copies = zip(*ranks(world_size).run(ring, *arguments), strict=True)
-    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
-    assert out.dtype == dtype
-    q, k, v = new_tokens(lens, dtype, seed)
-    earlier = earlier_tokens(prefix_lens, dtype, seed)
-    k, v = (torch.cat([each[i] for each in earlier] + [x], 2) for i, x in enumerate((k, v)))
-    queries = torch.arange(sum(lens))
-    keys = torch.cat((torch.full((sum(prefix_lens),), -1), queries))
-    mask = keys[None, :] <= queries[:, None] if causal else None
-    want, want_lse = attention64(q, k, v, *((queries, keys) if causal else ()))
-    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
-
+    pairs, received, copies = assert_right(ranks, layout, lens, prefix_lens, causal, dtype, cached)
     assert pairs == score_pairs(partition, causal, prefix_lens)
-    assert sum(pairs) == (int(mask.sum()) if causal else q.shape[2] * k.shape[2])
     size = {"batch": 2, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
     assert list(received) == [
         kv_bytes(partition, rank, causal=causal, prefix_lens=prefix_lens, **size) for rank in range(world_size)
     ]
     if cached:
         assert not any(copies)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("causal", "dtype"),
+    [(True, torch.float32), (True, torch.bfloat16), (False, torch.float64)],
+    ids=["causal-fp32", "causal-bf16", "dense-fp64"],
+)
+@pytest.mark.parametrize(
+    ("lens", "prefix_lens"),
+    [((3, 2), (20, 44)), ((0, 7), (11, 0)), ((5, 4, 0), (16, 0, 3)), ((0, 1, 0), (9, 9, 0)), ((2, 3, 0, 9), (0,) * 4)],
+    ids=lambda x: str(x).replace(" ", ""),
+)
+def test_queries_that_are_passed_see_the_same_and_each_rank_computes_the_pairs_of_its_keys(
+    ranks, layout, causal, dtype, lens, prefix_lens
+):
+    partition = Partition(layout, lens)
+    pairs, received, _ = assert_right(ranks, layout, lens, prefix_lens, causal, dtype, passing="q")
+    assert pairs == key_pairs(partition, causal, prefix_lens)
+    size = {"batch": 2, "heads": HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
+    assert list(received) == [query_bytes(partition, r, prefix_lens=prefix_lens, **size) for r in range(len(lens))]
+
+
+def test_queries_are_passed_where_they_are_few_bytes(ranks):
+    # Of 2 new tokens and 300 earlier ones, the keys would be 150 x 2 x 2 x 16 numbers a sequence.
+    for lens, prefix_lens, queries in (((1, 1), (150, 150), True), ((40, 40), (4, 4), False), ((1, 1), (0, 0), False)):
+        partition = Partition.zigzag(lens)
+        pairs, *_ = assert_right(ranks, "zigzag", lens, prefix_lens, True, torch.float32, passing="auto")
+        assert pairs == (key_pairs if queries else score_pairs)(partition, True, prefix_lens)
+
+
+LLAMA = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "itemsize": 2}
+
+
+@pytest.mark.parametrize(
+    ("lens", "prefix_lens", "device", "queries"),
+    [
+        ((16, 16), (4096, 4096), "cpu", True),
+        ((1, 0), (4096, 4096), "cpu", True),
+        ((64, 64), (4096, 4096), "cpu", False),  # many enough for compute to hide the keys
+        ((16, 16), (80, 80), "cpu", False),  # nearly as many bytes
+        ((8,) * 8, (8192, *(0,) * 7), "cpu", False),  # all pairs would be one rank's
+        ((16, 16), (4096, 4096), "cuda", False),  # not measured
+    ],
+)
+def test_when_queries_are_passed(lens, prefix_lens, device, queries):
+    assert passes_queries(Partition.zigzag(lens), prefix_lens, True, device, **LLAMA) == queries
 
 
 def test_keys_that_adjoin_are_not_copied():
