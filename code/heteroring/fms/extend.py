@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heteroring.allocators.apportion import apportion, chunks_of
+from heteroring.allocators.apportion import apportion
 from heteroring.fms.cache import RingCache, capacities, make_room
 from heteroring.fms.decode import check_cache
-from heteroring.fms.prefill import check_chunk, run_chunks
+from heteroring.fms.prefill import check_chunk, chunks_of, run_chunks
 from heteroring.fms.tokens import checked_tokens, described, is_token_ids
 from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.consistency import Call, Fields

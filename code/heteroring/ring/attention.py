@@ -63,7 +63,8 @@ def ring_attention(
         transport: "p2p", "copy-engine", or "auto" for the fastest one that the group can use.
         passing: "kv" to send keys to the queries; "q" to send queries to the keys and partial results back, by
             collectives of the group, with which each rank computes the pairs of the keys that it holds; "auto" for "q"
-            on the CPU where that is fewer bytes, for a few new tokens behind a long prefix, and else "kv".
+            on the CPU where that is fewer bytes, for a few new tokens behind a long prefix, and else, or where `block`
+            is a Backend, "kv".
 
     Returns:
         (out, lse): out [B, Hq, n_r, D] in the dtype of q, and lse [B, Hq, n_r] in natural log, in fp32 (fp64 for fp64
@@ -112,7 +113,9 @@ def ring_attention(
             if max(held) == sum(held):  # one rank holds all keys: nothing to exchange
                 call.complete()
                 return _own_step(q, k, v, steps, scale, compute)
-            if passing == "q" or (passing == "auto" and _fewer_bytes(q, k, partition, prefix_lens, causal)):
+            # A backend of the caller's own may count on a rank's pairs being those of its queries.
+            considered = passing == "auto" and isinstance(block, str)
+            if passing == "q" or (considered and _fewer_bytes(q, k, partition, prefix_lens, causal)):
                 return attend(q, k, v, partition, prefix_lens, causal, scale, compute, call)
             exchange = open_exchange(transport, k, v, partition, causal, call.group, prefix_lens)
             return rotate(q, k, v, steps, exchange, call.world_size, scale, compute, call.complete)

@@ -149,12 +149,76 @@ def test_queries_that_are_passed_see_the_same_and_each_rank_computes_the_pairs_o
     assert list(received) == [query_bytes(partition, r, prefix_lens=prefix_lens, **size) for r in range(len(lens))]
 
 
-def test_queries_are_passed_where_they_are_few_bytes(ranks):
-    # Of 2 new tokens and 300 earlier ones, the keys would be 150 x 2 x 2 x 16 numbers a sequence.
-    for lens, prefix_lens, queries in (((1, 1), (150, 150), True), ((40, 40), (4, 4), False), ((1, 1), (0, 0), False)):
-        partition = Partition.zigzag(lens)
-        pairs, *_ = assert_right(ranks, "zigzag", lens, prefix_lens, True, torch.float32, passing="auto")
-        assert pairs == (key_pairs if queries else score_pairs)(partition, True, prefix_lens)
+def bytes_received(rank, world_size, lens, prefix_lens, keywords):
+    """Bytes of keys, and of queries and partial results, that this rank receives; and its out."""
+    partition = Partition.zigzag(lens)
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, torch.float32, 3))
+    prefix = hr.Prefix(*earlier_tokens(prefix_lens, torch.float32, 3)[rank], prefix_lens)
+    received = {"kv": 0, "q": 0}
+    send_receive, all_to_all = torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single
+
+    def keys(operations):
+        received["kv"] += sum(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
+        return send_receive(operations)
+
+    def queries(into, *rest, **group):
+        received["q"] += into.nbytes
+        return all_to_all(into, *rest, **group)
+
+    torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = keys, queries
+    try:
+        out, _ = hr.ring_attention(q, k, v, partition, prefix=prefix, **keywords)
+    finally:
+        torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = send_receive, all_to_all
+    return received, out
+
+
+def own_block(q, k, v, **keywords):
+    return resolve("auto", q.device)(q, k, v, **keywords)
+
+
+def test_queries_are_passed_where_they_are_fewer_bytes(ranks):
+    # A new token is 4 x 16 numbers and as many and 4 more come back; an earlier one is 2 x 2 x 16.
+    for lens, prefix_lens, keywords, queries in (
+        ((1, 1), (150, 150), {}, True),
+        ((1, 1), (150, 150), {"passing": "kv"}, False),
+        ((1, 1), (150, 150), {"block": own_block}, False),
+        ((20, 20), (4, 4), {}, False),
+        ((20, 20), (4, 4), {"passing": "q"}, True),
+        ((1, 1), (0, 0), {}, False),
+    ):
+        results = ranks(2).run(bytes_received, lens, prefix_lens, keywords)
+        assert all((found["q"] > 0, found["kv"] > 0) == (queries, not queries) for found, _ in results)
+        for (_, out), (_, other) in zip(
+            results, ranks(2).run(bytes_received, lens, prefix_lens, {"passing": "kv"}), strict=True
+        ):
+            torch.testing.assert_close(out, other, atol=1e-5, rtol=1e-5)
+
+
+def failing(rank, world_size):
+    """Rank 1's backend fails while queries are passed; the next call is right."""
+    partition, prefix_lens = Partition.zigzag((3, 2)), (20, 44)
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens((3, 2), torch.float32, 0))
+    prefix = hr.Prefix(*earlier_tokens(prefix_lens, torch.float32, 0)[rank], prefix_lens)
+
+    def block(*args, **keywords):
+        if rank == 1:
+            raise RuntimeError("a GPU fell off the bus")
+        return resolve("auto", q.device)(*args, **keywords)
+
+    words = ""
+    try:
+        hr.ring_attention(q, k, v, partition, prefix=prefix, block=block, passing="q")
+    except ValueError as error:
+        words = str(error)
+    both = [hr.ring_attention(q, k, v, partition, prefix=prefix, passing=passing)[0] for passing in ("q", "kv")]
+    return words, *both
+
+
+def test_a_backend_that_fails_while_queries_are_passed_is_an_error_on_every_rank(ranks):
+    for words, out, other in ranks(2).run(failing):
+        assert words == "rank 1: a GPU fell off the bus"
+        torch.testing.assert_close(out, other, atol=1e-5, rtol=1e-5)
 
 
 LLAMA = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "itemsize": 2}
