@@ -178,14 +178,14 @@ def own_block(q, k, v, **keywords):
 
 
 def test_queries_are_passed_where_they_are_fewer_bytes(ranks):
-    # A new token is 4 x 16 numbers and as many and 4 more come back; an earlier one is 2 x 2 x 16.
+    # A new token has 4 x 16 numbers, and 4 x 17 come back; an earlier one has 2 x 2 x 16.
     for lens, prefix_lens, keywords, queries in (
         ((1, 1), (150, 150), {}, True),
         ((1, 1), (150, 150), {"passing": "kv"}, False),
         ((1, 1), (150, 150), {"block": own_block}, False),
         ((20, 20), (4, 4), {}, False),
         ((20, 20), (4, 4), {"passing": "q"}, True),
-        ((1, 1), (0, 0), {}, False),
+        ((3, 3), (0, 0), {}, False),
     ):
         results = ranks(2).run(bytes_received, lens, prefix_lens, keywords)
         assert all((found["q"] > 0, found["kv"] > 0) == (queries, not queries) for found, _ in results)
@@ -217,7 +217,7 @@ def failing(rank, world_size):
 
 def test_a_backend_that_fails_while_queries_are_passed_is_an_error_on_every_rank(ranks):
     for words, out, other in ranks(2).run(failing):
-        assert words == "rank 1: a GPU fell off the bus"
+        assert words.endswith("a GPU fell off the bus")
         torch.testing.assert_close(out, other, atol=1e-5, rtol=1e-5)
 
 
