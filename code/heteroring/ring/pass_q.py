@@ -80,7 +80,7 @@ def attend(
     lens, rank = partition.block_lens, call.rank
     batch, heads, _, head_dim = q.shape
     holds = [length + earlier > 0 for length, earlier in zip(lens, prefix_lens or lens, strict=True)]
-    places = torch.from_numpy(np.concatenate([partition.positions(each) for each in range(len(lens))])).to(q.device)
+    places = _places(partition, q.device)
     here = lens if holds[rank] else (0,) * len(lens)  # rows of all ranks that are needed here
     there = tuple(lens[rank] * each for each in holds)  # rows of this rank that are needed there
     rows = q.permute(2, 0, 1, 3).repeat(sum(holds), 1, 1, 1)
@@ -99,6 +99,12 @@ def attend(
     merged = merge_parts(parts.view(sum(holds), lens[rank] * batch, heads, head_dim + 1))
     merged = merged.view(lens[rank], batch, heads, head_dim + 1).permute(1, 2, 0, 3)
     return merged[..., :head_dim].to(q.dtype).contiguous(), merged[..., head_dim].contiguous()
+
+
+@lru_cache(maxsize=64)
+def _places(partition: Partition, device: torch.device) -> torch.Tensor:
+    """Position of each row, rank by rank: int64 [C]. Kept, because the host waits for the copy to a device."""
+    return torch.from_numpy(np.concatenate([partition.positions(r) for r in range(partition.world_size)])).to(device)
 
 
 def _over_own_keys(
