@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from heteroring.allocators.apportion import apportion, chunks_of
+from heteroring.allocators.apportion import apportion
 from heteroring.fms.cache import RingCache, capacities, make_room
 from heteroring.fms.decode import check_cache
 from heteroring.fms.prefill import check_chunk, run_chunks

@@ -1,4 +1,4 @@
-"""Ring attention for prefill (pass-KV): queries stay on their rank, keys and values travel."""
+"""Ring attention for prefill: keys and values travel (pass-KV), or the queries of a few new tokens do (pass-Q)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from heteroring.kernels.backend import Backend, check_operands, resolve, takes_p
 from heteroring.ring.arguments import flag
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
+from heteroring.ring.pass_q import attend, check_passing, passes_queries
 from heteroring.ring.prefix import Prefix, check_prefix, joined
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
@@ -31,6 +32,7 @@ def ring_attention(
     *,
     block: str | Backend = "auto",
     transport: str = "auto",
+    passing: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of this rank's queries to the keys and values of all ranks. Forward only.
 
@@ -59,6 +61,10 @@ def ring_attention(
             tokens alone. Either all ranks give one, with the same lengths, or none does.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine", or "auto" for the fastest one that the group can use.
+        passing: "kv" to send keys to the queries; "q" to send queries to the keys and partial results back, by
+            collectives of the group, with which each rank computes the pairs of the keys that it holds; "auto" for "q"
+            on the CPU where that is fewer bytes, for a few new tokens behind a long prefix, and else, or where `block`
+            is a Backend, "kv".
 
     Returns:
         (out, lse): out [B, Hq, n_r, D] in the dtype of q, and lse [B, Hq, n_r] in natural log, in fp32 (fp64 for fp64
@@ -69,8 +75,8 @@ def ring_attention(
             head counts, masks, scales or prefix lengths differ, or if the ranks call different verbs, or from threads
             of different names.
         RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
-        Exception: What a backend raises, on its rank alone: the other ranks get their results, and the next call is
-            right.
+        Exception: What a backend raises while keys are passed, on its rank alone: the other ranks get their results,
+            and the next call is right. While queries are passed it is a ValueError on every rank.
     """
     with Call("ring_attention", group, q) as call:
         prefix_lens: tuple[int, ...] = ()
@@ -81,6 +87,7 @@ def ring_attention(
             causal = flag("causal", causal)
             _check_partition(q, k, v, partition, call.rank, call.world_size)
             check_transport(transport)
+            check_passing(passing)
             prefix_lens = check_prefix(prefix, k, call.rank, call.world_size)
             if prefix is not None and prefix_lens:
                 k, v = in_rows(joined(prefix.k, k)), in_rows(joined(prefix.v, v))
@@ -91,6 +98,7 @@ def ring_attention(
                 ("prefix lengths", prefix_lens),
                 ("causal", causal),
                 ("transport", transport),
+                ("passing", passing),
                 *described(q, k, scale),
             )
 
@@ -105,8 +113,20 @@ def ring_attention(
             if max(held) == sum(held):  # one rank holds all keys: nothing to exchange
                 call.complete()
                 return _own_step(q, k, v, steps, scale, compute)
+            # A backend of the caller's own may count on a rank's pairs being those of its queries.
+            considered = passing == "auto" and isinstance(block, str)
+            if passing == "q" or (considered and _fewer_bytes(q, k, partition, prefix_lens, causal)):
+                return attend(q, k, v, partition, prefix_lens, causal, scale, compute, call)
             exchange = open_exchange(transport, k, v, partition, causal, call.group, prefix_lens)
             return rotate(q, k, v, steps, exchange, call.world_size, scale, compute, call.complete)
+
+
+def _fewer_bytes(
+    q: torch.Tensor, k: torch.Tensor, partition: Partition, prefix_lens: tuple[int, ...], causal: bool
+) -> bool:
+    batch, heads, _, head_dim = q.shape
+    sizes = {"batch": batch, "heads": heads, "kv_heads": k.shape[1], "head_dim": head_dim, "itemsize": q.itemsize}
+    return passes_queries(partition, prefix_lens, causal, q.device.type, **sizes)
 
 
 def rotate(

@@ -134,6 +134,38 @@ def kv_bytes(
     return 2 * tokens * batch * kv_heads * head_dim * itemsize
 
 
+def key_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Score pairs of each rank's own keys with all queries, which it computes in pass-Q; in all as `score_pairs`."""
+    new, earlier = partition.seq_len, prefix_lens or (0,) * partition.world_size
+    if not causal:
+        return tuple(new * (length + before) for length, before in zip(partition.block_lens, earlier, strict=True))
+    return tuple(
+        sum(_triangle(new - start) - _triangle(new - stop) for start, stop in partition.spans(rank)) + new * before
+        for rank, before in enumerate(earlier)
+    )
+
+
+def query_bytes(
+    partition: Partition,
+    rank: int,
+    *,
+    batch: int,
+    heads: int,
+    head_dim: int,
+    itemsize: int,
+    prefix_lens: tuple[int, ...] = (),
+) -> int:
+    """Bytes that `rank` receives in one call of pass-Q: queries for its keys, and partial results for its queries.
+
+    Those are an output and an LSE in fp32 (fp64 for fp64 inputs) from each other rank that holds keys.
+    """
+    lens = partition.block_lens
+    holders = [length + before > 0 for length, before in zip(lens, prefix_lens or (0,) * len(lens), strict=True)]
+    queries = (partition.seq_len - lens[rank]) * holders[rank]
+    parts = lens[rank] * (sum(holders) - holders[rank])
+    return batch * heads * (queries * head_dim * itemsize + parts * (head_dim + 1) * max(4, itemsize))
+
+
 def capacity_bound(alone: Sequence[float]) -> float:
     """Least time in which ranks can do a job together of which rank r alone needs `alone[r]`.
 

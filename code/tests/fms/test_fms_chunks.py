@@ -59,6 +59,30 @@ def test_chunks_of_every_architecture(ranks, name):
             torch.testing.assert_close(logits, want[:, tokens - 1], atol=1e-4, rtol=1e-4)
 
 
+def short_turn(rank, world_size):
+    """Logits behind a long prompt and a turn of 3 tokens, what is held then, and how often queries or parts went."""
+    model, calls, all_to_all = fms_models.ring("llama3"), [], torch.distributed.all_to_all_single
+    _, cache = ring_prefill(model, IDS[:, :57], Partition.zigzag((30, 27)))
+
+    def count(*args, **keywords):
+        calls.append(args)
+        return all_to_all(*args, **keywords)
+
+    torch.distributed.all_to_all_single = count
+    try:
+        return ring_extend(model, IDS[:, 57:], cache), cache.held, len(calls)
+    finally:
+        torch.distributed.all_to_all_single = all_to_all
+
+
+def test_a_short_turn_behind_a_long_prompt_passes_queries(ranks):
+    want = logits_of_one("llama3")[:, -1]
+    for logits, held, calls in ranks(2).run(short_turn):
+        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+        assert sum(held) == 60
+        assert calls == 2 * 2  # two layers, queries and partial results
+
+
 def resumed(rank, world_size):
     """The third chunk of a prompt fails on rank 1. What was cached is of use: the rest follows from there."""
     model, compute, calls = fms_models.ring("llama3"), resolve("auto", torch.device("cpu")), []

@@ -35,7 +35,9 @@ VALUES = {
 }
 
 ARGUMENTS = {
-    "ring_attention": ("q", "k", "v", "partition", "group", "causal", "scale", "prefix", "block", "transport"),
+    "ring_attention": (
+        *("q", "k", "v", "partition", "group", "causal", "scale", "prefix", "block", "transport", "passing"),
+    ),
     "ring_decode": ("q", "k", "v", "group", "scale", "block"),
     "ring_prefill": (
         *("model", "input_ids", "partition", "group", "capacity", "all_logits", "decode_speeds", "chunk", "block"),

@@ -67,13 +67,14 @@ def test_a_disagreement_is_an_error_on_every_rank(ranks, other, words):
         (("zigzag", (6, 4), {}, {"scale": float("nan")}), "scale is nan: it must be finite"),
         (("zigzag", (6, 4), {}, {"block": "cuda"}), "block backend 'cuda' is unknown"),
         (("zigzag", (6, 4), {}, {"transport": "pigeon"}), "transport 'pigeon' is unknown"),
+        (("zigzag", (6, 4), {}, {"passing": "keys"}), "passing is 'keys': choose auto or one of kv, q"),
         (("zigzag", (6, 4), {}, {"block": "cudnn"}), "block backend 'cudnn' computes on cuda, not on cpu"),
         (
             ("zigzag", (6, 4), {"head_dim": 320}, {"block": "triton"}),
             "computes on cuda, not on cpu|head_dim is 320, but must",
         ),
     ],
-    ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport", "elsewhere", "head_dim"],
+    ids=["tokens", "ranks", "heads", "dtype", "scale", "block", "transport", "passing", "elsewhere", "head_dim"],
 )
 def test_one_rank_with_bad_arguments_stops_all_of_them(ranks, bad, words):
     good, other = ranks(2).attempt(call, [("zigzag", (7, 4), {}, {}), bad])

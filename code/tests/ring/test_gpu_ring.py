@@ -74,7 +74,7 @@ def ring(rank, world_size, layout, lens, transport, heads, head_dim, dtype, bloc
     return [(out.cpu(), lse.cpu()) for out, lse in results]
 
 
-def behind_a_prefix(rank, world_size, layout, lens, prefix_lens, transport, cached, seed):
+def behind_a_prefix(rank, world_size, layout, lens, prefix_lens, transport, cached, passing, seed):
     """Attention from the tokens behind the first sum(prefix_lens) of a sequence, which lie rank by rank."""
     partition, earlier = Partition(layout, lens), sum(prefix_lens)
     whole = random_qkv(earlier + partition.seq_len, 8, 2, 128, torch.bfloat16, seed)
@@ -85,7 +85,8 @@ def behind_a_prefix(rank, world_size, layout, lens, prefix_lens, transport, cach
         buffers = [torch.cat(both, 2) for both in zip(prefix, (k, v), strict=True)]
         prefix, (k, v) = [x[:, :, :held] for x in buffers], [x[:, :, held:] for x in buffers]
     poison()
-    out, lse = hr.ring_attention(q, k, v, partition, prefix=hr.Prefix(*prefix, prefix_lens), transport=transport)
+    options = {"prefix": hr.Prefix(*prefix, prefix_lens), "transport": transport, "passing": passing}
+    out, lse = hr.ring_attention(q, k, v, partition, **options)
     return out.cpu(), lse.cpu()
 
 
@@ -120,11 +121,13 @@ class TestAnyRanks:
         results = pools(len(lens)).run(ring, layout, lens, transport, *arguments, "auto", 13, 20)
         check(results, Partition(layout, lens), *arguments, 13)
 
-    @pytest.mark.parametrize("cached", [True, False], ids=["cached", "apart"])
+    @pytest.mark.parametrize(
+        ("cached", "passing"), [(True, "kv"), (False, "kv"), (True, "q")], ids=["cached", "apart", "queries"]
+    )
     @pytest.mark.parametrize(("lens", "prefix_lens"), PREFIXES, ids=str)
-    def test_new_tokens_see_all_earlier_ones(self, pools, transport, layout, lens, prefix_lens, cached):
+    def test_new_tokens_see_all_earlier_ones(self, pools, transport, layout, lens, prefix_lens, cached, passing):
         partition, seed, earlier = Partition(layout, lens), torch.seed() % 2**30, sum(prefix_lens)
-        results = pools(len(lens)).run(behind_a_prefix, layout, lens, prefix_lens, transport, cached, seed)
+        results = pools(len(lens)).run(behind_a_prefix, layout, lens, prefix_lens, transport, cached, passing, seed)
         out, lse = (hr.unshard(list(each), partition, 2).cuda() for each in zip(*results, strict=True))
         q, k, v = random_qkv(earlier + partition.seq_len, 8, 2, 128, torch.bfloat16, seed)
         positions = torch.arange(q.shape[2], device="cuda")

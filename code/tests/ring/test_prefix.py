@@ -8,8 +8,9 @@ import torch
 import heteroring as hr
 from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import LAYOUTS, Partition
+from heteroring.ring.pass_q import passes_queries
 from heteroring.ring.prefix import joined
-from heteroring.ring.workload import kv_bytes, score_pairs
+from heteroring.ring.workload import key_pairs, kv_bytes, query_bytes, score_pairs
 from oracle import assert_as_accurate_as_torch, attention64
 from ranks import RankError
 
@@ -38,7 +39,7 @@ def earlier_tokens(lens, dtype, seed):
     return [tuple(random_kv(n, KV_HEADS, dtype, seed + 10 + 2 * r + i) for i in (0, 1)) for r, n in enumerate(lens)]
 
 
-def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cached):
+def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cached, passing="kv"):
     """This rank's out and LSE, its score pairs, the bytes that it received, and how many tensors were concatenated."""
     partition = Partition(layout, lens)
     q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, dtype, seed))
@@ -52,6 +53,7 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         k, v = (buffer[:, :, place : place + lens[rank]] for buffer in buffers)
     pairs, received, copies = [], [], []
     block, send_receive, concatenate = resolve("auto", q.device), torch.distributed.batch_isend_irecv, torch.cat
+    all_to_all = torch.distributed.all_to_all_single
 
     def record(q, k, v, *, scale, causal_offset=None, **keywords):
         m, n = q.shape[2], k.shape[2]
@@ -69,15 +71,40 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         copies.append(args)
         return concatenate(*args, **keywords)
 
-    torch.distributed.batch_isend_irecv = count
+    def exchange(into, rows, received_rows, sent_rows, group):
+        own = received_rows[rank]
+        received.append((len(into) - own) * (into[0].nbytes if len(into) else 0))
+        return all_to_all(into, rows, received_rows, sent_rows, group=group)
+
+    torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = count, exchange
     torch.cat = cat
     try:
         prefix = hr.Prefix(*earlier, prefix_lens)
-        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record)
+        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record, passing=passing)
     finally:
-        torch.distributed.batch_isend_irecv = send_receive
+        torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = send_receive, all_to_all
         torch.cat = concatenate
     return out, lse, sum(pairs), sum(received), len(copies)
+
+
+def assert_right(ranks, layout, lens, prefix_lens, causal, dtype, cached=False, passing="kv"):
+    """What each rank computed, received and copied, in a call whose results are those of PyTorch."""
+    partition = Partition(layout, lens)
+    seed = torch.seed() % 2**31
+    arguments = (layout, lens, prefix_lens, causal, dtype, seed, cached, passing)
+    outs, lses, pairs, received, copies = zip(*ranks(len(lens)).run(ring, *arguments), strict=True)
+    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
+    assert out.dtype == dtype
+    q, k, v = new_tokens(lens, dtype, seed)
+    earlier = earlier_tokens(prefix_lens, dtype, seed)
+    k, v = (torch.cat([each[i] for each in earlier] + [x], 2) for i, x in enumerate((k, v)))
+    queries = torch.arange(sum(lens))
+    keys = torch.cat((torch.full((sum(prefix_lens),), -1), queries))
+    mask = keys[None, :] <= queries[:, None] if causal else None
+    want, want_lse = attention64(q, k, v, *((queries, keys) if causal else ()))
+    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
+    assert sum(pairs) == (int(mask.sum()) if causal else q.shape[2] * k.shape[2])
+    return pairs, received, copies
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -91,28 +118,125 @@ def test_new_tokens_see_all_earlier_ones_and_no_rank_does_more_than_it_must(
     ranks, layout, causal, dtype, cached, world_size, lens, prefix_lens
 ):
     partition = Partition(layout, lens)
-    seed = torch.seed() % 2**31
-    arguments = (layout, lens, prefix_lens, causal, dtype, seed, cached)
-    outs, lses, pairs, received, copies = zip(*ranks(world_size).run(ring, *arguments), strict=True)
-    out, lse = hr.unshard(list(outs), partition, 2), hr.unshard(list(lses), partition, 2)
-    assert out.dtype == dtype
-    q, k, v = new_tokens(lens, dtype, seed)
-    earlier = earlier_tokens(prefix_lens, dtype, seed)
-    k, v = (torch.cat([each[i] for each in earlier] + [x], 2) for i, x in enumerate((k, v)))
-    queries = torch.arange(sum(lens))
-    keys = torch.cat((torch.full((sum(prefix_lens),), -1), queries))
-    mask = keys[None, :] <= queries[:, None] if causal else None
-    want, want_lse = attention64(q, k, v, *((queries, keys) if causal else ()))
-    assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask)
-
+    pairs, received, copies = assert_right(ranks, layout, lens, prefix_lens, causal, dtype, cached)
     assert pairs == score_pairs(partition, causal, prefix_lens)
-    assert sum(pairs) == (int(mask.sum()) if causal else q.shape[2] * k.shape[2])
     size = {"batch": 2, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
     assert list(received) == [
         kv_bytes(partition, rank, causal=causal, prefix_lens=prefix_lens, **size) for rank in range(world_size)
     ]
     if cached:
         assert not any(copies)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("causal", "dtype"),
+    [(True, torch.float32), (True, torch.bfloat16), (False, torch.float64)],
+    ids=["causal-fp32", "causal-bf16", "dense-fp64"],
+)
+@pytest.mark.parametrize(
+    ("lens", "prefix_lens"),
+    [((3, 2), (20, 44)), ((0, 7), (11, 0)), ((5, 4, 0), (16, 0, 3)), ((0, 1, 0), (9, 9, 0)), ((2, 3, 0, 9), (0,) * 4)],
+    ids=lambda x: str(x).replace(" ", ""),
+)
+def test_queries_that_are_passed_see_the_same_and_each_rank_computes_the_pairs_of_its_keys(
+    ranks, layout, causal, dtype, lens, prefix_lens
+):
+    partition = Partition(layout, lens)
+    pairs, received, _ = assert_right(ranks, layout, lens, prefix_lens, causal, dtype, passing="q")
+    assert pairs == key_pairs(partition, causal, prefix_lens)
+    size = {"batch": 2, "heads": HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
+    assert list(received) == [query_bytes(partition, r, prefix_lens=prefix_lens, **size) for r in range(len(lens))]
+
+
+def bytes_received(rank, world_size, lens, prefix_lens, keywords):
+    """Bytes of keys, and of queries and partial results, that this rank receives; and its out."""
+    partition = Partition.zigzag(lens)
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, torch.float32, 3))
+    prefix = hr.Prefix(*earlier_tokens(prefix_lens, torch.float32, 3)[rank], prefix_lens)
+    received = {"kv": 0, "q": 0}
+    send_receive, all_to_all = torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single
+
+    def keys(operations):
+        received["kv"] += sum(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
+        return send_receive(operations)
+
+    def queries(into, *rest, **group):
+        received["q"] += into.nbytes
+        return all_to_all(into, *rest, **group)
+
+    torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = keys, queries
+    try:
+        out, _ = hr.ring_attention(q, k, v, partition, prefix=prefix, **keywords)
+    finally:
+        torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = send_receive, all_to_all
+    return received, out
+
+
+def own_block(q, k, v, **keywords):
+    return resolve("auto", q.device)(q, k, v, **keywords)
+
+
+def test_queries_are_passed_where_they_are_fewer_bytes(ranks):
+    # A new token has 4 x 16 numbers, and 4 x 17 come back; an earlier one has 2 x 2 x 16.
+    for lens, prefix_lens, keywords, queries in (
+        ((1, 1), (150, 150), {}, True),
+        ((1, 1), (150, 150), {"passing": "kv"}, False),
+        ((1, 1), (150, 150), {"block": own_block}, False),
+        ((20, 20), (4, 4), {}, False),
+        ((20, 20), (4, 4), {"passing": "q"}, True),
+        ((3, 3), (0, 0), {}, False),
+    ):
+        results = ranks(2).run(bytes_received, lens, prefix_lens, keywords)
+        assert all((found["q"] > 0, found["kv"] > 0) == (queries, not queries) for found, _ in results)
+        for (_, out), (_, other) in zip(
+            results, ranks(2).run(bytes_received, lens, prefix_lens, {"passing": "kv"}), strict=True
+        ):
+            torch.testing.assert_close(out, other, atol=1e-5, rtol=1e-5)
+
+
+def failing(rank, world_size):
+    """Rank 1's backend fails while queries are passed; the next call is right."""
+    partition, prefix_lens = Partition.zigzag((3, 2)), (20, 44)
+    q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens((3, 2), torch.float32, 0))
+    prefix = hr.Prefix(*earlier_tokens(prefix_lens, torch.float32, 0)[rank], prefix_lens)
+
+    def block(*args, **keywords):
+        if rank == 1:
+            raise RuntimeError("a GPU fell off the bus")
+        return resolve("auto", q.device)(*args, **keywords)
+
+    words = ""
+    try:
+        hr.ring_attention(q, k, v, partition, prefix=prefix, block=block, passing="q")
+    except ValueError as error:
+        words = str(error)
+    both = [hr.ring_attention(q, k, v, partition, prefix=prefix, passing=passing)[0] for passing in ("q", "kv")]
+    return words, *both
+
+
+def test_a_backend_that_fails_while_queries_are_passed_is_an_error_on_every_rank(ranks):
+    for words, out, other in ranks(2).run(failing):
+        assert words.endswith("a GPU fell off the bus")
+        torch.testing.assert_close(out, other, atol=1e-5, rtol=1e-5)
+
+
+LLAMA = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "itemsize": 2}
+
+
+@pytest.mark.parametrize(
+    ("lens", "prefix_lens", "device", "queries"),
+    [
+        ((16, 16), (4096, 4096), "cpu", True),
+        ((1, 0), (4096, 4096), "cpu", True),
+        ((64, 64), (4096, 4096), "cpu", False),  # many enough for compute to hide the keys
+        ((16, 16), (80, 80), "cpu", False),  # nearly as many bytes
+        ((8,) * 8, (8192, *(0,) * 7), "cpu", False),  # all pairs would be one rank's
+        ((16, 16), (4096, 4096), "cuda", False),  # not measured
+    ],
+)
+def test_when_queries_are_passed(lens, prefix_lens, device, queries):
+    assert passes_queries(Partition.zigzag(lens), prefix_lens, True, device, **LLAMA) == queries
 
 
 def test_keys_that_adjoin_are_not_copied():

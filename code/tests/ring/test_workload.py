@@ -10,6 +10,7 @@ from heteroring.ring.workload import (
     capacity_bound,
     causal_flops,
     extra_rows,
+    key_pairs,
     kv_bytes,
     next_rows,
     ring_time,
@@ -107,6 +108,17 @@ def test_a_causal_rank_receives_only_keys_it_sees():
     contiguous = Partition.contiguous((10, 6, 4))
     assert [kv_bytes(contiguous, r, **size) // per_token for r in range(3)] == [0, 10, 16]
     assert [kv_bytes(contiguous, r, causal=False, **size) // per_token for r in range(3)] == [10, 14, 16]
+
+
+@given(partitions.flatmap(with_prefix), st.booleans())
+def test_pairs_of_keys_are_counted_over_the_mask(both, causal):
+    partition, prefix_lens = both
+    positions = [partition.positions(r) for r in range(partition.world_size)]
+    queries, earlier = np.arange(partition.seq_len), prefix_lens or (0,) * partition.world_size
+    counts = [int(visible(queries, keys, causal).sum()) for keys in positions]
+    expected = [count + len(queries) * before for count, before in zip(counts, earlier, strict=True)]
+    assert list(key_pairs(partition, causal, prefix_lens)) == expected
+    assert sum(expected) == sum(score_pairs(partition, causal, prefix_lens))
 
 
 def test_capacity_bound_is_the_parallel_sum():
