@@ -65,7 +65,9 @@ claims: setup ## judge every claim of the paper by the recorded data
 
 readme: setup ## make README's table, docs/claims.md and docs/results.svg anew from the record
 	$(WITHIN) python workflow/readme.py
-	$(WITHIN) heteroring aggregate --platform-dir data/h200x2 > /dev/null
+	for record in data/h200x2*/provenance.json; do \
+	  $(WITHIN) heteroring aggregate --platform-dir "$${record%/*}" > /dev/null; \
+	done
 	$(WITHIN) python workflow/scripts/check_claims.py data/h200x2 data/published data/h200x2_short workflow/claims.yaml \
 	  docs/claims.md
 

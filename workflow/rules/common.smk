@@ -279,7 +279,8 @@ def paper_sources(wildcards):
 
 def paper_inputs():
     """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
-    images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
+    names = [*paper_figures(Path("latex")), *(OF_EXPERIMENTS[name] for name in EXPERIMENTS if name in OF_EXPERIMENTS)]
+    images = [f"{LATEX}/images/{name}.pdf" for name in names]
     return [*rules.claims.output, *rules.numbers.output, *rules.overview.output, *images]
 
 

@@ -2,12 +2,19 @@
 
 # What claims and numbers are computed from, beside the record: measurements of others, short ones, and predictions.
 PUBLISHED, SHORT, PREDICTED = "data/published", "data/h200x2_short", "data/predictions"
+# Records of experiments of their own (docs/recording.md), where they lie beside the paper's.
+EXPERIMENTS = {
+    each.removeprefix(PAPER): each for each in PLATFORMS.recorded if each.startswith(PAPER) and each != PAPER
+}
+# The figures that the paper has of them, by experiment.
+OF_EXPERIMENTS = {"ablation": "ablation/ablation", "heldout": "heldout/regret"}
 EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT, PREDICTED) for path in sorted(Path(folder).glob("*.csv"))]
 
 
 rule claims:
     input:
         record=lambda wildcards: results_of(PAPER),
+        experiments=lambda wildcards: [path for each in EXPERIMENTS.values() for path in results_of(each)],
         beside=EVIDENCE,
         claims="workflow/claims.yaml",
         code=code_of("workflow/scripts/check_claims.py"),
@@ -75,13 +82,13 @@ rule numbers:
 
 rule paper_image:
     input:
-        pdf=lambda wildcards: f"{FIGURES}/{PAPER_PLATFORMS[wildcards.part]}/{wildcards.name}.pdf",
+        pdf=lambda wildcards: f"{FIGURES}/{(PAPER_PLATFORMS | EXPERIMENTS)[wildcards.part]}/{wildcards.name}.pdf",
     output:
         pdf=f"{LATEX}/images/{{part}}/{{name}}.pdf",
     log:
         f"{LOGS}/figures/{{part}}/{{name}}.log",
     wildcard_constraints:
-        part="record|live",
+        part=one_of(PAPER_PLATFORMS | EXPERIMENTS),
     conda:
         ENVIRONMENT
     message:

@@ -123,8 +123,6 @@ def call(evidence: Evidence) -> dict[str, str]:
     extreme, middle, long = cells.extreme, (cells.lengths[-1], MIDDLE), cells.at(length=cells.lengths[-1])
     fractions = {at: cells(BALANCED, at, "bound_fraction") for at in cells.throttled}
     worst = min(fractions, key=fractions.get)
-    every = [cells(name, at, "bound_fraction") for name in cells.strategies for at in cells.grid]
-    above = [each for each in every if each > 1]
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
     speeds = evidence.middle_speeds
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
@@ -148,9 +146,7 @@ def call(evidence: Evidence) -> dict[str, str]:
         "EqualRatio": rounded(contiguous / zigzag),
         "WorstFraction": rounded(fractions[worst]),
         "WorstPlace": f"{count(worst[0])} tokens and {percent(worst[1])}",
-        "AboveCount": count(len(above)),
-        "FractionCount": count(len(every)),
-        "AboveMost": share(max(above, default=1) - 1),
+        **above_one("", cells),
         "EvenImbalance": rounded(cells(EVEN, extreme, "imbalance")),
         "BalancedImbalance": rounded(cells(BALANCED, extreme, "imbalance")),
         "LutWins": count(cells.wins(LUT, UNEVEN)),
@@ -172,6 +168,17 @@ def call(evidence: Evidence) -> dict[str, str]:
         numbers[f"{prefix}AloneMs"] = rounded(cells(BALANCED, at, "fast_alone_ms"))
         numbers[f"{prefix}BoundMs"] = rounded(cells(BALANCED, at, "bound_ms"))
     return numbers | row_prices(results)
+
+
+def above_one(name: str, cells: CellTable) -> dict[str, str]:
+    """How many bound fractions exceed one, of how many, and by how much at most."""
+    every = [cells(strategy, at, "bound_fraction") for strategy in cells.strategies for at in cells.grid]
+    above = [each for each in every if each > 1]
+    return {
+        f"{name}AboveCount": count(len(above)),
+        f"{name}FractionCount": count(len(every)),
+        f"{name}AboveMost": share(max(above, default=1) - 1),
+    }
 
 
 def row_prices(results: Results) -> dict[str, str]:
@@ -252,6 +259,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     return {
         **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
         **ends("LayerGain", layer_gains(evidence)),
+        **above_one("Layer", layer),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",

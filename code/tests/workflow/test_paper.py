@@ -36,10 +36,11 @@ TYPED = ("method", "study")
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory) -> Evidence:
-    record = tmp_path_factory.mktemp("data") / "h200x2"
-    shutil.copytree(DATA / "h200x2", record, ignore=shutil.ignore_patterns("derived"))
-    aggregate(record)
-    return Evidence.load(record, DATA / "published", DATA / "h200x2_short")
+    data = tmp_path_factory.mktemp("data")
+    for found in DATA.glob("h200x2*/provenance.json"):
+        shutil.copytree(found.parent, data / found.parent.name, ignore=shutil.ignore_patterns("derived"))
+        aggregate(data / found.parent.name)
+    return Evidence.load(data / "h200x2", DATA / "published", DATA / "h200x2_short")
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +185,19 @@ def test_what_is_recorded_later_is_judged_without_another_line(evidence, found):
             cells[cells.strategy == "zigzag/lut"].assign(strategy="zigzag/lut@attention", latency_ms=1e-3),
         ]
     )
-    unseen = live.profile[live.profile.percentage == 100]
-    recorded = SimpleNamespace(
-        **vars(live) | {"cells": cells, "model": live.model.assign(order="slow first"), "profile": unseen}
-    )
-    recorded.measurements = live.measurements.assign(throttle="green")
+    recorded = SimpleNamespace(**vars(live) | {"cells": cells, "model": live.model.assign(order="slow first")})
     later = Evidence(recorded, evidence.study, evidence.order, evidence.sustained)
+    varied = pd.concat(
+        cells[cells.strategy == f"{layout}/balanced"].assign(strategy=f"{layout}/balanced:{name}", latency_ms=factor)
+        for layout, slower in (("contiguous", 3.0), ("zigzag", 1.5))
+        for name, factor in (("unfused", 1e3), ("portable", 1.0), ("masked", slower))
+    )
+    ablation = pd.concat([live.cells, varied[varied.condition == "rested"]])
+    profile = live.profile[live.profile.percentage == 100]
+    heldout = SimpleNamespace(cells=live.cells, profile=profile)
+    vars(later)["beside"] = {"green": live, "heldout": heldout, "ablation": SimpleNamespace(cells=ablation)}
     waiting = [claim for claim, finding in found.items() if finding.verdict == NOT_TESTED]
-    assert len(waiting) == 7
+    assert len(waiting) == 9
     assert {claim.id: claim.judge(later).verdict for claim in waiting} == {claim.id: REPRODUCED for claim in waiting}
 
 
@@ -305,7 +311,9 @@ def test_no_macro_swallows_the_space_behind_it():
 
 def test_figures_shown_exist_and_are_shown_once():
     shown = paper_figures(LATEX)
-    assert len(shown) == len(set(shown)) == everything().count(r"\includegraphics") - 1
+    once_recorded = re.findall(r"\\IfFileExists\{(images/(?:ablation|heldout)/\w+)\.pdf\}", everything())
+    assert all(rf"{{{each}}}" in everything() for each in once_recorded)
+    assert len(shown) == len(set(shown)) == everything().count(r"\includegraphics") - 1 - len(once_recorded)
     assert {each.partition("/")[2] for each in shown} <= set(NAMES)
     assert r"{images/overview}" in sources()["report"]
 
@@ -314,7 +322,9 @@ def test_figures_have_the_width_they_were_drawn_for():
     kinds = {"figure": ("column", r"\columnwidth"), "figure*": ("text", r"\textwidth")}
     floats = re.findall(r"\\begin\{(figure\*?)\}(.*?)\\end\{\1\}", everything(), flags=re.DOTALL)
     for kind, body in floats:
-        for options, name in re.findall(r"\\includegraphics\[([^]]*)\]\{images/(?:live|record)/(\w+)\}", body):
+        for options, name in re.findall(
+            r"\\includegraphics\[([^]]*)\]\{images/(?:live|record|ablation|heldout)/(\w+)\}", body
+        ):
             assert (WIDTH[name], options) == (kinds[kind][0], f"width={kinds[kind][1]}"), name
 
 

@@ -29,19 +29,29 @@ class Finding:
 @dataclass(frozen=True)
 class Evidence:
     """`results`: the recorded platform. `order`, `sustained` and `replayed` (decode_model.csv): the tables of
-    data/h200x2_short, cells as text."""
+    data/h200x2_short, cells as text.
+
+    `folder` is the platform's, beside which records of experiments of their own may lie.
+    """
 
     results: Results
     study: Study
     order: pd.DataFrame
     sustained: pd.DataFrame
     replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    folder: Path | None = None
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
         tables = (read_table(short / f"{name}.csv") for name in ("rank_order", "sustained", "decode_model"))
-        return cls(Results.load(record), read(published), *tables)
+        return cls(Results.load(record), read(published), *tables, record)
+
+    @cached_property
+    def beside(self) -> dict[str, Results]:
+        """Records of experiments, by what their names add to the platform's: green, heldout, ablation."""
+        found = self.folder.parent.glob(f"{self.folder.name}?*/provenance.json") if self.folder else ()
+        return {path.parent.name.removeprefix(self.folder.name): Results.load(path.parent) for path in found}
 
     @cached_property
     def call(self) -> CellTable:
@@ -76,9 +86,11 @@ class Evidence:
         profile = self.results.profile
         return profile[profile.percentage == MIDDLE].sort_values("size").groupby("kind").relative_speed.last()
 
-    def recorded(self, **where: str | int) -> pd.DataFrame:
-        """Cells of the record's ring, attention alone, with these values."""
-        rows = self.results.cells
+    def recorded(self, beside: str = "", **where: str | int) -> pd.DataFrame:
+        """Cells of the ring, attention alone, with these values: of the record, or of one `beside`, if it is there."""
+        if beside and beside not in self.beside:
+            return pd.DataFrame()
+        rows = (self.beside[beside] if beside else self.results).cells
         rows = rows[(rows.system == "ring") & (rows.module == "attention")]
         for column, value in where.items():
             rows = rows[rows[column] == value]
