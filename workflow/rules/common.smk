@@ -82,7 +82,9 @@ SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()
 TABLES = ("profile", "measurements", "cells")
 # The grid of whole models, which ibm-fms builds.
 MODEL_SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].model_settings()} for platform in COMMANDS}
-DECODE_SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].decode_settings()} for platform in COMMANDS}
+DECODE_SETTINGS = {
+    platform: {each.name: each for each in COMMANDS[platform].decode_settings()} for platform in COMMANDS
+}
 MODEL_PROFILES = [f"{percentage:03d}" for percentage in GRID.model_profiles]
 MODEL_TABLES = ("model", "trace")
 

@@ -48,8 +48,10 @@ def ring_generate(
     others have, as in FMS's generate.
 
     On CUDA, steps are replayed as a CUDA graph from the third token on, and whether all sequences have ended is looked
-    at every EOS_EVERY tokens. What cannot be captured, such as a `block` that is not the split-KV kernel of decode or a
-    layer that makes the host wait, runs eagerly, with a warning.
+    at every EOS_EVERY tokens. Sampling then draws numbers for up to EOS_EVERY - 1 tokens that are not returned, without
+    a seed from PyTorch's global generator. What cannot be captured, such as a `block` that is not the split-KV kernel
+    of decode or a layer that makes the host wait, runs eagerly, with a warning. After `model.compile()`, the step that
+    is captured is a compiled one.
 
     Args:
         model: A language model of FMS whose weights every rank holds.

@@ -57,7 +57,9 @@ def ring_decode(
         ValueError: On every rank, if an argument of any rank breaks a rule above, or its attention to its own keys
             fails, or if the ranks' shapes, dtypes or scales differ, or if the ranks call different verbs, or from
             threads of different names.
-        RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
+        RuntimeError: If a rank is lost and ranks exchange by a collective, or if an earlier call over the group ended
+            half way. Writing into the others' memory has no time-out: the device then waits for the lost rank until
+            this process is ended, as torchrun and `heteroring` do where a rank of theirs is lost.
     """
     with Call("ring_decode", group, q) as call:
 

@@ -1,6 +1,8 @@
 """A small LLaMA 3 over two ranks against the same model on one GPU: prefill, decode and generation."""
 
 import copy
+import time
+from random import Random
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fms.utils.generation import generate
 import fms_models
 from gpu import one_gpu, poison, two_gpus
 from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
+from heteroring.fms.continuation import Continuation
 from heteroring.kernels.backend import resolve
 from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.partition import Partition
@@ -117,6 +120,68 @@ def test_32_greedy_tokens_are_those_of_one_gpu(gpus, layout, lens):
         assert torch.equal(ids, want.cpu())
 
 
+NEW, LONG = 256, {"max_expected_seq_len": 320}
+
+
+def replayed(rank, world_size, name, lens, seeds, repetitions=1):
+    """Greedy ids of prompts of two sequences, one for each seed, each made by replays of its own CUDA graph.
+
+    The replays alternate over one group, and each rank is late at random. Caches hold NaN behind the prompt, all memory
+    before it, and are full at the end. The same, as often as there are repetitions.
+    """
+    model = fms_models.ring(name, device_type="cuda", **LONG)
+    random, found = Random(rank), []
+    for _ in range(repetitions):
+        made = []
+        for seed in seeds:
+            poison()
+            ids = fms_models.prompt(sum(lens), 2, seed).cuda()
+            prefill = ring_prefill(model, ids, Partition.zigzag(lens), capacity=NEW - 1)
+            for x in (x for layer in prefill.cache.layers for x in layer):
+                x[:, :, lens[rank] :] = torch.nan
+            made.append(Continuation(model, prefill, NEW, lambda logits: logits.argmax(-1, keepdim=True)))
+            made[-1].advance()
+            made[-1].capture()
+            assert made[-1].captured
+        while made[-1].tokens < NEW:
+            for each in made:
+                if random.random() < 0.1:
+                    time.sleep(random.uniform(0, 0.002))
+                elif random.random() < 0.1:
+                    torch.cuda._sleep(random.randrange(2_000_000))
+                each.advance()
+        assert all(each._cache.room == 0 for each in made)
+        found.append([each.ids.cpu() for each in made])
+    return found
+
+
+def greedy(name, tokens, seed):
+    """The ids that stock FMS makes on one GPU."""
+    model = fms_models.stock(name, device_type=f"cuda:{torch.cuda.current_device()}", **LONG)
+    ids = fms_models.prompt(tokens, 2, seed).cuda()
+    return generate(model, ids, max_new_tokens=NEW, do_sample=False, use_cache=True)[:, tokens:].cpu()
+
+
+@pytest.mark.parametrize("name", fms_models.TINY)
+def test_256_captured_tokens_of_one_rank_are_those_of_fms(name):
+    ids = fms_models.prompt(37, 2).cuda()
+    got = ring_generate(fms_models.ring(name, device_type="cuda", **LONG), ids, max_new_tokens=NEW)
+    assert torch.equal(got[:, 37:].cpu(), greedy(name, 37, 1))
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"do_sample": True, "temperature": 1.2, "top_k": 7, "seed": 5}, {"eos_token_id": 0}], ids=str
+)
+def test_captured_tokens_are_those_made_one_by_one(monkeypatch, keywords):
+    model, ids = fms_models.ring("llama3", device_type="cuda", **LONG), fms_models.prompt(40).cuda()
+    if "eos_token_id" in keywords:
+        keywords = {"eos_token_id": int(ring_generate(model, ids, max_new_tokens=64)[0, 40 + 37])}
+    captured = [ring_generate(model, ids, max_new_tokens=64, **keywords) for _ in range(2)]
+    monkeypatch.setattr(Continuation, "capture", lambda self: None)
+    want = ring_generate(model, ids, max_new_tokens=64, **keywords)
+    assert all(torch.equal(got, want) for got in captured)
+
+
 def steps_without_waiting(rank, world_size):
     """Decode steps after the first under PyTorch's check that the host does not wait for the device."""
     model = made(fms_models.ring, torch.bfloat16)
@@ -178,6 +243,19 @@ class TestTwoGpus:
         lens, seconds = splits[2]
         assert seconds[1] > 3 * seconds[0]  # the other's waiting is not counted
         assert splits[4][0][1] < lens[1] / 2
+
+    @pytest.mark.parametrize("lens", [(29, 8), (37, 0)], ids=str)
+    @pytest.mark.parametrize("name", fms_models.TINY)
+    def test_256_captured_tokens_are_those_of_one_gpu(self, gpus, name, lens):
+        want = greedy(name, sum(lens), 1)
+        for [[ids]] in gpus.run(replayed, name, lens, (1,)):
+            assert torch.equal(ids, want)
+
+    def test_two_generations_that_alternate_do_not_meet_20_times(self, gpus):
+        want = [greedy("llama3", 37, seed) for seed in (1, 2)]
+        for repetitions in gpus.run(replayed, "llama3", (29, 8), (1, 2), 20):
+            for each in repetitions:
+                assert all(map(torch.equal, each, want))
 
     def test_cuda_is_the_current_device_of_each_rank(self, gpus):
         assert gpus.run(on_their_own_devices) == [{"cuda:0"}, {"cuda:1"}]

@@ -1,5 +1,8 @@
 """Decode on GPUs: the split-KV kernel and ring_decode against fp64, and a host that never waits."""
 
+import time
+from random import Random
+
 import pytest
 import torch
 
@@ -139,3 +142,66 @@ class TestTwoRanks:
     @pytest.mark.parametrize("shape", SYNC_FREE, ids=str)
     def test_the_host_never_waits(self, gpus, shape):
         gpus.run(without_waiting, *shape)
+
+
+def counts(lens, replay):
+    """How many of its keys each rank counts in one replay: none, all but one, or all."""
+    return [(0, max(0, held - 1), held)[(replay + rank) % 3] for rank, held in enumerate(lens)]
+
+
+def replayed(rank, world_size, lens, heads, kv_heads, head_dim, dtype, seed, replays):
+    """Outputs of a call recorded as a CUDA graph: each replay on other inputs, which are written into the same tensors.
+
+    Now and then another call, of other shapes, comes between; each rank is late at random, on the host or the device;
+    nothing waits for the device until the end. What the replays' results are copied to was NaN.
+    """
+    mine = slice(sum(lens[:rank]), sum(lens[: rank + 1]))
+
+    def inputs(number):
+        q, k, v = whole(sum(lens), heads, kv_heads, head_dim, dtype, seed + number)
+        return q, k[:, :, mine].contiguous(), v[:, :, mine].contiguous()
+
+    held, other = inputs(0), whole(40 + rank, 4, 2, 64, dtype, seed)
+    cached = torch.zeros(1, dtype=torch.int64, device="cuda")
+    hr.ring_decode(*held, cached=cached)
+    hr.ring_decode(*other)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        out = hr.ring_decode(*held, cached=cached)
+    poison()
+    random, outs = Random(f"{seed} {rank}"), []
+    for replay in range(replays):
+        for x, fresh in zip(held, inputs(replay), strict=True):
+            x.copy_(fresh)
+        cached.fill_(counts(lens, replay)[rank])
+        late = random.choice(("", "host", "device"))
+        if late == "host":
+            time.sleep(random.uniform(0, 0.003))
+        elif late == "device":
+            torch.cuda._sleep(random.randrange(5_000_000))
+        if replay % 3 == 1:
+            hr.ring_decode(*other)
+        graph.replay()
+        outs.append(out.clone())
+    return [out.cpu() for out in outs]
+
+
+class TestCaptured:
+    pytestmark = one_gpu
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+    @pytest.mark.parametrize("lens", [(3000, 500), (2048, 0), (1, 70)], ids=str)
+    def test_100_replays_with_inputs_rewritten_other_calls_between_and_ranks_late(self, gpus, lens, dtype):
+        seed, shape = torch.seed() % 2**30, (32, 8, 128)
+        results = gpus.run(replayed, lens, *shape, dtype, seed, 100)
+        for replay, (first, second) in enumerate(zip(*results, strict=True)):
+            assert torch.equal(first, second), replay
+            q, k, v = whole(sum(lens), *shape, dtype, seed + replay)
+            starts = (0, lens[0])
+            seen = [range(start, start + n) for start, n in zip(starts, counts(lens, replay), strict=True)]
+            used = torch.tensor([position for each in seen for position in each], dtype=torch.int64, device="cuda")
+            if not len(used):
+                assert not first.any(), replay
+                continue
+            assert_as_accurate_as_torch(first.cuda(), q, k[:, :, used], v[:, :, used])

@@ -18,7 +18,8 @@ class PartBuffer(SymmetricMemory):
 
     The kernel `exchange_kernel` of heteroring.kernels.decode_kernel writes, awaits and merges them, and says why no
     flags are needed. Neither the host nor a stream waits, and nothing that a call depends on is known to the host, so
-    calls may be recorded in a CUDA graph and mixed with others.
+    calls may be recorded in a CUDA graph and mixed with others. As with copy engines, there is no time-out for a peer
+    that is lost: the kernel waits until the process is ended.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
