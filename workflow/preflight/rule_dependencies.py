@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Where modules of the project lie.
 ROOTS = (Path("code"), Path("workflow/scripts"))
+# Statements and what holds some. No expression holds an import.
+_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
 def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> list[str]:
@@ -19,6 +21,7 @@ def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> 
     __init__.py; one that is only on the way to a module is not. Not seen are relative imports and names put together at
     run time. Raises ValueError, naming the file, if one cannot be read or parsed.
     """
+    ours = {path.stem for root in roots for path in root.iterdir()}
     found: set[Path] = set()
     open_ends = [Path(path) for path in paths]
     while open_ends:
@@ -26,16 +29,18 @@ def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> 
         if path not in found:
             found.add(path)
             if path.suffix == ".py":
-                open_ends += _imported(path, roots)
+                open_ends += _imported(path, roots, ours)
     return sorted(map(str, found))
 
 
-def _imported(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+def _imported(path: Path, roots: Sequence[Path], ours: set[str]) -> Iterator[Path]:
     try:
         names = _names(path.read_bytes())
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot read the imports of {path}: {error}") from error
     for module, name in names:
+        if (module or name).partition(".")[0] not in ours:
+            continue
         if file := _file(f"{module}.{name}" if module else name, roots) or _file(module, roots):
             yield file
 
@@ -56,7 +61,8 @@ def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
     yield node
     for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     for child in node.orelse if for_types else ast.iter_child_nodes(node):
-        yield from _at_run_time(child)
+        if isinstance(child, _STATEMENTS):
+            yield from _at_run_time(child)
 
 
 def _file(module: str, roots: Sequence[Path]) -> Path | None:

@@ -1,4 +1,5 @@
 """The paper's figures. `draw` makes one, `save` writes it; both take a name out of NAMES and a platform's Results.
+`save_all` writes all of them.
 
 Figures are drawn at the width they have on the page (WIDTH), so that no scaling changes their fonts.
 Importing this package imports neither matplotlib nor pandas.
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from heteroring.results.results import Results
 
-__all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "check_outputs", "draw", "save"]
+__all__ = ["CATALOG", "NAMES", "WIDTH", "WIDTH_INCHES", "check_outputs", "draw", "save", "save_all"]
 
 # The date of creation is left out, so that the same data give the same bytes.
 _METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
@@ -40,7 +41,7 @@ def draw(name: str, results: Results) -> Figure:
             return getattr(import_module(f"{__name__}.plots.{chosen.module}"), name)(results)
         except MissingRows as error:
             if chosen.optional:
-                return not_measured(name, results, chosen.optional)
+                return not_measured(name, results, f"{chosen.optional} on platform {results.platform}.")
             raise MissingRows(f"figure {name} of platform {results.platform}: {error}") from None
 
 
@@ -53,7 +54,32 @@ def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
     """
     targets = [Path(path) for path in paths]
     check_outputs(name, targets)
-    figure = draw(name, results)
+    _write(draw(name, results), targets)
+
+
+def save_all(results: Results, folder: str | os.PathLike[str]) -> list[str]:
+    """Write every figure to `folder`, as NAME.png and NAME.pdf.
+
+    One whose rows are missing consists of the reason, so that the others need not wait for it; returns these reasons.
+    Raises ValueError for what else `draw` refuses, and for a path that cannot be written.
+    """
+    from heteroring.figures.canvas import not_measured
+    from heteroring.figures.select_rows import MissingRows
+    from heteroring.figures.style import paper_style
+
+    reasons = []
+    for name in NAMES:
+        try:
+            figure = draw(name, results)
+        except MissingRows as error:
+            reasons.append(str(error))
+            with paper_style():
+                figure = not_measured(name, results, str(error))
+        _write(figure, [Path(folder, f"{name}{suffix}") for suffix in _METADATA])
+    return reasons
+
+
+def _write(figure: Figure, targets: Sequence[Path]) -> None:
     from heteroring.figures.canvas import without_note
     from heteroring.figures.style import paper_style
     from heteroring.files import atomic_path

@@ -107,10 +107,11 @@ def _keep_free(figure: Figure, below: float) -> None:
 
 
 def not_measured(name: str, results: Results, words: str) -> Figure:
-    """A figure of one line, for a platform without the measurements that figure `name` shows."""
+    """A figure of `words` alone, for a platform without the measurements that figure `name` shows."""
     figure = new_figure(name, 0.6)
     figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
-    figure.text(0.5, 0.66, f"{words} on platform {results.platform}.", ha="center", va="center", fontsize=_LABEL_POINTS)
+    said = figure.text(0.5, 0.66, "", ha="center", va="center", fontsize=_LABEL_POINTS)
+    _wrap(said, words, 0.96)
     return finish(figure, results, "")
 
 

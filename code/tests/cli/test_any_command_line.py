@@ -37,7 +37,7 @@ PROFILES = ["platform/profile/pct-025.csv", "platform/profile/pct-100.csv", "lut
 ARGUMENTS = {
     "fit": st.lists(st.sampled_from(PROFILES), max_size=3),
     "allocate": st.sampled_from(["even", "uneven", "lut", "formula", "balanced"]) | fuzz.text,
-    "figure": st.sampled_from(["bound_fraction", "rank_order", "layer_trace"]) | fuzz.text,
+    "figure": st.sampled_from(["bound_fraction", "rank_order", "all"]) | fuzz.text,
 }
 _WORDS = """
 cpu gpu none pacing mps green float32 bfloat16 auto p2p cudnn attention fms matmul fold layer block rested captured
@@ -87,6 +87,7 @@ def nothing_is_measured():
         patch.setattr("heteroring.bench.measure.measure", measure)
         patch.setattr("heteroring.bench.demo.run", demo)
         patch.setattr("heteroring.figures.save", lambda name, results, *paths: jobs.append(paths))
+        patch.setattr("heteroring.figures.save_all", lambda results, folder: jobs.append(folder) or [])
         yield jobs
 
 

@@ -439,6 +439,8 @@ def test_a_figure_is_drawn_from_rows_that_nobody_aggregated(tmp_path, monkeypatc
             ("bound_fraction", "--platform-dir", ".", "--output", "a.svg"),
             "write a.svg: the suffix must be .pdf or",
         ),
+        (("bound_fraction", "--output-dir", "."), "--output-dir is for all figures; name the files of bound_fraction"),
+        (("all", "--output", "a.pdf"), "all figures take --output-dir, and not --output"),
         (("bound_fraction", "--platform-dir", "."), "bench holds no .csv file: nothing has been measured"),
     ],
 )

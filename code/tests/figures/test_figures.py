@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 import synthetic
 from heteroring import figures
-from heteroring.figures.canvas import without_note
+from heteroring.figures.canvas import not_measured, without_note
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, NAMES, VARIED, box, drawn, panels, results, results_of, texts
@@ -199,6 +199,21 @@ def empty(table):
 def test_missing_rows_are_named(name, tables, message):
     with pytest.raises(MissingRows, match=f"figure {name} of platform cpu: .*{message}"):
         figures.draw(name, without("tiny", **tables))
+
+
+def test_of_all_figures_those_whose_rows_are_missing_say_so_and_the_others_are_drawn(tmp_path, monkeypatch):
+    names = ("matmul_mps_bars", "matmul_mps_scaling", "rank_order")
+    monkeypatch.setattr(figures, "NAMES", names)
+    without_bars = without("tiny", profile=lambda profile: profile[profile.percentage == 100])
+    [reason] = figures.save_all(without_bars, tmp_path / "new")
+    assert reason.startswith("figure matmul_mps_bars of platform cpu: no matmul profile below 100 %")
+    figure = not_measured("matmul_mps_bars", without_bars, reason)
+    assert " ".join(figure.texts[0].get_text().split()) == reason
+    assert_text_is_inside_the_page_and_of_readable_size(figure, "column")
+    assert_no_text_covers_another(figure)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        f"{name}.{kind}" for name in names for kind in ("png", "pdf")
+    }
 
 
 @pytest.mark.parametrize(
