@@ -46,8 +46,9 @@ def passes_queries(
 ) -> bool:
     """What "auto" stands for: whether queries and partial results are fewer bytes than keys, for a few new tokens.
 
-    The rank counts that receives the most, and no rank may be given MORE_PAIRS of them. Time is not compared: how fast
-    ranks and links are is not known here, and with more than MOST_TOKENS compute hides what pass-KV moves.
+    What counts is the rank that receives the most. No rank may compute more than MORE_PAIRS times the pairs that the
+    busiest one does in pass-KV. Time is not compared: how fast ranks and links are is not known here, and with more
+    than MOST_TOKENS compute takes most of it, or hides what pass-KV moves.
     """
     if not prefix_lens or partition.seq_len > MOST_TOKENS.get(device_type, 0):
         return False
