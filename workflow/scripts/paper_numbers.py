@@ -15,6 +15,7 @@ from statistics import median
 from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
 from claims.of_paper import closed_form_errors, layer_gains, tile_costs, torch_ratios
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
+from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.allocators.formula import TERMS
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
@@ -65,6 +66,7 @@ def model() -> dict[str, str]:
         "GoldenGain": rounded(0.5 / golden**2),
         "LongestRest": rf"{rounded(LONGEST_REST_MS, 2)}\,ms",
         "RingMargin": rf"{rounded(100 * RING_MARGIN, 1)}\,\%",
+        "EverySet": str(EVERY_SET),
         "RingWait": rf"{rounded(RING_WAIT_US, 2)}\,\textmu s",
         "StepKeys": count(FOLD_KEYS),
     }
