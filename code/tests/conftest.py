@@ -18,6 +18,9 @@ from ranks import Ranks
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
 os.environ["HETERORING_LOCK"] = ""
 
+# The processes that tests start import the same modules over and over, and should compile them once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Without a GPU, kernels are interpreted: their tests, and the library's functions that they call, which Triton makes so
 # or otherwise when it is first imported.
 if not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 ROOT = Path(__file__).parents[3]
 HAS_TEX = shutil.which("latexmk") is not None
@@ -19,6 +22,40 @@ ALL = "all" if HAS_TEX else "all_but_pdf"
 RUN = Path("runs/tiny")
 # Seconds that no machine needs, however many others test on it.
 PATIENCE = 1800.0
+TINY = "workflow/config/tiny.yaml"
+# Forks a Snakemake for each command that it reads, since importing it takes longer than a dry run.
+PLANNER = """
+import json, os, sys
+from snakemake.cli import main
+for line in sys.stdin:
+    folder, env, arguments, output = json.loads(line)
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            os.dup2(os.open(output, os.O_WRONLY), 1)
+            os.dup2(1, 2)
+            os.chdir(folder)
+            os.environ.clear()
+            os.environ.update(env)
+            sys.path[:1] = [folder, *env["PYTHONPATH"].split(os.pathsep)]
+            sys.argv = ["snakemake", *arguments]
+            main()
+        except SystemExit as ended:
+            status = ended.code or 0
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@cache
+def planner() -> subprocess.Popen:
+    """Ends when the process that asked for it first does."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PLANNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True
+    )
 
 
 class Tree:
@@ -41,13 +78,16 @@ class Tree:
         return subprocess.Popen(
             [*within, sys.executable, "-m", "snakemake", "--cores", "2", *arguments],
             cwd=self.root,
-            env={name: value for name, value in (self.env | env).items() if value is not None},
+            env=self._env(env),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
             umask=umask,
         )
+
+    def _env(self, changes: dict[str, str | None]) -> dict[str, str]:
+        return {name: value for name, value in (self.env | changes).items() if value is not None}
 
     def snakemake(self, *arguments: str, **options: object) -> tuple[int, str]:
         process = self.start(*arguments, **options)
@@ -58,17 +98,22 @@ class Tree:
             raise
         return process.returncode, output
 
-    def tiny(self, *arguments: str, **options: object) -> tuple[int, str]:
-        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", **options)
+    def tiny(self, *arguments: str, overlay: str = "", **options: object) -> tuple[int, str]:
+        """On the tiny grid, changed by what the file `overlay` says."""
+        return self.snakemake(*arguments, "--configfile", TINY, *filter(None, [overlay]), **options)
 
-    def overlaid(self, overlay: str, *arguments: str) -> tuple[int, str]:
-        """On the tiny grid, changed by what `overlay` says."""
-        (self.root / "overlay.yaml").write_text(overlay)
-        return self.snakemake(*arguments, "--configfile", "workflow/config/tiny.yaml", "overlay.yaml")
+    def plan(self, *arguments: str, config: str = TINY, overlay: str = "", **env: str | None) -> tuple[int, str]:
+        """A dry run on the grid of `config`, changed by `overlay`: exit status and output."""
+        files = [name for name in (config, overlay) if name]
+        arguments = (*arguments, "-n", "--cores", "2", *(["--configfile", *files] if files else []))
+        with NamedTemporaryFile("r") as output:
+            asked = [str(self.root), self._env(env), arguments, output.name]
+            print(json.dumps(asked), file=planner().stdin, flush=True)
+            return int(planner().stdout.readline()), output.read()
 
     def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
         """Build `target` on the tiny grid, and send the signal to every process of the run when, then, ranks work."""
-        process = self.start(target, "--configfile", "workflow/config/tiny.yaml")
+        process = self.start(target, "--configfile", TINY)
         try:
             # A shell that has opened the job's log, or a command that still imports, could swallow the signal.
             wait_until(lambda: when() and has_ranks(process.pid), process)
