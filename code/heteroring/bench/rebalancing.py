@@ -30,7 +30,7 @@ from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.provenance import RankReport, report
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
-from heteroring.throttle import Throttle, check_percentage
+from heteroring.throttle import Throttle, check_percentage, throttle_type
 
 # Chunks in which the speeds of ranks that do not change are measured, for the splits that know them.
 CALIBRATING = 6
@@ -59,6 +59,8 @@ class RebalancingJob(Job):
         super().__post_init__()
         check_percentage(self.slow_percentage)
         check_transport(self.transport)
+        if throttle_type(self.throttle).set is Throttle.set:
+            raise ValueError(f"throttle {self.throttle!r} cannot change in a run: choose pacing, green or neighbour")
         if self.prompt_len < 1:
             raise ValueError(f"prompt_len is {self.prompt_len}: a prompt has 1 token or more")
         if self.chunk < len(self.percentages):
@@ -82,7 +84,7 @@ class RebalancingJob(Job):
         return (*self.percentages[:-1], last)
 
 
-def demo_job(platform: str, label: str, **changes: Any) -> RebalancingJob:
+def demo_job(platform: str, label: str, throttle: str = "", **changes: Any) -> RebalancingJob:
     """A prompt on two ranks, the second slow from a quarter of the chunks on to five eighths of them.
 
     On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape. `changes`: other fields of the
@@ -100,7 +102,7 @@ def demo_job(platform: str, label: str, **changes: Any) -> RebalancingJob:
     return RebalancingJob(
         platform=platform,
         label=label,
-        throttle="green" if gpu else "pacing",
+        throttle=throttle or ("green" if gpu else "pacing"),
         percentages=(100, 100),
         model=spec,
         slow=(chunks // 4, chunks * 5 // 8),

@@ -50,7 +50,11 @@ def demo(
     chunk: Annotated[
         int | None, integer(WHAT, "Rebalancing: tokens of a chunk.", show_default="a sixteenth of the prompt")
     ] = None,
-    platform: Annotated[str, option(RANKS, "Rebalancing: cpu (paced ranks) or gpu (green contexts).")] = "cpu",
+    platform: Annotated[str, option(RANKS, "Rebalancing: cpu or gpu.")] = "cpu",
+    throttle: Annotated[
+        str,
+        option(RANKS, "Rebalancing: pacing, green or neighbour.", show_default="pacing on cpu, green on gpu"),
+    ] = "",
     label: Label = "",
     repetitions: Annotated[int, integer(HOW, "Rebalancing: prefills of each split.")] = 1,
     output: Annotated[
@@ -59,10 +63,10 @@ def demo(
 ) -> None:
     """Prefill a small LLaMA on two unequal CPU ranks, evenly and balanced; exit 1 if what it generates is wrong."""
     if rebalance:
-        _rebalance(seq_len, chunk, percentage, platform, label, repetitions, seed, output)
+        _rebalance(seq_len, chunk, percentage, platform, throttle, label, repetitions, seed, output)
         return
-    if (chunk, platform, label, repetitions, output) != (None, "cpu", "", 1, None):
-        raise ValueError("--chunk, --platform, --label, --repetitions and --output go with --rebalance")
+    if (chunk, platform, throttle, label, repetitions, output) != (None, "cpu", "", "", 1, None):
+        raise ValueError("--chunk, --platform, --throttle, --label, --repetitions and --output go with --rebalance")
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}: it must be 3 or more, of which two are not timed")
     announce("a small LLaMA on two unequal CPU ranks")
@@ -94,6 +98,7 @@ def _rebalance(
     chunk: int | None,
     percentage: int | None,
     platform: str,
+    throttle: str,
     label: str,
     repetitions: int,
     seed: int,
@@ -112,6 +117,7 @@ def _rebalance(
     job = stage.demo_job(
         platform,
         label_of(label, platform),
+        throttle,
         repetitions=repetitions,
         seed=seed,
         **{name: value for name, value in given.items() if value is not None},

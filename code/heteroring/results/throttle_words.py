@@ -24,6 +24,7 @@ class ThrottleWords(NamedTuple):
 _WORDS = {
     "mps": ThrottleWords("MPS active threads", "MPS", "MPS", "CUDA MPS limits on active threads", True),
     "green": ThrottleWords("green-context SMs", "green context", "green contexts", "CUDA green contexts", True),
+    "neighbour": ThrottleWords("nominal share", "another process", "shared", "another process on the slow GPU"),
     "pacing": ThrottleWords("paced speed", "pacing", "paced", "pacing (idle time after each computation)"),
     "none": ThrottleWords("nominal speed", "no throttle", "", "none"),
 }

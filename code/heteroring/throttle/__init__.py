@@ -1,4 +1,4 @@
-"""Throttles, which slow ranks down, by name: none, pacing, mps and green."""
+"""Throttles, which slow ranks down, by name: none, pacing, mps, green and neighbour."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _HOME = {
     "pacing": "heteroring.throttle.pacing:Pacing",
     "mps": "heteroring.throttle.mps:Mps",
     "green": "heteroring.throttle.green:Green",
+    "neighbour": "heteroring.throttle.neighbour:Neighbour",
 }
 
 THROTTLES = tuple(_HOME)

@@ -58,7 +58,9 @@ def test_wrong_logits_are_an_error(jobs_on_pools, monkeypatch):
         (["--rebalance", "--repetitions", "0"], "repetitions is 0"),
         (["--rebalance", "--platform", "gpu"], "platform 'gpu' needs 2 CUDA GPUs or more"),
         (["--rebalance", "--output", "rows.txt"], "output rows.txt does not end in .csv"),
-        (["--chunk", "64"], "--chunk, --platform, --label, --repetitions and --output go with --rebalance"),
+        (["--rebalance", "--throttle", "mps"], "throttle 'mps' cannot change in a run: choose pacing, green or"),
+        (["--rebalance", "--throttle", "green"], "throttle 'green' works on platform gpu, not on 'cpu'"),
+        (["--chunk", "64"], "--chunk, --platform, --throttle, --label, --repetitions and --output go with --rebalance"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(options, says):

@@ -56,7 +56,8 @@ def simulated_scaling(results: Results) -> Figure:
 
 def throttled(results: Results) -> str:
     """What makes ranks slow, to put behind a percentage."""
-    return {"mps": " by MPS", "green": " by green contexts", "pacing": ", paced", "none": ""}[throttle(results)]
+    words = {"mps": " by MPS", "green": " by green contexts", "pacing": ", paced"}
+    return words.get(throttle(results), "")
 
 
 def _style(name: str) -> dict:

@@ -1,0 +1,40 @@
+"""The throttle `neighbour`: its process computes while it is told to, rests otherwise, and ends with the rank's."""
+
+import os
+import time
+
+import pytest
+
+from heteroring.throttle import throttle_type
+
+pytestmark = pytest.mark.ranks
+
+
+def seconds_of(pid):
+    """Processor time of a process so far."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def spent(neighbour, seconds):
+    before = seconds_of(neighbour._process.pid)
+    time.sleep(seconds)
+    return seconds_of(neighbour._process.pid) - before
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_its_process_computes_rests_and_ends():
+    neighbour = throttle_type("neighbour")(100)
+    neighbour._start_on("cpu", 64)
+    neighbour.set(100)
+    assert spent(neighbour, 0.3) < 0.1
+    neighbour.set(50)
+    assert spent(neighbour, 0.5) > 0.05
+    neighbour.set(100)
+    assert spent(neighbour, 0.3) < 0.1
+    neighbour.set(50)
+    neighbour._process.stdin.close()  # as it is when the rank's process is gone
+    assert neighbour._process.wait(60) == 0
+    with pytest.raises(RuntimeError, match="its process ended with exit code 1"):
+        throttle_type("neighbour")(100)._start_on("no device")
