@@ -417,6 +417,7 @@ def test_scripts_read_json(jobs_on_pools, tmp_path):
     assert json.loads(model) == json.loads((tmp_path / "lut.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_figure_is_drawn_from_rows_that_nobody_aggregated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "platform"

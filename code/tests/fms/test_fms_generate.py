@@ -90,6 +90,7 @@ def test_greedy_tokens_of_replayed_steps_are_those_of_one_process(ranks, name, l
             assert torch.equal(result[i], want[:, sum(lens) :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 16])
 def test_it_ends_at_eos_however_seldom_that_is_looked_at(monkeypatch, every):
     monkeypatch.setattr(Continuation, "captured", every > 1)

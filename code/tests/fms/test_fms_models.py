@@ -116,6 +116,7 @@ def test_a_strategy_that_nobody_knows_is_refused_before_weights_are_made(name):
         get_model("llama", "3-8b", distributed_strategy=name)
 
 
+@pytest.mark.slow
 def test_a_model_that_torch_compile_wrapped_is_refused_with_the_way_out():
     model = torch.compile(fms_models.ring("llama3"))
     with pytest.raises(ValueError, match=r"the model is an OptimizedModule.*: call model\.compile\(\), which"):

@@ -352,7 +352,7 @@ def test_neither_what_a_run_was_started_to_ignore_nor_a_stop_ends_it(tmp_path):
         time.sleep(1.0)
         assert parent.poll() is None
         (tmp_path / "go").touch()
-        assert parent.wait(END_SECONDS) == 0
+        assert parent.wait(60.0) == 0  # however busy the machine is
     assert_all_gone(tmp_path)
 
 

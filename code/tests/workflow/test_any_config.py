@@ -35,6 +35,7 @@ def assert_makes_sense(config):
         json.dumps([commands.grid(), commands.model_grid()])
 
 
+@pytest.mark.slow
 @fuzz.examples(60)
 @given(config=fuzz.changed(DEFAULT))
 def test_a_configuration(config):

@@ -48,6 +48,7 @@ def found(evidence) -> dict[check_claims.Claim, Finding]:
     return check_claims.judge(check_claims.read(CLAIMS), evidence)
 
 
+@pytest.mark.slow
 def test_the_text_says_of_every_claim_what_the_data_say(found):
     assert check_claims.contradictions(found) == []
     for of, module in check_claims.MODULES.items():
