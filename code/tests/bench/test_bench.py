@@ -191,13 +191,13 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
         )
 
     cells, _ = plan(job(50))
-    assert len(cells) == 26
+    assert len(cells) == 29
     orders = [sweep.order(job(percentage), cells, repetition) for percentage in (50, 10) for repetition in range(5)]
     assert len(set(map(tuple, orders))) == 10
     assert orders[0] == sweep.order(job(50), cells, 0)
     turns = set()
     for order in orders:
-        assert sorted(order) == list(range(26))
+        assert sorted(order) == list(range(29))
         groups = [group for group, _ in groupby((cells[i].module, cells[i].partition.seq_len) for i in order)]
         assert len(groups) == 4
         turns.add(tuple(groups))

@@ -219,7 +219,9 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
         derived.append(
             {
                 "bound_ms": bound,
-                "bound_fraction": bound / row.latency_ms,
+                **dict.fromkeys(
+                    ("bound_fraction", "bound_fraction_low", "bound_fraction_high"), bound / row.latency_ms
+                ),
                 "fast_alone_ms": min(alone),
                 "speedup": latency.get((row.phase, f"{row.layout}/even", *place), np.nan) / row.latency_ms,
             }
