@@ -416,6 +416,7 @@ def test_the_tables_that_figures_read_agree_with_an_independent_computation(tmp_
         "profile": ["kind", "size", "percentage"],
         "model": synthetic_model.KEYS,
         "trace": ["strategy", "percentage", "rank", "kind", "step"],
+        "chunks": ["split", "chunk"],
     }
     for name, keys in keys_of.items():
         table, other = (
