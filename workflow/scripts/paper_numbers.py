@@ -15,8 +15,8 @@ from statistics import median
 from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
 from claims.of_paper import closed_form_errors, layer_gains, tile_costs, torch_ratios
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
-from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.allocators.formula import TERMS
+from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
