@@ -91,14 +91,14 @@ def demo_job(platform: str, label: str, throttle: str = "", **changes: Any) -> R
     job. Raises ValueError as RebalancingJob does.
     """
     gpu = platform == "gpu"
-    fields = {"prompt_len": 65536 if gpu else 3072, "slow_percentage": 30, **changes}
+    fields = {"prompt_len": 65536 if gpu else 6144, "slow_percentage": 30, **changes}
     length = max(1, fields["prompt_len"])
     fields.setdefault("chunk", ceil(length / CHUNKS))
     chunks = ceil(length / max(1, fields["chunk"]))
     if gpu:
         spec = ModelSpec("llama/3-8b", "bfloat16", max_seq_len=length)
     else:
-        spec = ModelSpec("llama/micro", layers=4, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
+        spec = ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
     return RebalancingJob(
         platform=platform,
         label=label,

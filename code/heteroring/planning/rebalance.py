@@ -13,10 +13,11 @@ from heteroring.ring.partition import Partition
 # All of these are parts of a time per token. NOISE is what a chunk's time is taken to scatter by until it is known
 # better, and never less than LEAST_NOISE; DRIFT is how far a speed may wander from one chunk to the next.
 NOISE, LEAST_NOISE, DRIFT = 0.05, 0.01, 0.025
-# Standard deviations: a miss beyond them is another speed, and a gain within them may be noise.
+# Standard deviations: a miss beyond them is another speed.
 SURE = 4.0
-# A gain of this part is no longer put down to noise: where noise is larger than that, so is what a split may lose.
-ENOUGH = 0.25
+# By how many, and by what part at most, an estimate may be wrong against a new split: where noise is larger than that,
+# so is what a split that stays may lose.
+LIKELY, MOST_DOUBT = 2.0, 0.1
 # Chunks over which the noise is learned.
 MEMORY = 8
 
@@ -30,9 +31,10 @@ class Rebalancer:
     that of the median rank, whose noise is learned from how far its predictions miss. A miss that noise cannot explain
     is a change of speed, and the estimate begins anew from it.
 
-    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin` and what noise could
-    make of it. What is decided depends on the arguments alone, by operations that are rounded alike everywhere: ranks
-    that observe the same decide the same, whatever machines they are.
+    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin`, also where noise
+    hides that the ranks that get more tokens are slower than estimated, and the others faster. What is decided depends
+    on the arguments alone, by operations that are rounded alike everywhere: ranks that observe the same decide the
+    same, whatever machines they are.
 
     Args:
         speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the block lengths of a balanced split.
@@ -89,9 +91,12 @@ class Rebalancer:
         usual = median(ratios)
         for rank, ratio in enumerate(ratios):
             self._learn(rank, ratio / usual - 1)
-        splits = (self._split(speeds, partition.seq_len) for speeds in (self.speeds, self.estimates))
-        now, then = map(self._slowest, splits)
-        if 1 - then / now > self._margin + min(ENOUGH, SURE * math.sqrt(max(self._doubt))):
+        now, then = (self._split(speeds, partition.seq_len) for speeds in (self.speeds, self.estimates))
+        times = [
+            time * (1 + math.copysign(min(MOST_DOUBT, LIKELY * math.sqrt(doubt)), after - before))
+            for time, doubt, before, after in zip(self._token_time, self._doubt, now, then, strict=True)
+        ]
+        if 1 - _slowest(then, times) / _slowest(now, times) > self._margin:
             self.speeds = self.estimates
 
     def _learn(self, rank: int, miss: float) -> None:
@@ -105,9 +110,6 @@ class Rebalancer:
         seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
         self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 
-    def _slowest(self, lens: tuple[int, ...]) -> float:
-        return max(length * time for length, time in zip(lens, self._token_time, strict=True))
-
     def _split(self, speeds: Sequence[float], tokens: int) -> tuple[int, ...]:
         unit = self._multiple if tokens >= self._multiple * len(speeds) else 1
         lens = [unit * units for units in apportion(speeds, tokens // unit)]
@@ -118,3 +120,7 @@ class Rebalancer:
                 lens[rank] += unit
         lens[speeds.index(max(speeds))] += tokens % unit
         return tuple(lens)
+
+
+def _slowest(lens: Sequence[int], times: Sequence[float]) -> float:
+    return max(length * time for length, time in zip(lens, times, strict=True))
