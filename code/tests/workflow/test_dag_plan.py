@@ -96,7 +96,7 @@ def test_without_ibm_fms_attention_alone_is_measured_and_what_holds_it_up_is_nam
     ("setting", "says"),
     [
         ("platfrom=cpu", "unknown key platfrom: did you mean platform?"),
-        ("platform=gpu", "platform=gpu needs two or more CUDA GPUs, and this machine shows 0"),
+        ("platform=gpu", "platform=gpu needs a CUDA GPU for each of 2 ranks, and this machine shows 0"),
         ("platform=b200x2", "platform=b200x2: no measurements are recorded"),
     ],
 )
