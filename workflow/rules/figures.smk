@@ -40,6 +40,8 @@ rule main_figure:
         pdf=f"{FIGURES}/{{name}}.pdf",
     log:
         f"{LOGS}/figures/{{name}}.log",
+    wildcard_constraints:
+        name=r"(?!overview\.)[^/]+",  # which the paper's rules draw
     conda:
         ENVIRONMENT
     message:

@@ -10,6 +10,8 @@ from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.ring.partition import Partition
 
+pytestmark = pytest.mark.slow
+
 RECORD = Path(__file__).parents[3] / "data" / "h200x2"
 
 

@@ -24,6 +24,8 @@ from heteroring.results.aggregate import aggregate
 from paper import tex
 from synthetic import GPU, TINY, synthetic_results
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 LATEX = ROOT / "latex"
 PREDICTIONS = ROOT / "data" / "predictions"
