@@ -37,7 +37,7 @@ def simulated_scaling(results: Results) -> Figure:
     platform = platform_of(results)
     levels = platform.model.percentages
     fast, slow = levels[-1], min(levels, key=lambda level: abs(level - levels[-1] / 2))
-    figure = new_figure("simulated_scaling", 2.6)
+    figure = new_figure("simulated_scaling", 1.8)
     left, right = figure.subplots(1, 2, sharey=True)
     _lines(left, platform, (fast, slow), [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
     _lines(right, platform, (fast, slow), [(AT_RANKS, length) for length in LENGTHS], LENGTHS)

@@ -33,7 +33,7 @@ def simulated_slow_rank(results: Results) -> Figure:
     platform = platform_of(results)
     slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
     equal = {ranks: _latency(platform, "zigzag", "even", (fast,) * ranks) for ranks in RANKS}
-    figure = new_figure("simulated_slow_rank", 2.6)
+    figure = new_figure("simulated_slow_rank", 1.8)
     panels = figure.subplots(1, len(LAYOUTS), sharey=True)
     everything = []
     for panel, layout in zip(panels, LAYOUTS, strict=True):
