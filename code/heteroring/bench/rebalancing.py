@@ -193,19 +193,11 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
     for split, error in results[0].errors.items():
         if not error <= TOLERANCE[job.model.torch_dtype]:
             raise WrongResult(f"logits of split {split} differ from those of rank 0 alone by {error:.2g} of their size")
-    sizes = job.model.sizes
     rows = [
         ChunkRow(
             platform=job.label,
             split=split,
-            architecture=job.model.architecture,
-            variant=job.model.variant,
-            layers=sizes.layers,
-            emb_dim=sizes.emb_dim,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_dim=sizes.head_dim,
-            dtype=job.model.dtype,
+            **job.model.columns,
             batch=1,
             prompt_len=job.prompt_len,
             chunk=number,

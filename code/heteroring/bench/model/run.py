@@ -139,21 +139,13 @@ def _phases(
     limit_ms: float,
     result: _RankResult,
 ) -> Iterator[ModelRow]:
-    sizes = job.model.sizes
     worked = [took for took in taken if took]
     for phase in [*([] if job.decode_only else ["prefill"]), *(["decode"] if cell.decodes else [])]:
         yield ModelRow(
             platform=job.label,
             phase=phase,
             system=cell.system,
-            architecture=job.model.architecture,
-            variant=job.model.variant,
-            layers=sizes.layers,
-            emb_dim=sizes.emb_dim,
-            heads=sizes.heads,
-            kv_heads=sizes.kv_heads,
-            head_dim=sizes.head_dim,
-            dtype=job.model.dtype,
+            **job.model.columns,
             batch=job.batch,
             seq_len=cell.partition.seq_len,
             new_tokens=job.new_tokens if phase == "decode" else 0,

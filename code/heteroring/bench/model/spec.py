@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from heteroring.bench.fms_requirements import check_fms
 from heteroring.bench.shape import Shape
+from heteroring.results.model_rows import MODEL
 from heteroring.results.rows import DTYPES
 from heteroring.words import choices
 
@@ -91,6 +92,12 @@ class ModelSpec:
         if head_dim % 2:
             raise ValueError(f"a head of {self.name} is {head_dim} wide here: rotary positions need an even width")
         return Sizes(**chosen, head_dim=head_dim)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What rows of a measurement say of the model, by column."""
+        named = {"architecture": self.architecture, "variant": self.variant, "dtype": self.dtype}
+        return {name: named.get(name) or getattr(self.sizes, name) for name in MODEL}
 
     @property
     def torch_dtype(self) -> torch.dtype:
