@@ -32,6 +32,8 @@ settings.register_profile("short", deadline=None, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
+# The modules whose jobs tests can measure on pools of ranks.
+LAUNCHING = ("bench.base_job", "microbench.chunks", "microbench.decode", "microbench.overlap")
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 
 
@@ -106,8 +108,8 @@ def measuring_on_pools(ranks):
     @contextmanager
     def measuring():
         with pytest.MonkeyPatch.context() as patch:
-            for user in ("heteroring.bench.base_job", "heteroring.microbench.decode", "heteroring.microbench.overlap"):
-                patch.setattr(f"{user}.launch", launch)
+            for user in LAUNCHING:
+                patch.setattr(f"heteroring.{user}.launch", launch)
             yield
 
     return measuring

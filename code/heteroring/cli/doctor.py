@@ -249,7 +249,7 @@ def _used(gpus: int) -> Iterator[Finding]:
     from heteroring.throttle import DEFAULTS
 
     platform = "gpu" if gpus > 1 else "cpu"
-    why = f"{gpus} GPUs: two or more are needed for platform gpu" if gpus < 2 else f"{gpus} GPUs"
+    why = f"{gpus} GPUs: two or more are needed for a ring on platform gpu" if gpus < 2 else f"{gpus} GPUs"
     yield Finding("platform", platform, why)
     yield Finding("throttle", DEFAULTS[platform], "makes ranks slow; --throttle names another")
     device = torch.device("cuda" if gpus > 1 else "cpu", 0)

@@ -25,8 +25,8 @@ class Device(Protocol):
     backend: str
     """The backend of torch.distributed."""
 
-    def check(self, ranks: int, least: int = 2) -> None:
-        """Raise ValueError if this machine has too few devices for `ranks` ranks, or fewer GPUs than `least`."""
+    def check(self, ranks: int) -> None:
+        """Raise ValueError if this machine has too few devices for `ranks` ranks."""
 
     def start(self, local_rank: int) -> torch.device:
         """Make this process compute on the device of `local_rank` alone."""
@@ -80,7 +80,7 @@ class Cpu:
 
     backend = "gloo"
 
-    def check(self, ranks: int, least: int = 2) -> None:
+    def check(self, ranks: int) -> None:
         """Any number of ranks can share a processor."""
 
     def start(self, local_rank: int) -> torch.device:
@@ -124,10 +124,9 @@ class Cuda:
     ring_cycles = 8_000_000
     call_cycles = 400_000
 
-    def check(self, ranks: int, least: int = 2) -> None:
-        needed, found = max(least, ranks), torch.cuda.device_count()
-        if found < needed:
-            raise ValueError(f"platform 'gpu' needs {needed} CUDA GPUs or more, this machine has {found}")
+    def check(self, ranks: int) -> None:
+        if (found := torch.cuda.device_count()) < ranks:
+            raise ValueError(f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
         # NVLink multicast is useless to two ranks, and disturbs the host's other GPUs where it is not set up.

@@ -147,7 +147,7 @@ def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> Non
         )
     if throttle == "mps" and PIPES not in os.environ:
         raise ValueError(f"throttle 'mps' of ranks that others started needs a daemon on each node: name it by {PIPES}")
-    device.check(1, least=1)
+    device.check(1)
 
 
 def _heeded() -> tuple[signal.Signals, ...]:

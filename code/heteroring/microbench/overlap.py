@@ -11,21 +11,19 @@ compute; `bound` the capacity bound over the ring's time.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import torch
 import torch.distributed as dist
 
 from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
-from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.kernels.backend import resolve
 from heteroring.kernels.pending_kv import PendingKV
-from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
+from heteroring.microbench.over_ranks import integers, slowest_ms, splits
 from heteroring.ring.attention import ring_attention, rotate
 from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
@@ -92,14 +90,14 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
     block = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     group = dist.group.WORLD
     transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))
-    time = partial(_slowest, rank, repetitions)
+    time = partial(slowest_ms, rank, repetitions)
     lines = []
     with torch.no_grad():
         for seq_len in seq_lens:
             whole = shape.inputs(seq_len, 0, rank.torch_device)
             call = partial(block, *whole, scale=shape.scale, causal_offset=0)
             alone = [time(call if rank.rank == each else None) for each in range(rank.world_size)]
-            for split, lens in _splits(seq_len, alone, multiple).items():
+            for split, lens in splits(seq_len, alone, multiple).items():
                 partition = Partition.zigzag(lens)
                 shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
                 steps = {step.index: step for step in ring_steps(partition, rank.rank, True)}
@@ -120,27 +118,6 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
     return lines
 
 
-def _slowest(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
-    """Median over `repetitions`, after one more, of the slowest rank's milliseconds."""
-    busy, mine = Busy(rank.device), []
-    with no_garbage_collection():
-        for _ in range(1 + repetitions):
-            mine.append(timed(call or (lambda: None), busy, rank.device).latency_ms)
-            advance()
-    everyone: list = [None] * rank.world_size
-    dist.all_gather_object(everyone, mine[1:])
-    return median(map(max, zip(*everyone, strict=True)))
-
-
-def _splits(seq_len: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
-    """Even lengths, and lengths in proportion to speed in whole multiples; a remainder goes to the first rank."""
-    ranks = len(alone)
-    speeds = [1 / each for each in alone]
-    shares = [round(seq_len * speed / sum(speeds) / multiple) * multiple for speed in speeds[1:]]
-    even = [seq_len // ranks] * (ranks - 1)
-    return {name: (seq_len - sum(rest), *rest) for name, rest in (("even", even), ("balanced", shares))}
-
-
 def _keys_of(
     step: RingStep, partition: Partition, whole: tuple[torch.Tensor, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,16 +125,12 @@ def _keys_of(
     return keys, values
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
 def run(arguments: list[str] | None = None) -> Iterator[Line]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", default="gpu")
     parser.add_argument("--throttle", default="none")
-    parser.add_argument("--percentages", type=_integers, default=(100, 100))
-    parser.add_argument("--seq-lens", type=_integers, default=(8192, 16384, 32768, 65536))
+    parser.add_argument("--percentages", type=integers, default=(100, 100))
+    parser.add_argument("--seq-lens", type=integers, default=(8192, 16384, 32768, 65536))
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=32)
     parser.add_argument("--head-dim", type=int, default=128)

@@ -140,12 +140,14 @@ def test_profile_refuses(tmp_path, no_process, changes, complaint):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [("bench", BENCH), ("profile", PROFILE)], ids=["bench", "profile"])
-def test_platform_gpu_needs_two_gpus(tmp_path, no_process, monkeypatch, command):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    name, base = command
+@pytest.mark.parametrize(
+    ("name", "base", "ranks"), [("bench", BENCH, 2), ("profile", PROFILE, 1)], ids=["bench", "profile"]
+)
+def test_platform_gpu_needs_a_gpu_for_each_rank(tmp_path, no_process, monkeypatch, name, base, ranks):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: ranks - 1)
     changes = {"--platform": "gpu", "--output": str(tmp_path / "rows.csv")}
-    assert_refused(invoke(name, *options(base, changes)), "platform 'gpu' needs 2 CUDA GPUs or more")
+    complaint = f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {ranks - 1}"
+    assert_refused(invoke(name, *options(base, changes)), complaint)
 
 
 def measured_job(monkeypatch, *words):

@@ -42,8 +42,13 @@ def flash_errors(q, k, v, causal, want, want_lse):
 
 
 def assert_accurate(out, lse, want, want_lse, errors):
-    """Errors of at most twice PyTorch's own, plus 1e-6, and nothing that was not written."""
+    """Errors of at most twice PyTorch's own, plus 1e-6, and nothing that was not written.
+
+    Of few numbers PyTorch's own error may happen to be smaller than what rounding the largest one can cost: then twice
+    that.
+    """
     for name, got, exact, own in (("out", out, want, errors[0]), ("lse", lse, want_lse, errors[1])):
         assert got.shape == exact.shape
         error = (got - exact).abs().max()
+        own = max(own, torch.finfo(got.dtype).eps / 2 * exact[exact.isfinite()].abs().max())
         assert error <= 2 * own + 1e-6, f"{name}: error {error:.3g}, PyTorch's own {own:.3g}"

@@ -1,0 +1,145 @@
+"""Microbenchmark of chunks: attention of a prompt chunk by chunk, over the KV of earlier chunks, beside it whole.
+
+    python -m heteroring.microbench.chunks --platform gpu --seq-len 65536 --chunk 8192 --percentages 100,100
+
+measures, for an even and a balanced split of every chunk over the ranks, each chunk by itself beside the chunk on each
+rank alone, and all chunks queued one after another beside the whole prompt. Balanced means in proportion to the ranks'
+speeds at the whole prompt, rounded to whole tiles. `bound` is the capacity bound over the chunk's time, `rate` the
+pairs that it computes in a second over those of the whole prompt. Each rank keeps its KV in one cache, as models do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+
+import torch
+
+from heteroring.bench.base_job import MULTIPLES
+from heteroring.bench.shape import Shape
+from heteroring.bench.verify import TOLERANCE, WrongResult
+from heteroring.kernels.backend import Backend, resolve
+from heteroring.launch.launch import Rank, launch
+from heteroring.microbench.one_gpu import count
+from heteroring.microbench.over_ranks import integers, slowest_ms, splits
+from heteroring.ring.attention import ring_attention
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefix import Prefix
+from heteroring.ring.shard import shard
+from heteroring.ring.workload import capacity_bound
+
+
+@dataclass(frozen=True)
+class Line:
+    """Milliseconds of the slowest rank for one chunk, or for all (`chunk` is None), and what they are judged by.
+
+    The bound of a chunk is the capacity bound; that of all chunks is the time of the whole prompt under the same split.
+    """
+
+    split: str
+    block_lens: tuple[int, ...]
+    chunk: int | None
+    earlier: int
+    latency_ms: float
+    bound_ms: float
+    rate: float
+
+    def __str__(self) -> str:
+        lens = " ".join(map(str, self.block_lens))
+        if self.chunk is None:
+            judged = f"of the whole prompt's {self.bound_ms:.4f} ms: {self.latency_ms / self.bound_ms:.3f}"
+            return f"{self.split:8s}  {lens:>13s}  all chunks              {self.latency_ms:9.4f} ms  {judged}"
+        what = f"{self.chunk} behind {self.earlier}"
+        judged = f"bound {self.bound_ms / self.latency_ms:6.3f}  rate {self.rate:6.3f}"
+        return f"{self.split:8s}  {lens:>13s}  {what:22s}  {self.latency_ms:9.4f} ms  {judged}"
+
+
+def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
+    """The lines of every split, on every rank the same. Raises WrongResult if a chunk differs from one rank's."""
+    block = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    time = partial(slowest_ms, rank, repetitions)
+    whole = shape.inputs(seq_len, 0, rank.torch_device)
+    spans = [(start, min(start + chunk, seq_len)) for start in range(0, seq_len, chunk)]
+
+    def by_itself(start: int, stop: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        q, k, v = (x[:, :, :stop] for x in whole)
+        return partial(block, q[:, :, start:], k, v, scale=shape.scale, causal_offset=start)
+
+    def alone(start: int, stop: int) -> list[float]:
+        call = by_itself(start, stop)
+        return [time(call if rank.rank == each else None) for each in range(rank.world_size)]
+
+    lines = []
+    with torch.no_grad():
+        everything = alone(0, seq_len)
+        bounds = [capacity_bound(alone(*span)) for span in spans]
+        for split, lens in splits(seq_len, everything, multiple).items():
+            partition = Partition.zigzag(lens)
+            shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
+            unchunked = time(partial(ring_attention, *shards, partition, block=block))
+            parts = [Partition.zigzag(splits(b - a, everything, multiple)[split]) for a, b in spans]
+            calls = _over_cache(rank.rank, whole, spans, parts, block)
+            for (start, stop), part, call, bound in zip(spans, parts, calls, bounds, strict=True):
+                want = shard(by_itself(start, stop)()[0], part, rank.rank, dim=2).double()
+                if not (error := (call()[0].double() - want).norm()) <= TOLERANCE[shape.torch_dtype] * want.norm():
+                    raise WrongResult(f"{part.block_lens} behind {start}, rank {rank.rank}: off by {error:.2g}")
+                latency, pairs = time(call), (stop * (stop + 1) - start * (start + 1)) / (seq_len * (seq_len + 1))
+                rate = pairs * unchunked / latency
+                lines.append(Line(split, part.block_lens, stop - start, start, latency, bound, rate))
+            together = time(lambda calls=calls: [call() for call in calls])
+            lines.append(Line(split, lens, None, 0, together, unchunked, unchunked / together))
+    return lines
+
+
+def _over_cache(
+    rank: int, whole: tuple[torch.Tensor, ...], spans: list[tuple[int, int]], parts: list[Partition], block: Backend
+) -> list[Callable[[], tuple[torch.Tensor, torch.Tensor]]]:
+    """A call of the ring for every span of tokens; this rank's keys and values of all of them lie in one cache."""
+    q, *kv = (
+        [shard(x[:, :, a:b], part, rank, dim=2) for (a, b), part in zip(spans, parts, strict=True)] for x in whole
+    )
+    keys, values = (torch.cat(each, dim=2) for each in kv)
+    held = [list(accumulate(lens, initial=0)) for lens in zip(*(part.block_lens for part in parts), strict=True)]
+    calls = []
+    for i, part in enumerate(parts):
+        lens = tuple(each[i] for each in held)
+        m, n = lens[rank], part.block_lens[rank]
+        prefix = Prefix(keys[:, :, :m], values[:, :, :m], lens)
+        new = (x[:, :, m : m + n] for x in (keys, values))
+        calls.append(partial(ring_attention, q[i], *new, part, prefix=prefix, block=block))
+    return calls
+
+
+def run(arguments: list[str] | None = None) -> Iterator[Line]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", default="gpu")
+    parser.add_argument("--throttle", default="none")
+    parser.add_argument("--percentages", type=integers, default=(100, 100))
+    parser.add_argument("--seq-len", type=count, default=65536)
+    parser.add_argument("--chunk", type=count, default=8192)
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=8)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repetitions", type=count, default=7)
+    options = parser.parse_args(arguments)
+    shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
+    yield from launch(
+        measure,
+        options.seq_len,
+        options.chunk,
+        shape,
+        MULTIPLES[options.platform],
+        options.repetitions,
+        platform=options.platform,
+        throttle=options.throttle,
+        percentages=options.percentages,
+    )[0]
+
+
+if __name__ == "__main__":
+    for line in run():
+        print(line)
