@@ -22,7 +22,12 @@ from paper.tex import escaped, tabular
 
 LATER = "recorded later"
 MODULES = {"study": of_study, "paper": of_paper}
-HEAD = ("claim", "public study", "measured", "slow rank first", "verdict")
+HEADS = {
+    "study": ("claim", "public study", "measured", "slow rank first", "verdict"),
+    "paper": ("claim", "measured", "verdict"),
+}
+# How the verdicts read in tables, where not as they are.
+READ_AS = {"study": {"not": "not reproduced"}, "paper": {"reproduced": "holds", "not": "does not hold"}}
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,21 @@ def contradictions(findings: dict[Claim, Finding]) -> list[str]:
     ]
 
 
-def rows(findings: dict[Claim, Finding], of: str) -> list[tuple[str, ...]]:
-    return [
-        (claim.words, claim.published, found.ours, found.first, found.verdict)
-        for claim, found in findings.items()
-        if claim.of == of
-    ]
+def rows(findings: dict[Claim, Finding], of: str, *, why: bool = False) -> list[tuple[str, ...]]:
+    """The table's cells by row, in the order of HEADS; with `why`, behind each claim."""
+    table = []
+    for claim, found in findings.items():
+        because = f".{f' *{claim.why}*' if claim.why else ''}" if why else ""
+        cells = {
+            "claim": claim.words + because,
+            "public study": claim.published,
+            "measured": found.ours,
+            "slow rank first": found.first,
+            "verdict": READ_AS[of].get(found.verdict, found.verdict),
+        }
+        if claim.of == of:
+            table.append(tuple(cells[name] for name in HEADS[of]))
+    return table
 
 
 def text(findings: dict[Claim, Finding]) -> str:
@@ -92,7 +106,7 @@ def summary(findings: dict[Claim, Finding]) -> str:
     parts = []
     for of, whose in (("study", "the public study"), ("paper", "the paper")):
         found = Counter(finding.verdict for claim, finding in findings.items() if claim.of == of)
-        words = {"reproduced": "hold", "not": "do not hold"} if of == "paper" else {"not": "not reproduced"}
+        words = READ_AS["study"] if of == "study" else {"reproduced": "hold", "not": "do not hold"}
         counts = ", ".join(f"{found[verdict]} {words.get(verdict, verdict)}" for verdict in VERDICTS if found[verdict])
         parts.append(f"Of {found.total()} claims of {whose}: {counts}.")
     return " ".join(parts)
@@ -102,13 +116,8 @@ def markdown(findings: dict[Claim, Finding]) -> str:
     """A page of documentation."""
 
     def table(of: str) -> str:
-        lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
-        for claim, found in findings.items():
-            if claim.of == of:
-                why = f" *{claim.why}*" if claim.why else ""
-                cells = (claim.words + "." + why, claim.published, found.ours, found.first, found.verdict)
-                lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join(lines)
+        lines = [HEADS[of], ("---",) * len(HEADS[of]), *rows(findings, of, why=True)]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
     return (
         "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges\n"
@@ -125,7 +134,8 @@ def page(findings: dict[Claim, Finding]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     tables = "".join(
-        f"<h2>{title}</h2><table>{line('th', HEAD)}{''.join(line('td', row) for row in rows(findings, of))}</table>"
+        f"<h2>{title}</h2><table>{line('th', HEADS[of])}"
+        f"{''.join(line('td', row) for row in rows(findings, of))}</table>"
         for of, title in (("study", "The public study's claims"), ("paper", "The paper's own"))
     )
     style = (
@@ -141,19 +151,16 @@ def page(findings: dict[Claim, Finding]) -> str:
 def macros(findings: dict[Claim, Finding]) -> str:
     """The paper's tables: the study's claims with what remains with the slow rank first, and the paper's own."""
     ragged = r">{\raggedright\arraybackslash}"
-    study = [tuple(map(escaped, row)) for row in rows(findings, "study")]
-    study = [(*row[:-1], row[-1] + " reproduced" * (row[-1] == "not")) for row in study]
-    own = [tuple(map(escaped, (words, ours, verdict))) for words, _, ours, _, verdict in rows(findings, "paper")]
-    own = [(*row[:2], {"reproduced": "holds", "not": "does not hold"}.get(row[2], row[2])) for row in own]
+    study, own = ([tuple(map(escaped, row)) for row in rows(findings, of)] for of in HEADS)
     tables = {
         "ClaimsStudyTable": tabular(
             rf"@{{}}{ragged}p{{0.26\textwidth}}l{ragged}p{{0.26\textwidth}}{ragged}p{{0.17\textwidth}}l@{{}}",
-            [HEAD],
+            [HEADS["study"]],
             study,
         ),
         "ClaimsPaperTable": tabular(
             rf"@{{}}{ragged}p{{0.45\textwidth}}{ragged}p{{0.42\textwidth}}l@{{}}",
-            [("claim", "measured", "verdict")],
+            [HEADS["paper"]],
             own,
         ),
         "ClaimsSummary": escaped(summary(findings)),
