@@ -52,7 +52,10 @@ def all_bytes(mine: bytes, group: dist.ProcessGroup, device: torch.device | None
     with torch.cuda.stream(_beside(where) if where.type == "cuda" else None):
         sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(where)
         everyone = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(everyone, sent, group=group)
+        try:
+            dist.all_gather(everyone, sent, group=group)
+        except RuntimeError as error:
+            raise RuntimeError(f"rank {dist.get_rank(group)} lost a peer: {error}") from error
         return [each.tobytes() for each in torch.stack(everyone).cpu().numpy()]
 
 

@@ -199,8 +199,9 @@ def left_alone(rank, world_size):
 def test_a_rank_that_dies_between_chunks_is_an_error_on_the_others(fresh_ranks):
     first, died, last = fresh_ranks(3).attempt(left_alone, dying=1)
     assert died is None
-    for words, seconds in (first, last):
+    for rank, (words, seconds) in ((0, first), (2, last)):
         assert len(words) == 2
+        assert words[0].startswith(f"rank {rank} lost ")
         assert re.search("ended half way", words[1])
         assert seconds < 30
 
