@@ -207,9 +207,9 @@ def short_runs(evidence: Evidence) -> dict[str, str]:
     contiguous_share, zigzag_share = (
         evidence.orders(name, "block_lens").map(min) / SHORT_LENGTH for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
-    low = even.index.min()
+    low, repetitions = even.index.min(), evidence.both_orders.repetitions
     return {
-        "ShortRepetitions": "5",
+        "ShortRepetitions": " to ".join(dict.fromkeys(map(count, (repetitions.min(), repetitions.max())))),
         "ThirdPercentage": str(THIRD),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(abs(zigzag["slow last"] / zigzag["slow first"] - 1)), 2),

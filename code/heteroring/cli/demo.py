@@ -36,7 +36,7 @@ EXAMPLES = examples(
 @reporting
 def demo(
     seq_len: Annotated[
-        int | None, integer(WHAT, "Tokens of the prompt.", show_default="1536; with --rebalance 3072, 65536 on gpu")
+        int | None, integer(WHAT, "Tokens of the prompt.", show_default="1536; with --rebalance 6144, 65536 on gpu")
     ] = None,
     percentage: Annotated[
         int | None, integer(RANKS, "Speed of the second rank, 1 to 100.", show_default="25; 30 with --rebalance")
@@ -48,7 +48,7 @@ def demo(
         option(WHAT, "Instead: split chunks anew while the second rank slows down and recovers.", "--rebalance"),
     ] = False,
     chunk: Annotated[
-        int | None, integer(WHAT, "Rebalancing: tokens of a chunk.", show_default="a sixteenth of the prompt")
+        int | None, integer(WHAT, "Rebalancing: tokens of a chunk.", show_default="a 32nd of the prompt, a 16th on gpu")
     ] = None,
     platform: Annotated[str, option(RANKS, "Rebalancing: cpu or gpu.")] = "cpu",
     throttle: Annotated[

@@ -162,6 +162,9 @@ def run_chunks(
     """
     cache.full = 0  # no step of decode may follow an error
     device, done, found = device_of(model), 0, []
+    # All at once, since a copy to the device makes the host wait for the chunks queued before.
+    ids = input_ids.to(device)
+    positions = torch.arange(cache.seq_len, cache.seq_len + partition.seq_len, device=device)
     layers = counted_layers(len(cache.layers), device)
     chunks = chunks_of(partition, chunk) if rebalancer is None else split_anew(rebalancer, partition.seq_len, chunk)
     like = torch.empty(len(input_ids), 0, model.config.src_vocab_size, dtype=dtype_of(model), device=device)
@@ -178,8 +181,8 @@ def run_chunks(
         ) -> torch.Tensor | None:
             prefix_lens = cache.held if any(cache.held) else ()
             ring = Ring(part, call.group, cache.block, transport, prefix_lens=prefix_lens, times=times)
-            tokens = shard(input_ids[:, done : done + part.seq_len], part, call.rank, 1).to(device)
-            return _forward(model, tokens, ring, call.rank, cache, head, all_tokens=all_logits)
+            tokens, places = (shard(x[..., done : done + part.seq_len], part, call.rank, -1) for x in (ids, positions))
+            return _forward(model, tokens, places, ring, cache, head, all_tokens=all_logits)
 
         logits = call.agree(lambda: (("part", "forward"),), forward)
         cache.held = tuple(map(add, cache.held, part.block_lens))
@@ -250,9 +253,17 @@ def _owner_of_last(partition: Partition) -> int:
 
 
 def _forward(
-    model: nn.Module, tokens: torch.Tensor, ring: Ring, rank: int, cache: RingCache, head: bool, all_tokens: bool
+    model: nn.Module,
+    tokens: torch.Tensor,
+    positions: torch.Tensor,
+    ring: Ring,
+    cache: RingCache,
+    head: bool,
+    all_tokens: bool,
 ) -> torch.Tensor | None:
-    """Run the model on this rank's `tokens` [B, n_r]; if `head`, return logits [B, n_r, V], or [B, 1, V] of the last.
+    """Run the model on this rank's `tokens` [B, n_r], at `positions` [n_r]; both are on its device.
+
+    If `head`, returns logits [B, n_r, V], or [B, 1, V] of the last without `all_tokens`.
 
     FMS cannot run on zero tokens, so a rank without tokens only takes part in each layer's ring attention.
     """
@@ -261,9 +272,8 @@ def _forward(
             queries = keys.new_empty(len(tokens), layer.nheads, 0, layer.emb_kq_per_head)
             prefilled(queries, keys[:, :, : ring.held], values[:, :, : ring.held], ring, layer.scale_factor)
         return None
-    positions = torch.from_numpy(ring.partition.positions(rank)) + cache.seq_len
     inputs = {
-        "position_ids": positions.to(tokens.device)[None],
+        "position_ids": positions[None],
         "past_key_value_states": cache.layers,
         "use_cache": True,
         "attn_name": OP,

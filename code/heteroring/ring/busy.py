@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.backend import Backend, resolve
-from heteroring.ring.process_group import exchange_device, members
+from heteroring.ring.process_group import all_bytes, members
+
+_DOUBLE = struct.Struct("<d")
 
 
 class BusyTime:
@@ -58,13 +61,7 @@ class BusyTime:
         group, _, world_size = members(group)
         if group is None or world_size == 1:
             return (mine,)
-        device = exchange_device(group, self._device)
-        # On a stream of its own, since the current one may have work queued.
-        with torch.cuda.stream(torch.cuda.Stream(device) if device.type == "cuda" else None):
-            sent = torch.tensor([mine], dtype=torch.float64, device=device)
-            everyone = [torch.empty_like(sent) for _ in range(world_size)]
-            dist.all_gather(everyone, sent, group=group)
-            return tuple(torch.cat(everyone).tolist())
+        return tuple(_DOUBLE.unpack(each)[0] for each in all_bytes(_DOUBLE.pack(mine), group, self._device))
 
 
 def _now(device: torch.device) -> Any:

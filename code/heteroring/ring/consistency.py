@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from heteroring.ring.process_group import exchange_device, is_group, members
+from heteroring.ring.process_group import all_bytes, exchange_device, is_group, members
 
 MOST_KINDS = 1024
 
@@ -96,11 +96,12 @@ class Call:
         the calling thread, and the number of calls that each has made over the group; what they exchange is a digest of
         16 bytes. A call that a rank leaves out cannot be told from its next call of the same kind.
 
-        Comparing makes the host wait for the accelerator. So on CUDA calls are compared once per kind (verb, thread and
-        fields; MOST_KINDS are remembered). If a rank later makes a call of another kind that was agreed on before, at
-        best the group's time-out catches it; copy engines have no time-out, and ranks may read data meant for another
-        call. With HETERORING_COMPARE=every in the environment of all ranks, or with `every_call`, which is for calls so
-        rare that the wait does not matter, every call is compared.
+        Comparing makes the host wait for the slowest rank's host, though not for the work that its device was given
+        before. So on CUDA calls are compared once per kind (verb, thread and fields; MOST_KINDS are remembered). If a
+        rank later makes a call of another kind that was agreed on before, at best the group's time-out catches it; copy
+        engines have no time-out, and ranks may read data meant for another call. With HETERORING_COMPARE=every in the
+        environment of all ranks, or with `every_call`, which is for calls so rare that the wait does not matter, every
+        call is compared.
 
         Raises Disagreement, on every rank, naming the error, or the field that differs and each rank's value. In a
         group of one rank, raises what `describe` and `work` raise.
@@ -147,15 +148,12 @@ class Call:
         calls = self._calls
         compared = (("calls made over the group", calls.count), ("comparison", _COMPARE or "by kind"), *fields)
         mine = bytes(16) if cause else hashlib.blake2b(repr(compared).encode(), digest_size=16).digest()
-        device = exchange_device(self.group, self._device)
-        sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(device)
-        gathered = [torch.empty_like(sent) for _ in range(self.world_size)]
-        dist.all_gather(gathered, sent, group=self.group)
-        if cause is None and all(each.cpu().numpy().tobytes() == mine for each in gathered):
+        if all(each == mine for each in all_bytes(mine, self.group, self._device)) and cause is None:
             return
         problem = str(cause) or type(cause).__name__ if cause else None
         shown = {name: value if isinstance(value, str) else repr(value) for name, value in compared}
         answers: list = [None] * self.world_size
+        device = exchange_device(self.group, self._device)
         with torch.cuda.device(device if device.type == "cuda" else -1):
             dist.all_gather_object(answers, (calls.count, problem, shown), self.group)
         calls.count = 1 + max(count for count, *_ in answers)  # in step again

@@ -1,6 +1,8 @@
-"""The process group of a call, this process's rank in it, and its world size."""
+"""The process group of a call, this process's rank in it, its world size, and what its hosts tell one another."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -36,3 +38,27 @@ def exchange_device(group: dist.ProcessGroup, device: torch.device | None) -> to
     if device is not None and device.type in types:
         return device
     return group.bound_device_id or torch.device("cuda", torch.cuda.current_device())
+
+
+def all_bytes(mine: bytes, group: dist.ProcessGroup, device: torch.device | None) -> list[bytes]:
+    """What each rank of `group` gives as `mine`, in rank order; every rank must call, with equally many bytes.
+
+    The host waits for the hosts of the other ranks to call, and not for the work that `device`, on which this rank
+    computes, was given before: the exchange has a stream of its own.
+
+    Raises RuntimeError if a rank is lost.
+    """
+    where = exchange_device(group, device)
+    with torch.cuda.stream(_beside(where) if where.type == "cuda" else None):
+        sent = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(where)
+        everyone = [torch.empty_like(sent) for _ in range(dist.get_world_size(group))]
+        try:
+            dist.all_gather(everyone, sent, group=group)
+        except RuntimeError as error:
+            raise RuntimeError(f"rank {dist.get_rank(group)} lost a peer: {error}") from error
+        return [each.tobytes() for each in torch.stack(everyone).cpu().numpy()]
+
+
+@cache
+def _beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)

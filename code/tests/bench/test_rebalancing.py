@@ -10,6 +10,7 @@ pytest.importorskip("fms")
 from heteroring.bench import rebalancing
 from heteroring.bench.verify import WrongResult
 from heteroring.cli.main import app
+from heteroring.planning.rebalance import Rebalancer
 from heteroring.results.model_metrics import chunk_totals
 from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.rows import read_rows
@@ -39,6 +40,29 @@ def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, tmp_p
     assert totals.of_oracle["oracle"] == 1
     assert totals.latency_ms["oracle"] == pytest.approx(sum(row.latency_ms for row in by_split["oracle"]))
     assert totals.splits["oracle"] == 2
+
+
+def closed_loop(job, rebalanced):
+    """The job's time where a rank's is (44 + tokens (1 + 4 chunk / chunks)) / speed, as measured on two CPU cores."""
+    total, split = 0.0, Rebalancer((1, 1))
+    for chunk in range(job.chunks):
+        speeds = tuple(percentage / 100 for percentage in job.percentages_of(chunk))
+
+        def seconds(lens, speeds=speeds, growth=1 + 4 * chunk / job.chunks):
+            return [(44 + tokens * growth) / speed for tokens, speed in zip(lens, speeds, strict=True)]
+
+        if rebalanced:
+            partition = split.partition(job.chunk)
+            split.observe(partition, seconds(partition.block_lens))
+            total += max(seconds(partition.block_lens))
+        else:
+            total += min(max(seconds((job.chunk - tokens, tokens))) for tokens in range(1, job.chunk))
+    return total
+
+
+def test_the_demo_has_chunks_enough_to_follow_within_0_90_of_the_oracle():
+    job = rebalancing.demo_job("cpu", "cpu")
+    assert closed_loop(job, rebalanced=False) / closed_loop(job, rebalanced=True) >= 0.9
 
 
 def test_wrong_logits_are_an_error(jobs_on_pools, monkeypatch):

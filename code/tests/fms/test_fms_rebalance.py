@@ -14,6 +14,7 @@ import heteroring.fms
 from heteroring import Rebalancer
 from heteroring.fms import ring_decode_step, ring_extend, ring_generate, ring_prefill
 from heteroring.kernels.backend import resolve
+from heteroring.ring import busy, consistency
 from heteroring.ring.partition import Partition
 from ranks import RankError
 
@@ -97,6 +98,43 @@ def test_tokens_move_to_the_rank_that_was_measured_to_be_faster(ranks):
     assert after[1] <= lens[1] * 0.7
 
 
+def exchanged(rank, world_size):
+    """The bytes that this rank tells the others, and between them its blocks of attention, in a rebalanced prefill.
+
+    Calls are compared as on CUDA, once for each kind; what all chunks have in common was compared in another prefill.
+    """
+    model, compute, told = fms_models.ring("llama3"), resolve("auto", torch.device("cpu")), []
+
+    def block(*args, **keywords):
+        if told[-1] != "blocks":
+            told.append("blocks")
+        return compute(*args, **keywords)
+
+    def all_bytes(mine, group, device):
+        told.append(len(mine))
+        return asked(mine, group, device)
+
+    asked, compared_always = consistency.all_bytes, consistency.Call._always
+    for module in (busy, consistency):
+        module.all_bytes = all_bytes
+    consistency.Call._always = lambda call: False
+    try:
+        for chunk in (60, 24):
+            told.clear()
+            ring_prefill(model, IDS, chunk=chunk, rebalance=Told((1, 1), [(FAST, FAST)] * 5), block=block)
+    finally:
+        consistency.Call._always = compared_always
+        for module in (busy, consistency):
+            module.all_bytes = asked
+    return told
+
+
+def test_a_chunk_is_agreed_on_once_and_its_busy_times_told_once(ranks):
+    """A digest of 16 bytes before its first layer, and a time of 8 behind its last; no other layer waits for a host."""
+    for told in ranks(2).run(exchanged):
+        assert told == [16, *[16, "blocks", 8] * 5]
+
+
 def generated(rank, world_size):
     model = fms_models.ring("llama3")
     return ring_generate(model, IDS[:1, :40], max_new_tokens=6, chunk=8, rebalance=True)
@@ -161,8 +199,9 @@ def left_alone(rank, world_size):
 def test_a_rank_that_dies_between_chunks_is_an_error_on_the_others(fresh_ranks):
     first, died, last = fresh_ranks(3).attempt(left_alone, dying=1)
     assert died is None
-    for words, seconds in (first, last):
+    for rank, (words, seconds) in ((0, first), (2, last)):
         assert len(words) == 2
+        assert words[0].startswith(f"rank {rank} lost ")
         assert re.search("ended half way", words[1])
         assert seconds < 30
 

@@ -17,6 +17,7 @@ from heteroring.fms import ring_decode_step, ring_generate, ring_prefill
 from heteroring.fms.continuation import Continuation
 from heteroring.kernels.backend import resolve
 from heteroring.planning.rebalance import Rebalancer
+from heteroring.ring import consistency
 from heteroring.ring.partition import Partition
 from ranks import Ranks
 
@@ -228,6 +229,43 @@ def rebalanced(rank, world_size, dtype):
     return logits.float().cpu(), splits
 
 
+class Unmoved(Rebalancer):
+    """Is told the busy times, and keeps its split."""
+
+    def observe(self, partition, seconds):
+        pass
+
+
+def chunks_queued_ahead(rank, world_size):
+    """Whether the GPU still had work whenever the next attention was queued, in chunks that are compared anew.
+
+    Every block takes some 50 ms, which is long against what the host does between any two, also from chunk to chunk.
+    """
+    model, compute = made(fms_models.ring, torch.bfloat16), resolve("auto", torch.device("cuda"), torch.bfloat16, 64)
+    cycles, queued, had_work = 0, [], []
+
+    def block(q, k, v, **options):
+        if queued:
+            had_work.append(not queued[-1].query())
+        result = compute(q, k, v, **options)
+        if cycles:
+            torch.cuda._sleep(cycles)
+            queued.append(torch.cuda.Event())
+            queued[-1].record()
+        return result
+
+    def prefill():
+        for calls in consistency._calls.values():
+            calls.kinds.clear()
+        ring_prefill(model, fms_models.prompt(1000, 2), chunk=250, rebalance=Unmoved((1, 1)), block=block)
+        torch.cuda.synchronize()
+
+    prefill()
+    cycles = 100_000_000
+    prefill()
+    return had_work
+
+
 class TestTwoGpus:
     pytestmark = two_gpus
 
@@ -243,6 +281,11 @@ class TestTwoGpus:
         lens, seconds = splits[2]
         assert seconds[1] > 3 * seconds[0]  # the other's waiting is not counted
         assert splits[4][0][1] < lens[1] / 2
+
+    def test_no_chunk_makes_the_host_wait_until_its_gpu_is_idle(self, gpus):
+        for had_work in gpus.run(chunks_queued_ahead):
+            assert len(had_work) >= 4 * SIZE["nlayers"] - 1
+            assert all(had_work)
 
     @pytest.mark.parametrize("lens", [(29, 8), (37, 0)], ids=str)
     @pytest.mark.parametrize("name", fms_models.TINY)

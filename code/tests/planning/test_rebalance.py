@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from collections import deque
 from itertools import pairwise
 
 import pytest
@@ -16,16 +17,21 @@ TOKENS = 2048
 seeds = st.integers(0, 2**32)
 
 
-def prefill(split, speeds_of, chunks, noise=0.0, seed=0):
-    """The time of each chunk and its block lengths, for ranks at `speeds_of(chunk)`, +- `noise` of each rank's time."""
-    scatter, times, splits = random.Random(seed), [], []
+def prefill(split, speeds_of, chunks, noise=0.0, seed=0, late=0):
+    """The time of each chunk and its block lengths, for ranks at `speeds_of(chunk)`, +- `noise` of each rank's time.
+
+    A chunk is observed when the `late` chunks behind it have been split, too.
+    """
+    scatter, times, splits, seen = random.Random(seed), [], [], deque()
     for chunk in range(chunks):
         partition = split.partition(TOKENS)
         busy = [
             tokens * TOKENS * (chunk + 0.5) / speed * scatter.uniform(1 - noise, 1 + noise)
             for tokens, speed in zip(partition.block_lens, speeds_of(chunk), strict=True)
         ]
-        split.observe(partition, busy)
+        seen.append((partition, busy))
+        if len(seen) > late:
+            split.observe(*seen.popleft())
         times.append(max(busy))
         splits.append(partition.block_lens)
     return times, splits
@@ -54,12 +60,12 @@ def falls_and_returns(ranks, slow=0.3, first=10, last=21):
 
 
 @settings(max_examples=25)
-@given(ranks=st.integers(2, 5), noise=st.sampled_from([0.0, 0.01, 0.05]), seed=seeds)
-def test_it_is_near_an_oracle_and_adapted_within_two_chunks(ranks, noise, seed):
+@given(ranks=st.integers(2, 5), noise=st.sampled_from([0.0, 0.01, 0.05]), seed=seeds, late=st.integers(0, 1))
+def test_it_is_near_an_oracle_and_adapted_within_two_chunks(ranks, noise, seed, late):
     speeds_of = falls_and_returns(ranks)
-    times, splits = prefill(Rebalancer((1,) * ranks), speeds_of, 32, noise, seed)
+    times, splits = prefill(Rebalancer((1,) * ranks), speeds_of, 32, noise, seed, late)
     known, right = prefill(Oracle(speeds_of), speeds_of, 32, noise, seed)
-    assert sum(known) / sum(times) >= 0.90
+    assert sum(known) / sum(times) >= (0.90, 0.87)[late]
     for chunk in (12, 23):  # two behind each change
         assert splits[chunk][-1] == pytest.approx(right[chunk][-1], rel=0.15)
     assert sum(one != other for one, other in pairwise(splits)) <= 4

@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import torch
 
 import heteroring as hr
@@ -10,7 +11,7 @@ from oracle import assert_as_accurate_as_torch, attention64
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 CHUNKS = (24, 24, 24, 24, 7)
-MILLISECONDS = 1.0  # per query, on a rank at full speed
+MILLISECONDS = 4.0  # per query, on a rank at full speed
 
 
 def whole():
@@ -18,8 +19,11 @@ def whole():
     return [torch.randn(1, heads, sum(CHUNKS), HEAD_DIM, generator=generator) for heads in (HEADS, KV_HEADS, KV_HEADS)]
 
 
-def chunked(rank, world_size):
-    """(positions, out, lse) of this rank's tokens, the splits, and the seconds observed; the last rank is slow."""
+def chunked(rank, world_size, late):
+    """(positions, out, lse) of this rank's tokens, the splits, and the seconds observed; the last rank is slow.
+
+    A chunk is observed when the `late` chunks behind it have been queued, too.
+    """
     compute = resolve("auto", torch.device("cpu"))
 
     def block(q, k, v, **options):
@@ -27,37 +31,41 @@ def chunked(rank, world_size):
             time.sleep(q.shape[2] * MILLISECONDS / 1e3 * (4 if rank == world_size - 1 else 1))
         return compute(q, k, v, **options)
 
-    rebalancer, busy = hr.Rebalancer((1,) * world_size), hr.BusyTime(block)
+    rebalancer, queued = hr.Rebalancer((1,) * world_size), []
     keys = values = torch.empty(1, KV_HEADS, 0, HEAD_DIM)
     held, done, found, splits, observed = (0,) * world_size, 0, [], [], []
     for tokens in CHUNKS:
-        partition = rebalancer.partition(tokens)
+        partition, busy = rebalancer.partition(tokens), hr.BusyTime(block)
         q, k, v = (hr.shard(x[:, :, done : done + tokens], partition, rank, 2) for x in whole())
         out, lse = hr.ring_attention(q, k, v, partition, prefix=hr.Prefix(keys, values, held), block=busy)
-        seconds = busy.of_all_ranks()
-        rebalancer.observe(partition, seconds)
+        queued.append((partition, busy))
+        if len(queued) > late:
+            partition_then, busy = queued.pop(0)
+            observed.append(busy.of_all_ranks())
+            rebalancer.observe(partition_then, observed[-1])
         found.append((done + torch.from_numpy(partition.positions(rank)), out, lse))
         keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
         held = tuple(old + new for old, new in zip(held, partition.block_lens, strict=True))
         done += tokens
         splits.append(partition.block_lens)
-        observed.append(seconds)
     return [torch.cat(parts, -1 if parts[0].dim() == 1 else 2) for parts in zip(*found, strict=True)], splits, observed
 
 
-def test_splits_follow_busy_times_and_results_stay_as_accurate_as_torch(ranks):
+@pytest.mark.parametrize("late", [0, 1])
+def test_splits_follow_busy_times_and_results_stay_as_accurate_as_torch(ranks, late):
     q, k, v = whole()
     at = torch.arange(sum(CHUNKS))
-    results = ranks(3).run(chunked)
+    results = ranks(3).run(chunked, late)
     order = torch.cat([positions for (positions, _, _), _, _ in results]).argsort()
     out, lse = (torch.cat([parts[i] for parts, _, _ in results], 2)[:, :, order] for i in (1, 2))
     want, want_lse = attention64(q, k, v, at, at)
     assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, at[:, None] >= at)
     splits, observed = results[0][1:]
     assert all(each[1:] == (splits, observed) for each in results)
-    assert splits[0] == (8, 8, 8)
-    assert splits[1][2] <= 4
-    for lens, seconds in zip(splits, observed, strict=True):
+    assert splits[: 1 + late] == [(8, 8, 8)] * (1 + late)
+    assert splits[1 + late][2] <= 4
+    assert len(observed) == len(CHUNKS) - late
+    for lens, seconds in zip(splits, observed, strict=False):
         for length, each, slower in zip(lens, seconds, (1, 1, 4), strict=True):
             assert each >= length * slower * MILLISECONDS / 1e3
     # What the others waited for the slow one is not counted.

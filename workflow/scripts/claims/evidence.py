@@ -98,8 +98,8 @@ class Evidence:
 
     @cached_property
     def both_orders(self) -> pd.DataFrame:
-        """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction: of the record where it
-        has both orders, else of the short table."""
+        """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction, repetitions: of the
+        record where it has both orders, else of the short table."""
         rows = self.recorded(condition="rested")
         if (rows.order == "slow first").any():
             return rows[rows.order.isin(["slow first", "slow last"])]
