@@ -16,7 +16,8 @@ from heteroring.launch.launch import Rank
 from heteroring.throttle import throttle_type
 
 # Imported once by the server that a session's CPU ranks are forked from; ranks that are spawned take seconds each.
-mp.set_forkserver_preload(["heteroring.bench.base_job", "fms.models", "torch._dynamo"])
+_COMMAND = [f"heteroring.{name}" for name in ("cli.main", "bench.measure", "bench.ring.run", "results.summary")]
+mp.set_forkserver_preload([*_COMMAND, "fms.models", "torch._dynamo"])
 
 
 class RankError(AssertionError):
