@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import traceback
@@ -127,6 +128,7 @@ def _serve(rank, world_size, store, timeout_s, device, inbox, outbox) -> None:
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
     )
+    gc.freeze()  # as launched ranks do
     while True:
         function, args = inbox.get()
         try:

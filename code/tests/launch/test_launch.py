@@ -1,5 +1,6 @@
 """Launched ranks return what they found, and end together, by whose fault being told, however one of them ends."""
 
+import gc
 import os
 import re
 import signal
@@ -70,7 +71,8 @@ def meet(rank, folder, word):
     rank.throttle.wrap(compute)()
     dist.barrier()
     throttled = isinstance(rank.throttle, Pacing) and rank.throttle.percentage
-    return rank.rank, rank.world_size, word, total.item(), torch.get_num_threads(), throttled
+    found = rank.rank, rank.world_size, word, total.item(), torch.get_num_threads(), throttled
+    return *found, gc.get_freeze_count() > len(sys.modules)  # imports are no garbage to be looked through
 
 
 def raise_error(rank, folder, culprit):
@@ -103,7 +105,7 @@ def test_ranks_return_in_order_and_report_progress_and_neither_waiting_nor_being
     seen = []
     options = {"percentages": (100, 2), "hang_timeout": 2.5, "on_progress": seen.append}
     results = run(meet, tmp_path, "hello", **options)
-    assert results == [(0, 2, "hello", 11.0, 1, 100), (1, 2, "hello", 11.0, 1, 2)]
+    assert results == [(0, 2, "hello", 11.0, 1, 100, True), (1, 2, "hello", 11.0, 1, 2, True)]
     assert seen == sorted(seen)
     assert set(seen) == {0, 3}
     assert_all_gone(tmp_path)
