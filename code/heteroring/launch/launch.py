@@ -6,6 +6,7 @@ Where torchrun or srun has started ranks already, the task runs on them (`hetero
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -309,6 +310,7 @@ def _work(
         device_id=torch_device if torch_device.index is not None else None,
         **(members or {}),
     )
+    gc.freeze()  # what was imported: a task that collects garbage before it measures would look through it each time
     result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
     dist.barrier()
     dist.destroy_process_group()

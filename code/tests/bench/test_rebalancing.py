@@ -1,6 +1,7 @@
 """A prefill during which a rank slows down: rows of every split, a table, and what is refused before it starts."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 pytest.importorskip("fms")
 
 from heteroring.bench import rebalancing
+from heteroring.bench.rebalancing import RebalancingJob
 from heteroring.bench.verify import WrongResult
 from heteroring.cli.main import app
 from heteroring.planning.rebalance import Rebalancer
@@ -16,7 +18,14 @@ from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.rows import read_rows
 
 
-def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, tmp_path):
+def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, monkeypatch, tmp_path):
+    found, launch = [], RebalancingJob.launch
+
+    def noted(*args, **options):
+        found.extend(launch(*args, **options))
+        return found
+
+    monkeypatch.setattr(RebalancingJob, "launch", noted)
     output = tmp_path / "rebalancing.csv"
     words = ["demo", "--rebalance", "--seq-len", "250", "--chunk", "32", "--percentage", "20", "--output", str(output)]
     result = CliRunner().invoke(app, words)
@@ -40,6 +49,8 @@ def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, tmp_p
     assert totals.of_oracle["oracle"] == 1
     assert totals.latency_ms["oracle"] == pytest.approx(sum(row.latency_ms for row in by_split["oracle"]))
     assert totals.splits["oracle"] == 2
+    assert set(found[0].errors) == set(CHUNK_SPLITS)
+    assert all(0 <= error < 1e-3 for error in found[0].errors.values())
 
 
 def closed_loop(job, rebalanced):
@@ -65,9 +76,10 @@ def test_the_demo_has_chunks_enough_to_follow_within_0_90_of_the_oracle():
     assert closed_loop(job, rebalanced=False) / closed_loop(job, rebalanced=True) >= 0.9
 
 
-def test_wrong_logits_are_an_error(jobs_on_pools, monkeypatch):
-    monkeypatch.setattr(rebalancing, "TOLERANCE", dict.fromkeys(rebalancing.TOLERANCE, -1.0))
-    with pytest.raises(WrongResult, match=r"logits of split .* differ from those of rank 0 alone by"):
+def test_wrong_logits_are_an_error(monkeypatch):
+    found = [SimpleNamespace(errors={"oracle": 9e-4, "rebalanced": 2e-3})] * 2
+    monkeypatch.setattr(RebalancingJob, "launch", lambda *_, **__: found)
+    with pytest.raises(WrongResult, match=r"logits of split rebalanced differ from those of rank 0 alone by 0\.002 of"):
         rebalancing.run(rebalancing.demo_job("cpu", "cpu", prompt_len=64, chunk=8))
 
 

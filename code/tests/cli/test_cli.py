@@ -23,6 +23,7 @@ import yaml
 from typer.testing import CliRunner
 
 import synthetic
+from commands import Command
 from heteroring.cli import main as cli
 from heteroring.cli.main import app
 from heteroring.results.rows import Measurement, read_rows, write_rows
@@ -715,16 +716,10 @@ def test_ctrl_c_stays_ignored_where_it_is(jobs_on_pools, monkeypatch):
 def test_ctrl_c_ends_a_run_without_a_file(tmp_path, pattern):
     output = tmp_path / "out" / "rows.csv"
     words = options(BENCH | {"--seq-lens": "1024", "--percentages": "100,1"}, {"--output": str(output)})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "heteroring", "bench", *words, "--repetitions", "100"],
-        env=environment() | {"TMPDIR": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Command("bench", *words, "--repetitions", "100", env={"TMPDIR": str(tmp_path)})
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(pattern)):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -19,12 +19,13 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def stage(then=lambda: None):
-    """A measurement that takes no time, and calls `then`."""
+def stage(then=lambda: None, count=1):
+    """A measurement of `count` rows that takes no time, and calls `then`."""
+    rows, ranks = [measurement(latency_ms=9.0)] * count, [RankReport("EPYC", 0, {})] * 2
 
     def run(job, hang_timeout, on_progress):
         then()
-        return SimpleNamespace(rows=[measurement(latency_ms=9.0)], ranks=[RankReport("EPYC", 0, {})] * 2, notes=())
+        return SimpleNamespace(rows=rows, ranks=ranks, notes=())
 
     return SimpleNamespace(steps=lambda job: 1, run=run)
 
@@ -77,6 +78,14 @@ def test_what_lies_beside_the_rows_is_there_before_them(tmp_path):
     written(output, write_beside=lambda done: seen.append((len(done.rows), output.read_text())))
     assert seen == [(1, "of an older job")]
     assert output.read_text() != "of an older job"
+
+
+def test_of_two_jobs_that_write_one_result_at_a_time_one_is_left_whole(tmp_path):
+    output = tmp_path / "rows.csv"
+    written(output, write_beside=lambda done: written(output, stage=stage(count=2)))
+    _, *rows = output.read_text().splitlines()
+    assert len(rows) == json.loads(output.with_suffix(".json").read_text())["row_count"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.csv", "rows.json"}
 
 
 def test_a_job_that_fails_leaves_an_older_result_alone(tmp_path):

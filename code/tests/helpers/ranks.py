@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import traceback
@@ -16,7 +17,8 @@ from heteroring.launch.launch import Rank
 from heteroring.throttle import throttle_type
 
 # Imported once by the server that a session's CPU ranks are forked from; ranks that are spawned take seconds each.
-mp.set_forkserver_preload(["heteroring.bench.base_job", "fms.models", "torch._dynamo"])
+_COMMAND = [f"heteroring.{name}" for name in ("cli.main", "bench.measure", "bench.ring.run", "results.summary")]
+mp.set_forkserver_preload([*_COMMAND, "fms.models", "torch._dynamo"])
 
 
 class RankError(AssertionError):
@@ -126,6 +128,7 @@ def _serve(rank, world_size, store, timeout_s, device, inbox, outbox) -> None:
         world_size=world_size,
         timeout=timedelta(seconds=timeout_s),
     )
+    gc.freeze()  # as launched ranks do
     while True:
         function, args = inbox.get()
         try:

@@ -4,15 +4,16 @@ import csv
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 from typer.testing import CliRunner
 
+from commands import Command, command_line
 from heteroring.cli.main import app
+from heteroring.launch import external_ranks
 from heteroring.launch.external_ranks import World, first_host, leads, named_world
 
 GRID = ["--seq-lens", "64,96", "--strategies", "zigzag/even,contiguous/uneven", "--repetitions", "2"]
@@ -68,41 +69,15 @@ def free_port() -> str:
         return str(taken.getsockname()[1])
 
 
-class Started:
-    """`heteroring` in several processes, and what they say at their ends."""
-
-    def __init__(self, commands: list[list[str]], variables: list[dict[str, str]], folder: Path) -> None:
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env=os.environ | each,
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for command, each in zip(commands, variables, strict=True)
-        ]
-
-    def ends(self) -> list[tuple[int, str, str]]:
-        """(exit code, stdout, stderr) of each."""
-        told = [process.communicate(timeout=300) for process in self.processes]
-        return [(process.returncode, *texts) for process, texts in zip(self.processes, told, strict=True)]
+def run_agent(*words: str) -> None:
+    torch.distributed.run.main(words)
 
 
-@pytest.fixture
-def torchrun(tmp_path):
-    """Starts a command by two agents of torchrun, of one rank each."""
-
-    def start(*arguments: str) -> Started:
-        agent = ["torch.distributed.run", "--nnodes", "2", "--master-addr", "localhost", "--master-port", free_port()]
-        return Started(
-            [[*agent, "--node-rank", str(node), "-m", "heteroring", *arguments] for node in range(2)],
-            [{}] * 2,
-            tmp_path,
-        )
-
-    return start
+def torchrun(folder: Path, *arguments: str) -> list[Command]:
+    """A command by two agents of torchrun, of one rank each."""
+    agent = ["--nnodes", "2", "--master-addr", "localhost", "--master-port", free_port()]
+    command = ["-m", "heteroring", *arguments]
+    return [Command(*agent, "--node-rank", node, *command, function=run_agent, cwd=folder) for node in ("0", "1")]
 
 
 @pytest.fixture
@@ -110,17 +85,22 @@ def srun(tmp_path):
     """Starts a command as srun starts a step of two tasks, on two nodes as far as Slurm's variables tell."""
     started = []
 
-    def start(*arguments: str) -> Started:
+    def start(*arguments: str, function=command_line) -> list[Command]:
         step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NODELIST": "localhost"}
-        ranks = [step | {"SLURM_PROCID": str(rank), "SLURM_JOB_ID": free_port()} for rank in range(1)]
-        ranks.append(ranks[0] | {"SLURM_PROCID": "1"})
-        started.append(Started([["heteroring", *arguments]] * 2, ranks, tmp_path))
-        return started[0]
+        step["SLURM_JOB_ID"] = free_port()
+        ranks = [step | {"SLURM_PROCID": rank} for rank in ("0", "1")]
+        started[:] = [Command(*arguments, function=function, cwd=tmp_path, env=rank) for rank in ranks]
+        return started
 
     yield start
-    for process in started[0].processes:
+    for process in started:
         process.kill()
         process.wait()
+
+
+def ends(processes: list[Command]) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each."""
+    return [(process.wait(300), *process.communicate()) for process in processes]
 
 
 def computing(pid: int) -> float:
@@ -135,12 +115,12 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.ranks
-def test_two_nodes_of_torchrun_measure_what_launched_ranks_do(torchrun, jobs_on_pools, tmp_path):
+def test_two_nodes_of_torchrun_measure_what_launched_ranks_do(jobs_on_pools, tmp_path):
     measure = ["bench", "--percentages", "100,50", *GRID, "--output"]
-    ends = torchrun(*measure, "joined.csv").ends()
-    assert [code for code, *_ in ends] == [0, 0], ends
-    assert "rank 1 alone" in ends[0][1]
-    assert ends[1][1] == ""
+    told = ends(torchrun(tmp_path, *measure, "joined.csv"))
+    assert [code for code, *_ in told] == [0, 0], told
+    assert "rank 1 alone" in told[0][1]
+    assert told[1][1] == ""
     launched = CliRunner().invoke(app, [*measure, str(tmp_path / "launched.csv")])
     assert launched.exit_code == 0, launched.output
     measured = ("latency_ms", "busy_ms")
@@ -156,7 +136,7 @@ def test_two_nodes_of_torchrun_measure_what_launched_ranks_do(torchrun, jobs_on_
 
 @pytest.mark.ranks
 def test_bad_input_is_one_line_on_every_rank(srun):
-    for code, said, complaint in srun("bench", "--percentages", "100,50,20", *GRID).ends():
+    for code, said, complaint in ends(srun("bench", "--percentages", "100,50,20", *GRID)):
         assert (code, said) == (2, ""), complaint
         assert complaint.startswith("heteroring: error: ")
         assert complaint.endswith(
@@ -168,24 +148,28 @@ def test_bad_input_is_one_line_on_every_rank(srun):
 @pytest.mark.ranks
 def test_what_rank_0_cannot_write_ends_all(srun, tmp_path):
     (tmp_path / "file").touch()
-    (first, _, complaint), (second, _, echo) = srun(
-        "bench", "--percentages", "100,50", *GRID, "--output", "file/a.csv"
-    ).ends()
+    words = ["bench", "--percentages", "100,50", *GRID, "--output", "file/a.csv"]
+    (first, _, complaint), (second, _, echo) = ends(srun(*words))
     assert (first, second) == (2, 2)
     assert complaint == "heteroring: error: cannot write file/a.csv: file is not a folder\n"
     assert echo == complaint.replace("error:", "error: rank 0 failed:")
 
 
+def leaving_soon(*words: str) -> None:
+    external_ranks.LEAVE_SECONDS = 1.0  # of waiting for a rank that will never say that it leaves
+    command_line(*words)
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_rank_that_falls_silent_ends_the_others(srun, monkeypatch, tmp_path, how):
-    long = ["--percentages", "100,50", "--seq-lens", "2048", "--repetitions", "1000", "--hang-timeout", "3"]
+    long = ["--percentages", "100,100", "--seq-lens", "2048", "--repetitions", "1000", "--hang-timeout", "2"]
     monkeypatch.setenv("HETERORING_LOCK", str(tmp_path / "lock"))
-    first, second = srun("bench", *long, "--output", "a.csv").processes
+    first, second = srun("bench", *long, "--output", "a.csv", function=leaving_soon)
     while not (tmp_path / "lock").exists():
         time.sleep(0.1)
     begun = computing(second.pid)
-    while computing(second.pid) < begun + 1.5:
+    while computing(second.pid) < begun + 1.0:
         assert (first.poll(), second.poll()) == (None, None)
         time.sleep(0.1)
     second.send_signal(how)

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from commands import Command
 from heteroring.launch import machine_lock
 from heteroring.launch.launch import launch
 from heteroring.launch.machine_lock import VARIABLE, holder
+from heteroring.launch.procfs import has_ended
 
 pytestmark = pytest.mark.ranks
 
 PATIENCE = 300.0
+# Within which ranks end with their launcher.
+END_SECONDS = 10.0
 
 HOLDS = """
 import sys
@@ -47,8 +51,8 @@ def start(*arguments, **options) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def wait_until(holds) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_until(holds, seconds=PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -80,59 +84,55 @@ def test_a_killed_process_holds_nothing(lock):
             assert holder().pid == os.getpid()
 
 
-def outlive(rank, folder):
-    """As a rank does whose process the kernel does not end with its parent."""
-    ctypes.CDLL(None).prctl(1, 0)
-    Path(folder, "rank").write_text(str(os.getpid()))
+def wait(rank, folder):
+    """Rank 1 as one whose process the kernel does not end with its parent."""
+    if rank.rank == 1:
+        ctypes.CDLL(None).prctl(1, 0)
+    Path(folder, f"{os.getpid()}.{rank.rank}").touch()
     while not Path(folder, "enough").exists():
         time.sleep(0.05)
     os._exit(0)  # the launcher that others would be met by has gone
 
 
-LAUNCHES = """
-import sys
-import test_machine_lock
-if __name__ == "__main__":
-    test_machine_lock.launch_one(sys.argv[1])
-"""
+def launch_two(folder):
+    launch(wait, folder, platform="cpu", throttle="pacing", percentages=(100, 100))
 
 
-def launch_one(folder):
-    launch(outlive, folder, platform="cpu", throttle="pacing", percentages=(100,))
-
-
-def test_a_rank_that_outlives_its_launcher_holds_it(lock, tmp_path):
-    script = tmp_path / "launches.py"
-    script.write_text(LAUNCHES)
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    with start(script, tmp_path, env=os.environ | {"PYTHONPATH": path}) as launcher:
-        try:
-            wait_until(lambda: (tmp_path / "rank").exists() or launcher.poll() is not None)
-            assert launcher.poll() is None, launcher.stderr.read()
-            launcher.kill()
-            launcher.wait()
-            assert holder().pid == launcher.pid
-            assert "which has ended and left a rank behind" in str(holder())
-        finally:
-            (tmp_path / "enough").touch()
-        wait_until(lambda: holder() is None)
+def test_ranks_end_with_a_launcher_that_is_killed_and_one_that_outlives_it_holds_the_lock(lock, tmp_path):
+    launcher = Command(tmp_path, function=launch_two)
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*.[01]"))) == 2 or launcher.poll() is not None)
+        assert launcher.poll() is None, launcher.communicate()
+        launcher.kill()
+        launcher.wait()
+        (first,), (second,) = ([int(path.stem) for path in tmp_path.glob(f"*.{rank}")] for rank in range(2))
+        wait_until(lambda: has_ended(first), END_SECONDS)
+        assert not has_ended(second)
+        assert holder().pid == launcher.pid
+        assert "which has ended and left a rank behind" in str(holder())
+    finally:
+        launcher.kill()
+        (tmp_path / "enough").touch()
+    wait_until(lambda: holder() is None)
 
 
 def test_ctrl_c_ends_a_command_that_waits(lock, tmp_path):
     profile = ("profile", "--kinds", "matmul", "--sizes", "64", "--output", tmp_path / "rows.csv")
-    with machine_lock.machine_lock(), start("-m", "heteroring", *profile) as command:
-        said = command.stderr.readline()
-        assert said.startswith(f"heteroring: waiting for process {os.getpid()}"), said + command.stderr.read()
+    with machine_lock.machine_lock():
+        command = Command(*profile)
+        wait_until(lambda: command.said().endswith("\n") or command.poll() is not None)
         command.send_signal(signal.SIGINT)
         assert command.wait(PATIENCE) == 130
-        assert command.stderr.read() == "heteroring: error: interrupted\n"
+        waits, interrupted = command.said().splitlines()
+        assert waits.startswith(f"heteroring: waiting for process {os.getpid()}")
+        assert interrupted == "heteroring: error: interrupted"
     assert not (tmp_path / "rows.csv").exists()
 
 
 def test_bad_input_is_refused_without_waiting(monkeypatch):
     monkeypatch.setattr("heteroring.launch.launch.machine_lock", lambda: pytest.fail("it would wait"))
     with pytest.raises(ValueError, match="percentage 0 is not"):
-        launch(outlive, "", platform="cpu", throttle="pacing", percentages=(0,))
+        launch(wait, "", platform="cpu", throttle="pacing", percentages=(0,))
 
 
 def test_the_file_is_for_all_users(lock):

@@ -1,5 +1,6 @@
-"""A ring over two nodes as users of torchrun start it: a network namespace each, and one cable between them."""
+"""A ring over two nodes, network namespaces with a cable between them, whose ranks are named as torchrun does it."""
 
+import os
 import subprocess
 import sys
 
@@ -47,18 +48,15 @@ def planned(layout: str) -> list[int]:
 @pytest.mark.ranks
 def test_a_ring_over_two_nodes(tmp_path):
     (tmp_path / "ring.py").write_text(RING)
-    agent = ["torch.distributed.run", "--nnodes", "2", "--master-port", "29500"]
     with two_nodes() as nodes:
         unshaped = nodes.shape("tbf", "rate", "50mbit", "burst", "32kb", "latency", "400ms")
+        world = {"WORLD_SIZE": "2", "MASTER_ADDR": nodes.addresses[0], "MASTER_PORT": "29500", "LOCAL_RANK": "0"}
+        world["GLOO_SOCKET_IFNAME"] = nodes.interface
         started = [
             subprocess.Popen(
-                [
-                    *nodes.within(node),
-                    *("env", f"GLOO_SOCKET_IFNAME={nodes.interface}", sys.executable, "-m", *agent),
-                    *("--master-addr", nodes.addresses[0], "--local-addr", nodes.addresses[node]),
-                    *("--node-rank", str(node), "ring.py"),
-                ],
+                [*nodes.within(node), sys.executable, "ring.py"],
                 cwd=tmp_path,
+                env=os.environ | world | {"RANK": str(node)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -1,6 +1,7 @@
 """The throttle `neighbour`: its process computes while it is told to, rests otherwise, and ends with the rank's."""
 
 import os
+import shutil
 import time
 
 import pytest
@@ -24,7 +25,7 @@ def spent(neighbour, seconds):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-def test_its_process_computes_rests_and_ends():
+def test_its_process_computes_rests_and_ends(monkeypatch):
     neighbour = throttle_type("neighbour")(100)
     neighbour._start_on("cpu", 64)
     neighbour.set(100)
@@ -36,5 +37,6 @@ def test_its_process_computes_rests_and_ends():
     neighbour.set(50)
     neighbour._process.stdin.close()  # as it is when the rank's process is gone
     assert neighbour._process.wait(60) == 0
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match="its process ended with exit code 1"):
-        throttle_type("neighbour")(100)._start_on("no device")
+        throttle_type("neighbour")(100)._start_on("cpu")
