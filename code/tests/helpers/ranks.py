@@ -16,7 +16,7 @@ from heteroring.launch.launch import Rank
 from heteroring.throttle import throttle_type
 
 # Imported once by the server that a session's CPU ranks are forked from; ranks that are spawned take seconds each.
-mp.set_forkserver_preload(["heteroring.bench.base_job", "fms.models", "torch._dynamo"])
+mp.set_forkserver_preload(["heteroring.bench.base_job", "fms.models", "torch._dynamo", "pytest", "hypothesis"])
 
 
 class RankError(AssertionError):
