@@ -160,12 +160,14 @@ def decode(rank, world_size, per_rank):
     """Each rank takes a step of decode with a cache and a token of its own, after a good step of all."""
     lens, changes, capacity, tokens = per_rank[rank]
     model = fms_models.ring("llama3")
-    _, first = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((8, 4)), capacity=capacity)
-    _, second = ring_prefill(model, fms_models.prompt(12), Partition.zigzag((6, 6)), capacity=capacity)
+    caches = [
+        ring_prefill(model, fms_models.prompt(12), Partition.zigzag(each), capacity=capacity).cache
+        for each in dict.fromkeys(each[0] for each in per_rank)
+    ]
     other = fms_models.ring("llama3", **changes) if changes else model
-    cache = first if lens == (8, 4) else second
-    ring_decode_step(model, torch.tensor([5]), first)
-    ring_decode_step(model, torch.tensor([5]), second)
+    for each in caches:
+        ring_decode_step(model, torch.tensor([5]), each)
+    cache = next(each for each in caches if each.partition.block_lens == lens)
     return ring_decode_step(other, torch.tensor(tokens), cache).shape
 
 

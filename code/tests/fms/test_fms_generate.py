@@ -19,7 +19,7 @@ import fms_models
 from heteroring.fms import continuation, ring_decode_step, ring_generate, ring_prefill
 from heteroring.fms.continuation import Continuation
 from heteroring.fms.decode import decode_forward
-from heteroring.fms.generate import choose
+from heteroring.fms.generate import EOS_EVERY, choose
 from heteroring.ring.partition import Partition
 
 
@@ -37,13 +37,13 @@ def likeliest(logits):
     return logits.argmax(-1, keepdim=True)
 
 
-def replayed(rank, world_size, name, layout, lens, new_tokens, seeds):
+def replayed(rank, world_size, name, layout, lens, new_tokens, seeds, changes):
     """Greedy tokens of prompts of two sequences, one for each seed, whose steps alternate.
 
     Each but the first step is as a CUDA graph replays it, only that the host runs it: the same call, on the same
     tensors, of which only the device's values change. The caches are poisoned where nothing is held.
     """
-    model = fms_models.ring(name, max_expected_seq_len=LONG)
+    model = fms_models.ring(name, **changes)
     made = []
     for seed in seeds:
         ids = fms_models.prompt(sum(lens), 2, seed)
@@ -68,21 +68,24 @@ def take_a_step(made, model, cache):
         made._take(decode_forward(model, made._new, cache))
 
 
-LONG = 320
+LONG = {"max_expected_seq_len": 320, "nlayers": 1}
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "lens", "new_tokens"),
+    ("name", "layout", "lens", "new_tokens", "seeds", "changes"),
     [
-        *((name, "zigzag", (29, 8), 256 if name == "llama3" else 32) for name in fms_models.TINY),
-        ("llama3", "contiguous", (20, 0, 17), 32),
-        ("mixtral", "zigzag", (0, 20), 32),
+        *((name, "zigzag", (29, 8), 20, (1,), {}) for name in fms_models.TINY if name != "llama3"),
+        ("llama3", "zigzag", (29, 8), 256, (1,), LONG),
+        ("llama3", "contiguous", (20, 0, 17), 20, (1, 2), {}),
+        ("mixtral", "zigzag", (0, 20), 20, (1,), {}),
     ],
+    ids=str,
 )
-def test_greedy_tokens_of_replayed_steps_are_those_of_one_process(ranks, name, layout, lens, new_tokens):
-    seeds = (1,) if name != "llama3" else (1, 2)
-    model = fms_models.stock(name, max_expected_seq_len=LONG)
-    results = ranks(len(lens)).run(replayed, name, layout, lens, new_tokens, seeds)
+def test_greedy_tokens_of_replayed_steps_are_those_of_one_process(
+    ranks, name, layout, lens, new_tokens, seeds, changes
+):
+    model = fms_models.stock(name, **changes)
+    results = ranks(len(lens)).run(replayed, name, layout, lens, new_tokens, seeds, changes)
     for i, seed in enumerate(seeds):
         ids = fms_models.prompt(sum(lens), 2, seed)
         want = generate(model, ids, max_new_tokens=new_tokens, use_cache=True, do_sample=False)
@@ -91,15 +94,16 @@ def test_greedy_tokens_of_replayed_steps_are_those_of_one_process(ranks, name, l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [1, 16])
-def test_it_ends_at_eos_however_seldom_that_is_looked_at(monkeypatch, every):
-    monkeypatch.setattr(Continuation, "captured", every > 1)
+@pytest.mark.parametrize("captured", [False, True])
+def test_it_ends_at_eos_however_seldom_that_is_looked_at(monkeypatch, captured):
+    monkeypatch.setattr(Continuation, "captured", captured)
     ids = fms_models.prompt(29)
-    free = stock_tokens("llama3", ids, 64)
-    for at in (0, 1, 7, 33, 62):
-        eos = int(free[0, 29 + at])
-        want = stock_tokens("llama3", ids, 64, eos_token_id=eos)
-        assert torch.equal(ring_generate(fms_models.ring("llama3"), ids, max_new_tokens=64, eos_token_id=eos), want)
+    model, most = fms_models.ring("llama3"), 2 * EOS_EVERY + 2
+    free = stock_tokens("llama3", ids, most)
+    new = free[0, 29:].tolist()
+    for at in (0, 1, EOS_EVERY - 1, EOS_EVERY, 2 * EOS_EVERY):
+        got = ring_generate(model, ids, max_new_tokens=most, eos_token_id=new[at])
+        assert torch.equal(got, free[:, : 29 + new.index(new[at]) + 1])
 
 
 def test_what_cannot_be_captured_runs_eagerly_and_says_so(monkeypatch):
@@ -132,13 +136,13 @@ def test_a_seed_draws_the_tokens_that_it_draws_in_one_process(ranks, sampling):
     ids = fms_models.prompt(29, 2)
     model = fms_models.stock("llama3")
     torch.manual_seed(11)
-    want = generate(model, ids, max_new_tokens=20, use_cache=True, do_sample=True, **sampling)
+    want = generate(model, ids, max_new_tokens=12, use_cache=True, do_sample=True, **sampling)
     keywords = {"do_sample": True, "seed": 11, **sampling}
     state = torch.get_rng_state()
-    for got in ranks(2).run(generated, "llama3", "zigzag", (20, 9), 20, 2, keywords):
+    for got in ranks(2).run(generated, "llama3", "zigzag", (20, 9), 12, 2, keywords):
         assert torch.equal(got, want)
     assert torch.equal(torch.get_rng_state(), state)
-    other = ranks(2).run(generated, "llama3", "zigzag", (20, 9), 20, 2, keywords | {"seed": 12})
+    other = ranks(2).run(generated, "llama3", "zigzag", (20, 9), 12, 2, keywords | {"seed": 12})
     assert torch.equal(other[0], other[1])
     assert not torch.equal(other[0], want)
 
@@ -178,23 +182,23 @@ def test_tokens_are_drawn_as_the_temperature_says(dtype, temperature, top_k, see
 def test_settings_may_be_numpys(ranks):
     plain = {"do_sample": True, "temperature": 0.5, "top_k": 5, "seed": 3}
     numpys = {"do_sample": np.True_, "temperature": np.float16(0.5), "top_k": np.uint8(5), "seed": np.int64(3)}
-    want, _ = ranks(2).run(generated, "llama3", "zigzag", (120, 9), 60, 1, plain)
-    for got in ranks(2).run(generated, "llama3", "zigzag", (120, 9), np.int8(60), 1, numpys):
+    want, _ = ranks(2).run(generated, "llama3", "zigzag", (120, 9), 12, 1, plain)
+    for got in ranks(2).run(generated, "llama3", "zigzag", (120, 9), np.int8(12), 1, numpys):
         assert torch.equal(got, want)
 
 
 def test_without_a_seed_ranks_still_agree(ranks):
-    first, second = ranks(2).run(generated, "llama", "zigzag", (20, 9), 20, 2, {"do_sample": True, "top_k": 0})
+    first, second = ranks(2).run(generated, "llama", "zigzag", (20, 9), 12, 2, {"do_sample": True, "top_k": 0})
     assert torch.equal(first, second)
 
 
 def test_it_ends_at_eos_as_in_one_process(ranks):
     ids = fms_models.prompt(29)
-    free = stock_tokens("llama3", ids, 32)
+    free = stock_tokens("llama3", ids, 12)
     eos = int(free[0, 29 + 7])
-    want = stock_tokens("llama3", ids, 32, eos_token_id=eos)
+    want = stock_tokens("llama3", ids, 12, eos_token_id=eos)
     assert 29 < want.shape[1] <= 29 + 8
-    for got in ranks(2).run(generated, "llama3", "zigzag", (20, 9), 32, 1, {"eos_token_id": eos}):
+    for got in ranks(2).run(generated, "llama3", "zigzag", (20, 9), 12, 1, {"eos_token_id": eos}):
         assert torch.equal(got, want)
 
 

@@ -7,7 +7,7 @@ pytest.importorskip("fms")
 
 import fms_models
 from heteroring.fms import ring_prefill
-from heteroring.ring.partition import Partition
+from heteroring.ring.partition import LAYOUTS, Partition
 
 # A large and a small shard, one that is empty in each place that matters: behind, in front, and with no last token.
 SHARES = [(2, (30, 11)), (2, (41, 0)), (2, (0, 41)), (3, (20, 0, 17)), (3, (1, 1, 1))]
@@ -32,9 +32,14 @@ def prefill(rank, world_size, name, layout, lens, batch, all_logits=False):
     return ring_prefill(model, fms_models.prompt(sum(lens), batch), all_logits=all_logits).logits
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-@pytest.mark.parametrize("name", fms_models.TINY)
-@pytest.mark.parametrize(("world_size", "lens"), SHARES, ids=lambda x: str(x).replace(" ", ""))
+@pytest.mark.parametrize(
+    ("name", "layout", "world_size", "lens"),
+    [
+        *(("llama3", layout, *shares) for layout in LAYOUTS for shares in SHARES),
+        *((name, "zigzag", *SHARES[0]) for name in fms_models.TINY if name != "llama3"),
+    ],
+    ids=str,
+)
 def test_the_last_tokens_logits_are_those_of_one_process(ranks, whole, layout, name, world_size, lens):
     want = whole(name, fms_models.prompt(sum(lens), 2))[:, -1]
     assert want.std() > 0.1
@@ -42,8 +47,9 @@ def test_the_last_tokens_logits_are_those_of_one_process(ranks, whole, layout, n
         torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
-@pytest.mark.parametrize("name", fms_models.TINY)
+@pytest.mark.parametrize(
+    ("name", "layout"), [("llama3", "contiguous"), *((name, "zigzag") for name in fms_models.TINY)]
+)
 def test_all_logits_are_those_of_one_process_in_order(ranks, whole, layout, name):
     want = whole(name, fms_models.prompt(37, 2))
     for logits in ranks(3).run(prefill, name, layout, (20, 0, 17), 2, True):

@@ -18,7 +18,7 @@ from heteroring.throttle import throttle_type
 
 # Imported once by the server that a session's CPU ranks are forked from; ranks that are spawned take seconds each.
 _COMMAND = [f"heteroring.{name}" for name in ("cli.main", "bench.measure", "bench.ring.run", "results.summary")]
-mp.set_forkserver_preload([*_COMMAND, "fms.models", "torch._dynamo"])
+mp.set_forkserver_preload([*_COMMAND, "fms.models", "torch._dynamo", "pytest", "hypothesis"])
 
 
 class RankError(AssertionError):

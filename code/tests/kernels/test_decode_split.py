@@ -1,10 +1,7 @@
 """The split-KV decode kernel against fp64. Without a GPU it runs in Triton's interpreter."""
 
-import os
-import subprocess
-import sys
+import json
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
+import compiled  # noqa: E402
 from heteroring.kernels import decode_parts, decode_split  # noqa: E402
 from oracle import attention64  # noqa: E402
 
@@ -35,16 +33,15 @@ def attend(q, k, v, scale, most):
     return merged[..., None, :-1], merged[..., None, -1], len(parts)
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "n", "head_dim", "most"),
+    ("heads", "kv_heads", "n", "head_dim", "most", "dtype"),
     [
-        (4, 4, 1, 64, 1),
-        (4, 4, 63, 64, 8),
-        (8, 2, 300, 128, 3),
-        (6, 1, 129, 80, 2),
-        (20, 1, 257, 96, 100),
-        (3, 3, 70, 256, 2),
+        (4, 4, 1, 64, 1, torch.float32),
+        (4, 4, 63, 64, 8, torch.bfloat16),
+        (8, 2, 300, 128, 3, torch.float16),
+        (6, 1, 129, 80, 2, torch.bfloat16),
+        (20, 1, 129, 96, 100, torch.float32),
+        (3, 3, 70, 256, 2, torch.float16),
     ],
     ids=str,
 )
@@ -57,7 +54,7 @@ def test_as_fp64(heads, kv_heads, n, head_dim, most, dtype):
 
 
 def test_however_the_keys_are_cut():
-    q, k, v = operands(4, 2, 500, 64)
+    q, k, v = operands(4, 2, 330, 64, batch=1)
     results = {parts: (out, lse) for out, lse, parts in (attend(q, k, v, 0.2, most) for most in (1, 2, 5, 1000))}
     assert len(results) == 4
     for out, lse in results.values():
@@ -65,7 +62,7 @@ def test_however_the_keys_are_cut():
         torch.testing.assert_close(lse, results[1][1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cached", [0, 1, 64, 137, 200])
+@pytest.mark.parametrize("cached", [0, 64, 137])
 def test_the_number_of_keys_may_lie_on_the_device_and_the_cache_behind_them_is_not_read(cached):
     q, k, v = operands(4, 2, 200, 64)
     used = [x[:, :, :cached].contiguous() for x in (k, v)]
@@ -92,7 +89,7 @@ def exchanged(rank, world_size, path, calls):
     made = torch.zeros(MOST_HEADS, dtype=torch.int32)
     outs = []
     for call in range(calls):
-        time.sleep(0.05 * ((call + rank) % 3 == 0))
+        time.sleep(0.02 * ((call + rank) % 3 == 0))
         outs.append(decode_split.exchange(parts_of(call, world_size)[rank], torch.float32, places, made, rank))
     return outs
 
@@ -110,7 +107,7 @@ def parts_of(call, world_size):
 @pytest.mark.skipif(GPU, reason="ranks would run Triton's interpreter")
 def test_ranks_exchange_their_parts_in_each_others_memory(ranks, tmp_path):
     """Calls of different shapes follow one another, over the same words; none may see what another one left."""
-    world_size, calls = 3, 8
+    world_size, calls = 3, 5
     results = ranks(world_size).run(exchanged, str(tmp_path), calls)
     for call in range(calls):
         want = decode_parts.finish(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
@@ -185,42 +182,42 @@ def test_queries_that_share_a_kv_head_are_one_tile_or_not_covered():
 
 
 COMPILE = """
+import json
 import sys
+
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import ASTSource
-from heteroring.kernels import decode_split
+
 from heteroring.kernels.decode_kernel import chunk_kernel
 
-dtype, itemsize, group, head_dim = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-constants = dict(GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, group), BLOCK_N=decode_split._rows(head_dim, itemsize),
-                 BLOCK_D=head_dim, PRECISION="ieee" if itemsize == 4 else "tf32", COUNTED=True)
+CUDABackend.make_cubin = lambda *_: b""  # shared memory is known before
 names, operands = chunk_kernel.arg_names, ("q", "k", "v")
-types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32", "n": "*i64"}
-signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
 strides = [f"stride_{x}{d}" for x, dims in (("q", "bh"), ("k", "bhn"), ("v", "bhn")) for d in dims]
-aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*operands, *strides)}
-source = ASTSource(chunk_kernel, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
-options = {"num_warps": 4, "num_stages": 3 if itemsize == 2 else 2}
-print(triton.compile(source, target=GPUTarget("cuda", 86, 32), options=options).metadata.shared)
+for dtype, itemsize, group, head_dim, rows in json.loads(sys.argv[1]):
+    constants = dict(GROUP=group, HEAD_DIM=head_dim, BLOCK_G=max(16, group), BLOCK_N=rows, BLOCK_D=head_dim,
+                     PRECISION="ieee" if itemsize == 4 else "tf32", COUNTED=True)
+    types = dict.fromkeys(operands, "*" + dtype) | {"parts": "*fp32", "log2_scale": "fp32", "n": "*i64"}
+    signature = {name: "constexpr" if name in constants else types.get(name, "i32") for name in names}
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in (*operands, *strides)}
+    source = ASTSource(chunk_kernel, signature, {(names.index(k),): v for k, v in constants.items()}, aligned)
+    options = {"num_warps": 4, "num_stages": 3 if itemsize == 2 else 2}
+    print(triton.compile(source, target=GPUTarget("cuda", 86, 32), options=options).metadata.shared)
 """
 
 
-@pytest.mark.parametrize(
-    ("dtype", "itemsize", "group", "head_dim"),
-    [("bf16", 2, 64, 128), ("fp32", 4, 32, 256)],
-)
 @pytest.mark.ranks
-def test_the_largest_tiles_fit_the_smallest_shared_memory(dtype, itemsize, group, head_dim, tmp_path):
+def test_the_largest_tiles_fit_the_smallest_shared_memory(tmp_path):
     """99 KB a block, on compute capability 8.6 and 8.9."""
-    assert decode_split.fits(group, head_dim)
-    assert not decode_split.fits(group + 1, head_dim)
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
-    words = map(str, (dtype, itemsize, group, head_dim))
-    done = subprocess.run([sys.executable, "-c", COMPILE, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) <= 99 * 1024
+    kinds = [("bf16", 2, 64, 128), ("fp32", 4, 32, 256)]
+    for _, _, group, head_dim in kinds:
+        assert decode_split.fits(group, head_dim)
+        assert not decode_split.fits(group + 1, head_dim)
+    cases = [(*kind, decode_split._rows(kind[3], kind[1])) for kind in kinds]
+    found = compiled.run(COMPILE, json.dumps(cases), TRITON_CACHE_DIR=str(tmp_path))
+    for kind, shared in zip(kinds, found.split(), strict=True):
+        assert 0 < int(shared) <= 99 * 1024, kind
 
 
 LAUNCHES = """
@@ -228,6 +225,7 @@ from types import SimpleNamespace
 
 import torch
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime import JITFunction
 from triton.runtime.driver import driver
 
@@ -260,6 +258,7 @@ class Driver:  # compiles for a GPU, and launches nothing
         return GPUTarget("cuda", 90, 32)
 
 
+CUDABackend.make_cubin = lambda *_: b""
 driver.set_active(Driver())
 k, v = torch.randn(2, 1, 2, 4096, 16).half()
 q, parts, cached = torch.randn(1, 8, 1, 16).half(), torch.randn(5, 1, 8, 17), torch.tensor([7])
@@ -303,8 +302,4 @@ print("same")
 @pytest.mark.ranks
 def test_bound_launches_are_those_that_triton_would_make(tmp_path):
     """With a driver that launches nothing: the same kernels on the same arguments, without Triton's own search."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", LAUNCHES], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "same\n"
+    assert compiled.run(LAUNCHES, TRITON_CACHE_DIR=str(tmp_path)) == "same\n"

@@ -6,9 +6,6 @@ Without a GPU the kernel runs in Triton's interpreter; with one, the same tests 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -17,6 +14,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
+import compiled  # noqa: E402
 from heteroring.kernels import launch_configs as tuned  # noqa: E402
 from heteroring.kernels.masked_tiles import masked, portable  # noqa: E402
 from heteroring.kernels.triton_backend import backend  # noqa: E402
@@ -128,11 +126,9 @@ def test_causal_offsets(m, n, offset):
 @pytest.mark.parametrize(
     ("dtype", "head_dim"),
     [
-        (torch.float32, 64),
         (torch.float32, 80),
         (torch.float32, 256),
         (torch.float16, 7),
-        (torch.float16, 64),
         (torch.float16, 96),
         (torch.bfloat16, 96),
         (torch.bfloat16, 128),
@@ -147,7 +143,7 @@ def test_types_and_head_sizes(dtype, head_dim):
     assert_close((out, lse), q, k, v, head_dim**-0.5, 40)
 
 
-@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 8, 2), (2, 3, 3), (3, 4, 1)])
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(2, 4, 2), (1, 3, 1)])
 def test_query_heads_share_kv_heads(batch, heads, kv_heads):
     q, k, v = operands(33, 63, heads=heads, kv_heads=kv_heads, batch=batch)
     assert_close(backend(q, k, v, scale=0.2, causal_offset=20), q, k, v, 0.2, 20)
@@ -207,11 +203,11 @@ def test_merging_into_a_result_of_16_bits(dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "cuts"),
-    [(torch.float32, (0, 63, 111)), (torch.bfloat16, (0, 1, 2, 111)), (torch.float32, (0, 50, 50, 111))],
+    [(torch.bfloat16, (0, 1, 2, 111)), (torch.float32, (0, 50, 50, 111))],
     ids=str,
 )
 def test_merged_parts_equal_attention_over_all_keys(cuts, dtype):
-    q, k, v = operands(40, 111, heads=4, kv_heads=2, dtype=dtype)
+    q, k, v = operands(40, 111, heads=2, kv_heads=1, dtype=dtype)
     offset = 60
     out = torch.zeros(q.shape, dtype=torch.float32, device=DEVICE)
     lse = torch.full(q.shape[:3], -math.inf, device=DEVICE)
@@ -291,7 +287,7 @@ def test_keys_that_no_query_sees_never_enter(m, n, offset, poison):
     ],
 )
 def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch):
-    q, k, v = operands(m, n)
+    q, k, v = operands(m, n, heads=1, kv_heads=1)
     seen, _ = tiles_of(visible_keys(m, n, offset))
     count = count_products(monkeypatch)
     backend(q, k, v, scale=0.125, causal_offset=offset)
@@ -300,8 +296,8 @@ def test_tiles_without_a_visible_key_are_not_computed(m, n, offset, monkeypatch)
 
 @pytest.mark.skipif(GPU, reason="counts what the interpreter does")
 def test_masked_tiles_are_computed_where_they_are_to_be_compared(monkeypatch):
-    q, k, v = operands(129, 129)
-    seen, every = tiles_of(visible_keys(129, 129, 0))
+    q, k, v = operands(97, 97, heads=1, kv_heads=1)
+    seen, every = tiles_of(visible_keys(97, 97, 0))
     assert seen < every
     count = count_products(monkeypatch)
     for compute, tiles in ((portable, seen), (masked, every)):
@@ -338,7 +334,7 @@ def count_products(monkeypatch):
 def test_sections_of_heads_cover_every_tile(monkeypatch):
     """The order that keeps KV in L2 is only an order: a last, narrower section comes out right too."""
     monkeypatch.setattr("heteroring.kernels.launch_configs.L2_BYTES", 2 * 2 * 40 * 64 * 4)
-    q, k, v = operands(70, 40, heads=5, kv_heads=5, batch=2)
+    q, k, v = operands(70, 40, heads=5, kv_heads=5)
     assert_close(backend(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)
 
 
@@ -380,29 +376,29 @@ def test_bad_operands_are_named(change, message):
         backend(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
 
 
-@pytest.mark.parametrize(
-    ("prelude", "message"),
-    [
-        ("import sys; sys.modules['triton'] = None", "needs triton"),
-        ("", "TRITON_INTERPRET=1"),
-    ],
-    ids=["no triton", "no GPU"],
-)
-@pytest.mark.ranks
-def test_what_is_missing_shows_on_use_only(prelude, message):
-    program = f"""{prelude}
+MISSING = """
+import sys
+
+sys.modules["triton"] = None
 import torch
+
 from heteroring.kernels.triton_backend import backend
+
 x = torch.randn(1, 1, 4, 64)
-try:
-    backend(x, x, x, scale=1.0)
-except RuntimeError as error:
-    print(error)
+for _ in ("Triton", "a GPU"):
+    try:
+        backend(x, x, x, scale=1.0)
+    except RuntimeError as error:
+        print(error)
+    sys.modules.pop("triton", None)
 """
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert message in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.ranks
+def test_what_is_missing_shows_on_use_only():
+    without_triton, without_gpu = compiled.run(MISSING).splitlines()
+    assert "needs triton" in without_triton
+    assert "TRITON_INTERPRET=1" in without_gpu
 
 
 @pytest.mark.gpu

@@ -52,7 +52,7 @@ ON_RANKS = settings(
 )
 
 
-@settings(ON_RANKS, max_examples=50)
+@settings(ON_RANKS, max_examples=30)
 @given(call=some(verbs.ATTENTION))
 @example(call=("ring_attention", ((), (("causal", "np.True_"),))))
 @example(call=("ring_attention", ((("causal", "1"),), (("causal", "True"),))))
@@ -72,7 +72,7 @@ def test_attention(ranks, call):
     check(ranks, *call)
 
 
-@settings(ON_RANKS, max_examples=25)
+@settings(ON_RANKS, max_examples=15)
 @given(call=some(verbs.MODELS))
 @example(call=("ring_prefill", ((), (("model", "None"),))))
 @example(call=("ring_prefill", ((("all_logits", "1"),), (("all_logits", "True"),))))

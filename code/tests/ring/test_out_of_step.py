@@ -1,8 +1,6 @@
 """Ranks out of step: what one leaves out, mixes up or cannot finish is an error, and never another call's answer."""
 
-import os
-import subprocess
-import sys
+import runpy
 import threading
 
 import pytest
@@ -203,9 +201,7 @@ def test_the_switch_compares_every_call(ranks):
     assert ranks(2).run(compared) == ["ranks disagree on kind: rank 0 has one, rank 1 has two"] * 2
 
 
-@pytest.mark.ranks
-def test_the_switch_has_one_value():
-    environment = {**os.environ, "HETERORING_COMPARE": "evry"}
-    command = [sys.executable, "-c", "import heteroring.ring.consistency"]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "HETERORING_COMPARE is 'evry': it must be 'every', or not be set" in finished.stderr
+def test_the_switch_has_one_value(monkeypatch):
+    monkeypatch.setenv("HETERORING_COMPARE", "evry")
+    with pytest.raises(ValueError, match="HETERORING_COMPARE is 'evry': it must be 'every', or not be set"):
+        runpy.run_path(agreement.__file__)
