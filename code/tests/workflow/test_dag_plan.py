@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from workflow.preflight.link_checkout import paper_figures
 
 from heteroring.launch.machine_lock import machine_lock
-from tree import ALL, RUN, jobs
+from tree import ALL, ROOT, RUN, jobs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
@@ -29,7 +30,7 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree):
     assert status == 0, output
     planned = jobs(output)
     assert (planned["bench"], planned[aggregate], planned["aggregate"], planned["checks"]) == (12, 1, 1, 2)
-    assert planned["figures"] == 2
+    assert (planned["figures"], planned["paper_image"]) == (2, len(paper_figures(ROOT / "latex")))
 
 
 def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
