@@ -5,7 +5,6 @@ So a rule follows the code that its numbers come from, and no list of files is k
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 # Where modules of the project lie.
@@ -14,22 +13,28 @@ ROOTS = (Path("code"), Path("workflow/scripts"))
 _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
-def with_imports(paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS) -> list[str]:
+def with_imports(
+    paths: Iterable[str | Path], roots: Sequence[Path] = ROOTS, known: dict[Path, list[Path]] | None = None
+) -> list[str]:
     """`paths` and every file below `roots` that they need, directly or not; sorted.
+
+    `known`: what files import, as earlier calls have found it; this one adds to it.
 
     Imports inside functions count, those for type checkers alone do not. A package that a name comes from is its
     __init__.py; one that is only on the way to a module is not. Not seen are relative imports and names put together at
     run time. Raises ValueError, naming the file, if one cannot be read or parsed.
     """
     ours = {path.stem for root in roots for path in root.iterdir()}
+    known = {} if known is None else known
     found: set[Path] = set()
     open_ends = [Path(path) for path in paths]
     while open_ends:
         path = open_ends.pop()
         if path not in found:
             found.add(path)
-            if path.suffix == ".py":
-                open_ends += _imported(path, roots, ours)
+            if path not in known:
+                known[path] = list(_imported(path, roots, ours)) if path.suffix == ".py" else []
+            open_ends += known[path]
     return sorted(map(str, found))
 
 
@@ -45,16 +50,15 @@ def _imported(path: Path, roots: Sequence[Path], ours: set[str]) -> Iterator[Pat
             yield file
 
 
-@cache
-def _names(source: bytes) -> tuple[tuple[str, str], ...]:
-    """What `source` imports: modules as ("", module), names as (module, name). Parsed once, however many ask for it."""
+def _names(source: bytes) -> list[tuple[str, str]]:
+    """What `source` imports: modules as ("", module), names as (module, name)."""
     found = []
     for node in _at_run_time(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [("", alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found += [(node.module, alias.name) for alias in node.names]
-    return tuple(found)
+    return found
 
 
 def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:

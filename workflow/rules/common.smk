@@ -171,10 +171,14 @@ def aggregate_options(folder):
     return f"--percentages {profiles} --bench {comma(SETTINGS[platform])} --model {comma(whole) or 'none'}"
 
 
+# What files import, found once for all rules.
+IMPORTS = {}
+
+
 def code_of(*paths):
     """These files and those that they import: tables, fits, figures and numbers follow them. Measurements do not."""
     try:
-        return with_imports(paths)
+        return with_imports(paths, known=IMPORTS)
     except ValueError as error:
         raise WorkflowError(str(error))
 

@@ -8,6 +8,10 @@ EXPERIMENTS = {
 }
 # The figures that the paper has of them, by experiment.
 OF_EXPERIMENTS = {"ablation": "ablation/ablation", "heldout": "heldout/regret"}
+# Those of the record, where no others of it are drawn.
+OF_RECORD_ALONE = [
+    name for name in paper_figures(Path("latex")) if name.startswith("record/") and PAPER not in PLATFORMS.shown
+]
 EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT, PREDICTED) for path in sorted(Path(folder).glob("*.csv"))]
 
 
@@ -35,13 +39,15 @@ rule claims:
         "python workflow/scripts/check_claims.py {params.folders} {input.claims} {output.tex} {output.html} > {log} 2>&1"
 
 
+# Of a record that is not shown for itself, the figures that the paper shows, by the process that draws the first one.
 rule overview:
     input:
         record=lambda wildcards: results_of(PAPER),
         beside=EVIDENCE,
-        code=code_of("workflow/scripts/paper_overview.py", "code/heteroring/figures/paper.mplstyle"),
+        code=code_of("workflow/scripts/paper_overview.py", *FIGURE_CODE),
     output:
         pdf=f"{LATEX}/images/overview.pdf",
+        record=[f"{LATEX}/images/{name}.pdf" for name in OF_RECORD_ALONE],
         png=report(
             f"{FIGURES}/overview.png",
             caption="../report/overview.rst",
@@ -55,9 +61,9 @@ rule overview:
     params:
         folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
     message:
-        "Draw the paper's first figure"
+        "Draw the paper's first figure" + (f", and those of {PAPER}" if OF_RECORD_ALONE else "")
     shell:
-        "python workflow/scripts/paper_overview.py {params.folders} {output.pdf} {output.png} > {log} 2>&1"
+        "python workflow/scripts/paper_overview.py {params.folders} {output} > {log} 2>&1"
 
 
 rule numbers:
@@ -88,7 +94,7 @@ rule paper_image:
     log:
         f"{LOGS}/figures/{{part}}/{{name}}.log",
     wildcard_constraints:
-        part=one_of(PAPER_PLATFORMS | EXPERIMENTS),
+        part=one_of(part for part in PAPER_PLATFORMS | EXPERIMENTS if part != "record" or not OF_RECORD_ALONE),
     conda:
         ENVIRONMENT
     message:

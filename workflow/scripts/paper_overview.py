@@ -1,6 +1,8 @@
 """Draw the paper's first figure: who computes what for how long, and time over the bound against the slow rank's speed.
 
-python workflow/scripts/paper_overview.py RECORD PUBLISHED SHORT OUTPUT.pdf [OUTPUT.png]
+python workflow/scripts/paper_overview.py RECORD PUBLISHED SHORT OUTPUT...
+
+An output is overview.pdf or overview.png, or NAME.pdf of another figure, which is drawn of the record.
 """
 
 import sys
@@ -14,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from claims.evidence import SHORT_LENGTH, Evidence
-from heteroring.figures import WIDTH_INCHES
+from heteroring.figures import NAMES, WIDTH_INCHES, save
 from heteroring.figures.style import ALONE_LINE, INK, WAITING_COLOUR, look, paper_style
 from heteroring.files import atomic_path
 from heteroring.ring.partition import Partition
@@ -145,12 +147,15 @@ def dots(evidence: Evidence) -> list[tuple[str, float, bool, float]]:
 
 
 def main(record: str, published: str, short: str, *outputs: str) -> None:
-    figure = overview(Evidence.load(*map(Path, (record, published, short))))
-    with paper_style():
-        for output in map(Path, outputs):
-            with atomic_path(output) as temporary:
-                dates = {"CreationDate": None} if output.suffix == ".pdf" else {}
-                figure.savefig(temporary, format=output.suffix[1:], metadata=dates)
+    evidence = Evidence.load(*map(Path, (record, published, short)))
+    figure = overview(evidence)
+    for output in map(Path, outputs):
+        if output.stem in NAMES:
+            save(output.stem, evidence.results, output)
+            continue
+        with paper_style(), atomic_path(output) as temporary:
+            dates = {"CreationDate": None} if output.suffix == ".pdf" else {}
+            figure.savefig(temporary, format=output.suffix[1:], metadata=dates)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def save_all(results: Results, folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _write(figure: Figure, targets: Sequence[Path]) -> None:
-    from heteroring.figures.canvas import without_note
+    from heteroring.figures.canvas import laid_out, without_note
     from heteroring.figures.style import paper_style
     from heteroring.files import atomic_path
 
@@ -88,7 +88,7 @@ def _write(figure: Figure, targets: Sequence[Path]) -> None:
         for path in sorted(targets, key=lambda path: path.suffix, reverse=True):  # .png first
             if path.suffix == ".pdf" and figure.findobj(lambda artist: artist.get_gid() == "source-note"):
                 figure = without_note(figure)
-            with atomic_path(path) as temporary:
+            with atomic_path(path) as temporary, laid_out(figure):
                 figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ _NOTE_POINTS = 7
 _LABEL_POINTS = 8
 _MARGIN_INCHES = 0.04
 _POINTS_PER_INCH = 72
+_LAYOUT_DPI = 200
 
 
 def new_figure(name: str, height: float) -> Figure:
@@ -95,6 +97,24 @@ def without_note(figure: Figure) -> Figure:
     note.remove()
     _keep_free(figure, _MARGIN_INCHES / figure.get_figheight())
     return figure
+
+
+@contextmanager
+def laid_out(figure: Figure) -> Iterator[None]:
+    """Lay the figure out as it is, and for the length of a `with` block not again.
+
+    Left to it, `savefig` draws the figure once more than it writes it, to lay it out.
+    """
+    engine, dpi = figure.get_layout_engine(), figure.dpi
+    figure.dpi = _LAYOUT_DPI
+    if figure.axes[0].get_subplotspec():
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+        figure.dpi = dpi
 
 
 def _keep_free(figure: Figure, below: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from statistics import mean, median
 
 import numpy as np
@@ -35,7 +34,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
     name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.
     """
-    table = pd.DataFrame([asdict(row) for row in measurements])
+    table = pd.DataFrame([vars(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)
     table["order"] = table["percentages"].map(order_of)
     table["strategy"] = [strategy_of(row) for row in measurements]
@@ -173,7 +172,7 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
     over the speed at 100 % (NaN if that was not measured). `rows` are what `read_rows` found to belong together.
     """
-    table = pd.DataFrame([asdict(row) for row in rows])
+    table = pd.DataFrame([vars(row) for row in rows])
     table["flops"] = table["tflops"] * table["latency_ms"]
     grouped = table.groupby(PROFILE_CELL, sort=True)
     cells = grouped.agg(

@@ -38,9 +38,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
 """
 
 
-def no_network() -> list[str]:
-    """Before a command that is to reach nothing but its own machine."""
-    return within("--net", script=f"{shlex.quote(sys.executable)} -c {shlex.quote(_UP)}")
+def no_network(*flags: str, script: str = "") -> list[str]:
+    """Before a command that is to reach nothing but its own machine; `flags` and `script` are those of `within`."""
+    return within("--net", *flags, script=f"{shlex.quote(sys.executable)} -c {shlex.quote(_UP)}\n{script}")
 
 
 @dataclass(frozen=True)

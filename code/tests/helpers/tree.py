@@ -23,10 +23,12 @@ RUN = Path("runs/tiny")
 # Seconds that no machine needs, however many others test on it.
 PATIENCE = 1800.0
 TINY = "workflow/config/tiny.yaml"
-# Forks a Snakemake for each command that it reads, since importing it takes longer than a dry run.
+# Forks a Snakemake for each command that it reads, since importing it and its plugins takes longer than a dry run.
 PLANNER = """
 import json, os, sys
-from snakemake.cli import main
+import smart_open
+from snakemake.cli import get_argument_parser, main
+get_argument_parser()
 for line in sys.stdin:
     folder, env, arguments, output = json.loads(line)
     if (pid := os.fork()) == 0:

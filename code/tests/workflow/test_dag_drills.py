@@ -52,21 +52,21 @@ def read_only(*folders: str | Path) -> list[str]:
     return within("--mount", script="; ".join(mounts))
 
 
-@pytest.mark.parametrize(
-    "surroundings",
-    [
-        pytest.param(
-            lambda: {"HOME": None, "umask": 0o077, "within": within("--uts", script="hostname nowhere.invalid")},
-            id="no HOME, umask 077, and a host name without address",
-        ),
-        pytest.param(
-            lambda: {"HOME": "/dev/null", "within": no_network()}, id="a HOME that is no folder, and no network"
-        ),
-    ],
-)
-def test_it_measures_all_the_same(fresh, surroundings):
-    status, output = fresh.tiny(str(ROWS), *ATTENTION, **surroundings())
-    assert_measured(fresh.root, status, output)
+def test_without_a_home_it_measures_and_a_second_run_in_its_folder_is_refused(fresh):
+    """And with a umask of 077."""
+    first = fresh.start(str(ROWS), *ATTENTION, "--configfile", TINY, HOME=None, umask=0o077)
+    try:
+        wait_until(lambda: has_ranks(first.pid), first)
+        status, output = fresh.tiny(str(ROWS))
+        assert status != 0
+        assert "Directory cannot be locked" in output
+        assert "Traceback" not in output
+        output, _ = first.communicate(timeout=PATIENCE)
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert_measured(fresh.root, first.returncode, output)
+    assert processes(first.pid) == {}
 
 
 def test_without_loopback_it_ends_at_once_and_says_why(fresh):
@@ -78,6 +78,8 @@ def test_without_loopback_it_ends_at_once_and_says_why(fresh):
 
 
 def test_a_checkout_of_another_user(fresh):
+    """And a HOME that is no folder, no network, and a host name without address."""
+    unlike = {"HOME": "/dev/null", "within": no_network("--uts", script="hostname nowhere.invalid")}
     if os.geteuid():
         pytest.skip("only root can give files away")
     git = ["git", *SIGNED, "-C", str(fresh.root)]
@@ -85,7 +87,9 @@ def test_a_checkout_of_another_user(fresh):
         subprocess.run([*git, *words], check=True)
     try:
         subprocess.run(["chown", "-R", "65534", fresh.root], check=True)
-        status, output = fresh.tiny(str(ROWS), *ATTENTION, GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull)
+        status, output = fresh.tiny(
+            str(ROWS), *ATTENTION, GIT_CONFIG_GLOBAL=os.devnull, GIT_CONFIG_SYSTEM=os.devnull, **unlike
+        )
     finally:
         subprocess.run(["chown", "-R", str(os.geteuid()), fresh.root], check=True)
         shutil.rmtree(fresh.root / ".git")
@@ -114,22 +118,6 @@ def test_results_are_not_mixed_with_another_checkouts(fresh, tmp_path):
     status, output = fresh.plan(str(ROWS), "--directory", str(tmp_path))
     assert status != 0
     assert f"{tmp_path}/code is in the way of a link to {fresh.root}/code: name another --directory" in output
-
-
-def test_the_second_of_two_runs_in_one_folder_is_refused_and_the_first_goes_on(fresh):
-    first = fresh.start(str(ROWS), *ATTENTION, "--configfile", TINY)
-    try:
-        wait_until(lambda: has_ranks(first.pid), first)
-        status, output = fresh.tiny(str(ROWS))
-        assert status != 0
-        assert "Directory cannot be locked" in output
-        assert "Traceback" not in output
-        output, _ = first.communicate(timeout=PATIENCE)
-    finally:
-        if first.poll() is None:
-            os.killpg(first.pid, signal.SIGKILL)
-    assert_measured(fresh.root, first.returncode, output)
-    assert processes(first.pid) == {}
 
 
 def test_a_truncated_measurement_is_named_and_nothing_is_lost(fresh):

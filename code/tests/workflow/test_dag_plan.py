@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from workflow.preflight.link_checkout import paper_figures
 
 from heteroring.launch.machine_lock import machine_lock
-from tree import ALL, RUN, jobs
+from tree import ALL, ROOT, RUN, jobs
 
 pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
@@ -29,7 +30,7 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree):
     assert status == 0, output
     planned = jobs(output)
     assert (planned["bench"], planned[aggregate], planned["aggregate"], planned["checks"]) == (12, 1, 1, 2)
-    assert planned["figures"] == 2
+    assert (planned["figures"], planned["paper_image"]) == (2, len(paper_figures(ROOT / "latex")))
 
 
 def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
@@ -49,8 +50,8 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
 
 
 def test_four_gpus_are_measured_in_rings_of_four(tree):
-    wanted = ("-n", "all_but_pdf", "--configfile", "workflow/config/ring4.yaml")
-    status, output = tree.snakemake(*wanted, HETERORING_GPUS="4")
+    rings = "workflow/config/ring4.yaml"
+    status, output = tree.plan("all_but_pdf", config=rings, HETERORING_GPUS="4")
     assert status == 0, output
     commands = [line for line in output.splitlines() if "heteroring bench" in line]
     asked = [line.partition("--percentages ")[2].split()[0] for line in commands if "--condition rested" in line]
@@ -59,7 +60,7 @@ def test_four_gpus_are_measured_in_rings_of_four(tree):
     assert sum("--condition sustained" in line for line in commands) == 3 * 4
     profiles = re.findall(r"heteroring profile .*--percentage (\d+)", output)
     assert sorted(map(int, profiles)) == [10, 40, 50, 60, 80, 100]
-    status, output = tree.snakemake(*wanted, "--config", "platform=gpu", HETERORING_GPUS="3")
+    status, output = tree.plan("all_but_pdf", "--config", "platform=gpu", config=rings, HETERORING_GPUS="3")
     assert status == 1
     assert "platform=gpu needs a CUDA GPU for each of 4 ranks, and this machine shows 3" in output
 

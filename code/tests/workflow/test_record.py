@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
-from record import _heteroring, jobs, left_to_do, plan, read_config, record
+from record import _heteroring, jobs, left_to_do, main, plan, read_config, record
 
 pytestmark = pytest.mark.ranks
 
@@ -180,34 +180,41 @@ def test_a_launcher_starts_what_has_several_ranks(monkeypatch):
 def test_a_command_that_fails_ends_the_record(tmp_path):
     config = tmp_path / "config.yaml"
     settings = yaml.safe_load(CONFIG.read_text())
-    settings["platforms"]["gpu"]["throttle"] = "sand"
+    settings["platforms"]["gpu"]["repetitions"] = "several"  # refused before torch is imported
     config.write_text(yaml.safe_dump(settings))
     done = run(tmp_path / "x", "--config", config)
     assert done.returncode == 1
     assert "heteroring profile failed with exit code 2" in done.stderr
 
 
-def refused(folder, *arguments):
-    """What is said about a mistake, before anything is done."""
-    done = run(folder, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert not folder.exists()
-    return done.stderr
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Says what is said about a mistake, before anything is done."""
+
+    def said(folder, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        assert not folder.exists()
+        return capsys.readouterr().err
+
+    return said
 
 
 @pytest.mark.parametrize("name", ["h200-x2", "H200", "two gpus", "h200_x2", "h200x2\n", "1e5"])
-def test_a_name_that_the_workflow_would_not_take_is_refused(tmp_path, name):
+def test_a_name_that_the_workflow_would_not_take_is_refused(refused, tmp_path, name):
     said = refused(tmp_path / name)
     assert f"no platform called {name!r}" in said
     assert "[a-z0-9]+$" in said
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "gpu"])
-def test_a_name_that_means_something_else_is_refused(tmp_path, name):
+def test_a_name_that_means_something_else_is_refused(refused, tmp_path, name):
     assert f"{name} is no name for a record" in refused(tmp_path / name)
 
 
-def test_a_part_that_does_not_exist_is_refused(tmp_path):
+def test_a_part_that_does_not_exist_is_refused(refused, tmp_path):
     said = refused(tmp_path / "x", "--only", "benches")
     assert "'benches'" in said
     assert all(part in said for part in ("profile", "models", "call", "sustained", "layer", "model"))
@@ -223,7 +230,7 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path):
         ("- a", "is no configuration"),
     ],
 )
-def test_a_config_that_is_none_is_refused(tmp_path, text, says):
+def test_a_config_that_is_none_is_refused(refused, tmp_path, text, says):
     config = tmp_path / "config.yaml"
     if text is not None:
         config.write_text(text, encoding="latin-1")
@@ -234,13 +241,13 @@ def test_a_config_that_is_none_is_refused(tmp_path, text, says):
 
 
 @pytest.mark.parametrize("minutes", ["nan", "-1", "inf"])
-def test_minutes_that_are_none_are_refused(tmp_path, minutes):
+def test_minutes_that_are_none_are_refused(refused, tmp_path, minutes):
     assert f"--minutes {float(minutes)} is not a positive, finite number" in refused(
         tmp_path / "x", f"--minutes={minutes}"
     )
 
 
-def test_a_model_whose_profile_would_be_another_models_is_refused(tmp_path):
+def test_a_model_whose_profile_would_be_another_models_is_refused(refused, tmp_path):
     settings = yaml.safe_load(CONFIG.read_text())
     settings["platforms"]["gpu"]["model"]["emb_dim"] = 2048
     config = tmp_path / "config.yaml"
