@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from statistics import mean, median
 
 import numpy as np
@@ -35,7 +34,7 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
     name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.
     """
-    table = pd.DataFrame([asdict(row) for row in measurements])
+    table = pd.DataFrame([vars(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)
     table["order"] = table["percentages"].map(order_of)
     table["strategy"] = [strategy_of(row) for row in measurements]
@@ -96,19 +95,15 @@ def _calls_otherwise(allocator: str) -> bool:
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
     check_cell(group, named)
-    first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
-    exposed = 1 - group["busy_ms"].map(max) / group["latency_ms"]
+    exposed = [1 - max(times) / ms for times, ms in zip(group["busy_ms"], group["latency_ms"], strict=True)]
     return named | {
-        "percentages": first["percentages"],
-        "block_lens": first["block_lens"],
-        "clamped": first["clamped"],
+        **{name: group[name].iloc[0] for name in ("percentages", "block_lens", "clamped", "bytes_moved")},
         **latency_of(group),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
-        "exposed": exposed.median() if of_computing else np.nan,
-        "bytes_moved": first["bytes_moved"],
+        "exposed": median(exposed) if of_computing else np.nan,
     }
 
 
@@ -173,7 +168,7 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
     over the speed at 100 % (NaN if that was not measured). `rows` are what `read_rows` found to belong together.
     """
-    table = pd.DataFrame([asdict(row) for row in rows])
+    table = pd.DataFrame([vars(row) for row in rows])
     table["flops"] = table["tflops"] * table["latency_ms"]
     grouped = table.groupby(PROFILE_CELL, sort=True)
     cells = grouped.agg(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -64,7 +63,7 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
     A metric whose reference was not measured is NaN. `rows` are what `read_rows` found to belong together. Raises
     ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
     """
-    table = pd.DataFrame([asdict(row) for row in rows])
+    table = pd.DataFrame([vars(row) for row in rows])
     table["percentage"] = table["percentages"].map(min)
     table["order"] = table["percentages"].map(order_of)
     table["strategy"] = [strategy_of(row) for row in rows]
@@ -148,7 +147,7 @@ def break_even_tokens(gains: pd.DataFrame) -> float:
 
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
     """One row per event of the first job, the columns those of TraceRow, with `percentage` and `order` beside them."""
-    table = pd.DataFrame([asdict(row) for row in rows])
+    table = pd.DataFrame([vars(row) for row in rows])
     table = table[table["job"] == table.groupby(["percentages", "strategy", "seq_len"])["job"].transform("min")]
     return table.assign(percentage=table["percentages"].map(min), order=table["percentages"].map(order_of))
 
@@ -197,7 +196,7 @@ def chunk_totals(rows: Sequence[ChunkRow]) -> pd.DataFrame:
     latency_ms is that of all chunks together, the median over repetitions; of_oracle is the oracle's over it; splits
     counts the shares in which the first repetition's chunks were split, those of a last, shorter chunk left out.
     """
-    table = pd.DataFrame([asdict(row) for row in rows])
+    table = pd.DataFrame([vars(row) for row in rows])
     summed = table.groupby(["split", "repetition"])["latency_ms"].sum()
     whole = table[(table["repetition"] == 0) & (table["seq_len"] == table["seq_len"].max())]
     totals = pd.DataFrame(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ _TUPLES = {"percentages": int, "block_lens": int, "busy_ms": float, "peak_memory
 
 
 def _read_chunks(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(map(asdict, read_rows(path, ChunkRow) if path.is_file() else []))
+    return pd.DataFrame(map(vars, read_rows(path, ChunkRow) if path.is_file() else []))
 
 
 def _read_optional(path: Path) -> pd.DataFrame:
