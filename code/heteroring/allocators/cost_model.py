@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self
@@ -147,9 +148,7 @@ class CostModel(FittedModel):
         pair = self._pair_us(whole, percentage)
 
         def beside(table: tuple[tuple[float, ...], ...], at: int) -> float:
-            rows = zip(table, self._pairs_us(), strict=True)
-            multiples = [[x / us for x, us in zip(*row, strict=True)] for row in rows]
-            return self._pair_us(at, percentage) * self.interpolated(multiples, at, percentage)
+            return self._pair_us(at, percentage) * self.interpolated(table / self._pairs_us, at, percentage)
 
         cost = Cost(pair, beside(self.token_us, length), beside(self.revisit_us, whole), beside(self.join_us, whole))
         lengths = {whole} if self.source == "attention" else {whole, length}
@@ -158,13 +157,14 @@ class CostModel(FittedModel):
         notes += self._held_at_zero(length, percentage)
         return CostPrediction(cost, bool(notes), tuple(notes))
 
-    def _pairs_us(self) -> list[list[float]]:
+    @cached_property
+    def _pairs_us(self) -> np.ndarray:
         """Microseconds of a score pair at each length and percentage."""
-        rows = zip(self.lengths, self.attention_ms, strict=True)
-        return [[1e3 * ms / total_pairs(n) for ms in row] for n, row in rows]
+        pairs = [[float(total_pairs(length))] for length in self.lengths]
+        return 1e3 * np.array(self.attention_ms, float) / pairs
 
     def _pair_us(self, length: int, percentage: float) -> float:
-        return 1 / self.interpolated([[1 / us for us in row] for row in self._pairs_us()], length, percentage)
+        return 1 / self.interpolated(1 / self._pairs_us, length, percentage)
 
     def grid(self, length: int, percentage: float, earlier: int = 0) -> Grid | None:
         """The grid of tiles of a rank whose cost `predict` gives, or None where its SMs are not known."""

@@ -120,5 +120,7 @@ class FittedModel(ABC):
         """
         # As floats: a file may hold integers that NumPy has no type for.
         values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))
-        at_length = [np.interp(math.log(length), np.log(lengths), column) for column in values.T]
-        return float(np.interp(percentage, percentages, at_length))
+        above = int(np.searchsorted(percentages, percentage))
+        around = slice(max(above - 1, 0), above + 1)
+        at_length = [np.interp(math.log(length), np.log(lengths), column) for column in values.T[around]]
+        return float(np.interp(percentage, percentages[around], at_length))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from heapq import heappop, heappush
+from heapq import heappush, heapreplace
+from itertools import groupby
 from typing import Self
 
 from heteroring.allocators.costs import Cost
@@ -88,29 +89,34 @@ class Grid:
         section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
         waiting = max(1, -(-(rows - first_query) // BLOCK_M))
         first = launch_configs.first_section(section, self.group, waiting, self.sms) if pending else 0
-        dense, more = -(-keys // self.block_n), -(-pending // self.block_n)
+        start, block_n = self.edge + self.merge * merged, self.block_n
+        dense, more = -(-keys // block_n), -(-pending // block_n)
+
+        def time(block: int) -> float:
+            stop = min((block + 1) * BLOCK_M, rows)
+            tiles = -(-(keys - rows + stop) // block_n) if causal else dense
+            return start + tiles + more * (stop > first_query)
+
+        alike = [(each, len(list(run))) for each, run in groupby(map(time, reversed(range(blocks))))]
         for width in launch_configs.sections(self.heads, first, section):
-            for block in reversed(range(blocks)):
-                stop = min((block + 1) * BLOCK_M, rows)
-                tiles = -(-(keys - rows + stop) // self.block_n) if causal else dense
-                yield self.edge + self.merge * merged + tiles + more * (stop > first_query), width
+            for each, count in alike:
+                yield each, count * width
 
 
 @lru_cache(maxsize=65536)
 def _makespan(grid: Grid, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool) -> float:
     """When the last program ends, each of which goes to the SM that is free first."""
-    free = [(0.0, grid.sms)]  # times, and how many SMs are free then
-    last = 0.0
+    free = [(0.0, grid.sms)]  # a heap of times, and how many SMs are free then
     for time, count in grid.batches(rows, keys, causal, pending, first_query, merged):
         while count:
-            begin, sms = heappop(free)
-            taken = min(sms, count)
-            if taken < sms:
-                heappush(free, (begin, sms - taken))
-            heappush(free, (begin + time, taken))
-            last = max(last, begin + time)
-            count -= taken
-    return last
+            begin, sms = free[0]
+            if count < sms:
+                free[0] = (begin, sms - count)
+                heappush(free, (begin + time, count))
+                break
+            heapreplace(free, (begin + time, sms))
+            count -= sms
+    return max(free)[0]
 
 
 def step_us(

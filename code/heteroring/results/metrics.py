@@ -95,19 +95,15 @@ def _calls_otherwise(allocator: str) -> bool:
 def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     named = dict(zip(CELL, key, strict=True))
     check_cell(group, named)
-    first = group.iloc[0]
     busy = tuple(median(times) for times in zip(*group["busy_ms"], strict=True))
     of_computing = any(busy) and named["module"] == "attention"
-    exposed = 1 - group["busy_ms"].map(max) / group["latency_ms"]
+    exposed = [1 - max(times) / ms for times, ms in zip(group["busy_ms"], group["latency_ms"], strict=True)]
     return named | {
-        "percentages": first["percentages"],
-        "block_lens": first["block_lens"],
-        "clamped": first["clamped"],
+        **{name: group[name].iloc[0] for name in ("percentages", "block_lens", "clamped", "bytes_moved")},
         **latency_of(group),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,
-        "exposed": exposed.median() if of_computing else np.nan,
-        "bytes_moved": first["bytes_moved"],
+        "exposed": median(exposed) if of_computing else np.nan,
     }
 
 

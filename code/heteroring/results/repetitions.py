@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any, Protocol
@@ -52,7 +53,10 @@ def latency_of(group: pd.DataFrame) -> dict[str, object]:
     latency_low_ms and latency_high_ms are the lowest and the highest median of a job; job_medians has all of them.
     """
     low, middle, high = np.quantile(group["latency_ms"].to_numpy(), (0.2, 0.5, 0.8))
-    medians = {job: median(group["latency_ms"][group["job"] == job]) for job in sorted(set(group["job"]))}
+    of_jobs: dict[int, list[float]] = defaultdict(list)
+    for job, ms in zip(group["job"], group["latency_ms"], strict=True):
+        of_jobs[job].append(ms)
+    medians = {job: median(of_jobs[job]) for job in sorted(of_jobs)}
     return {
         "jobs": len(medians),
         "repetitions": len(group),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 from heteroring.ring.partition import Partition, Span, shard_spans
@@ -81,35 +81,35 @@ def extra_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int
     rectangle; that of one behind is a rectangle of its own, for the tail. In zigzag a shard of one token has no head,
     so ranks behind it need no step for it; they are counted all the same.
     """
-    return _rows_met(partition, causal, prefix_lens, lambda rank: range(partition.world_size))
+    lens, earlier = partition.block_lens, prefix_lens or (0,) * partition.world_size
+    # How many of the ranks before each hold keys, earlier tokens and new ones.
+    keys = [bool(new or before) for new, before in zip(lens, earlier, strict=True)]
+    holders, with_earlier, with_new = (list(accumulate(map(bool, each), initial=0)) for each in (keys, earlier, lens))
+
+    def rows(rank: int, offset: int, length: int) -> int:
+        if causal:
+            in_front = holders[rank] + with_earlier[-1] - with_earlier[rank + 1]
+            behind = with_new[-1] - with_new[rank + 1]
+        else:
+            in_front, behind = holders[-1] - keys[rank], 0
+        return shard_extra_rows(partition.layout, offset, length, in_front, behind, causal)
+
+    return tuple(map(rows, range(len(lens)), partition.offsets, lens))
 
 
 def next_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Those of `extra_rows` in the first rectangle of ring step 1, with the KV of the rank before."""
-    return _rows_met(partition, causal, prefix_lens, lambda rank: [(rank - 1) % partition.world_size], first=True)
+    lens, earlier = partition.block_lens, prefix_lens or (0,) * partition.world_size
 
+    def rows(rank: int, offset: int, length: int) -> int:
+        other = (rank - 1) % len(lens)
+        if other == rank:
+            return 0
+        in_front = bool(earlier[other] or (lens[other] and (other < rank or not causal)))
+        behind = not in_front and bool(lens[other])
+        return shard_extra_rows(partition.layout, offset, length, in_front, behind, causal)
 
-def _rows_met(
-    partition: Partition,
-    causal: bool,
-    prefix_lens: tuple[int, ...],
-    met: Callable[[int], Sequence[int]],
-    first: bool = False,
-) -> tuple[int, ...]:
-    """Query rows of each rank in the rectangles with the KV of the ranks `met(rank)`, or in the first with each."""
-    lens = partition.block_lens
-    earlier = prefix_lens or (0,) * len(lens)
-
-    def rows(rank: int) -> int:
-        others = [other for other in met(rank) if other != rank]
-        in_front = behind = 0
-        for other in others:
-            dense = earlier[other] or (lens[other] and (other < rank or not causal))
-            in_front += bool(dense)
-            behind += bool(lens[other] and other > rank and causal and not (first and dense))
-        return shard_extra_rows(partition.layout, partition.offsets[rank], lens[rank], in_front, behind, causal)
-
-    return tuple(map(rows, range(partition.world_size)))
+    return tuple(map(rows, range(len(lens)), partition.offsets, lens))
 
 
 def causal_flops(batch: int, heads: int, head_dim: int, pairs: int) -> int:

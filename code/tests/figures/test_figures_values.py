@@ -15,7 +15,7 @@ from heteroring import figures
 from heteroring.figures.plots.regression_surface import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
-from synthetic_figures import GRIDS, NAMES, VARIED, line, panel, panels, plotted, results, results_of, texts
+from synthetic_figures import GRIDS, NAMES, line, panel, panels, plotted, results, results_of, shown, texts
 
 pytestmark = pytest.mark.slow
 grids = pytest.mark.parametrize("grid", GRIDS)
@@ -360,7 +360,7 @@ def test_ablation_reaches_from_one_step_to_the_next():
     assert [axes.get_title() for axes in panels(figure)] == [
         f"{length} tokens, {percentage} %" for length in ("4,096", "65,536") for percentage in (10, 50)
     ]
-    cells = results_of(replace(GRIDS["gpu"], strategies=VARIED["ablation"])).cells
+    cells = shown("ablation", "gpu").cells
     cells = cells[(cells.system == "ring") & (cells.module == "attention") & (cells.percentage == 10)]
     over = 1 / cells[cells.seq_len == 65536].set_index(["strategy", "order"]).bound_fraction
     axes = panel(figure, "65,536 tokens, 10 %")
@@ -383,7 +383,7 @@ def test_ablation_reaches_from_one_step_to_the_next():
 
 def test_regret_has_a_mark_for_each_setting_and_the_median_of_each_allocator():
     figure = plotted("regret", "gpu")
-    cells = results_of(replace(GRIDS["gpu"], strategies=VARIED["regret"])).cells
+    cells = shown("regret", "gpu").cells
     cells = cells[(cells.system == "ring") & (cells.module == "attention") & (cells.order != "equal")]
     own = cells[cells.strategy == "zigzag/balanced"]
     axes = panel(figure, "zigzag")

@@ -332,13 +332,14 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per cell with the metrics; NaN where the run that a metric is relative to is missing."""
     table = []
     for key, group in rows.groupby(CELL_KEYS, sort=False):
-        first = group.iloc[0]
+        first = {name: group[name].iloc[0] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
+        cell = dict(zip(CELL_KEYS, key, strict=True))
         busy = np.median(np.array(group.busy_ms.tolist()), axis=0)
         latency, job = group.latency_ms.to_numpy(), group.job.to_numpy()
         of_jobs = [np.median(latency[job == each]) for each in set(job)]
         table.append(
-            dict(zip(CELL_KEYS, key, strict=True))
-            | {name: first[name] for name in ("percentages", "block_lens", "clamped", "bytes_moved")}
+            cell
+            | first
             | {
                 "jobs": len(of_jobs),
                 "repetitions": len(group),
@@ -346,10 +347,10 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
                 "latency_low_ms": min(of_jobs),
                 "latency_high_ms": max(of_jobs),
                 "busy_ms": tuple(float(value) for value in busy),
-                "imbalance": busy.max() / busy.mean() if first["module"] == "attention" else np.nan,
+                "imbalance": busy.max() / busy.mean() if cell["module"] == "attention" else np.nan,
                 "exposed": (
                     np.median(1 - np.max(group.busy_ms.tolist(), axis=1) / latency)
-                    if first["module"] == "attention"
+                    if cell["module"] == "attention"
                     else np.nan
                 ),
             }

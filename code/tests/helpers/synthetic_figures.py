@@ -32,10 +32,17 @@ def results(grid: str) -> synthetic.SyntheticResults:
     return results_of(GRIDS[grid])
 
 
+def shown(name: str, grid: str) -> synthetic.SyntheticResults:
+    """The results that figure `name` is drawn of: what is measured apart, of the attention call alone."""
+    if name not in VARIED:
+        return results(grid)
+    return results_of(replace(GRIDS[grid], strategies=VARIED[name], modules=("attention",), model=False))
+
+
 @cache
 def plotted(name: str, grid: str) -> Figure:
     """Figure `name` with its data, for tests that look at nothing else; one object for all of them."""
-    return figures.draw(name, results_of(replace(GRIDS[grid], strategies=VARIED.get(name, GRIDS[grid].strategies))))
+    return figures.draw(name, shown(name, grid))
 
 
 @cache

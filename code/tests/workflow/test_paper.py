@@ -132,32 +132,25 @@ def slower_back_to_back(evidence: Evidence) -> Evidence:
     return Evidence(evidence.results, evidence.study, evidence.order, sustained)
 
 
+# The first two refute both claims about simulated cells, so that these are not simulated for each change.
 CHANGES = [
+    partial(scaled, strategy="zigzag", factor=1.3, seq_len=65536),
+    slow_in_whole_tiles,
     other_study,
     exchanged,
     other_products,
     slower_products,
     slower_back_to_back,
     slow_in_one_order,
-    slow_in_whole_tiles,
     *(
         partial(scaled, strategy=name, factor=factor, **where)
         for name, factor, where in [
-            ("zigzag/balanced", 0.5, {}),
             ("zigzag/balanced", 1.5, {}),
-            ("zigzag/uneven", 2, {}),
             ("contiguous/even", 0.1, {}),
-            ("contiguous/even", 2, {}),
             ("contiguous/even", 0.5, {"percentage": 10}),
-            ("contiguous/even", 0.65, {"percentage": 10}),
             ("contiguous/even", 0.3, {"seq_len": 65536}),
             ("contiguous/uneven", 0.2, {}),
             ("contiguous/uneven", 2, {}),
-            ("contiguous/lut", 0.5, {}),
-            ("contiguous/formula", 2, {}),
-            ("contiguous/balanced", 2, {}),
-            ("zigzag", 2, {"percentage": 100}),
-            ("zigzag", 1.3, {"seq_len": 65536}),
             ("alone/rank1", 2, {"percentage": 10}),
         ]
     ),
