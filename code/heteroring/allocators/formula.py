@@ -9,7 +9,7 @@ from heteroring.allocators.speed_model import Prediction, SpeedModel
 
 LOSS = "sum of squared errors in TFLOP/s over the cells (length x percentage), each a median, equal weights"
 
-# Exponents of (log10 length, percentage).
+# Exponents of (log10 length, percentage), in the order of scikit-learn's PolynomialFeatures.
 TERMS = {
     "intercept": (0, 0),
     "log10_length": (1, 0),
@@ -64,6 +64,11 @@ class Formula(SpeedModel):
     def fit(cls, profile: ProfileTable) -> Self:
         """Least squares over the cells of a profile. Raises ValueError if it has fewer than two cells."""
         import numpy as np
+        from sklearn.linear_model import LinearRegression
+        from sklearn.metrics import r2_score
+        from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import PolynomialFeatures
 
         lengths, percentages = (
             axis.ravel() for axis in np.meshgrid(profile.lengths, profile.percentages, indexing="ij")
@@ -71,35 +76,22 @@ class Formula(SpeedModel):
         speeds = np.ravel(profile.values)
         if speeds.size < 2:
             raise ValueError(f"a formula needs 2 cells or more to fit; the {profile.source} profile has one")
-        # Centred: where cells are too few for six coefficients, the least ones are taken, the intercept apart.
-        features = np.column_stack([np.log10(lengths) ** i * percentages**j for i, j in TERMS.values()][1:])
-
-        def solved(cells: np.ndarray) -> np.ndarray:
-            means = features[cells].mean(axis=0), speeds[cells].mean()
-            slopes, *_ = np.linalg.lstsq(features[cells] - means[0], speeds[cells] - means[1])
-            return np.array([means[1] - means[0] @ slopes, *slopes])
-
-        def predicted(coefficients: np.ndarray) -> np.ndarray:
-            return coefficients[0] + features @ coefficients[1:]
-
-        def r2(predictions: np.ndarray) -> float:
-            loss, spread = ((speeds - predictions) ** 2).sum(), ((speeds - speeds.mean()) ** 2).sum()
-            return float(1 - loss / spread) if spread else float(not loss)
+        features = np.column_stack([np.log10(lengths), percentages])
+        pipeline = make_pipeline(PolynomialFeatures(degree=2, include_bias=False), LinearRegression())
 
         def leave_one_out(levels: np.ndarray) -> float | None:
             if np.unique(levels).size < 2:
                 return None
-            predictions = np.empty_like(speeds)
-            for level in np.unique(levels):
-                predictions[levels == level] = predicted(solved(levels != level))[levels == level]
-            return r2(predictions)
+            held_out = cross_val_predict(pipeline, features, speeds, groups=levels, cv=LeaveOneGroupOut())
+            return float(r2_score(speeds, held_out))
 
-        coefficients = solved(np.full(speeds.size, True))
+        fitted = pipeline.fit(features, speeds)
+        regression = fitted[-1]
         return cls(
             **profile.axes(),
-            coefficients=dict(zip(TERMS, map(float, coefficients), strict=True)),
+            coefficients=dict(zip(TERMS, map(float, (regression.intercept_, *regression.coef_)), strict=True)),
             min_speed=float(speeds.min()),
-            r2=r2(predicted(coefficients)),
+            r2=float(r2_score(speeds, fitted.predict(features))),
             r2_leave_one_percentage_out=leave_one_out(percentages),
             r2_leave_one_length_out=leave_one_out(lengths),
         )
