@@ -19,7 +19,7 @@ from snakemake.logging import logger
 from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
 from workflow.preflight.configuration import check
 from workflow.preflight.link_checkout import paper_figures, paper_sources
-from workflow.preflight.rule_dependencies import with_imports
+from workflow.preflight.python_imports import with_imports
 from workflow.preflight.outputs import check_writable
 from workflow.preflight.platforms import PREFERRED_RECORD, choose, recorded_platforms, visible_gpus
 from workflow.preflight.stale_lock import drop_stale_lock, take_ownership

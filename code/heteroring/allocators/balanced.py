@@ -11,7 +11,7 @@ import numpy as np
 
 from heteroring.allocators.costs import Cost, check_costs
 from heteroring.allocators.ring_search import TOLERANCE, RingSearch
-from heteroring.ring.arguments import prefix_lengths
+from heteroring.arguments import prefix_lengths
 from heteroring.ring.partition import check_layout
 from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 

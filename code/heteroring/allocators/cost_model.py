@@ -13,7 +13,7 @@ import numpy as np
 from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
-from heteroring.allocators.waves import Grid
+from heteroring.allocators.waves import KernelGrid
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.provenance import read_record
 from heteroring.ring.workload import total_pairs
@@ -166,11 +166,11 @@ class CostModel(FittedModel):
     def _pair_us(self, length: int, percentage: float) -> float:
         return 1 / self.interpolated(1 / self._pairs_us, length, percentage)
 
-    def grid(self, length: int, percentage: float, earlier: int = 0) -> Grid | None:
+    def grid(self, length: int, percentage: float, earlier: int = 0) -> KernelGrid | None:
         """The grid of tiles of a rank whose cost `predict` gives, or None where its SMs are not known."""
         sms = self.sms_at(percentage)
         cost = self.predict(length, percentage, earlier).cost
-        return Grid.of(cost, earlier + length, sms, self.setup) if sms else None
+        return KernelGrid.of(cost, earlier + length, sms, self.setup) if sms else None
 
     def sms_at(self, percentage: float) -> int:
         """SMs that `percentage` leaves, 0 where that is not known."""

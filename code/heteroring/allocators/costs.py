@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from heteroring.ring.arguments import prefix_lengths
+from heteroring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition
-from heteroring.ring.workload import extra_rows, next_rows, score_pairs
+from heteroring.ring.workload import extra_rows, first_step_rows, score_pairs
 
 
 class Cost(NamedTuple):
@@ -61,6 +61,6 @@ def predicted_ms(
     if len(costs) != partition.world_size:
         raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one per rank is needed")
     earlier = prefix_lengths("prefix_lens", prefix_lens, partition.world_size)
-    pairs, rows, joined = (count(partition, causal, earlier) for count in (score_pairs, extra_rows, next_rows))
+    pairs, rows, joined = (count(partition, causal, earlier) for count in (score_pairs, extra_rows, first_step_rows))
     work = zip(costs, pairs, partition.block_lens, rows, joined, strict=True)
     return tuple(cost.time_us(*each) / 1e3 for cost, *each in work)

@@ -1,4 +1,4 @@
-"""Allocation by name: checks of the arguments, and the call of the allocator."""
+"""`allocate` and `allocation`: check the arguments, fit or load a model, and call the allocator by name."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -15,9 +15,9 @@ from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.fitting import model_for
 from heteroring.allocators.speed_model import Prediction
 from heteroring.allocators.uneven import uneven
-from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, Grid, busy_us, in_whole_waves
+from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, KernelGrid, busy_us, in_whole_waves
+from heteroring.arguments import flag, prefix_lengths
 from heteroring.results.strategy import ALLOCATORS
-from heteroring.ring.arguments import flag, prefix_lengths
 from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.workload import total_pairs
 from heteroring.words import choices
@@ -81,7 +81,7 @@ def allocation(
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")
     seq_len = _whole("seq_len", seq_len)
     multiple = multiple if multiple is None else _whole("multiple", multiple)
-    percentages = _checked(percentages)
+    percentages = _checked_percentages(percentages)
     if isinstance(profile, str) and (not profile or "\0" in profile):
         raise ValueError(f"profile is {profile!r}: it must be the path of a file")
     check_layout(layout)
@@ -174,7 +174,7 @@ def _balanced(
 
 def _grids(
     model: CostModel, seq_len: int, percentages: Sequence[float], lens: Sequence[int], earlier: int
-) -> list[Grid]:
+) -> list[KernelGrid]:
     """The grids of all ranks; none where their SMs or tiles are not known, or waves are not worth counting."""
     holders = [rank for rank, length in enumerate(lens) if length]
     if not 1 < len(holders) <= MOST_RANKS or not all(map(model.sms_at, percentages)):
@@ -241,7 +241,7 @@ def _whole(name: str, value: int) -> int:
     return whole
 
 
-def _checked(percentages: Iterable[float]) -> tuple[float, ...]:
+def _checked_percentages(percentages: Iterable[float]) -> tuple[float, ...]:
     try:
         # Sets and mappings iterate, but not in rank order; texts iterate over letters and bytes.
         given = () if isinstance(percentages, str | bytes | Set | Mapping) else tuple(percentages)

@@ -28,7 +28,7 @@ MOST_WAVES = 64
 
 
 @dataclass(frozen=True)
-class Grid:
+class KernelGrid:
     """The Hopper kernel's programs on a device of `sms` SMs, one an SM at a time.
 
     A program computes BLOCK_M queries of one of `heads` heads (those of all sequences of a batch), `group` of which
@@ -104,7 +104,9 @@ class Grid:
 
 
 @lru_cache(maxsize=65536)
-def _makespan(grid: Grid, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool) -> float:
+def _makespan(
+    grid: KernelGrid, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
+) -> float:
     """When the last program ends, each of which goes to the SM that is free first."""
     free = [(0.0, grid.sms)]  # a heap of times, and how many SMs are free then
     for time, count in grid.batches(rows, keys, causal, pending, first_query, merged):
@@ -123,7 +125,7 @@ def step_us(
     partition: Partition,
     rank: int,
     cost: Cost,
-    grid: Grid,
+    grid: KernelGrid,
     fused: bool = True,
     prefix_lens: tuple[int, ...] = (),
 ) -> dict[int, float]:
@@ -151,7 +153,7 @@ def step_us(
 
 
 def busy_us(
-    partition: Partition, costs: Sequence[Cost], grids: Sequence[Grid], prefix_lens: tuple[int, ...] = ()
+    partition: Partition, costs: Sequence[Cost], grids: Sequence[KernelGrid], prefix_lens: tuple[int, ...] = ()
 ) -> list[float]:
     """Microseconds that each rank is busy in one causal call, its tokens' other work included."""
     return [
@@ -164,7 +166,7 @@ def busy_us(
 def in_whole_waves(
     block_lens: Sequence[int],
     costs: Sequence[Cost],
-    grids: Sequence[Grid],
+    grids: Sequence[KernelGrid],
     layout: str,
     multiple: int,
     prefix_lens: tuple[int, ...] = (),

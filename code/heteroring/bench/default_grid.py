@@ -1,4 +1,4 @@
-"""The default grid of measurements of each device kind."""
+"""What `heteroring bench`, `profile` and `model` measure by default on each platform, cpu and gpu."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def grid_of(platform: str) -> Grid:
     return GRIDS.get(platform, GRIDS["cpu"])
 
 
-def strategies_of(models: object) -> tuple[str, ...]:
+def default_strategies(models: object) -> tuple[str, ...]:
     """All strategies that can be had: those that need a fitted model only where there are `models`."""
     from heteroring.results.strategy import STRATEGIES  # imports NumPy, which `--help` does not need
 

@@ -1,4 +1,4 @@
-"""The shape of the measured attention and of the layer around it: batch, heads, head size, dtype."""
+"""The shape of the measured attention and of the layer around it, and random inputs of it, equal on every rank."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from heteroring.bench.default_grid import grid_of, strategies_of
+from heteroring.bench.default_grid import default_strategies, grid_of
 from heteroring.cli.options import (
     LISTED,
     WHAT,
@@ -106,7 +106,7 @@ def bench(
     lengths = grid.seq_lens if seq_lens is None else integers("--seq-lens", seq_lens)
     asked = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype or None}
     speeds, modules = integers("--percentages", percentages), listed("--module", module)
-    wanted = strategies_of(models) if strategies is None else listed("--strategies", strategies)
+    wanted = default_strategies(models) if strategies is None else listed("--strategies", strategies)
     if output is not None:
         check_measured(output)
     description = f"ring at {percentages} %"

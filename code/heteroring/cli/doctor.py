@@ -111,7 +111,7 @@ def _cpu() -> Iterator[Finding]:
 
     from heteroring.launch.device import check_loopback
     from heteroring.launch.machine_lock import holder
-    from heteroring.launch.procfs import cpu_model
+    from heteroring.procfs import cpu_model
 
     cores = len(os.sched_getaffinity(0))
     shared = "" if cores > 1 else "two ranks share it: their times say nothing"

@@ -54,12 +54,12 @@ def simulate(
     import numpy as np
 
     from heteroring.allocators.apportion import apportion
+    from heteroring.arguments import prefix_lengths
     from heteroring.planning.chunks import chunks_over, middle, split_over
     from heteroring.planning.fleet import read_fleet
     from heteroring.planning.plan import bound
     from heteroring.planning.simulate import simulate as simulated
     from heteroring.planning.splits import split
-    from heteroring.ring.arguments import prefix_lengths
     from heteroring.ring.partition import Partition, check_layout
 
     for name, value, least in (

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from heteroring.arguments import positive
 from heteroring.fms.models import attention_layers
 from heteroring.fms.weights import device_of, dtype_of, fingerprint
 from heteroring.kernels.backend import Backend
-from heteroring.ring.arguments import positive
 from heteroring.ring.partition import Partition
 from heteroring.ring.process_group import members
 

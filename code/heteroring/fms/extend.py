@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from heteroring.allocators.apportion import apportion
+from heteroring.arguments import flag, whole_number
 from heteroring.fms.cache import RingCache, capacities, make_room
 from heteroring.fms.decode import check_cache
 from heteroring.fms.prefill import check_chunk, run_chunks
@@ -13,7 +14,6 @@ from heteroring.fms.rebalance import check_rebalance, rebalancer_of
 from heteroring.fms.tokens import checked_tokens, described, is_token_ids
 from heteroring.fms.weights import device_of
 from heteroring.planning.rebalance import Rebalancer
-from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport

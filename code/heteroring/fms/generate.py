@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from heteroring.arguments import flag, positive, whole_number
 from heteroring.fms.continuation import Continuation
 from heteroring.fms.models import check_model, strategy_of
 from heteroring.fms.prefill import ring_prefill
 from heteroring.fms.weights import device_of
 from heteroring.kernels.backend import Backend
 from heteroring.planning.rebalance import Rebalancer
-from heteroring.ring.arguments import flag, positive, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.allocators.apportion import chunks_of
+from heteroring.arguments import flag, whole_number
 from heteroring.fms.attention import OP, Ring, prefilled
 from heteroring.fms.cache import RingCache, check_speeds, empty_cache
 from heteroring.fms.logits import gather_all, share_last
@@ -28,7 +29,6 @@ from heteroring.fms.tokens import check_not_padded, checked_tokens, described, i
 from heteroring.fms.weights import configuration, device_of, dtype_of, fingerprint
 from heteroring.kernels.backend import Backend, check_backend
 from heteroring.planning.rebalance import Rebalancer
-from heteroring.ring.arguments import flag, whole_number
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard

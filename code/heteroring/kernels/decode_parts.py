@@ -1,5 +1,7 @@
 """Decode attention, one query per head, as partial results over disjoint keys that are merged by their LSE.
 
+The split-KV kernel (decode_split) computes them where it covers the operands, else a backend.
+
 Each partial result is a packed part [B, Hq, D + 1] in fp32 (fp64 for fp64 inputs): the output over some of the keys in
 the first D columns, its LSE, in natural log, in the last.
 """
@@ -28,7 +30,7 @@ def partials(
     `cached`, an integer tensor of one element, is the number of keys, from the first on; None stands for all m. The
     split-KV kernel reads it on the device; for any other backend the host waits for it.
     """
-    if _is_split(block, q, k, v):
+    if _uses_split_kernel(block, q, k, v):
         return decode_split.partials(q, k, v, scale, cached=cached)
     if cached is not None:
         k, v = (x[:, :, : int(cached)] for x in (k, v))
@@ -56,7 +58,7 @@ def merge_parts(parts: Tensor) -> Tensor:
     return merged
 
 
-def finish(parts: Tensor, dtype: torch.dtype) -> Tensor:
+def merge_to_output(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """Merge parts [S, B, Hq, D + 1] into the output [B, Hq, 1, D] over all their keys, in `dtype`.
 
     Parts are always merged in the order of S, so that ranks with the same parts get bitwise equal outputs.
@@ -71,7 +73,7 @@ def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:
     return part[:, :, None, :-1], part[:, :, None, -1]
 
 
-def _is_split(block: str | Backend, q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _uses_split_kernel(block: str | Backend, q: Tensor, k: Tensor, v: Tensor) -> bool:
     if block == "triton" and not q.is_cuda:
         return os.environ.get("TRITON_INTERPRET") == "1"
     return block in ("auto", "triton") and decode_split.covers(q, k, v)

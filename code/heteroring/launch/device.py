@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from heteroring.launch.procfs import cpu_model
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
+from heteroring.procfs import cpu_model
 from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}

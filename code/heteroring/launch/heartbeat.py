@@ -12,7 +12,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from heteroring.launch.procfs import has_ended
+from heteroring.procfs import has_ended
 
 STARTING, RUNNING, DONE, FAILED = range(4)
 

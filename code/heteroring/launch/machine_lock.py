@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from heteroring.launch.heartbeat import beat
-from heteroring.launch.procfs import has_ended
+from heteroring.procfs import has_ended
 
 VARIABLE = "HETERORING_LOCK"
 # Not in TMPDIR, which may be a different folder for each job and user.

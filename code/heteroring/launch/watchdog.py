@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from heteroring.interrupts import ctrl_c_held
 from heteroring.launch.heartbeat import DONE, FAILED, STARTING, Beat, Board
-from heteroring.launch.procfs import is_stopped
 from heteroring.launch.stack_dumps import ASK, Stacks
+from heteroring.procfs import is_stopped
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0

@@ -26,10 +26,10 @@ from heteroring.launch.launch import Rank, launch
 from heteroring.microbench.one_gpu import count
 from heteroring.microbench.over_ranks import integers, slowest_ms, splits
 from heteroring.ring.attention import ring_attention
+from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefix import Prefix
 from heteroring.ring.shard import shard
-from heteroring.ring.workload import capacity_bound
 
 
 @dataclass(frozen=True)

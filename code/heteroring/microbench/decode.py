@@ -74,7 +74,7 @@ def over_ranks(
 
         def part(i: int, own: list = own) -> torch.Tensor:
             q, k, v = own[i % len(own)]
-            return decode_parts.finish(decode_parts.partials(q, k, v, shape.scale), q.dtype)
+            return decode_parts.merge_to_output(decode_parts.partials(q, k, v, shape.scale), q.dtype)
 
         def torch_attention(i: int, caches: list = caches) -> torch.Tensor:
             return torch.nn.functional.scaled_dot_product_attention(*caches[i % len(caches)], enable_gqa=True)
@@ -148,7 +148,7 @@ def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None
     def split(most: int | None) -> Callable[[int], object]:
         def run(i: int) -> object:
             k, v = caches[i % len(caches)]
-            return decode_parts.finish(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
+            return decode_parts.merge_to_output(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
 
         return run
 

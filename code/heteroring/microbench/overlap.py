@@ -25,12 +25,12 @@ from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank, launch
 from heteroring.microbench.over_ranks import integers, slowest_ms, splits
 from heteroring.ring.attention import ring_attention, rotate
+from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.shard import shard
 from heteroring.ring.transport.transport import TRANSPORTS, choose_transport
-from heteroring.ring.workload import capacity_bound
 
 
 @dataclass(frozen=True)

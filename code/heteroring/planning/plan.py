@@ -11,15 +11,16 @@ import numpy as np
 from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.costs import Cost
+from heteroring.arguments import prefix_lengths
 from heteroring.planning.chunks import Chunk, behind, chunks_over, middle, split_over
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.memory import Memory, used_gb
 from heteroring.planning.simulate import Simulation, simulate
 from heteroring.planning.splits import alone_us, split
 from heteroring.planning.work import Work
-from heteroring.ring.arguments import prefix_lengths
+from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.partition import Partition, check_layout
-from heteroring.ring.workload import total_pairs, two_kind_bound
+from heteroring.ring.workload import total_pairs
 
 # Up to how many ranks all rank orders are tried, and steps are listed.
 ORDERED = 64

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from heteroring.allocators.apportion import apportion
-from heteroring.ring.arguments import finite, positive, whole_number
+from heteroring.arguments import finite, positive, whole_number
 from heteroring.ring.partition import Partition
 
 # All of these are parts of a time per token. NOISE is what a chunk's time is taken to scatter by until it is known

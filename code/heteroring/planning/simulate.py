@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from heteroring.allocators.costs import Cost
+from heteroring.arguments import prefix_lengths
 from heteroring.planning.network import Network
 from heteroring.planning.steps import Costs, Step, step_us, steps
 from heteroring.planning.work import SLOTS
-from heteroring.ring.arguments import prefix_lengths
 from heteroring.ring.partition import Partition
 
 TRANSPORTS = ("copy-engine", "p2p")

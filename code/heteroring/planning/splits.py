@@ -1,4 +1,4 @@
-"""Splits by name, over ranks of known costs: even, proportional to speed, balanced."""
+"""Splits of a fleet by known costs, for plans and simulations; `allocate` splits by percentages and profiles."""
 
 from __future__ import annotations
 

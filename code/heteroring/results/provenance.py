@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heteroring.files import atomic_path, read_json, sync
-from heteroring.launch.procfs import cpu_model
+from heteroring.procfs import cpu_model
 from heteroring.results.git import UNKNOWN, Commit, output_of
 
 if TYPE_CHECKING:

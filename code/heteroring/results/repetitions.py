@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.strategy import name_of
-from heteroring.ring.workload import capacity_bound, two_kind_bound
+from heteroring.ring.bounds import capacity_bound, two_kind_bound
 
 
 class Split(Protocol):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from heteroring.arguments import flag
 from heteroring.kernels.backend import Backend, check_operands, resolve, takes_pending
-from heteroring.ring.arguments import flag
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.pass_q import attend, check_passing, passes_queries

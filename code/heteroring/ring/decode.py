@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.backend import Backend
-from heteroring.kernels.decode_parts import finish, merge_parts, partials
+from heteroring.kernels.decode_parts import merge_parts, merge_to_output, partials
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.transport.part_buffer import part_buffer_of
 from heteroring.ring.validation import described, operands, shapes_of
@@ -86,7 +86,7 @@ def ring_decode(
             if call.world_size > 1:
                 parts = _gather(merge_parts(parts), call.group, call.rank, call.world_size)
             call.complete()
-            return finish(parts, q.dtype)
+            return merge_to_output(parts, q.dtype)
 
 
 def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ from heteroring.kernels.backend import Backend
 from heteroring.kernels.decode_parts import merge_parts
 from heteroring.ring.consistency import Call
 from heteroring.ring.partition import Partition
-from heteroring.ring.workload import key_pairs, kv_bytes, query_bytes, score_pairs
+from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
 from heteroring.words import choices
 
 PASSING = ("kv", "q")
@@ -52,13 +52,15 @@ def passes_queries(
     """
     if not prefix_lens or partition.seq_len > MOST_TOKENS.get(device_type, 0):
         return False
-    if max(key_pairs(partition, causal, prefix_lens)) > MORE_PAIRS * max(score_pairs(partition, causal, prefix_lens)):
+    if max(pass_q_pairs(partition, causal, prefix_lens)) > MORE_PAIRS * max(
+        score_pairs(partition, causal, prefix_lens)
+    ):
         return False
     sizes = {"batch": batch, "head_dim": head_dim, "itemsize": itemsize}
     of_keys, of_queries = 0, 0
     for rank in range(partition.world_size):
         keys = kv_bytes(partition, rank, kv_heads=kv_heads, causal=causal, prefix_lens=prefix_lens, **sizes)
-        queries = query_bytes(partition, rank, heads=heads, prefix_lens=prefix_lens, **sizes)
+        queries = pass_q_bytes(partition, rank, heads=heads, prefix_lens=prefix_lens, **sizes)
         of_keys, of_queries = max(of_keys, keys), max(of_queries, queries)
     return of_queries < of_keys
 

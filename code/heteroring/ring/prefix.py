@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from heteroring.ring.arguments import prefix_lengths
+from heteroring.arguments import prefix_lengths
 
 
 @dataclass(frozen=True, eq=False)

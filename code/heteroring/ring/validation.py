@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from heteroring.arguments import finite
 from heteroring.kernels.backend import Backend, check_backend
-from heteroring.ring.arguments import finite
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]

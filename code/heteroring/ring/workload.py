@@ -1,4 +1,4 @@
-"""The work that a partition gives each rank, in exact integers, and the bounds on its time. Torch-free."""
+"""The work that a partition gives each rank, in exact integers. Torch-free."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def extra_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int
     return tuple(map(rows, range(len(lens)), partition.offsets, lens))
 
 
-def next_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+def first_step_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Those of `extra_rows` in the first rectangle of ring step 1, with the KV of the rank before."""
     lens, earlier = partition.block_lens, prefix_lens or (0,) * partition.world_size
 
@@ -134,7 +134,7 @@ def kv_bytes(
     return 2 * tokens * batch * kv_heads * head_dim * itemsize
 
 
-def key_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
+def pass_q_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Score pairs of each rank's own keys with all queries, which it computes in pass-Q; in all as `score_pairs`."""
     new, earlier = partition.seq_len, prefix_lens or (0,) * partition.world_size
     if not causal:
@@ -145,7 +145,7 @@ def key_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int,
     )
 
 
-def query_bytes(
+def pass_q_bytes(
     partition: Partition,
     rank: int,
     *,
@@ -164,44 +164,6 @@ def query_bytes(
     queries = (partition.seq_len - lens[rank]) * holders[rank]
     parts = lens[rank] * (sum(holders) - holders[rank])
     return batch * heads * (queries * head_dim * itemsize + parts * (head_dim + 1) * max(4, itemsize))
-
-
-def capacity_bound(alone: Sequence[float]) -> float:
-    """Least time in which ranks can do a job together of which rank r alone needs `alone[r]`.
-
-    T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if there are no times or one is not positive.
-    """
-    if not alone:
-        raise ValueError("the capacity bound of no ranks is undefined")
-    for rank, time in enumerate(alone):
-        if not time > 0:
-            raise ValueError(f"time of rank {rank} alone is {time}: it must be positive")
-    return 1.0 / sum(1.0 / time for time in alone)
-
-
-def two_kind_bound(attention: Sequence[float], rest: Sequence[float]) -> float:
-    """Least time in which ranks can do a job of two kinds of work together, however both are shared out.
-
-    Its attention takes rank r alone `attention[r]`, all else `rest[r]`. Ranks may be slower by one ratio in attention
-    and by another in the rest, so that some might do more of the one and others more of the other: the least T with
-    attention_r x_r + rest_r y_r <= T on every rank, x and y each summing to 1. One rank at most then does both. It is
-    never above the `capacity_bound` of the sums, and equal to it where all ratios are equal.
-
-    Raises ValueError if there are no times, one of attention is not positive, or the numbers of ranks differ.
-    """
-    if not any(rest):
-        return capacity_bound(attention)
-    capacity_bound(attention)  # raises
-    times = [(a, max(b, 1e-12 * a)) for a, b in zip(attention, rest, strict=True)]  # whoever does the rest in no time
-    # Ranks do attention, in order of how much better they are at it, up to one that does both; the others do the rest.
-    rates = sorted(((1 / a, 1 / b) for a, b in times), key=lambda rate: rate[1] / rate[0])
-    behind = [0.0, *accumulate(other for _, other in reversed(rates))]
-    before, most = 0.0, 0.0
-    for (attend, other), after in zip(rates, reversed(behind[:-1]), strict=True):
-        part = min(max((other + after - before) / (attend + other), 0.0), 1.0)
-        most = max(most, before + part * attend if part else after + other)
-        before += attend
-    return 1 / most
 
 
 def ring_time(partition: Partition, alone: Sequence[float], causal: bool = True) -> float:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.dispatch import allocation
 from heteroring.allocators.fitting import fit
-from heteroring.allocators.waves import BLOCK_M, Grid, busy_us
+from heteroring.allocators.waves import BLOCK_M, KernelGrid, busy_us
 from heteroring.kernels import launch_configs
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import total_pairs
@@ -58,7 +58,7 @@ def programs(grid, rows, keys, causal, pending, first_query, merged):
     data=st.data(),
 )
 def test_each_program_goes_to_the_sm_that_is_free_first(sms, groups, group, rows, keys, pending, causal, merged, data):
-    grid = Grid(sms, groups * group, group, 128, 2, 3.5, 1.25)
+    grid = KernelGrid(sms, groups * group, group, 128, 2, 3.5, 1.25)
     first_query = data.draw(st.integers(0, rows - 1)) if pending else 0
     keys += rows * causal
     free = [0.0] * sms

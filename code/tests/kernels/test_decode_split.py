@@ -110,7 +110,7 @@ def test_ranks_exchange_their_parts_in_each_others_memory(ranks, tmp_path):
     world_size, calls = 3, 5
     results = ranks(world_size).run(exchanged, str(tmp_path), calls)
     for call in range(calls):
-        want = decode_parts.finish(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
+        want = decode_parts.merge_to_output(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
         for out in (each[call] for each in results):
             assert torch.equal(out, results[0][call])
             torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)

@@ -16,7 +16,7 @@ from commands import Command
 from heteroring.launch import machine_lock
 from heteroring.launch.launch import launch
 from heteroring.launch.machine_lock import VARIABLE, holder
-from heteroring.launch.procfs import has_ended
+from heteroring.procfs import has_ended
 
 pytestmark = pytest.mark.ranks
 

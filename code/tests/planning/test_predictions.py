@@ -8,7 +8,7 @@ import pytest
 
 from heteroring.allocators.fitting import fit
 from heteroring.files import read_json
-from heteroring.planning.recorded import Recorded
+from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import STRATEGIES
@@ -34,10 +34,10 @@ def test_simulated_latencies_are_near_the_recorded_ones():
         ]
         return simulated / rows.latency_ms - 1
 
-    without_waves = error(Recorded.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)).abs()
+    without_waves = error(RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)).abs()
     assert without_waves[rows.seq_len >= 16384].quantile(0.95) <= 0.10
     profiles = sorted((RECORD / "profile").glob("*.csv"))
-    waves = error(Recorded.of(fit("cost", "attention", profiles).to_json(), gpu=True))
+    waves = error(RecordedPlatform.of(fit("cost", "attention", profiles).to_json(), gpu=True))
     for seq_len, median, nearly_all in (
         (4096, 0.06, 0.12),
         (8192, 0.02, 0.03),
@@ -67,7 +67,7 @@ def assert_sound(rows):
 
 def test_kept_predictions_cover_the_grid_in_the_other_order():
     rows = kept("h200x2_slow_first.csv")
-    platform = Recorded.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
+    platform = RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
     cells = [(row["seq_len"], row["percentages"], row["strategy"]) for row in rows]
     lengths, percentages = platform.model.lengths, platform.model.percentages[:-1]
     assert cells == [(str(n), f"{p:g} 100", s) for n in lengths for p in percentages for s in STRATEGIES]

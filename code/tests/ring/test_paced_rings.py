@@ -18,7 +18,7 @@ from heteroring.allocators.costs import Cost
 from heteroring.allocators.even import even
 from heteroring.kernels.backend import resolve
 from heteroring.planning.network import Network
-from heteroring.planning.recorded import SHARED_MEMORY
+from heteroring.planning.recorded_platform import SHARED_MEMORY
 from heteroring.planning.simulate import simulate
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import kv_bytes, score_pairs

@@ -10,7 +10,7 @@ from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.pass_q import passes_queries
 from heteroring.ring.prefix import joined
-from heteroring.ring.workload import key_pairs, kv_bytes, query_bytes, score_pairs
+from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
 from oracle import assert_as_accurate_as_torch, attention64
 from ranks import RankError
 
@@ -144,9 +144,9 @@ def test_queries_that_are_passed_see_the_same_and_each_rank_computes_the_pairs_o
 ):
     partition = Partition(layout, lens)
     pairs, received, _ = assert_right(ranks, layout, lens, prefix_lens, causal, dtype, passing="q")
-    assert pairs == key_pairs(partition, causal, prefix_lens)
+    assert pairs == pass_q_pairs(partition, causal, prefix_lens)
     size = {"batch": 2, "heads": HEADS, "head_dim": HEAD_DIM, "itemsize": dtype.itemsize}
-    assert list(received) == [query_bytes(partition, r, prefix_lens=prefix_lens, **size) for r in range(len(lens))]
+    assert list(received) == [pass_q_bytes(partition, r, prefix_lens=prefix_lens, **size) for r in range(len(lens))]
 
 
 def bytes_received(rank, world_size, lens, prefix_lens, keywords):

@@ -4,15 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_partition import partitions
 
+from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import (
-    capacity_bound,
     causal_flops,
     extra_rows,
-    key_pairs,
+    first_step_rows,
     kv_bytes,
-    next_rows,
+    pass_q_pairs,
     ring_time,
     score_pairs,
     shard_pairs,
@@ -117,7 +117,7 @@ def test_pairs_of_keys_are_counted_over_the_mask(both, causal):
     queries, earlier = np.arange(partition.seq_len), prefix_lens or (0,) * partition.world_size
     counts = [int(visible(queries, keys, causal).sum()) for keys in positions]
     expected = [count + len(queries) * before for count, before in zip(counts, earlier, strict=True)]
-    assert list(key_pairs(partition, causal, prefix_lens)) == expected
+    assert list(pass_q_pairs(partition, causal, prefix_lens)) == expected
     assert sum(expected) == sum(score_pairs(partition, causal, prefix_lens))
 
 
@@ -148,7 +148,9 @@ def test_extra_rows_are_those_of_the_rectangles_beyond_the_own_keys(both, causal
         remote = [step for step in ring_steps(partition, rank, causal, earlier) if step.kv_rank != rank]
         assert rows == sum(length - first_query for step in remote for first_query, *_ in step.rectangles)
         first = [step.rectangles[0][0] for step in remote if step.index == 1]
-        assert next_rows(partition, causal, prefix_lens)[rank] == sum(length - first_query for first_query in first)
+        assert first_step_rows(partition, causal, prefix_lens)[rank] == sum(
+            length - first_query for first_query in first
+        )
 
 
 def test_extra_rows_by_hand():
@@ -165,14 +167,14 @@ def test_extra_rows_by_hand():
 
 
 def test_next_rows_by_hand():
-    assert next_rows(Partition.zigzag((8, 4, 6))) == (4, 4, 6)
-    assert next_rows(Partition.zigzag((8, 0, 4, 6))) == (4, 0, 0, 6)
-    assert next_rows(Partition.contiguous((8, 4, 6))) == (0, 4, 6)
-    assert next_rows(Partition.contiguous((8, 4, 6)), causal=False) == (8, 4, 6)
-    assert next_rows(Partition.zigzag((8, 0))) == (0, 0)
-    assert next_rows(Partition.zigzag((8,))) == (0,)
+    assert first_step_rows(Partition.zigzag((8, 4, 6))) == (4, 4, 6)
+    assert first_step_rows(Partition.zigzag((8, 0, 4, 6))) == (4, 0, 0, 6)
+    assert first_step_rows(Partition.contiguous((8, 4, 6))) == (0, 4, 6)
+    assert first_step_rows(Partition.contiguous((8, 4, 6)), causal=False) == (8, 4, 6)
+    assert first_step_rows(Partition.zigzag((8, 0))) == (0, 0)
+    assert first_step_rows(Partition.zigzag((8,))) == (0,)
     # All rows meet the earlier tokens of rank 1 first; what it got, and the tail sees, comes after.
-    assert next_rows(Partition.zigzag((8, 4)), prefix_lens=(0, 3)) == (8, 4)
+    assert first_step_rows(Partition.zigzag((8, 4)), prefix_lens=(0, 3)) == (8, 4)
 
 
 @pytest.mark.parametrize("s", [0.1, 1 / 3, 0.5, 0.9])

@@ -37,7 +37,7 @@ def rank_timeline(results: Results) -> Figure:
     """
     rows = ring_cells(results, "bound_ms")
     rows = rows[rows.seq_len == rows.seq_len.max()]
-    strategies = _pairs(rows)
+    strategies = _even_and_best(rows)
     rows = rows[rows.strategy.isin(strategies)]
     chosen = spread(rows.percentage)
     ranks = len(rows.iloc[0].busy_ms)
@@ -58,7 +58,7 @@ def rank_timeline(results: Results) -> Figure:
     return finish(figure, results, details, "Time over the capacity bound")
 
 
-def _pairs(rows: DataFrame) -> list[str]:
+def _even_and_best(rows: DataFrame) -> list[str]:
     """Per layout, even and what it is compared with, as far as measured."""
     pairs = []
     for layout in LAYOUTS:

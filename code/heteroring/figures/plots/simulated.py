@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from heteroring.figures.select_rows import MissingRows
-from heteroring.planning.recorded import Recorded
+from heteroring.planning.recorded_platform import RecordedPlatform
 
 if TYPE_CHECKING:
     from heteroring.results.results import Results
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 LOOKS = {"even": "even", "proportional": "lut", "balanced": "balanced"}
 
 
-def platform_of(results: Results) -> Recorded:
+def platform_of(results: Results) -> RecordedPlatform:
     """The platform of the results; MissingRows if what further ring steps cost was not profiled there."""
     if "cost-attention" not in results.models:
         raise MissingRows("no cost model of the attention call (models/cost-attention.json)")
-    return Recorded.of(results.models["cost-attention"], gpu=bool(results.provenance["multiprocessors"]))
+    return RecordedPlatform.of(results.models["cost-attention"], gpu=bool(results.provenance["multiprocessors"]))
 
 
-def said(platform: Recorded) -> str:
+def said(platform: RecordedPlatform) -> str:
     """What was simulated, in words."""
     setup = platform.model.setup
     heads = setup["heads"] if setup["heads"] == setup["kv_heads"] else f"{setup['heads']}:{setup['kv_heads']}"

@@ -15,7 +15,7 @@ from heteroring.figures.plots.simulated import LOOKS, platform_of, said
 from heteroring.figures.select_rows import throttle
 from heteroring.figures.style import UNIT_LINE, look
 from heteroring.planning.plan import bound
-from heteroring.planning.recorded import Recorded
+from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.planning.splits import split
 from heteroring.ring.partition import Partition
 
@@ -64,14 +64,14 @@ def _style(name: str) -> dict:
     return look(f"zigzag/{LOOKS[name]}").line() | {"label": f"zigzag, {name}"}
 
 
-def _lines(panel: Axes, platform: Recorded, kinds: tuple[float, float], cells: list, x: Sequence[int]) -> None:
+def _lines(panel: Axes, platform: RecordedPlatform, kinds: tuple[float, float], cells: list, x: Sequence[int]) -> None:
     for name in LOOKS:
         fractions = [fraction(platform, name, ranks, length, kinds) for ranks, length in cells]
         panel.plot(x, fractions, **_style(name))
     panel.axhline(1.0, **UNIT_LINE)
 
 
-def fraction(platform: Recorded, name: str, ranks: int, seq_len: int, kinds: tuple[float, float]) -> float:
+def fraction(platform: RecordedPlatform, name: str, ranks: int, seq_len: int, kinds: tuple[float, float]) -> float:
     """The bound over the simulated latency of a zigzag over ranks of two kinds in turn."""
     percentages = tuple(kinds[rank % 2] for rank in range(ranks))
     costs = platform.costs(seq_len, percentages)

@@ -12,7 +12,7 @@ from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.plots.simulated import platform_of, said
 from heteroring.figures.plots.simulated_scaling import throttled
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look
-from heteroring.planning.recorded import Recorded
+from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.planning.splits import split
 from heteroring.ring.partition import Partition
 
@@ -77,7 +77,7 @@ def simulated_slow_rank(results: Results) -> Figure:
     return finish(figure, results, details)
 
 
-def _latency(platform: Recorded, layout: str, name: str, percentages: tuple[float, ...]) -> float:
+def _latency(platform: RecordedPlatform, layout: str, name: str, percentages: tuple[float, ...]) -> float:
     costs = platform.costs(SEQ_LEN, percentages)
     lens = split(name, SEQ_LEN, costs, layout, max(2, platform.multiple))
     return platform.simulate(Partition(layout, lens), percentages).latency_us

@@ -1,4 +1,4 @@
-"""Whatever a configuration, a signature or a log of LaTeX holds is refused in so many words, or makes sense."""
+"""Fuzzed input of the workflow: configurations, files of a lock's owner and LaTeX logs are refused clearly, or used."""
 
 import copy
 import json

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from workflow.preflight.rule_dependencies import with_imports
+from workflow.preflight.python_imports import with_imports
 
 TREE = {
     "code/room/__init__.py": "from room.door import open_it\n",

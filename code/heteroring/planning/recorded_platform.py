@@ -1,4 +1,4 @@
-"""A recorded platform as the simulation knows it: costs by its profiles, a link and tiles as measured apart."""
+"""A recorded platform as the simulation takes it: the cost model of its profiles, and constants of link and tiles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHARED_MEMORY = Link(1e9, 0.0)
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedPlatform:
     """What was measured of one rank at every percentage, and what links ranks. Nothing of it comes from a ring's time.
 
     Balanced splits are in multiples of `multiple`; the kernel works in tiles of `tile`.
