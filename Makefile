@@ -32,7 +32,7 @@ test: setup tex lint ## lint and run every test
 	if nvidia-smi -L > /dev/null 2>&1; then $(WITHIN) pytest -m "gpu or multigpu"; fi
 
 test-fast: setup ## run the tests that are not slow and start no processes
-	$(WITHIN) pytest $(PARALLEL) -m "not slow and not ranks and not workflow and not gpu and not multigpu"
+	$(WITHIN) pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not ranks and not workflow and not gpu and not multigpu"
 
 lint: setup ## check style, types, and which module may import which
 	$(WITHIN) ruff check .

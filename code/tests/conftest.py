@@ -1,5 +1,6 @@
 """Markers, and pools of ranks, for all tests."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -18,6 +19,10 @@ from ranks import Ranks
 # What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
 os.environ["HETERORING_LOCK"] = ""
 
+# One thread for each process: workers and ranks share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 # The processes that tests start import the same modules over and over, and should compile them once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -25,6 +30,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # or otherwise when it is first imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# What is imported and collected stays: looking through it again and again took a tenth of the time.
+gc.set_threshold(100_000)
 
 # How long an example takes says more of what else the machine does than of the code.
 # HYPOTHESIS_PROFILE=long takes an hour for what the short profile looks at in seconds.
@@ -35,6 +43,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 # The modules whose jobs tests can measure on pools of ranks.
 LAUNCHING = ("bench.base_job", "microbench.chunks", "microbench.decode", "microbench.overlap")
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -92,7 +92,7 @@ def test_wrong_logits_are_an_error(monkeypatch):
         (["--rebalance", "--seq-len", "64", "--chunk", "32"], "the last rank is slow from chunk 0 to 1 of 2"),
         (["--rebalance", "--seq-len", "0"], "prompt_len is 0"),
         (["--rebalance", "--repetitions", "0"], "repetitions is 0"),
-        (["--rebalance", "--platform", "gpu"], "platform 'gpu' needs 2 CUDA GPUs or more"),
+        (["--rebalance", "--platform", "gpu"], "platform 'gpu' needs a CUDA GPU for each rank, 2"),
         (["--rebalance", "--output", "rows.txt"], "output rows.txt does not end in .csv"),
         (["--rebalance", "--throttle", "mps"], "throttle 'mps' cannot change in a run: choose pacing, green or"),
         (["--rebalance", "--throttle", "green"], "throttle 'green' works on platform gpu, not on 'cpu'"),

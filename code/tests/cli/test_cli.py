@@ -23,7 +23,7 @@ import yaml
 from typer.testing import CliRunner
 
 import synthetic
-from commands import Command
+from forked_commands import Command
 from heteroring.cli import main as cli
 from heteroring.cli.main import app
 from heteroring.results.rows import Measurement, read_rows, write_rows

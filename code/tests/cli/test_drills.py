@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import Command
+from forked_commands import Command
 from namespaces import NO_LOOPBACK, within
 from tree import processes, ranks_of
 

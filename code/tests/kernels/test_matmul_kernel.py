@@ -11,9 +11,12 @@ from heteroring.kernels import matmul as matmul_module  # noqa: E402
 from heteroring.kernels.launch_cache import Plans  # noqa: E402
 from heteroring.kernels.matmul import matmul  # noqa: E402
 
-pytestmark = pytest.mark.skipif(
-    GPU and torch.cuda.get_device_capability() != matmul_module.ARCHITECTURE, reason="needs a Hopper GPU"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        GPU and torch.cuda.get_device_capability() != matmul_module.ARCHITECTURE, reason="needs a Hopper GPU"
+    ),
+]
 DEVICE = "cuda" if GPU else "cpu"
 # Triton's interpreter takes what a tensor descriptor loads of bfloat16 for integers.
 DTYPES = [torch.float16, torch.bfloat16] if GPU else [torch.float16]

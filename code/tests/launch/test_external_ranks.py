@@ -11,7 +11,7 @@ import pytest
 import torch.distributed.run
 from typer.testing import CliRunner
 
-from commands import Command, command_line
+from forked_commands import Command, command_line
 from heteroring.cli.main import app
 from heteroring.launch import external_ranks
 from heteroring.launch.external_ranks import World, first_host, leads, named_world

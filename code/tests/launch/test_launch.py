@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from commands import Command
+from forked_commands import Command
 from heteroring.launch import heartbeat
 from heteroring.launch.errors import Interrupted, RankError
 from heteroring.launch.launch import _CONFIGURABLE, check_ranks, launch
@@ -287,8 +287,10 @@ def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch,
         launch(meet, "", platform=platform, throttle=throttle, percentages=percentages)
 
 
-@pytest.mark.parametrize("found", [0, 1])
-def test_gpu_platform_needs_two_gpus(monkeypatch, found):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
-    with pytest.raises(ValueError, match=f"platform 'gpu' needs 2 CUDA GPUs or more, this machine has {found}"):
-        check_ranks("gpu", "none", (100,))
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gpu_platform_needs_a_gpu_for_each_rank(monkeypatch, ranks):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: ranks - 1)
+    with pytest.raises(
+        ValueError, match=f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has"
+    ):
+        check_ranks("gpu", "none", (100,) * ranks)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from commands import Command
+from forked_commands import Command
 from heteroring.launch import machine_lock
 from heteroring.launch.launch import launch
 from heteroring.launch.machine_lock import VARIABLE, holder

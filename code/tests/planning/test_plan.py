@@ -205,6 +205,7 @@ def test_a_rank_that_does_not_pay_is_left_out(tmp_path):
     assert sorted(plan(read_fleet(path), 1024).block_lens) == [0, 1024]
 
 
+@pytest.mark.slow
 def test_a_thousand_ranks_are_planned_in_a_second(tmp_path):
     kinds = rank(count=512, **BLOCK), rank("half", count=512, percentage=50, **BLOCK)
     path = fleet(tmp_path, *kinds)

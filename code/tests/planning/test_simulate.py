@@ -134,6 +134,7 @@ def test_a_rank_is_two_steps_ahead_at_most():
     assert found.starts_us[4, 0] >= found.stops_us[1, 5] * (1 - 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["copy-engine", "p2p"])
 def test_a_thousand_ranks_in_many_nodes_take_seconds(transport):
     nodes = tuple(f"n{rank // 8}" for rank in range(1024))
