@@ -41,7 +41,7 @@ settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
 
 # The modules whose jobs tests can measure on pools of ranks.
-LAUNCHING = ("bench.base_job", "microbench.chunks", "microbench.decode", "microbench.overlap")
+LAUNCHING = ("bench.base_job", "microbench.decode", "microbench.over_ranks")
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 
 

@@ -78,16 +78,19 @@ def rows(findings: dict[Claim, Finding], of: str, *, why: bool = False) -> list[
     """The table's cells by row, in the order of HEADS; with `why`, behind each claim."""
     table = []
     for claim, found in findings.items():
-        because = f".{f' *{claim.why}*' if claim.why else ''}" if why else ""
+        if claim.of != of:
+            continue
+        words = claim.words
+        if why:
+            words += f". *{claim.why}*" if claim.why else "."
         cells = {
-            "claim": claim.words + because,
+            "claim": words,
             "public study": claim.published,
             "measured": found.ours,
             "slow rank first": found.first,
             "verdict": READ_AS[of].get(found.verdict, found.verdict),
         }
-        if claim.of == of:
-            table.append(tuple(cells[name] for name in HEADS[of]))
+        table.append(tuple(cells[name] for name in HEADS[of]))
     return table
 
 

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from heteroring.allocators.even import even
-from heteroring.bench.base_job import Job, Sweep
+from heteroring.bench.base_job import MULTIPLES, Job, Sweep
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.timing import no_garbage_collection
 from heteroring.bench.verify import WrongResult
@@ -38,7 +38,6 @@ CALIBRATING = 6
 CHUNKS = {"cpu": 32, "gpu": 16}
 HANG_SECONDS = 120.0
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
-MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
 @dataclass(frozen=True, kw_only=True)

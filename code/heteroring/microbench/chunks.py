@@ -10,7 +10,6 @@ pairs that it computes in a second over those of the whole prompt. Each rank kee
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,12 @@ from itertools import accumulate
 
 import torch
 
-from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import TOLERANCE, WrongResult
 from heteroring.kernels.backend import Backend, resolve
-from heteroring.launch.launch import Rank, launch
+from heteroring.launch.launch import Rank
 from heteroring.microbench.one_gpu import count
-from heteroring.microbench.over_ranks import integers, slowest_ms, splits
+from heteroring.microbench.over_ranks import alone_ms, measured, ring_parser, slowest_ms, splits
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.partition import Partition
@@ -68,14 +66,10 @@ def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, r
         q, k, v = (x[:, :, :stop] for x in whole)
         return partial(block, q[:, :, start:], k, v, scale=shape.scale, causal_offset=start)
 
-    def alone(start: int, stop: int) -> list[float]:
-        call = by_itself(start, stop)
-        return [time(call if rank.rank == each else None) for each in range(rank.world_size)]
-
     lines = []
     with torch.no_grad():
-        everything = alone(0, seq_len)
-        bounds = [capacity_bound(alone(*span)) for span in spans]
+        everything = alone_ms(rank, repetitions, by_itself(0, seq_len))
+        bounds = [capacity_bound(alone_ms(rank, repetitions, by_itself(*span))) for span in spans]
         for split, lens in splits(seq_len, everything, multiple).items():
             partition = Partition.zigzag(lens)
             shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
@@ -114,30 +108,11 @@ def _over_cache(
 
 
 def run(arguments: list[str] | None = None) -> Iterator[Line]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", default="gpu")
-    parser.add_argument("--throttle", default="none")
-    parser.add_argument("--percentages", type=integers, default=(100, 100))
+    parser = ring_parser(__doc__, kv_heads=8)
     parser.add_argument("--seq-len", type=count, default=65536)
     parser.add_argument("--chunk", type=count, default=8192)
-    parser.add_argument("--heads", type=int, default=32)
-    parser.add_argument("--kv-heads", type=int, default=8)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--repetitions", type=count, default=7)
     options = parser.parse_args(arguments)
-    shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
-    yield from launch(
-        measure,
-        options.seq_len,
-        options.chunk,
-        shape,
-        MULTIPLES[options.platform],
-        options.repetitions,
-        platform=options.platform,
-        throttle=options.throttle,
-        percentages=options.percentages,
-    )[0]
+    yield from measured(measure, options, options.seq_len, options.chunk)
 
 
 if __name__ == "__main__":

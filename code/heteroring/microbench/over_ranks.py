@@ -1,15 +1,50 @@
-"""What microbenchmarks of a ring share: their timer, the splits they measure, and how they read lists of integers."""
+"""What microbenchmarks of a ring share: their options and ranks, their timer, and the splits they measure."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from statistics import median
+from typing import TypeVar
 
 import torch.distributed as dist
 
+from heteroring.bench.base_job import MULTIPLES
+from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import Rank
+from heteroring.launch.launch import Rank, launch
+from heteroring.microbench.one_gpu import count, counts
+
+Line = TypeVar("Line")
+
+
+def ring_parser(description: str | None, kv_heads: int) -> argparse.ArgumentParser:
+    """A parser of the options that all have: ranks, shape and repetitions. kv_heads: the KV heads by default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", default="gpu")
+    parser.add_argument("--throttle", default="none")
+    parser.add_argument("--percentages", type=counts, default=(100, 100))
+    parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--kv-heads", type=int, default=kv_heads)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repetitions", type=count, default=7)
+    return parser
+
+
+def measured(measure: Callable[..., list[Line]], options: argparse.Namespace, *what: object) -> list[Line]:
+    """What `measure(rank, *what, shape, multiple, repetitions)` returns on every rank of the options, from rank 0."""
+    return launch(
+        measure,
+        *what,
+        Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype),
+        MULTIPLES[options.platform],
+        options.repetitions,
+        platform=options.platform,
+        throttle=options.throttle,
+        percentages=tuple(options.percentages),
+    )[0]
 
 
 def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
@@ -24,6 +59,11 @@ def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) 
     return median(map(max, zip(*everyone, strict=True)))
 
 
+def alone_ms(rank: Rank, repetitions: int, call: Callable[[], object]) -> list[float]:
+    """Milliseconds of `call` on each rank while the others do nothing."""
+    return [slowest_ms(rank, repetitions, call if rank.rank == each else None) for each in range(rank.world_size)]
+
+
 def splits(tokens: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
     """Even lengths, and lengths in proportion to speed in whole multiples; a remainder goes to the first rank.
 
@@ -34,8 +74,3 @@ def splits(tokens: int, alone: list[float], multiple: int) -> dict[str, tuple[in
     shares = [round(tokens * speed / sum(speeds) / multiple) * multiple for speed in speeds[1:]]
     even = [tokens // ranks] * (ranks - 1)
     return {name: (tokens - sum(rest), *rest) for name, rest in (("even", even), ("balanced", shares))}
-
-
-def integers(text: str) -> tuple[int, ...]:
-    """Parse integers separated by commas."""
-    return tuple(int(part) for part in text.split(","))

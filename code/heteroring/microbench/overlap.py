@@ -10,7 +10,6 @@ compute; `bound` the capacity bound over the ring's time.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +17,12 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.kernels.backend import resolve
 from heteroring.kernels.pending_kv import PendingKV
-from heteroring.launch.launch import Rank, launch
-from heteroring.microbench.over_ranks import integers, slowest_ms, splits
+from heteroring.launch.launch import Rank
+from heteroring.microbench.one_gpu import counts
+from heteroring.microbench.over_ranks import alone_ms, measured, ring_parser, slowest_ms, splits
 from heteroring.ring.attention import ring_attention, rotate
 from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.cuda_graph import CapturedRing
@@ -96,7 +95,7 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
         for seq_len in seq_lens:
             whole = shape.inputs(seq_len, 0, rank.torch_device)
             call = partial(block, *whole, scale=shape.scale, causal_offset=0)
-            alone = [time(call if rank.rank == each else None) for each in range(rank.world_size)]
+            alone = alone_ms(rank, repetitions, call)
             for split, lens in splits(seq_len, alone, multiple).items():
                 partition = Partition.zigzag(lens)
                 shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
@@ -126,28 +125,10 @@ def _keys_of(
 
 
 def run(arguments: list[str] | None = None) -> Iterator[Line]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", default="gpu")
-    parser.add_argument("--throttle", default="none")
-    parser.add_argument("--percentages", type=integers, default=(100, 100))
-    parser.add_argument("--seq-lens", type=integers, default=(8192, 16384, 32768, 65536))
-    parser.add_argument("--heads", type=int, default=32)
-    parser.add_argument("--kv-heads", type=int, default=32)
-    parser.add_argument("--head-dim", type=int, default=128)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--repetitions", type=int, default=7)
+    parser = ring_parser(__doc__, kv_heads=32)
+    parser.add_argument("--seq-lens", type=counts, default=(8192, 16384, 32768, 65536))
     options = parser.parse_args(arguments)
-    shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
-    yield from launch(
-        measure,
-        options.seq_lens,
-        shape,
-        MULTIPLES[options.platform],
-        options.repetitions,
-        platform=options.platform,
-        throttle=options.throttle,
-        percentages=options.percentages,
-    )[0]
+    yield from measured(measure, options, options.seq_lens)
 
 
 if __name__ == "__main__":
