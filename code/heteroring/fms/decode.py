@@ -13,7 +13,6 @@ from heteroring.fms.weights import device_of, fingerprint
 from heteroring.ring.consistency import Call, Fields
 
 
-@torch.no_grad()
 def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
     """Run one new token of each sequence through the model, and return the logits of the token after it.
 
@@ -61,6 +60,7 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
         return logits
 
 
+@torch.no_grad()
 def decode_forward(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
     """Logits [B, V] after one new token [B] or [B, 1] of each sequence; its KV is cached, and counted on the device.
 

@@ -125,6 +125,12 @@ class Call:
                 raise
             cause = error
         if not known:
+            if _recording():
+                self.complete()  # nothing is exchanged
+                raise cause or RuntimeError(
+                    f"a CUDA graph cannot record the first {self._verb} of its kind over a group, in which ranks "
+                    "compare what they call: make one such call before"
+                )
             self._compare(fields, cause)
         calls.kinds[fields] = None  # also if every call is compared: a call recorded in a graph cannot be
         calls.kinds.move_to_end(fields)
@@ -141,7 +147,7 @@ class Call:
         """Whether calls of every kind are compared each time; not while a CUDA graph is recorded, when nothing runs."""
         if self._device is None or self._device.type != "cuda":
             return True
-        return _COMPARE == "every" and not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+        return _COMPARE == "every" and not _recording()
 
     def _compare(self, fields: Fields, cause: Exception | None) -> None:
         """Raise Disagreement unless all ranks have the same `fields` and no rank has an error (`cause`)."""
@@ -159,6 +165,11 @@ class Call:
         calls.count = 1 + max(count for count, *_ in answers)  # in step again
         calls.kinds.clear()
         raise Disagreement(problem or _difference(answers)) from cause
+
+
+def _recording() -> bool:
+    """Whether what this thread asks of its GPU is recorded in a CUDA graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _device_of(operand: object) -> torch.device | None:

@@ -205,6 +205,10 @@ class TestTwoRanksOnce:
             assert said == "ranks disagree on causal: rank 0 has True, rank 1 has False"
             assert right
 
+    def test_a_graph_that_cannot_record_a_kind_says_so_and_the_kind_can_be_called_then(self, gpus):
+        for said in gpus.run(recorded_first):
+            assert "cannot record the first ring_attention of its kind" in said
+
     @pytest.mark.parametrize("transport", TRANSPORTS)
     @pytest.mark.parametrize("lens", [(1500, 548), (1536, 512)], ids=str)
     def test_a_call_can_be_captured_in_a_graph(self, gpus, transport, lens):
@@ -215,6 +219,24 @@ class TestTwoRanksOnce:
 @pytest.mark.parametrize("count", of_gpus(2, 4, 8))
 def test_gpus_of_one_host_use_the_copy_engine(pools, count):
     assert pools(count).run(transports) == [["copy-engine", "copy-engine", "p2p"]] * count
+
+
+def recorded_first(rank, world_size):
+    """What a graph says that is to record a kind of call that was not made before, and whether that call is right."""
+    mine, said = slice(192 * rank, 192 * rank + 192), ""
+    q, k, v = random_qkv(384, 3, 3, 64, torch.bfloat16, 0)
+    arguments = (*(x[:, :, mine] for x in (q, k, v)), Partition.contiguous((192, 192)))
+    try:
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            hr.ring_attention(*arguments)
+    except RuntimeError as error:
+        said = str(error)
+    out, lse = hr.ring_attention(*arguments)
+    positions = torch.arange(384, device=q.device)
+    want, want_lse = attention64(q, k, v, positions, positions)
+    check = (want[:, :, mine], want_lse[:, :, mine], flash_errors(q, k, v, True, want, want_lse))
+    assert_accurate(out, lse, *check)
+    return said
 
 
 def passes(rank, world_size, layout, lens, transport, prefix_lens=None):
