@@ -13,11 +13,12 @@ from heteroring.ring.partition import Partition
 # All of these are parts of a time per token. NOISE is what a chunk's time is taken to scatter by until it is known
 # better, and never less than LEAST_NOISE; DRIFT is how far a speed may wander from one chunk to the next.
 NOISE, LEAST_NOISE, DRIFT = 0.05, 0.01, 0.025
-# Standard deviations: a miss beyond them is another speed.
-SURE = 4.0
-# By how many, and by what part at most, an estimate may be wrong against a new split: where noise is larger than that,
-# so is what a split that stays may lose.
-LIKELY, MOST_DOUBT = 2.0, 0.1
+# Standard deviations: a miss beyond SURE is another speed, and so is one beyond LIKELY in the same direction right
+# after, since a speed that changes within a chunk shows only in part in that chunk.
+SURE, LIKELY = 4.0, 2.0
+# By what part at most, and else by LIKELY, an estimate may be wrong against a new split: where noise is larger than
+# that, so is what a split that stays may lose.
+MOST_DOUBT = 0.1
 # Chunks over which the noise is learned.
 MEMORY = 8
 
@@ -57,6 +58,7 @@ class Rebalancer:
         self._token_time = [1 / speed for speed in self.speeds]
         self._noise = [NOISE * NOISE] * len(given)  # variances
         self._doubt = [NOISE * NOISE] * len(given)
+        self._changed = [0.0] * len(given)  # by what part a speed was seen to change last, 0 if it did not
 
     @property
     def estimates(self) -> tuple[float, ...]:
@@ -66,7 +68,7 @@ class Rebalancer:
     @property
     def state(self) -> tuple:
         """All that decides on the chunks to follow; the same on all ranks."""
-        estimates = zip(self._token_time, self._noise, self._doubt, strict=True)
+        estimates = zip(self._token_time, self._noise, self._doubt, self._changed, strict=True)
         return self._multiple, self._margin, self.speeds, tuple(estimates)
 
     def partition(self, tokens: int) -> Partition:
@@ -103,11 +105,17 @@ class Rebalancer:
         """Correct the estimate of `rank`, which was wrong by the part `miss`."""
         doubt = self._doubt[rank] + DRIFT * DRIFT
         expected = doubt + self._noise[rank]
-        changed = miss * miss > SURE * SURE * expected
-        gain = 1.0 if changed else doubt / expected
+        enough = LIKELY if miss * self._changed[rank] > 0 else SURE
+        if miss * miss > enough * enough * expected:
+            self._changed[rank] = miss
+            self._token_time[rank] *= 1 + miss
+            self._doubt[rank] = self._noise[rank]
+            return
+        self._changed[rank] = 0.0
+        gain = doubt / expected
         self._token_time[rank] *= 1 + gain * miss
-        self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
-        seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
+        self._doubt[rank] = gain * self._noise[rank]
+        seen = min(miss * miss, 4 * expected)
         self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 
     def _split(self, speeds: Sequence[float], tokens: int) -> tuple[int, ...]:
