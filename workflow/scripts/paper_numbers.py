@@ -283,7 +283,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
 
 def replayed(evidence: Evidence) -> dict[str, str]:
     """Decode whose steps are replayed as CUDA graphs, in short runs: milliseconds a token over the ring and alone."""
-    table, found = evidence.replayed, {}
+    table, found = evidence.replayed[evidence.replayed.how == "captured"], {}
     for name, percentages in (("Equal", "100 100"), ("Low", "100 10")):
         rows = table[table.percentages == percentages]
         alone = rows.block_lens.str.split().map(lambda lens: "0" in lens)
