@@ -10,7 +10,7 @@ pairs that it computes in a second over those of the whole prompt. Each rank kee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -107,14 +107,18 @@ def _over_cache(
     return calls
 
 
-def run(arguments: list[str] | None = None) -> Iterator[Line]:
+def run(arguments: list[str] | None = None) -> list[Line]:
     parser = ring_parser(__doc__, kv_heads=8)
     parser.add_argument("--seq-len", type=count, default=65536)
     parser.add_argument("--chunk", type=count, default=8192)
     options = parser.parse_args(arguments)
-    yield from measured(measure, options, options.seq_len, options.chunk)
+    return measured(measure, parser, options, options.seq_len, options.chunk)
+
+
+def main() -> None:
+    for line in run():
+        print(line)
 
 
 if __name__ == "__main__":
-    for line in run():
-        print(line)
+    main()

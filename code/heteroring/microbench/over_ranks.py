@@ -13,7 +13,7 @@ from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import Rank, launch
+from heteroring.launch.launch import Rank, check_ranks, launch
 from heteroring.microbench.one_gpu import count, counts
 
 Line = TypeVar("Line")
@@ -33,18 +33,20 @@ def ring_parser(description: str | None, kv_heads: int) -> argparse.ArgumentPars
     return parser
 
 
-def measured(measure: Callable[..., list[Line]], options: argparse.Namespace, *what: object) -> list[Line]:
-    """What `measure(rank, *what, shape, multiple, repetitions)` returns on every rank of the options, from rank 0."""
-    return launch(
-        measure,
-        *what,
-        Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype),
-        MULTIPLES[options.platform],
-        options.repetitions,
-        platform=options.platform,
-        throttle=options.throttle,
-        percentages=tuple(options.percentages),
-    )[0]
+def measured(
+    measure: Callable[..., list[Line]], parser: argparse.ArgumentParser, options: argparse.Namespace, *what: object
+) -> list[Line]:
+    """What `measure(rank, *what, shape, multiple, repetitions)` returns on every rank of the options, from rank 0.
+
+    Ends with a message of `parser` where that cannot be measured.
+    """
+    ranks = {name: getattr(options, name) for name in ("platform", "throttle", "percentages")}
+    try:
+        check_ranks(**ranks)
+        shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
+        return launch(measure, *what, shape, MULTIPLES[options.platform], options.repetitions, **ranks)[0]
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:

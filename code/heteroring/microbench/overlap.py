@@ -10,7 +10,6 @@ compute; `bound` the capacity bound over the ring's time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -124,13 +123,17 @@ def _keys_of(
     return keys, values
 
 
-def run(arguments: list[str] | None = None) -> Iterator[Line]:
+def run(arguments: list[str] | None = None) -> list[Line]:
     parser = ring_parser(__doc__, kv_heads=32)
     parser.add_argument("--seq-lens", type=counts, default=(8192, 16384, 32768, 65536))
     options = parser.parse_args(arguments)
-    yield from measured(measure, options, options.seq_lens)
+    return measured(measure, parser, options, options.seq_lens)
+
+
+def main() -> None:
+    for line in run():
+        print(line)
 
 
 if __name__ == "__main__":
-    for line in run():
-        print(line)
+    main()
