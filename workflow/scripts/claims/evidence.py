@@ -28,8 +28,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `order`, `sustained` and `replayed` (decode_model.csv): the tables of
-    data/h200x2_short, cells as text.
+    """`results`: the recorded platform. `order`, `sustained`, `replayed` (decode_model.csv) and `slow_first`:
+    the tables of data/h200x2_short, cells as text.
 
     `folder` is the platform's, beside which records of experiments of their own may lie.
     """
@@ -39,12 +39,14 @@ class Evidence:
     order: pd.DataFrame
     sustained: pd.DataFrame
     replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
+    slow_first: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: Path | None = None
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        tables = (read_table(short / f"{name}.csv") for name in ("rank_order", "sustained", "decode_model"))
+        names = ("rank_order", "sustained", "decode_model", "slow_first")
+        tables = (read_table(short / f"{name}.csv") for name in names)
         return cls(Results.load(record), read(published), *tables, record)
 
     @cached_property
