@@ -1,5 +1,7 @@
 """The entry point of the command line, as `heteroring` and as `python -m heteroring`."""
 
+import gc
+
 from heteroring.interrupts import quit_on_ctrl_c
 
 
@@ -8,7 +10,10 @@ def main() -> None:
     quit_on_ctrl_c()
     from heteroring.cli.main import main
 
-    main()
+    try:
+        main()
+    finally:
+        gc.freeze()  # else Python, before it ends, looks through all of torch for what could be freed
 
 
 if __name__ == "__main__":
