@@ -14,6 +14,7 @@ from matplotlib.colors import to_hex
 import synthetic
 from heteroring import figures
 from heteroring.figures.canvas import not_measured, without_note
+from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, NAMES, VARIED, box, drawn, panels, results, results_of, texts
@@ -264,7 +265,10 @@ NEEDS_FULL_SPEED = {
     ],
     ids=["zigzag", "one throttled contiguous cell"],
 )
-def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused):
+def test_a_partial_grid_is_drawn_or_refused_for_a_reason(name, change, refused, monkeypatch):
+    for module in (simulated_scaling, simulated_slow_rank):
+        monkeypatch.setattr(module, "RANKS", (2, 4))  # a thousand are simulated for whole grids
+    monkeypatch.setattr(simulated_scaling, "AT_RANKS", 4)
     partial = results_of(replace(synthetic.TINY, **change))
     if name in refused:
         with pytest.raises(MissingRows, match="100 %"):
