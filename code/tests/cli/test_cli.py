@@ -572,14 +572,14 @@ def test_a_terminal_shows_something_before_what_takes_seconds(tmp_path, command)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("typed", "offered"), [("al", "allocate"), ("figure rank_t", "rank_timeline")])
-def test_a_shell_completes_commands_and_figures(typed, offered):
+def test_a_shell_completes_commands_and_figures():
     """As bash asks; what the shell is given to ask with is typer's."""
-    asks = {"_HETERORING_COMPLETE": "complete_bash", "COMP_WORDS": f"heteroring {typed}"}
-    asks["COMP_CWORD"] = str(len(typed.split()))
     script = "import sys; sys.argv[0] = 'heteroring'; from heteroring.__main__ import main; main()"
-    done = subprocess.run([sys.executable, "-c", script], env=environment() | asks, capture_output=True, text=True)
-    assert done.stdout.split() == [offered], done.stderr
+    for typed, offered in (("al", "allocate"), ("figure rank_t", "rank_timeline")):
+        asks = {"_HETERORING_COMPLETE": "complete_bash", "COMP_WORDS": f"heteroring {typed}"}
+        asks["COMP_CWORD"] = str(len(typed.split()))
+        done = subprocess.run([sys.executable, "-c", script], env=environment() | asks, capture_output=True, text=True)
+        assert done.stdout.split() == [offered], done.stderr
     assert "_HETERORING_COMPLETE" in run_python("-c", script, "--show-completion", "bash").stdout
 
 
@@ -603,15 +603,12 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
-# Runs each line of words in a Python without FMS, and prints their exit codes and what they said.
-FMSLESS = """
-import json, sys
-sys.modules["fms"] = None
-from typer.testing import CliRunner
-from heteroring.cli.main import app
-ran = [CliRunner().invoke(app, words) for words in json.loads(sys.argv[1])]
-print(json.dumps([(each.exit_code, each.stderr) for each in ran]))
-"""
+def without_fms(*lines):
+    """Run each line of words where FMS cannot be imported, and print their exit codes and what they said."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fms" or name.startswith("heteroring.fms")]:
+        del sys.modules[name]
+    sys.modules["fms"] = None
+    print(json.dumps([(each.exit_code, each.stderr) for each in (invoke(*words) for words in lines)]), flush=True)
 
 
 @pytest.mark.ranks
@@ -623,9 +620,10 @@ def test_without_ibm_fms_commands_that_need_it_say_how_to_get_it(tmp_path):
         ["profile", *options(PROFILE, {"--kinds": "layer", "--output": "x/l.csv"})],
         ["profile", *options(PROFILE, {"--kinds": "block", "--model": "llama/micro", "--output": "x/p.csv"})],
     ]
-    ran = run_python("-c", FMSLESS, json.dumps(lines), cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    said = json.loads(ran.stdout)
+    ran = Command(*lines, function=without_fms, cwd=tmp_path)
+    out, err = ran.communicate()
+    assert ran.returncode == 0, err
+    said = json.loads(out)
     assert len(said) == len(lines)
     for code, complaint in said:
         assert code == 2
