@@ -106,16 +106,12 @@ class Rebalancer:
         doubt = self._doubt[rank] + DRIFT * DRIFT
         expected = doubt + self._noise[rank]
         enough = LIKELY if miss * self._changed[rank] > 0 else SURE
-        if miss * miss > enough * enough * expected:
-            self._changed[rank] = miss
-            self._token_time[rank] *= 1 + miss
-            self._doubt[rank] = self._noise[rank]
-            return
-        self._changed[rank] = 0.0
-        gain = doubt / expected
+        changed = miss * miss > enough * enough * expected
+        gain = 1.0 if changed else doubt / expected
+        self._changed[rank] = miss if changed else 0.0
         self._token_time[rank] *= 1 + gain * miss
-        self._doubt[rank] = gain * self._noise[rank]
-        seen = min(miss * miss, 4 * expected)
+        self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
+        seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
         self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 
     def _split(self, speeds: Sequence[float], tokens: int) -> tuple[int, ...]:
