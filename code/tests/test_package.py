@@ -71,7 +71,7 @@ def test_installed_wheel_works_away_from_the_checkout(distributions, tmp_path):
     (wheel,) = distributions.glob("*.whl")
     site, away = tmp_path / "site", tmp_path / "away"
     away.mkdir()
-    python("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", site, wheel)
+    python("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", site, wheel)
     there = {"cwd": away, "env": os.environ | {"PYTHONPATH": str(site)}}
     said = python(site / "bin" / "heteroring", "--help", **there).stdout
     assert "allocate" in said
