@@ -30,8 +30,8 @@ Arguments = tuple[str, ...]
 class Setting:
     """What one job of the ring, or of whole models, measures: `percentages` of the ranks in rank order, and so on.
 
-    part: "" where one job measures all there is, else "call", "layer", or the condition under which calls are timed, or
-    "decode-8" for decode of 8 sequences. modules: of the ring.
+    part: "" for rested calls of the ring, its layers, and whole models; else the condition under which calls are timed,
+    or "decode-8" for decode of 8 sequences. modules: of the ring.
     """
 
     percentages: tuple[int, ...]
@@ -79,19 +79,15 @@ class Commands:
         strategies = (*self._config["strategies"], *self._settings["more_strategies"])
         headline = self._config["headline"]
         corner = [ranks for ranks in self._rings if ranks in map(ranks_of, headline["percentages"])]
-        # Separate jobs let a GPU's calls be recorded before its layers; on a CPU another start would cost too much.
-        parts = {"call": ("attention",), "layer": ("fms",)} if self._platform == "gpu" else {"": self._modules}
         found = []
         for job in range(1, self._settings["jobs"] + 1):
-            for part, wanted in parts.items():
-                modules = tuple(module for module in wanted if module in self._modules)
-                found += [Setting(ranks, part, job, modules, RESTED, strategies) for ranks in self._rings if modules]
-                if part != "layer":
-                    found += [
-                        Setting(ranks, condition, job, ("attention",), condition, tuple(headline["strategies"]))
-                        for ranks in corner
-                        for condition in self._settings["conditions"]
-                    ]
+            found += [Setting(ranks, "", job, self._modules, RESTED, strategies) for ranks in self._rings]
+            if job == 1:  # conditions are compared by their repetitions, within the same job
+                found += [
+                    Setting(ranks, condition, job, ("attention",), condition, tuple(headline["strategies"]))
+                    for ranks in corner
+                    for condition in self._settings["conditions"]
+                ]
         return found
 
     def model_settings(self) -> list[Setting]:

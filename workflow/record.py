@@ -1,6 +1,6 @@
 """Record a platform: measure the workflow's grid on a machine that has GPUs but no Snakemake.
 
-    python workflow/record.py data/h200x2 [--minutes 8] [--only call] [--repetitions 5] [--dry-run]
+    python workflow/record.py data/h200x2 [--minutes 8] [--only ring] [--repetitions 5] [--dry-run]
 
 runs the commands that the rules run, one after another: profiles, models, the ring in every setting, whole models, the
 tables. What is there already is not measured again, and no measurement is started that would not end in time, so the
@@ -32,7 +32,7 @@ from preflight.conflicts import conflicts
 
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
-PARTS = ("profile", "models", "call", "sustained", "eager", "captured", "layer", "model", "decode")
+PARTS = ("profile", "models", "ring", "sustained", "eager", "captured", "model", "decode")
 # Values of the config's key platform that name no record.
 TAKEN = ("auto", "cpu", "gpu")
 # Guessed seconds of a job of a part that was never timed, and what the start of a job adds to its recorded time.
@@ -62,7 +62,7 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
         yield Job("models", path, commands.fit(*fit, profiles.values(), path))
     for setting in commands.settings():
         path = folder / "bench" / f"{setting.name}.csv"
-        yield Job(setting.part, path, commands.bench(setting, models, path))
+        yield Job(setting.part or "ring", path, commands.bench(setting, models, path))
     if config["model_percentages"]:
         yield from _model_jobs(folder / "model", commands)
 

@@ -42,9 +42,9 @@ def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
     assert status == 0, output
     commands = [line for line in output.splitlines() if "heteroring bench" in line]
     assert all("--platform gpu --throttle mps" in command for command in commands)
-    calls = [command for command in commands if "--module attention --condition rested" in command]
-    assert len(calls) == 3 * 19  # jobs, and both orders of nine percentages beside 100
-    assert all("--peers" in command for command in calls)
+    rings = [command for command in commands if "--module attention,fms --condition rested" in command]
+    assert len(rings) == 3 * 19  # jobs, and both orders of nine percentages beside 100
+    assert all("--peers" in command for command in rings)
     decodes = [line for line in output.splitlines() if "--decode-only" in line]
     assert len(decodes) == 2 * 4  # batches, and percentages
 
@@ -57,7 +57,7 @@ def test_four_gpus_are_measured_in_rings_of_four(tree):
     asked = [line.partition("--percentages ")[2].split()[0] for line in commands if "--condition rested" in line]
     assert len(asked) == 3 * 11
     assert {"100,100,100,10", "100,10,100,100", "10,100,100,100", "100,80,60,40"} <= set(asked)
-    assert sum("--condition sustained" in line for line in commands) == 3 * 4
+    assert sum("--condition sustained" in line for line in commands) == 4
     profiles = re.findall(r"heteroring profile .*--percentage (\d+)", output)
     assert sorted(map(int, profiles)) == [10, 40, 50, 60, 80, 100]
     status, output = tree.plan("all_but_pdf", "--config", "platform=gpu", config=rings, HETERORING_GPUS="3")

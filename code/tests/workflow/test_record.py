@@ -50,15 +50,14 @@ def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
     fitted = [f"{kind}-{source}" for kind in ("lut", "formula") for source in ("matmul", "attention")]
     assert names[len(levels) :][:6] == [f"models {model}" for model in (*fitted, "cost-attention", "cost-layer")]
     orders = ["100-100", *(f"{ranks}" for p in levels[1:] for ranks in (f"100-{p:03d}", f"{p:03d}-100"))]
-    for part in ("call", "layer"):
-        ring = [name for name in names if name.startswith(f"{part} ")]
-        assert ring == [f"{part} pct-{ranks}.{part}.job-{job}" for job in (1, 2, 3) for ranks in orders]
-    first = names.index("call pct-100-100.call.job-2")
+    ring = [name for name in names if name.startswith("ring ")]
+    assert ring == [f"ring pct-{ranks}.job-{job}" for job in (1, 2, 3) for ranks in orders]
+    first = names.index("ring pct-100-100.job-2")
     assert not any("job-1" in name for name in names[first:] if not name.startswith(("model ", "decode ")))
+    corner = ("100-100", "100-050", "100-010")
     for condition in ("sustained", "eager", "captured"):
-        ring = [name for name in names if name.startswith(f"{condition} ")]
-        corner = ("100-100", "100-050", "100-010")
-        assert ring == [f"{condition} pct-{ranks}.{condition}.job-{job}" for job in (1, 2, 3) for ranks in corner]
+        calls = [name for name in names if name.startswith(f"{condition} ")]
+        assert calls == [f"{condition} pct-{ranks}.{condition}.job-1" for ranks in corner]
     blocks = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
     orders = ("100-100", "100-050", "050-100", "100-030", "030-100", "100-010", "010-100")
     whole = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in orders]
@@ -76,23 +75,22 @@ def option(job, name):
 
 
 def test_a_job_of_the_ring_is_told_what_its_name_says():
-    found = {job.output.stem: job for job in jobs(Path("data/x"), SETTINGS)}
-    call, graph = found["pct-010-100.call.job-2"], found["pct-100-010.captured.job-3"]
+    found = {str(job.output.relative_to("data/x").with_suffix("")): job for job in jobs(Path("data/x"), SETTINGS)}
+    ring, graph = found["bench/pct-010-100.job-2"], found["bench/pct-100-010.captured.job-1"]
     asked = ("--percentages", "--job", "--condition", "--module")
-    assert [option(call, name) for name in asked] == ["10,100", "2", "rested", "attention"]
-    assert [option(graph, name) for name in asked] == ["100,10", "3", "captured", "attention"]
+    assert [option(ring, name) for name in asked] == ["10,100", "2", "rested", "attention,fms"]
+    assert [option(graph, name) for name in asked] == ["100,10", "1", "captured", "attention"]
     decode, lengths = (
-        found["pct-100-030.decode-8.job-1"],
+        found["model/pct-100-030.decode-8.job-1"],
         SETTINGS["platforms"]["gpu"]["model"]["decode"][1]["seq_lens"],
     )
     asked = ("--percentages", "--batch", "--strategies", "--seq-lens")
     assert [option(decode, name) for name in asked] == ["100,30", "8", "zigzag/balanced", ",".join(map(str, lengths))]
     assert "--decode-only" in decode.arguments
-    assert option(call, "--strategies").split(",")[-1] == "zigzag/formula@attention"
+    assert option(ring, "--strategies").split(",")[-1] == "zigzag/formula@attention"
     assert option(graph, "--strategies").split(",") == SETTINGS["headline"]["strategies"]
-    assert ("--peers" in call.arguments, "--peers" in graph.arguments) == (True, False)
-    assert option(found["pct-100-010.layer.job-1"], "--module") == "fms"
-    whole = found["pct-010-100.job-2"]
+    assert ("--peers" in ring.arguments, "--peers" in graph.arguments) == (True, False)
+    whole = found["model/pct-010-100.job-2"]
     assert [option(whole, name) for name in ("--percentages", "--job")] == ["10,100", "2"]
     assert whole.arguments[whole.arguments.index("--trace") + 1] == "data/x/model/trace-010-100.job-2.csv"
 
@@ -105,7 +103,7 @@ def test_profiles_may_be_taken_at_other_settings_than_are_measured():
     assert {option(job, "--seq-lens") for job in profiles} == {"4096,8192,16384,32768,65536"}
     fits = [job for job in found if job.part == "models"]
     assert all(job.arguments[-10:] == tuple(str(each.output) for each in profiles) for job in fits)
-    rings = [job for job in found if job.part == "call"]
+    rings = [job for job in found if job.part == "ring"]
     assert {option(job, "--percentages") for job in rings} == {
         *("100,100", "100,95", "100,75", "100,55", "100,35", "100,15", "55,100", "15,100")
     }
@@ -134,24 +132,24 @@ def test_a_part_can_be_recorded_by_itself(tmp_path):
     outputs = [output_of(arguments).relative_to(tmp_path).parts[0] for arguments in machine.ran]
     assert set(outputs) == {"model"}
     machine.ran.clear()
-    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="call") == []
-    assert {output_of(arguments).name.split(".")[1] for arguments in machine.ran} == {"call"}
+    assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="eager") == []
+    assert {output_of(arguments).name.split(".")[1] for arguments in machine.ran} == {"eager"}
 
 
 def test_what_is_left_is_listed_with_what_jobs_like_it_took(tmp_path):
-    done = next(job for job in jobs(tmp_path, SETTINGS) if job.part == "call")
+    done = next(job for job in jobs(tmp_path, SETTINGS) if job.part == "ring")
     done.output.parent.mkdir()
     done.output.write_text("")
     done.output.with_suffix(".json").write_text('{"seconds": 45.0}')
-    todo, guesses = left_to_do(tmp_path, SETTINGS, "call")
-    assert (len(todo), guesses["call"], guesses["layer"]) == (3 * 19 - 1, 60.0, 60.0)
+    todo, guesses = left_to_do(tmp_path, SETTINGS, "ring")
+    assert (len(todo), guesses["ring"], guesses["eager"]) == (3 * 19 - 1, 60.0, 60.0)
     assert plan(todo[:2], guesses).splitlines()[1:] == [
         f"{todo[1].output}: about 1.0 min",
         "2 jobs left, about 2 min",
     ]
     listed = run(tmp_path / "x", "--dry-run", "--only", "captured")
     assert listed.returncode == 0
-    assert listed.stdout.splitlines()[-1] == "9 jobs left, about 9 min"
+    assert listed.stdout.splitlines()[-1] == "3 jobs left, about 3 min"
     assert not (tmp_path / "x").exists()
 
 
@@ -217,7 +215,7 @@ def test_a_name_that_means_something_else_is_refused(refused, tmp_path, name):
 def test_a_part_that_does_not_exist_is_refused(refused, tmp_path):
     said = refused(tmp_path / "x", "--only", "benches")
     assert "'benches'" in said
-    assert all(part in said for part in ("profile", "models", "call", "sustained", "layer", "model"))
+    assert all(part in said for part in ("profile", "models", "ring", "sustained", "model"))
 
 
 @pytest.mark.parametrize(
