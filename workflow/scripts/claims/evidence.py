@@ -9,12 +9,13 @@ import pandas as pd
 from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.results.results import Results
 from heteroring.results.tables import read_table
-from paper.cells import CellTable, model_cells, ring_cells
+from paper.cells import BALANCED, CellTable, model_cells, ring_cells
 from paper.study import Study, read
 
 REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
 SHORT_LENGTH = 65536
 MIDDLE = 50
+ORDERS = ("slow last", "slow first")
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,17 @@ class Evidence:
     @cached_property
     def both_orders(self) -> pd.DataFrame:
         """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction, repetitions: of the
-        record where it has both orders, else of the short table."""
-        rows = self.recorded(condition="rested")
-        if (rows.order == "slow first").any():
-            return rows[rows.order.isin(["slow first", "slow last"])]
+        record at percentages that it holds in both orders, of the short table at others."""
+        recorded = self.recorded(condition="rested")
+        both = set.intersection(*(set(recorded.percentage[recorded.order == order]) for order in ORDERS))
         pairs = self.order.percentages.map(lambda text: tuple(map(int, text.split())))
-        return self.order.assign(
+        short = self.order.assign(
             percentage=pairs.map(min),
             order=pairs.map(lambda pair: "slow last" if pair[0] > pair[1] else "slow first"),
             block_lens=self.order.block_lens.map(lambda text: tuple(map(int, text.split()))),
         )
+        recorded = recorded[recorded.percentage.isin(both) & recorded.order.isin(ORDERS)]
+        return pd.concat([recorded, short[~short.percentage.isin(both)]], ignore_index=True)
 
     def orders(self, strategy: str, column: str, length: int = SHORT_LENGTH) -> pd.DataFrame:
         """`column` by percentage, the two orders as columns "slow last" and "slow first"."""
@@ -119,11 +121,10 @@ class Evidence:
         return rows.pivot(index="percentage", columns="order", values=column).dropna()
 
     @cached_property
-    def sustained_fractions(self) -> pd.Series:
-        """Of balanced calls back to back, at the longest length."""
-        rows = self.sustained
-        balanced = (rows.system == "ring") & (rows.seq_len == SHORT_LENGTH) & (rows.block_lens != "59578 5958")
-        return rows.bound_ms[balanced] / rows.latency_ms[balanced]
+    def condition_fractions(self) -> pd.Series:
+        """Bound fractions of balanced zigzag calls that are not rested, at the longest length, by `condition`."""
+        rows = self.recorded(strategy=BALANCED, seq_len=SHORT_LENGTH)
+        return rows[rows.condition != "rested"].set_index("condition").bound_fraction
 
 
 def holds(condition: bool, ours: str) -> Finding:

@@ -129,7 +129,9 @@ def rarely(evidence: Evidence, name: str) -> Finding:
     theirs = sum(study.latency[split][cell] < study.latency["uneven"][cell] for cell in study.cells)
     verdict = REPRODUCED if won <= all_cells / 4 else PARTLY if won <= all_cells / 2 else NOT
     ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"
-    return Finding(verdict, ours, "not tested")
+    rows = evidence.recorded(condition="rested", order="slow first")
+    first = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
+    return Finding(verdict, ours, f"faster in {sum(first[name] < first[UNEVEN])} of {len(first)}")
 
 
 def regression_fit(evidence: Evidence) -> Finding:
@@ -144,9 +146,14 @@ def products_ahead(evidence: Evidence) -> float:
     return evidence.middle_speeds["matmul"] - evidence.middle_speeds["attention"]
 
 
+def study_products_ahead(evidence: Evidence) -> float:
+    """The same on the L40, by the study's record."""
+    study = evidence.study
+    return study.product_speed(MIDDLE) - study.speed((study.lengths[-1], MIDDLE))
+
+
 def wrong_operator(evidence: Evidence) -> Finding:
     """How far the speed of products is from attention's, in points, at 50 %."""
-    study, ours = evidence.study, products_ahead(evidence)
-    theirs = study.product_speed(MIDDLE) - study.speed((study.lengths[-1], MIDDLE))
+    ours, theirs = products_ahead(evidence), study_products_ahead(evidence)
     verdict = REPRODUCED if ours > 0.5 * theirs else PARTLY if ours > 0.1 * theirs else NOT
     return Finding(verdict, f"{percent(ours)} of full speed here, {percent(theirs)} on the L40", "")
