@@ -7,6 +7,7 @@ Both are tracked, so that they are seen without building anything; a test holds 
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from heteroring.results.strategy import Strategy
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
+SHORT_RUNS = ROOT / "data" / "h200x2_short" / "rank_order.csv"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
 BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
@@ -29,6 +31,7 @@ SEQ_LEN = 65536
 SHOWN = [10, 50, 100]
 EVEN, TORCH, BEST = "contiguous/even", "torch context_parallel", "best contiguous"
 BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
+BALANCED_CONTIGUOUS = "contiguous/balanced"
 # Colour, dashes and width of each line, in the order of the table.
 LINES = {
     EVEN: (look("zigzag/even").colour, "", 1.5),
@@ -47,7 +50,11 @@ def results(record: Path) -> tuple[pd.DataFrame, pd.Series]:
     and column, if something was not measured.
     """
     rows = read_rows(sorted((record / "bench").glob("*.csv")), Measurement)
-    rows = [row for row in rows if row.module == "attention" and row.seq_len == SEQ_LEN and row.percentages[0] == 100]
+    rows = [
+        row
+        for row in rows
+        if (row.module, row.condition, row.seq_len, row.percentages[0]) == ("attention", "rested", SEQ_LEN, 100)
+    ]
     if not rows:
         raise ValueError(f"{record}: no attention call of {SEQ_LEN} tokens was measured")
     table = cells(rows)
@@ -74,10 +81,21 @@ def markdown(found: pd.DataFrame, best: pd.Series) -> str:
     """The table of README."""
     lines = ["| slow rank at | " + " | ".join(f"{p} %" for p in SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
     for name in LINES:
-        texts = [digits(found[name][p]) + (f" ({best[p]})" if name == BEST else "") for p in SHOWN]
+        texts = [digits(found[name][p]) + (f" ({best[p]}{elsewhere(best, p)})" if name == BEST else "") for p in SHOWN]
         bold = "**" if name == BALANCED else ""
         lines.append("| " + " | ".join(f"{bold}{text}{bold}" for text in (name, *texts)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def elsewhere(best: pd.Series, percentage: int) -> str:
+    """Where the record lacks the balanced contiguous split, what it took in short runs of another pair."""
+    balanced = Strategy(BALANCED_CONTIGUOUS).allocator
+    if percentage == 100 or best[percentage] == balanced:
+        return ""
+    with SHORT_RUNS.open(encoding="utf-8") as file:
+        rows = {(row["percentages"], row["seq_len"], row["strategy"]): row for row in csv.DictReader(file)}
+    row = rows[f"100 {percentage}", str(SEQ_LEN), BALANCED_CONTIGUOUS]
+    return f"; {balanced} {digits(float(row['latency_ms']))} on another pair"
 
 
 def digits(value: float) -> str:

@@ -12,15 +12,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-import pandas as pd
-
 from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
-from claims.of_paper import closed_form_errors, layer_gains, tile_costs, torch_ratios
+from claims.of_paper import (
+    closed_form_errors,
+    layer_gains,
+    short_first_ratios,
+    tile_costs,
+    torch_ratios,
+    zigzag_apart,
+)
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
+from heteroring.results.model_metrics import chunk_totals
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name
@@ -56,6 +62,12 @@ def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3)
     """The least and the most of some values, by the names that end so."""
     values = [factor * value for value in values]
     return {f"{name}Least": rounded(min(values), digits), f"{name}Most": rounded(max(values), digits)}
+
+
+def range_of(values: Iterable[int]) -> str:
+    """`5` or `5 to 7`."""
+    values = sorted(values)
+    return " to ".join(dict.fromkeys((count(int(values[0])), count(int(values[-1])))))
 
 
 def model() -> dict[str, str]:
@@ -132,7 +144,7 @@ def call(evidence: Evidence) -> dict[str, str]:
     speeds = evidence.middle_speeds
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     numbers = {
-        "Repetitions": count(int(cells(BALANCED, extreme, "repetitions"))),
+        "Repetitions": range_of(cells.over(BALANCED, "repetitions", cells.grid)),
         "Spread": share(tables.spread(cells, cells.throttled)),
         "SpreadLong": share(tables.spread(cells, long)),
         "EnvironmentTable": tables.environment(results, cells),
@@ -204,18 +216,20 @@ def row_prices(results: Results) -> dict[str, str]:
     }
 
 
-def short_runs(evidence: Evidence) -> dict[str, str]:
-    """Both rank orders, calls back to back, and lengths that do not fill whole tiles."""
+def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
+    """Both rank orders, calls that are not rested, and lengths that do not fill whole tiles."""
     even, zigzag, contiguous = (evidence.orders(name, "latency_ms") for name in (EVEN, BALANCED, BALANCED_CONTIGUOUS))
     contiguous_share, zigzag_share = (
         evidence.orders(name, "block_lens").map(min) / SHORT_LENGTH for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
-    low, repetitions = even.index.min(), evidence.both_orders.repetitions
+    low = even.index.min()
     return {
-        "ShortRepetitions": " to ".join(dict.fromkeys(map(count, (repetitions.min(), repetitions.max())))),
+        "BothPercentages": range_of(evidence.both_recorded),
+        "ShortRepetitions": range_of(evidence.order.repetitions.astype(int)),
         "ThirdPercentage": str(THIRD),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
-        "ZigzagApart": rounded(100 * max(abs(zigzag["slow last"] / zigzag["slow first"] - 1)), 2),
+        "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
+        **ends("ShortFirst", short_first_ratios(evidence)),
         "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
         "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
         "ZigzagShare": rounded(100 * zigzag_share["slow last"][low], 2),
@@ -225,8 +239,28 @@ def short_runs(evidence: Evidence) -> dict[str, str]:
         **ends("Order", even["slow last"] / even["slow first"], digits=2),
         **ends("Contiguous", (contiguous / zigzag).stack()),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
-        **ends("Sustained", evidence.sustained_fractions),
+        **ends("Condition", evidence.condition_fractions),
+        **lookup_wins(evidence),
     }
+
+
+def rebalanced(evidence: Evidence) -> dict[str, str]:
+    """A prefill in chunks during which a rank slows down: splits over the one that knows the speeds."""
+    rows, totals = evidence.results.chunks, chunk_totals(evidence.results.chunks)
+    return {
+        "Length": count(int(rows.prompt_len.iloc[0])),
+        "Chunk": count(int(rows.seq_len.iloc[0])),
+        "Slow": str(min(map(min, rows.percentages))),
+        "Oracle": rounded(totals.of_oracle["rebalanced"], 2),
+        "Even": rounded(totals.of_oracle[EVEN], 2),
+    }
+
+
+def lookup_wins(evidence: Evidence) -> dict[str, str]:
+    """In how many calls, the slow rank first, contiguous shards by the look-up table beat those by the label."""
+    rows = evidence.recorded(condition="rested", order="slow first")
+    times = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
+    return {"FirstLutWins": count(sum(times[LUT] < times[UNEVEN])), "FirstCells": count(len(times))}
 
 
 def simulation(evidence: Evidence) -> dict[str, str]:
@@ -235,14 +269,15 @@ def simulation(evidence: Evidence) -> dict[str, str]:
     return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
-def predicted(folder: Path, slow_first: pd.DataFrame) -> dict[str, str]:
+def predicted(folder: Path, evidence: Evidence) -> dict[str, str]:
     """What was predicted before it was measured: how near it came, and bound fractions over four and eight GPUs.
 
-    Of `slow_first`, two GPUs measured with the slow rank first, those count that are split as predicted.
+    Of the record's calls with the slow rank first those count that are split as predicted.
     """
-    both = read_table(folder / "h200x2_slow_first.csv").merge(
-        slow_first, on=["seq_len", "percentages", "strategy", "block_lens"]
-    )
+    rows = evidence.recorded(condition="rested", order="slow first")
+    listed = {name: rows[name].map(lambda ranks: " ".join(map(str, ranks))) for name in ("percentages", "block_lens")}
+    key = ["seq_len", "percentages", "strategy", "block_lens"]
+    both = read_table(folder / "h200x2_slow_first.csv").merge(rows.assign(**listed), on=key)
     errors = abs(both.predicted_ms / both.latency_ms - 1)[both.seq_len >= PREDICTED_FROM]
     found = {"Length": count(PREDICTED_LENGTH), "Slow": PREDICTED_SLOW, "From": count(PREDICTED_FROM)}
     found |= {"Cells": count(len(errors)), "Error": share(errors.median()), "Most": share(errors.quantile(0.95))}
@@ -276,7 +311,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",
-        "WholeRepetitions": f"{repetitions[0]} to {repetitions[-1]}",
+        "WholeRepetitions": range_of(repetitions),
         "WholeCellCount": count(len(cells.grid)),
         "WholeLongLength": count(middle[0]),
         "WholeMiddleBalanced": duration(cells(BALANCED, middle)),
@@ -332,9 +367,10 @@ def shows_main_effect(cells: CellTable) -> bool:
 
 def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[str, str]:
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
-    record = call(evidence) | short_runs(evidence) | layers_and_models(evidence) | simulation(evidence)
+    record = call(evidence) | orders_and_conditions(evidence) | layers_and_models(evidence) | simulation(evidence)
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
-    groups["Predicted"] = predicted(predictions, evidence.slow_first)
+    groups["Rebalanced"] = rebalanced(evidence)
+    groups["Predicted"] = predicted(predictions, evidence)
     return {f"{prefix}{name}": text for prefix, group in groups.items() for name, text in group.items()}
 
 

@@ -217,7 +217,8 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
 
 def table(rows: Sequence[ChunkRow]) -> Table:
     """A line for each split: tokens of the last rank in some chunks, time to first token, and the oracle's over it."""
-    chunks, totals = pd.DataFrame(map(asdict, rows)), chunk_totals(rows)
+    chunks = pd.DataFrame(map(asdict, rows))
+    totals = chunk_totals(chunks)
     slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]
     places = {"first": 0, "slow": slow["chunk"].max(), "last": chunks["chunk"].max()}
     title = (

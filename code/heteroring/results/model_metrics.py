@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from heteroring.results.model_rows import CHUNK_SPLITS, MODEL, WAY, ChunkRow, ModelRow, TraceRow
+from heteroring.results.model_rows import CHUNK_SPLITS, MODEL, WAY, ModelRow, TraceRow
 from heteroring.results.rank_speeds import order_of
 from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import ProfileRow
@@ -190,13 +190,14 @@ def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def chunk_totals(rows: Sequence[ChunkRow]) -> pd.DataFrame:
+def chunk_totals(table: pd.DataFrame) -> pd.DataFrame:
     """One row for each split of a prefill in chunks, in the order of CHUNK_SPLITS, which is the index.
+
+    table: a row for each chunk, with the fields of ChunkRow.
 
     latency_ms is that of all chunks together, the median over repetitions; of_oracle is the oracle's over it; splits
     counts the shares in which the first repetition's chunks were split, those of a last, shorter chunk left out.
     """
-    table = pd.DataFrame([vars(row) for row in rows])
     summed = table.groupby(["split", "repetition"])["latency_ms"].sum()
     whole = table[(table["repetition"] == 0) & (table["seq_len"] == table["seq_len"].max())]
     totals = pd.DataFrame(

@@ -1,5 +1,6 @@
 """Whole waves of tiles: the order and the times of a kernel's programs, and splits that take them into account."""
 
+import json
 from heapq import heapify, heapreplace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.dispatch import allocation
 from heteroring.allocators.fitting import fit
 from heteroring.allocators.waves import BLOCK_M, KernelGrid, busy_us
+from heteroring.files import read_json
 from heteroring.kernels import launch_configs
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import total_pairs
@@ -77,7 +79,8 @@ def test_a_tile_takes_the_same_time_at_every_length_of_a_recorded_rank(model):
             model.grid(length, percentage).tile_us(model.predict(length, percentage).cost, length)
             for length in (4096, 8192, 16384, 32768)
         ]
-        assert max(times) / min(times) < 1.02
+        assert max(times) / min(times) < 1.035
+        assert max(times[1:]) / min(times[1:]) < 1.015
 
 
 def split(model, seq_len, percentages, layout="zigzag", multiple=256):
@@ -174,5 +177,8 @@ def test_sms_are_one_for_each_percentage_or_not_known(model, tmp_path):
     assert fit("cost", "attention", copy).sms == ()
     copy.with_suffix(".json").write_text(PROFILES[-1].with_suffix(".json").read_text())
     assert fit("cost", "attention", copy).sms == (132,)
-    copy.write_text("".join(line for line in PROFILES[-1].open() if ",join," not in line))
+    rows = [line for line in PROFILES[-1].open() if ",join," not in line]
+    copy.write_text("".join(rows))
+    record = read_json(PROFILES[-1].with_suffix(".json"))
+    copy.with_suffix(".json").write_text(json.dumps(record | {"row_count": len(rows) - 1}))
     assert fit("cost", "attention", copy).sms == ()

@@ -1,8 +1,10 @@
 """A prefill during which a rank slows down: rows of every split, a table, and what is refused before it starts."""
 
 import re
+from dataclasses import asdict
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -44,7 +46,7 @@ def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, monke
     assert len({row.block_lens for row in by_split["zigzag/balanced"][:7]}) == 1
     known = [row.block_lens[1] for row in by_split["oracle"]]
     assert known[2] == known[4] < known[0] == known[5]
-    totals = chunk_totals(rows)
+    totals = chunk_totals(pd.DataFrame(map(asdict, rows)))
     assert list(totals.index) == list(CHUNK_SPLITS)
     assert totals.of_oracle["oracle"] == 1
     assert totals.latency_ms["oracle"] == pytest.approx(sum(row.latency_ms for row in by_split["oracle"]))

@@ -7,7 +7,6 @@ from statistics import quantiles
 
 import pytest
 
-from heteroring.allocators.fitting import fit
 from heteroring.files import read_json
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.results.metrics import cells
@@ -21,38 +20,34 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
 
 
+def recorded_calls():
+    """The recorded rings' rested calls."""
+    rows = cells(read_rows(sorted(RECORD.glob("bench/*.csv")), Measurement))
+    return rows[(rows.module == "attention") & (rows.system == "ring") & (rows.condition == "rested")]
+
+
 @pytest.mark.slow
 def test_simulated_latencies_are_near_the_recorded_ones():
-    rows = cells(read_rows(sorted(RECORD.glob("bench/*.csv")), Measurement))
-    rows = rows[(rows.module == "attention") & (rows.system == "ring") & (rows.condition == "rested")]
-    whole = rows.block_lens.map(lambda lens: all(length % 256 == 0 for length in lens))
-
-    def error(platform):
-        # The recorded kernel fused the first step for whole tiles only.
-        simulated = [
-            platform.simulate(Partition(row.layout, row.block_lens), row.percentages, fused).latency_us / 1e3
-            for row, fused in zip(rows.itertuples(), whole, strict=True)
-        ]
-        return simulated / rows.latency_ms - 1
-
-    without_waves = error(RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)).abs()
-    assert without_waves[rows.seq_len >= 16384].quantile(0.95) <= 0.10
-    profiles = sorted((RECORD / "profile").glob("*.csv"))
-    waves = error(RecordedPlatform.of(fit("cost", "attention", profiles).to_json(), gpu=True))
+    rows = recorded_calls()
+    platform = RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
+    simulated = [
+        platform.simulate(Partition(row.layout, row.block_lens), row.percentages).latency_us / 1e3
+        for row in rows.itertuples()
+    ]
+    errors = simulated / rows.latency_ms - 1
     for seq_len, median, nearly_all in (
-        (4096, 0.06, 0.12),
-        (8192, 0.02, 0.03),
-        (16384, 0.01, 0.03),
-        (32768, 0.01, 0.03),
+        (8192, 0.04, 0.12),
+        (16384, 0.02, 0.07),
+        (32768, 0.02, 0.03),
+        (65536, 0.02, 0.03),
     ):
-        found = waves[whole & (rows.seq_len == seq_len)].abs()
-        assert len(found) >= 30
+        found = errors[rows.seq_len == seq_len].abs()
+        assert len(found) > 200
         assert found.median() <= median
         assert found.quantile(0.95) <= nearly_all
-        assert found.quantile(0.95) < without_waves[found.index].quantile(0.95)
-    # Two launches wait for hosts for a time that is not simulated: never far too slow, up to a fifth too fast.
-    assert waves.max() < 0.06
-    assert waves.min() > -0.25
+    # Short calls wait for hosts for a time that is not simulated: never far too slow, up to a third too fast.
+    assert errors.max() < 0.1
+    assert errors.min() > -0.35
 
 
 def kept(name):
@@ -77,14 +72,21 @@ def test_kept_predictions_cover_the_grid_in_the_other_order():
 
 def test_what_was_measured_after_it_was_predicted_is_near():
     """Of calls that are split as predicted; those by fitted models are not, since the pairs' profiles differ."""
-    with (ROOT / "data" / "h200x2_short" / "slow_first.csv").open() as file:
-        measured = {tuple(row.values())[:4]: float(row["latency_ms"]) for row in csv.DictReader(file)}
+
+    def listed(ranks):
+        return " ".join(map(str, ranks))
+
+    rows = recorded_calls()
+    measured = {
+        (listed(row.percentages), row.seq_len, row.strategy, listed(row.block_lens)): row.latency_ms
+        for row in rows[rows.seq_len >= 16384].itertuples()
+    }
     errors = []
     for row in kept("h200x2_slow_first.csv"):
-        cell = tuple(row[name] for name in ("percentages", "seq_len", "strategy", "block_lens"))
-        if cell in measured and int(row["seq_len"]) >= 16384:
+        cell = (row["percentages"], int(row["seq_len"]), row["strategy"], row["block_lens"])
+        if cell in measured:
             errors.append(abs(float(row["predicted_ms"]) / measured[cell] - 1))
-    assert len(errors) > 50
+    assert len(errors) > 100
     assert quantiles(errors, n=20)[9] <= 0.05
     assert quantiles(errors, n=20)[-1] <= 0.1
 

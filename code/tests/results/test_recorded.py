@@ -18,7 +18,7 @@ RECORD = Path(__file__).parents[3] / "data" / "h200x2"
 @pytest.fixture(scope="module")
 def rings():
     rows = [row for path in sorted((RECORD / "bench").glob("*.csv")) for row in read_rows(path, Measurement)]
-    table = cells([row for row in rows if row.module == "attention"])
+    table = cells([row for row in rows if (row.module, row.condition) == ("attention", "rested")])
     return table[table.system == "ring"]
 
 
@@ -31,17 +31,19 @@ def rings():
     ],
 )
 def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_len):
-    """Within 5 %, where waiting for keys, which is part of a joined visit, is nothing beside the work.
+    """Within 5 %, 12 % with the slow rank first, where waiting for keys, which is part of a joined visit, is nothing beside the work.
 
     Shorter prompts are left out, where it is something (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
     elsewhere), and so are shards that are as short: contiguous rings at 32,768 tokens, whose first shard runs 6 %
     slower than its pairs would in the whole prompt, and the splits of formula, which leave a rank 2 % of the tokens or
-    so.
+    so. With the slow rank first, its shard is as short in a contiguous ring, and in a zigzag one it waits for all keys
+    of the other rank instead of those of a head.
     """
     model = load_model(RECORD / "models" / "cost-attention.json")
     long = rings[(rings.strategy == strategy) & (rings.seq_len == seq_len)]
-    assert len(long) == 10
+    assert len(long) >= 18  # both orders
     for cell in long.itertuples():
         costs = [model.predict(cell.seq_len, percentage).cost for percentage in cell.percentages]
         predicted = predicted_ms(Partition(cell.layout, cell.block_lens), costs)
-        assert cell.busy_ms == pytest.approx(predicted, rel=0.05), f"{cell.strategy} at {cell.percentage} %"
+        near = pytest.approx(predicted, rel=0.12 if cell.order == "slow first" else 0.05)
+        assert cell.busy_ms == near, f"{cell.strategy} at {cell.percentages} %"

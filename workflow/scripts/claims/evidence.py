@@ -29,8 +29,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `order`, `sustained`, `replayed` (decode_model.csv) and `slow_first`:
-    the tables of data/h200x2_short, cells as text.
+    """`results`: the recorded platform. `order`, `sustained` and `replayed` (decode_model.csv): the tables of
+    data/h200x2_short, cells as text.
 
     `folder` is the platform's, beside which records of experiments of their own may lie.
     """
@@ -40,13 +40,12 @@ class Evidence:
     order: pd.DataFrame
     sustained: pd.DataFrame
     replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
-    slow_first: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: Path | None = None
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        names = ("rank_order", "sustained", "decode_model", "slow_first")
+        names = ("rank_order", "sustained", "decode_model")
         tables = (read_table(short / f"{name}.csv") for name in names)
         return cls(Results.load(record), read(published), *tables, record)
 
@@ -100,11 +99,16 @@ class Evidence:
         return rows
 
     @cached_property
+    def both_recorded(self) -> set[int]:
+        """The percentages at which the record has both orders."""
+        rows = self.recorded(condition="rested")
+        return set.intersection(*(set(rows.percentage[rows.order == order]) for order in ORDERS))
+
+    @cached_property
     def both_orders(self) -> pd.DataFrame:
         """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction, repetitions: of the
         record at percentages that it holds in both orders, of the short table at others."""
-        recorded = self.recorded(condition="rested")
-        both = set.intersection(*(set(recorded.percentage[recorded.order == order]) for order in ORDERS))
+        recorded, both = self.recorded(condition="rested"), self.both_recorded
         pairs = self.order.percentages.map(lambda text: tuple(map(int, text.split())))
         short = self.order.assign(
             percentage=pairs.map(min),

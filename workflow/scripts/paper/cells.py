@@ -22,13 +22,17 @@ class MissingData(ValueError):
 
 
 class CellTable:
-    """Values by strategy and (seq_len, percentage), out of `rows`; `what` names them in errors."""
+    """Values by strategy and (seq_len, percentage), out of `rows`; `what` names them in errors.
+
+    strategies: those that were measured wherever any was.
+    """
 
     def __init__(self, what: str, rows: pd.DataFrame) -> None:
         self._what = what
         self.lengths = sorted(map(int, rows.seq_len.unique()))
         self.percentages = sorted(map(int, rows.percentage.unique()))
-        self.strategies = [name for name in STRATEGIES if name in set(rows.strategy)]
+        every = rows.groupby("strategy").size()
+        self.strategies = [name for name in STRATEGIES if every.get(name) == every.max()]
         self._rows = {
             (row["strategy"], int(row["seq_len"]), int(row["percentage"])): row for row in rows.to_dict("records")
         }
