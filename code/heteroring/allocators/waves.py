@@ -17,7 +17,7 @@ from heteroring.ring.workload import total_pairs
 
 BLOCK_M = 128
 # The start and end of a tile of queries, in parts of those of one that is merged into an earlier result. With it, the
-# recorded attention calls of 8,192 to 32,768 tokens take the same time a tile within 1.5 % at every share of an H200.
+# recorded attention calls of 8,192 to 32,768 tokens take the same time per tile within 1.5 % at every share of an H200.
 UNMERGED = 0.8
 # How many multiples of tokens may be moved at a time.
 FURTHEST = 4

@@ -31,7 +31,7 @@ def rings():
     ],
 )
 def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_len):
-    """Within 5 %, 12 % with the slow rank first, where waiting for keys, which is part of a joined visit, is nothing beside the work.
+    """Within 5 %, 12 % with the slow rank first, where waiting for keys, part of a joined visit, is little of the work.
 
     Shorter prompts are left out, where it is something (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
     elsewhere), and so are shards that are as short: contiguous rings at 32,768 tokens, whose first shard runs 6 %
