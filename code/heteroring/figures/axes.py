@@ -53,16 +53,18 @@ def milliseconds_axis(axis: Axis) -> None:
 
 
 def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
-    """Write the name of each labelled line beside its right end, moved apart to `least` of the panel's height.
+    """Write the name of each labelled line beside its right end, moved down where it is not `least` below another.
+
+    That is in parts of the panel's height. No name is above the panel.
 
     `make_room`: whether the layout must leave room for the names, there being no empty slot to the right.
     """
     lines = [line for line in panel.lines if not line.get_label().startswith("_")]
     low, high = panel.get_ylim()
-    free = -1.0
-    for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
-        place = max((line.get_ydata()[-1] - low) / (high - low), free)
-        free = place + least
+    free = 1.0
+    for line in sorted(lines, key=lambda line: -line.get_ydata()[-1]):
+        place = min((line.get_ydata()[-1] - low) / (high - low), free)
+        free = place - least
         name = panel.text(1.02, place, line.get_label(), transform=panel.transAxes, fontsize=7, va="center")
         name.set(color=line.get_color(), in_layout=make_room)
 

@@ -70,8 +70,8 @@ def in_lines(handles: Sequence, most: int) -> list[list]:
     return [list(handles[start : start + each]) for start in range(0, len(handles), each)]
 
 
-def finish(figure: Figure, results: Results, details: str, x_label: str = "") -> Figure:
-    """Write the shared `x_label` and, below it, platform, device and `details`; keep the panels above both."""
+def finish(figure: Figure, results: Results, details: str, x_label: str = "", devices: str = "") -> Figure:
+    """Write the shared `x_label` and, below it, platform, `devices` and `details`; keep the panels above both."""
     width, height = figure.get_size_inches()
     note = figure.text(
         _MARGIN_INCHES / width,
@@ -83,7 +83,7 @@ def finish(figure: Figure, results: Results, details: str, x_label: str = "") ->
         linespacing=1.1,
         gid="source-note",
     )
-    text = f"Platform {results.platform}: {results.device_label}. {details}".rstrip()
+    text = f"Platform {results.platform}: {devices or results.device_label}. {details}".rstrip()
     lines = _wrap(note, text, 0.96 - 2 * _MARGIN_INCHES / width)
     if x_label:
         figure.text(0.5, 0, x_label, ha="center", va="bottom", fontsize=_LABEL_POINTS, gid="x-label")

@@ -72,7 +72,11 @@ class Results:
     @property
     def device_label(self) -> str:
         """What the ranks ran on, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
-        devices, slowed = self.provenance["devices"], throttle_words(self.provenance["throttle"]).device
+        return self.devices_under(self.provenance["throttle"])
+
+    def devices_under(self, throttle: str) -> str:
+        """The same where another throttle was in use."""
+        devices, slowed = self.provenance["devices"], throttle_words(throttle).device
         models = " + ".join(dict.fromkeys(devices))
         if not self.provenance["multiprocessors"]:
             return f"{len(devices)} {f'{slowed} CPU ranks'.strip()} ({models})"

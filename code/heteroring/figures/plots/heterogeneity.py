@@ -80,8 +80,8 @@ def speedup_over_even(results: Results) -> Figure:
 def bound_fraction(results: Results) -> Figure:
     """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time.
 
-    Five lines with their names at their ends: even and proportional contiguous shards, even and balanced zigzag ones,
-    and the fast rank alone, as far as they were measured.
+    Lines with their names at their ends: even, proportional and balanced contiguous shards, even and balanced zigzag
+    ones, and the fast rank alone, as far as they were measured.
     """
     rows = ring_cells(results, "bound_fraction")
     alone = per_cell(rows, "fast_alone_ms").merge(per_cell(rows, "bound_ms"))
@@ -102,7 +102,7 @@ def bound_fraction(results: Results) -> Figure:
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
-_FEW = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/balanced")
+_FEW = ("contiguous/even", "contiguous/uneven", "contiguous/balanced", "zigzag/even", "zigzag/balanced")
 
 
 def _small_multiples(

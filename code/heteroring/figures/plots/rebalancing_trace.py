@@ -62,12 +62,12 @@ def rebalancing_trace(results: Results) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(axis="x", visible=False)
     legend_rows(figure, [lines, _legend()])
-    at, cause = min(rows["percentages"].map(min)), throttle_words(rows.iloc[0].throttle).cause
+    at, throttle = min(rows["percentages"].map(min)), rows.iloc[0].throttle
     details = (
         f"Chunks in one prefill of {tokens(rows.iloc[0].prompt_len)} tokens; {model_name(rows)}. Shaded: the last rank "
-        f"at {at} % ({cause})."
+        f"at {at} % ({throttle_words(throttle).cause})."
     )
-    return finish(figure, results, details, "Chunk")
+    return finish(figure, results, details, "Chunk", results.devices_under(throttle))
 
 
 def _style(split: str) -> dict:
