@@ -2,8 +2,8 @@
 
     python workflow/scripts/check_measurements.py MEASUREMENTS.csv CELLS.csv REPORT.txt GRID NOISE
 
-GRID is what must have been measured, in JSON, null for what the rows span themselves; NOISE is how far a bound fraction
-may exceed 1.
+GRID is what must have been measured, in JSON, null for what the rows of each job span. NOISE is how far a bound
+fraction may exceed 1.
 """
 
 import json
@@ -21,8 +21,8 @@ from violations import bound_violations, end_if_any
 
 # One cell of the grid in one job: what was measured, before repetitions.
 CELL = ["module", "condition", "strategy", "seq_len", "percentages", "job"]
-# Rows that agree in these columns fill a grid of their own.
-SPAN = ["module", "condition", "job"]
+# Rows that agree in these columns are of one job, and fill a grid of their own.
+SPAN = ["module", "condition", "percentages", "job"]
 
 
 def describe(cell: Mapping) -> str:
@@ -32,7 +32,7 @@ def describe(cell: Mapping) -> str:
 
 
 def expected_cells(measurements: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
-    """The cells that `grid` asks for; without one, every combination of what the rows of a SPAN mention.
+    """The cells that `grid` asks for; without one, every combination of what the rows of a job mention.
 
     Only the ring and the ranks alone must fill the grid; other systems are extras.
     """
@@ -44,9 +44,9 @@ def expected_cells(measurements: pd.DataFrame, grid: Mapping | None) -> set[tupl
                 percentages = [tuple(job["percentages"])]
                 cells |= set(product([module], [job["condition"]], strategies, seq_lens, percentages, [job["job"]]))
         return cells
-    for (module, condition, job), rows in measurements.groupby(SPAN):
-        spanned = (rows[column].unique().tolist() for column in ("strategy", "seq_len", "percentages"))
-        cells |= set(product([module], [condition], *spanned, [job]))
+    for (module, condition, percentages, job), rows in measurements.groupby(SPAN):
+        spanned = (rows[column].unique().tolist() for column in ("strategy", "seq_len"))
+        cells |= set(product([module], [condition], *spanned, [percentages], [job]))
     return cells
 
 
@@ -71,7 +71,7 @@ def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | 
     """Every rule that the tables break, one line each.
 
     grid: repetitions, and jobs, each with its percentages, condition, number (job), strategies and the seq_lens of each
-    module. None for recorded measurements, which are held against the grid that they span themselves.
+    module. None for recorded measurements, of which each job is held against the grid that it spans itself.
     """
     return [*grid_violations(measurements, grid), *bound_violations(cells, noise, describe)]
 

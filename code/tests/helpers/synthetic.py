@@ -122,6 +122,9 @@ class SyntheticResults:
     chunks: pd.DataFrame
     notes: str = ""
 
+    def devices_under(self, throttle: str) -> str:
+        return self.device_label
+
 
 def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
     """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
