@@ -14,7 +14,7 @@ rule checks:
         ENVIRONMENT
     params:
         grid=lambda wildcards: json.dumps(grid_of(FOLDERS[wildcards.folder])),
-        noise=config["checks"]["bound_fraction_noise"],
+        noise=lambda wildcards: noise_of(FOLDERS[wildcards.folder]),
     message:
         "Check the measurements in {wildcards.folder}"
     shell:

@@ -261,6 +261,11 @@ def grid_of(platform):
     return COMMANDS[platform].grid()
 
 
+def noise_of(platform):
+    """How far a platform's bound fractions may exceed 1."""
+    return config["platforms"]["gpu" if platform in PLATFORMS.recorded else platform]["bound_fraction_noise"]
+
+
 def model_grid_of(platform):
     """What the measurements of a live platform's whole model must hold; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:

@@ -123,7 +123,7 @@ rule model_checks:
         ENVIRONMENT
     params:
         grid=lambda wildcards: json.dumps(model_grid_of(FOLDERS[wildcards.folder])),
-        noise=config["checks"]["bound_fraction_noise"],
+        noise=lambda wildcards: noise_of(FOLDERS[wildcards.folder]),
     message:
         "Check the measurements of the whole model in {wildcards.folder}"
     shell:

@@ -358,11 +358,13 @@ def shows_main_effect(cells: CellTable) -> bool:
     """Whether balanced zigzag shards are faster than even contiguous ones, and repetitions can tell.
 
     At the longest length and the lowest percentage the 80th percentile of the former must be below the 20th of the
-    latter, and the typical distance between these in all cells at most NOISE_LIMIT of the median.
+    latter, the typical distance between these in all cells at most NOISE_LIMIT of the median, and no bound fraction of
+    balanced zigzag shards further above 1 than that.
     """
     at = cells.extreme
     apart = cells(BALANCED, at, "latency_p80_ms") < cells(EVEN, at, "latency_p20_ms")
-    return apart and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
+    possible = max(cells.over(BALANCED, "bound_fraction")) <= 1 + NOISE_LIMIT
+    return apart and possible and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
 
 
 def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[str, str]:

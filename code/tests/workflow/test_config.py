@@ -20,6 +20,7 @@ from workflow.preflight.whole_models import check_models  # noqa: E402
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 CONFIG = ROOT / "workflow" / "config"
+NOISE = ("platforms", "cpu", "bound_fraction_noise")
 
 
 @pytest.fixture
@@ -99,7 +100,6 @@ def changed(config: dict, path: tuple[str, ...], value) -> dict:
         (("platfrom",), "cpu", "unknown key platfrom: did you mean platform?"),
         (("platforms", "cpu", "seq_lenz"), [512], "platforms.cpu.seq_lenz: did you mean platforms.cpu.seq_lens?"),
         (("platforms", "tpu"), {}, "unknown key platforms.tpu: "),
-        (("checks", "zzz"), 0.1, "unknown key checks.zzz: one of bound_fraction_noise"),
     ],
 )
 def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
@@ -173,9 +173,9 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
         (("platforms", "cpu", "model", "layers"), 1.0, "platforms.cpu.model.layers: 1.0 is not of type 'integer'"),
         (("platforms", "cpu", "model", "name"), "llama/micro\n", "model.name: 'llama/micro\\n' does not match"),
         (("platforms", "cpu", "model", "cell_seconds"), float("inf"), "cell_seconds: inf is not a finite number"),
-        (("checks", "bound_fraction_noise"), float("nan"), "checks.bound_fraction_noise: nan is not a finite number"),
-        (("checks", "bound_fraction_noise"), 1e300, "checks.bound_fraction_noise: 1e+300 is greater"),
-        (("checks", "bound_fraction_noise"), True, "checks.bound_fraction_noise: True is not of type 'number'"),
+        (NOISE, float("nan"), "platforms.cpu.bound_fraction_noise: nan is not a finite number"),
+        (NOISE, 1e300, "platforms.cpu.bound_fraction_noise: 1e+300 is greater"),
+        (NOISE, True, "platforms.cpu.bound_fraction_noise: True is not of type 'number'"),
         (("platforms",), None, "platforms: None is not of type 'object'"),
         (("platforms", "gpu", "seq_lens"), [4096, 4098], "platforms.gpu.seq_lens: 4098 is not a multiple of 4"),
         (("platforms", "cpu", "seq_lens"), [0], "platforms.cpu.seq_lens.0: 0 is less"),
@@ -201,7 +201,7 @@ def test_misspelled_key_is_an_error_that_names_it(config, path, value, says):
             "platforms.cpu.model.decode: of the batches 8, 8 one is there twice",
         ),
         (("platforms", "gpu", "throttle"), "none", "platforms.gpu.throttle: 'none' is not one of"),
-        (("checks", "bound_fraction_noise"), -0.1, "checks.bound_fraction_noise: -0.1 is less"),
+        (NOISE, -0.1, "platforms.cpu.bound_fraction_noise: -0.1 is less"),
     ],
 )
 def test_bad_value_is_an_error_that_names_key_and_value(config, path, value, says):
@@ -270,7 +270,7 @@ def test_a_name_that_is_like_a_known_one_is_told(config):
 
 
 def test_every_mistake_is_listed(config):
-    broken = changed(changed(config, ("platfrom",), "cpu"), ("checks", "bound_fraction_noise"), "much")
+    broken = changed(changed(config, ("platfrom",), "cpu"), NOISE, "much")
     with pytest.raises(ValueError, match="platfrom") as error:
         check(broken, SCHEMA)
     assert len(str(error.value).splitlines()) == 3

@@ -59,6 +59,8 @@ def test_a_machine_that_is_too_noisy_is_said_to_be(strategy, factor, quiet):
     results = synthetic_results(TINY)
     results.cells.loc[results.cells.strategy.str.startswith(strategy), "latency_p80_ms"] *= factor
     assert paper_numbers.live(results)["Quiet"] == quiet
+    results.cells["bound_fraction"] = 1.3
+    assert paper_numbers.live(results)["Quiet"] == "0"
 
 
 def test_a_cell_that_was_not_measured_is_named():
