@@ -240,6 +240,7 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         **ends("Contiguous", (contiguous / zigzag).stack()),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
         **ends("Condition", evidence.condition_fractions),
+        "ConditionTable": tables.conditions(evidence.recorded(strategy=BALANCED, percentages=(100, MIDDLE))),
         **lookup_wins(evidence),
     }
 

@@ -3,6 +3,8 @@
 from collections import Counter
 from statistics import geometric_mean, median
 
+from pandas import DataFrame
+
 from heteroring.results.results import Results, headline
 from heteroring.results.throttle_words import throttle_words
 from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
@@ -104,6 +106,26 @@ def strategies(cells: CellTable) -> str:
         ("", "won", "up", "median", "least", "ance"),
     ]
     return tabular("@{}l*{5}{r@{\\hspace{6pt}}}@{}", heads, *groups)
+
+
+CONDITION_WORDS = {"rested": "rested", "sustained": "back to back", "eager": "one at a time", "captured": "CUDA graph"}
+
+
+def conditions(rows: DataFrame) -> str:
+    """Latency in ms and bound fraction by length and condition; `rows`: cells of one strategy and percentage."""
+    found = rows.set_index(["seq_len", "condition"])
+    measured = [name for name in CONDITION_WORDS if name in set(rows.condition)]
+
+    def cell(length: int, name: str) -> tuple[str, str]:
+        row = found.loc[length, name]
+        return rounded(row.latency_ms), rounded(row.bound_fraction)
+
+    lines = [
+        (count(length), *(text for name in measured for text in cell(length, name)))
+        for length in sorted(set(rows.seq_len))
+    ]
+    heads = [("tokens", *(spanning(2, CONDITION_WORDS[name]) for name in measured))]
+    return tabular("@{}r" + "r@{\\hspace{4pt}}r" * len(measured) + "@{}", heads, lines)
 
 
 def account(study: Study) -> str:
