@@ -15,7 +15,9 @@ from statistics import median
 from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
 from claims.of_paper import (
     closed_form_errors,
+    layer_contiguous_ratios,
     layer_gains,
+    profile_ratios,
     short_first_ratios,
     tile_costs,
     torch_ratios,
@@ -229,6 +231,8 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "ThirdPercentage": str(THIRD),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
+        "EitherLeast": rounded(evidence.orders(BALANCED, "bound_fraction").min(axis=None)),
+        "ProfileGain": share(median(profile_ratios(evidence)) - 1),
         **ends("ShortFirst", short_first_ratios(evidence)),
         "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
         "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
@@ -258,10 +262,16 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
 
 
 def lookup_wins(evidence: Evidence) -> dict[str, str]:
-    """In how many calls, the slow rank first, contiguous shards by the look-up table beat those by the label."""
+    """How often, the slow rank first, the look-up table beats the label, and even contiguous shards balanced zigzag."""
     rows = evidence.recorded(condition="rested", order="slow first")
     times = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
-    return {"FirstLutWins": count(sum(times[LUT] < times[UNEVEN])), "FirstCells": count(len(times))}
+    gains = times[UNEVEN] / times[LUT]
+    return {
+        "FirstLutWins": count(sum(gains > 1)),
+        "FirstLutGain": share(median(gains) - 1),
+        "FirstCells": count(len(times)),
+        "FirstEvenWins": count(sum(times[EVEN] < times[BALANCED])),
+    }
 
 
 def simulation(evidence: Evidence) -> dict[str, str]:
@@ -308,6 +318,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     return {
         **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
         **ends("LayerGain", layer_gains(evidence)),
+        **ends("LayerContiguous", layer_contiguous_ratios(evidence)),
         **above_one("Layer", layer),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "

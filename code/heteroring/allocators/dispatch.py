@@ -1,4 +1,4 @@
-"""`allocate` and `allocation`: check the arguments, fit or load a model, and call the allocator by name."""
+"""`allocate` and `allocation`: check arguments, load a model, call the allocator by name, and refine `balanced`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set

@@ -1,4 +1,4 @@
-"""The demo: a small language model prefilled by two unequal ranks, with an even and with a balanced split."""
+"""What `heteroring demo` measures without --rebalance: a small language model on two unequal ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing of one call: all ranks start together, and latency and busy time of each rank are measured."""
+"""Timing of calls under each condition, from a common start of all ranks: latency and busy time of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pending KV: keys and values that may still be on their way when the kernel that needs them starts."""
+"""The type PendingKV: keys and values that may still be on their way when the kernel that needs them starts."""
 
 from __future__ import annotations
 

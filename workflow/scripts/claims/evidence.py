@@ -88,12 +88,14 @@ class Evidence:
         profile = self.results.profile
         return profile[profile.percentage == MIDDLE].sort_values("size").groupby("kind").relative_speed.last()
 
-    def recorded(self, beside: str = "", **where: str | int | tuple[int, ...]) -> pd.DataFrame:
-        """Cells of the ring, attention alone, with these values: of the record, or of one `beside`, if it is there."""
+    def recorded(
+        self, beside: str = "", module: str = "attention", **where: str | int | tuple[int, ...]
+    ) -> pd.DataFrame:
+        """Cells of the ring with these values: of the record, or of one `beside`, if it is there."""
         if beside and beside not in self.beside:
             return pd.DataFrame()
         rows = (self.beside[beside] if beside else self.results).cells
-        rows = rows[(rows.system == "ring") & (rows.module == "attention")]
+        rows = rows[(rows.system == "ring") & (rows.module == module)]
         for column, value in where.items():
             rows = rows[[each == value for each in rows[column]]]
         return rows

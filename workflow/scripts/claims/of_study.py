@@ -133,7 +133,10 @@ def rarely(evidence: Evidence, name: str) -> Finding:
     ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"
     rows = evidence.recorded(condition="rested", order="slow first")
     first = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
-    return Finding(verdict, ours, f"faster in {sum(first[name] < first[UNEVEN])} of {len(first)}")
+    gain = number(median(first[UNEVEN] / first[name]))
+    return Finding(
+        verdict, ours, f"faster in {sum(first[name] < first[UNEVEN])} of {len(first)}, {gain} times in the median"
+    )
 
 
 def regression_fit(evidence: Evidence) -> Finding:

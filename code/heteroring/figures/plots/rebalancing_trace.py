@@ -78,13 +78,16 @@ def _style(split: str) -> dict:
 
 
 def _bars(panel: Axes, chunks: DataFrame) -> None:
-    """A bar for each rank and chunk, rank 0's left of the last one's: busy, and above it waiting up to the latency."""
+    """A bar for each rank and chunk, rank 0's left of the last one's: busy, and above it waiting for the busiest rank.
+
+    The latency of a chunk is the host's, which may run ahead of a GPU; that of all chunks together is not.
+    """
     ranks = len(chunks["busy_ms"].iloc[0])
     width = 0.9 / ranks
     for rank in range(ranks):
         places = chunks["chunk"] + (rank - (ranks - 1) / 2) * width
         busy = [each[rank] for each in chunks["busy_ms"]]
-        waiting = [max(0.0, latency - each) for latency, each in zip(chunks["latency_ms"], busy, strict=True)]
+        waiting = [max(each) - each[rank] for each in chunks["busy_ms"]]
         panel.bar(places, busy, width, color=_colour(rank, ranks), linewidth=0)
         panel.bar(places, waiting, width, bottom=busy, color=WAITING_COLOUR, edgecolor="#9A9A9A", linewidth=0.3)
 
