@@ -290,6 +290,7 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
             heartbeat.leave(heartbeat.FAILED)
             raise
     heartbeat.leave(heartbeat.DONE)
+    gc.freeze()  # else Python, before it ends, looks through all that the task imported for what could be freed
     return result
 
 
