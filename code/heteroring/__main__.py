@@ -8,6 +8,7 @@ from heteroring.interrupts import quit_on_ctrl_c
 def main() -> None:
     """Run the command line. Ctrl-C is heeded before anything is imported for it."""
     quit_on_ctrl_c()
+    gc.set_threshold(100_000)  # what is imported stays: Python need not look through it again and again
     from heteroring.cli.main import main
 
     try:
