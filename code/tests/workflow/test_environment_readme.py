@@ -2,11 +2,15 @@
 
 import os
 import re
+import runpy
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from forked_commands import Command
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
@@ -21,40 +25,30 @@ def statements(example: str) -> list[str]:
     return [line for line in example.splitlines() if line and not line.startswith(("import", "from"))]
 
 
-# Two ranks of a script, in an environment that torchrun would give them, and forked: importing torch takes them longer
-# than all else.
-RANKS = """
-import os, runpy, socket, sys
-import torch, heteroring.ring.attention, heteroring.{part}
-with socket.create_server(("localhost", 0)) as server:
-    port = server.getsockname()[1]
-os.environ.update(WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
-torch.set_num_threads(1)
-for rank in range(2):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-    if os.fork() == 0:
-        runpy.run_path("ring.py", run_name="__main__")
-        sys.exit()
-sys.exit(any(os.wait()[1] for rank in range(2)))
-"""
+def run_as_rank(rank: int, port: int) -> None:
+    """The script ring.py, in an environment that torchrun would give it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    runpy.run_path("ring.py", run_name="__main__")
 
 
-def printed(example: str, folder: Path, part: str) -> list[tuple[int, str]]:
-    """What each of two ranks says: how many tokens it has, and which ones were generated. They need `part` of us."""
+def printed(example: str, folder: Path) -> list[tuple[int, str]]:
+    """What each of two ranks says: how many tokens it has, and which ones were generated."""
     (folder / "ring.py").write_text(example)
-    done = subprocess.run(
-        [sys.executable, "-c", RANKS.format(part=part)], cwd=folder, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    # Ranks write at the same time, so that one may end its line behind the other's.
-    found = re.findall(r"rank (\d) (?:holds|held) (\d+) tokens(?: of the prompt, and got (.*?\]))?", done.stdout)
-    assert [rank for rank, _, _ in sorted(found)] == ["0", "1"]
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    ranks = [Command(rank, port, function=run_as_rank, cwd=folder) for rank in range(2)]
+    told = [process.communicate(timeout=120) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], told
+    pattern = r"rank (\d) (?:holds|held) (\d+) tokens(?: of the prompt, and got (.*?\]))?"
+    found = [re.search(pattern, said).groups() for said, _ in told]
+    assert [rank for rank, _, _ in found] == ["0", "1"]
     return [(int(tokens), generated) for _, tokens, generated in found]
 
 
 @pytest.mark.ranks
 def test_attention_example_runs_as_written(tmp_path):
-    held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path, "allocators")]
+    held = [tokens for tokens, _ in printed(blocks("python")[0], tmp_path)]
     assert sum(held) == 4096
     assert max(held) > 3 * min(held)
     assert len(statements(blocks("python")[0])) <= 11
@@ -64,7 +58,7 @@ def test_attention_example_runs_as_written(tmp_path):
 def test_model_example_runs_as_written(tmp_path):
     pytest.importorskip("fms")
     example = blocks("python")[1]
-    lines = printed(example, tmp_path, "fms")
+    lines = printed(example, tmp_path)
     assert sorted(tokens for tokens, _ in lines) == [60, 240]
     (generated,) = {ids for _, ids in lines}
     assert len(re.findall(r"\d+", generated)) == 16
