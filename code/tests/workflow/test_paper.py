@@ -430,5 +430,5 @@ def test_the_paper_builds_with_a_clean_log_in_eleven_pages(tmp_path, evidence, f
     log = tmp_path / "latex" / "report.log"
     assert check_latex_log.problems(log.read_text(errors="replace")) == []
     assert "Warning--" not in log.with_suffix(".blg").read_text(errors="replace")
-    [page] = re.findall(r"\\newlabel\{sec:claims\}\{\{[^}]*\}\{(\d+)\}", log.with_suffix(".aux").read_text())
+    [page] = re.findall(r"\\newlabel\{sec:references\}\{\{[^}]*\}\{(\d+)\}", log.with_suffix(".aux").read_text())
     assert int(page) <= 11
