@@ -263,8 +263,7 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
 
 def lookup_wins(evidence: Evidence) -> dict[str, str]:
     """How often, the slow rank first, the look-up table beats the label, and even contiguous shards balanced zigzag."""
-    rows = evidence.recorded(condition="rested", order="slow first")
-    times = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
+    times = evidence.slow_first_times
     gains = times[UNEVEN] / times[LUT]
     return {
         "FirstLutWins": count(sum(gains > 1)),

@@ -101,6 +101,12 @@ class Evidence:
         return rows
 
     @cached_property
+    def slow_first_times(self) -> pd.DataFrame:
+        """The record's rested calls with the slow rank first: ms by length and percentage, a column per strategy."""
+        rows = self.recorded(condition="rested", order="slow first")
+        return rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
+
+    @cached_property
     def both_recorded(self) -> set[int]:
         """The percentages at which the record has both orders."""
         rows = self.recorded(condition="rested")

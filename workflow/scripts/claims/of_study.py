@@ -131,8 +131,7 @@ def rarely(evidence: Evidence, name: str) -> Finding:
     theirs = sum(study.latency[split][cell] < study.latency["uneven"][cell] for cell in study.cells)
     verdict = REPRODUCED if won <= all_cells / 4 else PARTLY if won <= all_cells / 2 else NOT
     ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"
-    rows = evidence.recorded(condition="rested", order="slow first")
-    first = rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
+    first = evidence.slow_first_times
     gain = number(median(first[UNEVEN] / first[name]))
     return Finding(
         verdict, ours, f"faster in {sum(first[name] < first[UNEVEN])} of {len(first)}, {gain} times in the median"
