@@ -7,7 +7,6 @@ Both are tracked, so that they are seen without building anything; a test holds 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import Strategy
+from heteroring.results.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
@@ -92,10 +92,8 @@ def elsewhere(best: pd.Series, percentage: int) -> str:
     balanced = Strategy(BALANCED_CONTIGUOUS).allocator
     if percentage == 100 or best[percentage] == balanced:
         return ""
-    with SHORT_RUNS.open(encoding="utf-8") as file:
-        rows = {(row["percentages"], row["seq_len"], row["strategy"]): row for row in csv.DictReader(file)}
-    row = rows[f"100 {percentage}", str(SEQ_LEN), BALANCED_CONTIGUOUS]
-    return f"; {balanced} {digits(float(row['latency_ms']))} on another pair"
+    times = read_table(SHORT_RUNS).set_index(["percentages", "seq_len", "strategy"]).latency_ms
+    return f"; {balanced} {digits(times[f'100 {percentage}', SEQ_LEN, BALANCED_CONTIGUOUS])} on another pair"
 
 
 def digits(value: float) -> str:

@@ -245,7 +245,7 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         **ends("Closed", closed_form_errors(evidence), 100, 2),
         **ends("Condition", evidence.condition_fractions),
         "ConditionTable": tables.conditions(evidence.recorded(strategy=BALANCED, percentages=(100, MIDDLE))),
-        **lookup_wins(evidence),
+        **slow_first_wins(evidence),
     }
 
 
@@ -261,7 +261,7 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
     }
 
 
-def lookup_wins(evidence: Evidence) -> dict[str, str]:
+def slow_first_wins(evidence: Evidence) -> dict[str, str]:
     """How often, the slow rank first, the look-up table beats the label, and even contiguous shards balanced zigzag."""
     times = evidence.slow_first_times
     gains = times[UNEVEN] / times[LUT]

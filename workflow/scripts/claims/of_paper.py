@@ -264,6 +264,7 @@ def profile_of_attention(evidence: Evidence) -> Finding:
 
 
 def profile_ratios(evidence: Evidence) -> list[float]:
+    """Zigzag's time with shares by a table of products over that with shares by a table of attention, unequal ranks."""
     by_attention, by_products = (
         evidence.recorded(condition="rested", strategy=name).set_index(["seq_len", "percentages"]).latency_ms
         for name in (f"{ZIGZAG_LUT}@attention", ZIGZAG_LUT)

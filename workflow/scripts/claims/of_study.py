@@ -70,9 +70,10 @@ def grows_with_length(evidence: Evidence) -> Finding:
 def grows_with_heterogeneity(evidence: Evidence) -> Finding:
     cells = evidence.call
     gains = [1 / each for each in cells.ratios(UNEVEN, EVEN, cells.at(length=LENGTH))]
-    faster = {p: gain for p, gain in first_gains(evidence, LENGTH).items() if gain > 1}
-    slower = [gain for gain in first_gains(evidence, LENGTH).values() if gain <= 1]
-    first = ", ".join([*(f"{number(gain)} at {p} %" for p, gain in faster.items()), f"{span(slower)} above"])
+    by_percentage = first_gains(evidence, LENGTH)
+    faster = [f"{number(gain)} at {p} %" for p, gain in by_percentage.items() if gain > 1]
+    slower = [gain for gain in by_percentage.values() if gain <= 1]
+    first = ", ".join([*faster, f"{span(slower)} above"])
     return Finding(REPRODUCED if gains == sorted(gains, reverse=True) else NOT, span(gains), first)
 
 
