@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from claims.evidence import MIDDLE, SHORT_LENGTH, Evidence
+from claims.evidence import LONG, MIDDLE, Evidence
 from claims.of_paper import (
     closed_form_errors,
     layer_contiguous_ratios,
@@ -222,12 +222,10 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
     """Both rank orders, calls that are not rested, and lengths that do not fill whole tiles."""
     even, zigzag, contiguous = (evidence.orders(name, "latency_ms") for name in (EVEN, BALANCED, BALANCED_CONTIGUOUS))
     contiguous_share, zigzag_share = (
-        evidence.orders(name, "block_lens").map(min) / SHORT_LENGTH for name in (BALANCED_CONTIGUOUS, BALANCED)
+        evidence.orders(name, "block_lens").map(min) / LONG for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
     low = even.index.min()
     return {
-        "BothPercentages": range_of(evidence.both_recorded),
-        "ShortRepetitions": range_of(evidence.order.repetitions.astype(int)),
         "ThirdPercentage": str(THIRD),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),

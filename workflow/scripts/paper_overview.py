@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from claims.evidence import SHORT_LENGTH, Evidence
+from claims.evidence import LONG, Evidence
 from heteroring.figures import NAMES, WIDTH_INCHES, save
 from heteroring.figures.style import ALONE_LINE, INK, WAITING_COLOUR, look, paper_style
 from heteroring.files import atomic_path
@@ -122,28 +122,17 @@ def _name(panel: Axes, name: str, speed: float, height: float, colour: str) -> N
 def dots(evidence: Evidence) -> list[tuple[str, float, bool, float]]:
     """Strategy, speed of the slow rank, whether it is last, and latency over the bound, as measured.
 
-    Slow last: the record, at the speeds that its ranks have alone. Slow first: the record where it has that order, else
-    the short runs, at the speeds profiled.
+    The speed is that of the ranks alone in the same jobs.
     """
     rows = evidence.results.cells
-    rows = rows[(rows.module == "attention") & (rows.seq_len == SHORT_LENGTH) & (rows.condition == "rested")]
-    alone = rows[rows.system == "alone"].set_index(["percentages", "strategy"]).latency_ms
-    ring = rows[(rows.system == "ring") & rows.strategy.isin(SHOWN) & (rows.order != "slow first")]
-    found = [
-        (
-            row.strategy,
-            min(1.0, alone[row.percentages, "alone/rank0"] / alone[row.percentages, "alone/rank1"]),
-            True,
-            1 / row.bound_fraction,
-        )
+    rows = rows[(rows.module == "attention") & (rows.seq_len == LONG) & (rows.condition == "rested")]
+    alone = rows[rows.system == "alone"].pivot(index="percentages", columns="strategy", values="latency_ms")
+    speeds = (alone.min(axis=1) / alone.max(axis=1)).to_dict()
+    ring = rows[(rows.system == "ring") & rows.strategy.isin(SHOWN)]
+    return [
+        (row.strategy, speeds[row.percentages], row.order != "slow first", 1 / row.bound_fraction)
         for row in ring.itertuples()
     ]
-    profile = evidence.results.profile
-    profile = profile[(profile.kind == "attention") & (profile["size"] == SHORT_LENGTH)]
-    speeds = dict(zip(profile.percentage, profile.relative_speed, strict=True))
-    first = evidence.both_orders
-    first = first[(first.order == "slow first") & (first.seq_len == SHORT_LENGTH) & first.strategy.isin(SHOWN)]
-    return found + [(row.strategy, speeds[row.percentage], False, 1 / row.bound_fraction) for row in first.itertuples()]
 
 
 def main(record: str, published: str, short: str, *outputs: str) -> None:

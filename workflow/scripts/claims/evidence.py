@@ -13,7 +13,7 @@ from paper.cells import BALANCED, CellTable, model_cells, ring_cells
 from paper.study import Study, read
 
 REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
-SHORT_LENGTH = 65536
+LONG = 65536
 MIDDLE = 50
 ORDERS = ("slow last", "slow first")
 
@@ -29,15 +29,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `order`, `sustained` and `replayed` (decode_model.csv): the tables of
-    data/h200x2_short, cells as text.
+    """`results`: the recorded platform. `sustained` and `replayed` (decode_model.csv): tables of data/h200x2_short,
+    cells as text.
 
     `folder` is the platform's, beside which records of experiments of their own may lie.
     """
 
     results: Results
     study: Study
-    order: pd.DataFrame
     sustained: pd.DataFrame
     replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: Path | None = None
@@ -45,7 +44,7 @@ class Evidence:
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        names = ("rank_order", "sustained", "decode_model")
+        names = ("sustained", "decode_model")
         tables = (read_table(short / f"{name}.csv") for name in names)
         return cls(Results.load(record), read(published), *tables, record)
 
@@ -107,26 +106,12 @@ class Evidence:
         return rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
 
     @cached_property
-    def both_recorded(self) -> set[int]:
-        """The percentages at which the record has both orders."""
-        rows = self.recorded(condition="rested")
-        return set.intersection(*(set(rows.percentage[rows.order == order]) for order in ORDERS))
-
-    @cached_property
     def both_orders(self) -> pd.DataFrame:
-        """Columns percentage, strategy, seq_len, order, block_lens, latency_ms, bound_fraction, repetitions: of the
-        record at percentages that it holds in both orders, of the short table at others."""
-        recorded, both = self.recorded(condition="rested"), self.both_recorded
-        pairs = self.order.percentages.map(lambda text: tuple(map(int, text.split())))
-        short = self.order.assign(
-            percentage=pairs.map(min),
-            order=pairs.map(lambda pair: "slow last" if pair[0] > pair[1] else "slow first"),
-            block_lens=self.order.block_lens.map(lambda text: tuple(map(int, text.split()))),
-        )
-        recorded = recorded[recorded.percentage.isin(both) & recorded.order.isin(ORDERS)]
-        return pd.concat([recorded, short[~short.percentage.isin(both)]], ignore_index=True)
+        """Rested calls of the ring whose ranks are unequal."""
+        rows = self.recorded(condition="rested")
+        return rows[rows.order.isin(ORDERS)]
 
-    def orders(self, strategy: str, column: str, length: int = SHORT_LENGTH) -> pd.DataFrame:
+    def orders(self, strategy: str, column: str, length: int = LONG) -> pd.DataFrame:
         """`column` by percentage, the two orders as columns "slow last" and "slow first"."""
         rows = self.both_orders
         rows = rows[(rows.strategy == strategy) & (rows.seq_len == length)]
@@ -135,7 +120,7 @@ class Evidence:
     @cached_property
     def condition_fractions(self) -> pd.Series:
         """Bound fractions of balanced zigzag calls that are not rested, at the longest length, by `condition`."""
-        rows = self.recorded(strategy=BALANCED, seq_len=SHORT_LENGTH)
+        rows = self.recorded(strategy=BALANCED, seq_len=LONG)
         return rows[rows.condition != "rested"].set_index("condition").bound_fraction
 
 
