@@ -18,11 +18,9 @@ from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import Strategy
-from heteroring.results.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
-SHORT_RUNS = ROOT / "data" / "h200x2_short" / "rank_order.csv"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
 BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
@@ -31,7 +29,6 @@ SEQ_LEN = 65536
 SHOWN = [10, 50, 100]
 EVEN, TORCH, BEST = "contiguous/even", "torch context_parallel", "best contiguous"
 BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
-BALANCED_CONTIGUOUS = "contiguous/balanced"
 # Colour, dashes and width of each line, in the order of the table.
 LINES = {
     EVEN: (look("zigzag/even").colour, "", 1.5),
@@ -81,19 +78,10 @@ def markdown(found: pd.DataFrame, best: pd.Series) -> str:
     """The table of README."""
     lines = ["| slow rank at | " + " | ".join(f"{p} %" for p in SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
     for name in LINES:
-        texts = [digits(found[name][p]) + (f" ({best[p]}{elsewhere(best, p)})" if name == BEST else "") for p in SHOWN]
+        texts = [digits(found[name][p]) + (f" ({best[p]})" if name == BEST else "") for p in SHOWN]
         bold = "**" if name == BALANCED else ""
         lines.append("| " + " | ".join(f"{bold}{text}{bold}" for text in (name, *texts)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def elsewhere(best: pd.Series, percentage: int) -> str:
-    """Where the record lacks the balanced contiguous split, what it took in short runs of another pair."""
-    balanced = Strategy(BALANCED_CONTIGUOUS).allocator
-    if percentage == 100 or best[percentage] == balanced:
-        return ""
-    times = read_table(SHORT_RUNS).set_index(["percentages", "seq_len", "strategy"]).latency_ms
-    return f"; {balanced} {digits(times[f'100 {percentage}', SEQ_LEN, BALANCED_CONTIGUOUS])} on another pair"
 
 
 def digits(value: float) -> str:

@@ -15,9 +15,11 @@ from statistics import median
 from claims.evidence import LONG, MIDDLE, Evidence
 from claims.of_paper import (
     closed_form_errors,
+    jobs_apart,
     layer_contiguous_ratios,
     layer_gains,
     profile_ratios,
+    recorded_twice,
     short_first_ratios,
     tile_costs,
     torch_ratios,
@@ -227,6 +229,9 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
     low = even.index.min()
     return {
         "ThirdPercentage": str(THIRD),
+        "TwicePercentages": range_of(recorded_twice(evidence).percentage),
+        "JobsApart": share(median(jobs_apart(evidence))),
+        "JobsApartMost": share(max(jobs_apart(evidence))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
         "EitherLeast": rounded(evidence.orders(BALANCED, "bound_fraction").min(axis=None)),
@@ -255,6 +260,7 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
         "Chunk": count(int(rows.seq_len.iloc[0])),
         "Slow": str(min(map(min, rows.percentages))),
         "Oracle": rounded(totals.of_oracle["rebalanced"], 2),
+        "Neighbour": rounded(chunk_totals(evidence.results.beside_neighbour).of_oracle["rebalanced"], 2),
         "Even": rounded(totals.of_oracle[EVEN], 2),
     }
 

@@ -17,8 +17,9 @@ from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.tables import read_table
 from heteroring.results.throttle_words import throttle_words
 
-# Rows that `heteroring demo --rebalance --output` writes, in a platform's folder.
+# Rows that `heteroring demo --rebalance --output` writes, in a platform's folder; the latter with --throttle neighbour.
 CHUNKS = "rebalancing.csv"
+BESIDE_NEIGHBOUR = "rebalancing_neighbour.csv"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Results:
     and percentage; columns with one value per rank hold tuples. `models` are the fitted models of speed and cost,
     those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
-    traced layer, `chunks` one for each chunk of prefills during which a rank's speed changed (rebalancing.csv); all
+    traced layer, `chunks` one for each chunk of prefills during which a rank's speed changed (rebalancing.csv),
+    `beside_neighbour` the same where another process took part of the GPU (rebalancing_neighbour.csv); all
     are empty where there was none. `notes` says what else a reader must know of how it was recorded:
     notes.txt of the folder, in one line.
     """
@@ -43,6 +45,7 @@ class Results:
     model: pd.DataFrame = field(default_factory=pd.DataFrame)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame)
     chunks: pd.DataFrame = field(default_factory=pd.DataFrame)
+    beside_neighbour: pd.DataFrame = field(default_factory=pd.DataFrame)
     notes: str = ""
 
     @classmethod
@@ -66,6 +69,7 @@ class Results:
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),
             chunks=_read_chunks(folder / CHUNKS),
+            beside_neighbour=_read_chunks(folder / BESIDE_NEIGHBOUR),
             notes=" ".join(read_text(notes).split()) if notes.is_file() else "",
         )
 

@@ -93,7 +93,11 @@ def scaled(evidence: Evidence, strategy: str, factor: float, **where: int | str)
 def followed_late(evidence: Evidence) -> Evidence:
     chunks = evidence.results.chunks.copy()
     chunks.loc[chunks.split == "rebalanced", "latency_ms"] *= 1.2
-    return replace(evidence, results=replace(evidence.results, chunks=chunks))
+    return replace(evidence, results=replace(evidence.results, chunks=chunks, beside_neighbour=chunks))
+
+
+def jobs_apart(evidence: Evidence) -> Evidence:
+    return changed(evidence, lambda table: table.assign(latency_high_ms=1.1 * table.latency_low_ms))
 
 
 def slow_in_whole_tiles(evidence: Evidence) -> Evidence:
@@ -149,6 +153,7 @@ CHANGES = [
     slower_products,
     cheap_odd_length,
     followed_late,
+    jobs_apart,
     *(
         partial(scaled, strategy=name, factor=factor, **where)
         for name, factor, where in [

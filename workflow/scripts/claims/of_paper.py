@@ -3,6 +3,8 @@
 from math import log
 from statistics import median, stdev
 
+import pandas as pd
+
 from claims.evidence import LONG, MIDDLE, NOT_TESTED, Evidence, Finding, holds, number, percent, span
 from claims.of_study import products_ahead, study_products_ahead
 from heteroring.results.model_metrics import break_even_tokens, chunk_totals, decode_gains
@@ -127,6 +129,24 @@ def zigzag_apart(evidence: Evidence) -> list[float]:
     lengths = [length for length in sorted(set(evidence.both_orders.seq_len)) if length >= MEDIUM]
     times = [evidence.orders(BALANCED, "latency_ms", length) for length in lengths]
     return [abs(ratio - 1) for each in times for ratio in each["slow first"] / each["slow last"]]
+
+
+def jobs_agree(evidence: Evidence) -> Finding:
+    apart = jobs_apart(evidence)
+    ours = f"{percent(median(apart))} apart in the median of {len(apart)} cells, {percent(max(apart))} at most"
+    return holds(max(apart) < 0.03, ours)
+
+
+def recorded_twice(evidence: Evidence) -> pd.DataFrame:
+    """Rested cells of the ring, calls and layers from MEDIUM on, that several jobs measured."""
+    rows = evidence.results.cells
+    return rows[(rows.system == "ring") & (rows.condition == "rested") & (rows.jobs > 1) & (rows.seq_len >= MEDIUM)]
+
+
+def jobs_apart(evidence: Evidence) -> list[float]:
+    """By what part the highest of such a cell's medians over jobs is above the lowest."""
+    rows = recorded_twice(evidence)
+    return list(rows.latency_high_ms / rows.latency_low_ms - 1)
 
 
 def short_zigzag_slow_first(evidence: Evidence) -> Finding:
@@ -351,6 +371,13 @@ def rebalanced_near_oracle(evidence: Evidence) -> Finding:
     totals = chunk_totals(evidence.results.chunks)
     ours = f"{number(totals.of_oracle['rebalanced'])} of it, even shards {number(totals.of_oracle[EVEN])}"
     return holds(totals.of_oracle["rebalanced"] > 0.9, ours)
+
+
+def rebalanced_beside_neighbour(evidence: Evidence) -> Finding:
+    totals = chunk_totals(evidence.results.beside_neighbour).of_oracle
+    fixed = totals.drop(["rebalanced", "oracle"])
+    ours = f"{number(totals['rebalanced'])} of an oracle, fixed splits {span(fixed)}"
+    return holds(totals["rebalanced"] > 1.1 * max(fixed), ours)
 
 
 # What the record does not hold yet.
