@@ -14,7 +14,10 @@ from statistics import median
 
 from claims.evidence import LONG, MIDDLE, Evidence
 from claims.of_paper import (
+    bandwidth_left,
     closed_form_errors,
+    decode_break_even,
+    decode_gain,
     jobs_apart,
     layer_contiguous_ratios,
     layer_gains,
@@ -306,18 +309,13 @@ def predicted(folder: Path, evidence: Evidence) -> dict[str, str]:
 
 
 def layers_and_models(evidence: Evidence) -> dict[str, str]:
-    """FMS's attention layer, a whole model's prefill, and its decoding."""
-    layer, cells, decode = evidence.layer, evidence.prefill, evidence.decode
+    """FMS's attention layer, and a whole model's prefill."""
+    layer, cells = evidence.layer, evidence.prefill
     long = layer.at(length=layer.lengths[-1])
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
     row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
     middle = cells.lengths[-1], MIDDLE
     shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
-
-    def rates(name: str) -> list[float]:
-        return decode.over(name, "tokens_per_second", decode.grid)
-
-    alone = list(map(max, zip(rates("alone/rank0"), rates("alone/rank1"), strict=True)))
     return {
         **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
         **ends("LayerGain", layer_gains(evidence)),
@@ -334,23 +332,27 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeMiddleAlone": duration(cells(BALANCED, middle, "fast_alone_ms")),
         "WholeTable": tables.whole_model(cells),
         **ends("Whole", cells.over(BALANCED, "bound_fraction", cells.grid)),
-        **ends("Decode", rates(BALANCED)),
-        **ends("DecodeAlone", alone),
-        **replayed(evidence),
-        "DecodeSlowLow": rounded(decode("alone/rank1", decode.extreme, "tokens_per_second")),
-        "DecodeSlowFull": rounded(decode("alone/rank1", decode.equal, "tokens_per_second")),
     }
 
 
-def replayed(evidence: Evidence) -> dict[str, str]:
-    """Decode whose steps are replayed as CUDA graphs, in short runs: milliseconds a token over the ring and alone."""
-    table, found = evidence.replayed[evidence.replayed.how == "captured"], {}
-    for name, percentages in (("Equal", "100 100"), ("Low", "100 10")):
-        rows = table[table.percentages == percentages]
-        alone = rows.block_lens.str.split().map(lambda lens: "0" in lens)
-        found[f"Decode{name}Ms"] = rounded(rows[~alone].latency_ms.item())
-        found[f"Decode{name}AloneMs"] = rounded(rows[alone].latency_ms.min())
-    return found
+def decoding(evidence: Evidence) -> dict[str, str]:
+    """What a token takes over the ring and on the better rank alone, and what of either's limit that is."""
+    rows = evidence.decode[evidence.decode.percentage == 100]
+    most = rows.loc[rows.tokens.idxmax()]
+    lost, _ = decode_break_even(evidence, THIRD)
+    return {
+        "Batch": count(int(most.batch)),
+        "Length": count(int(most.seq_len)),
+        "Ms": rounded(most.latency_ms),
+        "AloneMs": rounded(most.alone_ms),
+        "BreakEvenLength": count(int(lost)),
+        **ends("Equal", decode_gain(evidence, 100)),
+        **ends("Middle", decode_gain(evidence, MIDDLE)),
+        **ends("Low", [1 / gain for gain in decode_gain(evidence, 10)]),
+        "Bandwidth": rounded(bandwidth_left(evidence), 2),
+        **ends("Of", rows.limit_ms / rows.latency_ms),
+        **ends("AloneOf", rows.alone_limit_ms / rows.alone_ms),
+    }
 
 
 def live(results: Results) -> dict[str, str]:
@@ -385,6 +387,7 @@ def shows_main_effect(cells: CellTable) -> bool:
 def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[str, str]:
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
     record = call(evidence) | orders_and_conditions(evidence) | layers_and_models(evidence) | simulation(evidence)
+    record |= {f"Decode{name}": text for name, text in decoding(evidence).items()}
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
     groups["Rebalanced"] = rebalanced(evidence)
     groups["Predicted"] = predicted(predictions, evidence)

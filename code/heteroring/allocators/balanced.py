@@ -15,10 +15,10 @@ from heteroring.arguments import prefix_lengths
 from heteroring.ring.partition import check_layout
 from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 
-# What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its time.
-# The model knows what ranks compute, not what they wait for. Of rings of 4,096 and 8,192 tokens over two H200s, those that
-# gain up to 22 us by the model lose, and those that gain 28 us or more win but for two (docs/experiments/ring.md). The
-# margin is the model's own error.
+# What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its
+# time. The model knows what ranks compute, not what they wait for. Of rings of 4,096 and 8,192 tokens over two H200s,
+# those that gain up to 22 us by the model lose, and those that gain 28 us or more win but for two
+# (docs/experiments/ring.md). The margin is the model's own error.
 RING_MARGIN = 0.02
 RING_WAIT_US = 25.0
 

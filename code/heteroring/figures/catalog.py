@@ -89,8 +89,8 @@ CATALOG = {
     ),
     "decode_break_even": Entry(
         "decode_break_even",
-        "text",
-        "Where a model decodes faster over the ring than on one rank: measured cells, and the predicted break-even.",
+        "column",
+        "How much faster a model decodes over the ring than on one rank, by tokens cached, sequences and percentage.",
         optional="No decode was measured",
     ),
     "layer_trace": Entry(

@@ -30,7 +30,7 @@ def next_owner(held: Sequence[int], speeds: Sequence[float]) -> int:
     matches its speed.
 
     Speeds of decode are not those of prefill. Reading KV is bound by memory bandwidth, which a limit on SMs (MPS)
-    hardly reduces, so the default is equal speeds.
+    reduces less than it does computing, so the default is equal speeds.
     """
     return min(range(len(held)), key=lambda rank: ((held[rank] + 1) / speeds[rank], rank))
 

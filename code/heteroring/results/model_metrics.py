@@ -110,16 +110,24 @@ def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) 
     )
 
 
+def decode_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of `model_cells` that decode as `ring_generate` does: steps replayed as CUDA graphs, nothing compiled.
+
+    A record may also hold steps that launch their kernels one by one; where no step is captured, as on CPUs, those.
+    """
+    decodes = cells[(cells["phase"] == "decode") & ~cells["compiled"]]
+    return decodes[decodes["captured"]] if decodes["captured"].any() else decodes
+
+
 def decode_gains(cells: pd.DataFrame, strategy: str) -> pd.DataFrame:
-    """One row for each cell of `model_cells` in which `strategy` decodes and ranks alone do, too.
+    """One row for each of the `decode_cells` in which `strategy` decodes and ranks alone do, too.
 
     To its columns come gain, T of the fastest rank alone over T; tokens, cached of all sequences; and that rank's
-    alone_ms and alone_limit_ms. Cells whose steps are captured where there are any, and none of a compiled model.
+    alone_ms and alone_limit_ms.
     """
     if cells.empty:
         return pd.DataFrame(columns=["batch", "seq_len", "percentage"])
-    decodes = cells[(cells["phase"] == "decode") & ~cells["compiled"]]
-    decodes = decodes[decodes["captured"] == decodes["captured"].any()]
+    decodes = decode_cells(cells)
     at = ["batch", "seq_len", "percentages"]
     alone = decodes[decodes["system"] == "alone"].sort_values("latency_ms").drop_duplicates(at)
     alone = alone[[*at, "latency_ms", "limit_ms"]].rename(
@@ -127,22 +135,6 @@ def decode_gains(cells: pd.DataFrame, strategy: str) -> pd.DataFrame:
     )
     gains = decodes[decodes["strategy"] == strategy].merge(alone, on=at)
     return gains.assign(gain=gains["alone_ms"] / gains["latency_ms"], tokens=gains["batch"] * gains["seq_len"])
-
-
-def break_even_tokens(gains: pd.DataFrame) -> float:
-    """Tokens cached, of all sequences, from which on the ring decodes faster than one rank, of one setting's `gains`.
-
-    By the memory model: a token takes the time to read weights and KV, its limit, and a time beyond it that does not
-    depend on the tokens cached: for the ring and for the rank alone each the median of what was measured, the exchange
-    included. The limits are linear in the tokens. 0 where the ring always wins, infinity where it never does, NaN
-    where limits were not measured at two numbers of tokens.
-    """
-    known = gains[gains["limit_ms"].notna() & gains["alone_limit_ms"].notna()]
-    if known["tokens"].nunique() < 2:
-        return np.nan
-    beyond = (known["latency_ms"] - known["limit_ms"]).median() - (known["alone_ms"] - known["alone_limit_ms"]).median()
-    saved_per_token, saved = np.polyfit(known["tokens"], known["alone_limit_ms"] - known["limit_ms"], 1)
-    return max(0.0, float((beyond - saved) / saved_per_token)) if saved_per_token > 0 else np.inf
 
 
 def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import synthetic_model
 from heteroring import figures
 from heteroring.figures.plots.layer_trace import EXPOSED, WAITING
 from heteroring.figures.style import STRATEGIES, look
-from heteroring.results.model_metrics import break_even_tokens
+from heteroring.results.model_metrics import decode_gains
 from synthetic_figures import GRIDS, line, panels, plotted, results
 
 pytestmark = pytest.mark.slow
@@ -58,34 +58,45 @@ def test_time_to_first_token_bars_carry_their_values_and_the_bound(grid):
             assert line(axes, label).get_xdata()[0] == pytest.approx(factor * at[column].iloc[0])
 
 
-def test_decode_is_marked_where_the_ring_wins_and_breaks_even_where_the_memory_model_says():
-    """On the GPU's grid, whose tokens take what is read and a constant."""
-    grid = GRIDS["gpu"]
+def test_decode_is_drawn_by_the_tokens_cached_of_all_sequences_and_beside_the_better_rank():
     model = results("gpu").model
     decode = model[model.phase == "decode"].set_index(["percentage", "batch", "seq_len", "strategy"]).latency_ms
-    for axes, percentage in zip(panels(plotted("decode_break_even", "gpu")), (10, 50, 100), strict=True):
-        cells = [(percentage, batch, n) for batch, n in ((1, 65536), (8, 32768), (8, 65536))]
-        gain = {
-            cell: min(decode[*cell, f"alone/rank{rank}"] for rank in (0, 1)) / decode[*cell, "zigzag/balanced"]
-            for cell in cells
-        }
-        won = {tuple(point) for each in axes.lines if each.get_label() == "ring faster" for point in each.get_xydata()}
-        assert won == {(n, batch) for (_, batch, n), times in gain.items() if times > 1}
-        shown = {text.xy: float(text.get_text()) for text in axes.texts}
-        assert shown == {(n, batch): pytest.approx(gain[_, batch, n], abs=0.006) for _, batch, n in cells}
-    equal = panels(plotted("decode_break_even", "gpu"))[-1]
-    # Two equal ranks save half of what is read of the KV, and take longer by 0.4 of what the longest KV takes.
-    (length, batch), _ = line(equal, "predicted break-even").get_xydata()
-    assert length * batch == pytest.approx(0.8 * max(grid.lengths), rel=0.1)
+    expected = {}
+    for percentage, batch, n in {each[:3] for each in decode.index}:
+        alone = min(decode[percentage, batch, n, f"alone/rank{rank}"] for rank in (0, 1))
+        expected[percentage, batch, batch * n] = alone / decode[percentage, batch, n, "zigzag/balanced"]
+    (axes,) = panels(plotted("decode_break_even", "gpu"))
+    colours = {
+        each.get_color(): int(each.get_label().removesuffix(" %")) for each in axes.lines if "%" in each.get_label()
+    }
+    batches = {"o": 1, "s": 8}
+    shown = {
+        (colours[each.get_color()], batches[each.get_marker()], int(tokens)): gain
+        for each in axes.lines
+        if each.get_marker() in batches
+        for tokens, gain in each.get_xydata()
+    }
+    assert shown == pytest.approx(expected)
+    assert min(expected.values()) < 1 < max(expected.values())
+    low, high = axes.get_ylim()
+    assert low < min(expected.values())
+    assert max(expected.values()) < high
 
 
-def test_break_even_needs_limits_and_may_be_never_or_always():
-    gains = pd.DataFrame({"tokens": [10, 20], "alone_limit_ms": [3.0, 5.0], "limit_ms": [2.0, 3.0]})
-    gains = gains.assign(alone_ms=gains.alone_limit_ms + 1, latency_ms=gains.limit_ms + 2.5)
-    assert break_even_tokens(gains) == pytest.approx(15)  # saves a tenth of the tokens, and takes 1.5 longer
-    assert break_even_tokens(gains.assign(latency_ms=gains.limit_ms)) == 0
-    assert break_even_tokens(gains.assign(limit_ms=[2.0, 4.5])) == math.inf
-    assert math.isnan(break_even_tokens(gains.assign(limit_ms=[2.0, math.nan])))
+def test_decode_is_compared_among_captured_steps_where_there_are_any():
+    cells = pd.DataFrame(
+        [
+            {"captured": captured, "strategy": strategy, "latency_ms": ms}
+            for captured, times in ((False, (30.0, 40.0)), (True, (9.0, 6.0)))
+            for strategy, ms in zip(("alone/rank0", "zigzag/balanced"), times, strict=True)
+        ]
+    ).assign(phase="decode", compiled=False, batch=8, seq_len=64, percentages="100 100", limit_ms=math.nan)
+    cells["system"] = cells.strategy.map({"alone/rank0": "alone", "zigzag/balanced": "ring"})
+    assert list(decode_gains(cells, "zigzag/balanced")[["gain", "tokens"]].itertuples(index=False)) == [(1.5, 512)]
+    eager = cells[~cells.captured]
+    assert list(decode_gains(eager, "zigzag/balanced").gain) == [0.75]
+    compiled = eager.assign(compiled=True, captured=True, latency_ms=1.0)
+    assert list(decode_gains(pd.concat([eager, compiled]), "zigzag/balanced").gain) == [0.75]
 
 
 def bars_at(axes, place: float) -> list[tuple[float, float, str]]:

@@ -1,13 +1,14 @@
 """What claims are judged by: the record, short tables beside it, and the public study's record."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from heteroring.figures.plots.simulation_error import simulated_cells
-from heteroring.results.results import Results
+from heteroring.results.model_metrics import decode_gains
+from heteroring.results.results import Results, slow_last
 from heteroring.results.tables import read_table
 from paper.cells import BALANCED, CellTable, model_cells, ring_cells
 from paper.study import Study, read
@@ -29,8 +30,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `sustained` and `replayed` (decode_model.csv): tables of data/h200x2_short,
-    cells as text.
+    """`results`: the recorded platform. `sustained`: the table of data/h200x2_short, cells as text.
 
     `folder` is the platform's, beside which records of experiments of their own may lie.
     """
@@ -38,15 +38,12 @@ class Evidence:
     results: Results
     study: Study
     sustained: pd.DataFrame
-    replayed: pd.DataFrame = field(default_factory=pd.DataFrame)
     folder: Path | None = None
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        names = ("sustained", "decode_model")
-        tables = (read_table(short / f"{name}.csv") for name in names)
-        return cls(Results.load(record), read(published), *tables, record)
+        return cls(Results.load(record), read(published), read_table(short / "sustained.csv"), record)
 
     @cached_property
     def beside(self) -> dict[str, Results]:
@@ -64,11 +61,12 @@ class Evidence:
 
     @cached_property
     def prefill(self) -> CellTable:
-        return model_cells(self.results, "prefill")
+        return model_cells(self.results)
 
     @cached_property
-    def decode(self) -> CellTable:
-        return model_cells(self.results, "decode")
+    def decode(self) -> pd.DataFrame:
+        """Decode over the ring beside that on the better rank alone (`decode_gains`), the slow rank last."""
+        return decode_gains(slow_last(self.results.model), BALANCED)
 
     @cached_property
     def simulated(self) -> pd.DataFrame:

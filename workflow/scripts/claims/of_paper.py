@@ -7,7 +7,7 @@ import pandas as pd
 
 from claims.evidence import LONG, MIDDLE, NOT_TESTED, Evidence, Finding, holds, number, percent, span
 from claims.of_study import products_ahead, study_products_ahead
-from heteroring.results.model_metrics import break_even_tokens, chunk_totals, decode_gains
+from heteroring.results.model_metrics import chunk_totals, decode_cells
 from paper.cells import (
     BALANCED,
     BALANCED_CONTIGUOUS,
@@ -341,18 +341,45 @@ def model_fraction(evidence: Evidence) -> Finding:
     return holds(min(fractions) > 0.96, span(fractions))
 
 
-def decode_gains_nothing(evidence: Evidence) -> Finding:
-    cells = evidence.decode
-    alone = [max(cells(f"alone/rank{rank}", at, "tokens_per_second") for rank in (0, 1)) for at in cells.grid]
-    rates = [cells(BALANCED, at, "tokens_per_second") for at in cells.grid]
-    wins = sum(ours > other for ours, other in zip(rates, alone, strict=True))
-    return holds(wins == 0, f"{span(rates)} tokens a second, one rank alone {span(alone)}")
+def decode_breaks_even(evidence: Evidence) -> Finding:
+    gains = {percentage: decode_gain(evidence, percentage) for percentage in (100, 50, 30, 10)}
+    lost, won = decode_break_even(evidence, 30)
+    everywhere = min(*gains[100], *gains[50]) > 1 > max(gains[10])
+    ours = "; ".join(f"{span(each)} times as fast at {percentage} %" for percentage, each in gains.items())
+    return holds(
+        everywhere and lost == won == 131072,
+        f"{ours}; at 30 % it loses with up to {lost:,} tokens cached and wins with {won:,} and more",
+    )
 
 
-def throttle_hardly_slows_decoding(evidence: Evidence) -> Finding:
-    cells = evidence.decode
-    slow, full = (cells("alone/rank1", at, "tokens_per_second") for at in (cells.extreme, cells.equal))
-    return holds(slow > 0.9 * full, f"{number(slow)} tokens a second at 10 % of the SMs, {number(full)} at all of them")
+def decode_gain(evidence: Evidence, percentage: int) -> list[float]:
+    """The time of the better rank alone over the ring's, at each recorded length and batch of decode."""
+    return list(evidence.decode.gain[evidence.decode.percentage == percentage])
+
+
+def decode_break_even(evidence: Evidence, percentage: int) -> tuple[int, int]:
+    """The most tokens cached, of all sequences, with which the ring loses to one rank, and the fewest with which it
+    wins; 0 if there are none."""
+    rows = evidence.decode[evidence.decode.percentage == percentage]
+    return max(rows.tokens[rows.gain < 1], default=0), min(rows.tokens[rows.gain > 1], default=0)
+
+
+def throttle_takes_bandwidth(evidence: Evidence) -> Finding:
+    slowed, bandwidth = decode_slowed(evidence), bandwidth_left(evidence)
+    ours = f"{number(bandwidth)} of the bandwidth, {span(slowed)} times as long a token"
+    return holds(0.15 < bandwidth < 0.25 and min(slowed) > 2 and max(slowed) < 5, ours)
+
+
+def bandwidth_left(evidence: Evidence) -> float:
+    """What of its memory bandwidth at 100 % rank 1 reaches at the lowest percentage."""
+    return 1 / median(decode_slowed(evidence, "limit_ms"))
+
+
+def decode_slowed(evidence: Evidence, column: str = "latency_ms") -> list[float]:
+    """What a token takes rank 1 alone at the lowest percentage over what it takes it at 100 %, by length and batch."""
+    rows = decode_cells(evidence.results.model)
+    rows = rows[rows.strategy == "alone/rank1"].pivot(index=["batch", "seq_len"], columns="percentage", values=column)
+    return list(rows[min(rows)] / rows[100])
 
 
 # More ranks, simulated.
@@ -397,16 +424,6 @@ def second_throttle(evidence: Evidence) -> Finding:
     if rows.empty:
         return Finding(NOT_TESTED, "no ring was recorded under green contexts")
     return holds(rows.bound_fraction.min() > 0.95, f"{span(rows.bound_fraction)} of the bound")
-
-
-def decode_breaks_even(evidence: Evidence) -> Finding:
-    gains = decode_gains(evidence.results.model, BALANCED)
-    gains = gains[(gains.percentage == 100) & gains.captured] if len(gains) else gains
-    if gains.empty:
-        return Finding(NOT_TESTED, "the record's decode launches kernels one by one")
-    most = gains.loc[gains.tokens.idxmax()]
-    ours = f"{number(most.gain)} times as fast at {most.tokens:,} tokens; break-even at {break_even_tokens(gains):,.0f}"
-    return holds(most.gain > 1, ours)
 
 
 def held_out(evidence: Evidence) -> Finding:

@@ -100,9 +100,7 @@ def ring_cells(results: Results, system: str = "ring", module: str = "attention"
     return CellTable(f"platform {results.platform}, module {module}, system {system}", rows)
 
 
-def model_cells(results: Results, phase: str) -> CellTable:
-    """Cells of one phase of a whole model, the slow rank last; of decode, those behind the longest prompt."""
+def model_cells(results: Results) -> CellTable:
+    """Cells of a whole model's prefill, the slow rank last."""
     rows = slow_last(results.model)
-    if phase == "decode":
-        rows = rows[(rows.batch == 1) & (rows.seq_len == rows.seq_len[rows.phase == "prefill"].max())]
-    return CellTable(f"platform {results.platform}, {phase} of a model", rows[rows.phase == phase])
+    return CellTable(f"platform {results.platform}, prefill of a model", rows[rows.phase == "prefill"])

@@ -1,88 +1,66 @@
-"""`decode_break_even`: where the ring decodes faster than one rank, by tokens cached and sequences."""
+"""`decode_break_even`: how much faster a model decodes over the ring than on one rank, by tokens cached."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from heteroring.figures.axes import length_axis, spread
+from heteroring.figures.axes import length_axis, name_lines
 from heteroring.figures.canvas import finish, legend_rows, new_figure
-from heteroring.figures.captions import condition, model_details
+from heteroring.figures.captions import model_details, percentages_are
 from heteroring.figures.select_rows import MissingRows
-from heteroring.figures.style import INK, look
-from heteroring.results.model_metrics import break_even_tokens, decode_gains
+from heteroring.figures.style import INK, NOTE_COLOUR, UNIT_LINE, WAITING_COLOUR, ramp
+from heteroring.results.model_metrics import decode_gains
 from heteroring.results.model_rows import DECODED
 from heteroring.results.results import slow_last
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from heteroring.results.results import Results
 
-
-BREAK_EVEN = "predicted break-even"
+_MARKERS = "osD^v"
 
 
 def decode_break_even(results: Results) -> Figure:
-    """Marks are measured, a panel per throttle setting, and beside them how many times faster the ring is than the
-    fastest rank alone: filled where it is faster. The line is the break-even by the memory model (`break_even_tokens`)
-    where enough limits were measured, unless by that model the ring wins, or loses, whatever is cached.
+    """The time of the fastest rank alone over the ring's, against the tokens cached of all sequences.
+
+    A colour for each percentage of the slowest rank, a marker for each number of sequences: filled for the fewest. The
+    ring breaks even where a line crosses 1.
     """
     gains = decode_gains(slow_last(results.model), DECODED)
     if gains.empty:
         raise MissingRows("no decode was measured over the ring and on each rank alone")
-    chosen = spread(gains.percentage)
-    figure = new_figure("decode_break_even", 2.3)
-    panels = figure.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
-    for panel, percentage in zip(panels, chosen, strict=True):
-        _panel(panel, gains[gains.percentage == percentage])
-        length_axis(panel, gains.seq_len, _thousands)
-        panel.set_title(condition(results, percentage))
-    batches = sorted(set(gains.batch))
-    panels[0].set_yscale("log", base=2)
-    panels[0].set_ylim(batches[0] / 2, batches[-1] * 2.5)
-    panels[0].yaxis.set_major_locator(FixedLocator(batches))
-    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panels[0].yaxis.set_minor_locator(NullLocator())
-    panels[0].set_ylabel("Sequences")
-    legend_rows(
-        figure, [_legend(predicted=any(line.get_label() == BREAK_EVEN for panel in panels for line in panel.lines))]
-    )
-    details = f"{model_details(gains)} Numbers: time of the fastest rank alone over the ring's."
-    return finish(figure, results, details, "Tokens cached of each sequence")
+    percentages, batches = sorted(set(gains.percentage)), sorted(set(gains.batch))
+    figure = new_figure("decode_break_even", 2.1)
+    panel = figure.subplots()
+    for percentage, colour in zip(percentages, ramp(len(percentages)), strict=True):
+        for batch in batches:
+            line = gains[(gains.percentage == percentage) & (gains.batch == batch)].sort_values("tokens")
+            [drawn] = panel.plot(line.tokens, line.gain, color=colour, **_look(batches, batch))
+            if batch == batches[-1]:
+                drawn.set_label(f"{percentage} %")
+    length_axis(panel, gains.tokens)
+    panel.set_ylim(0.9 * min(1.0, gains.gain.min()), 1.08 * max(1.0, gains.gain.max()))
+    panel.set_ylabel("Speedup over one rank")
+    panel.axhline(1.0, **UNIT_LINE)
+    panel.axhspan(panel.get_ylim()[0], 1.0, color=WAITING_COLOUR, linewidth=0, zorder=0)
+    words = {"transform": panel.transAxes, "fontsize": 7, "color": NOTE_COLOUR}
+    panel.text(0.02, 0.97, "ring faster", va="top", **words)
+    panel.text(0.98, 0.03, "one rank faster", ha="right", **words)
+    name_lines(panel, make_room=True, least=0.07)
+    handles = [Line2D([], [], color=INK, label=_sequences(batch), **_look(batches, batch)) for batch in batches]
+    legend_rows(figure, [handles])
+    details = f"{model_details(gains)} {percentages_are(results)}"
+    return finish(figure, results, details, "Tokens cached, of all sequences")
 
 
-def _panel(panel: Axes, gains: DataFrame) -> None:
-    colour = look(DECODED).dark
-    for won, cells in gains.groupby(gains.gain > 1):
-        face = colour if won else "white"
-        panel.plot(cells.seq_len, cells.batch, "o", color=colour, markerfacecolor=face, label=_outcome(won))
-    for row in gains.itertuples():
-        where = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": 7}
-        panel.annotate(f"{row.gain:.2f}", (row.seq_len, row.batch), **where)
-    tokens = break_even_tokens(gains)
-    if 0 < tokens < float("inf"):
-        lengths = [gains.seq_len.min() / 2, gains.seq_len.max() * 2]
-        panel.plot(lengths, [tokens / length for length in lengths], color=INK, linewidth=0.8, label=BREAK_EVEN)
+def _look(batches: list[int], batch: int) -> dict:
+    """Keyword arguments for a line of so many sequences, but for its colour."""
+    index = batches.index(batch)
+    marker = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
+    return marker | ({"linestyle": "--", "markerfacecolor": "white"} if index else {"linestyle": "-"})
 
 
-def _outcome(won: bool) -> str:
-    return "ring faster" if won else "one rank faster"
-
-
-def _legend(predicted: bool) -> list[Line2D]:
-    colour = look(DECODED).dark
-    marks = [
-        Line2D([], [], color=colour, marker="o", linestyle="none", markerfacecolor=face, label=_outcome(won))
-        for won, face in ((True, colour), (False, "white"))
-    ]
-    return [*marks, *([Line2D([], [], color=INK, linewidth=0.8, label=BREAK_EVEN)] if predicted else [])]
-
-
-def _thousands(length: int) -> str:
-    """16384 -> "16K": five lengths with all of their digits do not fit a panel."""
-    return f"{length // 1024}K" if length % 1024 == 0 else str(length)
+def _sequences(batch: int) -> str:
+    return "1 sequence" if batch == 1 else f"{batch} sequences"
