@@ -55,6 +55,6 @@ def paper_sources(latex: Path) -> list[str]:
 
 
 def paper_figures(latex: Path) -> list[str]:
-    """The figures that the sections in folder `latex` include, as "record/NAME" or "live/NAME"."""
+    """The figures that the sections in folder `latex` include, as "record/NAME", "live/NAME" or "ablation/NAME"."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(latex.glob("sections/*.tex")))
-    return re.findall(r"\\includegraphics\[[^]]*\]\{images/((?:record|live)/\w+)\}", text)
+    return re.findall(r"\\includegraphics\[[^]]*\]\{images/(\w+/\w+)\}", text)

@@ -290,8 +290,7 @@ def paper_sources(wildcards):
 
 def paper_inputs():
     """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
-    names = [*paper_figures(Path("latex")), *(OF_EXPERIMENTS[name] for name in EXPERIMENTS if name in OF_EXPERIMENTS)]
-    images = [f"{LATEX}/images/{name}.pdf" for name in names]
+    images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
     return [*rules.claims.output, *rules.numbers.output, *rules.overview.output, *images]
 
 
@@ -312,5 +311,6 @@ def everything_but_pdf():
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
+        *(f"{FIGURES}/{EXPERIMENTS[name]}/{figure}.png" for name, figure in REPORTED.items() if name in EXPERIMENTS),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

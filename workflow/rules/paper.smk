@@ -6,8 +6,8 @@ PUBLISHED, SHORT, PREDICTED = "data/published", "data/h200x2_short", "data/predi
 EXPERIMENTS = {
     each.removeprefix(PAPER): each for each in PLATFORMS.recorded if each.startswith(PAPER) and each != PAPER
 }
-# The figures that the paper has of them, by experiment.
-OF_EXPERIMENTS = {"ablation": "ablation/ablation", "heldout": "heldout/regret"}
+# Their figures that the report has and the paper has not.
+REPORTED = {"heldout": "regret"}
 # Those of the record, where no others of it are drawn.
 OF_RECORD_ALONE = [
     name for name in paper_figures(Path("latex")) if name.startswith("record/") and PAPER not in PLATFORMS.shown
@@ -69,6 +69,7 @@ rule overview:
 rule numbers:
     input:
         record=lambda wildcards: results_of(PAPER),
+        experiments=lambda wildcards: [path for each in EXPERIMENTS.values() for path in results_of(each)],
         live=results_of(PLATFORMS.live),
         beside=EVIDENCE,
         code=code_of("workflow/scripts/paper_numbers.py"),

@@ -14,13 +14,23 @@ from statistics import median
 
 from claims.evidence import LONG, MIDDLE, Evidence
 from claims.of_paper import (
+    MEDIUM,
+    QUARTER,
     bandwidth_left,
     closed_form_errors,
+    copy_engine_gains,
     decode_break_even,
     decode_gain,
+    green_fractions,
+    green_orders,
+    held_out_regrets,
     jobs_apart,
+    ladder_gains,
+    ladder_rest,
     layer_contiguous_ratios,
     layer_gains,
+    masked_costs,
+    profile_costs,
     profile_ratios,
     recorded_twice,
     short_first_ratios,
@@ -150,7 +160,7 @@ def call(evidence: Evidence) -> dict[str, str]:
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
     speeds = evidence.middle_speeds
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
-    numbers = {
+    return {
         "Repetitions": range_of(cells.over(BALANCED, "repetitions", cells.grid)),
         "Spread": share(tables.spread(cells, cells.throttled)),
         "SpreadLong": share(tables.spread(cells, long)),
@@ -164,6 +174,11 @@ def call(evidence: Evidence) -> dict[str, str]:
         "MiddlePercentage": str(MIDDLE),
         "CellCount": count(len(cells.throttled)),
         "EvenRatio": rounded(cells(EVEN, extreme) / cells(BALANCED, extreme), 2),
+        "MiddleEvenMs": rounded(cells(EVEN, middle)),
+        "MiddleUnevenMs": rounded(cells(UNEVEN, middle)),
+        "MiddleBalancedMs": rounded(cells(BALANCED, middle)),
+        "MiddleAloneMs": rounded(cells(BALANCED, middle, "fast_alone_ms")),
+        "MiddleBoundMs": rounded(cells(BALANCED, middle, "bound_ms")),
         "MiddleFraction": rounded(cells(BALANCED, middle, "bound_fraction")),
         "EqualContiguousMs": rounded(contiguous),
         "EqualZigzagMs": rounded(zigzag),
@@ -185,13 +200,8 @@ def call(evidence: Evidence) -> dict[str, str]:
         **ends("Torch", torch_ratios(evidence)),
         **ends("Long", [fractions[at] for at in long]),
         **ends("Label", cells.over(ZIGZAG_UNEVEN, "bound_fraction", long)),
+        **row_prices(results),
     }
-    for prefix, at in (("", extreme), ("Middle", middle)):
-        for key, name in (("Even", EVEN), ("Uneven", UNEVEN), ("Balanced", BALANCED)):
-            numbers[f"{prefix}{key}Ms"] = rounded(cells(name, at))
-        numbers[f"{prefix}AloneMs"] = rounded(cells(BALANCED, at, "fast_alone_ms"))
-        numbers[f"{prefix}BoundMs"] = rounded(cells(BALANCED, at, "bound_ms"))
-    return numbers | row_prices(results)
 
 
 def above_one(name: str, cells: CellTable) -> dict[str, str]:
@@ -278,6 +288,49 @@ def slow_first_wins(evidence: Evidence) -> dict[str, str]:
         "FirstCells": count(len(times)),
         "FirstEvenWins": count(sum(times[EVEN] < times[BALANCED])),
     }
+
+
+def parts(evidence: Evidence) -> dict[str, str]:
+    """What each part of the ring is worth: factors of unequal ranks in both orders, unless the name tells one."""
+    layout = ladder_gains(evidence, 2)
+    return {
+        **ends("Rest", ladder_rest(evidence)),
+        **ends("LayoutFirst", layout["slow first"]),
+        **ends("LayoutLast", layout["slow last", MEDIUM]),
+        **ends("TilesStep", ladder_gains(evidence, 3)),
+        **ends("Fused", ladder_gains(evidence, 4)),
+        **ends("CopyEngine", copy_engine_gains(evidence)),
+        **ends("MaskedContiguous", masked_costs(evidence, "contiguous")[:, LONG]),
+        **ends("MaskedZigzag", masked_costs(evidence, "zigzag")[:, LONG]),
+        **ends("ByProducts", profile_costs(evidence, ZIGZAG_LUT)),
+        **ends("ByQuarter", profile_costs(evidence, QUARTER)),
+    }
+
+
+def held_out(evidence: Evidence) -> dict[str, str]:
+    """Regret of zigzag splits where no model was fitted."""
+    regrets = held_out_regrets(evidence)
+    medians = {
+        "Label": ZIGZAG_UNEVEN,
+        "Lut": ZIGZAG_LUT,
+        "Formula": ZIGZAG_FORMULA,
+        "AttentionLut": f"{ZIGZAG_LUT}@attention",
+        "AttentionFormula": f"{ZIGZAG_FORMULA}@attention",
+    }
+    return {
+        "HeldCells": count(len(regrets)),
+        "HeldBest": count(sum(regrets[BALANCED] == 0)),
+        "HeldMost": share(max(regrets[BALANCED])),
+        "HeldContiguousMost": share(max(regrets[BALANCED_CONTIGUOUS])),
+        **{f"Held{name}": share(median(regrets[strategy])) for name, strategy in medians.items()},
+    }
+
+
+def green(evidence: Evidence) -> dict[str, str]:
+    """Green contexts in place of MPS, at the longest length."""
+    orders = green_orders(evidence, EVEN)
+    found = ends("Green", green_fractions(evidence)) | ends("GreenOrder", orders)
+    return found | {"GreenPercentages": range_of(orders.index)}
 
 
 def simulation(evidence: Evidence) -> dict[str, str]:
@@ -388,6 +441,7 @@ def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[st
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
     record = call(evidence) | orders_and_conditions(evidence) | layers_and_models(evidence) | simulation(evidence)
     record |= {f"Decode{name}": text for name, text in decoding(evidence).items()}
+    record |= parts(evidence) | held_out(evidence) | green(evidence)
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
     groups["Rebalanced"] = rebalanced(evidence)
     groups["Predicted"] = predicted(predictions, evidence)

@@ -61,9 +61,8 @@ CATALOG = {
     ),
     "ablation": Entry(
         "ablation",
-        "text",
-        "What order, shares, layout, whole tiles and the fused first step are worth, one after another; and what else "
-        "was varied.",
+        "column",
+        "What order, shares, layout, whole tiles and the fused first step are worth, one after another.",
         optional="Nothing was varied one thing at a time",
     ),
     "regret": Entry(

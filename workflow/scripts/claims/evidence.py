@@ -88,9 +88,7 @@ class Evidence:
     def recorded(
         self, beside: str = "", module: str = "attention", **where: str | int | tuple[int, ...]
     ) -> pd.DataFrame:
-        """Cells of the ring with these values: of the record, or of one `beside`, if it is there."""
-        if beside and beside not in self.beside:
-            return pd.DataFrame()
+        """Cells of the ring with these values: of the record, or of one `beside`."""
         rows = (self.beside[beside] if beside else self.results).cells
         rows = rows[(rows.system == "ring") & (rows.module == module)]
         for column, value in where.items():

@@ -1,28 +1,29 @@
-"""`ablation`: what each step from an even split to the fastest ring is worth, and what else was varied."""
+"""`ablation`: what each step from an even split to the fastest ring is worth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from heteroring.figures.axes import milliseconds_axis
 from heteroring.figures.bars import name_bars
-from heteroring.figures.canvas import finish, new_figure
+from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import percentages_are, run_details, tokens
 from heteroring.figures.select_rows import MissingRows, shown
-from heteroring.figures.style import INK, UNIT_LINE, look
-from heteroring.results.strategy import Strategy
+from heteroring.figures.style import INK, UNIT_LINE, ramp
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from heteroring.results.results import Results
 
 
-class Bar(NamedTuple):
-    """One measured strategy, under what it adds to the one before it, or what is different about it."""
+class Step(NamedTuple):
+    """One measured strategy, under what it adds to the one before it."""
 
     words: str
     strategy: str
@@ -30,72 +31,67 @@ class Bar(NamedTuple):
 
 
 STEPS = (
-    Bar("even contiguous, slow rank last", "contiguous/even:unfused", "slow last"),
-    Bar("+ slow rank first", "contiguous/even:unfused"),
-    Bar("+ balanced shares", "contiguous/balanced:untiled.unfused"),
-    Bar("+ zigzag", "zigzag/balanced:untiled.unfused"),
-    Bar("+ whole tiles", "zigzag/balanced:unfused"),
-    Bar("+ fused first step", "zigzag/balanced"),
+    Step("even contiguous, slow last", "contiguous/even:unfused", "slow last"),
+    Step("+ slow rank first", "contiguous/even:unfused"),
+    Step("+ balanced shares", "contiguous/balanced:untiled.unfused"),
+    Step("+ zigzag", "zigzag/balanced:untiled.unfused"),
+    Step("+ whole tiles", "zigzag/balanced:unfused"),
+    Step("+ fused first step", "zigzag/balanced"),
 )
-OTHERS = (
-    Bar("all of it", "zigzag/balanced"),
-    Bar("without the fused first step", "zigzag/balanced:unfused"),
-    Bar("the same with p2p messages", "zigzag/balanced:p2p"),
-    Bar("contiguous, masked tiles skipped", "contiguous/balanced:portable"),
-    Bar("contiguous, masked tiles computed", "contiguous/balanced:masked"),
-    Bar("zigzag, masked tiles skipped", "zigzag/balanced:portable"),
-    Bar("zigzag, masked tiles computed", "zigzag/balanced:masked"),
-    Bar("zigzag, shares by products", "zigzag/lut"),
-    Bar("zigzag, by attention at another length", "zigzag/lut:quarter@attention"),
-    Bar("zigzag, by attention at its length", "zigzag/lut@attention"),
-)
+_HEIGHT = 0.44
 
 
 def ablation(results: Results) -> Figure:
-    """Latency over the capacity bound, a panel for each of the ends of lengths and percentages.
+    """Latency over the capacity bound, a panel for each of the ends of percentages, with bars for the ends of lengths.
 
-    Above, each bar reaches from what the steps so far take to what they take with one more, and says how many times
-    faster that is. Below, single changes to balanced shards, each from the bound.
+    Each bar reaches from what the steps so far take to what they take with one more, and says how many times faster
+    that is, with an asterisk where the split leaves a rank without tokens. The first and the last bar reach from the
+    bound to what is taken without and with all steps.
     """
     cells = shown(results.cells)
     cells = cells[(cells.system == "ring") & (cells.condition == "rested") & cells.bound_fraction.notna()]
     if not cells.strategy.str.contains(":unfused").any() or not (cells.order == "slow first").any():
         raise MissingRows("no strategy was measured without its fused first step and with the slow rank first")
-    cells = cells[cells.order.isin({bar.order for bar in STEPS})]
-    over = (1 / cells.set_index(["seq_len", "percentage", "strategy", "order"]).bound_fraction).to_dict()
-    bars = [bar for bar in (*STEPS, *OTHERS) if any(key[2:] == (bar.strategy, bar.order) for key in over)]
     first = cells[cells.order == "slow first"]
-    figure = new_figure("ablation", 0.9 + 0.17 * len(bars))
-    places = list(product(_ends(first.seq_len), _ends(first.percentage)))
-    panels = figure.subplots(1, len(places), sharey=True, squeeze=False)[0]
-    for panel, (length, percentage) in zip(panels, places, strict=True):
-        _panel(panel, bars, {bar: over.get((length, percentage, bar.strategy, bar.order)) for bar in bars})
-        panel.set_title(f"{tokens(length)} tokens, {percentage} %")
-    name_bars(panels[0], [bar.words for bar in bars])
-    details = f"{run_details(results)} {percentages_are(results)}"
-    return finish(figure, results, details, "Latency over bound")
+    percentages, lengths = _ends(first.percentage), _ends(first.seq_len)
+    colours = dict(zip(lengths, reversed(ramp(len(lengths))), strict=True))
+    figure = new_figure("ablation", 0.9 + 0.25 * (len(STEPS) + 1))
+    panels = figure.subplots(1, len(percentages), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, percentage in zip(panels, percentages, strict=True):
+        for index, length in enumerate(lengths):
+            own = cells[(cells.percentage == percentage) & (cells.seq_len == length)]
+            _bars(panel, own, _HEIGHT * (index - (len(lengths) - 1) / 2), colours[length])
+        panel.axvline(1.0, **UNIT_LINE)
+        panel.set_title(f"slow rank at {percentage} %")
+        panel.grid(axis="y", visible=False)
+        panel.tick_params(axis="y", length=0)
+    name_bars(panels[0], [*(step.words for step in STEPS), "full ring"])
+    panels[0].set_xscale("log")
+    panels[0].set_xlim(0.9, 2.2 / min(cells.bound_fraction[cells.strategy == STEPS[0].strategy]))
+    milliseconds_axis(panels[0].xaxis)
+    legend_rows(figure, [[Patch(color=colour, label=f"{tokens(length)} tokens") for length, colour in colours.items()]])
+    return finish(figure, results, f"{run_details(results)} {percentages_are(results)}", "Latency over bound")
 
 
 def _ends(values: Iterable[int]) -> list[int]:
     return sorted({min(values), max(values)})
 
 
-def _panel(panel: Axes, bars: list[Bar], over: dict[Bar, float | None]) -> None:
-    before: float | None = None
-    for place, bar in enumerate(bars):
-        value = over[bar]
-        if value is None:
-            continue
-        step = bar in STEPS and before is not None
-        start = before if step else 1.0
-        text = rf"{start / value:.2f}$\times$" if step else f"{value:.2f}"
-        style = look(Strategy(bar.strategy)).bar()
-        panel.barh(place, value - start, left=start, height=0.72, **{**style, "label": None})
-        panel.text(1.02 * max(value, start), place, text, fontsize=7, va="center", color=INK)
+def _bars(panel: Axes, cells: DataFrame, beside: float, colour: tuple) -> None:
+    """The bars of one length and percentage, `beside` the middle of their places."""
+    rows = {(row.strategy, row.order): row for row in cells.itertuples()}
+    found = [(place, rows[step[1:]]) for place, step in enumerate(STEPS) if step[1:] in rows]
+    before = 0.0
+    for place, row in found:
+        value = 1 / row.bound_fraction
+        left_out = "*" if 0 in row.block_lens else ""
+        text = rf"{before / value:.2f}$\times${left_out}" if before else f"{value:.2f}"
+        _bar(panel, place + beside, before or 1.0, value, text, colour)
         before = value
-    panel.axvline(1.0, **UNIT_LINE)
-    panel.grid(axis="y", visible=False)
-    panel.tick_params(axis="y", length=0)
-    panel.set_xscale("log")
-    panel.set_xlim(0.9, 2 * max(value for value in over.values() if value is not None))
-    milliseconds_axis(panel.xaxis)
+    if before:
+        _bar(panel, len(STEPS) + beside, 1.0, before, f"{before:.2f}", colour)
+
+
+def _bar(panel: Axes, place: float, start: float, end: float, text: str, colour: tuple) -> None:
+    panel.barh(place, end - start, left=start, height=_HEIGHT, facecolor=colour, edgecolor="white", linewidth=0.3)
+    panel.text(1.03 * max(start, end), place, text, fontsize=7, va="center", color=INK)

@@ -120,7 +120,7 @@ def _small_multiples(
     """
     lengths = sorted(set(rows.seq_len))
     strategies = ordered(rows.strategy)
-    figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.5, share_y=share_y)
+    figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.35, share_y=share_y)
     for panel, length in zip(panels, lengths, strict=True):
         reference(panel, length)
         for strategy in reversed(strategies):  # dashes over whole lines: where they coincide, both are seen

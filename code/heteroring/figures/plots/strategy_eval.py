@@ -38,16 +38,18 @@ def strategy_eval(results: Results) -> Figure:
     strategies = ordered(rows.strategy)
     columns = 1 if len(percentages) * len(strategies) > _BARS_PER_PANEL_ROW else min(2, len(lengths))
     count = ceil(len(lengths) / columns)
-    figure = new_figure("strategy_eval", 0.85 + 0.85 * count)
+    figure = new_figure("strategy_eval", 0.85 + 0.65 * count)
     panels = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for panel in panels.flat[len(lengths) :]:
         panel.set_axis_off()
-    for panel, length in zip(panels.flat, lengths, strict=False):
+    for index, (panel, length) in enumerate(zip(panels.flat, lengths, strict=False)):
         _bars(panel, rows[rows.seq_len == length], percentages, strategies)
         slowdown_axis(panel, rows.slowdown)
         grouped_bars_axis(panel, percentages)
         panel.set_title(f"{tokens(length)} tokens", loc="left")
         panel.label_outer()
+        if index // columns != count // 2:
+            panel.set_ylabel("")  # one label for low panels
     for panel in panels.flat[len(lengths) - columns : len(lengths)]:
         panel.tick_params(labelbottom=True)  # above an empty slot too, which shared axes would leave unlabelled
     marks = [Line2D([], [], label="lowest latency", **_FASTEST)]
