@@ -205,13 +205,12 @@ def call(evidence: Evidence) -> dict[str, str]:
 
 
 def above_one(name: str, cells: CellTable) -> dict[str, str]:
-    """How many bound fractions exceed one, of how many, and by how much at most."""
+    """How many bound fractions exceed one, of how many, and the largest."""
     every = [cells(strategy, at, "bound_fraction") for strategy in cells.strategies for at in cells.grid]
-    above = [each for each in every if each > 1]
     return {
-        f"{name}AboveCount": count(len(above)),
+        f"{name}AboveCount": count(sum(each > 1 for each in every)),
         f"{name}FractionCount": count(len(every)),
-        f"{name}AboveMost": share(max(above, default=1) - 1),
+        f"{name}MostFraction": rounded(max(every)),
     }
 
 

@@ -37,7 +37,7 @@ def rebalancing_trace(results: Results) -> Figure:
     if results.chunks.empty:
         raise MissingRows("no prefill was rebalanced")
     rows = results.chunks[results.chunks["repetition"] == 0]
-    figure = new_figure("rebalancing_trace", 2.5)
+    figure = new_figure("rebalancing_trace", 2.2)
     shares, *times = figure.subplots(1, 1 + len(_SHOWN))
     lines = []
     for split in CHUNK_SPLITS:
