@@ -111,8 +111,9 @@ class Rebalancer:
         self._changed[rank] = miss if changed else 0.0
         self._token_time[rank] *= 1 + gain * miss
         self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
-        seen = min(miss * miss, 4 * expected)  # by another speed, no more than by two standard deviations
-        self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
+        if not changed:  # another speed tells nothing of noise
+            seen = min(miss * miss, 4 * expected)
+            self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 
     def _split(self, speeds: Sequence[float], tokens: int) -> tuple[int, ...]:
         unit = self._multiple if tokens >= self._multiple * len(speeds) else 1

@@ -5,7 +5,9 @@ import random
 import re
 from collections import deque
 from itertools import pairwise
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.partition import Partition
 
 TOKENS = 2048
+NEIGHBOUR = Path(__file__).parents[3] / "data" / "h200x2" / "rebalancing_neighbour.csv"
 seeds = st.integers(0, 2**32)
 
 
@@ -68,7 +71,7 @@ def test_it_is_near_an_oracle_and_adapted_within_two_chunks(ranks, noise, seed, 
     assert sum(known) / sum(times) >= (0.90, 0.87)[late]
     for chunk in (12, 23):  # two behind each change
         assert splits[chunk][-1] == pytest.approx(right[chunk][-1], rel=0.15)
-    assert sum(one != other for one, other in pairwise(splits)) <= 4
+    assert sum(one != other for one, other in pairwise(splits)) <= 6
 
 
 @settings(max_examples=25)
@@ -102,6 +105,17 @@ def test_a_gpu_that_slows_down_little_by_little_is_followed():
     known, _ = prefill(Oracle(speeds_of), speeds_of, 32, 0.01)
     static, _ = prefill(Static((1, 1)), speeds_of, 32, 0.01)
     assert sum(known) / sum(times) > 0.94 > 0.8 > sum(known) / sum(static)
+
+
+def test_a_recorded_neighbour_that_leaves_is_forgotten_in_two_chunks():
+    """Busy times beside a process that computes on rank 1 in chunks 4 to 9; chunk 10 shows it in part, 11 not."""
+    rows = pd.read_csv(NEIGHBOUR)
+    for _, chunks in rows[rows.split == "rebalanced"].groupby("repetition"):
+        split = Rebalancer((1, 1), multiple=256)
+        for chunk in chunks[chunks.chunk < 12].itertuples():
+            lens, busy = (tuple(map(float, text.split())) for text in (chunk.block_lens, chunk.busy_ms))
+            split.observe(Partition.zigzag(map(int, lens)), busy)
+        assert split.partition(4096).block_lens == (2048, 2048)
 
 
 def test_the_noise_is_learned_and_decides_what_is_worth_a_new_split():
