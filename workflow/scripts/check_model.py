@@ -37,14 +37,15 @@ def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
     prefills, decodes = (cells[cells["phase"] == phase] for phase in ("prefill", "decode"))
     strategies, seq_lens = prefills["strategy"].unique(), prefills["seq_len"].unique()
     percentages, decoded = prefills["percentages"].unique(), decodes["strategy"].unique()
+    decoded_at = decodes["percentages"].unique()
     alone = {*decodes[["batch", "seq_len"]].itertuples(index=False, name=None)} - {(1, max(seq_lens))}
     if grid is not None:
         strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
         seq_lens = grid["seq_lens"]
-        percentages = [tuple(each) for each in grid["percentages"]]
+        percentages = decoded_at = [tuple(each) for each in grid["percentages"]]
         decoded = [DECODED, "alone/rank0", "alone/rank1"] if grid["new_tokens"] else []
         alone = {(each["batch"], seq_len) for each in grid["decode"] for seq_len in each["seq_lens"]}
-    last = [each for each in percentages if each[0] == max(each)]
+    last = [each for each in decoded_at if each[0] == max(each)]
     return {
         *product(["prefill"], strategies, [1], seq_lens, percentages),
         *product(["decode"], decoded, [1], [max(seq_lens)], percentages),
