@@ -252,6 +252,11 @@ PAPER_SOURCES = paper_sources(Path("latex"))
 # What the paper's text is about, wherever it is typeset, and whose figures its folders of images hold.
 PAPER = PREFERRED_RECORD
 PAPER_PLATFORMS = {"record": PAPER, "live": PLATFORMS.live}
+# Records of experiments of their own (docs/recording.md), where they lie beside the paper's, and the figures about them.
+EXPERIMENTS = {
+    each.removeprefix(PAPER): each for each in PLATFORMS.recorded if each.startswith(PAPER) and each != PAPER
+}
+EXPERIMENT_FIGURES = {"ablation": "ablation", "heldout": "regret"}
 
 
 def grid_of(platform):
@@ -311,6 +316,9 @@ def everything_but_pdf():
         *expand("{folder}/derived/checks.txt", folder=folders),
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
-        *(f"{FIGURES}/{EXPERIMENTS[name]}/{figure}.png" for name, figure in REPORTED.items() if name in EXPERIMENTS),
+        *(
+            f"{FIGURES}/{EXPERIMENTS[each]}/{EXPERIMENT_FIGURES[each]}.png"
+            for each in EXPERIMENT_FIGURES.keys() & EXPERIMENTS
+        ),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

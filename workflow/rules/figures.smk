@@ -31,6 +31,39 @@ rule figures:
         "heteroring figure all --platform-dir {params.source} --output-dir {params.folder} > {log} 2>&1"
 
 
+# Most figures of an experiment would say that nothing of theirs was measured.
+rule experiment_figure:
+    input:
+        results=lambda wildcards: results_of(wildcards.platform),
+        code=code_of("code/heteroring/results/results.py", *FIGURE_CODE),
+    output:
+        png=report(
+            f"{FIGURES}/{{platform}}/{{name}}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{platform}",
+            labels=lambda wildcards: {"figure": wildcards.name, "shows": CATALOG[wildcards.name].shows},
+        ),
+        pdf=f"{FIGURES}/{{platform}}/{{name}}.pdf",
+    log:
+        f"{LOGS}/figures/{{platform}}/{{name}}.log",
+    wildcard_constraints:
+        platform=one_of(EXPERIMENTS.values()),
+        name=one_of(EXPERIMENT_FIGURES.values()),
+    conda:
+        ENVIRONMENT
+    params:
+        source=lambda wildcards: folder_of(wildcards.platform),
+    message:
+        "Draw {wildcards.name} of {wildcards.platform}"
+    shell:
+        "heteroring figure {wildcards.name} --platform-dir {params.source} --output {output.png} --output {output.pdf}"
+        " > {log} 2>&1"
+
+
+ruleorder: experiment_figure > figures
+
+
 rule main_figure:
     input:
         png=lambda wildcards: f"{FIGURES}/{PLATFORMS.main}/{known_figure(wildcards.name)}.png",

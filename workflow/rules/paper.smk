@@ -2,12 +2,6 @@
 
 # What claims and numbers are computed from, beside the record: measurements of others, short ones, and predictions.
 PUBLISHED, SHORT, PREDICTED = "data/published", "data/h200x2_short", "data/predictions"
-# Records of experiments of their own (docs/recording.md), where they lie beside the paper's.
-EXPERIMENTS = {
-    each.removeprefix(PAPER): each for each in PLATFORMS.recorded if each.startswith(PAPER) and each != PAPER
-}
-# Their figures that the report has and the paper has not.
-REPORTED = {"heldout": "regret"}
 # Those of the record, where no others of it are drawn.
 OF_RECORD_ALONE = [
     name for name in paper_figures(Path("latex")) if name.startswith("record/") and PAPER not in PLATFORMS.shown

@@ -30,7 +30,8 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree):
     assert status == 0, output
     planned = jobs(output)
     assert (planned["bench"], planned[aggregate], planned["aggregate"], planned["checks"]) == (12, 1, 1, 2)
-    assert planned["figures"] == 4  # of the record, of this machine, of the ablation, and of what was held out
+    assert planned["figures"] == 2  # of the record and of this machine
+    assert planned["experiment_figure"] == 2  # the ablation, and what was held out
     assert planned["paper_image"] == len(paper_figures(ROOT / "latex"))
 
 
