@@ -210,7 +210,7 @@ def above_one(name: str, cells: CellTable) -> dict[str, str]:
     return {
         f"{name}AboveCount": count(sum(each > 1 for each in every)),
         f"{name}FractionCount": count(len(every)),
-        f"{name}MostFraction": rounded(max(every)),
+        f"{name}MostFraction": rounded(max(every), 4),
     }
 
 
@@ -241,7 +241,7 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
     low = even.index.min()
     return {
         "ThirdPercentage": str(THIRD),
-        "TwicePercentages": range_of(recorded_twice(evidence).percentage),
+        "TwicePercentages": " and ".join(map(str, sorted(set(recorded_twice(evidence).percentage)))),
         "JobsApart": share(median(jobs_apart(evidence))),
         "JobsApartMost": share(max(jobs_apart(evidence))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
