@@ -18,6 +18,7 @@ from claims.of_paper import (
     QUARTER,
     bandwidth_left,
     closed_form_errors,
+    contiguous_ratios,
     copy_engine_gains,
     decode_break_even,
     decode_gain,
@@ -28,7 +29,9 @@ from claims.of_paper import (
     ladder_gains,
     ladder_rest,
     layer_contiguous_ratios,
+    layer_fractions,
     layer_gains,
+    long_fractions,
     masked_costs,
     profile_costs,
     profile_ratios,
@@ -152,11 +155,11 @@ def study(record: Study) -> dict[str, str]:
 
 
 def call(evidence: Evidence) -> dict[str, str]:
-    """The attention call, the slow rank last."""
+    """The attention call, the slow rank last; bound fractions in both orders."""
     cells, results = evidence.call, evidence.results
     extreme, middle, long = cells.extreme, (cells.lengths[-1], MIDDLE), cells.at(length=cells.lengths[-1])
-    fractions = {at: cells(BALANCED, at, "bound_fraction") for at in cells.throttled}
-    worst = min(fractions, key=fractions.get)
+    fractions = evidence.both_orders[evidence.both_orders.strategy == BALANCED]
+    worst = fractions.loc[fractions.bound_fraction.idxmin()]
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
     speeds = evidence.middle_speeds
     fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
@@ -183,9 +186,10 @@ def call(evidence: Evidence) -> dict[str, str]:
         "EqualContiguousMs": rounded(contiguous),
         "EqualZigzagMs": rounded(zigzag),
         "EqualRatio": rounded(contiguous / zigzag),
-        "WorstFraction": rounded(fractions[worst]),
-        "WorstPlace": f"{count(worst[0])} tokens and {percent(worst[1])}",
-        **above_one("", cells),
+        "WorstFraction": rounded(worst.bound_fraction),
+        "WorstPlace": f"{count(int(worst.seq_len))} tokens and {percent(int(worst.percentage))}",
+        "AboveCount": count(sum(evidence.recorded(condition="rested").bound_fraction > 1)),
+        **largest_fraction("", evidence, "attention"),
         "EvenImbalance": rounded(cells(EVEN, extreme, "imbalance")),
         "BalancedImbalance": rounded(cells(BALANCED, extreme, "imbalance")),
         "LutWins": count(cells.wins(LUT, UNEVEN)),
@@ -198,20 +202,16 @@ def call(evidence: Evidence) -> dict[str, str]:
         "MatmulHeldOut": rounded(fits["matmul"]["r2_leave_one_percentage_out"]),
         "AttentionHeldOut": rounded(fits["attention"]["r2_leave_one_percentage_out"]),
         **ends("Torch", torch_ratios(evidence)),
-        **ends("Long", [fractions[at] for at in long]),
-        **ends("Label", cells.over(ZIGZAG_UNEVEN, "bound_fraction", long)),
+        **ends("Long", long_fractions(evidence, BALANCED)),
+        **ends("Label", long_fractions(evidence, ZIGZAG_UNEVEN)),
         **row_prices(results),
     }
 
 
-def above_one(name: str, cells: CellTable) -> dict[str, str]:
-    """How many bound fractions exceed one, of how many, and the largest."""
-    every = [cells(strategy, at, "bound_fraction") for strategy in cells.strategies for at in cells.grid]
-    return {
-        f"{name}AboveCount": count(sum(each > 1 for each in every)),
-        f"{name}FractionCount": count(len(every)),
-        f"{name}MostFraction": rounded(max(every), 4),
-    }
+def largest_fraction(name: str, evidence: Evidence, module: str) -> dict[str, str]:
+    """How many bound fractions of rested calls were recorded, in both orders, and the largest."""
+    every = evidence.recorded(module=module, condition="rested").bound_fraction
+    return {f"{name}FractionCount": count(len(every)), f"{name}MostFraction": rounded(max(every), 4)}
 
 
 def row_prices(results: Results) -> dict[str, str]:
@@ -234,7 +234,7 @@ def row_prices(results: Results) -> dict[str, str]:
 
 def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
     """Both rank orders, calls that are not rested, and lengths that do not fill whole tiles."""
-    even, zigzag, contiguous = (evidence.orders(name, "latency_ms") for name in (EVEN, BALANCED, BALANCED_CONTIGUOUS))
+    even = evidence.orders(EVEN, "latency_ms")
     contiguous_share, zigzag_share = (
         evidence.orders(name, "block_lens").map(min) / LONG for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
@@ -246,9 +246,9 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "JobsApartMost": share(max(jobs_apart(evidence))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
-        "EitherLeast": rounded(evidence.orders(BALANCED, "bound_fraction").min(axis=None)),
         "ProfileGain": share(median(profile_ratios(evidence)) - 1),
         **ends("ShortFirst", short_first_ratios(evidence)),
+        **ends("ShortContiguous", contiguous_ratios(evidence, evidence.call.lengths[0])),
         "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
         "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
         "ZigzagShare": rounded(100 * zigzag_share["slow last"][low], 2),
@@ -256,7 +256,7 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "TileLength": count(12288),
         **ends("Tiles", tile_costs(evidence), 100, 2),
         **ends("Order", even["slow last"] / even["slow first"], digits=2),
-        **ends("Contiguous", (contiguous / zigzag).stack()),
+        **ends("Contiguous", contiguous_ratios(evidence, LONG)),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
         **ends("Condition", evidence.condition_fractions),
         "ConditionTable": tables.conditions(evidence.recorded(strategy=BALANCED, percentages=(100, MIDDLE))),
@@ -266,14 +266,18 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
 
 def rebalanced(evidence: Evidence) -> dict[str, str]:
     """A prefill in chunks during which a rank slows down: splits over the one that knows the speeds."""
-    rows, totals = evidence.results.chunks, chunk_totals(evidence.results.chunks)
+    rows = evidence.results.chunks
+    limited, beside = (
+        chunk_totals(each).of_oracle.drop("oracle") for each in (rows, evidence.results.beside_neighbour)
+    )
     return {
         "Length": count(int(rows.prompt_len.iloc[0])),
         "Chunk": count(int(rows.seq_len.iloc[0])),
         "Slow": str(min(map(min, rows.percentages))),
-        "Oracle": rounded(totals.of_oracle["rebalanced"], 2),
-        "Neighbour": rounded(chunk_totals(evidence.results.beside_neighbour).of_oracle["rebalanced"], 2),
-        "Even": rounded(totals.of_oracle[EVEN], 2),
+        "Oracle": rounded(limited["rebalanced"], 2),
+        "Fixed": rounded(max(limited.drop("rebalanced")), 2),
+        "Neighbour": rounded(beside["rebalanced"], 2),
+        "NeighbourFixed": rounded(max(beside.drop("rebalanced")), 2),
     }
 
 
@@ -294,7 +298,7 @@ def parts(evidence: Evidence) -> dict[str, str]:
     layout = ladder_gains(evidence, 2)
     return {
         **ends("Rest", ladder_rest(evidence)),
-        **ends("LayoutFirst", layout["slow first"]),
+        **ends("LayoutFirst", 1 / layout["slow first"]),
         **ends("LayoutLast", layout["slow last", MEDIUM]),
         **ends("TilesStep", ladder_gains(evidence, 3)),
         **ends("Fused", ladder_gains(evidence, 4)),
@@ -362,17 +366,16 @@ def predicted(folder: Path, evidence: Evidence) -> dict[str, str]:
 
 def layers_and_models(evidence: Evidence) -> dict[str, str]:
     """FMS's attention layer, and a whole model's prefill."""
-    layer, cells = evidence.layer, evidence.prefill
-    long = layer.at(length=layer.lengths[-1])
+    cells = evidence.prefill
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
     row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
     middle = cells.lengths[-1], MIDDLE
     shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
     return {
-        **ends("Layer", layer.over(BALANCED, "bound_fraction", long)),
+        **ends("Layer", layer_fractions(evidence)),
         **ends("LayerGain", layer_gains(evidence)),
         **ends("LayerContiguous", layer_contiguous_ratios(evidence)),
-        **above_one("Layer", layer),
+        **largest_fraction("Layer", evidence, "fms"),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",
