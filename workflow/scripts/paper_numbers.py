@@ -282,7 +282,7 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
 
 
 def slow_first_wins(evidence: Evidence) -> dict[str, str]:
-    """How often, the slow rank first, the look-up table beats the label, balanced zigzag all others, and even contiguous
+    """How often, the slow rank first, the look-up table beats the label, balanced zigzag all, and even contiguous
     shards balanced zigzag."""
     times = evidence.slow_first_times
     fastest = times[[name for name in times if "@" not in name]].idxmin(axis=1)
