@@ -12,7 +12,7 @@ from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import CATALOG, NAMES
 from heteroring.results.rank_speeds import ranks_of
-from heteroring.results.results import CHUNKS
+from heteroring.results.results import CHUNKS, OPTIONAL
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -230,7 +230,7 @@ def results_of(platform):
         *model_files(folder),
         *block_model(folder),
         f"{folder}/provenance.json",
-        *(str(path) for name in ("notes.txt", CHUNKS) for path in Path(folder).glob(name)),
+        *(str(path) for name in OPTIONAL for path in Path(folder).glob(name)),
     ]
 
 
