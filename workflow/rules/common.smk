@@ -293,6 +293,11 @@ def paper_sources(wildcards):
     return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
 
 
+def paper_records(wildcards):
+    """What claims and numbers are of: the paper's record, and those of experiments beside it."""
+    return [path for platform in (PAPER, *EXPERIMENTS.values()) for path in results_of(platform)]
+
+
 def paper_inputs():
     """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
     images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
@@ -317,8 +322,9 @@ def everything_but_pdf():
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
         *(
-            f"{FIGURES}/{EXPERIMENTS[each]}/{EXPERIMENT_FIGURES[each]}.png"
-            for each in EXPERIMENT_FIGURES.keys() & EXPERIMENTS
+            f"{FIGURES}/{EXPERIMENTS[each]}/{name}.png"
+            for each, name in EXPERIMENT_FIGURES.items()
+            if each in EXPERIMENTS
         ),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]
