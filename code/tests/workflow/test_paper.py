@@ -55,11 +55,11 @@ def found(evidence) -> dict[check_claims.Claim, Finding]:
 @pytest.mark.slow
 def test_the_text_says_of_every_claim_what_the_data_say(found):
     assert check_claims.contradictions(found) == []
-    for of, module in check_claims.MODULES.items():
+    for of, functions in check_claims.FUNCTIONS.items():
         judging = {
-            name for name, each in vars(module).items() if getattr(each, "__annotations__", {}).get("return") is Finding
+            name for name, each in functions.items() if getattr(each, "__annotations__", {}).get("return") is Finding
         }
-        named = {claim.id.replace("-", "_") for claim in found if claim.of == of}
+        named = {claim.function for claim in found if claim.of == of}
         assert named == judging - {"rarely", "holds"}, "a function without a claim, or the other way round"
 
 
