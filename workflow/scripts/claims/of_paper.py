@@ -8,6 +8,7 @@ from pandas import DataFrame
 from claims.evidence import LONG, MEDIUM, MIDDLE, NOT_TESTED, Evidence, Finding, holds, number, percent, span
 from claims.of_study import products_ahead, study_products_ahead
 from heteroring.results.model_metrics import chunk_totals, decode_cells
+from heteroring.results.results import slow_last
 from paper.cells import (
     BALANCED,
     BALANCED_CONTIGUOUS,
@@ -373,8 +374,8 @@ def bandwidth_left(evidence: Evidence) -> float:
 
 
 def decode_slowed(evidence: Evidence, column: str = "latency_ms") -> list[float]:
-    """What a token takes rank 1 alone at the lowest percentage over what it takes it at 100 %, by length and batch."""
-    rows = decode_cells(evidence.results.model)
+    """`column` of rank 1 decoding alone, at the lowest percentage over that at 100 %, by length and batch."""
+    rows = decode_cells(slow_last(evidence.results.model))
     rows = rows[rows.strategy == "alone/rank1"].pivot(index=["batch", "seq_len"], columns="percentage", values=column)
     return list(rows[min(rows)] / rows[100])
 
