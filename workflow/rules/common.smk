@@ -12,7 +12,7 @@ from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import CATALOG, NAMES
 from heteroring.results.rank_speeds import ranks_of
-from heteroring.results.results import CHUNKS
+from heteroring.results.results import CHUNKS, OPTIONAL
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -230,7 +230,7 @@ def results_of(platform):
         *model_files(folder),
         *block_model(folder),
         f"{folder}/provenance.json",
-        *(str(path) for name in ("notes.txt", CHUNKS) for path in Path(folder).glob(name)),
+        *(str(path) for name in OPTIONAL for path in Path(folder).glob(name)),
     ]
 
 
@@ -293,6 +293,11 @@ def paper_sources(wildcards):
     return [f"{LATEX}/{source}" for source in PAPER_SOURCES]
 
 
+def paper_records(wildcards):
+    """What claims and numbers are of: the paper's record, and those of experiments beside it."""
+    return [path for platform in (PAPER, *EXPERIMENTS.values()) for path in results_of(platform)]
+
+
 def paper_inputs():
     """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
     images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
@@ -317,8 +322,9 @@ def everything_but_pdf():
         *expand("{folder}/derived/model-checks.txt", folder=filter(has_whole_model, folders)),
         *(paper_inputs() if PAPER in PLATFORMS.recorded else []),
         *(
-            f"{FIGURES}/{EXPERIMENTS[each]}/{EXPERIMENT_FIGURES[each]}.png"
-            for each in EXPERIMENT_FIGURES.keys() & EXPERIMENTS
+            f"{FIGURES}/{EXPERIMENTS[each]}/{name}.png"
+            for each, name in EXPERIMENT_FIGURES.items()
+            if each in EXPERIMENTS
         ),
         *expand(rules.track.output, platform=PLATFORMS.shown if config["track"] != "none" else []),
     ]

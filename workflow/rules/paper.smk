@@ -11,8 +11,7 @@ EVIDENCE = [str(path) for folder in (PUBLISHED, SHORT, PREDICTED) for path in so
 
 rule claims:
     input:
-        record=lambda wildcards: results_of(PAPER),
-        experiments=lambda wildcards: [path for each in EXPERIMENTS.values() for path in results_of(each)],
+        records=paper_records,
         beside=EVIDENCE,
         claims="workflow/claims.yaml",
         code=code_of("workflow/scripts/check_claims.py"),
@@ -62,8 +61,7 @@ rule overview:
 
 rule numbers:
     input:
-        record=lambda wildcards: results_of(PAPER),
-        experiments=lambda wildcards: [path for each in EXPERIMENTS.values() for path in results_of(each)],
+        records=paper_records,
         live=results_of(PLATFORMS.live),
         beside=EVIDENCE,
         code=code_of("workflow/scripts/paper_numbers.py"),

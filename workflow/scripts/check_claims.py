@@ -15,13 +15,13 @@ from pathlib import Path
 
 import yaml
 
-from claims import of_paper, of_study
+from claims import of_experiments, of_paper, of_study
 from claims.evidence import NOT_TESTED, REPRODUCED, VERDICTS, Evidence, Finding
 from heteroring.files import atomic_path
 from paper.tex import escaped, tabular
 
 LATER = "recorded later"
-MODULES = {"study": of_study, "paper": of_paper}
+FUNCTIONS = {"study": vars(of_study), "paper": vars(of_paper) | vars(of_experiments)}
 HEADS = {
     "study": ("claim", "public study", "measured", "slow rank first", "verdict"),
     "paper": ("claim", "measured", "verdict"),
@@ -42,8 +42,12 @@ class Claim:
     published: str = ""
     why: str = ""
 
+    @property
+    def function(self) -> str:
+        return self.id.replace("-", "_")
+
     def judge(self, evidence: Evidence) -> Finding:
-        return getattr(MODULES[self.of], self.id.replace("-", "_"))(evidence)
+        return FUNCTIONS[self.of][self.function](evidence)
 
 
 def read(path: Path) -> list[Claim]:
@@ -54,7 +58,7 @@ def read(path: Path) -> list[Claim]:
         verdict = NOT_TESTED if source == LATER else REPRODUCED
         claims += [Claim(name, "paper", source, words, verdict) for name, words in entries.items()]
     for claim in claims:
-        if not hasattr(MODULES[claim.of], claim.id.replace("-", "_")):
+        if claim.function not in FUNCTIONS[claim.of]:
             raise ValueError(f"{path}: claim {claim.id} of the {claim.of} has no function")
         if claim.verdict not in VERDICTS:
             raise ValueError(f"{path}: claim {claim.id}: verdict {claim.verdict!r} is none of {', '.join(VERDICTS)}")

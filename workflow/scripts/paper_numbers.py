@@ -12,28 +12,29 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from claims.evidence import LONG, MIDDLE, Evidence
-from claims.of_paper import (
-    MEDIUM,
+from claims.evidence import LONG, MEDIUM, MIDDLE, Evidence
+from claims.of_experiments import (
     QUARTER,
-    bandwidth_left,
-    closed_form_errors,
-    contiguous_ratios,
     copy_engine_gains,
-    decode_break_even,
-    decode_gain,
     green_fractions,
     green_orders,
     held_out_regrets,
-    jobs_apart,
     ladder_gains,
     ladder_rest,
+    masked_costs,
+    profile_costs,
+)
+from claims.of_paper import (
+    bandwidth_left,
+    closed_form_errors,
+    contiguous_ratios,
+    decode_break_even,
+    decode_gain,
+    jobs_apart,
     layer_contiguous_ratios,
     layer_fractions,
     layer_gains,
     long_fractions,
-    masked_costs,
-    profile_costs,
     profile_ratios,
     recorded_twice,
     short_first_ratios,
@@ -297,7 +298,7 @@ def slow_first_wins(evidence: Evidence) -> dict[str, str]:
 
 
 def parts(evidence: Evidence) -> dict[str, str]:
-    """What each part of the ring is worth: factors of unequal ranks in both orders, unless the name tells one."""
+    """What each part of the ring is worth: factors in both orders unless the name tells one; Rest is of slow first."""
     layout = ladder_gains(evidence, 2)
     return {
         **ends("Rest", ladder_rest(evidence)),
@@ -314,7 +315,7 @@ def parts(evidence: Evidence) -> dict[str, str]:
 
 
 def held_out(evidence: Evidence) -> dict[str, str]:
-    """Regret of zigzag splits where no model was fitted."""
+    """Regret where no model was fitted, of zigzag splits unless the name tells the layout."""
     regrets = held_out_regrets(evidence)
     medians = {
         "Label": ZIGZAG_UNEVEN,

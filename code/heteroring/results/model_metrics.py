@@ -32,9 +32,9 @@ TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
-# What makes two strategies' calls the same.
 # What a cell and what it is compared with have in common.
 _WHERE = ["phase", *WAY, "seq_len", "percentages"]
+# What makes two strategies' calls the same.
 _CALL = ["phase", "system", *WAY, "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 

@@ -20,6 +20,9 @@ from heteroring.results.throttle_words import throttle_words
 # Rows that `heteroring demo --rebalance --output` writes, in a platform's folder; the latter with --throttle neighbour.
 CHUNKS = "rebalancing.csv"
 BESIDE_NEIGHBOUR = "rebalancing_neighbour.csv"
+NOTES = "notes.txt"
+# What `Results.load` reads where it is there, beside tables and models.
+OPTIONAL = (CHUNKS, BESIDE_NEIGHBOUR, NOTES)
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Results:
         measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
         provenance = read_record(folder / "provenance.json")
         fitted = [path for part in ("models", "model/models") for path in sorted((folder / part).glob("*.json"))]
-        notes = folder / "notes.txt"
+        notes = folder / NOTES
         return cls(
             platform=provenance["platform"],
             cells=read_derived(folder / "derived" / "cells.csv"),

@@ -81,6 +81,9 @@ def test_decode_is_drawn_by_the_tokens_cached_of_all_sequences_and_beside_the_be
     low, high = axes.get_ylim()
     assert low < min(expected.values())
     assert max(expected.values()) < high
+    one = replace(results("gpu"), model=model[(model.batch == 1) | (model.percentage == 100)])
+    (axes,) = panels(figures.draw("decode_break_even", one))
+    assert [each.get_marker() for each in axes.lines if "%" in each.get_label()] == ["o", "o", "s"]
 
 
 def test_decode_is_compared_among_captured_steps_where_there_are_any():

@@ -35,6 +35,12 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree):
     assert planned["paper_image"] == len(paper_figures(ROOT / "latex"))
 
 
+def test_a_record_of_an_experiment_is_shown_as_any_other(tree):
+    status, output = tree.plan(ALL, "--config", "platform=h200x2ablation", config="", CUDA_VISIBLE_DEVICES="")
+    assert status == 0, output
+    assert (jobs(output)["figures"], jobs(output)["experiment_figure"]) == (2, 1)  # its ablation is among its figures
+
+
 def test_two_gpus_are_measured_with_their_peers(tree, tmp_path):
     driver = tmp_path / "nvidia-smi"
     driver.write_text("#!/bin/sh\necho 'GPU 0: one (UUID: a)'\necho 'GPU 1: two (UUID: b)'\n")

@@ -133,6 +133,14 @@ def test_a_rank_without_tokens_has_no_layer_to_trace():
     assert violations(cells, events[~gone], GRID, 0.1) == []
 
 
+def test_decode_is_expected_at_percentages_that_no_prefill_has():
+    decodes = table()[lambda cells: (cells["batch"] == 8) & (cells["percentages"] == (100, 50))]
+    decodes["percentages"] = [(100, 30)] * len(decodes)
+    assert violations(pd.concat([table(), decodes]), trace(), None, 0.1) == []
+    found = violations(pd.concat([table(), decodes[:-1]]), trace(), None, 0.1)
+    assert found == ["missing: decode of alone/rank1 (8 sequences) at 128 tokens and 100 30 %"]
+
+
 def test_the_report_is_written_only_if_all_is_well(tmp_path):
     paths = [tmp_path / name for name in ("model.csv", "trace.csv", "checks.txt")]
     write_table(paths[0], table())

@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 from workflow.preflight.link_checkout import paper_figures
 
@@ -55,11 +54,11 @@ def found(evidence) -> dict[check_claims.Claim, Finding]:
 @pytest.mark.slow
 def test_the_text_says_of_every_claim_what_the_data_say(found):
     assert check_claims.contradictions(found) == []
-    for of, module in check_claims.MODULES.items():
+    for of, functions in check_claims.FUNCTIONS.items():
         judging = {
-            name for name, each in vars(module).items() if getattr(each, "__annotations__", {}).get("return") is Finding
+            name for name, each in functions.items() if getattr(each, "__annotations__", {}).get("return") is Finding
         }
-        named = {claim.id.replace("-", "_") for claim in found if claim.of == of}
+        named = {claim.function for claim in found if claim.of == of}
         assert named == judging - {"rarely", "holds"}, "a function without a claim, or the other way round"
 
 
@@ -81,8 +80,6 @@ def scaled(evidence: Evidence, strategy: str, factor: float, **where: int | str)
         at = table.strategy.str.startswith(strategy)
         for column, value in where.items():
             at &= (table[column] == value) if column in table else False
-        if "tokens_per_second" in table:
-            table.loc[at, "tokens_per_second"] /= factor
         table.loc[at, "latency_ms"] *= factor
         table.loc[at, "bound_fraction"] /= factor
         return table
@@ -100,14 +97,6 @@ def jobs_apart(evidence: Evidence) -> Evidence:
     return changed(evidence, lambda table: table.assign(latency_high_ms=1.1 * table.latency_low_ms))
 
 
-def slow_in_whole_tiles(evidence: Evidence) -> Evidence:
-    def change(table):
-        slower = [not any(length % 128 for length in lens) for lens in table.block_lens]
-        return table.assign(latency_ms=table.latency_ms.where(~pd.Series(slower, table.index), table.latency_ms * 1.3))
-
-    return changed(evidence, change)
-
-
 def exchanged(evidence: Evidence) -> Evidence:
     """The rings' times with the slow rank last and first exchanged."""
     orders = {"slow last": "slow first", "slow first": "slow last"}
@@ -123,13 +112,6 @@ def other_study(evidence: Evidence) -> Evidence:
     released["100 10", 59584] = released["100 10", 59578]
     coarse = study.profile._replace(values=tuple(tuple(speed**0.5 for speed in row) for row in study.profile.values))
     return replace(evidence, study=replace(study, latency=latency, released=released, profile=coarse))
-
-
-def other_products(evidence: Evidence) -> Evidence:
-    """Products that keep more of their speed."""
-    profile = evidence.results.profile.copy()
-    profile.loc[profile.kind == "matmul", "relative_speed"] **= 0.5
-    return replace(evidence, results=replace(evidence.results, profile=profile))
 
 
 def slower_products(evidence: Evidence) -> Evidence:
@@ -159,13 +141,11 @@ def changed_beside(evidence: Evidence, name: str, strategy: str, factor: float, 
     return other
 
 
-# The first two refute both claims about simulated cells, so that these are not simulated for each change.
+# The first refutes the claim about simulated cells, so that these are not simulated for each change.
 CHANGES = [
     partial(scaled, strategy="zigzag", factor=1.3, seq_len=65536),
-    slow_in_whole_tiles,
     other_study,
     exchanged,
-    other_products,
     slower_products,
     cheap_odd_length,
     followed_late,
@@ -177,11 +157,7 @@ CHANGES = [
             ("zigzag", 1.2, {"order": "slow last"}),
             ("zigzag/lut@attention", 1.5, {}),
             ("contiguous/even", 0.1, {}),
-            ("contiguous/even", 0.6, {"percentage": 10}),
-            ("contiguous/even", 2, {"percentage": 30}),
-            ("contiguous/even", 0.3, {"seq_len": 65536}),
             ("contiguous/uneven", 0.2, {}),
-            ("contiguous/uneven", 2, {}),
             ("alone/rank1", 2, {"percentage": 10}),
         ]
     ),
@@ -296,18 +272,19 @@ def test_macros_used_and_macros_defined_are_the_same(macros):
 def test_numbers_of_the_abstract_are_those_of_the_record(macros):
     """By the rows alone."""
 
-    def latency(percentage: int, layout: str, allocator: str) -> float:
+    def latency(percentages: str, layout: str, allocator: str) -> float:
         rows = []
-        for path in (DATA / "h200x2" / "bench").glob(f"pct-100-{percentage:03d}.job-*.csv"):
+        for path in (DATA / "h200x2" / "bench").glob(f"pct-{percentages}.job-*.csv"):
             with path.open(newline="") as file:
                 rows += csv.DictReader(file)
         where = {"system": "ring", "module": "attention", "seq_len": "65536", "layout": layout, "allocator": allocator}
         return median(float(row["latency_ms"]) for row in rows if where.items() <= row.items())
 
-    ratio = latency(10, "contiguous", "even") / latency(10, "zigzag", "balanced")
+    even = latency("100-010", "contiguous", "even")
+    ratio = even / latency("100-010", "zigzag", "balanced")
     assert macros["RecordEvenRatio"] == f"{ratio:.1f}"
-    assert macros["RecordMiddleBalancedMs"] == f"{latency(50, 'zigzag', 'balanced'):.1f}"
-    assert macros["RecordOrderMost"] == f"{355.8 / 122.0:.1f}"
+    assert macros["RecordMiddleBalancedMs"] == f"{latency('100-050', 'zigzag', 'balanced'):.1f}"
+    assert macros["RecordOrderMost"] == f"{even / latency('010-100', 'contiguous', 'even'):.1f}"
 
 
 def test_the_abstract_is_short():

@@ -14,7 +14,7 @@ from paper.cells import BALANCED, CellTable, model_cells, ring_cells
 from paper.study import Study, read
 
 REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
-LONG = 65536
+LONG, MEDIUM = 65536, 16384
 MIDDLE = 50
 ORDERS = ("slow last", "slow first")
 
@@ -32,13 +32,13 @@ class Finding:
 class Evidence:
     """`results`: the recorded platform. `sustained`: the table of data/h200x2_short, cells as text.
 
-    `folder` is the platform's, beside which records of experiments of their own may lie.
+    `folder` is the platform's, beside which the records of experiments lie.
     """
 
     results: Results
     study: Study
     sustained: pd.DataFrame
-    folder: Path | None = None
+    folder: Path
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
@@ -48,7 +48,7 @@ class Evidence:
     @cached_property
     def beside(self) -> dict[str, Results]:
         """Records of experiments, by what their names add to the platform's: green, heldout, ablation."""
-        found = self.folder.parent.glob(f"{self.folder.name}?*/provenance.json") if self.folder else ()
+        found = self.folder.parent.glob(f"{self.folder.name}?*/provenance.json")
         return {path.parent.name.removeprefix(self.folder.name): Results.load(path.parent) for path in found}
 
     @cached_property

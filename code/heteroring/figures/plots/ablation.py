@@ -50,6 +50,7 @@ def ablation(results: Results) -> Figure:
     """
     cells = shown(results.cells)
     cells = cells[(cells.system == "ring") & (cells.condition == "rested") & cells.bound_fraction.notna()]
+    cells = cells[cells.strategy.isin({step.strategy for step in STEPS})]
     if not cells.strategy.str.contains(":unfused").any() or not (cells.order == "slow first").any():
         raise MissingRows("no strategy was measured without its fused first step and with the slow rank first")
     first = cells[cells.order == "slow first"]
@@ -67,7 +68,7 @@ def ablation(results: Results) -> Figure:
         panel.tick_params(axis="y", length=0)
     name_bars(panels[0], [*(step.words for step in STEPS), "full ring"])
     panels[0].set_xscale("log")
-    panels[0].set_xlim(0.9, 2.2 / min(cells.bound_fraction[cells.strategy == STEPS[0].strategy]))
+    panels[0].set_xlim(0.9, 2.2 / min(cells.bound_fraction))
     milliseconds_axis(panels[0].xaxis)
     legend_rows(figure, [[Patch(color=colour, label=f"{tokens(length)} tokens") for length, colour in colours.items()]])
     return finish(figure, results, f"{run_details(results)} {percentages_are(results)}", "Latency over bound")

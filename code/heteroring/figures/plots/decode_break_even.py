@@ -35,11 +35,9 @@ def decode_break_even(results: Results) -> Figure:
     figure = new_figure("decode_break_even", 2.1)
     panel = figure.subplots()
     for percentage, colour in zip(percentages, ramp(len(percentages)), strict=True):
-        for batch in batches:
-            line = gains[(gains.percentage == percentage) & (gains.batch == batch)].sort_values("tokens")
+        for batch, line in gains[gains.percentage == percentage].sort_values("tokens").groupby("batch"):
             [drawn] = panel.plot(line.tokens, line.gain, color=colour, **_look(batches, batch))
-            if batch == batches[-1]:
-                drawn.set_label(f"{percentage} %")
+        drawn.set_label(f"{percentage} %")
     length_axis(panel, gains.tokens)
     panel.set_ylim(0.9 * min(1.0, gains.gain.min()), 1.08 * max(1.0, gains.gain.max()))
     panel.set_ylabel("Speedup over one rank")
