@@ -170,7 +170,7 @@ def call(evidence: Evidence) -> dict[str, str]:
         "SpreadLong": share(tables.spread(cells, long)),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
-        "StrategyTable": tables.strategies(cells),
+        "StrategyTable": tables.strategies(cells, evidence.call_first),
         "LongLength": count(extreme[0]),
         "MediumLength": count(cells.lengths[2]),
         "ShortLength": count(cells.lengths[0]),
@@ -283,17 +283,13 @@ def rebalanced(evidence: Evidence) -> dict[str, str]:
 
 
 def slow_first_wins(evidence: Evidence) -> dict[str, str]:
-    """How often, the slow rank first, the look-up table beats the label, balanced zigzag all, and even contiguous
-    shards balanced zigzag."""
-    times = evidence.slow_first_times
-    fastest = times[[name for name in times if "@" not in name]].idxmin(axis=1)
-    gains = times[UNEVEN] / times[LUT]
+    """How often, the slow rank first, the look-up table beats the label, and even contiguous shards balanced zigzag."""
+    cells = evidence.call_first
     return {
-        "FirstLutWins": count(sum(gains > 1)),
-        "FirstLutGain": share(median(gains) - 1),
-        "FirstCells": count(len(times)),
-        "FirstBalancedWins": count(sum(fastest == BALANCED)),
-        "FirstEvenWins": count(sum(times[EVEN] < times[BALANCED])),
+        "FirstLutWins": count(cells.wins(LUT, UNEVEN)),
+        "FirstLutGain": share(median(cells.ratios(UNEVEN, LUT)) - 1),
+        "FirstCells": count(len(cells.throttled)),
+        "FirstEvenWins": count(cells.wins(EVEN, BALANCED)),
     }
 
 

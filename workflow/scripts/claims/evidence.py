@@ -56,6 +56,11 @@ class Evidence:
         return ring_cells(self.results)
 
     @cached_property
+    def call_first(self) -> CellTable:
+        """The same with the slow rank first."""
+        return CellTable("the record, slow rank first", self.recorded(condition="rested", order="slow first"))
+
+    @cached_property
     def layer(self) -> CellTable:
         return ring_cells(self.results, module="fms")
 
@@ -94,12 +99,6 @@ class Evidence:
         for column, value in where.items():
             rows = rows[[each == value for each in rows[column]]]
         return rows
-
-    @cached_property
-    def slow_first_times(self) -> pd.DataFrame:
-        """The record's rested calls with the slow rank first: ms by length and percentage, a column per strategy."""
-        rows = self.recorded(condition="rested", order="slow first")
-        return rows.pivot(index=["seq_len", "percentage"], columns="strategy", values="latency_ms")
 
     @cached_property
     def both_orders(self) -> pd.DataFrame:

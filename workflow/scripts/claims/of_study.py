@@ -133,11 +133,10 @@ def rarely(evidence: Evidence, name: str) -> Finding:
     theirs = sum(study.latency[split][cell] < study.latency["uneven"][cell] for cell in study.cells)
     verdict = REPRODUCED if won <= all_cells / 4 else PARTLY if won <= all_cells / 2 else NOT
     ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"
-    first = evidence.slow_first_times
-    gain = number(median(first[UNEVEN] / first[name]))
-    return Finding(
-        verdict, ours, f"faster in {sum(first[name] < first[UNEVEN])} of {len(first)}, {gain} times in the median"
-    )
+    first = evidence.call_first
+    gain = number(median(first.ratios(UNEVEN, name)))
+    faster = f"faster in {first.wins(name, UNEVEN)} of {len(first.throttled)}, {gain} times in the median"
+    return Finding(verdict, ours, faster)
 
 
 def regression_fit(evidence: Evidence) -> Finding:

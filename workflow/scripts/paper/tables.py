@@ -1,7 +1,7 @@
 """Tables of the paper, as whole tabulars, because their columns depend on the grid."""
 
 from collections import Counter
-from statistics import geometric_mean, median
+from statistics import median
 
 from pandas import DataFrame
 
@@ -90,22 +90,23 @@ def latency(results: Results, cells: CellTable) -> str:
     )
 
 
-def strategies(cells: CellTable) -> str:
-    """A line for each strategy over all throttled cells."""
-    fastest = [cells.fastest(cell) for cell in cells.throttled]
+def strategies(last: CellTable, first: CellTable) -> str:
+    """A line for each strategy over all throttled cells, the slow rank last and first."""
+    orders = [(cells, [cells.fastest(cell) for cell in cells.throttled]) for cells in (last, first)]
 
     def line(name: str) -> tuple[str, ...]:
-        fractions = cells.over(name, "bound_fraction")
-        values = geometric_mean(cells.over(name, "speedup")), median(fractions), min(fractions)
-        imbalance = median(cells.over(name, "imbalance"))
-        return strategy(name), count(fastest.count(name)), *map(rounded, (*values, imbalance))
+        texts = [strategy(name)]
+        for cells, fastest in orders:
+            fractions = cells.over(name, "bound_fraction")
+            texts += count(fastest.count(name)), rounded(median(fractions)), rounded(min(fractions))
+        return tuple(texts)
 
-    groups = [[line(name) for name in cells.strategies if name.layout == layout] for layout in ("contiguous", "zigzag")]
+    groups = [[line(name) for name in last.strategies if name.layout == layout] for layout in ("contiguous", "zigzag")]
     heads = [
-        ("", "cells", "speed-", spanning(2, "bound fraction"), "imbal-"),
-        ("", "won", "up", "median", "least", "ance"),
+        ("", spanning(3, "slow rank last"), spanning(3, "slow rank first")),
+        ("", *("won", "median", "least") * 2),
     ]
-    return tabular("@{}l*{5}{r@{\\hspace{6pt}}}@{}", heads, *groups)
+    return tabular("@{}l*{6}{r@{\\hspace{6pt}}}@{}", heads, *groups)
 
 
 CONDITION_WORDS = {"rested": "rested", "sustained": "back to back", "eager": "one at a time", "captured": "CUDA graph"}
