@@ -1,6 +1,6 @@
 """Record a platform: measure the workflow's grid on a machine that has GPUs but no Snakemake.
 
-    python workflow/record.py data/h200x2 [--minutes 8] [--only ring] [--repetitions 5] [--dry-run]
+    python workflow/record.py data/h200x2 [--minutes 8] [--only ring [--share 1/2]] [--repetitions 5] [--dry-run]
 
 runs the commands that the rules run, one after another: profiles, models, the ring in every setting, whole models, the
 tables. What is there already is not measured again, and no measurement is started that would not end in time, so the
@@ -71,9 +71,9 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     """Whole models, and the profile of a block that their balanced split needs."""
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.model_profiles}
     for percentage, path in profiles.items():
-        yield Job("model", path, commands.model_profile(percentage, path))
+        yield Job("profile", path, commands.model_profile(percentage, path))
     cost = folder / "models" / f"{BLOCK_MODEL}.json"
-    yield Job("model", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
+    yield Job("models", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
     for setting in commands.model_settings():
         path, trace = folder / f"{setting.name}.csv", folder / f"{setting.trace}.csv"
         yield Job("model", path, commands.model(setting, cost.parent, path, trace))
@@ -82,10 +82,13 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
         yield Job("decode", path, commands.decode(setting, cost.parent, path))
 
 
-def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], dict[str, float]]:
+def left_to_do(
+    folder: Path, config: dict, only: str = "", share: slice = slice(None)
+) -> tuple[list[Job], dict[str, float]]:
     """The jobs whose output is missing, of one part with `only`, and guesses of seconds for a job of each part.
 
-    A guess is what the longest such job took that `folder` holds the record of.
+    `share` is which of these jobs, done or not, are looked at. A guess is what the longest such job took that `folder`
+    holds the record of.
     """
     everything = list(jobs(folder, config))
     guesses = dict.fromkeys(PARTS, UNKNOWN_SECONDS) | GUESS_SECONDS
@@ -93,7 +96,8 @@ def left_to_do(folder: Path, config: dict, only: str = "") -> tuple[list[Job], d
     for job in everything:
         taken[job.part] = max(taken.get(job.part, 0.0), _seconds(job.output.with_suffix(".json")))
     guesses |= {part: START_SECONDS + seconds for part, seconds in taken.items() if seconds}
-    return [job for job in everything if not job.output.exists() and only in ("", job.part)], guesses
+    mine = [job for job in everything if only in ("", job.part)][share]
+    return [job for job in mine if not job.output.exists()], guesses
 
 
 def _seconds(record: Path) -> float:
@@ -111,13 +115,14 @@ def record(
     run: Callable[[tuple[str, ...]], None],
     clock: Callable[[], float] = time.monotonic,
     only: str = "",
+    share: slice = slice(None),
 ) -> list[Job]:
-    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what is of that part.
+    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what is of that part and `share`.
 
     Returns what is left to do.
     """
     deadline = clock() + 60 * minutes
-    todo, guesses = left_to_do(folder, config, only)
+    todo, guesses = left_to_do(folder, config, only, share)
     timed: dict[str, float] = {}
     while todo and clock() + timed.get(todo[0].part, guesses[todo[0].part]) <= deadline:
         job, start = todo.pop(0), clock()
@@ -144,6 +149,16 @@ def check_name(folder: Path) -> None:
         raise ValueError(f"{folder}: the workflow finds no platform called {folder.name!r}, since it is not {pattern}")
     if folder.name in TAKEN:
         raise ValueError(f"{folder}: {folder.name} is no name for a record: {', '.join(TAKEN)} mean something else")
+
+
+def share_of(text: str, only: str) -> slice:
+    """Of the jobs of a part, for "2/3", every third one from the second on. Raises ValueError, naming other texts."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError(f"--share {text} is not K/N, with K from 1 to N")
+    if found[2] != "1" and not only:
+        raise ValueError(f"--share {text} goes with --only: parts build on one another")
+    return slice(int(found[1]) - 1, None, int(found[2]))
 
 
 def overlaid(config: dict, over: dict) -> dict:
@@ -185,6 +200,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="to end in")
     parser.add_argument("--only", choices=PARTS, default="", help="part of the record to go on with")
     parser.add_argument(
+        "--share",
+        default="1/1",
+        metavar="K/N",
+        help="every N-th job of the part, where N of these commands run at once",
+    )
+    parser.add_argument(
         "--launcher", default="", help="command that starts the ranks, on several nodes: srun --ntasks=2"
     )
     parser.add_argument("--warmup", type=int, help="in place of the config's")
@@ -195,17 +216,18 @@ def main() -> int:
         check_name(options.folder)
         if not 0 < options.minutes < math.inf:
             raise ValueError(f"--minutes {options.minutes} is not a positive, finite number")
+        share = share_of(options.share, options.only)
         changed = {key: getattr(options, key) for key in ("warmup", "repetitions")}
         config = read_config(options.config, **{key: value for key, value in changed.items() if value is not None})
         os.environ["HETERORING_TRACK"] = str(config.get("track", "none"))
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:
-        print(plan(*left_to_do(options.folder, config, options.only)))
+        print(plan(*left_to_do(options.folder, config, options.only, share)))
         return 0
     try:
         run = partial(_heteroring, launcher=shlex.split(options.launcher))
-        left = record(options.folder, config, options.minutes, run, only=options.only)
+        left = record(options.folder, config, options.minutes, run, only=options.only, share=share)
     except subprocess.CalledProcessError as error:
         print(
             f"heteroring {error.cmd[error.cmd.index('heteroring') + 1]} failed with exit code {error.returncode}",

@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
-from record import _heteroring, jobs, left_to_do, main, plan, read_config, record
+from record import _heteroring, jobs, left_to_do, main, plan, read_config, record, share_of
 
 pytestmark = pytest.mark.ranks
 
@@ -61,9 +61,9 @@ def test_the_record_is_profiles_models_and_every_setting_of_the_ring(tmp_path):
     blocks = [f"pct-{p:03d}" for p in sorted(SETTINGS["model_percentages"], reverse=True)]
     orders = ("100-100", "100-050", "050-100", "100-030", "030-100", "100-010", "010-100")
     whole = [f"pct-{ranks}.job-{job}" for job in (1, 2) for ranks in orders]
-    assert [name for name in names if name.startswith("model ")] == [
-        f"model {name}" for name in (*blocks, "cost-block", *whole)
-    ]
+    block = [*(f"profile {name}" for name in blocks), "models cost-block"]
+    assert names[names.index("models cost-block") - len(blocks) :][: len(block)] == block
+    assert [name for name in names if name.startswith("model ")] == [f"model {name}" for name in whole]
     assert [name for name in names if name.startswith("decode ")] == [
         f"decode pct-{ranks}.decode-{batch}.job-1" for batch in (1, 8) for ranks in orders if ranks[:3] == "100"
     ]
@@ -134,6 +134,29 @@ def test_a_part_can_be_recorded_by_itself(tmp_path):
     machine.ran.clear()
     assert record(tmp_path, SETTINGS, 1000, machine.run, machine.clock, only="eager") == []
     assert {output_of(arguments).name.split(".")[1] for arguments in machine.ran} == {"eager"}
+
+
+def test_commands_at_once_share_a_part(tmp_path):
+    """Each job is done by one of them, whenever they begin."""
+    first, second = Machine(), Machine()
+    assert record(tmp_path, SETTINGS, 1000, first.run, first.clock, only="ring", share=share_of("1/2", "ring")) == []
+    assert record(tmp_path, SETTINGS, 1000, second.run, second.clock, only="ring", share=share_of("2/2", "ring")) == []
+    outputs = [output_of(arguments) for arguments in (*first.ran, *second.ran)]
+    assert sorted(outputs) == sorted(job.output for job in jobs(tmp_path, SETTINGS) if job.part == "ring")
+    assert abs(len(first.ran) - len(second.ran)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--share", "3/2", "--only", "ring"), "--share 3/2 is not K/N, with K from 1 to N"),
+        (("--share", "0/2", "--only", "ring"), "--share 0/2 is not K/N"),
+        (("--share", "half", "--only", "ring"), "--share half is not K/N"),
+        (("--share", "1/2"), "--share 1/2 goes with --only"),
+    ],
+)
+def test_a_share_that_is_none_is_refused(refused, tmp_path, arguments, says):
+    assert says in refused(tmp_path / "x", *arguments)
 
 
 def test_what_is_left_is_listed_with_what_jobs_like_it_took(tmp_path):
