@@ -35,6 +35,7 @@ from claims.of_paper import (
     layer_fractions,
     layer_gains,
     long_fractions,
+    of_oracle,
     profile_ratios,
     recorded_twice,
     short_first_ratios,
@@ -47,7 +48,6 @@ from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
-from heteroring.results.model_metrics import chunk_totals
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name
@@ -268,17 +268,15 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
 def rebalanced(evidence: Evidence) -> dict[str, str]:
     """A prefill in chunks during which a rank slows down: splits over the one that knows the speeds."""
     rows = evidence.results.chunks
-    limited, beside = (
-        chunk_totals(each).of_oracle.drop("oracle") for each in (rows, evidence.results.beside_neighbour)
-    )
+    (adaptive, fixed), (beside, fixed_beside) = map(of_oracle, (rows, evidence.results.beside_neighbour))
     return {
         "Length": count(int(rows.prompt_len.iloc[0])),
         "Chunk": count(int(rows.seq_len.iloc[0])),
         "Slow": str(min(map(min, rows.percentages))),
-        "Oracle": rounded(limited["rebalanced"], 2),
-        "Fixed": rounded(max(limited.drop("rebalanced")), 2),
-        "Neighbour": rounded(beside["rebalanced"], 2),
-        "NeighbourFixed": rounded(max(beside.drop("rebalanced")), 2),
+        "Oracle": rounded(adaptive, 2),
+        "Fixed": rounded(max(fixed), 2),
+        "Neighbour": rounded(beside, 2),
+        "NeighbourFixed": rounded(max(fixed_beside), 2),
     }
 
 

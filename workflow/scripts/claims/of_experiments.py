@@ -135,7 +135,7 @@ def second_throttle(evidence: Evidence) -> Finding:
 def green_fractions(evidence: Evidence) -> Series:
     """Bound fractions of balanced zigzag shards with unequal ranks in green contexts, at the longest length."""
     rows = evidence.recorded("green", strategy=BALANCED, condition="rested", seq_len=LONG)
-    return rows.bound_fraction[rows.percentage < 100]
+    return rows.bound_fraction[rows.order != "equal"]
 
 
 def green_orders(evidence: Evidence, strategy: str) -> Series:

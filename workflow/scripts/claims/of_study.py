@@ -4,7 +4,7 @@ from statistics import median
 
 from claims.evidence import LONG, MIDDLE, NOT, PARTLY, REPRODUCED, Evidence, Finding, number, percent, span
 from heteroring.results.strategy import fitted_name
-from paper.cells import EVEN, FORMULA, LUT, UNEVEN
+from paper.cells import EVEN, FORMULA, LUT, UNEVEN, CellTable
 from paper.study import HALF, refitted
 
 # Rank 0's tokens in the released code's proportional split at 10 %, slow rank last and first.
@@ -58,30 +58,26 @@ def speedup(evidence: Evidence) -> Finding:
     return Finding(within([*found, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, f"released code {number(first)}")
 
 
+def speedups(cells: CellTable, **at: int) -> list[float]:
+    """Of proportional over even contiguous shards, in the throttled cells of one length or one percentage."""
+    return cells.ratios(EVEN, UNEVEN, cells.at(**at))
+
+
 def grows_with_length(evidence: Evidence) -> Finding:
     """At 10 %. In part: the shortest length has the least speedup and the longest the most."""
-    cells = evidence.call
-    gains = [1 / each for each in cells.ratios(UNEVEN, EVEN, cells.at(percentage=10))]
-    first = ", ".join(number(first_gains(evidence, length)[10]) for length in cells.lengths)
+    gains, first = (speedups(cells, percentage=10) for cells in (evidence.call, evidence.call_first))
     overall = min(gains) == gains[0] and max(gains) == gains[-1]
     verdict = REPRODUCED if gains == sorted(gains) else PARTLY if overall else NOT
-    return Finding(verdict, ", ".join(map(number, gains)), first)
+    return Finding(verdict, ", ".join(map(number, gains)), ", ".join(map(number, first)))
 
 
 def grows_with_heterogeneity(evidence: Evidence) -> Finding:
-    cells = evidence.call
-    gains = [1 / each for each in cells.ratios(UNEVEN, EVEN, cells.at(length=LONG))]
-    by_percentage = first_gains(evidence, LONG)
-    faster = [f"{number(gain)} at {p} %" for p, gain in by_percentage.items() if gain > 1]
-    slower = [gain for gain in by_percentage.values() if gain <= 1]
+    gains, gains_first = (speedups(cells, length=LONG) for cells in (evidence.call, evidence.call_first))
+    at = evidence.call_first.at(length=LONG)
+    faster = [f"{number(gain)} at {p} %" for (_, p), gain in zip(at, gains_first, strict=True) if gain > 1]
+    slower = [gain for gain in gains_first if gain <= 1]
     first = ", ".join([*faster, *([f"{span(slower)} above"] if slower else [])])
     return Finding(REPRODUCED if gains == sorted(gains, reverse=True) else NOT, span(gains), first)
-
-
-def first_gains(evidence: Evidence, length: int) -> dict[int, float]:
-    """Speedup of proportional over even contiguous shards with the slow rank first, by percentage."""
-    even, uneven = (evidence.orders(name, "latency_ms", length)["slow first"] for name in (EVEN, UNEVEN))
-    return {p: even[p] / uneven[p] for p in even.index if p in uneven.index}
 
 
 def even_efficiency(evidence: Evidence) -> Finding:
@@ -105,11 +101,7 @@ def adaptive_efficiency(evidence: Evidence) -> Finding:
 
 def utilisation(evidence: Evidence) -> Finding:
     """How many times the efficiency of even shards, which is their speedup."""
-    found = [
-        1 / each
-        for cells in (evidence.call, evidence.layer)
-        for each in cells.ratios(UNEVEN, EVEN, cells.at(percentage=10))
-    ]
+    found = speedups(evidence.call, percentage=10) + speedups(evidence.layer, percentage=10)
     return Finding(
         within(found, 2, 3),
         span(found),
