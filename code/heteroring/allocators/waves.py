@@ -85,7 +85,8 @@ class KernelGrid:
         self, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
     ) -> Iterator[tuple[float, int]]:
         """The time of each program, and how many like it follow one another, in the order in which they start."""
-        blocks = -(-rows // BLOCK_M)
+        skipped = -first_query % BLOCK_M if pending else 0  # tiles are laid so that one begins with first_query
+        blocks = -(-(rows + skipped) // BLOCK_M)
         section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
         waiting = max(1, -(-(rows - first_query) // BLOCK_M))
         first = launch_configs.first_section(section, self.group, waiting, self.sms) if pending else 0
@@ -93,7 +94,7 @@ class KernelGrid:
         dense, more = -(-keys // block_n), -(-pending // block_n)
 
         def time(block: int) -> float:
-            stop = min((block + 1) * BLOCK_M, rows)
+            stop = min((block + 1) * BLOCK_M - skipped, rows)
             tiles = -(-(keys - rows + stop) // block_n) if causal else dense
             return start + tiles + more * (stop > first_query)
 

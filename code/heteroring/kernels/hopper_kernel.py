@@ -213,7 +213,7 @@ def _attend(
         num_tiles, 0, BLOCK_N, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
     if PENDING:
-        o_last = gl.where(o_row >= pending_query, pending_keys - 1, -1)
+        o_last = gl.full([ROWS], 0, gl.int32, gl.SliceLayout(1, L_S)) + (pending_keys - 1)
         b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
             b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_whole, 1), num_tiles,
             num_tiles, -num_own * BLOCK_N, BLOCK_N, True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
@@ -234,8 +234,8 @@ def _attend(
 
     o_row_out = gl.convert_layout(o_row, gl.SliceLayout(1, L_O))
     o_d = gl.arange(0, BLOCK_D, layout=gl.SliceLayout(0, L_O))
-    m_row = o_row < m
-    m_tile = (o_row_out < m)[:, None] & (o_d < HEAD_DIM)[None, :]
+    m_row = (o_row >= 0) & (o_row < m)
+    m_tile = ((o_row_out >= 0) & (o_row_out < m))[:, None] & (o_d < HEAD_DIM)[None, :]
     p_lse = lse + o_row.to(gl.int64) * stride_lm
     p_out = out + o_row_out.to(gl.int64)[:, None] * stride_om + o_d[None, :]
     if MERGE:
@@ -280,7 +280,12 @@ def forward_kernel(
     # Heads run together in sections, so that their keys stay in L2: `first`, then `second`, then `section` at a time.
     # Narrow sections come first, so that the last one has enough short tiles to end evenly. Within a section, tiles
     # with the most keys start first.
-    num_blocks = gl.cdiv(m, BLOCK_M)
+    # Rows before the first one that a tile begins with, so that pending_query is at the border of a tile, too: a tile of
+    # which only some rows see pending keys would compute all of them with a mask.
+    skipped = 0
+    if PENDING:
+        skipped = (BLOCK_M - pending_query % BLOCK_M) % BLOCK_M
+    num_blocks = gl.cdiv(m + skipped, BLOCK_M)
     i_inside = gl.program_id(0)
     first_head = 0
     width = first
@@ -298,7 +303,7 @@ def forward_kernel(
     i_bh = first_head + i_inside % width
     i_b = i_bh // num_heads
     i_h = i_bh % num_heads
-    first_row = i_m * BLOCK_M
+    first_row = i_m * BLOCK_M - skipped
 
     # The tile's last row sees `visible` keys; its first row, and so every row, sees `everywhere` keys.
     if CAUSAL:
@@ -313,9 +318,8 @@ def forward_kernel(
     num_whole = num_own
     num_tiles = num_own
     if PENDING:
-        # A tile of queries that only some rows of see them has all of them masked.
         num_whole += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
-        num_tiles += gl.where(first_row + BLOCK_M > pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
+        num_tiles += gl.where(first_row >= pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
     i_kv = i_h // GROUP
     pending_part = (i_b * (num_heads // GROUP) + i_kv) // pending_heads
 

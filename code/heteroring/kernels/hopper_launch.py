@@ -125,7 +125,7 @@ def _make(
     config = config or tuned.HOPPER[block_d]
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
-    pending_keys = pending.k.shape[2] if pending else 0
+    pending_keys, pending_query = (pending.k.shape[2], pending.first_query - blind) if pending else (0, 0)
     section = tuned.section(batch * heads, group, n + pending_keys, head_dim, q.element_size())
     first = 0
     if pending:
@@ -143,7 +143,7 @@ def _make(
         *(heads, m, n, offset),
         scale * math.log2(math.e),
         *(first, (batch * heads - first) % section, section),
-        *((pending_keys, pending.first_query - blind, pending.heads) if pending else (0, 0, 1)),
+        *(pending_keys, pending_query, pending.heads if pending else 1),
     )
     constants = {
         "GROUP": group,
@@ -156,7 +156,7 @@ def _make(
         "Q_IN_REGISTERS": config.q_in_registers,
         "PENDING": pending is not None,
     }
-    grid = (-(-m // BLOCK_M) * batch * heads, 1, 1)
+    grid = (-(-(m + -pending_query % BLOCK_M) // BLOCK_M) * batch * heads, 1, 1)
     out, lse = out[:, :, blind:], lse[:, :, blind:]
     with torch.cuda.device(q.device):
         arrived = pending.arrived if pending else 0
