@@ -15,7 +15,7 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import total_pairs
 
-BLOCK_M = 128
+BLOCK_M = launch_configs.HOPPER_BLOCK_M
 # The start and end of a tile of queries, in parts of those of one that is merged into an earlier result. With it, the
 # recorded attention calls of 8,192 to 32,768 tokens take the same time per tile within 1.5 % at every share of an H200.
 UNMERGED = 0.8
@@ -85,8 +85,8 @@ class KernelGrid:
         self, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
     ) -> Iterator[tuple[float, int]]:
         """The time of each program, and how many like it follow one another, in the order in which they start."""
-        skipped = -first_query % BLOCK_M if pending else 0  # tiles are laid so that one begins with first_query
-        blocks = -(-(rows + skipped) // BLOCK_M)
+        lead = launch_configs.lead(rows, pending, first_query)
+        blocks = -(-(rows + lead) // BLOCK_M)
         section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
         waiting = max(1, -(-(rows - first_query) // BLOCK_M))
         first = launch_configs.first_section(section, self.group, waiting, self.sms) if pending else 0
@@ -94,7 +94,7 @@ class KernelGrid:
         dense, more = -(-keys // block_n), -(-pending // block_n)
 
         def time(block: int) -> float:
-            stop = min((block + 1) * BLOCK_M - skipped, rows)
+            stop = min((block + 1) * BLOCK_M - lead, rows)
             tiles = -(-(keys - rows + stop) // block_n) if causal else dense
             return start + tiles + more * (stop > first_query)
 

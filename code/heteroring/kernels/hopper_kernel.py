@@ -213,7 +213,7 @@ def _attend(
         num_tiles, 0, BLOCK_N, False, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
     )  # fmt: skip
     if PENDING:
-        o_last = gl.full([ROWS], 0, gl.int32, gl.SliceLayout(1, L_S)) + (pending_keys - 1)
+        o_last = gl.where(o_row >= pending_query, pending_keys - 1, -1)
         b_packed, b_acc, b_decay, b_max, b_sum = _accumulate_tiles(
             b_packed, b_acc, b_decay, b_max, b_sum, a_q, ring, o_last, log2_scale, gl.maximum(num_whole, 1), num_tiles,
             num_tiles, -num_own * BLOCK_N, BLOCK_N, True, BLOCK_N, BLOCK_D, STAGES, DTYPE, L_S, L_O,
@@ -255,7 +255,7 @@ def _attend(
 
 # Shard lengths differ from rank to rank and from call to call, and must not trigger a compilation.
 VARIED = [
-    "num_heads", "m", "n", "offset", "first", "second", "section", "stride_lb", "stride_lh", "stride_lm",
+    "num_heads", "m", "n", "offset", "lead", "first", "second", "section", "stride_lb", "stride_lh", "stride_lm",
     "arrived", "pending_keys", "pending_query", "pending_heads",
 ]  # fmt: skip
 
@@ -263,12 +263,14 @@ VARIED = [
 @gluon.jit(do_not_specialize=VARIED)
 def forward_kernel(
     q, k, v, pending_k, pending_v, out, lse, arrived, stride_ob, stride_oh, stride_om, stride_lb, stride_lh, stride_lm,
-    num_heads, m, n, offset, log2_scale, first, second, section, pending_keys, pending_query, pending_heads,
+    num_heads, m, n, offset, lead, log2_scale, first, second, section, pending_keys, pending_query, pending_heads,
     GROUP: gl.constexpr, HEAD_DIM: gl.constexpr, BLOCK_N: gl.constexpr, BLOCK_D: gl.constexpr,
     STAGES: gl.constexpr, CAUSAL: gl.constexpr, MERGE: gl.constexpr, Q_IN_REGISTERS: gl.constexpr,
     PENDING: gl.constexpr,
 ):  # fmt: skip
     """Attention of 128 queries of one head over its visible keys, of which there must be at least one.
+
+    The first tile begins `lead` rows before the first query.
 
     With PENDING, queries from pending_query on then also see the pending_keys keys of pending_k and pending_v. They
     arrive in groups of pending_heads KV heads; the counter at address `arrived` is the number of groups that are there.
@@ -280,12 +282,7 @@ def forward_kernel(
     # Heads run together in sections, so that their keys stay in L2: `first`, then `second`, then `section` at a time.
     # Narrow sections come first, so that the last one has enough short tiles to end evenly. Within a section, tiles
     # with the most keys start first.
-    # Rows before the first one that a tile begins with, so that pending_query is at the border of a tile, too: a tile of
-    # which only some rows see pending keys would compute all of them with a mask.
-    skipped = 0
-    if PENDING:
-        skipped = (BLOCK_M - pending_query % BLOCK_M) % BLOCK_M
-    num_blocks = gl.cdiv(m + skipped, BLOCK_M)
+    num_blocks = gl.cdiv(m + lead, BLOCK_M)
     i_inside = gl.program_id(0)
     first_head = 0
     width = first
@@ -303,7 +300,7 @@ def forward_kernel(
     i_bh = first_head + i_inside % width
     i_b = i_bh // num_heads
     i_h = i_bh % num_heads
-    first_row = i_m * BLOCK_M - skipped
+    first_row = i_m * BLOCK_M - lead
 
     # The tile's last row sees `visible` keys; its first row, and so every row, sees `everywhere` keys.
     if CAUSAL:
@@ -318,8 +315,9 @@ def forward_kernel(
     num_whole = num_own
     num_tiles = num_own
     if PENDING:
+        # A tile of queries that only some rows of see them has all of them masked.
         num_whole += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
-        num_tiles += gl.where(first_row >= pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
+        num_tiles += gl.where(first_row + BLOCK_M > pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
     i_kv = i_h // GROUP
     pending_part = (i_b * (num_heads // GROUP) + i_kv) // pending_heads
 

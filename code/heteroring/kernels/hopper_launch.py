@@ -20,7 +20,7 @@ from heteroring.kernels.launch_cache import BoundKernel, Plans
 from heteroring.kernels.pending_kv import PendingKV
 
 ARCHITECTURE = (9, 0)
-BLOCK_M = 128  # hopper_kernel.BLOCK_M
+BLOCK_M = tuned.HOPPER_BLOCK_M
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,7 @@ def _make(
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     pending_keys, pending_query = (pending.k.shape[2], pending.first_query - blind) if pending else (0, 0)
+    lead = tuned.lead(m, pending_keys, pending_query)
     section = tuned.section(batch * heads, group, n + pending_keys, head_dim, q.element_size())
     first = 0
     if pending:
@@ -136,11 +137,14 @@ def _make(
     keys_and_values = (*own, *(((pending.k, pending_keys), (pending.v, pending_keys)) if pending else own))
     descriptors = tuple(
         TensorDescriptor(x, [*x.shape[:2], tokens, head_dim], tensor_map.strides(x), [1, 1, rows, block_d], layout)
-        for x, tokens, rows in ((q, m, BLOCK_M // 2), *((x, tokens, config.block_n) for x, tokens in keys_and_values))
+        for x, tokens, rows in (
+            (q, m, BLOCK_M // 2),
+            *((x, tokens, config.block_n) for x, tokens in keys_and_values),
+        )
     )
     rest = (
         *(*out.stride()[:3], *lse.stride()),
-        *(heads, m, n, offset),
+        *(heads, m, n, offset, lead),
         scale * math.log2(math.e),
         *(first, (batch * heads - first) % section, section),
         *(pending_keys, pending_query, pending.heads if pending else 1),
@@ -156,7 +160,7 @@ def _make(
         "Q_IN_REGISTERS": config.q_in_registers,
         "PENDING": pending is not None,
     }
-    grid = (-(-(m + -pending_query % BLOCK_M) // BLOCK_M) * batch * heads, 1, 1)
+    grid = (-(-(m + lead) // BLOCK_M) * batch * heads, 1, 1)
     out, lse = out[:, :, blind:], lse[:, :, blind:]
     with torch.cuda.device(q.device):
         arrived = pending.arrived if pending else 0

@@ -51,6 +51,8 @@ class MatmulConfig:
         return -(-rows // self.block_m) * -(-columns // self.block_n)
 
 
+HOPPER_BLOCK_M = 128  # queries of a tile of the Hopper kernel
+
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands. One for both kinds of rectangle,
 # because a fused first step has both in one launch; with heads of 64, more stages make one kind 3 % faster and the
 # other slower.
@@ -133,6 +135,17 @@ def sections(heads: int, first: int, section: int) -> list[int]:
     """Query heads of each section in turn: `first`, then what is left over, so that all others are of `section`."""
     second = (heads - first) % section
     return [width for width in (first, second) if width] + (heads - first - second) // section * [section]
+
+
+def lead(rows: int, pending: int, first_query: int) -> int:
+    """Rows before the first query at which tiles of the Hopper kernel begin, so that one begins at `first_query`.
+
+    A tile in which only some queries see the `pending` keys computes all of these with a mask, at about 1.9 times the
+    cost. With tiles that do not begin where those of keys do, each has one more of its own keys' tiles masked, and one
+    tile may be added: together up to 1.9 keys per query. So 0 unless pending keys are twice as many as the `rows`
+    queries.
+    """
+    return -first_query % HOPPER_BLOCK_M if pending >= 2 * rows else 0
 
 
 def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:

@@ -27,7 +27,8 @@ def model():
 
 def programs(grid, rows, keys, causal, pending, first_query, merged):
     """The time of each program by its number, decoded as the kernel decodes it, and its pairs counted one by one."""
-    start = -(-first_query % BLOCK_M) if pending else 0  # the first tile's row, before the first query perhaps
+    # The first tile's row: before the first query, if a tile has to begin where many pending keys are first seen.
+    start = -(-first_query % BLOCK_M) if pending >= 2 * rows else 0
     blocks = -(-(rows - start) // BLOCK_M)
     section = launch_configs.section(grid.heads, grid.group, keys + pending, grid.head_dim, grid.itemsize)
     first = 0
@@ -42,7 +43,7 @@ def programs(grid, rows, keys, causal, pending, first_query, merged):
                 inside, width = (inside - blocks * second) % (blocks * section), section
         block = blocks - 1 - inside // width
         queries = range(start + block * BLOCK_M, min(start + (block + 1) * BLOCK_M, rows))
-        assert not pending or len({row >= first_query for row in queries}) == 1
+        assert pending < 2 * rows or len({row >= first_query for row in queries}) == 1
         seen = keys - rows + queries[-1] + 1 if causal else keys  # the last keys are the queries' own
         later = pending if queries[-1] >= first_query else 0
         tiles = len(range(0, seen, grid.block_n)) + len(range(0, later, grid.block_n))
