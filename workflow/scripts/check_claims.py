@@ -16,11 +16,10 @@ from pathlib import Path
 import yaml
 
 from claims import of_experiments, of_paper, of_study
-from claims.evidence import NOT_TESTED, REPRODUCED, VERDICTS, Evidence, Finding
+from claims.evidence import REPRODUCED, VERDICTS, Evidence, Finding
 from heteroring.files import atomic_path
 from paper.tex import escaped, tabular
 
-LATER = "recorded later"
 FUNCTIONS = {"study": vars(of_study), "paper": vars(of_paper) | vars(of_experiments)}
 HEADS = {
     "study": ("claim", "public study", "measured", "slow rank first", "verdict"),
@@ -55,8 +54,7 @@ def read(path: Path) -> list[Claim]:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     claims = [Claim(name, "study", "report", **entry) for name, entry in content["study"].items()]
     for source, entries in content["paper"].items():
-        verdict = NOT_TESTED if source == LATER else REPRODUCED
-        claims += [Claim(name, "paper", source, words, verdict) for name, words in entries.items()]
+        claims += [Claim(name, "paper", source, words, REPRODUCED) for name, words in entries.items()]
     for claim in claims:
         if claim.function not in FUNCTIONS[claim.of]:
             raise ValueError(f"{path}: claim {claim.id} of the {claim.of} has no function")

@@ -36,11 +36,14 @@ from claims.of_paper import (
     layer_gains,
     long_fractions,
     of_oracle,
+    prefill_fractions,
+    prefill_order_ratios,
     profile_ratios,
     recorded_twice,
     short_first_ratios,
     tile_costs,
     torch_ratios,
+    equal_rank_ratios,
     zigzag_apart,
 )
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
@@ -364,7 +367,7 @@ def predicted(folder: Path, evidence: Evidence) -> dict[str, str]:
 
 def layers_and_models(evidence: Evidence) -> dict[str, str]:
     """FMS's attention layer, and a whole model's prefill."""
-    cells = evidence.prefill
+    cells, first = evidence.prefill, evidence.prefill_first
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
     row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
     middle = cells.lengths[-1], MIDDLE
@@ -378,13 +381,15 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",
         "WholeRepetitions": range_of(repetitions),
-        "WholeCellCount": count(len(cells.grid)),
+        "WholeCellCount": count(len(cells.grid) + len(first.grid)),
         "WholeLongLength": count(middle[0]),
         "WholeMiddleBalanced": duration(cells(BALANCED, middle)),
         "WholeMiddleEven": duration(cells(EVEN, middle)),
         "WholeMiddleAlone": duration(cells(BALANCED, middle, "fast_alone_ms")),
-        "WholeTable": tables.whole_model(cells),
-        **ends("Whole", cells.over(BALANCED, "bound_fraction", cells.grid)),
+        "WholeTable": tables.whole_model(cells, first),
+        **ends("Whole", prefill_fractions(evidence)),
+        **ends("WholeOrder", prefill_order_ratios(evidence)),
+        **dict(zip(("WholeTogether", "WholeAlone"), map(rounded, equal_rank_ratios(evidence)), strict=True)),
     }
 
 

@@ -10,10 +10,10 @@ from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.results.model_metrics import decode_gains
 from heteroring.results.results import Results, slow_last
 from heteroring.results.tables import read_table
-from paper.cells import BALANCED, CellTable, model_cells, ring_cells
+from paper.cells import BALANCED, CellTable, prefill_cells, ring_cells
 from paper.study import Study, read
 
-REPRODUCED, PARTLY, NOT, NOT_TESTED = VERDICTS = ("reproduced", "partly", "not", "not tested")
+REPRODUCED, PARTLY, NOT, _ = VERDICTS = ("reproduced", "partly", "not", "not tested")
 LONG, MEDIUM = 65536, 16384
 MIDDLE = 50
 ORDERS = ("slow last", "slow first")
@@ -66,7 +66,13 @@ class Evidence:
 
     @cached_property
     def prefill(self) -> CellTable:
-        return model_cells(self.results)
+        """A whole model's prefill, the slow rank last."""
+        return prefill_cells(self.results, "equal", "slow last")
+
+    @cached_property
+    def prefill_first(self) -> CellTable:
+        """The same with the slow rank first."""
+        return prefill_cells(self.results, "slow first")
 
     @cached_property
     def decode(self) -> pd.DataFrame:

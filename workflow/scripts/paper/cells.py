@@ -5,7 +5,7 @@ from statistics import median
 
 import pandas as pd
 
-from heteroring.results.results import Results, headline, slow_last
+from heteroring.results.results import Results, headline
 from heteroring.results.strategy import STRATEGIES, Strategy
 
 CONTIGUOUS, ZIGZAG = (
@@ -100,7 +100,8 @@ def ring_cells(results: Results, system: str = "ring", module: str = "attention"
     return CellTable(f"platform {results.platform}, module {module}, system {system}", rows)
 
 
-def model_cells(results: Results) -> CellTable:
-    """Cells of a whole model's prefill, the slow rank last."""
-    rows = slow_last(results.model)
-    return CellTable(f"platform {results.platform}, prefill of a model", rows[rows.phase == "prefill"])
+def prefill_cells(results: Results, *orders: str) -> CellTable:
+    """Cells of a whole model's prefill whose ranks are in one of these orders."""
+    rows = results.model
+    rows = rows[(rows.phase == "prefill") & rows.order.isin(orders)]
+    return CellTable(f"platform {results.platform}, prefill of a model, {' or '.join(orders)}", rows)

@@ -146,22 +146,22 @@ def account(study: Study) -> str:
     return tabular("@{}lrrr@{}", heads, [line(name) for name in MODELS])
 
 
-def whole_model(cells: CellTable) -> str:
-    """Time to first token by length and percentage, the fastest strategy in bold."""
+def whole_model(cells: CellTable, first: CellTable) -> str:
+    """Time to first token by length and percentage, the fastest strategy in bold; `first`: the slow rank first."""
     in_seconds = max(cells(name, at) for name in cells.strategies for at in cells.grid) >= 1000
     scale, unit = (1e-3, "s") if in_seconds else (1.0, "ms")
     recorded = any(any(cells(BALANCED, at, "peak_memory_gb")) for at in cells.grid)
 
-    def line(at: Cell) -> tuple[str, ...]:
+    def line(cells: CellTable, at: Cell) -> tuple[str, ...]:
         times = [scale * cells(name, at) for name in cells.strategies]
         references = (cells(BALANCED, at, "bound_ms"), cells(BALANCED, at, "fast_alone_ms"))
         return (
             count(at[0]),
-            percent(at[1]),
+            percent(at[1]) + ", first" * (cells is first),
             *(rounded(scale * time) for time in references),
             *emphasized(map(rounded, times), rounded(min(times))),
             rounded(cells(BALANCED, at, "bound_fraction")),
-            count(int(cells(BALANCED, at, "block_lens")[-1])),
+            count(int(cells(BALANCED, at, "block_lens")[0 if cells is first else -1])),
             *(map(rounded, cells(BALANCED, at, "peak_memory_gb")) if recorded else ()),
         )
 
@@ -170,7 +170,10 @@ def whole_model(cells: CellTable) -> str:
     heads = head(
         cells.strategies, "tokens", "slow rank", f"bound ({unit})", "fast alone", last=("fraction", "slow", *peaks)
     )
-    groups = [[line((length, p)) for p in reversed(cells.percentages)] for length in cells.lengths]
+    groups = [
+        [line(table, (length, p)) for table in (cells, first) for p in reversed(table.percentages)]
+        for length in cells.lengths
+    ]
     return tabular("@{}rr" + "r" * (len(heads[1]) - 2) + "@{}", heads, *groups)
 
 
