@@ -30,6 +30,9 @@ from claims.of_paper import (
     contiguous_ratios,
     decode_break_even,
     decode_gain,
+    decoded,
+    decoded_gains,
+    equal_rank_ratios,
     jobs_apart,
     layer_contiguous_ratios,
     layer_fractions,
@@ -43,7 +46,6 @@ from claims.of_paper import (
     short_first_ratios,
     tile_costs,
     torch_ratios,
-    equal_rank_ratios,
     zigzag_apart,
 )
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
@@ -398,12 +400,17 @@ def decoding(evidence: Evidence) -> dict[str, str]:
     rows = evidence.decode[evidence.decode.percentage == 100]
     most = rows.loc[rows.tokens.idxmax()]
     lost, _ = decode_break_even(evidence, THIRD)
+    short, long = (decoded_gains(evidence, length)[1] for length in (4096, LONG))
+    alone, ring, limit = decoded(evidence, LONG, "captured, compiled", batch=8)
     return {
         "Batch": count(int(most.batch)),
         "Length": count(int(most.seq_len)),
-        "Ms": rounded(most.latency_ms),
-        "AloneMs": rounded(most.alone_ms),
         "BreakEvenLength": count(int(lost)),
+        "BareShort": rounded(short),
+        "BareLong": rounded(long),
+        "CompiledMs": rounded(ring),
+        "CompiledGain": rounded(alone / ring),
+        "CompiledOf": rounded(limit / ring),
         **ends("Equal", decode_gain(evidence, 100)),
         **ends("Middle", decode_gain(evidence, MIDDLE)),
         **ends("Low", [1 / gain for gain in decode_gain(evidence, 10)]),

@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `sustained`: the table of data/h200x2_short, cells as text.
+    """`results`: the recorded platform. `sustained`, `decoded`: tables of data/h200x2_short, cells as text.
 
     `folder` is the platform's, beside which the records of experiments lie.
     """
@@ -38,12 +38,14 @@ class Evidence:
     results: Results
     study: Study
     sustained: pd.DataFrame
+    decoded: pd.DataFrame
     folder: Path
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        return cls(Results.load(record), read(published), read_table(short / "sustained.csv"), record)
+        tables = (read_table(short / f"{name}.csv") for name in ("sustained", "decode_model"))
+        return cls(Results.load(record), read(published), *tables, record)
 
     @cached_property
     def beside(self) -> dict[str, Results]:

@@ -25,6 +25,8 @@ from paper.cells import (
 from paper.study import KEY_TILE, MODELS
 from paper.tables import CONDITION_WORDS
 
+DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made on one pair
+
 # The study explained.
 
 
@@ -405,6 +407,34 @@ def decode_break_even(evidence: Evidence, percentage: int) -> tuple[int, int]:
     wins; 0 if there are none."""
     rows = evidence.decode[evidence.decode.percentage == percentage]
     return max(rows.tokens[rows.gain < 1], default=0), min(rows.tokens[rows.gain > 1], default=0)
+
+
+def decode_without_mps(evidence: Evidence) -> Finding:
+    short, long = (decoded_gains(evidence, length) for length in (4096, LONG))
+    ours = f"{number(short[1])} and {number(long[1])} times as fast, under MPS {number(short[0])} and {number(long[0])}"
+    return holds(short[1] < 1 < long[1] < long[0] and short[1] < short[0], ours)
+
+
+def decoded_gains(evidence: Evidence, length: int) -> list[float]:
+    """The better full rank's time alone over that of both, captured and not compiled, under MPS and without."""
+    found = [decoded(evidence, length, how) for how in ("captured", "captured, without MPS")]
+    return [alone / ring for alone, ring, _ in found]
+
+
+def decode_compiled(evidence: Evidence) -> Finding:
+    alone, ring, limit = decoded(evidence, LONG, "captured, compiled", batch=8)
+    ours = f"{number(alone / ring)} times as fast as alone, {number(limit / ring)} of the limit"
+    return holds(alone / ring > 1.5 and limit / ring > 0.8, ours)
+
+
+def decoded(evidence: Evidence, length: int, how: str, batch: int = 1) -> tuple[float, float, float]:
+    """Milliseconds per token in short runs on one pair: the better full rank alone, both, and the limit of both."""
+    rows = evidence.decoded
+    rows = rows[(rows.commit == DECODED_AT) & (rows.percentages == "100 100") & (rows.how == how)]
+    rows = rows[(rows.seq_len == length) & (rows.batch == batch)]
+    alone = rows.block_lens.str.contains(r"\b0\b")
+    ring = rows[~alone].iloc[0]
+    return rows.latency_ms[alone].min(), ring.latency_ms, ring.limit_ms
 
 
 def throttle_takes_bandwidth(evidence: Evidence) -> Finding:
