@@ -150,7 +150,6 @@ def whole_model(cells: CellTable, first: CellTable) -> str:
     """Time to first token by length and percentage, the fastest strategy in bold; `first`: the slow rank first."""
     in_seconds = max(cells(name, at) for name in cells.strategies for at in cells.grid) >= 1000
     scale, unit = (1e-3, "s") if in_seconds else (1.0, "ms")
-    recorded = any(any(cells(BALANCED, at, "peak_memory_gb")) for at in cells.grid)
 
     def line(cells: CellTable, at: Cell) -> tuple[str, ...]:
         times = [scale * cells(name, at) for name in cells.strategies]
@@ -162,14 +161,9 @@ def whole_model(cells: CellTable, first: CellTable) -> str:
             *emphasized(map(rounded, times), rounded(min(times))),
             rounded(cells(BALANCED, at, "bound_fraction")),
             count(int(cells(BALANCED, at, "block_lens")[0 if cells is first else -1])),
-            *(map(rounded, cells(BALANCED, at, "peak_memory_gb")) if recorded else ()),
         )
 
-    ranks = len(cells(BALANCED, cells.grid[0], "block_lens"))
-    peaks = tuple(f"GB, rank {rank}" for rank in range(ranks)) if recorded else ()
-    heads = head(
-        cells.strategies, "tokens", "slow rank", f"bound ({unit})", "fast alone", last=("fraction", "slow", *peaks)
-    )
+    heads = head(cells.strategies, "tokens", "slow rank", f"bound ({unit})", "fast alone", last=("fraction", "slow"))
     groups = [
         [line(table, (length, p)) for table in (cells, first) for p in reversed(table.percentages)]
         for length in cells.lengths
