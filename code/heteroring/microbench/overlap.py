@@ -55,6 +55,8 @@ class Line:
 class AtHand:
     """An exchange that has the keys and values of every step from the start."""
 
+    fusable = False
+
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
 
@@ -70,6 +72,8 @@ class AtHand:
 
 class AtHandForKernels(AtHand):
     """The same for kernels that wait themselves: the counter says that all KV has arrived."""
+
+    fusable = True
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         super().__init__(received)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.arguments import flag
-from heteroring.kernels.backend import Backend, check_operands, resolve, takes_pending
+from heteroring.kernels.backend import Backend, PendingKVBackend, check_operands, resolve
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.pass_q import attend, check_passing, passes_queries
@@ -102,7 +102,7 @@ def ring_attention(
                 *described(q, k, scale),
             )
 
-        def chosen() -> Backend:
+        def chosen() -> PendingKVBackend:
             return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
@@ -137,7 +137,7 @@ def rotate(
     exchange: Exchange,
     world_size: int,
     scale: float,
-    compute: Backend,
+    compute: PendingKVBackend,
     closed: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the ring steps of one rank, by index in `steps`, while the KV of the next steps is on its way.
@@ -211,7 +211,7 @@ def _fused_first_step(
     steps: dict[int, RingStep],
     exchange: Exchange,
     scale: float,
-    compute: Backend,
+    compute: PendingKVBackend,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
     if not can_fuse(exchange) or not {0, 1} <= steps.keys() or scale <= 0:
@@ -220,7 +220,7 @@ def _fused_first_step(
     (first_query, _, keys), *rest = steps[1].rectangles
     arriving = exchange.pending(1, first_query)
     options["pending"] = arriving._replace(k=arriving.k[:, :, :keys], v=arriving.v[:, :, :keys]) if rest else arriving
-    if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
+    if not compute.takes_pending(q, k, v, options["causal_offset"], options["pending"]):
         return None
     out, lse = compute(q, k, v, scale=scale, **options)
     exchange.consumed(1)

@@ -1,9 +1,11 @@
+from functools import wraps
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heteroring.kernels import reference
-from heteroring.kernels.backend import BACKENDS, choose, resolve
+from heteroring.kernels.backend import BACKENDS, CallOnly, choose, resolve
 from heteroring.kernels.backend_from_core import backend_from_core
 from oracle import assert_as_accurate_as_torch, attention64
 
@@ -189,6 +191,15 @@ def test_auto_has_a_backend_for_heads_of_any_size_on_a_gpu(monkeypatch, capabili
 def test_auto_is_the_flash_kernel_on_the_cpu():
     assert choose("auto", CPU) == "cpu"
     assert choose("reference", CPU) == "reference"
+
+
+def test_a_backend_says_whether_it_takes_pending_kv_also_if_it_is_wrapped():
+    triton = resolve("triton", CPU)
+    for backend, says in ((triton, triton.takes_pending), (CallOnly(triton), CallOnly(triton).takes_pending)):
+        throttled = wraps(backend)(lambda *args, **options: None)
+        assert resolve(throttled, CPU) is throttled
+        assert throttled.takes_pending is says
+    assert not any(resolve(each, CPU).takes_pending(*[None] * 5) for each in ("cpu", CallOnly(triton), max))
 
 
 def test_an_unknown_backend_is_refused():

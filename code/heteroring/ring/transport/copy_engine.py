@@ -33,6 +33,8 @@ class CopyEngine:
     them there takes SMs, which are busy (docs/experiments/ring.md).
     """
 
+    fusable = True
+
     def __init__(
         self,
         k: torch.Tensor,

@@ -26,6 +26,9 @@ AHEAD = SLOTS
 class Exchange(Protocol):
     """The KV messages of one call on one rank, step by step."""
 
+    fusable: bool
+    """Whether this is a FusableExchange."""
+
     def start(self, step: int) -> None:
         """Start the messages of `step`, from 1 to world size - 1 in order; nothing if it has none.
 
@@ -50,8 +53,8 @@ class FusableExchange(Exchange, Protocol):
 
 
 def can_fuse(exchange: Exchange) -> TypeGuard[FusableExchange]:
-    """Whether `exchange` is a FusableExchange. Not by isinstance, which for a protocol takes tens of microseconds."""
-    return hasattr(exchange, "pending")
+    """Whether `exchange` is a FusableExchange."""
+    return exchange.fusable
 
 
 def check_transport(name: str) -> None:
