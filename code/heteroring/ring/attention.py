@@ -13,11 +13,11 @@ from heteroring.arguments import flag
 from heteroring.kernels.backend import Backend, PendingKVBackend, check_operands, resolve
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
-from heteroring.ring.pass_q import attend, check_passing, passes_queries
-from heteroring.ring.prefix import Prefix, check_prefix, joined
+from heteroring.ring.pass_q import attend, passes_queries
+from heteroring.ring.prefix import Prefix, joined
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
-from heteroring.ring.validation import described, in_rows, operands, shapes_of
+from heteroring.ring.validation import check_partition, check_passing, check_prefix, described, in_rows, operands
 
 
 def ring_attention(
@@ -85,7 +85,7 @@ def ring_attention(
             nonlocal q, k, v, causal, scale, prefix_lens
             q, k, v, scale = operands(q, k, v, scale, block, "ring_attention")
             causal = flag("causal", causal)
-            _check_partition(q, k, v, partition, call.rank, call.world_size)
+            check_partition(q, k, v, partition, call.rank, call.world_size)
             check_transport(transport)
             check_passing(passing)
             prefix_lens = check_prefix(prefix, k, call.rank, call.world_size)
@@ -241,20 +241,3 @@ def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], fused: int)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         options["out_dtype"] = wide
     return options
-
-
-def _check_partition(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
-) -> None:
-    """Raise ValueError if this rank's tensors, or the group, differ from the partition."""
-    if not isinstance(partition, Partition):
-        raise ValueError(f"partition is {partition!r}: it must be a Partition")
-    if partition.world_size != world_size:
-        raise ValueError(
-            f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
-        )
-    expected = partition.block_lens[rank]
-    if q.shape[2] != expected or k.shape[2] != expected:
-        raise ValueError(
-            f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
-        )
