@@ -28,7 +28,8 @@ from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.shard import shard
-from heteroring.ring.transport.transport import TRANSPORTS, choose_transport
+from heteroring.ring.transport.limits import TRANSPORTS
+from heteroring.ring.transport.transport import choose_transport
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from heteroring.planning.fleet import read_fleet
 from heteroring.planning.plan import bound, plan
 from heteroring.planning.work import Work
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.messages import SLOTS, messages
+from heteroring.ring.transport.messages import messages
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
@@ -76,12 +76,6 @@ def test_memory_is_what_the_recorded_model_took():
                 if n:
                     # Room for messages is that of the longest call so far.
                     assert LLAMA.memory_bytes(n, longest) == pytest.approx(peak, rel=0.015)
-
-
-def test_slots_are_those_of_the_transports():
-    from heteroring.planning import simulate, work
-
-    assert work.SLOTS == simulate.SLOTS == SLOTS
 
 
 def test_a_model_of_fms_is_the_work_that_it_is():

@@ -165,7 +165,7 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, ran
     """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         host = Host(world_size, monkeypatch)
-        monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
+        monkeypatch.setattr(copy_engine, "PART_BYTES", random.choice([64, 1 << 20]))
         choices = [p for p in PARTITIONS if p.world_size == world_size]
         calls = [random.choice(choices) for _ in range(8)]
         seen = [

@@ -13,12 +13,11 @@ import torch.distributed as dist
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.copy_engine import CopyEngine
-from heteroring.ring.transport.messages import SLOTS
+from heteroring.ring.transport.limits import SLOTS, TRANSPORTS
 from heteroring.ring.transport.p2p import PointToPoint
 from heteroring.ring.transport.peer_access import peers_can_be_accessed
 from heteroring.words import choices
 
-TRANSPORTS = ("p2p", "copy-engine")
 AHEAD = SLOTS
 """Ring steps whose KV may be on its way, or in use, at a time."""
 
