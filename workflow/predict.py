@@ -16,6 +16,7 @@ from heteroring.allocators import fit
 from heteroring.bench.ring.job import RingJob, plan
 from heteroring.files import atomic_path, read_json
 from heteroring.planning.recorded_platform import RecordedPlatform
+from heteroring.results.strategy import fitted_name
 from heteroring.ring.bounds import capacity_bound
 from record import read_config
 
@@ -32,7 +33,7 @@ def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, ob
     with TemporaryDirectory() as folder:
         for name, model in commands.models.items():
             fit(*model, profiles).save(Path(folder, f"{name}.json"))
-        platform = RecordedPlatform.of(read_json(Path(folder, "cost-attention.json")), gpu=True)
+        platform = RecordedPlatform.of(read_json(Path(folder, f"{fitted_name('cost', 'attention')}.json")), gpu=True)
         for setting in commands.settings():
             if (setting.condition, setting.job) != ("rested", 1):
                 continue

@@ -17,7 +17,7 @@ from heteroring.figures.style import BASELINE_COLOUR, look
 from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import BALANCED, EVEN, Strategy
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
@@ -27,8 +27,7 @@ BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what work
 
 SEQ_LEN = 65536
 SHOWN = [10, 50, 100]
-EVEN, TORCH, BEST = "contiguous/even", "torch context_parallel", "best contiguous"
-BALANCED, BOUND, ALONE = "zigzag/balanced", "capacity bound", "fast GPU alone"
+TORCH, BEST, BOUND, ALONE = "torch context_parallel", "best contiguous", "capacity bound", "fast GPU alone"
 # Colour, dashes and width of each line, in the order of the table.
 LINES = {
     EVEN: (look("zigzag/even").colour, "", 1.5),

@@ -26,9 +26,8 @@ from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.model_rows import DECODED
 from heteroring.results.rows import write_rows
-from heteroring.results.strategy import fitted_name
+from heteroring.results.strategy import EVEN, fitted_name
 
-EVEN = "contiguous/even"
 STRATEGIES = (EVEN, "zigzag/even", DECODED)
 KINDS = ("attention", "fold", "block")
 REPETITIONS = 3

@@ -28,6 +28,7 @@ from heteroring.planning.rebalance import Rebalancer
 from heteroring.results.model_metrics import chunk_totals
 from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.provenance import RankReport, report
+from heteroring.results.strategy import EVEN
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 from heteroring.throttle import Throttle, check_percentage, throttle_type
@@ -146,7 +147,7 @@ class Split(Rebalancer):
         self._throttle.set(self.percentages()[dist.get_rank()])
         if not self.chunks:
             self._then = time.perf_counter()
-        if self._kind == "contiguous/even":
+        if self._kind == EVEN:
             return Partition.contiguous(even(tokens, len(self.speeds)))
         if self._kind == "oracle":
             self.speeds = self._known[self.percentages()]

@@ -1,4 +1,4 @@
-"""Fingerprints of language models, from the configuration and samples of the weights."""
+"""What the weights and the configuration of a language model tell: its fingerprint, dtype and device."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -85,25 +86,34 @@ class Backend(Protocol):
 
 
 class PendingKVBackend(Backend, Protocol):
-    """A Backend that can go on to pending KV in the same kernel pass, as the fused first step does.
+    """A Backend that says whether it can go on to pending KV in the same kernel pass, as the fused first step does.
 
-    Where `takes_pending` is true, it accepts `pending` as one more keyword.
+    Where it says so, it accepts `pending` as one more keyword.
     """
 
+    @property
     def takes_pending(
-        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, pending: PendingKV
-    ) -> bool:
-        """Whether the backend can go on to `pending` in the same pass over these operands."""
+        self,
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int | None, PendingKV], bool]:
+        """Whether the backend can go on to `pending` behind q, k, v and causal_offset.
+
+        As an attribute of the object itself, functools.wraps carries it over to a throttled or timed backend.
+        """
 
 
-def takes_pending(
-    backend: Backend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, pending: PendingKV
-) -> bool:
-    """Whether `backend` is a PendingKVBackend that takes `pending` with these operands.
+class CallOnly:
+    """A PendingKVBackend that computes by `backend` and takes no pending KV, whatever `backend` can do."""
 
-    Not checked by isinstance, which for a protocol costs tens of microseconds per call.
-    """
-    return hasattr(backend, "takes_pending") and backend.takes_pending(q, k, v, causal_offset, pending)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.takes_pending = _never
+
+    def __call__(self, *args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._backend(*args, **options)
+
+
+def _never(*_: object) -> bool:
+    return False
 
 
 def check_backend(block: str | Backend, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -159,12 +169,20 @@ def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: 
 
 def resolve(
     block: str | Backend, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
-) -> Backend:
-    """The Backend that `block` names ("auto" or one of BACKENDS) for tensors on `device`; a Backend is returned."""
-    return _imported(block, device, dtype, head_dim) if isinstance(block, str) else block
+) -> PendingKVBackend:
+    """The backend that `block` names ("auto" or one of BACKENDS) for tensors on `device`, or `block` itself.
+
+    One that does not say whether it takes pending KV is returned as one that takes none.
+    """
+    return _imported(block, device, dtype, head_dim) if isinstance(block, str) else _complete(block)
 
 
 @cache
-def _imported(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
+def _imported(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> PendingKVBackend:
     module, attribute = _HOME[choose(name, device, dtype, head_dim)]
-    return getattr(import_module(module), attribute)
+    return _complete(getattr(import_module(module), attribute))
+
+
+def _complete(backend: Any) -> PendingKVBackend:
+    # Not by isinstance, which for a protocol costs tens of microseconds per call.
+    return backend if hasattr(backend, "takes_pending") else CallOnly(backend)

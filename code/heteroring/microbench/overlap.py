@@ -28,7 +28,8 @@ from heteroring.ring.cuda_graph import CapturedRing
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.shard import shard
-from heteroring.ring.transport.transport import TRANSPORTS, choose_transport
+from heteroring.ring.transport.limits import TRANSPORTS
+from heteroring.ring.transport.transport import choose_transport
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Line:
 class AtHand:
     """An exchange that has the keys and values of every step from the start."""
 
+    fusable = False
+
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._received = received
 
@@ -70,6 +73,8 @@ class AtHand:
 
 class AtHandForKernels(AtHand):
     """The same for kernels that wait themselves: the counter says that all KV has arrived."""
+
+    fusable = True
 
     def __init__(self, received: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> None:
         super().__init__(received)

@@ -10,7 +10,8 @@ import numpy as np
 
 from heteroring.planning.chunks import Chunk
 from heteroring.planning.steps import steps
-from heteroring.planning.work import SLOTS, Work
+from heteroring.planning.work import Work
+from heteroring.ring.transport.limits import SLOTS
 
 
 @dataclass(frozen=True)

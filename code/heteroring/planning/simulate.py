@@ -11,12 +11,8 @@ from heteroring.allocators.costs import Cost
 from heteroring.arguments import prefix_lengths
 from heteroring.planning.network import Network
 from heteroring.planning.steps import Costs, Step, step_us, steps
-from heteroring.planning.work import SLOTS
 from heteroring.ring.partition import Partition
-
-TRANSPORTS = ("copy-engine", "p2p")
-# As in heteroring.ring.transport: bytes of a part of a message.
-PART_BYTES = 8 << 20
+from heteroring.ring.transport.limits import PART_BYTES, SLOTS, TRANSPORTS
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heteroring.ring.transport.limits import SLOTS
+
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
-# Messages that a rank has room for (heteroring.ring.transport.messages).
-SLOTS = 2
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from heteroring.results.column_rules import (
     one_of,
 )
 from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
+from heteroring.results.strategy import BALANCED, EVEN
 from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
@@ -26,10 +27,10 @@ MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "h
 # What tells cells of a phase, at a length, apart.
 WAY = ("batch", "captured", "compiled")
 # Strategies of which a layer is traced, and the one that decodes where it is measured.
-TRACED = ("contiguous/even", "zigzag/balanced")
-DECODED = "zigzag/balanced"
+TRACED = (EVEN, BALANCED)
+DECODED = BALANCED
 # Splits of a prefill in chunks while a rank's speed changes: two that stay, one that follows, one that knows.
-CHUNK_SPLITS = ("contiguous/even", "zigzag/balanced", "rebalanced", "oracle")
+CHUNK_SPLITS = (EVEN, BALANCED, "rebalanced", "oracle")
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
 

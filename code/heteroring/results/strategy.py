@@ -91,7 +91,7 @@ class Strategy(str):
 
 STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
 """Every layout with every allocator, in the order in which tables and figures show them."""
-BALANCED = Strategy("zigzag/balanced")
+EVEN, BALANCED = Strategy("contiguous/even"), Strategy("zigzag/balanced")
 _ALL = (
     *STRATEGIES,
     *(f"{each}@{source}" for each in STRATEGIES if each.allocator in FITTED for source in OTHER_SOURCES),

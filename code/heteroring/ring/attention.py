@@ -10,14 +10,14 @@ import torch
 import torch.distributed as dist
 
 from heteroring.arguments import flag
-from heteroring.kernels.backend import Backend, check_operands, resolve, takes_pending
+from heteroring.kernels.backend import Backend, PendingKVBackend, check_operands, resolve
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
-from heteroring.ring.pass_q import attend, check_passing, passes_queries
-from heteroring.ring.prefix import Prefix, check_prefix, joined
+from heteroring.ring.pass_q import attend, passes_queries
+from heteroring.ring.prefix import Prefix, joined
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
-from heteroring.ring.validation import described, in_rows, operands, shapes_of
+from heteroring.ring.validation import check_partition, check_passing, check_prefix, described, in_rows, operands
 
 
 def ring_attention(
@@ -85,7 +85,7 @@ def ring_attention(
             nonlocal q, k, v, causal, scale, prefix_lens
             q, k, v, scale = operands(q, k, v, scale, block, "ring_attention")
             causal = flag("causal", causal)
-            _check_partition(q, k, v, partition, call.rank, call.world_size)
+            check_partition(q, k, v, partition, call.rank, call.world_size)
             check_transport(transport)
             check_passing(passing)
             prefix_lens = check_prefix(prefix, k, call.rank, call.world_size)
@@ -102,7 +102,7 @@ def ring_attention(
                 *described(q, k, scale),
             )
 
-        def chosen() -> Backend:
+        def chosen() -> PendingKVBackend:
             return resolve(block, q.device, q.dtype, q.shape[-1])
 
         compute = call.agree(describe, chosen)
@@ -137,7 +137,7 @@ def rotate(
     exchange: Exchange,
     world_size: int,
     scale: float,
-    compute: Backend,
+    compute: PendingKVBackend,
     closed: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the ring steps of one rank, by index in `steps`, while the KV of the next steps is on its way.
@@ -211,7 +211,7 @@ def _fused_first_step(
     steps: dict[int, RingStep],
     exchange: Exchange,
     scale: float,
-    compute: Backend,
+    compute: PendingKVBackend,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Steps 0 and 1 in one kernel pass, or None where the backend or the transport cannot do that."""
     if not can_fuse(exchange) or not {0, 1} <= steps.keys() or scale <= 0:
@@ -220,7 +220,7 @@ def _fused_first_step(
     (first_query, _, keys), *rest = steps[1].rectangles
     arriving = exchange.pending(1, first_query)
     options["pending"] = arriving._replace(k=arriving.k[:, :, :keys], v=arriving.v[:, :, :keys]) if rest else arriving
-    if not takes_pending(compute, q, k, v, options["causal_offset"], options["pending"]):
+    if not compute.takes_pending(q, k, v, options["causal_offset"], options["pending"]):
         return None
     out, lse = compute(q, k, v, scale=scale, **options)
     exchange.consumed(1)
@@ -241,20 +241,3 @@ def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], fused: int)
     if wide != q.dtype and merges > (1 if q.is_cuda else 0):
         options["out_dtype"] = wide
     return options
-
-
-def _check_partition(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
-) -> None:
-    """Raise ValueError if this rank's tensors, or the group, differ from the partition."""
-    if not isinstance(partition, Partition):
-        raise ValueError(f"partition is {partition!r}: it must be a Partition")
-    if partition.world_size != world_size:
-        raise ValueError(
-            f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
-        )
-    expected = partition.block_lens[rank]
-    if q.shape[2] != expected or k.shape[2] != expected:
-        raise ValueError(
-            f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
-        )

@@ -9,7 +9,7 @@ from heteroring.kernels.backend import Backend
 from heteroring.kernels.decode_parts import merge_parts, merge_to_output, partials
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.transport.part_buffer import part_buffer_of
-from heteroring.ring.validation import described, operands, shapes_of
+from heteroring.ring.validation import check_cached, described, operands, shapes_of
 
 # PyTorch 2.13 renamed it and warns about the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -87,16 +87,6 @@ def ring_decode(
                 parts = _gather(merge_parts(parts), call.group, call.rank, call.world_size)
             call.complete()
             return merge_to_output(parts, q.dtype)
-
-
-def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
-    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, the number
-    itself is not looked at."""
-    integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
-    if not integer or cached.numel() != 1 or cached.device != k.device:
-        raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")
-    if cached.device.type == "cpu" and not 0 <= int(cached) <= k.shape[2]:
-        raise ValueError(f"cached is {int(cached)}, and k has {k.shape[2]} keys")
 
 
 def _gather(part: torch.Tensor, group: dist.ProcessGroup, rank: int, world_size: int) -> torch.Tensor:

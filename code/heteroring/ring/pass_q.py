@@ -14,21 +14,13 @@ from heteroring.kernels.decode_parts import merge_parts
 from heteroring.ring.consistency import Call
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
-from heteroring.words import choices
 
-PASSING = ("kv", "q")
 # Most new tokens for which "auto" considers it, by type of device: up to there it was faster with a long prefix
 # (docs/experiments/ring.md). Nothing was measured on GPUs yet.
 MOST_TOKENS = {"cpu": 64}
 # How many times as many pairs as in pass-KV the busiest rank may compute: each has those of the keys that it holds,
 # whatever its speed.
 MORE_PAIRS = 2
-
-
-def check_passing(name: object) -> None:
-    """Raise ValueError unless `name` is "auto" or one of PASSING."""
-    if not isinstance(name, str) or (name != "auto" and name not in PASSING):
-        raise ValueError(f"passing is {name!r}: choose auto or {choices(str(name), PASSING)}")
 
 
 @lru_cache(maxsize=1024)

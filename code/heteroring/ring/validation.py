@@ -1,4 +1,4 @@
-"""Checks of a rank's queries, keys and values, which prefill and decode share."""
+"""Checks of the arguments of prefill and decode on a rank."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 
-from heteroring.arguments import finite
+from heteroring.arguments import finite, prefix_lengths
 from heteroring.kernels.backend import Backend, check_backend
+from heteroring.ring.partition import Partition
+from heteroring.ring.prefix import Prefix
+from heteroring.words import choices
 
+PASSING = ("kv", "q")
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 
@@ -22,7 +26,7 @@ def operands(
 
     Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q. So a tensor is
     copied if its last dimension is not contiguous or its rows overlap. On CUDA it is also copied if its rows do not
-    begin at multiples of 16 bytes, for which cuDNN gives NaN. All other strides are free, also those of expanded
+    begin at multiples of 16 bytes, for which some kernels give NaN. All other strides are free, also those of expanded
     tensors.
 
     What a call of the same kind has passed, and has not copied, is not checked again.
@@ -104,6 +108,65 @@ def _aligned(x: torch.Tensor) -> bool:
     if not x.is_cuda or x.shape[3] * x.element_size() % 16:
         return True
     return not (x.data_ptr() % 16 or any(stride * x.element_size() % 16 for stride in x.stride()[:3]))
+
+
+def check_partition(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
+) -> None:
+    """Raise ValueError if this rank's tensors, or the group, differ from the partition."""
+    if not isinstance(partition, Partition):
+        raise ValueError(f"partition is {partition!r}: it must be a Partition")
+    if partition.world_size != world_size:
+        raise ValueError(
+            f"the partition has {partition.world_size} ranks ({partition.block_lens}), the group has {world_size}"
+        )
+    expected = partition.block_lens[rank]
+    if q.shape[2] != expected or k.shape[2] != expected:
+        raise ValueError(
+            f"{shapes_of(q, k, v)}: rank {rank} of block_lens {partition.block_lens} must hold {expected} tokens"
+        )
+
+
+def check_prefix(prefix: Any, k: torch.Tensor, rank: int, world_size: int) -> tuple[int, ...]:
+    """The prefix lengths by rank, () where all are 0 or there is no prefix.
+
+    Raises ValueError if `prefix` is not one, or does not fit its lengths, the group, or the new tokens' keys `k`.
+    """
+    if prefix is None:
+        return ()
+    if not isinstance(prefix, Prefix):
+        raise ValueError(f"prefix is {prefix!r}: it must be a Prefix, or None")
+    lens = prefix_lengths("prefix.lens", prefix.lens, world_size)
+    held = lens[rank] if lens else 0
+    for name, x in (("prefix.k", prefix.k), ("prefix.v", prefix.v)):
+        if not isinstance(x, torch.Tensor) or x.layout != torch.strided or x.is_nested:
+            raise ValueError(f"{name} is of type {type(x).__name__}: it must be a dense tensor [B, Hkv, m_r, D]")
+        expected = (*k.shape[:2], held, k.shape[3])
+        if tuple(x.shape) != expected:
+            raise ValueError(
+                f"{name} is of shape {tuple(x.shape)}: rank {rank} of prefix.lens {prefix.lens} needs {expected}"
+            )
+        if x.dtype != k.dtype or x.device != k.device:
+            raise ValueError(f"{name} is {x.dtype} on {x.device}, k {k.dtype} on {k.device}: they must be alike")
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError(f"{name} requires a gradient, and ring_attention is forward only")
+    return lens
+
+
+def check_passing(name: object) -> None:
+    """Raise ValueError unless `name` is "auto" or one of PASSING."""
+    if not isinstance(name, str) or (name != "auto" and name not in PASSING):
+        raise ValueError(f"passing is {name!r}: choose auto or {choices(str(name), PASSING)}")
+
+
+def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
+    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, the number
+    itself is not looked at."""
+    integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
+    if not integer or cached.numel() != 1 or cached.device != k.device:
+        raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")
+    if cached.device.type == "cpu" and not 0 <= int(cached) <= k.shape[2]:
+        raise ValueError(f"cached is {int(cached)}, and k has {k.shape[2]} keys")
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:

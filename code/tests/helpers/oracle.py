@@ -15,13 +15,33 @@ def attention64(q, k, v, q_positions=None, k_positions=None, scale=None):
     return torch.softmax(scores, -1).nan_to_num(0.0) @ v, lse
 
 
+def rectangle64(q, k, v, scale, offset):
+    """attention64 under a causal offset o: query i sees key j if and only if j <= i + o; with None, every key."""
+    rows, keys = (torch.arange(x.shape[2], device=x.device) for x in (q, k))
+    return attention64(q, k, v, *(() if offset is None else (rows + offset, keys)), scale=scale)
+
+
+def assert_accurate(got, exact, own_error):
+    """The accuracy rule: an error of at most twice that of PyTorch's own attention in the same dtype, plus 1e-6."""
+    assert got.shape == exact.shape
+    error = (got.double() - exact).abs().max()
+    assert error <= 2 * own_error + 1e-6, f"error {error:.3g}, PyTorch's own {own_error:.3g}"
+
+
+def blind_queries(out, lse, want_lse):
+    """Which queries see no key. Their out must be 0 and LSE -inf, no other's LSE is, and nothing is NaN."""
+    blind = want_lse == -torch.inf
+    assert not out.isnan().any()
+    assert torch.equal(lse == -torch.inf, blind)
+    assert (out[blind] == 0).all()
+    return blind
+
+
 def assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask=None, scale=None):
-    """Errors of out and LSE against fp64 are at most twice those of PyTorch's kernel in the same dtype, plus 1e-6."""
+    """Out and LSE keep the rule beside PyTorch's kernel for the CPU."""
     bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     own_out, own_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, False, attn_mask=bias, scale=scale
     )
     for got, own, exact in ((out, own_out, want), (lse, own_lse, want_lse)):
-        assert got.shape == exact.shape
-        limit = 2 * (own.double() - exact).abs().max() + 1e-6
-        assert (got.double() - exact).abs().max() <= limit
+        assert_accurate(got, exact, (own.double() - exact).abs().max())

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from heteroring.results.model_rows import TRACED
 from synthetic import Grid, block_lens, provenance, quantiles
 
 STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
-TRACED = ("contiguous/even", "zigzag/balanced")
 TRACED_LAYER = 2
 LAYERS = 4
 NEW_TOKENS = 32
@@ -235,7 +235,7 @@ def trace_rows(grid: Grid, rng) -> list[dict]:
     seq_len, price = max(grid.lengths), costs(grid)
     for percentage in percentages(grid):
         for strategy in TRACED:
-            layout = strategy.split("/")[0]
+            layout = strategy.layout
             lens = block_lens(grid, strategy, seq_len, percentage, rng)
             speeds = (1.0, grid.attention_speed(percentage))
             dense = [n * price.token / s for n, s in zip(lens, speeds, strict=True)]

@@ -1,11 +1,13 @@
+from functools import wraps
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heteroring.kernels import reference
-from heteroring.kernels.backend import BACKENDS, choose, resolve
+from heteroring.kernels.backend import BACKENDS, CallOnly, choose, resolve
 from heteroring.kernels.backend_from_core import backend_from_core
-from oracle import assert_as_accurate_as_torch, attention64
+from oracle import assert_as_accurate_as_torch, attention64, rectangle64
 
 CPU = torch.device("cpu")
 
@@ -45,9 +47,8 @@ def test_any_rectangle_is_as_accurate_as_torch(name, dtype, m, n, offset):
     assert out.shape == q.shape
     assert lse.dtype == torch.float32
     assert lse.shape == q.shape[:-1]
-    rows, cols = (torch.arange(m) + offset, torch.arange(n)) if offset is not None else (None, None)
-    want, want_lse = attention64(q, k, v, rows, cols, scale=0.3)
-    mask = cols[None, :] <= rows[:, None] if offset is not None else None
+    want, want_lse = rectangle64(q, k, v, 0.3, offset)
+    mask = torch.ones(m, n, dtype=torch.bool).tril(offset) if offset is not None else None
     seen = want_lse.isfinite().all(0).all(0)
     assert torch.equal(out[:, :, ~seen], torch.zeros_like(out[:, :, ~seen]))
     if seen.any():
@@ -63,8 +64,7 @@ def test_a_scale_that_is_not_positive_leaves_the_mask_a_mask(name, offset, scale
     """PyTorch's kernel for the CPU scales what it has masked: minus infinity times nothing, or less."""
     q, k, v = tensors(33, 33)
     out, lse = resolve(name, CPU)(q, k, v, scale=scale, causal_offset=offset)
-    places = (torch.arange(33) + offset, torch.arange(33)) if offset is not None else ()
-    want, want_lse = attention64(q, k, v, *places, scale=scale)
+    want, want_lse = rectangle64(q, k, v, scale, offset)
     torch.testing.assert_close(out.double(), want, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lse.double(), want_lse, atol=1e-5, rtol=1e-5)
 
@@ -189,6 +189,15 @@ def test_auto_has_a_backend_for_heads_of_any_size_on_a_gpu(monkeypatch, capabili
 def test_auto_is_the_flash_kernel_on_the_cpu():
     assert choose("auto", CPU) == "cpu"
     assert choose("reference", CPU) == "reference"
+
+
+def test_a_backend_says_whether_it_takes_pending_kv_also_if_it_is_wrapped():
+    triton = resolve("triton", CPU)
+    for backend, says in ((triton, triton.takes_pending), (CallOnly(triton), CallOnly(triton).takes_pending)):
+        throttled = wraps(backend)(lambda *args, **options: None)
+        assert resolve(throttled, CPU) is throttled
+        assert throttled.takes_pending is says
+    assert not any(resolve(each, CPU).takes_pending(*[None] * 5) for each in ("cpu", CallOnly(triton), max))
 
 
 def test_an_unknown_backend_is_refused():

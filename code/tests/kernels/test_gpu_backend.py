@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv
+from gpu import assert_both_accurate, flash_errors, one_gpu, poison, random_qkv
 from heteroring.kernels.backend import resolve
 from heteroring.kernels.merge import merge_
 from oracle import attention64
@@ -30,7 +30,7 @@ def test_a_square(backend, head_dim, dtype, causal, n):
     out, lse = resolve(backend, DEVICE)(q, k, v, scale=head_dim**-0.5, causal_offset=0 if causal else None)
     assert out.dtype == dtype
     assert lse.dtype == torch.float32
-    assert_accurate(out, lse, want, want_lse, flash_errors(q, k, v, causal, want, want_lse))
+    assert_both_accurate(out, lse, want, want_lse, flash_errors(q, k, v, causal, want, want_lse))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -57,7 +57,7 @@ def test_rows_of_a_shard_are_merged_into_their_part_of_a_result(backend, m):
     want, want_lse = attention64(q[:, :, tail], k, v, scale=0.1)
     own = torch.ops.aten._scaled_dot_product_flash_attention(q[:, :, tail], k, v, 0.0, False, False, scale=0.1)
     errors = (own[0] - want).abs().max(), (own[1] - want_lse).abs().max()
-    assert_accurate(out[:, :, tail], lse[:, :, tail], *head, errors)
+    assert_both_accurate(out[:, :, tail], lse[:, :, tail], *head, errors)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -68,7 +68,7 @@ def test_a_partial_result_in_fp32_merges_without_rounding(backend):
     assert out.dtype == torch.float32
     compute(q, k[:, :, 300:], v[:, :, 300:], scale=0.125, running=(out, lse))
     want, want_lse = attention64(q, k, v, scale=0.125)
-    assert_accurate(out.bfloat16(), lse, want, want_lse, flash_errors(q, k, v, False, want, want_lse))
+    assert_both_accurate(out.bfloat16(), lse, want, want_lse, flash_errors(q, k, v, False, want, want_lse))
 
 
 @pytest.mark.parametrize("backend", ["cudnn", "flash"])

@@ -21,7 +21,6 @@ from heteroring.planning.fleet import read_fleet
 from heteroring.planning.plan import bound, plan
 from heteroring.planning.work import Work
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.messages import SLOTS
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
@@ -72,12 +71,6 @@ def test_memory_is_what_the_recorded_model_took():
             for n, peak in zip(lens, measured, strict=True):
                 if n:
                     assert LLAMA.memory_bytes(n, room) == pytest.approx(peak, rel=0.01)
-
-
-def test_slots_are_those_of_the_transports():
-    from heteroring.planning import simulate, work
-
-    assert work.SLOTS == simulate.SLOTS == SLOTS
 
 
 def test_a_model_of_fms_is_the_work_that_it_is():

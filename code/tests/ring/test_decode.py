@@ -8,7 +8,7 @@ import torch
 import heteroring as hr
 from heteroring.kernels.backend import resolve
 from heteroring.ring import decode
-from oracle import attention64
+from oracle import assert_accurate, attention64
 from ranks import RankError
 
 SHARDS = {
@@ -60,8 +60,7 @@ def test_as_accurate_as_torch_over_all_keys_and_the_same_on_every_rank(ranks, he
     q, k, v = whole(sum(lens), heads, kv_heads, dtype, seed=seed)
     want, _ = attention64(q, k, v)
     own, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    limit = 2 * (own.double() - want).abs().max().item() + 1e-6
-    torch.testing.assert_close(outs[0].double(), want, atol=limit, rtol=0)
+    assert_accurate(outs[0], want, (own.double() - want).abs().max())
     for out in outs:
         assert out.dtype == dtype
         assert out.is_contiguous()

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import heteroring as hr
-from gpu import assert_accurate, flash_errors, of_gpus, one_gpu, poison, random_qkv
+from gpu import assert_both_accurate, flash_errors, of_gpus, one_gpu, poison, random_qkv
 from heteroring.kernels.backend import resolve
 from heteroring.kernels.hopper_launch import ARCHITECTURE
 from heteroring.ring import consistency as agreement
 from heteroring.ring.partition import Partition
+from heteroring.ring.transport.limits import TRANSPORTS
 from heteroring.ring.transport.transport import choose_transport
 from oracle import attention64
 from ranks import Ranks
 
-TRANSPORTS = ["p2p", "copy-engine"]
 SHARES = [(1024, 1024), (1537, 511), (1999, 50), (1000, 0), (0, 777), (1, 1), (3, 130)]
 # More steps than a rank has slots, in which some ranks have nothing to send, or to compute.
 MORE_SHARES = [
@@ -100,7 +100,7 @@ def check(results, partition, heads, head_dim, dtype, seed, causal=True):
             for i in range(2)
         )
         want, want_lse = attention64(q, k, v, *((positions, positions) if causal else ()))
-        assert_accurate(out, lse, want, want_lse, flash_errors(q, k, v, causal, want, want_lse))
+        assert_both_accurate(out, lse, want, want_lse, flash_errors(q, k, v, causal, want, want_lse))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -135,7 +135,7 @@ class TestAnyRanks:
         own = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True, False)[:2]
         want, own = ([x[:, :, earlier:] for x in each] for each in (want, own))
         errors = [(mine - exact).abs().max() for mine, exact in zip(own, want, strict=True)]
-        assert_accurate(out, lse, *want, errors)
+        assert_both_accurate(out, lse, *want, errors)
 
 
 class TestTwoRanksOnce:
@@ -235,7 +235,7 @@ def recorded_first(rank, world_size):
     positions = torch.arange(384, device=q.device)
     want, want_lse = attention64(q, k, v, positions, positions)
     check = (want[:, :, mine], want_lse[:, :, mine], flash_errors(q, k, v, True, want, want_lse))
-    assert_accurate(out, lse, *check)
+    assert_both_accurate(out, lse, *check)
     return said
 
 

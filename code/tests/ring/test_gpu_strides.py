@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import strides
-from gpu import assert_accurate, flash_errors, one_gpu
+from gpu import assert_both_accurate, flash_errors, one_gpu
 from heteroring.kernels.backend import BACKENDS
 from oracle import attention64
 from ranks import Ranks
@@ -41,6 +41,6 @@ def test_every_backend_takes_any_strides(gpus, verb, keywords, block, lens):
         errors = flash_errors(q, k, v, causal, want, want_lse)
         lse = result[1].cuda() if causal else want_lse
         try:
-            assert_accurate(result[0].cuda(), lse, want, want_lse, errors)
+            assert_both_accurate(result[0].cuda(), lse, want, want_lse, errors)
         except AssertionError as error:
             raise AssertionError(name) from error

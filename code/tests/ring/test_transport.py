@@ -10,6 +10,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from heteroring.kernels.backend import CallOnly
 from heteroring.ring.attention import rotate
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
@@ -164,7 +165,7 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, ran
     """Every rank queues all its calls at once; then streams run in some order that their waits allow."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         host = Host(world_size, monkeypatch)
-        monkeypatch.setattr(copy_engine, "_PART_BYTES", random.choice([64, 1 << 20]))
+        monkeypatch.setattr(copy_engine, "PART_BYTES", random.choice([64, 1 << 20]))
         choices = [p for p in PARTITIONS if p.world_size == world_size]
         calls = [random.choice(choices) for _ in range(8)]
         seen = [
@@ -202,7 +203,7 @@ def test_a_call_whose_backend_fails_sends_and_takes_all_messages_and_the_next_on
     steps = {step.index: step for step in ring_steps(partition, 0, True)}
     exchange = CopyEngine(k, k, partition, True, None)
     with pytest.raises(torch.OutOfMemoryError):
-        rotate(k, k, k, steps, exchange, 2, 1.0, out_of_memory, lambda: closed.append(True))
+        rotate(k, k, k, steps, exchange, 2, 1.0, CallOnly(out_of_memory), lambda: closed.append(True))
     assert closed
     seen = [enqueue(host, 1, 0, partition, as_they_come, random)]
     seen[0].clear()  # zeros were sent

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import linear
 
 import heteroring as hr
-from gpu import assert_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
+from gpu import assert_both_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
 from heteroring.launch.errors import RunError
 from heteroring.launch.heartbeat import beat
 from heteroring.launch.launch import launch
@@ -107,7 +107,7 @@ class TestMps:
             q, k, v = inputs(partition.seq_len, seed)
             want, want_lse = attention64(q, k, v, positions, positions)
             out, lse = (hr.unshard(each, partition, 2).cuda() for each in zip(*parts, strict=True))
-            assert_accurate(out, lse, want, want_lse, flash_errors(q, k, v, True, want, want_lse))
+            assert_both_accurate(out, lse, want, want_lse, flash_errors(q, k, v, True, want, want_lse))
 
     @pytest.mark.parametrize("percentage", [80, 60, 40, 20])
     def test_products_are_right_in_part_of_a_gpu(self, percentage):

@@ -7,6 +7,7 @@ from check_measurements import main, violations
 from heteroring.results.aggregate import write_table
 from heteroring.results.metrics import measurement_table
 from heteroring.results.rows import write_rows
+from heteroring.results.strategy import Strategy
 from rows import measurement
 
 
@@ -36,7 +37,8 @@ def measured(grid: dict = GRID) -> list:
     for each in grid["jobs"]:
         where = {"percentages": tuple(each["percentages"]), "condition": each["condition"], "job": each["job"]}
         for module, n in ((module, n) for module, seq_lens in each["seq_lens"].items() for n in seq_lens):
-            cells = [("ring", *strategy.split("/"), (n // 2, n // 2)) for strategy in each["strategies"]]
+            named = map(Strategy, each["strategies"])
+            cells = [("ring", one.layout, one.with_variants, (n // 2, n // 2)) for one in named]
             cells += [("alone", "contiguous", "alone", lens) for lens in ((n, 0), (0, n))]
             names = ("system", "layout", "allocator", "block_lens")
             rows += [

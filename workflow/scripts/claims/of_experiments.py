@@ -6,6 +6,7 @@ from pandas import DataFrame, Series
 
 from claims.evidence import LONG, MEDIUM, Evidence, Finding, holds, percent, span
 from heteroring.figures.plots.ablation import STEPS
+from heteroring.results.strategy import Strategy
 from paper.cells import BALANCED, BALANCED_CONTIGUOUS, EVEN, ZIGZAG_LUT
 
 # The steps that the figure shows with the slow rank first and the record has in both orders: from even shards with
@@ -117,7 +118,7 @@ def held_out_least(evidence: Evidence) -> Finding:
     others = medians.drop([BALANCED, BALANCED_CONTIGUOUS])
     ours = "; ".join(
         f"{layout} {percent(medians[f'{layout}/balanced'])}, others {percent(each.min())} to {percent(each.max())}"
-        for layout, each in others.groupby(lambda name: name.partition("/")[0])
+        for layout, each in others.groupby(lambda name: Strategy(name).layout)
     )
     return holds(max(medians[BALANCED], medians[BALANCED_CONTIGUOUS]) < min(others), ours)
 

@@ -3,7 +3,7 @@
 from statistics import median
 
 from claims.evidence import LONG, MIDDLE, NOT, PARTLY, REPRODUCED, Evidence, Finding, number, percent, span
-from heteroring.results.strategy import fitted_name
+from heteroring.results.strategy import Strategy, fitted_name
 from paper.cells import EVEN, FORMULA, LUT, UNEVEN, CellTable
 from paper.study import HALF, refitted
 
@@ -121,7 +121,7 @@ def rarely(evidence: Evidence, name: str) -> Finding:
     """Rarely: in no more than a quarter of the throttled cells of the call."""
     cells, study = evidence.call, evidence.study
     won, all_cells = cells.wins(name, UNEVEN), len(cells.throttled)
-    split = name.partition("/")[2]
+    split = Strategy(name).allocator
     theirs = sum(study.latency[split][cell] < study.latency["uneven"][cell] for cell in study.cells)
     verdict = REPRODUCED if won <= all_cells / 4 else PARTLY if won <= all_cells / 2 else NOT
     ours = f"faster in {won} of {all_cells}; in the study's own record in {theirs} of {len(study.cells)}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from heteroring.kernels.backend import takes_pending
+from heteroring.kernels.backend import PendingKVBackend
 from heteroring.launch.device import Device
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
@@ -33,7 +33,7 @@ class LayerTrace:
     `meets`: whether ranks meet before each exchange, to agree on the call, as they do on a CPU; that is a wait, too.
     """
 
-    def __init__(self, device: Device, block: Callable, meets: bool) -> None:
+    def __init__(self, device: Device, block: PendingKVBackend, meets: bool) -> None:
         self._device, self._block, self._meets = device, block, meets
         self._inside = False
         self._layer: list[Any] = []
@@ -45,7 +45,7 @@ class LayerTrace:
 
     def takes_pending(self, *args: Any) -> bool:
         """Whether the backend can wait for pending KV itself; not in the traced layer."""
-        return not self._inside and takes_pending(self._block, *args)
+        return not self._inside and self._block.takes_pending(*args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The block of attention that was given, marked inside the traced layer."""
@@ -121,6 +121,8 @@ class LayerTrace:
 
 class _Watched:
     """An exchange that marks when this rank waits for KV."""
+
+    fusable = False
 
     def __init__(self, trace: LayerTrace, exchange: Exchange) -> None:
         self._trace, self._exchange = trace, exchange

@@ -9,9 +9,11 @@ from heteroring.bench.base_job import Job, check_lengths, check_warmup
 from heteroring.bench.fms_requirements import check_fms, check_layer
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.shape import Shape
+from heteroring.results import operator_kinds
 from heteroring.words import check_distinct, choices
 
-KINDS = ("matmul", "attention", "fold", "layer", "block")
+# A profile of folds also holds the joins.
+KINDS = tuple(kind for kind in operator_kinds.KINDS if kind != "join")
 VOCABULARY = 32  # of the embedding and head around the block, which are not timed
 
 

@@ -10,7 +10,7 @@ import torch
 
 from heteroring.bench.profile.job import ProfileJob
 from heteroring.bench.verify import verify_product, verify_rows
-from heteroring.kernels.backend import Backend, resolve, takes_pending
+from heteroring.kernels.backend import PendingKVBackend, resolve
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank
 from heteroring.results.operator_kinds import FOLD_KEYS
@@ -81,7 +81,7 @@ def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
         pending = PendingKV(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
-        if not takes_pending(block, q, k, v, 0, pending):
+        if not block.takes_pending(q, k, v, 0, pending):
             continue
         flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
         call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, pending=pending)
@@ -93,7 +93,7 @@ def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **
     return function(*args, **kwargs)
 
 
-def backend(rank: Rank, job: ProfileJob) -> Backend:
+def backend(rank: Rank, job: ProfileJob) -> PendingKVBackend:
     """The backend of attention that the ring would use, slowed."""
     shape = job.shape
     return rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))

@@ -14,7 +14,7 @@ from heteroring.bench.ring.job import BASELINES, RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
-from heteroring.kernels.backend import BACKENDS, Backend, resolve
+from heteroring.kernels.backend import BACKENDS, Backend, CallOnly, resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.cuda_graph import CapturedRing
@@ -74,7 +74,7 @@ class AttentionModule:
         """What computes and carries `cell`: as the job has it, but for the cell's variants."""
         block = next((self._others[name] for name in cell.variants if name in self._others), self._block)
         if "unfused" in cell.variants:
-            block = partial(block)  # which has the call alone, and not `takes_pending`
+            block = CallOnly(block)
         return {"block": block, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
 
     def verify(self, cell: RingCell, result: Any) -> None:

@@ -15,6 +15,7 @@ from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select_rows import MissingRows, baseline_cells, per_cell, ring_cells, series
 from heteroring.figures.style import ALONE_LINE, BASELINE_LINE, BOUND_LINE, UNIT_LINE, by_layout, look, ordered
+from heteroring.results.strategy import BALANCED, EVEN
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,7 +103,7 @@ def bound_fraction(results: Results) -> Figure:
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
-_FEW = ("contiguous/even", "contiguous/uneven", "contiguous/balanced", "zigzag/even", "zigzag/balanced")
+_FEW = (EVEN, "contiguous/uneven", "contiguous/balanced", "zigzag/even", BALANCED)
 
 
 def _small_multiples(

@@ -14,14 +14,14 @@ from heteroring.figures.select_rows import MissingRows, shown
 from heteroring.figures.style import BASELINE_LINE, INK, UNIT_LINE, look, ordered
 from heteroring.results.metrics import choices_of_ranks
 from heteroring.results.rank_speeds import in_short
-from heteroring.results.strategy import BALANCED
+from heteroring.results.strategy import BALANCED, STRATEGIES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from heteroring.results.results import Results
 
-_STRATEGIES = ("contiguous/even", "contiguous/balanced", "zigzag/even", "zigzag/balanced")
+_STRATEGIES = tuple(each for each in STRATEGIES if each.allocator in ("even", "balanced"))
 _TORCH = BASELINE_LINE | {"linestyle": "none"}
 _FEWER = {"color": INK, "marker": "|", "markersize": 7, "linestyle": "none", "label": "the best of fewer ranks"}
 

@@ -14,6 +14,7 @@ from heteroring.figures.captions import model_name, tokens
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import BASELINE_COLOUR, INK, NOTE_COLOUR, WAITING_COLOUR, look
 from heteroring.results.model_rows import CHUNK_SPLITS
+from heteroring.results.strategy import BALANCED
 from heteroring.results.throttle_words import throttle_words
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _LINES = {
     "rebalanced": {"color": BASELINE_COLOUR, "linestyle": "-", "linewidth": 1.6},
     "oracle": {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 1.2},
 }
-_SHOWN = ("zigzag/balanced", "rebalanced")
+_SHOWN = (BALANCED, "rebalanced")
 
 
 def rebalancing_trace(results: Results) -> Figure:
@@ -93,7 +94,7 @@ def _bars(panel: Axes, chunks: DataFrame) -> None:
 
 
 def _colour(rank: int, ranks: int) -> str:
-    return look("zigzag/balanced").colour if rank == ranks - 1 else NOTE_COLOUR
+    return look(BALANCED).colour if rank == ranks - 1 else NOTE_COLOUR
 
 
 def _legend() -> list[Patch]:

@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import length_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import tokens
-from heteroring.figures.plots.simulated import LOOKS, platform_of, said
-from heteroring.figures.select_rows import throttle
+from heteroring.figures.simulated import LOOKS, cause, platform_of, said
 from heteroring.figures.style import UNIT_LINE, look
 from heteroring.planning.plan import bound
 from heteroring.planning.recorded_platform import RecordedPlatform
@@ -49,15 +48,9 @@ def simulated_scaling(results: Results) -> Figure:
     left.set_ylim(0, 1.08)
     legend_rows(figure, [[Line2D([], [], **_style(name)) for name in LOOKS]])
     details = (
-        f"{said(platform)}; every other rank at {slow:g} %{throttled(results)}; beyond the profile's lengths, its edge."
+        f"{said(platform)}; every other rank at {slow:g} % ({cause(results)}); beyond the profile's lengths, its edge."
     )
     return finish(figure, results, details)
-
-
-def throttled(results: Results) -> str:
-    """What makes ranks slow, to put behind a percentage."""
-    words = {"mps": " by MPS", "green": " by green contexts", "pacing": ", paced"}
-    return words.get(throttle(results), "")
 
 
 def _style(name: str) -> dict:

@@ -9,8 +9,7 @@ from matplotlib.lines import Line2D
 
 from heteroring.figures.axes import length_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
-from heteroring.figures.plots.simulated import platform_of, said
-from heteroring.figures.plots.simulated_scaling import throttled
+from heteroring.figures.simulated import cause, platform_of, said
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.planning.splits import split
@@ -73,7 +72,7 @@ def simulated_slow_rank(results: Results) -> Figure:
     ]
     legend_rows(figure, [[*allocators, *orders]])
     words = said(platform).replace(", zigzag", "")
-    details = f"{words}, {SEQ_LEN // 2**20}M tokens; one rank at {slow:g} %{throttled(results)}."
+    details = f"{words}, {SEQ_LEN // 2**20}M tokens; one rank at {slow:g} % ({cause(results)})."
     return finish(figure, results, details)
 
 

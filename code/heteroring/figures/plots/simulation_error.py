@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from heteroring.figures.axes import length_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label
-from heteroring.figures.plots.simulated import platform_of
 from heteroring.figures.select_rows import MissingRows, ring_cells
+from heteroring.figures.simulated import platform_of
 from heteroring.figures.style import LAYOUTS, UNIT_LINE, by_layout, look, ordered
 from heteroring.ring.partition import Partition
 

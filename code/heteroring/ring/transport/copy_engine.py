@@ -14,12 +14,11 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
 from heteroring.ring.transport.contiguous_copy import compact
 from heteroring.ring.transport.cuda_driver import row_copy
-from heteroring.ring.transport.messages import SLOTS, Message, messages
+from heteroring.ring.transport.limits import PART_BYTES, SLOTS
+from heteroring.ring.transport.messages import Message, messages
 from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, buffer_of
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
-# Approximate size of a part of a message: a part has a fixed cost, which is that of copying some 2 MB.
-_PART_BYTES = 8 << 20
 # Views of the messages in the slots of a buffer, which take the host longer to make than to look up.
 _views: WeakKeyDictionary[SymmetricBuffer, dict[Hashable, tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
 _MOST_VIEWS = 1024
@@ -32,6 +31,8 @@ class CopyEngine:
     flags. Copying in the other direction would need keys and values in memory that peers have mapped, and putting
     them there takes SMs, which are busy (docs/experiments/ring.md).
     """
+
+    fusable = True
 
     def __init__(
         self,
@@ -115,7 +116,7 @@ class CopyEngine:
 
     def _parts(self, message: Message) -> tuple[int, int]:
         """The number of parts that `message` is sent in, and the heads of keys, and of values, in each part."""
-        parts = _divided(message.keys * self._token_bytes, self._heads, _PART_BYTES)
+        parts = _divided(message.keys * self._token_bytes, self._heads, PART_BYTES)
         return parts, self._heads // parts
 
 

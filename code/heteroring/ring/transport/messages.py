@@ -9,9 +9,7 @@ import torch
 
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
-
-SLOTS = 2
-"""Messages that a rank has room for: one is read while the next one arrives."""
+from heteroring.ring.transport.limits import SLOTS
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class PointToPoint:
     have been seen to hang NCCL. On the CPU an empty message would only cost time, and is left out.
     """
 
+    fusable = False
+
     def __init__(
         self,
         k: torch.Tensor,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.ring.transport.cuda_driver import await_flag, write_flag
-from heteroring.ring.transport.messages import SLOTS
+from heteroring.ring.transport.limits import SLOTS
 
 _FLAG_BYTES = 4
 _ALIGNMENT = 256

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.figures.select_rows import MissingRows
+from heteroring.figures.select_rows import MissingRows, throttle
 from heteroring.planning.recorded_platform import RecordedPlatform
+from heteroring.results.strategy import fitted_name
+from heteroring.results.throttle_words import throttle_words
 
 if TYPE_CHECKING:
     from heteroring.results.results import Results
@@ -16,9 +18,15 @@ LOOKS = {"even": "even", "proportional": "lut", "balanced": "balanced"}
 
 def platform_of(results: Results) -> RecordedPlatform:
     """The platform of the results; MissingRows if what further ring steps cost was not profiled there."""
-    if "cost-attention" not in results.models:
-        raise MissingRows("no cost model of the attention call (models/cost-attention.json)")
-    return RecordedPlatform.of(results.models["cost-attention"], gpu=bool(results.provenance["multiprocessors"]))
+    name = fitted_name("cost", "attention")
+    if name not in results.models:
+        raise MissingRows(f"no cost model of the attention call (models/{name}.json)")
+    return RecordedPlatform.of(results.models[name], gpu=bool(results.provenance["multiprocessors"]))
+
+
+def cause(results: Results) -> str:
+    """What makes ranks slow, to put behind a percentage."""
+    return throttle_words(throttle(results)).cause
 
 
 def said(platform: RecordedPlatform) -> str:
