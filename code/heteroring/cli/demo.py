@@ -56,7 +56,7 @@ def demo(
         option(RANKS, "Rebalancing: pacing, green or neighbour.", show_default="pacing on cpu, green on gpu"),
     ] = "",
     label: Label = "",
-    repetitions: Annotated[int, integer(HOW, "Rebalancing: prefills of each split.")] = 1,
+    repetitions: Annotated[int, integer(HOW, "Rebalancing: prefills of each split.")] = 3,
     output: Annotated[
         Path | None, option(WRITE, "Rebalancing: CSV of rows to write; a .json record goes beside it.")
     ] = None,
@@ -65,7 +65,7 @@ def demo(
     if rebalance:
         _rebalance(seq_len, chunk, percentage, platform, throttle, label, repetitions, seed, output)
         return
-    if (chunk, platform, throttle, label, repetitions, output) != (None, "cpu", "", "", 1, None):
+    if (chunk, platform, throttle, label, repetitions, output) != (None, "cpu", "", "", 3, None):
         raise ValueError("--chunk, --platform, --throttle, --label, --repetitions and --output go with --rebalance")
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}: it must be 3 or more, of which two are not timed")
