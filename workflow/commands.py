@@ -159,14 +159,14 @@ class Commands:
     def bench(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:
         """One job of the ring, split by the models in a folder."""
         # PyTorch's context_parallel and single-GPU attention run on CUDA only, and are not recorded as graphs.
-        peers = self._platform == "gpu" and "attention" in setting.modules and setting.condition != "captured"
+        baselines = self._platform == "gpu" and "attention" in setting.modules and setting.condition != "captured"
         return self._measuring(
             "bench",
             output,
             *self._shape(),
             *self._repeats(),
             *self._fms_lengths(setting.modules),
-            *(["--peers"] if peers else []),
+            *(["--peers"] if baselines else []),
             percentages=_listed(setting.percentages),
             strategies=_listed(setting.strategies),
             models=models,

@@ -15,7 +15,7 @@ def conflicts(config: Mapping) -> list[str]:
     for platform, settings in config["platforms"].items():
         found += [f"platforms.{platform}.{conflict}" for conflict in _of_shape(settings, config["modules"])]
         if platform == "gpu":
-            found += [f"platforms.gpu.{conflict}" for conflict in _of_peers(settings["seq_lens"], ranks)]
+            found += [f"platforms.gpu.{conflict}" for conflict in _of_baselines(settings["seq_lens"], ranks)]
         found += [f"platforms.{platform}.model.{conflict}" for conflict in _of_model(settings["model"])]
         for strategy in (*config["strategies"], *settings["more_strategies"]):
             if "fms" in config["modules"] and set(Strategy(strategy).variants) & set(CALL_VARIANTS):
@@ -48,7 +48,7 @@ def _of_rings(config: Mapping) -> Iterator[str]:
                 yield f"{key}: {entry} is of {len(ranks_of(entry))} ranks, and {config['percentages'][0]} of {ranks}"
 
 
-def _of_peers(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
+def _of_baselines(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
     """GPUs are measured beside PyTorch's context_parallel, which gives each rank two equal parts."""
     for seq_len in seq_lens:
         if seq_len % (2 * ranks):

@@ -135,7 +135,7 @@ def bench(
         condition=condition,
         number=job,
         transport=transport,
-        peers=peers,
+        baselines=peers,
         multiple=multiple,
         repetitions=repetitions,
         warmup=warmup,

@@ -156,7 +156,7 @@ def model(
         multiple=multiple,
         eager=eager,
         compiled=compiled,
-        peers=peers,
+        baselines=peers,
         decode_only=decode_only,
     )
 

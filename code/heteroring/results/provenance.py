@@ -8,7 +8,7 @@ import platform as python_platform
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -102,8 +102,9 @@ def provenance(
 
 
 def settings_of(job: Any) -> dict[str, Any]:
-    """The fields of a job, a frozen dataclass, in JSON types."""
-    return json.loads(json.dumps(asdict(job), default=str))
+    """The fields of a job, a frozen dataclass, in JSON types; of another name in records where metadata say so."""
+    names = {each.name: each.metadata.get("recorded_as", each.name) for each in fields(job)}
+    return json.loads(json.dumps({names[name]: value for name, value in asdict(job).items()}, default=str))
 
 
 def _shortfalls(ranks: Sequence[RankReport]) -> Iterator[str]:

@@ -185,7 +185,7 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
             percentages=(100, percentage),
             seq_lens=(512, 1024, 2048),
             strategies=("contiguous/even", "zigzag/even", "zigzag/uneven"),
-            peers=True,
+            baselines=True,
             modules=("attention", "fms"),
             fms_seq_lens=(512,),
         )

@@ -32,7 +32,7 @@ def test_every_cell_is_right_beside_its_baselines(count, throttle, transport, co
         transport=transport,
         repetitions=2,
         condition=condition,
-        peers=True,
+        baselines=True,
     )
     done = sweep.run(job)
     table = cells(done.rows)

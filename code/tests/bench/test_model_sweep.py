@@ -213,7 +213,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"seq_lens": (100,)}, "max_seq_len is 104, and the longest prompt with its 5 new tokens is 105"),
         ({"new_tokens": 2}, "new_tokens is 2: it must be 0, or 3 or more"),
         ({"decode_only": True, "new_tokens": 0}, "decode_only is set, and new_tokens is 0"),
-        ({"decode_only": True, "peers": True}, "decode_only and peers exclude each other"),
+        ({"decode_only": True, "baselines": True}, "decode_only and peers exclude each other"),
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),

@@ -77,7 +77,7 @@ def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
 
 @needs_fms
 def test_baselines_are_those_of_the_attention():
-    gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "peers": True}
+    gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "baselines": True}
     cells, _ = plan(job(**gpu, modules=("attention", "fms")))
     assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 3
     with pytest.raises(ValueError, match="baselines are measured beside module 'attention'"):
@@ -117,7 +117,7 @@ def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
 
 
 def test_baselines_are_measured_at_every_length():
-    cells, _ = plan(job(platform="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), peers=True))
+    cells, _ = plan(job(platform="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), baselines=True))
     assert [
         (cell.label, cell.partition.block_lens) for cell in cells if cell.system in ("context_parallel", "sdpa")
     ] == [
@@ -175,7 +175,7 @@ def test_a_variant_that_could_not_be_measured_is_refused(monkeypatch, changes, c
 
 def test_a_length_that_context_parallel_cannot_share_out_is_refused():
     with pytest.raises(ValueError, match="seq_len 30 is not a multiple of 4"):
-        plan(job(platform="gpu", throttle="mps", peers=True))
+        plan(job(platform="gpu", throttle="mps", baselines=True))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"condition": "asleep"}, "condition 'asleep' is unknown: choose one of rested, sustained, eager, captured"),
         ({"condition": "captured"}, "condition 'captured' .* needs platform 'gpu' and module 'attention'"),
         ({"number": 0}, "job is 0: it must be 1 or more"),
-        ({"peers": True}, "platform 'cpu' has no baselines"),
+        ({"baselines": True}, "platform 'cpu' has no baselines"),
         ({"multiple": -1}, "multiple is -1"),
         ({"modules": ()}, "modules is empty"),
         ({"modules": ("mamba",)}, "module 'mamba' is unknown: choose one of attention, fms"),

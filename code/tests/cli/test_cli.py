@@ -174,7 +174,7 @@ def test_bench_without_options_measures_the_grid(monkeypatch):
         assert list(job.seq_lens) == settings["seq_lens"]
         for name in ("heads", "kv_heads", "head_dim", "dtype"):
             assert getattr(job.shape, name) == settings[name]
-        assert (job.throttle, job.percentages, job.peers) == (settings["throttle"], (100, 100), platform == "gpu")
+        assert (job.throttle, job.percentages, job.baselines) == (settings["throttle"], (100, 100), platform == "gpu")
         assert set(job.strategies) < set(config["strategies"])
         assert not any(strategy.endswith(("lut", "formula", "balanced")) for strategy in job.strategies)
 

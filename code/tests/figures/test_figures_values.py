@@ -129,7 +129,7 @@ def test_extreme_bars_are_the_latencies_at_the_lowest_percentage(grid):
         axes = panel(figure, title_of(seq_len))
         at = cells[(cells.seq_len == seq_len) & (cells.percentage == lowest) & (cells.module == "attention")]
         latency = at[at.system == "ring"].set_index("strategy").latency_ms.to_dict()
-        if GRIDS[grid].peers:
+        if GRIDS[grid].baselines:
             latency["torch context_parallel"] = at[at.system == "context_parallel"].latency_ms.item()
         shown = {names[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() for bar in axes.patches}
         assert shown == latency

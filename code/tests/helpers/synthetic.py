@@ -55,7 +55,7 @@ class Grid:
     heads: int = 4
     head_dim: int = 64
     dtype: str = "float32"
-    peers: bool = False
+    baselines: bool = False
     pair_ns: float = 15.5
     token_pairs: int = 600
     step_ms: float = 0.3
@@ -94,7 +94,7 @@ GPU = Grid(
     heads=32,
     head_dim=128,
     dtype="bfloat16",
-    peers=True,
+    baselines=True,
     slow_first=(10, 50),
     pair_ns=0.0268,
     token_pairs=8_000,
@@ -242,7 +242,7 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
             ]
         systems = list(splits[percentages, module, seq_len])
         systems += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
-        if grid.peers and module == "attention":
+        if grid.baselines and module == "attention":
             systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
         for system, strategy, lens in systems:
             layout, allocator = strategy.split("/")

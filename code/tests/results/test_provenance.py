@@ -90,6 +90,8 @@ def test_settings_of_a_job_are_json():
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"
     assert json.loads(json.dumps(settings)) == settings
+    recorded = Path(__file__).parents[3] / "data/h200x2/bench/pct-100-050.job-1.json"
+    assert list(settings) == list(read_record(recorded)["settings"])
 
 
 def test_merged_records_describe_the_unthrottled_platform():

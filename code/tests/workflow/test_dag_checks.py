@@ -115,9 +115,9 @@ def test_a_job_that_was_not_measured_is_named(rows, cells):
 
 
 def test_other_systems_are_extras(rows, cells):
-    peer = rows.iloc[:3].assign(system="context_parallel")
+    baseline = rows.iloc[:3].assign(system="context_parallel")
     for grid in (None, GRID):
-        assert check(pd.concat([rows, peer]), cells, grid) == []
+        assert check(pd.concat([rows, baseline]), cells, grid) == []
 
 
 def test_bound_fraction_beyond_noise_is_named(rows, cells):

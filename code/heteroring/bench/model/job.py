@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from heteroring.bench.base_job import Cell, SplitJob
 from heteroring.bench.model.spec import ModelSpec
@@ -20,9 +20,9 @@ class ModelJob(SplitJob):
     """What `heteroring model` measures under one throttle setting.
 
     new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
-    replayed as a CUDA graph where there is one, unless `eager`. compiled: by model.compile(). peers: FMS's own generate
-    is measured on each rank, too. decode_only: no prompt is computed; every strategy decodes, at every length, behind
-    KV that is made up. A cell is measured `repetitions` times, or until it has taken
+    replayed as a CUDA graph where there is one, unless `eager`. compiled: by model.compile(). baselines: FMS's own
+    generate is measured on each rank, too. decode_only: no prompt is computed; every strategy decodes, at every length,
+    behind KV that is made up. A cell is measured `repetitions` times, or until it has taken
     cell_seconds; a slow rank alone would otherwise take most of a job.
     """
 
@@ -33,7 +33,7 @@ class ModelJob(SplitJob):
     cell_seconds: float = 10.0
     eager: bool = False
     compiled: bool = False
-    peers: bool = False
+    baselines: bool = field(default=False, metadata={"recorded_as": "peers"})
     decode_only: bool = False
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class ModelJob(SplitJob):
             )
         if self.decode_only and not self.new_tokens:
             raise ValueError("decode_only is set, and new_tokens is 0: nothing is left to measure")
-        if self.decode_only and self.peers:
+        if self.decode_only and self.baselines:
             raise ValueError("decode_only and peers exclude each other: FMS's generate computes the prompt itself")
         longest = max(self.seq_lens) + self.new_tokens
         if longest > self.model.sizes.max_seq_len:
@@ -93,7 +93,7 @@ def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
     for seq_len in sorted(job.seq_lens, reverse=True):  # buffers allocated for the longest serve the others, too
         longest = seq_len == max(job.seq_lens)
         decodes = job.new_tokens > 0 and (longest or job.decode_only)
-        for system in ("alone", "fms") if job.peers else ("alone",):
+        for system in ("alone", "fms") if job.baselines else ("alone",):
             cells.append(ModelCell(system, "alone", Partition.contiguous((seq_len,)), decodes=decodes))
         for strategy in job.strategies:
             traced = longest and strategy in TRACED and not job.decode_only

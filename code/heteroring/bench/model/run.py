@@ -44,7 +44,7 @@ class _RankResult(NamedTuple):
 
 def steps(job: ModelJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
-    return len(job.seq_lens) * (len(job.strategies) + 1 + job.peers) * (1 + job.repetitions)
+    return len(job.seq_lens) * (len(job.strategies) + 1 + job.baselines) * (1 + job.repetitions)
 
 
 def run(job: ModelJob, **watching: Any) -> ModelSweep:

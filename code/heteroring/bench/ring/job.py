@@ -25,14 +25,14 @@ _COSTS = {"attention": "attention", "fms": "layer"}
 class RingJob(SplitJob):
     """What `heteroring bench` measures under one throttle setting.
 
-    peers: whether to measure the baselines of PyTorch, too, on one GPU and by context parallelism. modules: what every
+    baselines: whether to measure those of PyTorch, too, on one GPU and by context parallelism. modules: what every
     strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack around it
     (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
     """
 
     shape: Shape = field(default_factory=Shape)
     warmup: int = 1
-    peers: bool = False
+    baselines: bool = field(default=False, metadata={"recorded_as": "peers"})
     modules: tuple[str, ...] = ("attention",)
     fms_seq_lens: tuple[int, ...] = ()
     condition: str = "rested"
@@ -43,7 +43,7 @@ class RingJob(SplitJob):
         self._check_modules()
         self._check_condition()
         self._check_variants()
-        if self.peers and self.platform != "gpu":
+        if self.baselines and self.platform != "gpu":
             raise ValueError(f"platform {self.platform!r} has no baselines: PyTorch's context parallelism needs 'gpu'")
 
     def _check_modules(self) -> None:
@@ -57,7 +57,7 @@ class RingJob(SplitJob):
             check_lengths("fms_seq_lens", self.fms_seq_lens)
             if "fms" not in self.modules:
                 raise ValueError("fms_seq_lens is given, but module 'fms' is not measured")
-        if self.peers and "attention" not in self.modules:
+        if self.baselines and "attention" not in self.modules:
             raise ValueError("baselines are measured beside module 'attention', which is not among the modules")
 
     def _check_condition(self) -> None:
@@ -65,7 +65,7 @@ class RingJob(SplitJob):
             raise ValueError(f"condition {self.condition!r} is unknown: choose {choices(self.condition, CONDITIONS)}")
         if self.condition == "captured" and (self.platform != "gpu" or self.modules != ("attention",)):
             raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
-        if self.condition == "captured" and self.peers:
+        if self.condition == "captured" and self.baselines:
             raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
 
     def _check_variants(self) -> None:
@@ -124,7 +124,7 @@ def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
                 notes += said
             cells += [_subset_cell(job, count, module, seq_len) for count in subsets(job)]
             cells += _alone_cells("alone", module, seq_len, len(job.percentages))
-            if job.peers and module == "attention":
+            if job.baselines and module == "attention":
                 cells += _baseline_cells(seq_len, len(job.percentages))
     return tuple(cells), tuple(notes)
 

@@ -35,7 +35,7 @@ def steps(job: RingJob) -> int:
     """Calls that the job makes: what a progress bar counts to."""
     own = len(job.strategies) + len(subsets(job)) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
-    if job.peers:  # context_parallel, and each rank alone
+    if job.baselines:  # context_parallel, and each rank alone
         cells += (1 + len(job.percentages)) * len(job.lengths("attention"))
     return cells * (_untimed(job) + job.repetitions)
 
