@@ -44,7 +44,7 @@ def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, ob
                 percentages=setting.percentages,
                 seq_lens=tuple(settings["seq_lens"]),
                 strategies=setting.strategies,
-                models=Path(folder),
+                fitted_models=Path(folder),
             )
             cells, _ = plan(job)
             times = [platform.simulate(cell.partition, job.percentages).latency_us / 1e3 for cell in cells]

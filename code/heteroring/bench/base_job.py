@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -79,14 +79,14 @@ class Job:
 class SplitJob(Job):
     """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
 
-    models: folder of the fitted models that lut, formula and balanced need. multiple: tokens that balanced gives out at
-    a time, 0 for what suits the platform. number: which of several independently started jobs of the same kind this is,
+    fitted_models: folder of those that lut, formula and balanced need. multiple: tokens that balanced gives out at a
+    time, 0 for what suits the platform. number: which of several independently started jobs of the same kind this is,
     from 1.
     """
 
     seq_lens: tuple[int, ...]
     strategies: tuple[str, ...]
-    models: Path | None = None
+    fitted_models: Path | None = field(default=None, metadata={"recorded_as": "models"})
     transport: str = "auto"
     multiple: int = 0
     number: int = 1
@@ -133,7 +133,7 @@ class Cell:
             strategy.allocator,
             max(1, seq_len // 4) if quarter else seq_len,
             percentages=job.percentages,
-            profile=_fitted_model(job.models, strategy, cost),
+            profile=_fitted_model(job.fitted_models, strategy, cost),
             layout=strategy.layout,
             multiple=multiple,
         )

@@ -102,7 +102,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
             profiles.append(Path(folder, f"pct-{percentage:03d}.csv"))
             write_rows(profiles[-1], measured.rows)
         fit("cost", COST, profiles).save(Path(folder, f"{fitted_name('cost', COST)}.json"))
-        job = replace(job, models=Path(folder))
+        job = replace(job, fitted_models=Path(folder))
         with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
             sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)
     with _step(progress, "The same in one process", 1) as on_progress:

@@ -128,7 +128,7 @@ def bench(
         seq_lens=lengths,
         strategies=wanted,
         shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),
-        models=models,
+        fitted_models=models,
         block=block,
         modules=modules,
         fms_seq_lens=integers("--fms-seq-lens", fms_seq_lens) if fms_seq_lens else (),

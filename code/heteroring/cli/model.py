@@ -144,7 +144,7 @@ def model(
         ),
         seq_lens=lengths,
         strategies=wanted,
-        models=models,
+        fitted_models=models,
         batch=batch,
         new_tokens=new_tokens,
         block=block,

@@ -27,7 +27,7 @@ def test_every_cell_is_right_beside_its_baselines(count, throttle, transport, co
         percentages=(100, slow, *(100,) * (count - 3), slow),
         seq_lens=(4096, 16384),
         strategies=STRATEGIES,
-        models=MODELS,
+        fitted_models=MODELS,
         shape=Shape(heads=8, kv_heads=8, head_dim=128, dtype="bfloat16"),
         transport=transport,
         repetitions=2,

@@ -230,7 +230,7 @@ def test_balanced_needs_its_cost_model(tmp_path):
     with pytest.raises(ValueError, match=r"needs a model: name the folder that holds cost-block\.json"):
         plan(job(strategies=("zigzag/balanced",)))
     with pytest.raises(ValueError, match=r"needs the model .*cost-block\.json, which does not exist"):
-        plan(job(strategies=("zigzag/balanced",), models=tmp_path))
+        plan(job(strategies=("zigzag/balanced",), fitted_models=tmp_path))
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])

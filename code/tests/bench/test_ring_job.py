@@ -103,7 +103,7 @@ def test_three_ranks_are_planned_for():
 
 def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
     models = Path(__file__).parents[3] / "data" / "h200x2" / "models"
-    gpu = {"platform": "gpu", "throttle": "mps", "models": models, "seq_lens": (65536,), "multiple": 256}
+    gpu = {"platform": "gpu", "throttle": "mps", "fitted_models": models, "seq_lens": (65536,), "multiple": 256}
     four = job(**gpu, percentages=(50, 100, 10, 100), strategies=("zigzag/even", "zigzag/balanced"))
     cells, _ = plan(four)
     few = [cell for cell in cells if cell.system == "subset"]
@@ -141,7 +141,7 @@ def test_variants_of_a_strategy_are_splits_or_calls_of_their_own(tmp_path):
         fit(kind, "attention", tmp_path / "profile.csv").save(models / f"{kind}-attention.json")
     names = [f"zigzag/{each}" for each in ("balanced", "balanced:+5", "balanced:-5", "balanced:unfused.p2p")]
     names += ["zigzag/lut@attention", "zigzag/lut:quarter@attention"]
-    planned = job(strategies=tuple(names), seq_lens=(256,), models=models, multiple=4)
+    planned = job(strategies=tuple(names), seq_lens=(256,), fitted_models=models, multiple=4)
     cells, _ = plan(planned)
     lens = {cell.strategy: cell.partition.block_lens for cell in cells}
     assert list(lens)[: len(names)] == names
@@ -226,13 +226,13 @@ def test_a_missing_model_is_named(tmp_path, allocator, name):
     with pytest.raises(ValueError, match=f"allocator '{allocator.partition('@')[0]}' needs a model: .* {name}.json"):
         plan(job(strategies=(f"zigzag/{allocator}",)))
     with pytest.raises(ValueError, match=f"needs the model {tmp_path / name}.json, which does not exist"):
-        plan(job(strategies=(f"zigzag/{allocator}",), models=Path(tmp_path)))
+        plan(job(strategies=(f"zigzag/{allocator}",), fitted_models=Path(tmp_path)))
 
 
 @needs_fms
 def test_balanced_plans_a_layer_by_what_the_layer_costs(tmp_path):
     with pytest.raises(ValueError, match=r"cost-layer\.json, which does not exist"):
-        plan(job(strategies=("zigzag/balanced",), modules=("fms",), models=Path(tmp_path)))
+        plan(job(strategies=("zigzag/balanced",), modules=("fms",), fitted_models=Path(tmp_path)))
 
 
 @needs_fms
