@@ -86,19 +86,19 @@ class KernelGrid:
     ) -> Iterator[tuple[float, int]]:
         """The time of each program, and how many like it follow one another, in the order in which they start."""
         lead = launch_configs.lead(rows, pending, first_query)
-        blocks = -(-(rows + lead) // BLOCK_M)
+        programs = -(-(rows + lead) // BLOCK_M)
         section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
         waiting = max(1, -(-(rows - first_query) // BLOCK_M))
         first = launch_configs.first_section(section, self.group, waiting, self.sms) if pending else 0
         start, block_n = self.edge + self.merge * merged, self.block_n
         dense, more = -(-keys // block_n), -(-pending // block_n)
 
-        def time(block: int) -> float:
-            stop = min((block + 1) * BLOCK_M - lead, rows)
+        def time(program: int) -> float:
+            stop = min((program + 1) * BLOCK_M - lead, rows)
             tiles = -(-(keys - rows + stop) // block_n) if causal else dense
             return start + tiles + more * (stop > first_query)
 
-        alike = [(each, len(list(run))) for each, run in groupby(map(time, reversed(range(blocks))))]
+        alike = [(each, len(list(run))) for each, run in groupby(map(time, reversed(range(programs))))]
         for width in launch_configs.sections(self.heads, first, section):
             for each, count in alike:
                 yield each, count * width

@@ -35,7 +35,7 @@ class Job:
     """What one launch of ranks measures under one throttle setting.
 
     platform: what it runs on; label: what its rows call that. percentages: one per rank, as `throttle` sets them.
-    block: the backend of attention. seed: of inputs, and of the order in which things are measured.
+    backend: that of attention. seed: of inputs, and of the order in which things are measured.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -44,7 +44,7 @@ class Job:
     label: str
     throttle: str
     percentages: tuple[int, ...]
-    block: str = "auto"
+    backend: str = field(default="auto", metadata={"recorded_as": "block"})
     repetitions: int = 5
     seed: int = 0
 
@@ -53,7 +53,7 @@ class Job:
             raise ValueError(f"repetitions is {self.repetitions}: it must be 1 or more")
         if not 0 <= self.seed < 2**63:  # what PyTorch's generators take
             raise ValueError(f"seed is {self.seed}: it must lie in 0..{2**63 - 1}")
-        check_backend(self.block, DEVICE_TYPES.get(self.platform))
+        check_backend(self.backend, DEVICE_TYPES.get(self.platform))
 
     def launch(
         self,

@@ -257,7 +257,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         return beating(slowed) if device.type == "cpu" else slowed
 
     wrap_computing(model, wrap)
-    block = rank.throttle.wrap(resolve(job.block, device, shape.torch_dtype, shape.head_dim))
+    attend = rank.throttle.wrap(resolve(job.backend, device, shape.torch_dtype, shape.head_dim))
     layers = job.model.sizes.layers
     scale = layers / len(counted_layers(layers, device))
 
@@ -265,7 +265,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         rank.device.meet()
         with no_garbage_collection():
             logits, _ = ring_prefill(
-                model, ids[:, :tokens], chunk=job.chunk, rebalance=split, block=block, transport=job.transport
+                model, ids[:, :tokens], chunk=job.chunk, rebalance=split, block=attend, transport=job.transport
             )
             rank.device.synchronize()
             split.finish()
@@ -282,7 +282,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
     alone = None
     if rank.rank == 0:
         whole = Partition.contiguous((job.prompt_len,))
-        alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=block).logits
+        alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=attend).logits
     advance()
     taken: dict[tuple[str, int], list[Chunk]] = {}
     errors: dict[str, float] = {}  # of logits, relative to their size

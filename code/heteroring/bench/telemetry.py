@@ -60,7 +60,7 @@ class Nvml:
 
 @contextmanager
 def telemetry(platform: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield a list that holds, once the block has ended, a summary of each GPU of this machine meanwhile.
+    """Yield a list that holds, once the context has ended, a summary of each GPU of this machine meanwhile.
 
     It stays empty on a `platform` that is no GPU, and where the driver gives no readings: no job fails because of that.
     """

@@ -12,7 +12,7 @@ def wrap_computing(module: nn.Module, wrap: Callable[[Callable], Callable]) -> N
 
     `module` is a MultiHeadAttention of the Foundation Model Stack, or holds some. Of each, the projections before and
     after the attention are wrapped, and the position encoder, once where layers share one; of everything else, the
-    largest modules that hold no such layer. The attention op is given its block, wrapped alike, by whoever calls the
+    largest modules that hold no such layer. The attention op is given its backend, wrapped alike, by whoever calls the
     module: wrapping the op would slow its waiting for other ranks, too. What a module adds up between its children,
     residuals say, is not wrapped.
 

@@ -129,7 +129,7 @@ def bench(
         strategies=wanted,
         shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),
         fitted_models=models,
-        block=block,
+        backend=block,
         modules=modules,
         fms_seq_lens=integers("--fms-seq-lens", fms_seq_lens) if fms_seq_lens else (),
         condition=condition,

@@ -147,7 +147,7 @@ def model(
         fitted_models=models,
         batch=batch,
         new_tokens=new_tokens,
-        block=block,
+        backend=block,
         transport=transport,
         repetitions=repetitions,
         cell_seconds=cell_seconds,

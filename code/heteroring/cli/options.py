@@ -106,7 +106,7 @@ ShapeKvHeads = Annotated[int, integer(SHAPE, "KV heads.", show_default=of_each_p
 ShapeHeadDim = Annotated[
     int, integer(SHAPE, "Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
 ]
-Block = Annotated[str, option(HOW, "What computes a block of attention; auto: the best one there.")]
+Block = Annotated[str, option(HOW, "What computes attention; auto: the best one there.")]
 Transport = Annotated[str, option(HOW, "How KV moves: p2p or copy-engine; auto: the best way there.")]
 Multiple = Annotated[int, integer(WHAT, "Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]
 Repetitions = Annotated[int, integer(HOW, "Timed repetitions of everything.")]
@@ -159,7 +159,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Let what the block prints out. Raises StdoutError if stdout does not take it."""
+    """Let out what is printed in this context. Raises StdoutError if stdout does not take it."""
     try:
         yield
         if sys.stdout is not None:

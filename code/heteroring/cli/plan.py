@@ -1,4 +1,4 @@
-"""`heteroring plan`: from a fleet to block lengths, rank order, time and memory."""
+"""`heteroring plan`: from a fleet to `block_lens`, rank order, time and memory."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def profile(
         kinds=timed,
         model=model,
         shape=_shape(platform, model, batch, heads, kv_heads, head_dim, dtype),
-        block=block,
+        backend=block,
         repetitions=repetitions,
         warmup=warmup,
         seed=seed,

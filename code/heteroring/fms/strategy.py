@@ -24,7 +24,7 @@ class RingAttentionStrategy(DistributedStrategy):
         group: The process group; None stands for all processes.
 
     Raises:
-        ValueError: For an unknown layout, or block lengths that no partition can have.
+        ValueError: For an unknown layout, or `block_lens` that no partition can have.
         TypeError: For a length that is not an integer.
     """
 

@@ -57,14 +57,14 @@ class Line:
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
     """The lines of every split, on every rank the same. Raises WrongResult if a chunk differs from one rank's."""
-    block = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     time = partial(slowest_ms, rank, repetitions)
     whole = shape.inputs(seq_len, 0, rank.torch_device)
     spans = [(start, min(start + chunk, seq_len)) for start in range(0, seq_len, chunk)]
 
     def by_itself(start: int, stop: int) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
         q, k, v = (x[:, :, :stop] for x in whole)
-        return partial(block, q[:, :, start:], k, v, scale=shape.scale, causal_offset=start)
+        return partial(attend, q[:, :, start:], k, v, scale=shape.scale, causal_offset=start)
 
     lines = []
     with torch.no_grad():
@@ -73,9 +73,9 @@ def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, r
         for split, lens in splits(seq_len, everything, multiple).items():
             partition = Partition.zigzag(lens)
             shards = [shard(x, partition, rank.rank, dim=2) for x in whole]
-            unchunked = time(partial(ring_attention, *shards, partition, block=block))
+            unchunked = time(partial(ring_attention, *shards, partition, block=attend))
             parts = [Partition.zigzag(splits(b - a, everything, multiple)[split]) for a, b in spans]
-            calls = _over_cache(rank.rank, whole, spans, parts, block)
+            calls = _over_cache(rank.rank, whole, spans, parts, attend)
             for (start, stop), part, call, bound in zip(spans, parts, calls, bounds, strict=True):
                 want = shard(by_itself(start, stop)()[0], part, rank.rank, dim=2).double()
                 if not (error := (call()[0].double() - want).norm()) <= TOLERANCE[shape.torch_dtype] * want.norm():
@@ -89,7 +89,7 @@ def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, r
 
 
 def _over_cache(
-    rank: int, whole: tuple[torch.Tensor, ...], spans: list[tuple[int, int]], parts: list[Partition], block: Backend
+    rank: int, whole: tuple[torch.Tensor, ...], spans: list[tuple[int, int]], parts: list[Partition], attend: Backend
 ) -> list[Callable[[], tuple[torch.Tensor, torch.Tensor]]]:
     """A call of the ring for every span of tokens; this rank's keys and values of all of them lie in one cache."""
     q, *kv = (
@@ -103,7 +103,7 @@ def _over_cache(
         m, n = lens[rank], part.block_lens[rank]
         prefix = Prefix(keys[:, :, :m], values[:, :, :m], lens)
         new = (x[:, :, m : m + n] for x in (keys, values))
-        calls.append(partial(ring_attention, q[i], *new, part, prefix=prefix, block=block))
+        calls.append(partial(ring_attention, q[i], *new, part, prefix=prefix, block=attend))
     return calls
 
 

@@ -90,7 +90,7 @@ class AtHandForKernels(AtHand):
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
     """The lines of every length, on every rank the same."""
-    block = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     group = dist.group.WORLD
     transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))
     time = partial(slowest_ms, rank, repetitions)
@@ -98,7 +98,7 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
     with torch.no_grad():
         for seq_len in seq_lens:
             whole = shape.inputs(seq_len, 0, rank.torch_device)
-            call = partial(block, *whole, scale=shape.scale, causal_offset=0)
+            call = partial(attend, *whole, scale=shape.scale, causal_offset=0)
             alone = alone_ms(rank, repetitions, call)
             for split, lens in splits(seq_len, alone, multiple).items():
                 partition = Partition.zigzag(lens)
@@ -106,15 +106,15 @@ def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, 
                 steps = {step.index: step for step in ring_steps(partition, rank.rank, True)}
                 received = {index: _keys_of(step, partition, whole) for index, step in steps.items()}
                 compute = {
-                    kind: time(partial(rotate, *shards, steps, kind(received), rank.world_size, shape.scale, block))
+                    kind: time(partial(rotate, *shards, steps, kind(received), rank.world_size, shape.scale, attend))
                     for kind in (AtHand, AtHandForKernels)
                 }
                 ways = {
-                    name: partial(ring_attention, *shards, partition, block=block, transport=name)
+                    name: partial(ring_attention, *shards, partition, block=attend, transport=name)
                     for name in transports
                 }
                 if shards[0].is_cuda:
-                    ways["graph"] = CapturedRing(*shards, partition, block=block)
+                    ways["graph"] = CapturedRing(*shards, partition, block=attend)
                 for way, ring in ways.items():
                     same = compute[AtHand if way == "p2p" else AtHandForKernels]
                     lines.append(Line(seq_len, split, lens, way, time(ring), same, capacity_bound(alone)))

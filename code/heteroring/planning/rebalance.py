@@ -38,7 +38,7 @@ class Rebalancer:
     same, whatever machines they are.
 
     Args:
-        speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the block lengths of a balanced split.
+        speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the `block_lens` of a balanced split.
         multiple: Tokens that are given out at a time, where a chunk has so many for each rank: 256 are whole tiles on
             GPUs. What is left over goes to the fastest rank.
         margin: Part of a chunk's time that a new split must be predicted to gain.

@@ -105,7 +105,7 @@ class TraceRow:
     """What one rank's compute stream does between two points in time, in one layer of a prefill.
 
     start_ms and stop_ms count from the ranks' common start of the prefill. kind `layer`: the whole layer; `block`: a
-    block of attention, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there (of
+    backend call, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there (of
     step 0: until all ranks have come to the attention, as they must on a CPU, where they agree on each call); `sent`:
     it is held at the end of the attention until the rank's own KV has gone out, last to the reader of ring step
     `step`; `ready`: the moment (start_ms = stop_ms) at which the rank's own KV may be sent, and others' received. step

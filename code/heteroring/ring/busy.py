@@ -16,9 +16,9 @@ _DOUBLE = struct.Struct("<d")
 
 
 class BusyTime:
-    """Counts the time in blocks of attention: give it to `heteroring.ring_attention` as its `block`.
+    """Counts the time in calls of the backend: give it to `heteroring.ring_attention` as its `block`.
 
-    It computes by the backend that it is given. By CUDA events, it counts the time of the GPU, and no call of a block
+    It computes by the backend that it is given. By CUDA events, it counts the time of the GPU, and no such call
     makes the host wait. A kernel that waits for pending KV would count what it waits for, so the first ring step is
     not fused.
 
@@ -33,7 +33,7 @@ class BusyTime:
         self._device = torch.device("cpu")
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> Any:
-        """One block of attention, timed; as `heteroring.kernels.backend.Backend` says."""
+        """One backend call, timed; as `heteroring.kernels.backend.Backend` says."""
         compute = resolve(self._block, q.device, q.dtype, q.shape[-1])
         self.start(q.device)
         result = compute(q, k, v, **options)
@@ -41,7 +41,7 @@ class BusyTime:
         return result
 
     def start(self, device: torch.device) -> None:
-        """Count what `device` is given from here to `stop` as busy time. No block may be computed between the two."""
+        """Count what `device` is given from here to `stop` as busy time. No backend may be called between the two."""
         self._device, self._begun = device, _now(device)
 
     def stop(self) -> None:

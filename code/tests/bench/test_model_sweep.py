@@ -218,7 +218,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"strategies": ("zigzag/even:p2p",)}, "ask for p2p: .* a model is not varied"),
-        ({"block": "flash"}, "computes on cuda, not on cpu"),
+        ({"backend": "flash"}, "computes on cuda, not on cpu"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(changes, says):

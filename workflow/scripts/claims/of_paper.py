@@ -377,11 +377,11 @@ def equal_ranks_differ(evidence: Evidence) -> Finding:
 def equal_rank_ratios(evidence: Evidence) -> tuple[float, float]:
     """Rank 0's time over rank 1's, both at full speed, of the longest prompt.
 
-    Of the attention blocks in the traced layer of balanced zigzag shards, and of the whole prompt on each alone.
+    Of the backend calls in the traced layer of balanced zigzag shards, and of the whole prompt on each alone.
     """
     trace = evidence.results.trace
-    blocks = trace[(trace.strategy == BALANCED) & (trace.order == "equal") & (trace.kind == "block")]
-    taken = (blocks.stop_ms - blocks.start_ms).groupby(blocks["rank"]).sum()
+    calls = trace[(trace.strategy == BALANCED) & (trace.order == "equal") & (trace.kind == "block")]
+    taken = (calls.stop_ms - calls.start_ms).groupby(calls["rank"]).sum()
     at = evidence.prefill.equal
     return taken[0] / taken[1], evidence.prefill("alone/rank0", at) / evidence.prefill("alone/rank1", at)
 

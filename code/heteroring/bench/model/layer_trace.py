@@ -27,39 +27,39 @@ class Event(NamedTuple):
 
 
 class LayerTrace:
-    """Marks on a rank's stream around one layer, around each block of attention in it, and where it waits for others.
+    """Marks on a rank's stream around one layer, around each backend call in it, and where it waits for others.
 
     A kernel of the traced layer does not wait for KV by itself, as it may in others: nobody could see that wait.
     `meets`: whether ranks meet before each exchange, to agree on the call, as they do on a CPU; that is a wait, too.
     """
 
-    def __init__(self, device: Device, block: PendingKVBackend, meets: bool) -> None:
-        self._device, self._block, self._meets = device, block, meets
+    def __init__(self, device: Device, attend: PendingKVBackend, meets: bool) -> None:
+        self._device, self._attend, self._meets = device, attend, meets
         self._inside = False
         self._layer: list[Any] = []
         self._computed: Any = None
         self._ready: Any = None
-        self._blocks: list[tuple[Any, Any]] = []
+        self._calls: list[tuple[Any, Any]] = []
         self._waits: dict[int, tuple[Any, Any]] = {}
         self._sent: tuple[Any, Any] | None = None
 
     def takes_pending(self, *args: Any) -> bool:
         """Whether the backend can wait for pending KV itself; not in the traced layer."""
-        return not self._inside and self._block.takes_pending(*args)
+        return not self._inside and self._attend.takes_pending(*args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The block of attention that was given, marked inside the traced layer."""
+        """The backend that was given, its call marked inside the traced layer."""
         if not self._inside:
-            return self._block(*args, **kwargs)
+            return self._attend(*args, **kwargs)
         if self._ready is None:  # no exchange was opened: this rank holds all tokens
             self._ready = self._device.mark()
-        result, marks = self._marked(self._block, *args, **kwargs)
-        self._blocks.append(marks)
+        result, marks = self._marked(self._attend, *args, **kwargs)
+        self._calls.append(marks)
         return result
 
     @contextmanager
     def of(self, layer: nn.Module) -> Iterator[None]:
-        """Mark what `layer` does while the block runs."""
+        """Mark what `layer` does in this context."""
 
         def begin(*_: Any) -> None:
             self._inside = True
@@ -99,7 +99,7 @@ class LayerTrace:
 
         steps = [step.index for step in ring_steps(partition, rank, True)]
         found = [event("layer", 0, tuple(self._layer)), event("ready", 0, (self._ready, self._ready))]
-        found += [event("block", step, marks) for step, marks in zip(steps, self._blocks, strict=True)]
+        found += [event("block", step, marks) for step, marks in zip(steps, self._calls, strict=True)]
         found += [event("wait", step, marks) for step, marks in self._waits.items()]
         if self._meets:
             found.append(event("wait", 0, (self._computed, self._ready)))

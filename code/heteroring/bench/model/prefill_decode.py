@@ -77,15 +77,15 @@ class ModelBench:
     def __init__(self, rank: Rank, job: ModelJob) -> None:
         self.rank, self.job = rank, job
         shape, device = job.model.shape(job.batch), rank.torch_device
-        self.block_name = choose(job.block, device, shape.torch_dtype, shape.head_dim)
+        self.backend_name = choose(job.backend, device, shape.torch_dtype, shape.head_dim)
         self.transport = choose_transport(job.transport, dist.group.WORLD, device)
         self.model = job.model.build(device, job.seed)
         beat()
         wrap_computing(self.model, self._wrap)
-        plain = resolve(self.block_name, device, shape.torch_dtype, shape.head_dim)
+        plain = resolve(self.backend_name, device, shape.torch_dtype, shape.head_dim)
         self._compute: PendingKVBackend = rank.throttle.wrap(plain)
         # By name, a backend also selects its decode kernel; a wrapped, throttled one cannot.
-        self._block = job.block if self._compute is plain else self._compute
+        self._backend = job.backend if self._compute is plain else self._compute
         # Every rank must take part in creating every group.
         groups = [dist.new_group([each]) for each in range(rank.world_size)]
         self._alone = groups[rank.rank]
@@ -121,7 +121,7 @@ class ModelBench:
                 if cell.system == "fms":
                     self._generate(cell, 1)
                 else:
-                    self._prefill(cell, self._block)
+                    self._prefill(cell, self._backend)
             self.rank.device.synchronize()
             advance()
         # A short prompt through the whole model, so that no first-call work of the host is left for a timed one.
@@ -131,7 +131,7 @@ class ModelBench:
                 if cell.system == "fms":
                     self._generate(_shortened(cell, short), WARM_TOKENS)
                 else:
-                    prefill = self._prefill(_shortened(cell, short), self._block)
+                    prefill = self._prefill(_shortened(cell, short), self._backend)
                     if cell.decodes:
                         self._advance(self._continuation(prefill), WARM_TOKENS)
                 self.rank.device.synchronize()
@@ -148,7 +148,7 @@ class ModelBench:
         with tracer.of(_middle_layer(self.model)) if trace else nullcontext():
             start = self._start()
             if works:
-                prefill = self._prefill(cell, tracer if trace else self._block)
+                prefill = self._prefill(cell, tracer if trace else self._backend)
             stop = device.mark()
             device.synchronize()
         prefill_ms, prefill_bytes = device.elapsed_ms(start, stop), self._peak_bytes(cell)
@@ -212,7 +212,7 @@ class ModelBench:
                 )
         return checks
 
-    def _prefill(self, cell: ModelCell, block: str | Backend) -> Any:
+    def _prefill(self, cell: ModelCell, backend: str | Backend) -> Any:
         from heteroring.fms import ring_prefill
 
         if self.job.decode_only:
@@ -223,7 +223,7 @@ class ModelBench:
             cell.partition,
             group=self._alone if cell.system == "alone" else None,
             capacity=self.job.new_tokens if cell.decodes else 0,
-            block=block,
+            block=backend,
             transport=self.job.transport,
         )
 
@@ -237,7 +237,7 @@ class ModelBench:
         from heteroring.fms.prefill import Prefill
 
         group = self._alone if cell.system == "alone" else dist.group.WORLD
-        cache = empty_cache(self.model, cell.partition, self.job.batch, self.job.new_tokens, None, group, self._block)
+        cache = empty_cache(self.model, cell.partition, self.job.batch, self.job.new_tokens, None, group, self._backend)
         positions = torch.from_numpy(cell.partition.positions(cache.rank)).to(self.rank.torch_device)
         for index, kv in enumerate(x for layer in cache.layers for x in layer):
             kv[:, :, : len(positions)] = made_up(positions, kv.shape[3], index)
@@ -278,7 +278,7 @@ class ModelBench:
         """The first tokens behind a prefill, and on CUDA a step recorded for the others; all are the likeliest."""
         from heteroring.fms.continuation import Continuation
 
-        prefill.cache.block = self._block
+        prefill.cache.block = self._backend
         made = Continuation(self.model, prefill, self.job.new_tokens, lambda logits: logits.argmax(-1, keepdim=True))
         self._advance(made, UNTIMED_TOKENS)
         if not self.job.eager:

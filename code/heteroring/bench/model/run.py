@@ -37,7 +37,7 @@ class _RankResult(NamedTuple):
     checks: dict[int, Check]
     ids: dict[int, torch.Tensor]
     limits_ms: dict[int, float]
-    block: str
+    backend: str
     transport: str
     report: RankReport
 
@@ -48,7 +48,7 @@ def steps(job: ModelJob) -> int:
 
 
 def run(job: ModelJob, **watching: Any) -> ModelSweep:
-    """Measure `job`. All block lengths are known before a process is started.
+    """Measure `job`. All `block_lens` are known before a process is started.
 
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
     `launch` raises.
@@ -103,7 +103,7 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
     limits = {
         index: bench.decode_limit_ms(_tokens(cell, rank.rank)) for index, cell in enumerate(cells) if cell.decodes
     }
-    return _RankResult(taken, events, checks, ids, limits, bench.block_name, bench.transport, report(rank))
+    return _RankResult(taken, events, checks, ids, limits, bench.backend_name, bench.transport, report(rank))
 
 
 def _tokens(cell: ModelCell, rank: int) -> int:
@@ -156,7 +156,7 @@ def _phases(
             throttle=job.throttle,
             percentages=job.percentages,
             block_lens=block_lens,
-            block="fms" if cell.system == "fms" else result.block,
+            block="fms" if cell.system == "fms" else result.backend,
             transport=result.transport if cell.system == "ring" else "none",
             job=job.number,
             repetition=repetition,

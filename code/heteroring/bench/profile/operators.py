@@ -43,10 +43,10 @@ def _matmuls(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """The causal attention of `size` tokens."""
-    shape, block = job.shape, backend(rank, job)
+    shape, attend = job.shape, backend(rank, job)
     for seq_len in job.sizes_of("attention"):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
-        call = partial(block, q, k, v, scale=shape.scale, causal_offset=0)
+        call = partial(attend, q, k, v, scale=shape.scale, causal_offset=0)
         whole, label = Partition.contiguous((seq_len,)), f"attention of {seq_len}"
 
         def verify(result: tuple[torch.Tensor, torch.Tensor], q=q, k=k, v=v, whole=whole, label=label) -> None:
@@ -60,13 +60,13 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
     The running out has the dtype of the queries, as it has where a rank makes one ring step beyond its own KV.
     """
-    shape, block = job.shape, backend(rank, job)
+    shape, attend = job.shape, backend(rank, job)
     for rows in job.sizes_of("fold"):
         q = shape.inputs(rows, job.seed, rank.torch_device)[0]
         _, k, v = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
         flops = causal_flops(shape.batch, shape.heads, shape.head_dim, rows * FOLD_KEYS)
-        yield Operator("fold", rows, flops, partial(block, q, k, v, scale=shape.scale, running=running))
+        yield Operator("fold", rows, flops, partial(attend, q, k, v, scale=shape.scale, running=running))
     yield from _joins(rank, job)
 
 
@@ -75,16 +75,16 @@ def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
     None where the backend cannot go on to pending KV.
     """
-    shape, block = job.shape, backend(rank, job)
+    shape, attend = job.shape, backend(rank, job)
     for seq_len in job.sizes_of("fold"):
         q, k, v = shape.inputs(seq_len, job.seed, rank.torch_device)
         _, keys, values = shape.inputs(FOLD_KEYS, job.seed, rank.torch_device)
         there = torch.ones(1, dtype=torch.int32, device=rank.torch_device)
         pending = PendingKV(keys, values, first_query=0, arrived=there.data_ptr(), heads=shape.batch * shape.kv_heads)
-        if not block.takes_pending(q, k, v, 0, pending):
+        if not attend.takes_pending(q, k, v, 0, pending):
             continue
         flops = shape.flops(seq_len) + causal_flops(shape.batch, shape.heads, shape.head_dim, seq_len * FOLD_KEYS)
-        call = partial(_call, there, block, q, k, v, scale=shape.scale, causal_offset=0, pending=pending)
+        call = partial(_call, there, attend, q, k, v, scale=shape.scale, causal_offset=0, pending=pending)
         yield Operator("join", seq_len, flops, call)
 
 
@@ -96,7 +96,7 @@ def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **
 def backend(rank: Rank, job: ProfileJob) -> PendingKVBackend:
     """The backend of attention that the ring would use, slowed."""
     shape = job.shape
-    return rank.throttle.wrap(resolve(job.block, rank.torch_device, shape.torch_dtype, shape.head_dim))
+    return rank.throttle.wrap(resolve(job.backend, rank.torch_device, shape.torch_dtype, shape.head_dim))
 
 
 # Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first

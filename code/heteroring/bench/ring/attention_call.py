@@ -25,7 +25,7 @@ from heteroring.ring.shard import shard
 class AttentionModule:
     """A Module: causal attention of random q [B, Hq, N, D] to random k and v [B, Hkv, N, D]."""
 
-    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None:
         self._rank, self._job = rank, job
         self._captured = job.condition == "captured"
 
@@ -33,7 +33,7 @@ class AttentionModule:
             throttled = rank.throttle.wrap(resolve(name, rank.torch_device))
             return throttled if self._captured else busy.wrap(throttled)
 
-        self._block = measured(block)
+        self._attend = measured(backend)
         self._others = {name: measured(name) for name in job.call_variants if name in BACKENDS}
         self._inputs = {
             n: same_on_every_rank(job.shape.inputs(n, job.seed, rank.torch_device)) for n in job.lengths("attention")
@@ -64,7 +64,7 @@ class AttentionModule:
         elif not q.shape[2]:
             yield None
         elif cell.system == "alone":
-            yield partial(self._block, q, k, v, scale=scale, causal_offset=0)
+            yield partial(self._attend, q, k, v, scale=scale, causal_offset=0)
         else:
             from heteroring.bench.ring.torch_baselines import single_gpu_call
 
@@ -72,10 +72,10 @@ class AttentionModule:
 
     def _ways(self, cell: RingCell) -> dict[str, Any]:
         """What computes and carries `cell`: as the job has it, but for the cell's variants."""
-        block = next((self._others[name] for name in cell.variants if name in self._others), self._block)
+        attend = next((self._others[name] for name in cell.variants if name in self._others), self._attend)
         if "unfused" in cell.variants:
-            block = CallOnly(block)
-        return {"block": block, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
+            attend = CallOnly(attend)
+        return {"block": attend, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
 
     def verify(self, cell: RingCell, result: Any) -> None:
         out, lse = (result, None) if cell.system in BASELINES else result

@@ -30,7 +30,7 @@ class FmsModule:
     What it must make of a prompt is what the same layer makes of all of it on this rank, by PyTorch's attention.
     """
 
-    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None:
+    def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None:
         self._rank, self._transport = rank, job.transport
         lengths, device = job.lengths("fms"), rank.torch_device
         self._layer = random_layer(job.shape, max(lengths), job.seed, device)
@@ -45,7 +45,7 @@ class FmsModule:
             return busy.wrap(rank.throttle.wrap(function))
 
         wrap_computing(self._layer, wrap)
-        self._block = wrap(resolve(block, device))
+        self._attend = wrap(resolve(backend, device))
         self._empty = [
             torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
             for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
@@ -60,9 +60,9 @@ class FmsModule:
         at = positions(partition, self._rank.rank, hidden.device)
         if cell.system == "alone":
             whole = Partition.contiguous((seq_len,))
-            ring = Ring(whole, self._alone, self._block, self._transport)
+            ring = Ring(whole, self._alone, self._attend, self._transport)
         else:
-            ring = Ring(partition, None, self._block, self._transport)
+            ring = Ring(partition, None, self._attend, self._transport)
         if hidden.shape[1]:
             yield partial(self._layer, hidden, position_ids=at, attn_name="ring", ring=ring)
         elif cell.system == "alone":
@@ -71,7 +71,7 @@ class FmsModule:
             yield partial(self._attend_to_nothing, partition)
 
     def _attend_to_nothing(self, partition: Partition) -> torch.Tensor:
-        ring_attention(*self._empty, partition, block=self._block, transport=self._transport)
+        ring_attention(*self._empty, partition, block=self._attend, transport=self._transport)
         return next(iter(self._inputs.values()))[:, :0]
 
     def verify(self, cell: RingCell, result: torch.Tensor) -> None:

@@ -74,8 +74,8 @@ class RingJob(SplitJob):
                 f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a call is varied in "
                 "module 'attention' alone"
             )
-        for block in set(self.call_variants) & set(BACKENDS):
-            check_backend(block, DEVICE_TYPES.get(self.platform))
+        for backend in set(self.call_variants) & set(BACKENDS):
+            check_backend(backend, DEVICE_TYPES.get(self.platform))
 
     def lengths(self, module: str) -> tuple[int, ...]:
         """The sequence lengths at which `module` is measured."""

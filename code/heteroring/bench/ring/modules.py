@@ -22,10 +22,10 @@ _HOME = {
 class Module(Protocol):
     """One module of a job on this rank, with its inputs at every length that the job measures it at.
 
-    Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `block` names the backend.
+    Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `backend` names it.
     """
 
-    def __init__(self, rank: Rank, job: RingJob, block: str, busy: Busy) -> None: ...
+    def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None: ...
 
     def prepared(self, cell: RingCell) -> AbstractContextManager[Callable[[], Any] | None]:
         """What this rank does for `cell`, its shards at hand, while the block runs; None if it has nothing to do."""
@@ -34,7 +34,7 @@ class Module(Protocol):
         """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
 
 
-def open_module(name: str, rank: Rank, job: RingJob, block: str, busy: Busy) -> Module:
+def open_module(name: str, rank: Rank, job: RingJob, backend: str, busy: Busy) -> Module:
     """The module called `name`, one of MODULES. Every rank opens the same ones in the same order."""
     home, attribute = _HOME[name].split(":")
-    return getattr(import_module(home), attribute)(rank, job, block, busy)
+    return getattr(import_module(home), attribute)(rank, job, backend, busy)

@@ -26,7 +26,7 @@ _TRANSPORTS = {"alone": "none", "sdpa": "none", "context_parallel": "allgather"}
 
 class _RankResult(NamedTuple):
     times: dict[tuple[int, int], Times]
-    block: str
+    backend: str
     transport: str
     report: RankReport
 
@@ -46,7 +46,7 @@ def _untimed(job: RingJob) -> int:
 
 
 def run(job: RingJob, **watching: Any) -> Sweep:
-    """Measure `job`. All block lengths are known before a process is started.
+    """Measure `job`. All `block_lens` are known before a process is started.
 
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
     `launch` raises.
@@ -64,11 +64,11 @@ def run(job: RingJob, **watching: Any) -> Sweep:
 
 def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResult:
     """One rank's part: every cell is warmed up, and its first result verified; then come the repetitions."""
-    block = choose(job.block, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
+    backend = choose(job.backend, rank.torch_device, job.shape.torch_dtype, job.shape.head_dim)
     transport = choose_transport(job.transport, dist.group.WORLD, rank.torch_device)
     busy = Busy(rank.device)
     with torch.no_grad():
-        modules = {name: open_module(name, rank, job, block, busy) for name in job.modules}
+        modules = {name: open_module(name, rank, job, backend, busy) for name in job.modules}
         warm = [0.0] * len(cells)
         for index, cell in enumerate(cells):
             _verify(modules[cell.module], cell)
@@ -83,7 +83,7 @@ def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResu
                     times[repetition, index] = _time(
                         rank, modules[cell.module], cell, busy, job.condition, calls[index]
                     )
-    return _RankResult(times, block, transport, report(rank))
+    return _RankResult(times, backend, transport, report(rank))
 
 
 def order(job: RingJob, cells: tuple[RingCell, ...], repetition: int) -> list[int]:
@@ -147,7 +147,7 @@ def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], resu
         throttle=job.throttle,
         percentages=job.percentages,
         block_lens=partition.block_lens,
-        block=_block(cell, result),
+        block=_backend(cell, result),
         transport="p2p" if "p2p" in cell.variants else _TRANSPORTS.get(cell.system, result.transport),
         job=job.number,
         repetition=repetition,
@@ -157,10 +157,10 @@ def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], resu
     )
 
 
-def _block(cell: RingCell, result: _RankResult) -> str:
+def _backend(cell: RingCell, result: _RankResult) -> str:
     if cell.system in BASELINES:
         return BASELINE_BACKEND
-    return next((name for name in cell.variants if name in BACKENDS), result.block)
+    return next((name for name in cell.variants if name in BACKENDS), result.backend)
 
 
 def _bytes_moved(job: RingJob, cell: RingCell) -> int:

@@ -80,8 +80,8 @@ def _strategy_bars(panel: Axes, rows: DataFrame, places: dict[int, float]) -> No
 
         attention = look(layer.strategy).bar()
         bar(start, layer.stop_ms, {"facecolor": _lighter(attention["facecolor"]), "edgecolor": "none"})
-        for block in of_kind["block"][of_kind["block"]["rank"] == rank].itertuples():
-            bar(block.start_ms, block.stop_ms, attention)
+        for call in of_kind["block"][of_kind["block"]["rank"] == rank].itertuples():
+            bar(call.start_ms, call.stop_ms, attention)
         for held in rows[rows["kind"].isin(HELD) & (rows["rank"] == rank)].itertuples():
             bar(held.start_ms, came_ms(held, ready), WAITING)
             bar(came_ms(held, ready), held.stop_ms, EXPOSED)

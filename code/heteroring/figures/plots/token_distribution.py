@@ -46,7 +46,7 @@ def token_distribution(results: Results) -> Figure:
     lens = zip(rows.block_lens, slow, strict=True)
     total = zip(rows.percentages, slow, strict=True)
     rows = rows.assign(
-        share=[100 * blocks[rank] / sum(blocks) for blocks, rank in lens],
+        share=[100 * split[rank] / sum(split) for split, rank in lens],
         nominal=[100 * nominal[rank] / sum(nominal) for nominal, rank in total],
         ideal=_ideal_share(rows),
     )
