@@ -38,8 +38,8 @@ def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, ob
             if (setting.condition, setting.job) != ("rested", 1):
                 continue
             job = RingJob(
+                device_kind="gpu",
                 platform="gpu",
-                label="gpu",
                 throttle=settings["throttle"],
                 percentages=setting.percentages,
                 seq_lens=tuple(settings["seq_lens"]),

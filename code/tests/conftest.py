@@ -114,8 +114,8 @@ def ranks():
 def measuring_on_pools(ranks):
     """A context in which jobs are measured on the pools of `ranks`: for tests that need no launch of their own."""
 
-    def launch(task, *args, platform, throttle, percentages, **watching):
-        check_ranks(platform, throttle, percentages)
+    def launch(task, *args, device_kind, throttle, percentages, **watching):
+        check_ranks(device_kind, throttle, percentages)
         return ranks(len(percentages)).launch(task, *args, throttle=throttle, percentages=percentages, **watching)
 
     @contextmanager

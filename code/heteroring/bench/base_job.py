@@ -34,14 +34,14 @@ class Sweep(NamedTuple):
 class Job:
     """What one launch of ranks measures under one throttle setting.
 
-    platform: what it runs on; label: what its rows call that. percentages: one per rank, as `throttle` sets them.
+    device_kind: what it runs on; platform: what its rows call that. percentages: one per rank, as `throttle` sets them.
     backend: that of attention. seed: of inputs, and of the order in which things are measured.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
 
-    platform: str
-    label: str
+    device_kind: str = field(metadata={"recorded_as": "platform"})
+    platform: str = field(metadata={"recorded_as": "label"})
     throttle: str
     percentages: tuple[int, ...]
     backend: str = field(default="auto", metadata={"recorded_as": "block"})
@@ -53,7 +53,7 @@ class Job:
             raise ValueError(f"repetitions is {self.repetitions}: it must be 1 or more")
         if not 0 <= self.seed < 2**63:  # what PyTorch's generators take
             raise ValueError(f"seed is {self.seed}: it must lie in 0..{2**63 - 1}")
-        check_backend(self.backend, DEVICE_TYPES.get(self.platform))
+        check_backend(self.backend, DEVICE_TYPES.get(self.device_kind))
 
     def launch(
         self,
@@ -67,7 +67,7 @@ class Job:
             task,
             self,
             *args,
-            platform=self.platform,
+            device_kind=self.device_kind,
             throttle=self.throttle,
             percentages=self.percentages,
             hang_timeout=hang_timeout,
@@ -80,7 +80,7 @@ class SplitJob(Job):
     """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
 
     fitted_models: folder of those that lut, formula and balanced need. multiple: tokens that balanced gives out at a
-    time, 0 for what suits the platform. number: which of several independently started jobs of the same kind this is,
+    time, 0 for what suits the device kind. number: which of several independently started jobs alike this is,
     from 1.
     """
 
@@ -127,7 +127,7 @@ class Cell:
         `cost`: the profile that the cost model of balanced is fitted to. `more`: fields of a subclass. Raises
         ValueError if the allocator cannot do its work, for want of a fitted model for one.
         """
-        multiple = 1 if "untiled" in strategy.variants else job.multiple or MULTIPLES[job.platform]
+        multiple = 1 if "untiled" in strategy.variants else job.multiple or MULTIPLES[job.device_kind]
         quarter = "quarter" in strategy.variants
         given = allocation(
             strategy.allocator,

@@ -1,4 +1,4 @@
-"""What `heteroring bench`, `profile` and `model` measure by default on each platform, cpu and gpu."""
+"""What `heteroring bench`, `profile` and `model` measure by default on each device kind, cpu and gpu."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ GRIDS = {
 }
 
 
-def grid_of(platform: str) -> Grid:
-    """The grid of `platform`, or the CPU's where there is no such platform: the job then refuses the name."""
-    return GRIDS.get(platform, GRIDS["cpu"])
+def grid_of(device_kind: str) -> Grid:
+    """The grid of `device_kind`, or the CPU's where there is no such kind: the job then refuses the name."""
+    return GRIDS.get(device_kind, GRIDS["cpu"])
 
 
 def default_strategies(models: object) -> tuple[str, ...]:

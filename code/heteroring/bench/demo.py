@@ -73,8 +73,8 @@ def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int) -> Model
         max_seq_len=seq_len + new_tokens,
     )
     return ModelJob(
+        device_kind="cpu",
         platform="cpu",
-        label="cpu",
         throttle="pacing",
         percentages=(100, percentage),
         model=spec,
@@ -92,7 +92,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
 
     Raises ValueError if the ranks cannot be had, and what `heteroring.launch.launch.launch` raises.
     """
-    check_ranks(job.platform, job.throttle, job.percentages)
+    check_ranks(job.device_kind, job.throttle, job.percentages)
     with tempfile.TemporaryDirectory(prefix="heteroring-demo-") as folder:
         profiles = []
         for percentage in dict.fromkeys(job.percentages):
@@ -147,8 +147,8 @@ def _line(cell: pd.Series, name: str, even_ms: float) -> Line:
 
 def _profile_job(job: ModelJob, percentage: int) -> ProfileJob:
     return ProfileJob(
+        device_kind=job.device_kind,
         platform=job.platform,
-        label=job.label,
         throttle=job.throttle,
         percentages=(percentage,),
         sizes=(),

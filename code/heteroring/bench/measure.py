@@ -43,7 +43,7 @@ def measure(
     commit = read_commit()  # before measuring, so that a commit made meanwhile is not recorded
     raise_on_ctrl_c()
     start = time.monotonic()
-    with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.platform) as gpus:
+    with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.device_kind) as gpus:
         done = stage.run(job, hang_timeout=hang_timeout, on_progress=on_progress)
     if not leads():
         return
@@ -60,7 +60,7 @@ def measure(
 
 def _record(job: Job, commit: Commit, done: Any, took: dict[str, Any]) -> dict[str, Any]:
     return provenance(
-        platform=job.label,
+        platform=job.platform,
         throttle=job.throttle,
         percentages=job.percentages,
         ranks=done.ranks,

@@ -85,13 +85,13 @@ class RebalancingJob(Job):
         return (*self.percentages[:-1], last)
 
 
-def demo_job(platform: str, label: str, throttle: str = "", **changes: Any) -> RebalancingJob:
+def demo_job(device_kind: str, platform: str, throttle: str = "", **changes: Any) -> RebalancingJob:
     """A prompt on two ranks, the second slow from a quarter of the chunks on to five eighths of them.
 
     On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape. `changes`: other fields of the
     job. Raises ValueError as RebalancingJob does.
     """
-    gpu = platform == "gpu"
+    gpu = device_kind == "gpu"
     fields = {"prompt_len": 65536 if gpu else 6144, "slow_percentage": 30, **changes}
     length = max(1, fields["prompt_len"])
     fields.setdefault("chunk", ceil(length / CHUNKS["gpu" if gpu else "cpu"]))
@@ -101,8 +101,8 @@ def demo_job(platform: str, label: str, throttle: str = "", **changes: Any) -> R
     else:
         spec = ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
     return RebalancingJob(
+        device_kind=device_kind,
         platform=platform,
-        label=label,
         throttle=throttle or ("green" if gpu else "pacing"),
         percentages=(100, 100),
         model=spec,
@@ -133,7 +133,7 @@ class Split(Rebalancer):
 
     def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:
         speeds = known.get(job.percentages, job.percentages)
-        super().__init__(speeds, multiple=MULTIPLES[job.platform])
+        super().__init__(speeds, multiple=MULTIPLES[job.device_kind])
         self._kind, self._job, self._throttle, self._known = split, job, throttle, known
         self._then = 0.0
         self.chunks: list[Chunk] = []
@@ -189,14 +189,14 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
     Raises ValueError for what cannot be measured, WrongResult if a split's logits are not those of rank 0 alone, and
     what `launch` raises.
     """
-    check_ranks(job.platform, job.throttle, job.percentages)
+    check_ranks(job.device_kind, job.throttle, job.percentages)
     results: list[_RankResult] = job.launch(_measure, **watching)
     for split, error in results[0].errors.items():
         if not error <= TOLERANCE[job.model.torch_dtype]:
             raise WrongResult(f"logits of split {split} differ from those of rank 0 alone by {error:.2g} of their size")
     rows = [
         ChunkRow(
-            platform=job.label,
+            platform=job.platform,
             split=split,
             **job.model.columns,
             batch=1,

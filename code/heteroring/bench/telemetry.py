@@ -59,14 +59,14 @@ class Nvml:
 
 
 @contextmanager
-def telemetry(platform: str) -> Iterator[list[dict[str, Any]]]:
+def telemetry(device_kind: str) -> Iterator[list[dict[str, Any]]]:
     """Yield a list that holds, once the context has ended, a summary of each GPU of this machine meanwhile.
 
-    It stays empty on a `platform` that is no GPU, and where the driver gives no readings: no job fails because of that.
+    It stays empty where `device_kind` is not gpu, or the driver gives no readings: no job fails because of that.
     """
     summaries: list[dict[str, Any]] = []
     try:
-        nvml = Nvml() if platform == "gpu" else None
+        nvml = Nvml() if device_kind == "gpu" else None
         samples = [nvml.sample()] if nvml else []
     except (OSError, AttributeError):  # no library, or one that lacks a function
         samples = []

@@ -61,7 +61,7 @@ def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None
             tables["trace"] = trace_table(trace)
         provenance = {key: value for key, value in record.items() if key != "settings"}
         config = {**record["settings"], "provenance": provenance}
-        said = log_run(stage.name, name, job.label, config, tables, _summary(stage, cells))
+        said = log_run(stage.name, name, job.platform, config, tables, _summary(stage, cells))
     except Exception as error:  # of any kind: W&B has many, and its files and connections fail as others do
         said = f"the measurement is not tracked: {' '.join(str(error).split()) or type(error).__name__}"
     with suppress(OSError):

@@ -121,8 +121,8 @@ def bench(
     from heteroring.results.summary import records, summary
 
     setting = RingJob(
-        platform=platform,
-        label=label_of(label, platform),
+        device_kind=platform,
+        platform=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         seq_lens=lengths,

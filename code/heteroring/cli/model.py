@@ -135,8 +135,8 @@ def model(
     from heteroring.results.summary import model_summary
 
     setting = ModelJob(
-        platform=platform,
-        label=label_of(label, platform),
+        device_kind=platform,
+        platform=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=speeds,
         model=ModelSpec(

@@ -84,8 +84,8 @@ def profile(
     from heteroring.bench.profile.job import ProfileJob
 
     job = ProfileJob(
-        platform=platform,
-        label=label_of(label, platform),
+        device_kind=platform,
+        platform=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
         percentages=(percentage,),
         **lengths,

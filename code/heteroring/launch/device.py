@@ -15,7 +15,7 @@ from heteroring.procfs import cpu_model
 from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
-PLATFORMS = tuple(DEVICE_TYPES)
+DEVICE_KINDS = tuple(DEVICE_TYPES)
 LOOPBACK_SECONDS = 5.0
 
 
@@ -56,11 +56,13 @@ class Device(Protocol):
         """Name, and the number of SMs that this process can use (0 where there are none)."""
 
 
-def open_device(platform: str) -> Device:
-    """The device of device kind `platform`. Raises ValueError if it is not one of PLATFORMS."""
-    if platform not in PLATFORMS:
-        raise ValueError(f"platform {platform!r} cannot be measured here: choose {choices(platform, PLATFORMS)}")
-    return Cpu() if platform == "cpu" else Cuda()
+def open_device(device_kind: str) -> Device:
+    """The device of a kind. Raises ValueError if it is not one of DEVICE_KINDS."""
+    if device_kind not in DEVICE_KINDS:
+        raise ValueError(
+            f"platform {device_kind!r} cannot be measured here: choose {choices(device_kind, DEVICE_KINDS)}"
+        )
+    return Cpu() if device_kind == "cpu" else Cuda()
 
 
 def check_loopback() -> None:

@@ -65,7 +65,7 @@ class _Setup:
 
     folder: str
     parent: int
-    platform: str
+    device_kind: str
     throttle: str
     percentages: tuple[int, ...]
     signals: tuple[signal.Signals, ...]
@@ -76,7 +76,7 @@ class _Setup:
 def launch(
     task: Callable[..., Any],
     *args: Any,
-    platform: str,
+    device_kind: str,
     throttle: str,
     percentages: Sequence[int],
     hang_timeout: float = HANG_TIMEOUT,
@@ -92,22 +92,22 @@ def launch(
 
     Only one group of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`).
 
-    Raises ValueError for an unknown platform or throttle, a percentage that it cannot set, too few devices, or a
+    Raises ValueError for an unknown device kind or throttle, a percentage that it cannot set, too few devices, or a
     machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or
     hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either, or this process, by more than
     a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
-    check_ranks(platform, throttle, percentages)
+    check_ranks(device_kind, throttle, percentages)
     if (world := named_world()) is not None:
-        return _join(world, task, args, platform, throttle, percentages)
+        return _join(world, task, args, device_kind, throttle, percentages)
     with machine_lock() as lock, tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
         try:
             with throttle_type(throttle).session() as variables, _quiet_launcher(), _own_signals(), watchdog:
-                setup = _Setup(folder, os.getpid(), platform, throttle, percentages, signals, dict(variables), lock)
+                setup = _Setup(folder, os.getpid(), device_kind, throttle, percentages, signals, dict(variables), lock)
                 config = _config(folder, len(percentages), signals)
                 with _whole_starts():
                     results = elastic_launch(config, _run_rank)(setup, task, args)
@@ -124,18 +124,20 @@ def launch(
     return [results[rank] for rank in range(len(percentages))]
 
 
-def check_ranks(platform: str, throttle: str, percentages: Sequence[int]) -> None:
+def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> None:
     """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`.
 
     Of a world that others started, it is this process's rank that the machine must be able to run.
     """
-    device, kind = open_device(platform), throttle_type(throttle)
-    if platform not in kind.platforms:
-        raise ValueError(f"throttle {throttle!r} works on platform {' or '.join(kind.platforms)}, not on {platform!r}")
+    device, throttling = open_device(device_kind), throttle_type(throttle)
+    if device_kind not in throttling.device_kinds:
+        raise ValueError(
+            f"throttle {throttle!r} works on platform {' or '.join(throttling.device_kinds)}, not on {device_kind!r}"
+        )
     if not percentages:
         raise ValueError("percentages is empty: name one for each rank")
     for percentage in percentages:
-        kind(percentage)
+        throttling(percentage)
     world = named_world()
     if world is None:
         device.check(len(percentages))
@@ -253,13 +255,13 @@ def _join(
     world: World,
     task: Callable[..., Any],
     args: tuple,
-    platform: str,
+    device_kind: str,
     throttle: str,
     percentages: tuple[int, ...],
 ) -> list[Any]:
     """Run the task as this process's rank of `world`, and return what it returned on every rank."""
     with machines_held(world), throttle_type(throttle).session() as variables:
-        setup = _Setup("", 0, platform, throttle, percentages, (), dict(variables), None)
+        setup = _Setup("", 0, device_kind, throttle, percentages, (), dict(variables), None)
         try:
             members = {"store": store_of(world), "rank": world.rank, "world_size": world.size}
             return _work(setup, world.rank, world.local_rank, _gathered, (task, args), members)
@@ -301,7 +303,7 @@ def _work(
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
     throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
-    device = open_device(setup.platform)
+    device = open_device(setup.device_kind)
     torch_device = device.start(local_rank)
     throttle.start()
     # The watchdog decides when a rank hangs: a rank may wait for another for as long as that one works.

@@ -209,7 +209,7 @@ def _lines(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
         parser.error(f"--block-lens {splits}: each is of as many ranks as the others, and has a key")
     try:
         shape = Shape(options.batch, options.heads, options.kv_heads, options.head_dim, dtype)
-        where = {"platform": options.platform, "throttle": "none", "percentages": (100,) * len(splits[0])}
+        where = {"device_kind": options.platform, "throttle": "none", "percentages": (100,) * len(splits[0])}
         return launch(over_ranks, splits, shape, options.repetitions, CALLS, **where)[0]
     except ValueError as error:
         parser.error(str(error))

@@ -40,7 +40,7 @@ def measured(
 
     Ends with a message of `parser` where that cannot be measured.
     """
-    ranks = {name: getattr(options, name) for name in ("platform", "throttle", "percentages")}
+    ranks = {"device_kind": options.platform, "throttle": options.throttle, "percentages": options.percentages}
     try:
         check_ranks(**ranks)
         shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)

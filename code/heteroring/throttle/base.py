@@ -27,7 +27,7 @@ class Throttle:
     """
 
     name: ClassVar[str] = "none"
-    platforms: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
+    device_kinds: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
 
     def __init__(self, percentage: int) -> None:
         self.percentage = check_percentage(percentage)

@@ -18,7 +18,7 @@ class Green(Throttle):
     """
 
     name: ClassVar[str] = "green"
-    platforms: ClassVar[tuple[str, ...]] = ("gpu",)
+    device_kinds: ClassVar[tuple[str, ...]] = ("gpu",)
 
     def __init__(self, percentage: int) -> None:
         super().__init__(percentage)

@@ -37,7 +37,7 @@ class Mps(Throttle):
     """
 
     name: ClassVar[str] = "mps"
-    platforms: ClassVar[tuple[str, ...]] = ("gpu",)
+    device_kinds: ClassVar[tuple[str, ...]] = ("gpu",)
 
     @classmethod
     @contextmanager

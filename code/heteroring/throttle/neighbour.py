@@ -38,7 +38,7 @@ class Neighbour(Throttle):
     """
 
     name: ClassVar[str] = "neighbour"
-    platforms: ClassVar[tuple[str, ...]] = ("gpu",)
+    device_kinds: ClassVar[tuple[str, ...]] = ("gpu",)
 
     def __init__(self, percentage: int) -> None:
         super().__init__(percentage)

@@ -38,7 +38,7 @@ class Pacing(Throttle):
     """
 
     name: ClassVar[str] = "pacing"
-    platforms: ClassVar[tuple[str, ...]] = ("cpu",)
+    device_kinds: ClassVar[tuple[str, ...]] = ("cpu",)
 
     def __init__(
         self,

@@ -179,8 +179,8 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
 
     def job(percentage):
         return RingJob(
-            platform="gpu",
-            label="two",
+            device_kind="gpu",
+            platform="two",
             throttle="mps",
             percentages=(100, percentage),
             seq_lens=(512, 1024, 2048),
@@ -207,8 +207,8 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
 
 def test_three_ranks_in_bfloat16(jobs_on_pools):
     job = RingJob(
-        platform="cpu",
-        label="bench-machine",
+        device_kind="cpu",
+        platform="bench-machine",
         throttle="pacing",
         percentages=(100, 100, 50),
         seq_lens=(50,),

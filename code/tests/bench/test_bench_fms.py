@@ -112,8 +112,8 @@ def test_cells_are_compared_with_cells_of_their_module(folder):
 @pytest.mark.parametrize("percentages", [(100, 1), (100, 100, 1)])
 def test_a_rank_without_tokens_takes_part(jobs_on_pools, percentages):
     job = RingJob(
+        device_kind="cpu",
         platform="cpu",
-        label="cpu",
         throttle="pacing",
         percentages=percentages,
         seq_lens=(40,),

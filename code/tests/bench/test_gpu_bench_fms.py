@@ -12,7 +12,7 @@ from heteroring.bench.shape import Shape
 
 pytestmark = two_gpus
 
-ON_GPU = {"platform": "gpu", "label": "gpu"}
+ON_GPU = {"device_kind": "gpu", "platform": "gpu"}
 STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/uneven")
 
 

@@ -21,8 +21,8 @@ STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/bal
 def test_every_cell_is_right_beside_its_baselines(count, throttle, transport, condition):
     slow = 100 if throttle == "none" else 20
     job = RingJob(
+        device_kind="gpu",
         platform="gpu",
-        label="gpu",
         throttle=throttle,
         percentages=(100, slow, *(100,) * (count - 3), slow),
         seq_lens=(4096, 16384),

@@ -15,7 +15,7 @@ pytestmark = one_gpu
 def test_fused_first_steps_are_right_and_made_where_the_ring_makes_them():
     shape = Shape(1, 8, 2, 128, "bfloat16")
     here = SimpleNamespace(throttle=Throttle(), torch_device=torch.device("cuda", 0))
-    found = list(OPERATORS["fold"](here, job(platform="gpu", seq_lens=(256, 1024), shape=shape)))
+    found = list(OPERATORS["fold"](here, job(device_kind="gpu", seq_lens=(256, 1024), shape=shape)))
     joins = [(each.kind, each.size) for each in found[2:]]
     hopper = torch.cuda.get_device_capability(0) == (9, 0)
     assert joins == ([("join", 256), ("join", 1024)] if hopper else [])

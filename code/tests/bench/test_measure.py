@@ -31,7 +31,7 @@ def stage(then=lambda: None, count=1):
 
 
 def written(output, **options):
-    job = RingJob(platform="cpu", label="cpu", throttle="pacing", **ASKED)
+    job = RingJob(device_kind="cpu", platform="cpu", throttle="pacing", **ASKED)
     measure(options.pop("stage", stage()), job, 60.0, output, "a test", **options)
     return json.loads(output.with_suffix(".json").read_text())
 

@@ -36,8 +36,8 @@ def spec(**changes) -> ModelSpec:
 
 def job(**changes) -> ModelJob:
     values = {
+        "device_kind": "cpu",
         "platform": "cpu",
-        "label": "cpu",
         "throttle": "pacing",
         "percentages": (100, 50),
         "model": spec(),

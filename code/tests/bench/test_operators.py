@@ -21,7 +21,7 @@ SHAPE = Shape(batch=2, heads=4, kv_heads=2, head_dim=8)
 
 
 def job(**changes):
-    values = {"platform": "cpu", "label": "cpu", "throttle": "none", "percentages": (100,)}
+    values = {"device_kind": "cpu", "platform": "cpu", "throttle": "none", "percentages": (100,)}
     values |= {"sizes": (8,), "seq_lens": (3, 200), "shape": SHAPE}
     return ProfileJob(**values | changes)
 

@@ -18,8 +18,8 @@ needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 
 def job(**changes):
     values = {
+        "device_kind": "cpu",
         "platform": "cpu",
-        "label": "cpu",
         "throttle": "pacing",
         "percentages": (100, 50),
         "seq_lens": (30, 60),
@@ -77,7 +77,13 @@ def test_a_layer_has_the_lengths_of_the_attention_unless_it_has_its_own():
 
 @needs_fms
 def test_baselines_are_those_of_the_attention():
-    gpu = {"platform": "gpu", "throttle": "mps", "strategies": ("zigzag/even",), "seq_lens": (32,), "baselines": True}
+    gpu = {
+        "device_kind": "gpu",
+        "throttle": "mps",
+        "strategies": ("zigzag/even",),
+        "seq_lens": (32,),
+        "baselines": True,
+    }
     cells, _ = plan(job(**gpu, modules=("attention", "fms")))
     assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 3
     with pytest.raises(ValueError, match="baselines are measured beside module 'attention'"):
@@ -103,7 +109,7 @@ def test_three_ranks_are_planned_for():
 
 def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
     models = Path(__file__).parents[3] / "data" / "h200x2" / "models"
-    gpu = {"platform": "gpu", "throttle": "mps", "fitted_models": models, "seq_lens": (65536,), "multiple": 256}
+    gpu = {"device_kind": "gpu", "throttle": "mps", "fitted_models": models, "seq_lens": (65536,), "multiple": 256}
     four = job(**gpu, percentages=(50, 100, 10, 100), strategies=("zigzag/even", "zigzag/balanced"))
     cells, _ = plan(four)
     few = [cell for cell in cells if cell.system == "subset"]
@@ -117,7 +123,9 @@ def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
 
 
 def test_baselines_are_measured_at_every_length():
-    cells, _ = plan(job(platform="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), baselines=True))
+    cells, _ = plan(
+        job(device_kind="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), baselines=True)
+    )
     assert [
         (cell.label, cell.partition.block_lens) for cell in cells if cell.system in ("context_parallel", "sdpa")
     ] == [
@@ -175,7 +183,7 @@ def test_a_variant_that_could_not_be_measured_is_refused(monkeypatch, changes, c
 
 def test_a_length_that_context_parallel_cannot_share_out_is_refused():
     with pytest.raises(ValueError, match="seq_len 30 is not a multiple of 4"):
-        plan(job(platform="gpu", throttle="mps", baselines=True))
+        plan(job(device_kind="gpu", throttle="mps", baselines=True))
 
 
 @pytest.mark.parametrize(

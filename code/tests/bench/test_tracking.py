@@ -17,7 +17,7 @@ from model_rows import event, model_row  # noqa: E402
 from rows import measurement, profile_row  # noqa: E402
 from wandb_runs import runs  # noqa: E402
 
-MINE = {"platform": "cpu", "label": "mine", "throttle": "pacing"}
+MINE = {"device_kind": "cpu", "platform": "mine", "throttle": "pacing"}
 RING = RingJob(
     **MINE,
     percentages=(100, 50),

@@ -31,7 +31,7 @@ HANG_SECONDS = 3.0
 
 
 def run(task, *args, percentages=(100, 100), **options):
-    return launch(task, *args, platform="cpu", throttle="pacing", percentages=percentages, **options)
+    return launch(task, *args, device_kind="cpu", throttle="pacing", percentages=percentages, **options)
 
 
 def leave_pid(folder):
@@ -282,9 +282,9 @@ def test_neither_what_a_run_was_started_to_ignore_nor_a_stop_ends_it_but_being_t
 )
 def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch, setting, complaint):
     monkeypatch.setattr("heteroring.launch.launch.elastic_launch", lambda *_: pytest.fail("a process was started"))
-    platform, throttle, percentages = setting
+    device_kind, throttle, percentages = setting
     with pytest.raises(ValueError, match=complaint):
-        launch(meet, "", platform=platform, throttle=throttle, percentages=percentages)
+        launch(meet, "", device_kind=device_kind, throttle=throttle, percentages=percentages)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -95,7 +95,7 @@ def wait(rank, folder):
 
 
 def launch_two(folder):
-    launch(wait, folder, platform="cpu", throttle="pacing", percentages=(100, 100))
+    launch(wait, folder, device_kind="cpu", throttle="pacing", percentages=(100, 100))
 
 
 def test_ranks_end_with_a_launcher_that_is_killed_and_one_that_outlives_it_holds_the_lock(lock, tmp_path):
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_a_command_that_waits(lock, tmp_path):
 def test_bad_input_is_refused_without_waiting(monkeypatch):
     monkeypatch.setattr("heteroring.launch.launch.machine_lock", lambda: pytest.fail("it would wait"))
     with pytest.raises(ValueError, match="percentage 0 is not"):
-        launch(wait, "", platform="cpu", throttle="pacing", percentages=(0,))
+        launch(wait, "", device_kind="cpu", throttle="pacing", percentages=(0,))
 
 
 def test_the_file_is_for_all_users(lock):

@@ -86,7 +86,7 @@ def test_a_tree_is_called_clean_only_if_every_job_knows(states, merged):
 def test_settings_of_a_job_are_json():
     models = Path("models")
     asked = {"percentages": (100, 50), "seq_lens": (64,), "strategies": ("zigzag/even",), "fitted_models": models}
-    job = RingJob(platform="cpu", label="cpu", throttle="pacing", **asked)
+    job = RingJob(device_kind="cpu", platform="cpu", throttle="pacing", **asked)
     settings = settings_of(job)
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"

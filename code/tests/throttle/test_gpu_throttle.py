@@ -101,7 +101,7 @@ class TestMps:
     def test_a_ring_is_as_accurate_in_part_of_a_gpu_as_torch_is_on_all_of_one(self, lens, transport):
         """In whole tiles, which are met in one pass, and in others; inputs of 20 calls differ."""
         partition, seeds = Partition.zigzag(lens), range(20)
-        ranks = launch(rings, partition, transport, seeds, platform="gpu", throttle="mps", percentages=(100, 20))
+        ranks = launch(rings, partition, transport, seeds, device_kind="gpu", throttle="mps", percentages=(100, 20))
         positions = torch.arange(partition.seq_len, device="cuda")
         for seed, *parts in zip(seeds, *ranks, strict=True):
             q, k, v = inputs(partition.seq_len, seed)
@@ -111,12 +111,12 @@ class TestMps:
 
     @pytest.mark.parametrize("percentage", [80, 60, 40, 20])
     def test_products_are_right_in_part_of_a_gpu(self, percentage):
-        for errors in launch(products, platform="gpu", throttle="mps", percentages=(100, percentage)):
+        for errors in launch(products, device_kind="gpu", throttle="mps", percentages=(100, percentage)):
             assert {shape: error for shape, error in errors.items() if not error <= 1} == {}
 
     @pytest.mark.parametrize("percentage", [50, 10])
     def test_a_rank_has_the_share_that_it_reports(self, percentage, left_behind):
-        full, throttled = launch(report, platform="gpu", throttle="mps", percentages=(100, percentage))
+        full, throttled = launch(report, device_kind="gpu", throttle="mps", percentages=(100, percentage))
         assert full["multiprocessors"] == full["expected_multiprocessors"]
         assert throttled["multiprocessors"] == throttled["expected_multiprocessors"]
         assert throttled["multiprocessors"] <= full["multiprocessors"] * percentage / 100
@@ -125,7 +125,7 @@ class TestMps:
     @pytest.mark.parametrize("task", [die, fail])
     def test_the_daemon_ends_when_a_rank_is_killed_or_raises(self, task, left_behind):
         with pytest.raises(RunError):
-            launch(task, platform="gpu", throttle="mps", percentages=(100, 50))
+            launch(task, device_kind="gpu", throttle="mps", percentages=(100, 50))
         assert left_behind() == []
         assert torch.ones(1, device="cuda").item() == 1  # this process was never bound to it
 

@@ -53,7 +53,7 @@ def run(job: ModelJob, **watching: Any) -> ModelSweep:
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
     `launch` raises.
     """
-    check_ranks(job.platform, job.throttle, job.percentages)
+    check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = plan(job)
     results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows, trace = [], []
@@ -142,7 +142,7 @@ def _phases(
     worked = [took for took in taken if took]
     for phase in [*([] if job.decode_only else ["prefill"]), *(["decode"] if cell.decodes else [])]:
         yield ModelRow(
-            platform=job.label,
+            platform=job.platform,
             phase=phase,
             system=cell.system,
             **job.model.columns,
@@ -172,7 +172,7 @@ def _trace_rows(job: ModelJob, cell: ModelCell, events: list[list[Event]]) -> It
     for rank, happened in enumerate(events):
         for event in happened:
             yield TraceRow(
-                platform=job.label,
+                platform=job.platform,
                 strategy=cell.strategy,
                 seq_len=cell.partition.seq_len,
                 percentages=job.percentages,

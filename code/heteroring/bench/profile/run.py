@@ -87,7 +87,7 @@ def _time(call: Callable[[], object], calls: int, device: Device) -> float:
 def _row(job: ProfileJob, kind: str, size: int, repetition: int, flops: int, latency_ms: float) -> ProfileRow:
     shape = None if kind == "matmul" else job.shape
     return ProfileRow(
-        platform=job.label,
+        platform=job.platform,
         kind=kind,
         size=size,
         batch=shape.batch if shape else 0,

@@ -43,8 +43,10 @@ class RingJob(SplitJob):
         self._check_modules()
         self._check_condition()
         self._check_variants()
-        if self.baselines and self.platform != "gpu":
-            raise ValueError(f"platform {self.platform!r} has no baselines: PyTorch's context parallelism needs 'gpu'")
+        if self.baselines and self.device_kind != "gpu":
+            raise ValueError(
+                f"platform {self.device_kind!r} has no baselines: PyTorch's context parallelism needs 'gpu'"
+            )
 
     def _check_modules(self) -> None:
         check_distinct("modules", self.modules)
@@ -63,7 +65,7 @@ class RingJob(SplitJob):
     def _check_condition(self) -> None:
         if self.condition not in CONDITIONS:
             raise ValueError(f"condition {self.condition!r} is unknown: choose {choices(self.condition, CONDITIONS)}")
-        if self.condition == "captured" and (self.platform != "gpu" or self.modules != ("attention",)):
+        if self.condition == "captured" and (self.device_kind != "gpu" or self.modules != ("attention",)):
             raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
         if self.condition == "captured" and self.baselines:
             raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
@@ -75,7 +77,7 @@ class RingJob(SplitJob):
                 "module 'attention' alone"
             )
         for backend in set(self.call_variants) & set(BACKENDS):
-            check_backend(backend, DEVICE_TYPES.get(self.platform))
+            check_backend(backend, DEVICE_TYPES.get(self.device_kind))
 
     def lengths(self, module: str) -> tuple[int, ...]:
         """The sequence lengths at which `module` is measured."""

@@ -51,7 +51,7 @@ def run(job: RingJob, **watching: Any) -> Sweep:
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
     `launch` raises.
     """
-    check_ranks(job.platform, job.throttle, job.percentages)
+    check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = plan(job)
     results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows = [
@@ -129,7 +129,7 @@ def _verify(module: Module, cell: RingCell) -> None:
 def _row(job: RingJob, cell: RingCell, repetition: int, times: list[Times], result: _RankResult) -> Measurement:
     shape, partition = job.shape, cell.partition
     return Measurement(
-        platform=job.label,
+        platform=job.platform,
         system=cell.system,
         module=cell.module,
         condition=job.condition,
