@@ -1,4 +1,4 @@
-"""The reader of CSV files: the text of every cell, or one error that names file, line and defect."""
+"""The reader of CSV files: the text of every field, or one error that names file, line and defect."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from heteroring.words import shown
 
 
 class Lines(NamedTuple):
-    """A CSV as text: the columns, and for each row below them its line in the file and its cells, one a column."""
+    """A CSV as text: the columns, and for each row below them its line in the file and its fields, one a column."""
 
     columns: list[str]
     rows: list[tuple[int, list[str]]]
 
 
 def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
-    """The cells of a CSV. Line ends may be those of any system, and a byte order mark may stand in front.
+    """The fields of a CSV. Line ends may be those of any system, and a byte order mark may stand in front.
 
     `remedy` is said where rows are missing.
 
     Raises ValueError, naming the file and, where there is one, the line, if the file cannot be read, is empty, has no
-    rows or is cut short, if a column is there twice, and if a row has not one cell a column.
+    rows or is cut short, if a column is there twice, and if a row has not one field a column.
     """
     text = read_text(path)
     if not text.strip():
@@ -33,15 +33,15 @@ def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
         raise ValueError(f"{path}: the last line has no line end: the file is cut short{remedy}")
     reader = csv.reader(io.StringIO(text), strict=True)
     try:
-        columns, rows = next(reader), [(reader.line_num, cells) for cells in reader]
+        columns, rows = next(reader), [(reader.line_num, fields) for fields in reader]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: not a line of a CSV ({error})") from error
     for name in columns:
         if columns.count(name) > 1:
             raise ValueError(f"{path}: column {shown(name)} is there {columns.count(name)} times")
-    for line, cells in rows:
-        if len(cells) != len(columns):
-            raise ValueError(f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns")
+    for line, fields in rows:
+        if len(fields) != len(columns):
+            raise ValueError(f"{path}, line {line}: {len(fields)} fields for {len(columns)} columns")
     if not rows:
         raise ValueError(f"{path}: no rows below the header{remedy}")
     return Lines(columns, rows)

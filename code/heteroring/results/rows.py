@@ -224,7 +224,7 @@ def check_split(row: Any, *per_rank: str) -> None:
 
 
 def to_text(row: Any) -> list[str]:
-    """The cells of `row`, in column order."""
+    """The fields of `row` as text, in column order."""
     return [rule.show(getattr(row, name)) for name, rule in _rules(type(row)).items()]
 
 
@@ -283,14 +283,14 @@ def _placed(path: str | os.PathLike[str], row_type: type[Row]) -> Iterator[_Plac
     for name in columns:
         if name not in rules:
             raise ValueError(f"{path}: column {shown(name)} is unknown")
-    for line, cells in lines:
+    for line, texts in lines:
         place = f"{path}, line {line}"
-        yield _Placed(place, _row(row_type, dict(zip(columns, cells, strict=True)), place))
+        yield _Placed(place, _row(row_type, dict(zip(columns, texts, strict=True)), place))
 
 
-def _row(row_type: type[Row], cells: dict[str, str], where: str) -> Row:
+def _row(row_type: type[Row], texts: dict[str, str], where: str) -> Row:
     values = {}
-    for name, text in cells.items():
+    for name, text in texts.items():
         try:
             values[name] = _rules(row_type)[name].read(text)
         except ValueError as error:

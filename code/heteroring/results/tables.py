@@ -21,14 +21,14 @@ _PARSERS: tuple[Callable[[str], object], ...] = (
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """The table in a CSV. A column is integers, numbers (an empty cell is NaN) or booleans where all of its cells are.
+    """The table in a CSV. A column is integers, numbers (an empty field is NaN) or booleans where all fields are.
 
     Everything else is text as it stands, and so are the columns TEXT: a platform may be called `null`, `nan` or `4090`.
     Raises ValueError as `read_lines` does.
     """
     columns, rows = read_lines(path)
-    cells = zip(*(cells for _, cells in rows), strict=True)
-    return pd.DataFrame({name: _column(name, texts) for name, texts in zip(columns, cells, strict=True)})
+    fields = zip(*(fields for _, fields in rows), strict=True)
+    return pd.DataFrame({name: _column(name, texts) for name, texts in zip(columns, fields, strict=True)})
 
 
 def _column(name: str, texts: tuple[str, ...]) -> list:

@@ -85,7 +85,7 @@ def without(column):
         ("\n\n", "the file is empty"),
         (f"{HEADER}\n", "no rows below the header: delete it and measure again"),
         (f"{HEADER}\n{LINE}", "cut short"),
-        (f"{HEADER}\n{LINE}\n{LINE[:60]}\n", "line 3: 13 cells for 25 columns"),
+        (f"{HEADER}\n{LINE}\n{LINE[:60]}\n", "line 3: 13 fields for 25 columns"),
         (without("latency_ms") + "\n", "column latency_ms is missing"),
         (f"{HEADER},colour\n{LINE},red\n", "column 'colour' is unknown"),
         (f"{HEADER},dtype\n{LINE},float32\n", "column 'dtype' is there 2 times"),

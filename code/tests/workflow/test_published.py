@@ -223,7 +223,7 @@ def spoilt(folder: Path, name: str, change) -> Path:
         (
             "l40x2_ring_sweep",
             lambda lines: [lines[0], "even,4096,,2048,7.9,2048,7.9,90\n", *lines[2:]],
-            "row 2 has an empty cell",
+            "row 2 has an empty field",
         ),
         ("l40x2_ring_sweep", lambda lines: [], "the file is empty"),
         ("l40_matmul_mps_sweep", lambda lines: [lines[0], *lines[2:]], "49 rows, where its size, mps_pct make 50"),

@@ -176,7 +176,7 @@ def read(folder: Path) -> Study:
 
 
 def _table(path: Path, key: Sequence[str], grid: bool = True) -> pd.DataFrame:
-    """The table, no cell empty; one row for each combination of what occurs in the columns `key`, if it is a `grid`."""
+    """The table, no field empty; one row for each combination of what occurs in columns `key`, if it is a `grid`."""
     try:
         table = read_table(path)
     except ValueError as error:
@@ -185,7 +185,7 @@ def _table(path: Path, key: Sequence[str], grid: bool = True) -> pd.DataFrame:
         if column not in table:
             raise MissingRecord(f"{path}: column {column!r} is missing (found: {', '.join(table.columns)})")
     if table.isna().any(axis=None):
-        raise MissingRecord(f"{path}: row {int(table.isna().any(axis=1).argmax()) + 2} has an empty cell")
+        raise MissingRecord(f"{path}: row {int(table.isna().any(axis=1).argmax()) + 2} has an empty field")
     if table.duplicated(list(key)).any():
         raise MissingRecord(f"{path}: two rows for the same {', '.join(key)}")
     combinations = math.prod(table[column].nunique() for column in key)

@@ -78,7 +78,7 @@ def emphasized(texts: Iterable[str], best: str) -> list[str]:
 
 
 def spanning(columns: int, text: str) -> str:
-    """A cell of a table over several columns."""
+    """An entry of a table over several columns."""
     return rf"\multicolumn{{{columns}}}{{c}}{{{text}}}"
 
 
