@@ -67,7 +67,7 @@ class Commands:
         self.profiled_percentages = tuple(sorted(config["profiled_percentages"], reverse=True)) or _levels(self._rings)
         self.profiles = ("matmul", "attention", "fold", *(["layer"] if "fms" in modules else []))
         fits = [(kind, source) for kind in FITS for source in FITS[kind] if source in self.profiles]
-        self.models = {fitted_name(*fit): fit for fit in fits}
+        self.fits = {fitted_name(*fit): fit for fit in fits}
         self._model_rings = self._ordered(config["model_percentages"])
         self.model_profiles = _levels(self._model_rings)
 

@@ -31,7 +31,7 @@ def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, ob
     """
     commands, settings = Commands(config, "gpu", ["attention"]), config["platforms"]["gpu"]
     with TemporaryDirectory() as folder:
-        for name, model in commands.models.items():
+        for name, model in commands.fits.items():
             fit(*model, profiles).save(Path(folder, f"{name}.json"))
         platform = RecordedPlatform.of(read_json(Path(folder, f"{fitted_name('cost', 'attention')}.json")), gpu=True)
         for setting in commands.settings():

@@ -57,7 +57,7 @@ def jobs(folder: Path, config: dict) -> Iterator[Job]:
     for percentage, path in profiles.items():
         yield Job("profile", path, commands.profile(percentage, path))
     models = folder / "models"
-    for name, fit in commands.models.items():
+    for name, fit in commands.fits.items():
         path = models / f"{name}.json"
         yield Job("models", path, commands.fit(*fit, profiles.values(), path))
     for setting in commands.settings():

@@ -77,7 +77,7 @@ os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_D
 # All platforms have the same grid, but for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.profiled_percentages]
-MODELS = list(GRID.models)
+MODELS = list(GRID.fits)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
 # The grid of whole models, which ibm-fms builds.

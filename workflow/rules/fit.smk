@@ -16,7 +16,7 @@ rule fit:
         ENVIRONMENT
     params:
         command=lambda wildcards, input, output: command(
-            COMMANDS[wildcards.live].fit(*GRID.models[wildcards.model], input.profile, output.model)
+            COMMANDS[wildcards.live].fit(*GRID.fits[wildcards.model], input.profile, output.model)
         ),
     message:
         "Fit {wildcards.model} to the profile of {wildcards.live}"

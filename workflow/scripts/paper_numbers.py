@@ -168,7 +168,7 @@ def call(evidence: Evidence) -> dict[str, str]:
     worst = fractions.loc[fractions.bound_fraction.idxmin()]
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
     speeds = evidence.middle_speeds
-    fits = {kind: results.models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
+    fits = {kind: results.fitted_models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     return {
         "Repetitions": range_of(cells.over(BALANCED, "repetitions", cells.grid)),
         "Spread": share(tables.spread(cells, cells.throttled)),
@@ -222,7 +222,7 @@ def largest_fraction(name: str, evidence: Evidence, module: str) -> dict[str, st
 
 def row_prices(results: Results) -> dict[str, str]:
     """What a query row costs in a further ring step, out of the cost model of attention."""
-    costs = results.models[fitted_name("cost", "attention")]
+    costs = results.fitted_models[fitted_name("cost", "attention")]
     fast = costs["percentages"].index(max(costs["percentages"]))
 
     def part(price: str, index: int) -> str:

@@ -171,14 +171,14 @@ def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[i
     return tuple(lens)
 
 
-def _fitted_model(models: Path | None, strategy: Strategy, cost: str) -> Path | None:
-    """The file in folder `models` that `strategy` works with, or None. Raises ValueError if it is not there."""
+def _fitted_model(folder: Path | None, strategy: Strategy, cost: str) -> Path | None:
+    """The file in `folder` that `strategy` works with, or None. Raises ValueError if it is not there."""
     name = strategy.model(cost)
     if name is None:
         return None
-    if models is None:
+    if folder is None:
         raise ValueError(f"allocator {strategy.allocator!r} needs a model: name the folder that holds {name}.json")
-    path = models / f"{name}.json"
+    path = folder / f"{name}.json"
     if not path.is_file():
         raise ValueError(f"allocator {strategy.allocator!r} needs the model {path}, which does not exist")
     return path

@@ -19,9 +19,9 @@ LOOKS = {"even": "even", "proportional": "lut", "balanced": "balanced"}
 def platform_of(results: Results) -> RecordedPlatform:
     """The platform of the results; MissingRows if what further ring steps cost was not profiled there."""
     name = fitted_name("cost", "attention")
-    if name not in results.models:
+    if name not in results.fitted_models:
         raise MissingRows(f"no cost model of the attention call (models/{name}.json)")
-    return RecordedPlatform.of(results.models[name], gpu=bool(results.provenance["multiprocessors"]))
+    return RecordedPlatform.of(results.fitted_models[name], gpu=bool(results.provenance["multiprocessors"]))
 
 
 def cause(results: Results) -> str:

@@ -30,7 +30,7 @@ class Results:
     """The tables that `heteroring aggregate` derived, the fitted models by name, and the record of the jobs.
 
     `measurements` has one row per repetition, `cells` one per cell of the grid, `profile` one per operator, size
-    and percentage; columns with one value per rank hold tuples. `models` are the fitted models of speed and cost,
+    and percentage; columns with one value per rank hold tuples. `fitted_models` are of speed and cost,
     those of a whole model's blocks among them.
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
     traced layer, `chunks` one for each chunk of prefills during which a rank's speed changed (rebalancing.csv),
@@ -43,7 +43,7 @@ class Results:
     cells: pd.DataFrame
     profile: pd.DataFrame
     measurements: pd.DataFrame
-    models: dict[str, dict[str, Any]]
+    fitted_models: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
     model: pd.DataFrame = field(default_factory=pd.DataFrame)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -67,7 +67,7 @@ class Results:
             cells=read_derived(folder / "derived" / "cells.csv"),
             profile=read_derived(folder / "derived" / "profile.csv"),
             measurements=measurements,
-            models={path.stem: read_json(path) for path in fitted},
+            fitted_models={path.stem: read_json(path) for path in fitted},
             provenance=provenance,
             model=_read_optional(folder / "derived" / "model.csv"),
             trace=_read_optional(folder / "derived" / "trace.csv"),

@@ -137,8 +137,8 @@ def test_results_are_what_was_aggregated(folder):
     assert len(results.cells) == len(LENGTHS) * len(PERCENTAGES) * (len(STRATEGIES) + 2)
     assert len(results.measurements) == len(results.cells) * REPETITIONS
     assert len(results.profile) == len(PERCENTAGES) * 6
-    assert set(results.models) == {"lut-matmul", "formula-matmul", "cost-attention"}
-    assert results.models["lut-matmul"]["source"] == "matmul"
+    assert set(results.fitted_models) == {"lut-matmul", "formula-matmul", "cost-attention"}
+    assert results.fitted_models["lut-matmul"]["source"] == "matmul"
     assert results.provenance["percentages"] == [50, 100]
     assert results.device_label.startswith("2 paced CPU ranks (")
     assert set(results.cells["percentages"]) == {(100, 50), (100, 100)}

@@ -194,7 +194,7 @@ def empty(table):
         ("matmul_mps_bars", {"profile": lambda p: p[p.percentage == 100]}, "no matmul profile below 100 %"),
         ("matmul_mps_efficiency", {"profile": lambda p: p.assign(relative_speed=np.nan)}, "profile at 100 %"),
         ("performance_scaling_vs_percentage", {"profile": empty}, "no profile of kind matmul; no profile of kind att"),
-        ("regression_surface", {"models": lambda models: {}}, "no fitted formula"),
+        ("regression_surface", {"fitted_models": lambda models: {}}, "no fitted formula"),
     ],
 )
 def test_missing_rows_are_named(name, tables, message):

@@ -267,7 +267,7 @@ def test_noise_leaves_nothing_outside_the_view(name):
 
 
 def test_surface_is_the_models_polynomial():
-    model = results("gpu").models["formula-matmul"]
+    model = results("gpu").fitted_models["formula-matmul"]
     profile = results("gpu").profile
     rows = profile[profile.kind == "matmul"]
     features = np.column_stack([np.log10(rows["size"]), rows.percentage])
@@ -283,7 +283,7 @@ def test_regression_shows_points_and_the_models_r2(grid):
     figure = plotted("regression_surface", grid)
     profile = results(grid).profile
     for kind, axes in zip(("matmul", "attention"), panels(figure), strict=True):
-        model = results(grid).models[f"formula-{kind}"]
+        model = results(grid).fitted_models[f"formula-{kind}"]
         assert f"{kind}: $R^2$ = {model['r2']:.3f}" in axes.get_title()
         points = axes.collections[-1]
         rows = profile[profile.kind == kind].sort_values(["size", "percentage"])
@@ -294,9 +294,9 @@ def test_regression_shows_points_and_the_models_r2(grid):
 
 def test_where_the_formula_is_not_positive_the_surface_is_hatched():
     whole = results_of(synthetic.CPU)
-    model = dict(whole.models["formula-matmul"])
+    model = dict(whole.fitted_models["formula-matmul"])
     model["coefficients"] = model["coefficients"] | {"intercept": model["coefficients"]["intercept"] - 0.02}
-    figure = figures.draw("regression_surface", replace(whole, models={"formula-matmul": model}))
+    figure = figures.draw("regression_surface", replace(whole, fitted_models={"formula-matmul": model}))
     assert any("Hatched: the formula is not positive." in text.get_text() for text in texts(figure))
 
 
@@ -431,4 +431,4 @@ def test_the_tables_that_figures_read_agree_with_an_independent_computation(tmp_
         assert set(table.columns) == set(other.columns)
         pd.testing.assert_frame_equal(table, other[list(table.columns)], rtol=1e-7, check_dtype=False)
     assert read.device_label == expected.device_label
-    assert read.models == expected.models
+    assert read.fitted_models == expected.fitted_models

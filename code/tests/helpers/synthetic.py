@@ -114,7 +114,7 @@ class SyntheticResults:
     cells: pd.DataFrame
     profile: pd.DataFrame
     measurements: pd.DataFrame
-    models: dict[str, dict]
+    fitted_models: dict[str, dict]
     provenance: dict
     device_label: str
     model: pd.DataFrame
@@ -165,7 +165,7 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
         cells=cells(measurements),
         profile=profile,
         measurements=measurements,
-        models=fitted_models(grid, profile),
+        fitted_models=fitted_models(grid, profile),
         provenance=provenance(grid, (100, min(grid.percentages))),
         device_label=grid.device_label,
         model=model_cells(model_rows(grid, rng)) if grid.model else pd.DataFrame(),

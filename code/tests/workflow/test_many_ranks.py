@@ -47,7 +47,7 @@ def folder(commands, tmp_path_factory, measuring_on_pools):
     profiles = {each: folder / f"profile/pct-{each:03d}.csv" for each in commands.profiled_percentages}
     models, bench = folder / "models", folder / "bench"
     lines = [commands.profile(*each) for each in profiles.items()]
-    lines += [commands.fit(*fit, profiles.values(), models / f"{name}.json") for name, fit in commands.models.items()]
+    lines += [commands.fit(*fit, profiles.values(), models / f"{name}.json") for name, fit in commands.fits.items()]
     lines += [commands.bench(each, models, bench / f"{each.name}.csv") for each in commands.settings()]
     with measuring_on_pools():
         for line in [*lines, ("aggregate", "--platform-dir", str(folder))]:

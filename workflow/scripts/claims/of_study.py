@@ -132,7 +132,7 @@ def rarely(evidence: Evidence, name: str) -> Finding:
 
 
 def regression_fit(evidence: Evidence) -> Finding:
-    model, ours = refitted(evidence.study), evidence.results.models[fitted_name("formula", "matmul")]
+    model, ours = refitted(evidence.study), evidence.results.fitted_models[fitted_name("formula", "matmul")]
     held = f"{number(model.r2_leave_one_length_out)} at lengths left out"
     text = f"{model.r2:.3f} from the released profile, {held}; {ours['r2']:.3f} from ours"
     return Finding(REPRODUCED if f"{model.r2:.3f}" == "0.922" else NOT, text)

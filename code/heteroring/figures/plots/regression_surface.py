@@ -31,7 +31,7 @@ def regression_surface(results: Results) -> Figure:
     the surface is hatched. R2 on the cells fitted, and with one percentage level left out, comes from the model file.
     """
     names = {kind: fitted_name("formula", kind) for kind in _SIZE_LABELS}
-    models = {kind: results.models[name] for kind, name in names.items() if name in results.models}
+    models = {kind: results.fitted_models[name] for kind, name in names.items() if name in results.fitted_models}
     if not models:
         raise MissingRows("no fitted formula (models/formula-matmul.json, models/formula-attention.json)")
     figure = new_figure("regression_surface", 2.6)
