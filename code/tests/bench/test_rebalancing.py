@@ -29,7 +29,20 @@ def test_every_split_is_measured_chunk_by_chunk_and_written(jobs_on_pools, monke
 
     monkeypatch.setattr(RebalancingJob, "launch", noted)
     output = tmp_path / "rebalancing.csv"
-    words = ["demo", "--rebalance", "--seq-len", "250", "--chunk", "32", "--percentage", "20", "--output", str(output)]
+    words = [
+        "demo",
+        "--rebalance",
+        "--repetitions",
+        "1",
+        "--seq-len",
+        "250",
+        "--chunk",
+        "32",
+        "--percentage",
+        "20",
+        "--output",
+        str(output),
+    ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     rows = read_rows(output, ChunkRow)
