@@ -45,12 +45,19 @@ def steps(partition: Partition, tile: int = 1, prefix_lens: Sequence[int] = ()) 
     tails = lens - heads
     own = whole(lens) * (whole(lens) + 1) // 2 + whole(lens) * whole(earlier)
     yield Step(ranks, own, lens, none, none, none)
+    whole_lens, whole_heads, whole_tails = map(whole, (lens, heads, tails))
     for step in range(1, len(lens)):
-        owner = (ranks - step) % len(lens)
-        in_front, before = owner < ranks, np.where(lens > 0, earlier[owner], 0)
-        rows, keys = np.where(in_front, lens, tails), np.where(in_front, heads[owner], lens[owner])
+        # The first `step` ranks meet owners behind them, the others owners in front.
+        owner = np.concatenate((ranks[-step:], ranks[:-step]))
+        rows, keys = np.concatenate((tails[:step], lens[step:])), np.concatenate((lens[-step:], heads[:-step]))
         met = (rows > 0) & (keys > 0)
         rows, keys = rows * met, keys * met
+        if not prefix_lens:
+            whole_rows = np.concatenate((whole_tails[:step], whole_lens[step:]))
+            whole_keys = np.concatenate((whole_lens[-step:], whole_heads[:-step]))
+            yield Step(owner, whole_rows * whole_keys, rows, keys, none, none)
+            continue
+        before = np.where(lens > 0, earlier[owner], 0)
         apart = met & (before > 0) & (rows < lens)
         later_rows, later_pairs = rows * apart, whole(rows) * whole(keys) * apart
         rows = np.where(before > 0, lens, rows)
