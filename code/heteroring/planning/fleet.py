@@ -92,7 +92,7 @@ def _cost(rank: RankSpec, work: Work, seq_len: int, earlier: int) -> tuple[Cost,
     if work.product_flops and rank.model.source != "block":
         raise ValueError(
             f"profile {rank.profile} is fitted to kind {rank.model.source}: a plan for {work.name} needs kind block "
-            f"(heteroring profile --kinds attention,block,fold --model {work.name})"
+            f"(heteroring profile --kinds attention,block,fold,join --model {work.name})"
         )
     prediction = rank.model.predict(seq_len, rank.percentage, earlier)
     cost = prediction.cost if work.product_flops else prediction.cost._replace(token_us=0.0)
@@ -115,9 +115,20 @@ def read_fleet(path: str | os.PathLike[str]) -> Fleet:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is given twice, of which PyYAML takes the last value."""
+
+        def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+            node, known = super().compose_mapping_node(anchor), set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in known:
+                    raise yaml.YAMLError(f"key {key.value!r} is given again in line {key.start_mark.line + 1}")
+                known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            return node
+
     path = Path(path)
     try:
-        content = yaml.safe_load(read_text(path))
+        content = yaml.load(read_text(path), Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
@@ -204,7 +215,7 @@ def _links(content: Any, nodes: list[str]) -> dict[tuple[str, str], Link]:
     for i, entry in enumerate(listed):
         place = f"network.links[{i}]"
         pair = _section(entry, place, {"nodes", "gb_per_s", "latency_us"})["nodes"]
-        if not (isinstance(pair, list) and len(pair) == 2 and set(pair) <= set(nodes)):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(node in nodes for node in pair)):
             raise ValueError(f"{place}.nodes is {pair!r}: it must be two nodes that ranks are in ({', '.join(nodes)})")
         first, second = sorted(pair)
         links[first, second] = _link({key: entry[key] for key in entry if key != "nodes"}, place)
