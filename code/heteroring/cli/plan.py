@@ -26,6 +26,7 @@ from heteroring.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from heteroring.planning.plan import Plan
@@ -90,13 +91,9 @@ def plan(
         print_json(found.to_json())
         return
 
-    from rich.console import Console
-
     for note in found.notes:
         print(f"heteroring: note: {note}", file=sys.stderr)
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as its lines
-        console.width = 120
+    console = wide_console()
     with printing():
         console.print(_ranks(found))
         console.print(_splits(found))
@@ -106,6 +103,8 @@ def plan(
             console.print(f"block_lens: {' '.join(map(str, found.block_lens))}")
             if len(found.simulations) > 1:
                 console.print(f"chunks: {len(found.simulations)}, all in these shares: ring_prefill(chunk={chunk})")
+        else:
+            console.print(f"order and block_lens of more than {LISTED} ranks: --json")
 
 
 def work_of(model: str, dtype: str) -> Work | None:
@@ -115,6 +114,16 @@ def work_of(model: str, dtype: str) -> Work | None:
     from heteroring.fms.sizes import prefill_work
 
     return prefill_work(model, dtype)
+
+
+def wide_console() -> Console:
+    """A console for tables, which is as wide as the terminal, or 120 columns into a file."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120
+    return console
 
 
 def milliseconds(time: float) -> str:
@@ -158,14 +167,15 @@ def _ranks(plan: Plan) -> Table:
 
 
 def _splits(plan: Plan) -> Table:
-    """The plan beside an even and a proportional split in the same order."""
+    """The plan beside the splits over all ranks."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("split", "ms", "of the bound", "fits"):
         table.add_column(name, justify="left" if name == "split" else "right", no_wrap=True)
-    table.add_row(f"{plan.layout}/balanced", milliseconds(plan.latency_ms), f"{plan.bound_fraction:.3f}", "yes")
+    name = f"plan: {plan.split} over {len(plan.order)} of {len(plan.fleet.ranks)} ranks"
+    table.add_row(name, milliseconds(plan.latency_ms), f"{plan.bound_fraction:.3f}", "yes")
     for name, split in plan.beside.items():
         fits = "yes" if split.fits else "no"
         table.add_row(name, milliseconds(split.latency_ms), f"{plan.bound_ms / split.latency_ms:.3f}", fits)

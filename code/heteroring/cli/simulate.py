@@ -21,7 +21,16 @@ from heteroring.cli.options import (
     printing,
     reporting,
 )
-from heteroring.cli.plan import FleetFile, PlannedChunk, PlannedDtype, PlannedModel, SeqLen, milliseconds, work_of
+from heteroring.cli.plan import (
+    FleetFile,
+    PlannedChunk,
+    PlannedDtype,
+    PlannedModel,
+    SeqLen,
+    milliseconds,
+    wide_console,
+    work_of,
+)
 from heteroring.words import listed
 
 EXAMPLES = examples(
@@ -59,7 +68,7 @@ def simulate(
     from heteroring.planning.fleet import read_fleet
     from heteroring.planning.plan import bound
     from heteroring.planning.simulate import simulate as simulated
-    from heteroring.planning.splits import split
+    from heteroring.planning.splits import coarse, split
     from heteroring.ring.partition import Partition, check_layout
 
     for name, value, least in (
@@ -75,15 +84,15 @@ def simulate(
     earlier = prefix_lengths("prefix_lens", earlier, len(ranks.ranks))
     tokens, ahead = middle(seq_len, chunk)
     costs, notes = ranks.costs(work, tokens, ahead + sum(earlier))
+    step = multiple if tokens % multiple == 0 else 1
+    notes += coarse(tokens, len(costs), step)
     if transport == "auto":
         transport = "copy-engine" if len(set(ranks.network.nodes)) == 1 else "p2p"
     partitions = {}
     for strategy in listed("--strategies", strategies):
         layout, _, name = strategy.partition("/")
         check_layout(layout)
-        share = split_over(
-            partial(split, name, tokens, costs, layout, multiple if tokens % multiple == 0 else 1), ahead, earlier
-        )
+        share = split_over(partial(split, name, tokens, costs, layout, step), ahead, earlier)
         partitions[strategy] = Partition(layout, apportion(share, seq_len))
     if explicit:
         partitions["zigzag, as given"] = Partition.zigzag(explicit)
@@ -123,7 +132,6 @@ def simulate(
         return
 
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     for note in notes:
@@ -132,7 +140,7 @@ def simulate(
     title = f"{work.name}, {seq_len} tokens{chunks}, {len(costs)} ranks, {transport}: simulated"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("strategy", "ms", "of the bound", "busy ms", "waiting ms"):
-        table.add_column(name, justify="left" if name == "strategy" else "right")
+        table.add_column(name, justify="left" if name == "strategy" else "right", no_wrap=True)
     for row in rows:
         waiting = [row["latency_ms"] - busy for busy in row["busy_ms"]]
         spans = [
@@ -141,4 +149,4 @@ def simulate(
         ]
         table.add_row(row["strategy"], milliseconds(row["latency_ms"]), f"{row['bound_fraction']:.3f}", *spans)
     with printing():
-        Console(highlight=False).print(table)
+        wide_console().print(table)

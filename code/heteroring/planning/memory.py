@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from heteroring.planning.chunks import Chunk
-from heteroring.planning.steps import steps
 from heteroring.planning.work import Work
 from heteroring.ring.transport.limits import SLOTS
 
@@ -60,13 +59,12 @@ class Memory:
         return multiple * longest, tokens
 
 
-def used_gb(work: Work, chunks: Sequence[Chunk]) -> tuple[float, ...]:
-    """Memory that each rank takes in the end, in 10^9 bytes: messages have room for the longest one of all."""
-    longest = max(int(step.keys.max()) for part, held in chunks for step in steps(part, prefix_lens=held))
+def used_gb(work: Work, chunks: Sequence[Chunk], longest_message: int) -> tuple[float, ...]:
+    """Memory that each rank takes in the end, in 10^9 bytes, with room for messages of the longest one's keys."""
     computed = np.max([part.block_lens for part, _ in chunks], axis=0)
     last, held = chunks[-1]
     kept = np.array(held or [0] * len(computed)) + last.block_lens - computed
     return tuple(
-        work.memory_bytes(int(tokens), longest, int(earlier)) / 1e9
+        work.memory_bytes(int(tokens), longest_message, int(earlier)) / 1e9
         for tokens, earlier in zip(computed, kept, strict=True)
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from heteroring.planning.chunks import Chunk, behind, chunks_over, middle, split
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.memory import Memory, used_gb
 from heteroring.planning.simulate import Simulation, simulate
-from heteroring.planning.splits import alone_us, split
+from heteroring.planning.splits import alone_us, coarse, split
 from heteroring.planning.work import Work
 from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.partition import Partition, check_layout
@@ -30,8 +32,9 @@ NEARLY = 0.05
 
 @dataclass(frozen=True)
 class Split:
-    """Tokens by place in the ring, the milliseconds of the work with them, and whether they fit in memory."""
+    """Tokens by place in a ring of ranks `order`, the milliseconds of the work, and whether it fits in memory."""
 
+    order: tuple[int, ...]
     block_lens: tuple[int, ...]
     latency_ms: float
     fits: bool
@@ -41,16 +44,18 @@ class Split:
 class Plan:
     """A split of `seq_len` tokens over a fleet. All tuples go by place in the ring; order[i] is the rank at place i.
 
-    Times are those of the whole work, all layers and chunks: `latency_ms` that of the last rank, transfers included,
-    and `bound_ms` the least that any split of the same work over these ranks could take. `memory_gb` is in 10^9 bytes.
-    `limit` says what keeps it from being faster, `beside` are other splits in the same order. The tokens follow those
-    of `prefix_lens`, () for none, and go through in chunks of `chunk`, all in the same shares, or at once for None;
-    `simulations` are of one layer, a call for each chunk.
+    Ranks of the fleet that are not in the order are left out, and need not be started. `split` is one of SPLITS. Times
+    are those of the whole work, all layers and chunks: `latency_ms` that of the last rank, transfers included, and
+    `bound_ms` the least that any split of the same work over the whole fleet could take. `memory_gb` is in 10^9 bytes.
+    `limit` says what keeps it from being faster, and why ranks are left out; `beside` are the splits over all ranks.
+    The tokens follow those of `prefix_lens`, () for none, and go through in chunks of `chunk`, all in the same shares,
+    or at once for None; `simulations` are of one layer, a call for each chunk.
     """
 
     fleet: Fleet
     work: Work
     layout: str
+    split: str
     order: tuple[int, ...]
     block_lens: tuple[int, ...]
     latency_ms: float
@@ -67,6 +72,11 @@ class Plan:
     @property
     def bound_fraction(self) -> float:
         return self.bound_ms / self.latency_ms
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """The ranks of the fleet that are not in the ring."""
+        return tuple(sorted(set(range(len(self.fleet.ranks))) - set(self.order)))
 
     @property
     def waiting_ms(self) -> tuple[float, ...]:
@@ -100,7 +110,9 @@ class Plan:
             "work": self.work.name,
             "seq_len": sum(self.block_lens),
             "layout": self.layout,
+            "split": self.split,
             "order": list(self.order),
+            "left_out": list(self.left_out),
             "block_lens": list(self.block_lens),
             "chunk": self.chunk,
             "prefix_lens": list(self.prefix_lens),
@@ -110,7 +122,12 @@ class Plan:
             "limit": self.limit,
             "ranks": ranks,
             "beside": {
-                name: {"latency_ms": split.latency_ms, "fits": split.fits, "block_lens": list(split.block_lens)}
+                name: {
+                    "latency_ms": split.latency_ms,
+                    "fits": split.fits,
+                    "order": list(split.order),
+                    "block_lens": list(split.block_lens),
+                }
                 for name, split in self.beside.items()
             },
             "notes": list(self.notes),
@@ -134,17 +151,25 @@ def plan(
     chunk: int | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> Plan:
-    """The fastest split of `seq_len` tokens that every rank has the memory for, over those ranks that pay.
+    """The split of `seq_len` tokens over some of the ranks that is simulated as the fastest of those tried.
 
-    `work` is by default the attention call that the profiles are of. The split is `balanced` under caps, in multiples
-    of `multiple` where that divides seq_len. Beside the fleet's own order, kinds of ranks in turn are tried, and up to
-    ORDERED ranks slow first and slow last; the order simulated as fastest is taken. A rank is at most two steps ahead
-    of its neighbours, so that fast ones in a row wait for slow ones in a row. Room for messages is reckoned for the
-    longest shard.
+    `work` is by default the attention call that the profiles are of. Tried are, each where every rank has the memory:
+
+    - over all ranks `balanced`, `proportional` and `even`, in the order in which `balanced` is fastest;
+    - `balanced` over fewer, since `balanced` knows what ranks compute and not what they wait for: over each node, the
+      fastest half of the ranks, quarter, and so on, and the fastest rank that has room for all tokens; up to ORDERED
+      ranks also over all nodes but one.
+
+    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. (A rank is at
+    most two steps ahead of its neighbours, so that fast ones in a row wait for slow ones in a row.)
+
+    `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, of which room for
+    messages is reckoned for the longest shard. It leaves out ranks that cost the others more than they bring.
 
     With `chunk`, the tokens go through in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the activations
-    of its part of one. There is one split for all of them, `balanced` for the one in the middle, from which multiples
-    and the order are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps.
+    of its part of one. There is one split for all of them, made for the one in the middle, by which the order and the
+    fewer ranks are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps: a rank
+    with some is never left out.
 
     Raises ValueError for an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
     rank, a fleet without the memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
@@ -156,40 +181,44 @@ def plan(
     earlier = prefix_lengths("prefix_lens", prefix_lens, len(fleet.ranks))
     tokens, ahead = middle(seq_len, chunk)
     step = multiple if tokens % multiple == 0 else 1
-    job = _Job(fleet, work or fleet.attention(), seq_len, layout, multiple, step, chunk, earlier)
-    costs, notes = fleet.costs(job.work, tokens, ahead + sum(earlier))
-    order, share, full = min(
-        (job.split(order, costs) for order in _orders(alone_us(costs, tokens, ahead + sum(earlier)))),
-        key=lambda each: job.middle_call(*each[:2]).simulation.latency_us,
-    )
-    calls = job.calls(order, share)
-    beside = {}
-    for name in ("even", "proportional"):
-        held = behind(job.held(order), share, ahead)
-        lens = split(name, tokens, [costs[rank] for rank in order], layout, step, held)
-        others = job.calls(order, lens)
-        used = zip(used_gb(job.work, [call.chunk for call in others]), order, strict=True)
-        fits = all(gigabytes <= fleet.ranks[rank].memory_gb for gigabytes, rank in used)
-        beside[f"{layout}/{name}"] = Split(apportion(lens, seq_len), job.latency_ms(others), fits)
-    bounds_us = [bound(call.costs, call.chunk.partition.seq_len, sum(call.chunk.prefix_lens)) for call in calls]
-    bound_ms, latency_ms = job.work.layers * sum(bounds_us) / 1e3, job.latency_ms(calls)
-    busy_us = sum(call.simulation.busy_us for call in calls)
-    busy_ms = tuple((job.work.layers * busy_us / 1e3).tolist())
+    work = work or fleet.attention()
+    costs, notes = fleet.costs(work, tokens, ahead + sum(earlier))
+    alone = alone_us(costs, tokens, ahead + sum(earlier))
+    job = _Job(fleet, work, seq_len, layout, multiple, step, chunk, earlier, costs)
+
+    whole = job.balanced(range(len(costs)), alone)
+    over_all = {"balanced": job.outcome(whole)}
+    for name in ("proportional", "even"):
+        by_costs = partial(split, name, tokens, [costs[rank] for rank in whole.over], layout, step)
+        share = split_over(by_costs, ahead, job.held(whole.over))
+        over_all[name] = job.outcome(job.ring(name, whole.over, share))
+    best = whole
+    for part in job.parts(alone):
+        if bound([costs[rank] for rank in part], tokens, ahead + sum(earlier)) < best.latency_us:
+            with suppress(_TooLarge):
+                best = min(best, job.balanced(part, alone), key=lambda ring: ring.latency_us)
+    tried = [each for name, each in over_all.items() if name == "balanced" or each.split.fits]
+    tried += [job.outcome(best)] if best is not whole else []
+    found = min(tried, key=lambda each: each.split.latency_ms)
+    ring, calls, latency_ms = found.ring, found.calls, found.split.latency_ms
+    busy_ms = tuple((work.layers * np.sum([call.simulation.busy_us for call in calls], axis=0) / 1e3).tolist())
+    limit = _limit(ring.full, 1 - max(busy_ms) / latency_ms, job.bound_ms(calls, ring.order) / latency_ms)
     return Plan(
         fleet=fleet,
-        work=job.work,
+        work=work,
         layout=layout,
-        order=order,
-        block_lens=apportion(share, seq_len),
+        split=ring.name,
+        order=ring.order,
+        block_lens=found.split.block_lens,
         latency_ms=latency_ms,
-        bound_ms=bound_ms,
+        bound_ms=job.bound_ms(calls, whole.over),
         busy_ms=busy_ms,
-        memory_gb=used_gb(job.work, [call.chunk for call in calls]),
-        limit=_limit(full, 1 - max(busy_ms) / latency_ms, bound_ms / latency_ms),
-        beside=beside,
-        notes=notes,
+        memory_gb=found.memory_gb,
+        limit="; ".join([limit, *_left_out(fleet, ring, whole, over_all["balanced"].split.latency_ms)]),
+        beside={f"{layout}/{name}": each.split for name, each in over_all.items()},
+        notes=(*notes, *coarse(tokens, len(costs), step)),
         chunk=chunk,
-        prefix_lens=job.held(order),
+        prefix_lens=job.held(ring.order),
         simulations=tuple(call.simulation for call in calls),
     )
 
@@ -203,30 +232,62 @@ def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
     return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])
 
 
-def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
-    """Rank orders that are tried: the fleet's own, kinds in turn, and of few ranks slow first and slow last."""
-    given = tuple(range(len(alone)))
+def _orders(ranks: Sequence[int], alone: Sequence[float]) -> list[tuple[int, ...]]:
+    """Orders of ranks that are tried: the fleet's own, kinds in turn, and of few ranks slow first and slow last."""
     kinds: dict[float, list[int]] = {}
-    for rank in given:
+    for rank in ranks:
         kinds.setdefault(alone[rank], []).append(rank)
     place = {rank: (i + 0.5) / len(kind) for kind in kinds.values() for i, rank in enumerate(kind)}
-    slow_last = tuple(sorted(given, key=alone.__getitem__))
-    orders = [given, tuple(sorted(given, key=place.__getitem__)), slow_last[::-1], slow_last]
-    return list(dict.fromkeys(orders if len(alone) <= ORDERED else orders[:2]))
+    slow_last = tuple(sorted(ranks, key=alone.__getitem__))
+    orders = [tuple(ranks), tuple(sorted(ranks, key=place.__getitem__)), slow_last[::-1], slow_last]
+    return list(dict.fromkeys(orders if len(ranks) <= ORDERED else orders[:2]))
+
+
+class _TooLarge(ValueError):
+    """Ranks have not the memory."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a plan: what it is of, the costs of the ranks by place, and one layer simulated."""
+    """One call of a plan: what it is of, and one layer simulated."""
 
     chunk: Chunk
-    costs: list[Cost]
     simulation: Simulation
 
 
 @dataclass(frozen=True)
+class _Ring:
+    """A split that is tried: `share`, the tokens of the chunk in the middle, and the simulated `call` of that.
+
+    It is `over` ranks in order, of which `order` are those that take part; `full` says which of these have the memory
+    for no more, and only of `balanced`.
+    """
+
+    name: str
+    over: tuple[int, ...]
+    order: tuple[int, ...]
+    share: tuple[int, ...]
+    full: tuple[bool, ...]
+    call: _Call
+
+    @property
+    def latency_us(self) -> float:
+        return self.call.simulation.latency_us
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What comes of a ring: all of its calls, the memory of each rank, and it as a `Split`."""
+
+    ring: _Ring
+    calls: list[_Call]
+    memory_gb: tuple[float, ...]
+    split: Split
+
+
+@dataclass(frozen=True)
 class _Job:
-    """What is to be planned. `prefix_lens` go by rank of the fleet; splits and what follows from them by place."""
+    """What is to be planned. `prefix_lens` and `costs` go by rank of the fleet; rings and what follows by place."""
 
     fleet: Fleet
     work: Work
@@ -236,19 +297,47 @@ class _Job:
     step: int
     chunk: int | None
     prefix_lens: tuple[int, ...]
+    costs: Sequence[Cost]
 
-    def held(self, order: tuple[int, ...]) -> tuple[int, ...]:
+    def held(self, order: Sequence[int]) -> tuple[int, ...]:
         """The earlier tokens by place."""
         return tuple(self.prefix_lens[rank] for rank in order) if self.prefix_lens else ()
 
-    def split(
-        self, order: tuple[int, ...], costs: Sequence[Cost]
-    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-        """The order; by place the tokens of the chunk in the middle, and whether it has the memory for no more."""
-        tokens, ahead = middle(self.seq_len, self.chunk)
-        ordered = [costs[rank] for rank in order]
+    def memory(self, order: Sequence[int]) -> Memory:
+        """The memory of ranks by place."""
+        tokens, _ = middle(self.seq_len, self.chunk)
         memory_gb = [self.fleet.ranks[rank].memory_gb for rank in order]
-        memory = Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
+        return Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
+
+    def parts(self, alone: Sequence[float]) -> list[tuple[int, ...]]:
+        """Fewer ranks than all that are tried, each time with those that hold earlier tokens."""
+        ranks, links, count = self.fleet.ranks, self.fleet.network.links, len(alone)
+        fastest = sorted(range(count), key=alone.__getitem__)
+        parts = [fastest[: count >> halved] for halved in range(1, count.bit_length())]
+        tokens, _ = middle(self.seq_len, self.chunk)
+        room = self.memory(fastest).room(tokens)
+        parts += [[rank] for rank, most in zip(fastest, room, strict=True) if most >= tokens][:1]
+        nodes: dict[str, list[int]] = {}
+        for rank, spec in enumerate(ranks):
+            nodes.setdefault(spec.node, []).append(rank)
+        unlike = {
+            (links.get((node, node)), *((self.costs[rank], ranks[rank].memory_gb) for rank in members)): members
+            for node, members in nodes.items()
+        }
+        parts += unlike.values()
+        if count <= ORDERED:
+            parts += [[rank for rank in range(count) if ranks[rank].node != node] for node in nodes]
+        holders = {rank for rank, length in enumerate(self.prefix_lens) if length}
+        sets = dict.fromkeys(tuple(sorted(holders | set(part))) for part in parts)
+        return [part for part in sets if 0 < len(part) < count]
+
+    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> _Ring:
+        """The balanced split over ranks, in the fastest order. Raises _TooLarge where they have not the memory."""
+        return min((self._balanced(order) for order in _orders(ranks, alone)), key=lambda ring: ring.latency_us)
+
+    def _balanced(self, order: tuple[int, ...]) -> _Ring:
+        tokens, ahead = middle(self.seq_len, self.chunk)
+        ordered, memory = [self.costs[rank] for rank in order], self.memory(order)
 
         def lens_of(most: Sequence[int] | None = None) -> tuple[int, ...]:
             return split_over(
@@ -272,7 +361,7 @@ class _Job:
             longest, fit = memory.longest_shard(tokens, self.step)
             if fit < tokens:
                 fit = fit * self.seq_len // tokens
-                raise ValueError(
+                raise _TooLarge(
                     f"{self.work.name} of {self.seq_len} tokens does not fit: these ranks have the memory for {fit} "
                     f"tokens, {self.seq_len - fit} too few"
                 )
@@ -282,36 +371,54 @@ class _Job:
                     break
                 longest = max(lens)
         rooms = zip(lens, memory.room(longest), strict=True)
-        return order, lens, tuple(length > 0 and length + self.step > room for length, room in rooms)
+        full = tuple(length > 0 and length + self.step > room for length, room in rooms)
+        return self.ring("balanced", order, lens, full)
 
-    def middle_call(self, order: tuple[int, ...], share: tuple[int, ...]) -> _Call:
-        """The chunk in the middle, split into `share`, behind those that were split alike."""
+    def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> _Ring:
+        """The ring of those ranks that get tokens or hold earlier ones."""
         _, ahead = middle(self.seq_len, self.chunk)
-        return self._call(order, Chunk(Partition(self.layout, share), behind(self.held(order), share, ahead)))
+        places = [i for i, rank in enumerate(over) if share[i] or (self.prefix_lens and self.prefix_lens[rank])]
+        order, share, full = (tuple(each[i] for i in places if each) for each in (over, share, full))
+        call = self._call(order, Chunk(Partition(self.layout, share), behind(self.held(order), share, ahead)))
+        return _Ring(name, over, order, share, full, call)
 
-    def calls(self, order: tuple[int, ...], share: tuple[int, ...]) -> list[_Call]:
-        """All calls, where tokens are split in the shares of `share`."""
-        whole = Partition(self.layout, apportion(share, self.seq_len))
-        return [self._call(order, each) for each in chunks_over(whole, self.chunk, self.held(order))]
+    def outcome(self, ring: _Ring) -> _Outcome:
+        """All calls, where tokens are split in the shares of the ring's one."""
+        tokens, _ = middle(self.seq_len, self.chunk)
+        calls, lens = [ring.call], ring.share
+        if tokens < self.seq_len:
+            lens = apportion(ring.share, self.seq_len)
+            chunks = chunks_over(Partition(self.layout, lens), self.chunk, self.held(ring.order))
+            calls = [self._call(ring.order, each) for each in chunks]
+        longest = max(call.simulation.longest_message for call in calls)
+        memory_gb = used_gb(self.work, [call.chunk for call in calls], longest)
+        fits = all(used <= self.fleet.ranks[rank].memory_gb for used, rank in zip(memory_gb, ring.order, strict=True))
+        latency_ms = self.work.layers * sum(call.simulation.latency_us for call in calls) / 1e3
+        return _Outcome(ring, calls, memory_gb, Split(ring.order, lens, latency_ms, fits))
 
     def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
         """Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
         costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
-        ordered, network = [costs[rank] for rank in order], self.fleet.network
+        network = self.fleet.network.ordered(order)
         simulation = simulate(
             chunk.partition,
-            ordered,
-            network.ordered(order),
+            [costs[rank] for rank in order],
+            network,
             self.work.key_bytes,
             transport="copy-engine" if len(set(network.nodes)) == 1 else "p2p",
             tile=max(1, self.multiple // 2),
             prefix_lens=chunk.prefix_lens,
         )
-        return _Call(chunk, ordered, simulation)
+        return _Call(chunk, simulation)
 
-    def latency_ms(self, calls: Sequence[_Call]) -> float:
-        """Milliseconds of all layers of all calls, one after the other."""
-        return self.work.layers * sum(call.simulation.latency_us for call in calls) / 1e3
+    def bound_ms(self, calls: Sequence[_Call], ranks: Sequence[int]) -> float:
+        """The least milliseconds of all layers of the calls over these ranks of the fleet."""
+        least_us = 0.0
+        for chunk in (call.chunk for call in calls):
+            tokens, earlier = chunk.partition.seq_len, sum(chunk.prefix_lens)
+            costs, _ = self.fleet.costs(self.work, tokens, earlier)
+            least_us += bound([costs[rank] for rank in ranks], tokens, earlier)
+        return self.work.layers * least_us / 1e3
 
 
 def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
@@ -325,4 +432,20 @@ def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
         return f"waiting: for keys to come, and for slots, the busiest rank waits {exposed:.0%} of the time"
     if bound_fraction < 1 - NEARLY:
         return f"ring steps: what they take besides pairs, and tiles that are not full, is {1 - bound_fraction:.0%}"
-    return f"compute: all ranks together cannot be more than {1 / bound_fraction - 1:.1%} faster"
+    return f"compute: its ranks together cannot be more than {1 / bound_fraction - 1:.1%} faster"
+
+
+def _left_out(fleet: Fleet, ring: _Ring, whole: _Ring, whole_ms: float) -> list[str]:
+    """Why the ring is not of all ranks, in words. `whole` is the balanced one of all that pay, of `whole_ms`."""
+    count = len(fleet.ranks)
+    if len(ring.order) == count:
+        return []
+    said = f"{count - len(ring.order)} of {count} ranks left out: "
+    if len(ring.order) >= len(whole.order):
+        return [f"{said}they would cost the others more than they bring"]
+    nodes, kept = ({fleet.ranks[rank].node for rank in each.order} for each in (whole, ring))
+    links = f"link {'-'.join(sorted(nodes))}" if len(nodes) == 2 else "links between nodes"
+    over = f" over the {links}" if kept < nodes else ""
+    waits = 1 - whole.call.simulation.busy_us.max() / whole.latency_us
+    waiting = f", {waits:.0%} of them waiting for keys{over}" if waits > NEARLY else ""
+    return [f"{said}a ring of {len(whole.order)} takes {whole_ms:.4g} ms{waiting}"]

@@ -20,7 +20,7 @@ class Simulation:
     """Microseconds of one call, [ranks] each: `busy_us` computing, `end_us` when a rank is done.
 
     starts_us and stops_us, [steps, ranks], are those of each step's compute, and arrivals_us is when its KV is there;
-    NaN where a rank has nothing to do, or nothing comes.
+    NaN where a rank has nothing to do, or nothing comes. `longest_message` is in keys.
     """
 
     busy_us: np.ndarray
@@ -28,6 +28,7 @@ class Simulation:
     starts_us: np.ndarray
     stops_us: np.ndarray
     arrivals_us: np.ndarray
+    longest_message: int
 
     @property
     def latency_us(self) -> float:
@@ -90,11 +91,13 @@ def simulate(
     done, before, busy = ready.copy(), ready.copy(), ready.copy()  # with this step, with the one before it
     lane = ready.copy()  # each rank's messages go one after the other
     held = None  # a first step that is fused with the next
+    longest = 0
     for number, step in enumerate(steps(partition, tile, earlier)):
         work, later = step_us(step, number, each) if work_us is None else (work_us[number], 0.0)
         has_work = step.rows > 0
         begin = np.maximum(done, host_us * (number + 1))
         if number:
+            longest = max(longest, step.keys.max())
             free = before if number > SLOTS else ready
             first, last, lane = lines.carry(step, free, lane)
             arrivals[number, step.keys > 0] = last[step.keys > 0]
@@ -117,7 +120,7 @@ def simulate(
             starts[number, has_work], stops[number, has_work] = begin[has_work], stop[has_work]
         busy += work
         before, done = done, stop
-    return Simulation(busy, np.maximum(done, lane), starts, stops, arrivals)
+    return Simulation(busy, np.maximum(done, lane), starts, stops, arrivals, int(longest))
 
 
 class _Lines:
@@ -163,7 +166,7 @@ def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.nd
     """When each item begins that is `ready` for a queue, where those before it, ready earlier, take their duration."""
     if not len(queue):
         return ready
-    order = np.lexsort((ready, queue))
+    order = np.argsort(queue * (np.ptp(ready) + 1) + ready, kind="stable")
     queue, ready, duration = queue[order], ready[order], duration[order]
     passed = np.cumsum(duration) - duration
     # Each queue's own items only: those of the next are lifted above all of its.

@@ -19,6 +19,13 @@ def alone_us(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> list[floa
     return [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
 
 
+def coarse(seq_len: int, ranks: int, multiple: int) -> tuple[str, ...]:
+    """A note where `balanced` has too few multiples to give out for shares to differ by much; () elsewhere."""
+    if multiple == 1 or seq_len >= 2 * multiple * ranks:
+        return ()
+    return (f"balanced gives out {multiple} tokens at a time: {seq_len // multiple} times for {ranks} ranks",)
+
+
 def split(
     name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple: int, prefix_lens: tuple[int, ...] = ()
 ) -> tuple[int, ...]:

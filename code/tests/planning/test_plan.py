@@ -4,6 +4,8 @@ import csv
 import json
 import time
 from collections import defaultdict
+from contextlib import suppress
+from dataclasses import replace
 from itertools import combinations_with_replacement, pairwise, permutations
 from operator import add
 from pathlib import Path
@@ -11,16 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from heteroring.allocators.apportion import chunks_of
 from heteroring.allocators.costs import Cost, predicted_ms
+from heteroring.allocators.fitting import load_model
 from heteroring.cli.main import app
 from heteroring.planning import plan as planning
-from heteroring.planning.fleet import read_fleet
+from heteroring.planning.fleet import DataSheet, Fleet, RankSpec, read_fleet
+from heteroring.planning.network import Link, Network
 from heteroring.planning.plan import bound, plan
 from heteroring.planning.work import Work
-from heteroring.ring.partition import Partition
+from heteroring.ring.partition import LAYOUTS, Partition
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
@@ -192,18 +198,84 @@ def test_fast_and_slow_ranks_take_turns_in_a_long_ring(tmp_path):
 
 def test_a_rank_that_does_not_pay_is_left_out(tmp_path):
     path = fleet(tmp_path, rank(**ATTENTION), rank("slow", percentage=10, **ATTENTION))
-    assert sorted(plan(read_fleet(path), 1024).block_lens) == [0, 1024]
+    found = plan(read_fleet(path), 1024)
+    assert (found.order, found.block_lens, found.left_out) == ((0,), (1024,), (1,))
+    assert found.limit.endswith("; 1 of 2 ranks left out: they would cost the others more than they bring")
+
+
+def test_ranks_that_would_wait_for_keys_are_left_out():
+    mixed = read_fleet(ROOT / "docs" / "fleets" / "mixed.yaml")
+    for work, lengths in ((LLAMA, (4096, 8192, 16384)), (None, (8192, 16384))):
+        for seq_len in lengths:
+            found = plan(mixed, seq_len, work)
+            assert found.left_out == (4, 5, 6, 7)
+            assert found.latency_ms < 0.98 * min(each.latency_ms for each in found.beside.values())
+            assert found.limit.endswith("waiting for keys over the link a-b")
+    assert plan(mixed, 65536, LLAMA).left_out == ()
+
+
+KINDS = [
+    RankSpec("H200", "", 140.0, load_model(Path(BLOCK["profile"])), percentage, "cost-block.json", None)
+    for percentage in (100, 50, 10)
+] + [RankSpec("L40S", "", 30.0, None, 100, "", DataSheet(362, 0.5, 0.7))]
+a_node = st.lists(st.sampled_from(KINDS), min_size=1, max_size=4)
+
+
+@given(
+    nodes=st.lists(a_node, min_size=1, max_size=3),
+    gb_per_s=st.sampled_from([0.1, 5, 50, 1000]),
+    units=st.sampled_from([1, 3, 16, 64, 512]),
+    layout=st.sampled_from(LAYOUTS),
+    chunk=st.sampled_from([None, None, 2048]),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_split_or_part_of_a_fleet_is_faster_than_its_plan(nodes, gb_per_s, units, layout, chunk):
+    ranks = tuple(replace(spec, node=f"n{node}") for node, members in enumerate(nodes) for spec in members)
+    names = sorted({spec.node for spec in ranks})
+    links = {(a, b): Link(386, 6) if a == b else Link(gb_per_s, 20) for i, a in enumerate(names) for b in names[i:]}
+
+    def planned(which):
+        return plan(
+            Fleet(which, Network(tuple(spec.node for spec in which), links)),
+            256 * units,
+            LLAMA,
+            layout=layout,
+            chunk=chunk,
+        )
+
+    try:
+        found = planned(ranks)
+    except ValueError:  # too many tokens for the memory
+        reject()
+    assert sorted(found.order + found.left_out) == list(range(len(ranks)))
+    assert sum(found.block_lens) == 256 * units
+    assert all(used <= ranks[rank].memory_gb for used, rank in zip(found.memory_gb, found.order, strict=True))
+    assert found.latency_ms >= found.bound_ms * (1 - 1e-9)
+    others = [each.latency_ms for each in found.beside.values() if each.fits]
+    if chunk is None:  # in chunks, fewer ranks are chosen by the one in the middle
+        for part in (*[(spec,) for spec in ranks], *[tuple(s for s in ranks if s.node == name) for name in names]):
+            with suppress(ValueError):
+                others.append(planned(part).beside[f"{layout}/balanced"].latency_ms)
+    assert found.latency_ms <= min(others) * (1 + 1e-9)
 
 
 @pytest.mark.slow
 def test_a_thousand_ranks_are_planned_in_a_second(tmp_path):
-    kinds = rank(count=512, **BLOCK), rank("half", count=512, percentage=50, **BLOCK)
-    path = fleet(tmp_path, *kinds)
-    began = time.process_time()
-    found = plan(read_fleet(path), 2**24, LLAMA)
-    assert time.process_time() - began < 5  # less than a second on a machine at rest
-    assert sum(found.block_lens) == 2**24
-    assert found.latency_ms < found.beside["zigzag/even"].latency_ms
+    network = {"within": LINK, "between": {"gb_per_s": 50, "latency_us": 20}}
+    for nodes, seq_len in ((1, 2**24), (64, 2**20)):
+        kinds = [
+            rank(name, node=name, nodes=nodes, count=512 // nodes, percentage=percentage, **BLOCK)
+            for name, percentage in (("whole", 100), ("half", 50))
+        ]
+        if nodes == 1:
+            kinds = [kind | {"node": "node"} for kind in kinds]
+        known = read_fleet(fleet(tmp_path, *kinds, network=network))
+        began = time.process_time()
+        found = plan(known, seq_len, LLAMA)
+        assert time.process_time() - began < 3  # less than a second on a machine at rest
+        assert sum(found.block_lens) == seq_len
+        assert len(found.order) == (1024 if nodes == 1 else 32)
+        assert found.latency_ms < min(found.beside[f"zigzag/{name}"].latency_ms for name in ("even", "proportional"))
 
 
 def test_data_sheet_figures_are_marked(tmp_path):
@@ -242,6 +314,11 @@ BAD = {
     "dead link": ({}, {"within": LINK | {"gb_per_s": 0}}, "network.within.gb_per_s is 0: it must be a number above 0"),
     "within": ({}, {"between": LINK}, "network links no two ranks of node node: give `within`"),
     "between": ({"nodes": 2}, {"within": LINK}, "network does not link nodes node-0 and node-1: give `between`"),
+    "not a name": (
+        {},
+        {"within": LINK, "links": [{"nodes": [["a"], "node"], **LINK}]},
+        r"nodes is \[\['a'\], 'node'\]",
+    ),
     "no node": ({}, {"within": LINK, "links": [{"nodes": ["a", "b"], **LINK}]}, r"links\[0\].nodes is \['a', 'b'\]"),
 }
 
@@ -257,11 +334,18 @@ def test_a_bad_fleet_is_one_line_that_says_where(tmp_path, name):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["", "ranks: [", "ranks: []\nnetwork: {}", "- 1"])
+@pytest.mark.parametrize("text", ["", "ranks: [", "ranks: []\nnetwork: {}", "- 1", "? [a]\n: 1", "<<: 1"])
 def test_what_is_no_fleet_is_refused(tmp_path, text):
     path = tmp_path / "fleet.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"fleet\.yaml"):
+        read_fleet(path)
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "fleet.yaml"
+    path.write_text("ranks:\n  - name: x\n    count: 4\n    count: 2\n")
+    with pytest.raises(ValueError, match=r"fleet\.yaml is not YAML: key 'count' is given again in line 4"):
         read_fleet(path)
 
 
@@ -281,6 +365,7 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
     shown = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", str(picture)])
     assert shown.exit_code == 0, shown.output
     assert "limit: " in shown.output
+    assert "plan: balanced over 8 of 8 ranks" in shown.output
     assert "zigzag/proportional" in shown.output
     assert picture.read_text().count("<svg") == 1
     as_json = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--json"])
@@ -295,3 +380,7 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
     refused = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", "plan.bmp"])
     assert refused.exit_code == 2
     assert planning.ORDERED >= 8
+    many = str(fleet(tmp_path, rank("x", count=40, datasheet=SHEET)))
+    shown = runner.invoke(app, ["plan", many, "--seq-len", "16384", "--model", "llama/3-8b"])
+    assert "order and block_lens of more than 32 ranks: --json" in shown.output
+    assert "note: balanced gives out 256 tokens at a time: 64 times for 40 ranks" in shown.output
