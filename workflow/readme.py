@@ -1,18 +1,22 @@
-"""Write README's table of results and the picture docs/results.svg from the record of two H200s.
+"""Write README's table of results and its plan, and the picture docs/results.svg, from the record of two H200s.
 
     python workflow/readme.py
 
-Both are tracked, so that they are seen without building anything; a test holds them against the record.
+All are tracked, so that they are seen without building anything; a test holds them against the record.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
+from typer.testing import CliRunner
 
+from heteroring.cli.main import app
 from heteroring.figures.style import BASELINE_COLOUR, look
 from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
@@ -24,6 +28,8 @@ RECORD = ROOT / "data" / "h200x2"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
 BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
+# The command of README's plan, and what it shows of the output.
+PLAN = re.compile(r"(?<=^```console\n)\$ (heteroring plan .*)\n[^`]*(?=```$)", re.MULTILINE)
 
 SEQ_LEN = 65536
 SHOWN = [10, 50, 100]
@@ -88,6 +94,21 @@ def digits(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
+def plan(command: re.Match[str]) -> str:
+    """README's plan: the command, the first lines of its output that are not empty or ruled, and the last two.
+
+    Where the model's sizes cannot be had, for want of ibm-fms, it stays as it is.
+    """
+    if find_spec("fms") is None:
+        return command[0]
+    words = [str(ROOT / word) if word.endswith(".yaml") else word for word in command[1].split()[1:]]
+    done = CliRunner().invoke(app, words)
+    if done.exit_code:
+        raise ValueError(f"{README}: {command[1]}: {done.output}")
+    lines = [line.rstrip() for line in done.stdout.splitlines() if line.strip(" ─")]
+    return "\n".join([f"$ {command[1]}", *lines[:4], " ...", *lines[-2:], ""])
+
+
 def svg(found: pd.DataFrame) -> str:
     """Latency, on a logarithmic axis, against the slow rank's percentage.
 
@@ -141,13 +162,16 @@ def apart(places: Sequence[float], least: float = 16) -> list[float]:
 def made(record: Path = RECORD) -> dict[Path, str]:
     """The text of README and of the picture, as the record has it.
 
-    Raises ValueError if the record lacks something that they show, or README the marks around its table.
+    Raises ValueError if the record lacks something that they show, or README its plan or the marks around its table.
     """
     found, best = results(record)
     before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{README}: the lines {BEGIN.strip()} and {END.strip()} must stand around the table")
+    after, plans = PLAN.subn(plan, after)
+    if not plans:
+        raise ValueError(f"{README}: a block of the language console must begin with $ heteroring plan")
     return {README: f"{before}{begin}{markdown(found, best)}{end}{after}", PICTURE: svg(found)}
 
 

@@ -66,6 +66,15 @@ def test_model_example_runs_as_written(tmp_path):
 
 
 @pytest.mark.ranks
+def test_rebalancing_example_runs_behind_that_of_the_model(tmp_path):
+    pytest.importorskip("fms")
+    model, rebalancing = blocks("python")[1:]
+    last = "dist.destroy_process_group()\n"
+    check = f"assert logits.isfinite().all() and logits.shape == (1, model.config.src_vocab_size)\n{last}"
+    printed(model.replace(last, rebalancing + check), tmp_path)
+
+
+@pytest.mark.ranks
 def test_command_line_example_runs_as_written():
     (line,) = re.findall(r"^heteroring allocate .*$", COMMANDS, re.MULTILINE)
     done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, text=True, timeout=60, check=True)
