@@ -156,9 +156,9 @@ def plan(
     `work` is by default the attention call that the profiles are of. Tried are, each where every rank has the memory:
 
     - over all ranks `balanced`, `proportional` and `even`, in the order in which `balanced` is fastest;
-    - `balanced` over fewer, since `balanced` knows what ranks compute and not what they wait for: over each node, the
-      fastest half of the ranks, quarter, and so on, and the fastest rank that has room for all tokens; up to ORDERED
-      ranks also over all nodes but one.
+    - `balanced` over fewer, since `balanced` knows what ranks compute and not what they wait for: over each node; the
+      fastest half of the ranks, quarter, and so on; as many of each node's ranks, which share its links; the fastest
+      rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
 
     Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. (A rank is at
     most two steps ahead of its neighbours, so that fast ones in a row wait for slow ones in a row.)
@@ -310,16 +310,19 @@ class _Job:
         return Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
 
     def parts(self, alone: Sequence[float]) -> list[tuple[int, ...]]:
-        """Fewer ranks than all that are tried, each time with those that hold earlier tokens."""
+        """Fewer ranks than all, by number: those that `plan` tries, and with them those that hold earlier tokens."""
         ranks, links, count = self.fleet.ranks, self.fleet.network.links, len(alone)
         fastest = sorted(range(count), key=alone.__getitem__)
-        parts = [fastest[: count >> halved] for halved in range(1, count.bit_length())]
+        nodes: dict[str, list[int]] = {}
+        for rank in fastest:
+            nodes.setdefault(ranks[rank].node, []).append(rank)
+        parts = []
+        for halved in range(1, count.bit_length()):
+            parts.append([rank for node in nodes.values() for rank in node[: max(1, len(node) >> halved)]])
+            parts.append(fastest[: count >> halved])
         tokens, _ = middle(self.seq_len, self.chunk)
         room = self.memory(fastest).room(tokens)
         parts += [[rank] for rank, most in zip(fastest, room, strict=True) if most >= tokens][:1]
-        nodes: dict[str, list[int]] = {}
-        for rank, spec in enumerate(ranks):
-            nodes.setdefault(spec.node, []).append(rank)
         unlike = {
             (links.get((node, node)), *((self.costs[rank], ranks[rank].memory_gb) for rank in members)): members
             for node, members in nodes.items()
@@ -443,9 +446,8 @@ def _left_out(fleet: Fleet, ring: _Ring, whole: _Ring, whole_ms: float) -> list[
     said = f"{count - len(ring.order)} of {count} ranks left out: "
     if len(ring.order) >= len(whole.order):
         return [f"{said}they would cost the others more than they bring"]
-    nodes, kept = ({fleet.ranks[rank].node for rank in each.order} for each in (whole, ring))
-    links = f"link {'-'.join(sorted(nodes))}" if len(nodes) == 2 else "links between nodes"
-    over = f" over the {links}" if kept < nodes else ""
+    nodes = sorted({fleet.ranks[rank].node for rank in whole.order})
+    over = {1: "", 2: f" over the link {'-'.join(nodes)}"}.get(len(nodes), " over the links between nodes")
     waits = 1 - whole.call.simulation.busy_us.max() / whole.latency_us
     waiting = f", {waits:.0%} of them waiting for keys{over}" if waits > NEARLY else ""
     return [f"{said}a ring of {len(whole.order)} takes {whole_ms:.4g} ms{waiting}"]

@@ -166,12 +166,12 @@ def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.nd
     """When each item begins that is `ready` for a queue, where those before it, ready earlier, take their duration."""
     if not len(queue):
         return ready
-    order = np.argsort(queue * (np.ptp(ready) + 1) + ready, kind="stable")
+    order = np.argsort(queue * (ready.max() - ready.min() + 1) + ready, kind="stable")
     queue, ready, duration = queue[order], ready[order], duration[order]
     passed = np.cumsum(duration) - duration
     # Each queue's own items only: those of the next are lifted above all of its.
     slack = ready - passed
-    lift = queue * (np.ptp(slack) + 1)
+    lift = queue * (slack.max() - slack.min() + 1)
     begin = np.empty_like(ready)
     begin[order] = np.maximum.accumulate(slack + lift) - lift + passed
     return begin

@@ -272,9 +272,9 @@ def test_a_thousand_ranks_are_planned_in_a_second(tmp_path):
         known = read_fleet(fleet(tmp_path, *kinds, network=network))
         began = time.process_time()
         found = plan(known, seq_len, LLAMA)
-        assert time.process_time() - began < 3  # less than a second on a machine at rest
+        assert time.process_time() - began < 5  # 0.5 s on a machine at rest; over 128 nodes 1.2 s
         assert sum(found.block_lens) == seq_len
-        assert len(found.order) == (1024 if nodes == 1 else 32)
+        assert len(found.order) == (1024 if nodes == 1 else 128)  # one of each node: the others would share its links
         assert found.latency_ms < min(found.beside[f"zigzag/{name}"].latency_ms for name in ("even", "proportional"))
 
 
