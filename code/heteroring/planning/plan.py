@@ -22,9 +22,9 @@ from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.workload import total_pairs
 
-# Up to how many ranks all rank orders are tried, and steps are listed.
+# Up to how many ranks more rank orders are tried, and steps are listed.
 ORDERED = 64
-# What counts as all of a time or a memory, in words on what limits a plan.
+# The fraction of a time or a memory that counts as all of it in the sentence on what limits a plan.
 NEARLY = 0.05
 
 
@@ -44,8 +44,8 @@ class Plan:
     Times are those of the whole work, all layers and chunks: `latency_ms` that of the last rank, transfers included,
     and `bound_ms` the least that any split of the same work over these ranks could take. `memory_gb` is in 10^9 bytes.
     `limit` says what keeps it from being faster, `beside` are other splits in the same order. The tokens follow those
-    of `prefix_lens`, () for none, and go through in chunks of `chunk`, all in the same shares, or at once for None;
-    `simulations` are of one layer, a call for each chunk.
+    of `prefix_lens`, () for none, and are computed in chunks of `chunk`, all in the same shares, or at once for None;
+    `simulations` are of one layer, with one call per chunk.
     """
 
     fleet: Fleet
@@ -70,18 +70,18 @@ class Plan:
 
     @property
     def waiting_ms(self) -> tuple[float, ...]:
-        """What each rank does not compute until the last one is done."""
+        """Milliseconds until the last rank is done in which each rank does not compute."""
         return tuple(self.latency_ms - busy for busy in self.busy_ms)
 
     @property
     def title(self) -> str:
-        """What is planned, for a table or a picture."""
+        """The title of a table or a picture of the plan."""
         chunks = f" in chunks of {self.chunk}" if len(self.simulations) > 1 else ""
         earlier = f" behind {sum(self.prefix_lens)}" if self.prefix_lens else ""
         return f"{self.work.name}, {sum(self.block_lens)} tokens{chunks}{earlier}, {self.layout}"
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as what JSON can hold; with the last call's start and stop of each step up to ORDERED ranks."""
+        """The plan as JSON content; up to ORDERED ranks with the start and stop of each step of the last call."""
         ranks = [
             {
                 "rank": rank,
@@ -134,20 +134,21 @@ def plan(
     chunk: int | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> Plan:
-    """The fastest split of `seq_len` tokens that every rank has the memory for, over those ranks that pay.
+    """The fastest split of `seq_len` tokens that fits into every rank's memory, without ranks that slow the ring down.
 
-    `work` is by default the attention call that the profiles are of. The split is `balanced` under caps, in multiples
+    `work` is by default the attention call that was profiled. The split is `balanced` under caps, in multiples
     of `multiple` where that divides seq_len. Beside the fleet's own order, kinds of ranks in turn are tried, and up to
-    ORDERED ranks slow first and slow last; the order simulated as fastest is taken. A rank is at most two steps ahead
-    of its neighbours, so that fast ones in a row wait for slow ones in a row. Room for messages is reckoned for the
-    longest shard.
+    ORDERED ranks slow first and slow last; the order simulated as fastest is taken. The order matters because a rank is
+    at most two steps ahead of its neighbours: where fast ranks and slow ranks are adjacent, the fast ones wait. Message
+    buffers are as long as the longest shard.
 
-    With `chunk`, the tokens go through in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the activations
-    of its part of one. There is one split for all of them, `balanced` for the one in the middle, from which multiples
-    and the order are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps.
+    With `chunk`, the tokens are computed in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the
+    activations of its part of one chunk. All chunks have the same split, `balanced` for the chunk in the middle, by
+    which multiples and the order are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds,
+    and keeps.
 
     Raises ValueError for an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
-    rank, a fleet without the memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
+    rank, a fleet with too little memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
     """
     check_layout(layout)
     for name, value in (("seq_len", seq_len), ("multiple", multiple)):
@@ -204,7 +205,7 @@ def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
 
 
 def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
-    """Rank orders that are tried: the fleet's own, kinds in turn, and of few ranks slow first and slow last."""
+    """Rank orders that are tried: the fleet's own, kinds in turn, and for few ranks slow first and slow last."""
     given = tuple(range(len(alone)))
     kinds: dict[float, list[int]] = {}
     for rank in given:
@@ -217,7 +218,7 @@ def _orders(alone: Sequence[float]) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a plan: what it is of, the costs of the ranks by place, and one layer simulated."""
+    """One call of a plan: its chunk, the costs of the ranks by place, and one layer simulated."""
 
     chunk: Chunk
     costs: list[Cost]
@@ -244,7 +245,7 @@ class _Job:
     def split(
         self, order: tuple[int, ...], costs: Sequence[Cost]
     ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-        """The order; by place the tokens of the chunk in the middle, and whether it has the memory for no more."""
+        """The order; and by place the tokens of the chunk in the middle, and whether the rank's memory is full."""
         tokens, ahead = middle(self.seq_len, self.chunk)
         ordered = [costs[rank] for rank in order]
         memory_gb = [self.fleet.ranks[rank].memory_gb for rank in order]
@@ -295,7 +296,7 @@ class _Job:
         return [self._call(order, each) for each in chunks_over(whole, self.chunk, self.held(order))]
 
     def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
-        """Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
+        """Simulate one call, in tiles of half a multiple, which a zigzag's heads and tails fill; copies need one node."""
         costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
         ordered, network = [costs[rank] for rank in order], self.fleet.network
         simulation = simulate(

@@ -176,7 +176,7 @@ def test_round_trip_and_file(profile, tmp_path):
     assert load_model(tmp_path / "cost-layer.json") == model
     content = json.loads((tmp_path / "cost-layer.json").read_text())
     assert (content["kind"], content["source"]) == ("cost", "layer")
-    assert content["units"]["revisit_us"].startswith("us a query row")
+    assert content["units"]["revisit_us"].startswith("us per query row")
     for name in ("attention_ms", "token_us", "revisit_us", "join_us"):
         assert np.shape(content[name]) == (2, 3)
 

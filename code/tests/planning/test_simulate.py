@@ -151,7 +151,7 @@ def test_bad_input_is_named():
     partition, network = Partition.zigzag((4, 4)), Network.single_node(2, FAST)
     with pytest.raises(ValueError, match="transport 'pigeon' is unknown: choose one of p2p, copy-engine"):
         simulate(partition, [Cost(1.0)] * 2, network, 1, transport="pigeon")
-    with pytest.raises(ValueError, match="1 costs for 2 ranks: one a rank is needed"):
+    with pytest.raises(ValueError, match="1 costs for 2 ranks: one per rank is needed"):
         simulate(partition, [Cost(1.0)], network, 1)
     with pytest.raises(ValueError, match="2 nodes for 1 ranks"):
         simulate(Partition.zigzag((4,)), [Cost(1.0)], network, 1)
