@@ -296,7 +296,7 @@ class _Job:
         return [self._call(order, each) for each in chunks_over(whole, self.chunk, self.held(order))]
 
     def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
-        """Simulate one call, in tiles of half a multiple, which a zigzag's heads and tails fill; copies need one node."""
+        """Simulate one call. Tiles are half a multiple, which a zigzag's heads and tails fill; copies need one node."""
         costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
         ordered, network = [costs[rank] for rank in order], self.fleet.network
         simulation = simulate(
