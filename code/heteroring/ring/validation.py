@@ -160,8 +160,8 @@ def check_passing(name: object) -> None:
 
 
 def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
-    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, the number
-    itself is not looked at."""
+    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, its value is
+    not checked."""
     integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
     if not integer or cached.numel() != 1 or cached.device != k.device:
         raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")

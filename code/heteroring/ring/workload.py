@@ -135,7 +135,7 @@ def kv_bytes(
 
 
 def pass_q_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Score pairs that each rank computes in pass-Q: its own keys with all queries. The sum is that of `score_pairs`."""
+    """Score pairs that each rank computes in pass-Q, of its own keys with all queries; in sum as in `score_pairs`."""
     new, earlier = partition.seq_len, prefix_lens or (0,) * partition.world_size
     if not causal:
         return tuple(new * (length + before) for length, before in zip(partition.block_lens, earlier, strict=True))

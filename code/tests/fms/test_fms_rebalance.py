@@ -230,7 +230,7 @@ def refused(rank, world_size, verb, keywords):
             "ring_prefill",
             {"rebalance": Rebalancer((1, 1)), "chunk": 9, "partition": Partition.zigzag((30, 11))},
             {},
-            "a Rebalancer makes the partitions: give it, or a partition",
+            "a Rebalancer makes the partitions: give either a Rebalancer or a partition",
         ),
         ("ring_prefill", {"rebalance": Rebalancer((1, 1, 1)), "chunk": 9}, {}, "of 3 ranks, the group has 2"),
         (
