@@ -91,7 +91,7 @@ def telemetry(device_kind: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def summary(uuid: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What is kept of one GPU: its clock in MHz, power in W and temperature in degrees Celsius."""
+    """The summary of one GPU: its clock in MHz, power in W and temperature in degrees Celsius."""
     clocks, powers, temperatures = zip(*samples, strict=True)
     return {
         "uuid": uuid,

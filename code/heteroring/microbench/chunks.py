@@ -1,4 +1,4 @@
-"""Microbenchmark of chunks: attention of a prompt chunk by chunk, over the KV of earlier chunks, beside it whole.
+"""Microbenchmark of chunks: attention of a prompt chunk by chunk, over the KV of earlier chunks, and of it as a whole.
 
     python -m heteroring.microbench.chunks --platform gpu --seq-len 65536 --chunk 8192 --percentages 100,100
 
@@ -32,7 +32,7 @@ from heteroring.ring.shard import shard
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of the slowest rank for one chunk, or for all (`chunk` is None), and what they are judged by.
+    """Milliseconds of the slowest rank for one chunk, or for all (`chunk` is None), and the times to compare with.
 
     The bound of a chunk is the capacity bound; that of all chunks is the time of the whole prompt under the same split.
     """

@@ -21,7 +21,7 @@ class Lines(NamedTuple):
 def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
     """The fields of a CSV. Line ends may be those of any system, and a byte order mark may stand in front.
 
-    `remedy` is said where rows are missing.
+    `remedy` is part of the error message where rows are missing.
 
     Raises ValueError, naming the file and, where there is one, the line, if the file cannot be read, is empty, has no
     rows or is cut short, if a column is there twice, and if a row has not one field a column.

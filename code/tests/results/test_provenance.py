@@ -61,7 +61,7 @@ def test_a_record_has_every_field_and_survives_json(tmp_path):
 def test_a_share_that_was_not_granted_is_noted():
     granted = {"multiprocessors": 132, "expected_multiprocessors": 132}
     ranks = [RankReport("H200", 132, granted), RankReport("H200", 132, granted | {"expected_multiprocessors": 12})]
-    assert record(ranks=ranks)["notes"] == ["rank 1: 132 multiprocessors where 12 were asked for"]
+    assert record(ranks=ranks)["notes"] == ["rank 1: 132 SMs where 12 were asked for"]
 
 
 def test_multiprocessors_are_those_that_each_rank_saw():

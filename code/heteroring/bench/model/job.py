@@ -11,7 +11,7 @@ from heteroring.ring.partition import Partition
 
 # The profile that the cost of a model's blocks is fitted to.
 COST = "block"
-# Of the tokens decoded, the first is that of the prefill, and the second one's step is what a graph is recorded after.
+# Of the tokens decoded, the first is that of the prefill; a CUDA graph is recorded after the step of the second.
 UNTIMED_TOKENS = 2
 
 
@@ -81,12 +81,12 @@ class ModelCell(Cell):
 
 
 def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
-    """Everything that `job` measures at every length, and what the allocators had to say about it.
+    """All cells that `job` measures at every length, and the allocators' notes.
 
-    The ranks alone come with the strategies, for the capacity bound and the fast device's own time. At the longest
-    prompt, they and one strategy go on to decode (zigzag/balanced where it is measured, else the last), and a layer of
-    the strategies in TRACED is traced. Of a decode_only job, all decode, at every length. Raises ValueError if an
-    allocator cannot do its work, for want of a model for one.
+    Each rank alone is measured beside the strategies, for the capacity bound and the fast device's own time. At the
+    longest prompt, the ranks alone and one strategy go on to decode (zigzag/balanced where it is measured, else the
+    last), and a layer of the strategies in TRACED is traced. In a decode_only job, all decode, at every length. Raises
+    ValueError if an allocator fails, for instance for lack of a fitted model.
     """
     decoded = DECODED if DECODED in job.strategies else job.strategies[-1]
     cells, notes = [], []
