@@ -167,7 +167,7 @@ def model(
         if done.trace:
             write_rows(trace, done.trace)
         else:
-            trace.unlink(missing_ok=True)  # it would be that of an earlier job
+            trace.unlink(missing_ok=True)  # a trace there is that of an earlier job
 
     def show(done: stage.ModelSweep) -> None:
         with printing():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from heteroring.planning.plan import Plan
     from heteroring.planning.work import Work
 
-# Up to how many ranks the table has a line for each; of more, one for each kind.
+# Up to how many ranks the table has one line per rank; beyond, one per kind.
 LISTED = 32
 
 EXAMPLES = examples(
@@ -95,7 +95,7 @@ def plan(
     for note in found.notes:
         print(f"heteroring: note: {note}", file=sys.stderr)
     console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # a file is as wide as its lines
+    if not console.is_terminal:  # in a file no line is broken
         console.width = 120
     with printing():
         console.print(_ranks(found))
@@ -109,7 +109,7 @@ def plan(
 
 
 def work_of(model: str, dtype: str) -> Work | None:
-    """The prefill of `model`, or None for the attention call that a fleet's profiles are of."""
+    """The prefill of `model`, or None for the attention call of the fleet's profiles."""
     if not model:
         return None
     from heteroring.fms.sizes import prefill_work
@@ -118,7 +118,7 @@ def work_of(model: str, dtype: str) -> Work | None:
 
 
 def milliseconds(time: float) -> str:
-    """A time for people: four digits, more where there are more before the point."""
+    """A time for people: four digits, or all digits before the point if there are more."""
     return f"{time:.4g}" if time < 1e4 else f"{time:.0f}"
 
 

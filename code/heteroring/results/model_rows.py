@@ -141,10 +141,10 @@ class ChunkRow:
     """One chunk of a prefill during which a rank's speed changes. Lists have one entry per rank.
 
     split: `contiguous/even`, `zigzag/balanced` by the speeds at the start, `rebalanced` by `heteroring.Rebalancer`, or
-    `oracle`, which is given each chunk's speeds. prompt_len: tokens of the prompt; chunk: its number, from 0; seq_len and
-    block_lens: its tokens; percentages: its ranks'. latency_ms: from the end of the chunk before, as rank 0's host sees
-    it, which may run ahead of a GPU. busy_ms: time computing, the time that the throttle adds included. On a GPU, it is
-    measured in a quarter of the layers and scaled up to all.
+    `oracle`, which is given each chunk's speeds. prompt_len: tokens of the prompt; chunk: its number, from 0; seq_len
+    and block_lens: its tokens; percentages: its ranks'. latency_ms: from the end of the chunk before, as rank 0's host
+    sees it, which may run ahead of a GPU. busy_ms: time computing, the time that the throttle adds included. On a GPU,
+    it is measured in a quarter of the layers and scaled up to all.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

@@ -393,7 +393,7 @@ def _check_profile(placed: Sequence[_Placed]) -> None:
         for slow, fast in combinations(sorted(by_percentage), 2):
             slower, faster = by_percentage[slow], by_percentage[fast]
             ratios = [median(slower[size]) / median(faster[size]) for size in slower]
-            # Half way on a log scale between no difference and swapped columns; between nearer percentages it may be noise.
+            # Half way, on a log scale, from no difference to swapped columns. Nearer percentages may differ by noise.
             if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(
                     f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "

@@ -172,7 +172,7 @@ def test_silence_counts_from_the_last_beat_of_whoever_was_waited_for(tmp_path, m
         ({"killed": 1, "signal": signal.SIGKILL}, "was ended by SIGKILL"),
         ({"failures": {1: -9}}, "was ended by SIGKILL"),
         ({"failures": {1: 3}}, "ended with exit code 3"),
-        ({"lost": [1]}, "ended without a word"),
+        ({"lost": [1]}, "ended without an error message"),
     ],
     ids=["by the watchdog", "by the launcher", "exit by the launcher", "by a peer"],
 )
