@@ -1,4 +1,4 @@
-"""What the figures show is what the tables say: bars, lines and numbers against the frame and against theory."""
+"""Figures show the values of the tables: bars, lines and numbers against the data frames and against theory."""
 
 from dataclasses import replace
 

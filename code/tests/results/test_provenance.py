@@ -1,4 +1,4 @@
-"""The record beside measurements says where they come from, with git and without."""
+"""Provenance of measurements, with git and without."""
 
 import json
 from pathlib import Path
