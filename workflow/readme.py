@@ -2,7 +2,7 @@
 
     python workflow/readme.py
 
-Both are tracked, so that they are seen without building anything; a test holds them against the record.
+Both are tracked, so that they can be seen without building anything; a test compares them with the record.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def digits(value: float) -> str:
 def svg(found: pd.DataFrame) -> str:
     """Latency, on a logarithmic axis, against the slow rank's percentage.
 
-    Written by hand: what a plotting library writes depends on its version, and this must not.
+    Written by hand, because the output of a plotting library depends on its version.
     """
     left, right, top, bottom = 52, 520, 30, 370
     low, high = math.log10(0.9 * found.min(axis=None)), math.log10(1.1 * found.max(axis=None))
@@ -139,9 +139,9 @@ def apart(places: Sequence[float], least: float = 16) -> list[float]:
 
 
 def made(record: Path = RECORD) -> dict[Path, str]:
-    """The text of README and of the picture, as the record has it.
+    """The text of README and of the picture, from the record.
 
-    Raises ValueError if the record lacks something that they show, or README the marks around its table.
+    Raises ValueError if the record lacks something that they show, or if README lacks the marks around its table.
     """
     found, best = results(record)
     before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
