@@ -125,7 +125,7 @@ def _cpu() -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("loopback", "does not work", str(error), WRONG)
     if other := holder():
-        yield Finding("lock", f"held by {other}", "what is measured waits for it", MISSING)
+        yield Finding("lock", f"held by {other}", "measurements wait for it", MISSING)
 
 
 def _cpu_attention() -> Finding:

@@ -75,7 +75,7 @@ def examples(*commands: str) -> str:
 
 LISTED = "separated by commas or spaces"
 Platform = Annotated[str, option(RANKS, "cpu (gloo) or gpu (NCCL).")]
-Label = Annotated[str, option(WRITE, "What to call the platform in what is written.", show_default="platform")]
+Label = Annotated[str, option(WRITE, "Name of the platform in rows.", show_default="platform")]
 ThrottleName = Annotated[
     str,
     option(

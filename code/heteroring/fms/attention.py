@@ -188,7 +188,7 @@ def _checked(attn_kwargs: dict[str, Any], p_dropout: float = 0.0) -> Ring:
             "different lengths (a ragged batch) must be prefilled one by one"
         )
     if attn_kwargs.get("is_causal_mask") is False:
-        raise ValueError("the attention op 'ring' is causal: is_causal_mask=False cannot be had")
+        raise ValueError("the attention op 'ring' is causal: is_causal_mask=False is not supported")
     if attn_kwargs.get("sinks") is not None:
         raise ValueError("the attention op 'ring' has no attention sinks: they would enter every rank's softmax")
     if attn_kwargs.get("sliding_window"):

@@ -137,7 +137,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
     for name, of in _LISTS.items():
         if not all(isinstance(entry, of) for entry in record[name]):
-            raise ValueError(f"{path} is no record of a measurement: its {name} hold what has the wrong type")
+            raise ValueError(f"{path} is no record of a measurement: its {name} hold a value of the wrong type")
     return record
 
 

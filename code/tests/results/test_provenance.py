@@ -150,7 +150,7 @@ def test_no_jobs_do_not_merge():
         ([], "a JSON object is needed"),
         ({}, "its platform is missing"),
         (record() | {"devices": "EPYC"}, "its devices is missing or has the wrong type"),
-        (record() | {"percentages": [[100]]}, "its percentages hold what has the wrong type"),
+        (record() | {"percentages": [[100]]}, "its percentages hold a value of the wrong type"),
     ],
 )
 def test_what_is_no_record_is_refused_by_entry(tmp_path, content, says):

@@ -58,7 +58,7 @@ class ModelJob(SplitJob):
             )
         if self.call_variants:
             raise ValueError(
-                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a model is not varied"
+                f"strategies ask for {', '.join(self.call_variants)}: variants of a call are not measured of models"
             )
         if min(self.seq_lens) < len(self.percentages):
             raise ValueError(f"a prompt of {min(self.seq_lens)} tokens is shorter than {len(self.percentages)} ranks")

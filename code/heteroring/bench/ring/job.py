@@ -73,7 +73,7 @@ class RingJob(SplitJob):
     def _check_variants(self) -> None:
         if self.call_variants and self.modules != ("attention",):
             raise ValueError(
-                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a call is varied in "
+                f"strategies ask for {', '.join(self.call_variants)}: variants of a call are measured in "
                 "module 'attention' alone"
             )
         for backend in set(self.call_variants) & set(BACKENDS):
