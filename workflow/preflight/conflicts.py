@@ -49,7 +49,7 @@ def _of_rings(config: Mapping) -> Iterator[str]:
 
 
 def _of_baselines(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
-    """GPUs are measured beside PyTorch's context_parallel, which gives each rank two equal parts."""
+    """On GPUs, lengths must suit PyTorch's context_parallel, which gives each rank two equal parts."""
     for seq_len in seq_lens:
         if seq_len % (2 * ranks):
             yield (

@@ -35,7 +35,7 @@ class Job:
     """Settings of one launch of ranks under one throttle setting.
 
     device_kind: what it runs on; platform: what its rows call that. percentages: one per rank, as `throttle` sets them.
-    backend: that of attention. seed: of inputs, and of the order in which things are measured.
+    backend: that of attention. seed: of inputs, and of the order in which cells are measured.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -80,7 +80,7 @@ class SplitJob(Job):
     """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
 
     fitted_models: folder of those that lut, formula and balanced need. multiple: tokens that balanced gives out at a
-    time, 0 for what suits the device kind. number: which of several independently started jobs alike this is,
+    time, 0 for the device kind's default. number: which of several independently started jobs of the same kind this is,
     from 1.
     """
 
@@ -172,7 +172,7 @@ def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[i
 
 
 def _fitted_model(folder: Path | None, strategy: Strategy, cost: str) -> Path | None:
-    """The file in `folder` that `strategy` works with, or None. Raises ValueError if it is not there."""
+    """The file in `folder` of the model that `strategy` needs, or None. Raises ValueError if it is missing."""
     name = strategy.model(cost)
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""What `heteroring bench`, `profile` and `model` measure by default on each device kind, cpu and gpu."""
+"""The default grids of `heteroring bench`, `profile` and `model` on each device kind, cpu and gpu."""
 
 from __future__ import annotations
 

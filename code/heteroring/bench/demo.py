@@ -169,7 +169,7 @@ def progress_display(console: Console) -> Progress:
 
 @contextmanager
 def _step(progress: Progress, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of the display, which is full when the context ends."""
+    """A bar of the display, filled when the context ends."""
     task = progress.add_task(name, total=total)
     yield lambda done: progress.update(task, completed=min(done, total))
     progress.update(task, completed=total)

@@ -60,7 +60,7 @@ class Nvml:
 
 @contextmanager
 def telemetry(device_kind: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield a list that holds, once the context has ended, a summary of each GPU of this machine meanwhile.
+    """Yield a list that holds, once the context has ended, a summary for each GPU of this machine during it.
 
     It stays empty where `device_kind` is not gpu, or the driver gives no readings: no job fails because of that.
     """

@@ -62,7 +62,7 @@ def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None
         provenance = {key: value for key, value in record.items() if key != "settings"}
         config = {**record["settings"], "provenance": provenance}
         said = log_run(stage.name, name, job.platform, config, tables, _summary(stage, cells))
-    except Exception as error:  # of any kind: W&B has many, and its files and connections fail as others do
+    except Exception as error:  # of any type: W&B has many of its own, and files and connections fail, too
         said = f"the measurement is not tracked: {' '.join(str(error).split()) or type(error).__name__}"
     with suppress(OSError):
         print(f"heteroring: note: {said}", file=sys.stderr, flush=True)

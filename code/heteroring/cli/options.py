@@ -159,7 +159,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Let out what is printed in this context. Raises StdoutError if stdout does not take it."""
+    """Flush stdout on leaving. Raises StdoutError if it cannot be written."""
     try:
         yield
         if sys.stdout is not None:

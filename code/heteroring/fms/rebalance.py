@@ -38,7 +38,7 @@ class LayerTimes(BusyTime):
 
     @contextmanager
     def attention(self) -> Iterator[str | Backend]:
-        """The attention of the next layer; yields the backend for it."""
+        """Context for the attention of the next layer; yields the backend for it."""
         counts = self._layer in self._layers
         if counts:
             self.stop()

@@ -125,7 +125,7 @@ def launch(
 
 
 def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> None:
-    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`.
+    """Raise ValueError unless this machine can run one rank per entry of `percentages`, throttled to it by `throttle`.
 
     Where torchrun or srun started the ranks, it must only be able to run this process's rank.
     """

@@ -56,7 +56,7 @@ class Line:
 
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
-    """The lines of every split, on every rank the same. Raises WrongResult if a chunk differs from one rank's."""
+    """The lines of every split, the same on every rank. Raises WrongResult if a chunk differs from that of one rank."""
     attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     time = partial(slowest_ms, rank, repetitions)
     whole = shape.inputs(seq_len, 0, rank.torch_device)

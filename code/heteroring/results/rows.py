@@ -76,10 +76,10 @@ class Measurement:
     (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and
     after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its
     kind, from 1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside
-    the backend, what the throttle adds included; 0 for what is not ours, and under condition `captured`.
+    the backend, the time that the throttle adds included; 0 for PyTorch's baselines, and under condition `captured`.
     In a fused first step, where the kernel itself waits for the first peer's keys, that wait counts as busy: a transfer
-    in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
-    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    in the call, and in a layer also the peer's work before it has keys. bytes_moved sums the KV that all ranks receive.
+    clamped: a prediction on which block_lens is based had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

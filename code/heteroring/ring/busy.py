@@ -18,9 +18,8 @@ _DOUBLE = struct.Struct("<d")
 class BusyTime:
     """Counts the time in calls of the backend: give it to `heteroring.ring_attention` as its `block`.
 
-    It computes by the backend that it is given. By CUDA events, it counts the time of the GPU, and no such call
-    makes the host wait. A kernel that waits for pending KV would count what it waits for, so the first ring step is
-    not fused.
+    It computes by the backend that it is given. CUDA events measure the GPU's time, and no call makes the host wait. A
+    kernel that waits for pending KV would count its wait, so the first ring step is not fused.
 
     Args:
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
@@ -41,7 +40,11 @@ class BusyTime:
         return result
 
     def start(self, device: torch.device) -> None:
-        """Count what `device` is given from here to `stop` as busy time. No backend may be called between the two."""
+        """Count the work queued from here to `stop` as busy time, too. No backend may be called in between.
+
+        Args:
+            device: The device to which the work is given.
+        """
         self._device, self._begun = device, _now(device)
 
     def stop(self) -> None:

@@ -217,7 +217,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"strategies": ("zigzag/even:p2p",)}, "ask for p2p: .* a model is not varied"),
+        ({"strategies": ("zigzag/even:p2p",)}, "ask for p2p: .* not measured of models"),
         ({"backend": "flash"}, "computes on cuda, not on cpu"),
     ],
 )

@@ -99,7 +99,7 @@ def test_tokens_move_to_the_rank_that_was_measured_to_be_faster(ranks):
 
 
 def exchanged(rank, world_size):
-    """The bytes that this rank tells the others, and between them its backend calls, in a rebalanced prefill.
+    """The bytes that this rank sends to the others, and its backend calls in between, in a rebalanced prefill.
 
     Calls are compared as on CUDA, once per kind; the kind that all chunks share was compared in another prefill.
     """

@@ -176,7 +176,7 @@ def read(folder: Path) -> Study:
 
 
 def _table(path: Path, key: Sequence[str], grid: bool = True) -> pd.DataFrame:
-    """The table, no field empty; one row for each combination of what occurs in columns `key`, if it is a `grid`."""
+    """The table, with no empty field and, if it is a `grid`, one row per combination of values in the columns `key`."""
     try:
         table = read_table(path)
     except ValueError as error:

@@ -22,8 +22,8 @@ class ModelJob(SplitJob):
     new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
     replayed as a CUDA graph where there is one, unless `eager`. compiled: by model.compile(). baselines: FMS's own
     generate is measured on each rank, too. decode_only: no prompt is computed; every strategy decodes, at every length,
-    behind KV that is made up. A cell is measured `repetitions` times, or until it has taken
-    cell_seconds; a slow rank alone would otherwise take most of a job.
+    behind synthetic KV. A cell is measured `repetitions` times, or until it has taken cell_seconds; a slow rank alone
+    would otherwise take most of a job.
     """
 
     model: ModelSpec

@@ -48,7 +48,7 @@ class LayerTrace:
         return not self._inside and self._attend.takes_pending(*args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The backend that was given, its call marked inside the traced layer."""
+        """Compute by the given backend, with marks inside the traced layer."""
         if not self._inside:
             return self._attend(*args, **kwargs)
         if self._ready is None:  # no exchange was opened: this rank holds all tokens
@@ -59,7 +59,7 @@ class LayerTrace:
 
     @contextmanager
     def of(self, layer: nn.Module) -> Iterator[None]:
-        """Mark what `layer` does in this context."""
+        """Context within which the work of `layer` is marked."""
 
         def begin(*_: Any) -> None:
             self._inside = True

@@ -43,7 +43,7 @@ class _RankResult(NamedTuple):
 
 
 def steps(job: ModelJob) -> int:
-    """Calls that the job makes: what a progress bar counts to."""
+    """The number of calls that the job makes, for a progress bar."""
     return len(job.seq_lens) * (len(job.strategies) + 1 + job.baselines) * (1 + job.repetitions)
 
 

@@ -25,9 +25,9 @@ _COSTS = {"attention": "attention", "fms": "layer"}
 class RingJob(SplitJob):
     """Settings of `heteroring bench` under one throttle setting.
 
-    baselines: whether to measure those of PyTorch, too, on one GPU and by context parallelism. modules: what every
-    strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack around it
-    (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
+    baselines: whether to measure those of PyTorch, too, on one GPU and by context parallelism. modules: which of the
+    attention itself (`attention`) and the layer of the Foundation Model Stack around it (`fms`) are measured.
+    fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
     """
 
     shape: Shape = field(default_factory=Shape)

@@ -22,7 +22,7 @@ _HOME = {
 class Module(Protocol):
     """One module of a job on this rank, with its inputs at every length that the job measures it at.
 
-    Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `backend` names it.
+    All compute in it is slowed by the throttle of `rank` and counted by `busy`; `backend` is that of attention.
     """
 
     def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None: ...
