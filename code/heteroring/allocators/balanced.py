@@ -54,9 +54,8 @@ def balanced(
     apply then. Where only some ranks hold earlier tokens, there are more sets to tell apart, and all of them are
     considered up to some 18 ranks (`RingSearch`).
 
-    For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
-    as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
-    it: the limit is feasible exactly if this greedy fill reaches `seq_len`. Many splits may attain the least feasible
+    A limit on the time is feasible for a set of ranks if a greedy fill, in which each rank in turn takes all it can
+    finish within the limit, reaches `seq_len` (docs/planning.md says why). Many splits may attain the least feasible
     limit; each border is placed as near as that limit allows to where a split in proportion to speed would put it,
     which also balances the ranks that stay below the limit.
 
