@@ -81,7 +81,7 @@ def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pe
     return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
 
-backend.takes_pending = takes_pending  # as PendingKVBackend has it
+backend.takes_pending = takes_pending  # as in PendingKVBackend
 _CANNOT_FUSE = "pending KV needs a new result, scale > 0 and operands for which takes_pending holds"
 
 

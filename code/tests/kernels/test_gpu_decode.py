@@ -23,7 +23,7 @@ def whole(tokens, heads, kv_heads, head_dim, dtype, seed, batch=1):
 
 
 def assert_as_accurate_as_torch(out, q, k, v):
-    """The rule beside PyTorch's kernel, which rounds once like ours."""
+    """Assert the accuracy rule beside PyTorch's kernel, which rounds once, too."""
     want, _ = attention64(q, k, v)
     repeat = q.shape[1] // k.shape[1]
     own = torch.nn.functional.scaled_dot_product_attention(

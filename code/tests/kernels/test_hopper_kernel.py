@@ -124,7 +124,7 @@ def operands(m, n, *, heads=4, kv_heads=2, head_dim=128, dtype=torch.bfloat16, b
 
 
 def assert_close(got, q, k, v, scale, offset):
-    """Out keeps the rule beside PyTorch on the GPU; LSE to fp32 rounding."""
+    """Assert that out keeps the accuracy rule beside PyTorch on the GPU, and LSE to within fp32 rounding."""
     want, want_lse = rectangle64(q, k, v, scale, offset)
     blind = blind_queries(*got, want_lse)
     if blind.all():

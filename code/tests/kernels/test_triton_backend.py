@@ -68,7 +68,7 @@ def operands(m, n, *, heads=2, kv_heads=2, head_dim=64, dtype=torch.float32, bat
 
 
 def assert_close(got, q, k, v, scale, offset):
-    """Out and LSE keep the rule of oracle.py."""
+    """Assert that out and LSE keep the accuracy rule of oracle.py."""
     out, lse = (x.cpu() for x in got)
     want_out, want_lse = (x.cpu() for x in rectangle64(q, k, v, scale, offset))
     assert lse.shape == want_lse.shape

@@ -126,7 +126,7 @@ def cheap_odd_length(evidence: Evidence) -> Evidence:
 
 
 def slower_rings(evidence: Evidence) -> Evidence:
-    """Decode over two ranks in the short runs 1.2 times as slow as measured."""
+    """The evidence with decode over two ranks in the short runs 1.2 times as slow as measured."""
     decoded = evidence.decoded.copy()
     decoded.loc[~decoded.block_lens.str.contains(r"\b0\b"), "latency_ms"] *= 1.2
     return replace(evidence, decoded=decoded)

@@ -12,7 +12,7 @@ from heteroring.bench.shape import Shape
 from heteroring.results import operator_kinds
 from heteroring.words import check_distinct, choices
 
-# A profile of folds also holds the joins.
+# A profile of kind `fold` also holds kind `join`.
 KINDS = tuple(kind for kind in operator_kinds.KINDS if kind != "join")
 VOCABULARY = 32  # of the embedding and head around the block, which are not timed
 
