@@ -1,4 +1,4 @@
-"""How Sphinx makes the pages of docs/ and of the API: `make docs`."""
+"""Configuration of Sphinx, which makes the pages of docs/ and of the API: `make docs`."""
 
 import heteroring
 
@@ -11,7 +11,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"heteroring {release}"
 smartquotes = False  # options begin with two hyphens
-default_role = "code"  # what docstrings have in single backquotes
+default_role = "code"  # for single backquotes in docstrings
 napoleon_numpy_docstring = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

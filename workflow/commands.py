@@ -19,7 +19,7 @@ FITS = {
 }
 SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 RESTED = "rested"
-# The model that whole models are split by, and the profile of their blocks that it is fitted to.
+# The cost model by which language models are split, and the profile of a transformer block it is fitted to.
 BLOCK_FIT = ("cost", "block")
 BLOCK_MODEL = fitted_name(*BLOCK_FIT)
 
@@ -28,7 +28,7 @@ Arguments = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Setting:
-    """What one job of the ring, or of whole models, measures: `percentages` of the ranks in rank order, and so on.
+    """The settings of one job of the ring, or of whole models; `percentages` of the ranks are in rank order.
 
     part: "" for rested calls of the ring, its layers, and whole models; else the condition under which calls are timed,
     or "decode-8" for decode of 8 sequences. modules: of the ring.
@@ -43,21 +43,21 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What its files are called, without suffix."""
+        """The name of its files, without suffix."""
         ranks = "-".join(f"{percentage:03d}" for percentage in self.percentages)
         return ".".join([f"pct-{ranks}", *([self.part] if self.part else []), f"job-{self.job}"])
 
     @property
     def trace(self) -> str:
-        """What the file of its traced layer is called, of a whole model: as `heteroring model` calls it by itself."""
+        """The name of the file of a whole model's traced layer, which is that chosen by `heteroring model` itself."""
         return self.name.replace("pct-", "trace-")
 
 
 class Commands:
-    """The commands for a live `platform` of a workflow's `config`, what is written being called `label`.
+    """The commands for a live `platform` of a workflow's `config`, whose rows name the platform `label`.
 
     modules: those of the config's that can be measured here. A command is a tuple of arguments; `output` is the file
-    that it leaves.
+    that it writes.
     """
 
     def __init__(self, config: Mapping, platform: str, modules: Sequence[str], label: str = "") -> None:
@@ -72,9 +72,9 @@ class Commands:
         self.model_profiles = _levels(self._model_rings)
 
     def settings(self) -> list[Setting]:
-        """Every job of the ring, in the order in which what is compared is measured close together.
+        """Every job of the ring, in an order in which jobs to be compared are measured shortly after one another.
 
-        That is one job of each kind after another, and in these all rank orders of the same percentages side by side.
+        That is one job of every kind before any second one, with all rank orders of the same percentages side by side.
         """
         strategies = (*self._config["strategies"], *self._settings["more_strategies"])
         headline = self._config["headline"]
@@ -91,13 +91,13 @@ class Commands:
         return found
 
     def model_settings(self) -> list[Setting]:
-        """Every job of whole models, in such an order."""
+        """Every job of whole models, in the same order."""
         strategies = tuple(self._config["model_strategies"])
         jobs = range(1, self._settings["model"]["jobs"] + 1)
         return [Setting(ranks, "", job, (), RESTED, strategies) for job in jobs for ranks in self._model_rings]
 
     def decode_settings(self) -> list[Setting]:
-        """Every job that decodes alone: one a setting and batch. The order of the ranks makes no difference."""
+        """Every job that only decodes: one per setting and batch. The order of the ranks makes no difference."""
         rings, batches = map(ranks_of, self._config["model_percentages"]), self._settings["model"]["decode"]
         return [
             Setting(ranks, f"decode-{each['batch']}", 1, (), RESTED, (DECODED,))
@@ -105,7 +105,7 @@ class Commands:
         ]
 
     def _ordered(self, entries: Iterable[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-        """The percentages of the ranks of every ring that `entries` of the config ask for, the fastest rings first."""
+        """The percentages of the ranks of every ring in `entries` of the config, the fastest rings first."""
         rings = []
         for entry in entries:
             rings.append(ranks_of(entry))
@@ -114,7 +114,7 @@ class Commands:
         return tuple(sorted(dict.fromkeys(rings), key=sorted, reverse=True))
 
     def grid(self) -> dict:
-        """What the measurements of the ring must hold, for their check."""
+        """The grid that the measurements of the ring must fill, for their check."""
         jobs = [
             {
                 "percentages": list(each.percentages),
@@ -128,7 +128,7 @@ class Commands:
         return {"repetitions": self._settings["repetitions"], "jobs": jobs}
 
     def model_grid(self) -> dict:
-        """What the measurements of whole models must hold, for their check."""
+        """The grid that the measurements of whole models must fill, for their check."""
         model, settings = self._settings["model"], self.model_settings()
         return {
             "percentages": [list(ranks) for ranks in dict.fromkeys(each.percentages for each in settings)],
@@ -176,7 +176,7 @@ class Commands:
         )
 
     def model_profile(self, percentage: int, output: Path | str) -> Arguments:
-        """What a block of the whole model costs a rank at a percentage."""
+        """The profile of a block of the whole model on a rank at a percentage."""
         model = self._settings["model"]
         # 0 means the model's own.
         head_dim = model["emb_dim"] // model["heads"] if model["heads"] else 0
@@ -217,7 +217,7 @@ class Commands:
         )
 
     def rebalancing(self, output: Path | str) -> Arguments:
-        """A prefill during which a rank slows down and recovers; beside the grid, and not part of it."""
+        """A prefill during which a rank slows down and recovers; not part of the grid."""
         label = {"label": self._label} if self._label else {}
         return ("demo", "--rebalance", *_options(platform=self._platform, **label, output=output))
 

@@ -1,8 +1,8 @@
-"""Simulated latencies of the rings that a configuration measures, before a machine is at hand that has so many GPUs.
+"""Simulate the rings that a configuration measures, before a machine with so many GPUs is available.
 
     python workflow/predict.py data/h200x2 workflow/config/ring4.yaml data/predictions/h200x4.csv
 
-reads the profiles of one rank in a platform's folder, and nothing that a ring took.
+reads only the profiles of one rank in a platform's folder, and no times of rings.
 """
 
 import csv
@@ -26,8 +26,8 @@ COLUMNS = ("seq_len", "percentages", "strategy", "block_lens", "predicted_ms", "
 def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, object]]:
     """A row for each ring and length of the gpu platform of `config` and each split that is measured there.
 
-    Splits are those that the machine would make if its ranks were as fast as in `profiles`. bound_ms is the capacity
-    bound of the ranks alone, which are simulated too.
+    Splits are those that the machine would use if its ranks were as fast as in `profiles`. bound_ms is the capacity
+    bound, from simulations of each rank alone.
     """
     commands, settings = Commands(config, "gpu", ["attention"]), config["platforms"]["gpu"]
     with TemporaryDirectory() as folder:

@@ -112,7 +112,7 @@ def plan(command: re.Match[str]) -> str:
 def svg(found: pd.DataFrame) -> str:
     """Latency, on a logarithmic axis, against the slow rank's percentage.
 
-    Written by hand: what a plotting library writes depends on its version, and this must not.
+    Written by hand, because the output of a plotting library depends on its version.
     """
     left, right, top, bottom = 52, 520, 30, 370
     low, high = math.log10(0.9 * found.min(axis=None)), math.log10(1.1 * found.max(axis=None))
@@ -160,7 +160,7 @@ def apart(places: Sequence[float], least: float = 16) -> list[float]:
 
 
 def made(record: Path = RECORD) -> dict[Path, str]:
-    """The text of README and of the picture, as the record has it.
+    """The text of README and of the picture, from the record.
 
     Raises ValueError if the record lacks something that they show, or README its plan or the marks around its table.
     """

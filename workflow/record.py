@@ -3,10 +3,10 @@
     python workflow/record.py data/h200x2 [--minutes 8] [--only ring [--share 1/2]] [--repetitions 5] [--dry-run]
 
 runs the commands that the rules run, one after another: profiles, models, the ring in every setting, whole models, the
-tables. What is there already is not measured again, and no measurement is started that would not end in time, so the
-same command goes on where it stopped, on another day and another machine of the same kind too. Of the ring, a first job
+tables. Existing measurements are not repeated, and no measurement is started that would not end in time, so the same
+command resumes where it stopped, even on another day and another machine of the same kind. For the ring, the first job
 of every setting comes before any second one, and both rank orders of a percentage come one after the other; each job's
-record names the GPUs that it ran on. Exit codes: 0 the record is complete; 3 some is left to do; 1 a command failed.
+record names the GPUs that it ran on. Exit codes: 0 the record is complete; 3 jobs are left; 1 a command failed.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from preflight.conflicts import conflicts
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
 SCHEMA = Path(__file__).parent / "schemas" / "config.schema.yaml"
 PARTS = ("profile", "models", "ring", "sustained", "eager", "captured", "model", "decode")
-# Values of the config's key platform that name no record.
+# Values of the config's key `platform` that are not names of records.
 TAKEN = ("auto", "cpu", "gpu")
-# Guessed seconds of a job of a part that was never timed, and what the start of a job adds to its recorded time.
+# Guessed seconds of a job of a part that was never timed, and those that starting a job adds to its recorded time.
 GUESS_SECONDS = {"models": 10.0, "decode": 90.0}
 UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3
@@ -43,7 +43,7 @@ LEFT = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One `heteroring` command, of a `part` whose jobs take about as long, and the file that it leaves."""
+    """One `heteroring` command, the `part` to which it belongs, whose jobs take similar times, and its output file."""
 
     part: str
     output: Path
@@ -51,7 +51,7 @@ class Job:
 
 
 def jobs(folder: Path, config: dict) -> Iterator[Job]:
-    """Everything that makes up the record in `folder`, in order; `config` is that of the workflow."""
+    """All jobs of the record in `folder`, in order; `config` is that of the workflow."""
     commands = Commands(config, "gpu", config["modules"], folder.name)
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.profiled_percentages}
     for percentage, path in profiles.items():
@@ -87,8 +87,8 @@ def left_to_do(
 ) -> tuple[list[Job], dict[str, float]]:
     """The jobs whose output is missing, of one part with `only`, and guesses of seconds for a job of each part.
 
-    `share` is which of these jobs, done or not, are looked at. A guess is what the longest such job took that `folder`
-    holds the record of.
+    `share` selects some of these jobs, done or not. A guess is the time of the longest job of the part recorded in
+    `folder`.
     """
     everything = list(jobs(folder, config))
     guesses = dict.fromkeys(PARTS, UNKNOWN_SECONDS) | GUESS_SECONDS
@@ -101,7 +101,7 @@ def left_to_do(
 
 
 def _seconds(record: Path) -> float:
-    """How long the job took that left `record`; 0 if it does not say, or there is none."""
+    """The duration of the job whose provenance is `record`; 0 if it is missing or does not say."""
     try:
         return float(json.loads(record.read_text()).get("seconds", 0))
     except (OSError, ValueError, AttributeError):
@@ -117,9 +117,9 @@ def record(
     only: str = "",
     share: slice = slice(None),
 ) -> list[Job]:
-    """Run what is missing, by `run`, as far as it goes in `minutes`; with `only`, what is of that part and `share`.
+    """Run missing jobs, by `run`, for at most `minutes`; with `only`, those of that part and `share`.
 
-    Returns what is left to do.
+    Returns the jobs that are left.
     """
     deadline = clock() + 60 * minutes
     todo, guesses = left_to_do(folder, config, only, share)
@@ -136,14 +136,14 @@ def record(
 
 
 def plan(todo: list[Job], guesses: dict[str, float]) -> str:
-    """What is left to do, a line each, and about how long it takes."""
+    """A line for each job that is left, and one for the estimated time."""
     lines = [f"{job.output}: about {guesses[job.part] / 60:.1f} min" for job in todo]
     total = sum(guesses[job.part] for job in todo) / 60
     return "\n".join([*lines, f"{len(todo)} jobs left, about {total:.0f} min"])
 
 
 def check_name(folder: Path) -> None:
-    """Raise ValueError unless the workflow can show what is recorded in `folder`: its name is the platform's."""
+    """Raise ValueError unless the name of `folder` is a valid platform, so that the workflow can show the record."""
     pattern = yaml.safe_load(SCHEMA.read_text())["properties"]["platform"]["pattern"]
     if not re.fullmatch(pattern, folder.name):
         raise ValueError(f"{folder}: the workflow finds no platform called {folder.name!r}, since it is not {pattern}")
@@ -152,7 +152,7 @@ def check_name(folder: Path) -> None:
 
 
 def share_of(text: str, only: str) -> slice:
-    """Of the jobs of a part, for "2/3", every third one from the second on. Raises ValueError, naming other texts."""
+    """A share of a part's jobs: for "2/3", every third one from the second on. Raises ValueError for other texts."""
     found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
     if not found or int(found[1]) > int(found[2]):
         raise ValueError(f"--share {text} is not K/N, with K from 1 to N")
@@ -172,8 +172,8 @@ def overlaid(config: dict, over: dict) -> dict:
 def read_config(path: Path, **changed: int) -> dict:
     """The workflow's configuration, laid over the full grid as `snakemake --configfile` does, with some keys changed.
 
-    The latter are of the gpu platform. Raises ValueError, naming `path`, unless it can be read, and has values that go
-    together.
+    The changed keys are of the gpu platform. Raises ValueError, naming `path`, if it cannot be read or has values that
+    exclude each other.
     """
     try:
         config = overlaid(*(yaml.safe_load(each.read_text(encoding="utf-8")) for each in (CONFIG, path)))
@@ -188,7 +188,7 @@ def read_config(path: Path, **changed: int) -> dict:
 
 
 def _heteroring(arguments: tuple[str, ...], launcher: Sequence[str] = ()) -> None:
-    """Run a command; by `launcher`, "srun --ntasks=2" for one, what has several ranks."""
+    """Run a command; those with several ranks by `launcher`, such as "srun --ntasks=2"."""
     start = launcher if arguments[0] in ("bench", "model") else ()
     subprocess.run([*start, sys.executable, "-m", "heteroring", *arguments], check=True)
 

@@ -6,15 +6,15 @@ from heteroring.interrupts import quit_on_ctrl_c
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C is heeded before anything is imported for it."""
+    """Run the command line. Ctrl-C is handled before its modules are imported."""
     quit_on_ctrl_c()
-    gc.set_threshold(100_000)  # what is imported stays: Python need not look through it again and again
+    gc.set_threshold(100_000)  # imported objects stay: the garbage collector need not scan them repeatedly
     from heteroring.cli.main import main
 
     try:
         main()
     finally:
-        gc.freeze()  # else Python, before it ends, looks through all of torch for what could be freed
+        gc.freeze()  # else the last garbage collection before exit scans all of torch
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checks of flags and numbers among arguments. Torch-free, because allocators use them, too."""
+"""Checks of arguments: flags, numbers and prefix lengths. Torch-free, because allocators use them, too."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | N
 def prefix_lengths(name: str, lens: Any, ranks: int) -> tuple[int, ...]:
     """The earlier tokens of each of so many ranks. Raises ValueError unless `lens` has a length of 0 or more for each.
 
-    () stands for none, and all of them 0 are the same.
+    Returns () if all are 0; `lens` may also be ().
     """
     if lens == ():
         return ()

@@ -52,7 +52,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     removed and an older `path` stays. `path` is on the disk before the block is left.
 
     Raises ValueError, naming `path` and the reason, if no file can be written there; and OSError, naming `path`, if
-    writing fails later, because the disk is full for one.
+    writing fails later, for instance because the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
@@ -72,7 +72,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # An error that names a file, or was turned into words by another file's block inside this one, stays as it is.
+        # An error that names a file, or that an inner atomic_path has already reworded, stays as it is.
         if isinstance(error, OSError) and error.errno and error.filename in (None, os.fspath(temporary)):
             raise OSError(f"cannot write {path}: {error.strerror}") from error
         raise

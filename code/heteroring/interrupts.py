@@ -13,24 +13,24 @@ INTERRUPTED = "interrupted"
 
 
 def quit_on_ctrl_c() -> None:
-    """Have Ctrl-C end this process at once: for a time in which nothing has begun. Where it is ignored, it still is.
+    """Have Ctrl-C end this process at once, while there is nothing to clean up yet. If Ctrl-C is ignored, it stays so.
 
-    As an exception it would be shown with a traceback or lost: PyTorch, for one, drops what comes up while its C code
-    imports NumPy, and works without NumPy from there on.
+    As an exception it would be shown with a traceback or lost: PyTorch, for one, swallows an exception raised while its
+    C code imports NumPy, and works without NumPy from there on.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
 
 
 def raise_on_ctrl_c() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt again, which lets what has begun clean up."""
+    """Have Ctrl-C raise KeyboardInterrupt again, so that running work can clean up."""
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager
 def ctrl_c_held() -> Iterator[None]:
-    """Keep Ctrl-C from this thread in the block, and from processes that it starts there until they let it through."""
+    """Hold Ctrl-C back from this thread within the block, and from processes started there until they unblock it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

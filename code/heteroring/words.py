@@ -1,4 +1,4 @@
-"""Words that people type: lists of them, and which known one a misspelled one was meant to be."""
+"""Words that people type: parsing lists of them, and suggesting the known word for a misspelled one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def listed(name: str, text: str) -> tuple[str, ...]:
 
 
 def closest(name: object, known: Iterable[object]) -> str:
-    """The one of `known` that `name` is most like; nothing where it is like none."""
+    """The one of `known` that `name` is most similar to; nothing if none is similar."""
     return next(iter(get_close_matches(str(name)[:200], map(str, known), n=1)), "")
 
 
@@ -46,5 +46,5 @@ def shown(value: object) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """`text`, of which what is no printable character, line ends among them, is written as Python does."""
+    """`text` with characters that cannot be printed, line ends among them, escaped as in Python."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -16,7 +16,7 @@ from hypothesis import settings
 from heteroring.launch.launch import check_ranks
 from ranks import Ranks
 
-# What tests launch measures nothing that anyone reads, and need not wait for what other workers launch.
+# Measurements of tests are not read by anyone, so they need not wait for those of other workers.
 os.environ["HETERORING_LOCK"] = ""
 
 # One thread for each process: workers and ranks share the cores.
@@ -26,16 +26,15 @@ torch.set_num_threads(1)
 # The processes that tests start import the same modules over and over, and should compile them once.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Without a GPU, kernels are interpreted: their tests, and the library's functions that they call, which Triton makes so
-# or otherwise when it is first imported.
+# Without a GPU, kernels are interpreted. Triton decides on that when it is first imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-# What is imported and collected stays: looking through it again and again took a tenth of the time.
+# Imported modules and collected tests stay: garbage collections that scanned them took a tenth of the time.
 gc.set_threshold(100_000)
 
-# How long an example takes says more of what else the machine does than of the code.
-# HYPOTHESIS_PROFILE=long takes an hour for what the short profile looks at in seconds.
+# No deadline: the time of an example depends on the load of the machine more than on the code.
+# HYPOTHESIS_PROFILE=long tries for an hour what the short profile tries for seconds.
 settings.register_profile("short", deadline=None, derandomize=True)
 settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
@@ -52,9 +51,9 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what uses a pool of ranks. Of files, put first what takes longest: the workflow, and what starts ranks.
+    """Mark tests that use a pool of ranks. Put the longest files first: the workflow, and those that start ranks.
 
-    In a parallel run, no worker then begins them when the others are almost done.
+    So in a parallel run no worker starts them when the others are almost done.
     """
     places = {}
     for item in items:
@@ -68,7 +67,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Fail a test that starts ranks, a Python or TeX and carries none of the markers that say so."""
+    """Fail a test that starts ranks, a Python or TeX without one of the markers for that."""
     if STARTS_PROCESSES & {mark.name for mark in item.iter_markers()}:
         return (yield)
     popen = subprocess.Popen.__init__
@@ -90,7 +89,7 @@ def pytest_runtest_protocol(item):
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c_is_heard():
-    """A shell has what it starts in the background ignore SIGINT, and so would the processes that tests interrupt."""
+    """Restore SIGINT: a shell has background processes ignore it, which those that tests interrupt would inherit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -112,7 +111,7 @@ def ranks():
 
 @pytest.fixture(scope="session")
 def measuring_on_pools(ranks):
-    """A context in which jobs are measured on the pools of `ranks`: for tests that need no launch of their own."""
+    """A context in which jobs are measured on the pools of `ranks`, for tests that need no newly launched ranks."""
 
     def launch(task, *args, device_kind, throttle, percentages, **watching):
         check_ranks(device_kind, throttle, percentages)

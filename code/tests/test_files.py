@@ -1,4 +1,4 @@
-"""A file appears whole or not at all."""
+"""Text and JSON files: atomic writing, and clear errors."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What users install: the wheel, made from the sdist, away from the checkout; and the types that it shows."""
+"""The installed package: the wheel, built from the sdist, away from the checkout; and its types."""
 
 import os
 import runpy

@@ -20,12 +20,12 @@ NAMES = ("run", "platform")
 
 
 def _is_integer(checker: TypeChecker, value: Any) -> bool:
-    """JSON has 50.0 for an integer; file names and command lines do not."""
+    """In JSON, 50.0 is an integer; in file names and command lines it is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(checker: TypeChecker, value: Any) -> bool:
-    """YAML has .nan and .inf, which minimum and maximum let through."""
+    """YAML has .nan and .inf, which `minimum` and `maximum` do not exclude."""
     return _is_integer(checker, value) or (isinstance(value, float) and math.isfinite(value))
 
 
@@ -61,7 +61,7 @@ def _unknown_keys(error: ValidationError) -> Iterator[str]:
 
 
 def _missing_keys(config: Any, schema: Mapping, group: str = "") -> Iterator[str]:
-    """Defaults have every key, but --replace-workflow-config does without them."""
+    """Required keys that are missing: the defaults have every key, but --replace-workflow-config ignores them."""
     for name, entry in schema["properties"].items() if isinstance(config, Mapping) else ():
         if name not in config:
             yield f"key {group}{name} is missing"
@@ -103,7 +103,7 @@ def problems(config: Mapping, schema: Mapping) -> list[str]:
 def check(config: MutableMapping, schema: Path) -> None:
     """Raise ValueError that lists what is wrong with `config`, if anything is.
 
-    A run or platform whose name is read as an integer, as 4090 is, becomes the string that it is meant as.
+    The name of a run or platform that was read as an integer, such as 4090, becomes a string.
     """
     for key in NAMES:
         if _is_integer(_Validator.TYPE_CHECKER, config.get(key)):

@@ -7,7 +7,7 @@ from heteroring.results.strategy import CALL_VARIANTS, Strategy
 
 
 def conflicts(config: Mapping) -> list[str]:
-    """Every pair of values in a `config` that keeps to its schema of which one excludes the other."""
+    """An error line for each pair of values that exclude each other, in a `config` that is valid by its schema."""
     found = list(_of_rings(config))
     ranks = len(ranks_of(config["percentages"][0]))
     if (profiled := config["profiled_percentages"]) and 100 not in profiled:
@@ -35,7 +35,7 @@ def _of_shape(settings: Mapping, modules: Sequence[str]) -> Iterator[str]:
 
 
 def _of_rings(config: Mapping) -> Iterator[str]:
-    """What is compared is measured on equally many ranks, and with all of them at full speed too."""
+    """All rings must have equally many ranks, and one of them all ranks at full speed."""
     keys = {"percentages": config["percentages"], "headline.percentages": config["headline"]["percentages"]}
     ranks = len(ranks_of(config["percentages"][0]))
     full = 100 if ranks == 2 else [100] * ranks
@@ -49,7 +49,7 @@ def _of_rings(config: Mapping) -> Iterator[str]:
 
 
 def _of_baselines(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
-    """GPUs are measured beside PyTorch's context_parallel, which gives each rank two equal parts."""
+    """On GPUs, lengths must suit PyTorch's context_parallel, which gives each rank two equal parts."""
     for seq_len in seq_lens:
         if seq_len % (2 * ranks):
             yield (
@@ -59,7 +59,7 @@ def _of_baselines(seq_lens: Sequence[int], ranks: int) -> Iterator[str]:
 
 
 def _of_model(settings: Mapping) -> Iterator[str]:
-    """0 is the model's own size, which is not known here; a block's profile is given the width of a head."""
+    """Sizes of the model must fit one another. A size of 0 is the model's own, which is not known here."""
     batches, longest = [each["batch"] for each in settings["decode"]], max(settings["seq_lens"])
     if len(set(batches)) < len(batches):
         yield f"decode: of the batches {', '.join(map(str, batches))} one is there twice"

@@ -1,7 +1,7 @@
 """Link the checkout, which may be read-only, into the folder that `snakemake --directory` names for the results.
 
 Snakemake makes that the working directory, and rules name files relative to it. So the sources are linked there, and
-everything that is made lies beside the links.
+results lie beside the links.
 """
 
 import os
@@ -35,7 +35,7 @@ def link_checkout(checkout: Path, folder: Path = Path()) -> None:
 
 
 def _recorded(checkout: Path) -> Iterator[str]:
-    """What recorded platforms consist of, without the tables that are derived from it."""
+    """The files of recorded platforms, without derived tables."""
     for path in sorted(checkout.glob("data/*/provenance.json")):
         if path.parent.name not in MEASURABLE:
             yield from (
@@ -44,7 +44,7 @@ def _recorded(checkout: Path) -> Iterator[str]:
 
 
 def paper_sources(latex: Path) -> list[str]:
-    """The files in folder `latex` that the paper is typeset from, without what is produced there."""
+    """The files in folder `latex` from which the paper is typeset, without generated ones."""
     paths = (path.relative_to(latex) for path in latex.rglob("*") if not path.is_dir())
     kinds = (".tex", ".bib", ".cls", ".sty", ".bst")
     return sorted(

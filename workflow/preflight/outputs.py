@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def check_writable(folders: Iterable[str | os.PathLike[str]]) -> None:
-    """Raise ValueError, naming folder and reason, unless each of `folders` can be made or written in."""
+    """Raise ValueError, naming folder and reason, unless each of `folders` can be created or written in."""
     for folder in map(Path, folders):
         there = next(path for path in (folder, *folder.parents, Path()) if path.exists())
         if not there.is_dir():

@@ -28,7 +28,7 @@ class Platforms:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """Both, without repeating one that is the other."""
+        """`main` and `live`, or one of them if they are the same."""
         return tuple(dict.fromkeys((self.main, self.live)))
 
     @property
@@ -54,13 +54,13 @@ def choose(requested: str, gpus: int, recorded: Collection[str], ranks: int = 2)
         raise ValueError(f"platform={requested}: no measurements are recorded under data/{requested}; choose {known}")
     else:
         main = requested
-    # A live platform that is asked for by name is the only one measured.
+    # If a live platform is requested by name, only that is measured.
     live = main if main in measurable else measurable[-1]
     return Platforms(main=main, live=live, measurable=measurable, recorded=recorded)
 
 
 def recorded_platforms(data: Path) -> tuple[str, ...]:
-    """Folders under `data` that came with the tree: with a provenance.json, and not measured here."""
+    """Recorded platforms: folders under `data` with a provenance.json that were not measured here."""
     found = (path.parent.name for path in data.glob("*/provenance.json"))
     return tuple(sorted(name for name in found if name not in MEASURABLE))
 
@@ -68,7 +68,8 @@ def recorded_platforms(data: Path) -> tuple[str, ...]:
 def visible_gpus() -> int:
     """CUDA GPUs that a process started from here would see; 0 without a working driver.
 
-    GPUS names the number where jobs run elsewhere, on nodes of a cluster. Raises ValueError if it is no number.
+    The environment variable GPUS gives the number where jobs run elsewhere, on nodes of a cluster. Raises ValueError if
+    it is no number.
     """
     if (named := os.environ.get(GPUS)) is not None:
         if not named.isdecimal():

@@ -1,6 +1,6 @@
 """Find the files of this project that a Python file imports, directly or indirectly.
 
-So a rule follows the code that its numbers come from, and no list of files is kept by hand.
+So a rule depends on exactly the code that produces its numbers, without a list of files kept by hand.
 """
 
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 
 # Where modules of the project lie.
 ROOTS = (Path("code"), Path("workflow/scripts"))
-# Statements and what holds some. No expression holds an import.
+# Statements, and the nodes that contain statements. No expression contains an import.
 _STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 
@@ -18,11 +18,11 @@ def with_imports(
 ) -> list[str]:
     """`paths` and every file below `roots` that they need, directly or not; sorted.
 
-    `known`: what files import, as earlier calls have found it; this one adds to it.
+    `known`: a cache of each file's imports, which this call extends.
 
-    Imports inside functions count, those for type checkers alone do not. A package that a name comes from is its
-    __init__.py; one that is only on the way to a module is not. Not seen are relative imports and names put together at
-    run time. Raises ValueError, naming the file, if one cannot be read or parsed.
+    Imports inside functions count, those only for type checkers do not. A name imported from a package counts as an
+    import of its __init__.py; the packages above an imported module do not. Relative imports and names composed at run
+    time are not found. Raises ValueError, naming the file, if one cannot be read or parsed.
     """
     ours = {path.stem for root in roots for path in root.iterdir()}
     known = {} if known is None else known
@@ -51,7 +51,7 @@ def _imported(path: Path, roots: Sequence[Path], ours: set[str]) -> Iterator[Pat
 
 
 def _names(source: bytes) -> list[tuple[str, str]]:
-    """What `source` imports: modules as ("", module), names as (module, name)."""
+    """The imports of `source`: modules as ("", module), names as (module, name)."""
     found = []
     for node in _at_run_time(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -1,7 +1,7 @@
 """Remove Snakemake's lock if the run that took it was killed, so that the next run can start.
 
-Snakemake's lock does not say who holds it. Each run therefore leaves its name beside the lock; a lock whose
-owner, on this machine, is gone guards nothing.
+Snakemake's lock does not name its holder. Each run therefore writes its host and process id beside the lock; a lock
+whose owner, a process of this machine, has ended is stale.
 """
 
 import json
@@ -16,7 +16,7 @@ def _boot() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When the process started, in ticks since boot, which tells a reused pid apart; None if it is gone."""
+    """When the process started, in ticks since boot, to recognise a reused pid; None if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -36,7 +36,7 @@ def take_ownership(state: Path) -> None:
 
 
 def drop_stale_lock(state: Path) -> bool:
-    """Remove the lock in Snakemake's folder `state` if its owner, of this machine, is gone; say whether."""
+    """Remove the lock in Snakemake's folder `state` if its owner, of this machine, has ended; return whether."""
     locks, owner_file = state / "locks", state / "owner.json"
     try:
         owner = json.loads(owner_file.read_text())

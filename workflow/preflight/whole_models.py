@@ -11,7 +11,7 @@ SIZES = ("layers", "emb_dim", "heads", "kv_heads")
 def check_models(config: Mapping, defaults: Path) -> None:
     """Raise ValueError, naming the key, unless the models of `config` can be built.
 
-    Importing the stack takes seconds, so only models that have other names than those in the file `defaults` are built.
+    Importing FMS takes seconds, so only models with other names than those in the file `defaults` are built.
     """
     shipped = {each["model"]["name"] for each in yaml.safe_load(defaults.read_text())["platforms"].values()}
     for platform, settings in config["platforms"].items():

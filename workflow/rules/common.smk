@@ -1,4 +1,4 @@
-# The validated configuration, and what the stages share: folders, platforms, and the files of a platform.
+# The validated configuration, and common parts of all stages: folders, platforms, and the files of a platform.
 import json
 import os
 import re
@@ -47,7 +47,7 @@ STATE = Path(".snakemake")
 drop_stale_lock(STATE)
 
 
-# What is measured.
+# The measurements.
 MODULES = [module for module in config["modules"] if module != "fms" or HAS_FMS]
 COMMANDS = {platform: Commands(config, platform, MODULES) for platform in PLATFORMS.measurable}
 
@@ -64,17 +64,17 @@ onstart:
 
 ENVIRONMENT = "../envs/heteroring.yml"
 
-# What fitted models depend on: not on the command line in front of it.
+# The code on which fitted models depend, without the command line.
 FITTING = "code/heteroring/allocators/fitting.py"
-# Priority of profiles and models: they come before the measurements that they split, also where these do not wait.
+# Priority of profiles and models: they precede the measurements whose splits use them, even if these need not wait.
 FIRST = 1
 
 # Jobs run the Python that runs Snakemake, and the commands beside it, also where its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.getenv("PATH", os.defpath)]))
-# Not as an option in the commands: a measurement that is to be tracked is not another one, to be made again.
+# Not as an option in the commands: tracking must not make Snakemake repeat a measurement.
 os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_DIR", ROOT or "."))
 
-# All platforms have the same grid, but for the jobs of the ring.
+# All platforms have the same grid, except for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.profiled_percentages]
 MODELS = list(GRID.fits)
@@ -114,8 +114,8 @@ def command(arguments):
 def at(output, wildcards):
     """The path of a rule's output.
 
-    Snakemake repeats a job whose params have changed, unless they are functions of its input or output: those of what
-    measures take wildcards alone.
+    Snakemake repeats a job whose params have changed, unless they are functions of its input or output, so the params
+    of measurements are functions of wildcards alone.
     """
     return expand(output, **dict(wildcards.items()))[0]
 
@@ -162,7 +162,7 @@ def whole_model_files(folder):
 
 
 def aggregate_options(folder):
-    """Which jobs belong to the grid: of a live platform, others may lie in its folder as well."""
+    """Options that name the jobs of the grid: the folder of a live platform may hold others as well."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return ""
     platform = FOLDERS[folder]
@@ -176,7 +176,7 @@ IMPORTS = {}
 
 
 def code_of(*paths):
-    """These files and those that they import: tables, fits, figures and numbers follow them. Measurements do not."""
+    """These files and those that they import. Tables, fits, figures and numbers depend on them, measurements do not."""
     try:
         return with_imports(paths, known=IMPORTS)
     except ValueError as error:
@@ -184,10 +184,10 @@ def code_of(*paths):
 
 
 def to_split_by(models, rows):
-    """Models as input of the measurement that leaves `rows`: waited for before it is made, left alone afterwards.
+    """Models as input of the measurement that writes `rows`: required before it is made, ignored afterwards.
 
-    Measuring takes long, so models that are fitted anew do not have it repeated. With `ancient` by itself, Snakemake
-    would, whenever a fit runs, not even look for other reasons to repeat it.
+    Measuring takes long, so new fits of models must not repeat it. With `ancient` by itself, Snakemake would ignore
+    other reasons to repeat it whenever a fit runs.
     """
     if all(Path(path).exists() for path in [*models, *rows]):
         return [ancient(before_update(path)) for path in models]
@@ -216,7 +216,7 @@ def model_files(folder):
 
 
 def block_model(folder):
-    """The model that the splits of whole models were made from, where there is one."""
+    """The cost model by which whole models were split, where there is one."""
     path = Path(folder, "model", "models", f"{BLOCK_MODEL}.json")
     there = path.exists() if FOLDERS[folder] in PLATFORMS.recorded else has_whole_model(folder)
     return [str(path)] if there else []
@@ -249,7 +249,7 @@ wildcard_constraints:
 # Figures are imported by name at run time, so their files are listed.
 FIGURE_CODE = [path for path in Path("code/heteroring/figures").rglob("*") if path.suffix in (".py", ".mplstyle")]
 PAPER_SOURCES = paper_sources(Path("latex"))
-# What the paper's text is about, wherever it is typeset, and whose figures its folders of images hold.
+# The platform that the paper's text is about, wherever it is typeset, and the platforms whose figures it shows.
 PAPER = PREFERRED_RECORD
 PAPER_PLATFORMS = {"record": PAPER, "live": PLATFORMS.live}
 # Records of experiments of their own (docs/recording.md), where they lie beside the paper's, and the figures about them.
@@ -260,7 +260,7 @@ EXPERIMENT_FIGURES = {"ablation": "ablation", "heldout": "regret"}
 
 
 def grid_of(platform):
-    """What the measurements of a live platform must hold; a recorded platform states its own grid."""
+    """The grid that the measurements of a live platform must fill; a recorded platform states its own grid."""
     if platform in PLATFORMS.recorded:
         return None
     return COMMANDS[platform].grid()
@@ -272,7 +272,7 @@ def noise_of(platform):
 
 
 def model_grid_of(platform):
-    """What the measurements of a live platform's whole model must hold; a recorded platform states its own grid."""
+    """The grid that the measurements of a live platform's whole model must fill; a recorded platform states its own."""
     if platform in PLATFORMS.recorded:
         return None
     return COMMANDS[platform].model_grid()
@@ -294,18 +294,18 @@ def paper_sources(wildcards):
 
 
 def paper_records(wildcards):
-    """What claims and numbers are of: the paper's record, and those of experiments beside it."""
+    """The results behind claims and numbers: the paper's record, and those of experiments beside it."""
     return [path for platform in (PAPER, *EXPERIMENTS.values()) for path in results_of(platform)]
 
 
 def paper_inputs():
-    """What is made for the paper: claims, numbers, its first figure, and those that its sections include."""
+    """The generated files of the paper: claims, numbers, its first figure, and those that its sections include."""
     images = [f"{LATEX}/images/{name}.pdf" for name in paper_figures(Path("latex"))]
     return [*rules.claims.output, *rules.numbers.output, *rules.overview.output, *images]
 
 
 def everything_but_pdf():
-    """Also what is only read on the way, so that whatever of it is missing is made again."""
+    """Results, and intermediate files, too, so that missing ones are made again."""
     folders = [folder_of(platform) for platform in PLATFORMS.shown]
     return [
         *(path for folder in folders for stage in ("profile", "bench") for path in job_files(folder, stage)),

@@ -1,5 +1,5 @@
-# The figures of a platform, in both formats, drawn by one process, since what it imports and reads takes longer to load
-# than a figure to draw; the main platform's also under their plain names.
+# The figures of a platform, in both formats, drawn by one process, since loading its imports and data takes longer than
+# drawing a figure; the main platform's also under their plain names.
 
 
 rule figures:
@@ -31,7 +31,8 @@ rule figures:
         "heteroring figure all --platform-dir {params.source} --output-dir {params.folder} > {log} 2>&1"
 
 
-# Most figures of an experiment would say that nothing of theirs was measured. One that is shown for itself has them all.
+# Single figures of the record of an experiment, most of whose figures would be empty. If the experiment is the platform
+# shown, all its figures are drawn above.
 rule experiment_figure:
     input:
         results=lambda wildcards: results_of(wildcards.platform),

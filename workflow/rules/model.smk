@@ -131,7 +131,7 @@ rule model_checks:
         " {params.grid:q} {params.noise} > {log} 2>&1"
 
 
-# Not part of the grid: made when it is asked for, and shown by the figures from then on.
+# Not part of the grid: measured on request, and shown by the figures from then on.
 rule rebalancing:
     output:
         rows=f"{DATA}/{{live}}/{CHUNKS}",

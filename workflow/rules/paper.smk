@@ -1,6 +1,6 @@
 # The paper: claims judged by the data, numbers as TeX macros, then the PDF. Its text is about the recorded platform.
 
-# What claims and numbers are computed from, beside the record: measurements of others, short ones, and predictions.
+# Further data for claims and numbers, beside the record: the public study's, short measurements, and predictions.
 PUBLISHED, SHORT, PREDICTED = "data/published", "data/h200x2_short", "data/predictions"
 # Those of the record, where no others of it are drawn.
 OF_RECORD_ALONE = [
@@ -32,7 +32,7 @@ rule claims:
         "python workflow/scripts/check_claims.py {params.folders} {input.claims} {output.tex} {output.html} > {log} 2>&1"
 
 
-# Of a record that is not shown for itself, the figures that the paper shows, by the process that draws the first one.
+# If the paper's record is not shown otherwise, the process that draws the first figure draws its others, too.
 rule overview:
     input:
         record=lambda wildcards: results_of(PAPER),
@@ -132,5 +132,5 @@ rule paper:
     message:
         "Typeset the paper"
     shell:
-        # A run that failed before leaves a state in which latexmk would refuse to try again.
+        # A failed run leaves a state in which latexmk refuses to try again.
         "(latexmk -g -cd {params.main} && python {input.check} {params.tex_log}) > {log} 2>&1"

@@ -25,7 +25,7 @@ HEADS = {
     "study": ("claim", "public study", "measured", "slow rank first", "verdict"),
     "paper": ("claim", "measured", "verdict"),
 }
-# How the verdicts read in tables, where not as they are.
+# Verdicts whose wording in tables differs from their names.
 READ_AS = {"study": {"not": "not reproduced"}, "paper": {"reproduced": "holds", "not": "does not hold"}}
 
 
@@ -68,7 +68,7 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, Finding]:
 
 
 def contradictions(findings: dict[Claim, Finding]) -> list[str]:
-    """A line for each claim of which the text says something else than the data."""
+    """A line for each claim whose verdict in the text differs from that of the data."""
     return [
         f"{claim.id}: the text says {claim.verdict!r}, the data {found.verdict!r} ({found.ours})"
         for claim, found in findings.items()
@@ -97,7 +97,7 @@ def rows(findings: dict[Claim, Finding], of: str, *, why: bool = False) -> list[
 
 
 def text(findings: dict[Claim, Finding]) -> str:
-    """One line a claim: passed or failed, its verdict, its name, and what was found."""
+    """One line per claim: passed or failed, its verdict, its name, and the finding."""
     lines = [
         f"{'pass' if claim.verdict == found.verdict else 'FAIL'}  {found.verdict:<10}  {claim.id}: {found.ours}"
         + (f"; slow rank first: {found.first}" if found.first else "")
@@ -118,7 +118,7 @@ def summary(findings: dict[Claim, Finding]) -> str:
 
 
 def markdown(findings: dict[Claim, Finding]) -> str:
-    """A page of documentation."""
+    """The claims as a page of the documentation."""
 
     def table(of: str) -> str:
         lines = [HEADS[of], ("---",) * len(HEADS[of]), *rows(findings, of, why=True)]

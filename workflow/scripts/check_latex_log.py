@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-# Points by which a box may stick out: that is not seen on paper.
+# Points by which a box may stick out, which is not visible on paper.
 TOLERATED_PT = 5.0
 
 # TeX breaks the lines of its log here, also in the middle of words.
@@ -36,7 +36,7 @@ def unwrapped(log: str) -> str:
 
 
 def problems(log: str) -> list[str]:
-    """The complaints in `log` that a reader of the PDF would share, in order, each once."""
+    """The complaints in `log` that concern a reader of the PDF, in order, each once."""
     found = []
     for line in unwrapped(log).splitlines():
         overfull = _OVERFULL.match(line)

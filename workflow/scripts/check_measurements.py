@@ -2,8 +2,8 @@
 
     python workflow/scripts/check_measurements.py MEASUREMENTS.csv CELLS.csv REPORT.txt GRID NOISE
 
-GRID is what must have been measured, in JSON, null for what the rows of each job span. NOISE is how far a bound
-fraction may exceed 1.
+GRID is the grid that must have been measured, in JSON, or null for the grid that the rows of each job span. NOISE is
+how far a bound fraction may exceed 1.
 """
 
 import json
@@ -19,9 +19,9 @@ from heteroring.results.results import read_derived
 from heteroring.results.rows import MODULES, Measurement, read_rows
 from violations import bound_violations, end_if_any
 
-# One cell of the grid in one job: what was measured, before repetitions.
+# Columns that identify a cell of the grid in one job.
 CELL = ["module", "condition", "strategy", "seq_len", "percentages", "job"]
-# Rows that agree in these columns are of one job, and fill a grid of their own.
+# Columns that identify a job, whose rows fill a grid of their own.
 SPAN = ["module", "condition", "percentages", "job"]
 
 
@@ -32,7 +32,7 @@ def describe(cell: Mapping) -> str:
 
 
 def expected_cells(measurements: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
-    """The cells that `grid` asks for; without one, every combination of what the rows of a job mention.
+    """The cells of `grid`; without one, every combination of values in the rows of a job.
 
     Only the ring and the ranks alone must fill the grid; other systems are extras.
     """
@@ -71,20 +71,20 @@ def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | 
     """Every rule that the tables break, one line each.
 
     grid: repetitions, and jobs, each with its percentages, condition, number (job), strategies and the seq_lens of each
-    module. None for recorded measurements, of which each job is held against the grid that it spans itself.
+    module. None for recorded measurements, each job of which is compared with the grid that its rows span.
     """
     return [*grid_violations(measurements, grid), *bound_violations(cells, noise, describe)]
 
 
 def modules_of(measurements: pd.DataFrame) -> str:
-    """What was measured, and what was not."""
+    """A line on the modules that were measured, and those that were not."""
     found = [module for module in MODULES if module in set(measurements["module"])]
     absent = [module for module in MODULES if module not in found]
     return f"modules: {', '.join(found)}" + (f"; not measured: {', '.join(absent)}" if absent else "")
 
 
 def main(measurements: Path, cells: Path, report: Path, grid: Mapping | None, noise: float) -> None:
-    """Write `report`, or exit with status 1 after printing what is wrong."""
+    """Write `report`, or exit with status 1 after printing all violations."""
     rows, table = measurement_table(read_rows(measurements, Measurement)), read_derived(cells)
     found = violations(rows, table, grid, noise)
     end_if_any(found, [measurements, cells], "bench")

@@ -2,8 +2,8 @@
 
     python workflow/scripts/check_model.py MODEL.csv TRACE.csv REPORT.txt GRID NOISE
 
-GRID is what must have been measured, in JSON, null for what the rows span themselves; NOISE is how far a bound fraction
-may exceed 1.
+GRID is the grid that must have been measured, in JSON, or null for the grid that the rows span; NOISE is how far a
+bound fraction may exceed 1.
 """
 
 import json
@@ -25,7 +25,7 @@ EVENTS = ("layer", "ready", "block")
 
 
 def describe(cell: Mapping) -> str:
-    """A cell or, where it has a rank, what that rank did in it."""
+    """The name of a cell or, where it has a rank, of that rank's layer."""
     what = f"trace of {cell['strategy']}" if "rank" in cell else f"{cell['phase']} of {cell['strategy']}"
     what += f" ({cell['batch']} sequences)" if cell.get("batch", 1) > 1 else ""
     where = f"{what} at {cell['seq_len']} tokens and {' '.join(map(str, cell['percentages']))} %"
@@ -33,7 +33,7 @@ def describe(cell: Mapping) -> str:
 
 
 def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
-    """(phase, strategy, batch, seq_len, percentages) that `grid` asks for; without one, what the cells span."""
+    """(phase, strategy, batch, seq_len, percentages) of all cells of `grid`, or of the grid that `cells` span."""
     prefills, decodes = (cells[cells["phase"] == phase] for phase in ("prefill", "decode"))
     strategies, seq_lens = prefills["strategy"].unique(), prefills["seq_len"].unique()
     percentages, decoded = prefills["percentages"].unique(), decodes["strategy"].unique()
@@ -54,7 +54,7 @@ def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
 
 
 def cell_violations(cells: pd.DataFrame, grid: Mapping | None) -> Iterator[str]:
-    """Missing and unexpected cells, and such as lack a job."""
+    """Missing and unexpected cells, and cells that lack a job."""
     found = set(cells[CELL].itertuples(index=False, name=None))
     expected = expected_cells(cells, grid)
     for cell in sorted(expected - found):
@@ -67,7 +67,7 @@ def cell_violations(cells: pd.DataFrame, grid: Mapping | None) -> Iterator[str]:
 
 
 def expected_traces(cells: pd.DataFrame) -> set[tuple]:
-    """(strategy, seq_len, percentages, rank) of which `cells` let one expect a layer: of every rank with tokens."""
+    """(strategy, seq_len, percentages, rank) of the layers that must have been traced: of every rank with tokens."""
     longest = cells[(cells["phase"] == "prefill") & (cells["seq_len"] == cells["seq_len"].max())]
     return {
         (cell["strategy"], cell["seq_len"], cell["percentages"], rank)
@@ -78,7 +78,7 @@ def expected_traces(cells: pd.DataFrame) -> set[tuple]:
 
 
 def trace_violations(trace: pd.DataFrame, expected: set[tuple]) -> Iterator[str]:
-    """A rank's traced layer has a beginning, an end and all that lies between, inside them; and none is missing."""
+    """Missing layers, and layers that lack an event or have one outside their time."""
     found = dict(list(trace.groupby(TRACE)))
     for key in sorted(expected - set(found)):
         yield f"missing: {describe(dict(zip(TRACE, key, strict=True)))}"
@@ -103,7 +103,7 @@ def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, n
 
 
 def main(model: Path, trace: Path, report: Path, grid: Mapping | None, noise: float) -> None:
-    """Write `report`, or exit with status 1 after printing what is wrong."""
+    """Write `report`, or exit with status 1 after printing all violations."""
     cells = read_derived(model)
     found = violations(cells, read_derived(trace), grid, noise)
     end_if_any(found, [model, trace], "model")

@@ -1,4 +1,4 @@
-"""Draw the paper's first figure: who computes what for how long, and time over the bound against the slow rank's speed.
+"""Draw the paper's first figure: each rank's part of the work and its time, and time over the bound by speed.
 
 python workflow/scripts/paper_overview.py RECORD PUBLISHED SHORT OUTPUT...
 
@@ -26,7 +26,7 @@ from paper.cells import BALANCED, EVEN, UNEVEN, ZIGZAG_EVEN
 FAST, SLOW = "#0B55C0", "#E69F00"
 SPEED = 0.5
 TOKENS = 24
-# Layout, tokens of each rank, speed of each rank, and what it shows.
+# Layout, tokens of each rank, speed of each rank, and title.
 CASES = (
     ("contiguous", (12, 12), (1, SPEED), "even, slow last"),
     ("contiguous", (12, 12), (SPEED, 1), "even, slow first"),

@@ -1,4 +1,4 @@
-"""What the checks of measurements share: the rule on bound fractions, and how violations end a run."""
+"""Shared parts of the checks of measurements: the rule on bound fractions, and the exit on violations."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def bound_violations(cells: pd.DataFrame, noise: float, describe: Callable[[Mapping], str]) -> Iterator[str]:
-    """No cell is faster than every rank busy all the time, by more than `noise` of that."""
+    """A line for each cell whose bound fraction exceeds 1 by more than `noise`."""
     scored = cells[cells["bound_fraction"].notna()]
     for cell in scored[scored["bound_fraction"] > 1 + noise].to_dict("records"):
         yield f"bound fraction {cell['bound_fraction']:.3f} exceeds 1 by more than {noise}: {describe(cell)}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # venv.sh install FOLDER EXTRAS   makes the virtual environment and installs this project in it, at the locked versions
-# venv.sh has-python FOLDER       status 0 if it is of the interpreter that is asked for
+# venv.sh has-python FOLDER       status 0 if it is of the requested interpreter
 #
 # PYTHON names the interpreter to use; without, it is python3, or whatever an environment that is there was made with.
 # A folder left by an interrupted or broken installation, or of another interpreter than named, is made anew.
@@ -21,7 +21,7 @@ new_enough() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# identity PYTHON: of the installation, which an environment shares with what it was made with.
+# identity PYTHON: identifies the installation, which an environment shares with the Python that made it.
 identity() {
     "$1" -c 'import sys; print(sys.base_prefix, sys.version)' 2>/dev/null
 }
@@ -50,7 +50,7 @@ install) ;;
     ;;
 esac
 
-# What a shell reads within double quotes, in which scripts of an environment name its Python; and PATH ends at a colon.
+# Characters special within a shell's double quotes, in which scripts name their Python; and the colon of PATH.
 case "$PWD" in
 *[\"\\\$\`:]* | *$'\n'*)
     fail "the path of this folder, $PWD, holds a double quote, a backslash, \$, \` or a colon: move it elsewhere"

@@ -36,9 +36,9 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
 
 
 def chunks_of(partition: Partition, chunk: int | None) -> list[Partition]:
-    """The partitions of a prompt's chunks of `chunk` tokens, or of the whole in one for None.
+    """The partition of each chunk of `chunk` tokens of a prompt; for None, the whole prompt is one chunk.
 
-    Each chunk takes of the tokens of every rank in proportion to those that are left, so that they sum to its own.
+    Each chunk takes tokens from every rank in proportion to what that rank has left, so that they sum to the chunk.
     """
     left, found = list(partition.block_lens), []
     while any(left):

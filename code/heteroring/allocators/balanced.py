@@ -15,14 +15,14 @@ from heteroring.arguments import prefix_lengths
 from heteroring.ring.partition import check_layout
 from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 
-# What a ring must be predicted to gain on its fastest rank alone to be worth having, in time and in parts of its
+# The least gain over its fastest rank alone that a ring must be predicted to bring, in time and as a fraction of that
 # time. The model knows what ranks compute, not what they wait for. Of rings of 4,096 and 8,192 tokens over two H200s,
-# those that gain up to 22 us by the model lose, and those that gain 28 us or more win but for two
+# those with a predicted gain of up to 22 us lose, and those with 28 us or more win, with two exceptions
 # (docs/experiments/ring.md). The margin is the model's own error.
 RING_MARGIN = 0.02
 RING_WAIT_US = 25.0
 
-# Borders are floats in the search for the limit, and whole.
+# Borders are floats in the search for the limit, and whole numbers.
 LONGEST = 2**53
 
 
@@ -41,24 +41,23 @@ def balanced(
     """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
 
     A rank's time is that of `predicted_ms`: pair_us per score pair, token_us per token, and revisit_us (join_us in ring
-    step 1) per query row in each step beyond its own KV, of which there are the more, the more ranks hold tokens.
-    So a rank may cost the others more than it brings, and leaving it out is considered. Up to EVERY_SET ranks, no
-    split over any of them is faster, but for 1 part in 10^11. Of more, the same holds of the splits over the fastest
-    ranks, as measured by the whole sequence alone, however many; another set may do better where ring steps are dear.
-    If one rank alone needs no more than 1 + `margin` times the time of the best split, and `wait_us` more, it gets all
-    tokens. `most` are the most tokens that each rank may get.
+    step 1) per query row in each step beyond its own KV. The number of steps grows with the number of ranks that hold
+    tokens, so a rank may cost the others more than it contributes, and leaving it out is considered. Up to EVERY_SET
+    ranks, no split over any set of them is faster by more than 1 part in 10^11. Of more ranks, only the sets of the n
+    fastest are considered, by their time for the whole sequence alone; another set may do better where ring steps are
+    expensive. If one rank alone needs at most 1 + `margin` times the time of the best split plus `wait_us`, it gets
+    all tokens. `most` are the most tokens that each rank may get.
 
     Each rank r may also hold prefix_lens[r] earlier tokens; () stands for none. They stay there, and all of the
-    `seq_len` new tokens see them. So whoever gets new tokens needs a step with every other rank that holds earlier
-    ones, whether that gets new ones or not, and no rank is ever alone if another holds some: there is no margin then.
-    Where only some ranks hold earlier tokens, there are more sets to tell apart, and all of them are considered up to
-    some 18 ranks (`RingSearch`).
+    `seq_len` new tokens see them. So a rank with new tokens needs a step with every other rank that holds earlier
+    ones, whether or not that rank gets new ones, and no rank computes alone if another holds some: the margin does not
+    apply then. Where only some ranks hold earlier tokens, there are more sets to tell apart, and all of them are
+    considered up to some 18 ranks (`RingSearch`).
 
-    For a set of ranks that hold tokens, a rank's time for tokens [start, stop) in rank order grows with stop and falls
-    as start grows. So if each rank in turn takes all it can finish within a limit, no other split gets further within
-    it: the limit is feasible exactly if this greedy fill reaches `seq_len`. Many splits may attain the least feasible
-    limit; each border goes as near as that limit allows to where speed-proportional work would put it, which leaves the
-    ranks below the limit balanced too.
+    A limit on the time is feasible for a set of ranks if a greedy fill, in which each rank in turn takes all it can
+    finish within the limit, reaches `seq_len` (docs/planning.md says why). Many splits may attain the least feasible
+    limit; each border is placed as near as that limit allows to where a split in proportion to speed would put it,
+    which also balances the ranks that stay below the limit.
 
     Raises ValueError if the layout is unknown, `seq_len` is above LONGEST, `multiple` does not divide it, there are no
     costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len` tokens, and
@@ -87,10 +86,10 @@ def balanced(
             f"ranks may hold {sum(most)} tokens together, in multiples of {multiple}: seq_len is {seq_len}"
         )
     upper, size = alone[fastest], 1
-    if most[fastest] < seq_len:  # then all of them, at the slowest conceivable
+    if most[fastest] < seq_len:  # then all of them, at the slowest rank's costs
         further_us = max(max(cost.revisit_us, cost.join_us) for cost in costs) * seq_len * len(costs)
         upper, size = min(max(alone) + further_us, 1e300), len(costs)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of ranks that would need for ever
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # times of very slow ranks overflow
         search = RingSearch(seq_len, costs, fastest_first, layout, causal, multiple, most, earlier)
         limit, members = search.best(upper * (1 + TOLERANCE), size)
     apart = not any(length for rank, length in enumerate(earlier) if rank != fastest)
@@ -101,9 +100,9 @@ def balanced(
 
 
 def _over_prefix(costs: Sequence[Cost], earlier: tuple[int, ...]) -> Sequence[Cost]:
-    """`costs` with what a token's attention to the earlier tokens takes in token_us, whoever gets the new tokens.
+    """`costs` with a new token's attention to the earlier tokens added to token_us, which no split can avoid.
 
-    That is its pairs, and a row of a step with each other rank that holds some; step 1 is with the rank before.
+    That is its pairs, and one row of a step with each other rank that holds some; step 1 is with the rank before.
     """
     if not earlier:
         return costs
@@ -147,9 +146,9 @@ class _Ring:
 
     @cached_property
     def met(self) -> list[tuple[int, int]]:
-        """By place, how many members a member meets because they get tokens: in front of it, and behind it.
+        """By place, with how many members a member has ring steps because they get tokens: in front of it, and behind.
 
-        Under a causal mask, what those behind get is a rectangle of its own.
+        Under a causal mask, the tokens of those behind need a rectangle of their own.
         """
         anew = list(accumulate(map(self._met_anew, self.members), initial=0))
         size = len(self.members)
@@ -157,7 +156,7 @@ class _Ring:
         return list(zip(anew[:-1], behind, strict=True))
 
     def met_first(self, place: int) -> tuple[int, int]:
-        """How many of `met` are met first in ring step 1: one at most."""
+        """How many of `met` are met in ring step 1: at most one."""
         rank, before = self.members[place], self.members[place - 1]
         meets = before != rank and before == (rank - 1) % len(self.costs) and self._met_anew(before)
         return int(meets and rank > 0), int(meets and rank == 0)
@@ -210,7 +209,7 @@ class _Ring:
 
 
 def _last(holds: Callable[[int], bool], low: int, high: int, about: int) -> int:
-    """The largest number from `low` to `high` that holds, as all up to it do; found soon if it is near `about`."""
+    """The largest number from `low` to `high` for which `holds`, as for all below it; found fast if near `about`."""
     step, number = 1, min(max(about, low), high)
     if number == low or holds(number):
         low = number

@@ -31,7 +31,7 @@ class CostPrediction(NamedTuple):
 class CostModel(FittedModel):
     """Medians by lengths[i] and percentages[j], from the profile of one rank.
 
-    attention_ms: causal attention of the whole sequence, alone. token_us: what a token takes beside it, where `source`
+    attention_ms: causal attention of the whole sequence, alone. token_us: the further time per token where `source`
     is more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source
     cannot be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
 
@@ -40,22 +40,22 @@ class CostModel(FittedModel):
     of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us if no joins were profiled,
     because the backend has no fused first step. A step that takes no longer than its pairs costs 0.
 
-    sms: the SMs that each percentage leaves, as the profiles' records say, where joins were profiled: of the kernel
-    that fuses the first step it is known how it uses them. Empty otherwise.
+    sms: the SMs that each percentage leaves, from the profiles' provenance, where joins were profiled: only of the
+    kernel that fuses the first step is it known how it uses the SMs. Empty otherwise.
 
-    The lengths are those of the source, which attention, folds and joins may have been profiled at more than.
+    The lengths are those of the source; attention, folds and joins may have been profiled at others, too.
     Between the levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of
     a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
-    and in the percentage. On the levels predictions are what was measured; outside, what holds at the edge.
+    and in the percentage. On the levels predictions equal the measurements; outside, those at the edge.
     """
 
     kind: ClassVar[str] = "cost"
     sources: ClassVar[tuple[str, ...]] = ("attention", "layer", "block")
     units: ClassVar[dict[str, str]] = {
         "attention_ms": "ms, causal, whole sequence",
-        "token_us": "us a token, beside attention",
-        "revisit_us": "us a query row visited again, without its pairs",
-        "join_us": "us a query row visited again in one pass with the visit to the own KV, without its pairs",
+        "token_us": "us per token, beside attention",
+        "revisit_us": "us per query row of a further ring step, without its pairs",
+        "join_us": "us per query row of a ring step fused with the step over the own KV, without its pairs",
     }
 
     attention_ms: tuple[tuple[float, ...], ...]
@@ -140,9 +140,9 @@ class CostModel(FittedModel):
     def predict(self, length: int, percentage: float, earlier: int = 0) -> CostPrediction:
         """Cost of a rank in a call of `length` (>= 1) tokens behind `earlier` ones, at `percentage` (1 to 100).
 
-        pair_us, and what a row visited again takes, which goes with it, are read at earlier + length tokens: how fast a
-        kernel computes pairs depends on how many keys a tile of queries meets. token_us is read at `length`: only new
-        tokens go through the products.
+        pair_us, and revisit_us and join_us as multiples of it, are read at earlier + length tokens: how fast a kernel
+        computes pairs depends on how many keys a tile of queries meets. token_us is read at `length`: only new tokens
+        go through the products.
         """
         whole = earlier + length
         pair = self._pair_us(whole, percentage)
@@ -190,7 +190,7 @@ class CostModel(FittedModel):
 
 
 def _sms_recorded(files: Iterable[PathLike]) -> dict[float, int]:
-    """SMs by percentage, of those profiles of one rank that have their record beside them."""
+    """SMs by percentage, from those profiles of one rank that have their provenance beside them."""
     found: dict[float, int] = {}
     for path in map(Path, files):
         try:

@@ -31,7 +31,7 @@ class Cost(NamedTuple):
 def cost_of_speed(speed: float) -> Cost:
     """The cost at `speed` TFLOP/s of a call that consists of score pairs only, of a single head of width 1.
 
-    Its scale means nothing: it serves to compare splits where only speeds are known.
+    Its scale is arbitrary: it serves to compare splits where only speeds are known.
     """
     return Cost(pair_us=4e-6 / speed)
 

@@ -25,7 +25,7 @@ from heteroring.words import choices
 
 @dataclass(frozen=True)
 class Allocation:
-    """Tokens per rank, and how far to trust them.
+    """Tokens per rank, and how they were derived.
 
     `clamped` tells that some speed is not the model's own: its table ends before the rank's length or
     percentage, or its formula turned negative there. `notes` say which, what was used instead, where a formula
@@ -58,24 +58,24 @@ def allocation(
     `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
     speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
     `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
-    model, which knows the cost of ring steps, ranks that do not pay are left out, and the fastest gets all if a ring
-    would gain little on it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the path of its
-    JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to matmul where the
-    file holds it). The other two ignore it.
+    model, which knows the cost of ring steps, ranks that would slow the ring down are left out, and the fastest gets
+    all if a ring would gain little over it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the
+    path of its JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to
+    matmul where the file holds it). `even` and `uneven` ignore it.
 
     `balanced` gives out `multiple` tokens at a time, if there are so many: a tile of queries that is not full takes a
-    GPU as long as a full one. What `multiple` does not divide goes to one rank. Where the cost model knows the SMs, it
-    counts whole waves of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, a tile each for head and
-    tail; elsewhere for 1.
+    GPU as long as a full one. The remainder goes to one rank. Where the cost model knows the SMs, it counts whole waves
+    of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, one tile each for head and tail; elsewhere
+    for 1.
 
     With `prefix_lens`, earlier tokens that each rank holds, the `seq_len` tokens are new ones that see all of those, as
     in `heteroring.ring_attention(prefix=)`. `balanced` balances the work on the new ones and reads a rank's speed at
     the whole length; the other allocators do not depend on it.
 
     Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
-    an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are no
-    list, none, or not all in 1..100, a `causal` that is no bool, prefix_lens that are not one length of 0 or more per
-    rank, and a missing or unsuitable profile.
+    an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are
+    no list, an empty list, or not all in 1..100, a `causal` that is no bool, prefix_lens that are not one length of 0
+    or more per rank, and a missing or unsuitable profile.
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")

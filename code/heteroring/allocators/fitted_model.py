@@ -18,7 +18,7 @@ from heteroring.words import choices
 
 @dataclass(frozen=True)
 class FittedModel(ABC):
-    """A model of one platform, by length and nominal percentage.
+    """A speed or cost model of one platform, by length and nominal percentage.
 
     `source` is the operator whose profile was fitted, one of `sources`; `setup` its dtype and shape, `rows` the number
     of profile rows, `lengths` and `percentages` the ascending levels that they cover.
@@ -98,7 +98,7 @@ class FittedModel(ABC):
         """
 
     def check_table(self, name: str, value: str, zero: bool = False) -> None:
-        """Keep the field `name` as tuples, a row a length and a column a percentage; `value` is what an entry is.
+        """Keep the field `name` as tuples, one row per length and one column per percentage; `value` names an entry.
 
         Raises ValueError unless it is whole and its entries are positive, or not negative if they may be `zero`.
         """
@@ -114,9 +114,9 @@ class FittedModel(ABC):
         object.__setattr__(self, name, table)
 
     def interpolated(self, table: Iterable[Iterable[float]], length: int, percentage: float) -> float:
-        """Entry of a table at (length, percentage): linear in the logarithm of the length and in the percentage.
+        """Value of a table at (length, percentage): linear in the logarithm of the length and in the percentage.
 
-        On the levels it is what the table holds, outside of them what it holds at its edge.
+        On the levels it is the table's entry, outside of them the entry at the edge.
         """
         # As floats: a file may hold integers that NumPy has no type for.
         values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))

@@ -25,7 +25,7 @@ NEEDS = {
 
 def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> FittedModel:
     """Fit a model to the `source` rows of profile CSVs: `lut` or `formula` to matmul or attention, `cost` to attention,
-    layer or block, with the attention and the folds that are there.
+    layer or block, along with the rows of attention, `fold` and `join` that the files hold.
 
     `source` None means attention for `cost`; otherwise matmul where the files hold it, and attention where not. Raises
     ValueError for an unknown kind or source and for files that cannot be read or fitted.

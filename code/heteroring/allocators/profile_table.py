@@ -36,7 +36,7 @@ class ProfileTable(NamedTuple):
     rows: int
 
     def axes(self) -> dict[str, Any]:
-        """All fields but the values, by name: what a model fitted to them keeps."""
+        """All fields but the values, by name, which a model fitted to the table keeps."""
         return {name: value for name, value in self._asdict().items() if name != "values"}
 
 
@@ -61,7 +61,7 @@ def read_latencies(paths: PathLike | Iterable[PathLike]) -> dict[str, ProfileTab
 
 
 def _read(paths: PathLike | Iterable[PathLike]) -> tuple[str, list[ProfileRow]]:
-    """All rows, and the names of the files for what is said about them."""
+    """All rows, and the names of the files for error messages."""
     files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not files:
         raise ValueError("no profile CSV is given: at least one is needed")

@@ -1,4 +1,4 @@
-"""Which ranks should hold tokens, and the least time in which they can be done: many sets and limits at once."""
+"""Search for the set of ranks, and the least time, in which a ring can finish."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from heteroring.allocators.costs import Cost
 
-# How near the least limit is found, in parts of it.
+# Relative accuracy to which the least limit is found.
 TOLERANCE = 1e-12
-# How many fills NumPy does at once in not much more time than one.
+# How many fills NumPy computes at once in hardly more time than one.
 FILLS = 256
-# Up to how many ranks every set of them is considered, at a cost of their number's cube; of its fourth power where only
-# some hold earlier tokens, and then of fewer ranks.
+# Up to how many ranks every set of them is considered. The cost grows with the cube of their number; where only some
+# hold earlier tokens it grows with the fourth power, and the limit is lower.
 EVERY_SET = 32
 
 
@@ -21,8 +21,9 @@ class RingSearch:
     Each rank of a ring in turn takes all that it may hold and can finish within a limit; the ring keeps the limit if
     this greedy fill reaches the end, for no split gets further. NumPy fills many rings to many limits at once.
 
-    Costs are of ranks whose tokens see earlier ones: all rows meet a rank that holds some, its own new tokens or not.
-    Only of those without are the ones in front a further step, and under no mask those behind.
+    Costs include attention to earlier tokens: every row has a step with a rank that holds some, whether or not that
+    rank gets new tokens. Only ranks without earlier tokens cost a further step, those in front and, without a mask,
+    those behind.
     """
 
     def __init__(
@@ -43,19 +44,19 @@ class RingSearch:
         self._pair_us, self._token_us, self._revisit_us, self._join_us = np.array(costs, dtype=float).T[..., None, None]
         self._saved_us = self._revisit_us - self._join_us
         self._causal = causal
-        # Which ranks are met only if they get tokens; and how many of the others are to be counted: those in front of
-        # one meet what it gets under a causal mask.
+        # Which ranks are met only if they get new tokens; and the number of the others, which counts under a causal
+        # mask only: a rank in front of one of them then meets its new tokens in a rectangle of their own.
         self._anew = np.array([not length for length in earlier] or [True] * len(costs))
         self._known = int((~self._anew).sum()) if causal else 0
         self._fastest_first = fastest_first
-        self._place = np.argsort(fastest_first)[:, None]  # of every rank among the fastest
+        self._place = np.argsort(fastest_first)[:, None]  # each rank's place among the fastest
         self._contiguous, self._zigzag = causal and layout == "contiguous", causal and layout == "zigzag"
 
     def best(self, upper: float, size: int) -> tuple[float, tuple[int, ...]]:
-        """The least limit that a ring keeps, but for TOLERANCE, and the ranks of that ring, ascending.
+        """The least limit that a ring keeps, to within TOLERANCE, and the ranks of that ring, ascending.
 
-        `upper` is a limit that the fastest `size` ranks keep. All numbers of the fastest ranks are considered, and up
-        to EVERY_SET ranks all sets of them.
+        `upper` is a limit that the fastest `size` ranks keep. The n fastest ranks are considered for every n, and up to
+        EVERY_SET ranks all sets.
         """
         limit, size = self._fastest(upper, size)
         steps_cost = self._revisit_us.any() or self._join_us.any()
@@ -71,10 +72,11 @@ class RingSearch:
         return limit, tuple(sorted(self._fastest_first[:size]))
 
     def _fastest(self, upper: float, size: int) -> tuple[float, int]:
-        """The least limit that a ring of the fastest ranks keeps, and the most of them that keep it.
+        """The least limit that a ring of the fastest ranks keeps, and the largest number of them that keeps it.
 
         Intervals of sizes are halved. No ring of `low` to `high` ranks is faster than the fastest `high` would be if
-        they took the ring steps of `low` only: an interval is dropped where even that misses what some ring keeps.
+        they took the ring steps of `low` only: an interval is dropped where even that misses a limit that some ring
+        keeps.
         """
         low, high = np.array([1]), np.array([self._ranks])
         lower = 0.0
@@ -123,7 +125,7 @@ class RingSearch:
         return borders == self._end
 
     def _joining(self, ring: np.ndarray) -> np.ndarray:
-        """What a row of each rank saves in the first step, [ranks, rings]; at least, in what only bounds a ring."""
+        """What a row of each rank saves in ring step 1, [ranks, rings]; 0 or more where `ring` only bounds rings."""
         return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
 
     def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -138,7 +140,7 @@ class RingSearch:
         with_last, joins = np.arange(2).reshape(2, 1, 1, 1, 1, 1), np.arange(2)[:, None, None, None]
         # With the last rank, met, joins, anew, known, limit.
         borders = np.full((2, ranks + 1, 2, len(anew), len(known), len(limits)), -1.0)
-        sets = np.zeros(borders.shape, dtype=np.int64)  # a bit a rank
+        sets = np.zeros(borders.shape, dtype=np.int64)  # one bit per rank
         borders[:, :, 0, 0, 0] = 0
         for rank in range(ranks):
             revisit_us, saved_us = self._revisit_us[rank], self._saved_us[rank] * self._anew[rank - 1]
@@ -164,9 +166,9 @@ class RingSearch:
         return whole.any(axis=(0, 1, 2, 3, 4)), tuple(rank for rank in range(ranks) if chosen >> rank & 1)
 
     def _paces(self, rank: int | slice, front_us: np.ndarray, behind_us: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What `_reached` needs to know of a rank: what a unit takes it, and how that changes from unit to unit.
+        """What `_reached` needs to know of a rank: its time for a unit, and how that changes from unit to unit.
 
-        front_us and behind_us are what a row's ring steps take: with all ranks in front, and with all ranks behind.
+        front_us and behind_us are the times of a row's ring steps with all ranks in front and with all ranks behind.
         """
         pair_us, token_us, step = self._pair_us[rank], self._token_us[rank], self._step
         if self._contiguous:

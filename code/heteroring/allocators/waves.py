@@ -16,20 +16,21 @@ from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import total_pairs
 
 BLOCK_M = launch_configs.HOPPER_BLOCK_M
-# The start and end of a tile of queries, in parts of those of one that is merged into an earlier result. With it, the
-# recorded attention calls of 8,192 to 32,768 tokens take the same time per tile within 1.5 % at every share of an H200.
+# The start and end of a tile of queries, as a fraction of those of a tile whose result is merged into an earlier one.
+# With it, the recorded attention calls of 8,192 to 32,768 tokens take the same time per tile within 1.5 % at every
+# share of an H200.
 UNMERGED = 0.8
 # How many multiples of tokens may be moved at a time.
 FURTHEST = 4
-# Over how many ranks, each with steps of its own, waves are counted, and with how many of them on every rank the last
-# ones do not matter.
+# Waves are counted for rings of at most MOST_RANKS ranks. Where every rank has more than MOST_WAVES of them, the last
+# wave, which may not be full, does not matter.
 MOST_RANKS = 4
 MOST_WAVES = 64
 
 
 @dataclass(frozen=True)
 class KernelGrid:
-    """The Hopper kernel's programs on a device of `sms` SMs, one an SM at a time.
+    """The Hopper kernel's programs on a device of `sms` SMs, each of which runs one program at a time.
 
     A program computes BLOCK_M queries of one of `heads` heads (those of all sequences of a batch), `group` of which
     share keys of `head_dim` elements of `itemsize` bytes. Times are counted in tiles of keys; `edge` is what the start
@@ -46,19 +47,19 @@ class KernelGrid:
 
     @classmethod
     def of(cls, cost: Cost, seq_len: int, sms: int, setup: Mapping[str, str]) -> Self | None:
-        """The grid of a rank of `sms` SMs that has this `cost` at `seq_len`, in calls as in a model's `setup`.
+        """The grid of a rank of `sms` SMs that has this `cost` at `seq_len`, for calls of a model's `setup`.
 
-        None where that kernel does not compute them: its operands have 16 bits, and its heads up to 256 elements.
+        None where the Hopper kernel does not compute them: its operands have 16 bits, and its heads up to 256 elements.
         """
         heads, kv_heads, head_dim = (int(setup[name]) for name in ("heads", "kv_heads", "head_dim"))
         config = launch_configs.HOPPER.get(launch_configs.padded(head_dim))
         if config is None or setup["dtype"] not in ("bfloat16", "float16"):
             return None
         grid = cls(sms, heads * int(setup["batch"]), heads // kv_heads, head_dim, 2, 4.0, 1.0)
-        # All rows visited again, for one tile of keys: so many programs one after the other on each SM.
+        # A ring step of all rows over one tile of keys: so many programs one after the other on each SM.
         visit_us = seq_len * (cost.revisit_us + config.block_n * cost.pair_us)
         waves = -(-grid.heads * -(-seq_len // BLOCK_M) // sms)
-        for _ in range(4):  # the time of a tile depends a little on what edges are reckoned to take
+        for _ in range(4):  # the time of a tile depends a little on the assumed time of edges
             merged = max(0.0, visit_us / (waves * grid.tile_us(cost, seq_len)) - 1)
             grid = replace(grid, edge=UNMERGED * merged, merge=(1 - UNMERGED) * merged)
         return grid

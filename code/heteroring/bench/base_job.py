@@ -1,4 +1,4 @@
-"""What the jobs of all measurements share: where ranks run, how often they repeat, and how they split prompts."""
+"""Base classes of the jobs of all measurements: where ranks run, how calls are repeated, and how prompts are split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
 class Sweep(NamedTuple):
-    """The rows of a job, what each rank ran on, and notes on what is odd about it."""
+    """The rows of a job, what each rank ran on, and notes on irregularities."""
 
     rows: list[Any]
     ranks: list[RankReport]
@@ -32,10 +32,10 @@ class Sweep(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one launch of ranks measures under one throttle setting.
+    """Settings of one launch of ranks under one throttle setting.
 
     device_kind: what it runs on; platform: what its rows call that. percentages: one per rank, as `throttle` sets them.
-    backend: that of attention. seed: of inputs, and of the order in which things are measured.
+    backend: that of attention. seed: of inputs, and of the order in which cells are measured.
 
     Raises ValueError, naming value and rule, for anything that could not be measured as asked.
     """
@@ -51,7 +51,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.repetitions < 1:
             raise ValueError(f"repetitions is {self.repetitions}: it must be 1 or more")
-        if not 0 <= self.seed < 2**63:  # what PyTorch's generators take
+        if not 0 <= self.seed < 2**63:  # the range of PyTorch's generators
             raise ValueError(f"seed is {self.seed}: it must lie in 0..{2**63 - 1}")
         check_backend(self.backend, DEVICE_TYPES.get(self.device_kind))
 
@@ -80,7 +80,7 @@ class SplitJob(Job):
     """A job that measures prompts of seq_lens tokens, each split over the ranks by each of the strategies.
 
     fitted_models: folder of those that lut, formula and balanced need. multiple: tokens that balanced gives out at a
-    time, 0 for what suits the device kind. number: which of several independently started jobs alike this is,
+    time, 0 for the device kind's default. number: which of several independently started jobs of the same kind this is,
     from 1.
     """
 
@@ -103,7 +103,7 @@ class SplitJob(Job):
 
     @property
     def call_variants(self) -> tuple[str, ...]:
-        """Those of CALL_VARIANTS that some strategy asks for."""
+        """The variants among CALL_VARIANTS that some strategy has."""
         asked = {variant for strategy in map(Strategy, self.strategies) for variant in strategy.variants}
         return tuple(variant for variant in CALL_VARIANTS if variant in asked)
 
@@ -122,10 +122,10 @@ class Cell:
     def of_ring(
         cls, job: SplitJob, strategy: Strategy, seq_len: int, cost: str, **more: Any
     ) -> tuple[Self, tuple[str, ...]]:
-        """The cell of `strategy` at `seq_len` tokens, and what its allocator notes.
+        """The cell of `strategy` at `seq_len` tokens, and its allocator's notes.
 
         `cost`: the profile that the cost model of balanced is fitted to. `more`: fields of a subclass. Raises
-        ValueError if the allocator cannot do its work, for want of a fitted model for one.
+        ValueError if the allocator fails, for instance for lack of a fitted model.
         """
         multiple = 1 if "untiled" in strategy.variants else job.multiple or MULTIPLES[job.device_kind]
         quarter = "quarter" in strategy.variants
@@ -158,7 +158,7 @@ class Cell:
 def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[int, ...]:
     """`block_lens` with the shortest shard `percent` % longer, at the cost of the longest; 0 leaves them as they are.
 
-    In whole multiples of `multiple`, one at the least, as far as the two shards allow.
+    In whole multiples of `multiple`, at least one, as far as the two shards allow.
     """
     if not percent:
         return block_lens
@@ -172,7 +172,7 @@ def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[i
 
 
 def _fitted_model(folder: Path | None, strategy: Strategy, cost: str) -> Path | None:
-    """The file in `folder` that `strategy` works with, or None. Raises ValueError if it is not there."""
+    """The file in `folder` of the model that `strategy` needs, or None. Raises ValueError if it is missing."""
     name = strategy.model(cost)
     if name is None:
         return None

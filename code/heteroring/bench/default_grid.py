@@ -1,4 +1,4 @@
-"""What `heteroring bench`, `profile` and `model` measure by default on each device kind, cpu and gpu."""
+"""The default grids of `heteroring bench`, `profile` and `model` on each device kind, cpu and gpu."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def grid_of(device_kind: str) -> Grid:
 
 
 def default_strategies(models: object) -> tuple[str, ...]:
-    """All strategies that can be had: those that need a fitted model only where there are `models`."""
+    """All strategies that are possible: those that need a fitted model only if `models` is given."""
     from heteroring.results.strategy import STRATEGIES  # imports NumPy, which `--help` does not need
 
     return tuple(each for each in STRATEGIES if models is not None or each.model("") is None)

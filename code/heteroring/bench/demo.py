@@ -1,4 +1,4 @@
-"""What `heteroring demo` measures without --rebalance: a small language model on two unequal ranks."""
+"""The measurement of `heteroring demo` without --rebalance: a small language model on two unequal ranks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HANG_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Line:
-    """One split of the prompt: tokens a rank, time to first token, and that against split EVEN and the bound."""
+    """One split of the prompt: tokens per rank, time to first token, and its ratios to split EVEN and to the bound."""
 
     name: str
     tokens: tuple[int, ...]
@@ -48,7 +48,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found: its lines, the capacity bound, and what ring and one process generated."""
+    """The demo's result: its lines, the capacity bound, and the tokens that the ring and one process generated."""
 
     percentages: tuple[int, ...]
     lines: tuple[Line, ...]
@@ -88,9 +88,9 @@ def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int) -> Model
 
 
 def run(job: ModelJob, progress: Progress) -> Demo:
-    """Measure what a block of the model costs each rank, share the prompt out by that, and prefill and decode it.
+    """Measure the cost of a block of the model on each rank, split the prompt by it, and prefill and decode.
 
-    Raises ValueError if the ranks cannot be had, and what `heteroring.launch.launch.launch` raises.
+    Raises ValueError if this machine cannot run the ranks, and whatever `heteroring.launch.launch.launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     with tempfile.TemporaryDirectory(prefix="heteroring-demo-") as folder:
@@ -169,7 +169,7 @@ def progress_display(console: Console) -> Progress:
 
 @contextmanager
 def _step(progress: Progress, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar of the display, which is full when the context ends."""
+    """A bar of the display, filled when the context ends."""
     task = progress.add_task(name, total=total)
     yield lambda done: progress.update(task, completed=min(done, total))
     progress.update(task, completed=total)

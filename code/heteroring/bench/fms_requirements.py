@@ -1,4 +1,4 @@
-"""Checks, before any process is started, of what a measurement of FMS layers and models needs."""
+"""Checks, before any process is started, of the requirements for measuring FMS layers and models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_fms(what: str) -> None:
 
 
 def check_layer(what: str, head_dim: int) -> None:
-    """Raise ValueError, saying that `what` needs it, without ibm-fms, or with heads that positions cannot rotate."""
+    """Raise ValueError, naming `what`, without ibm-fms, or for a head size that rotary positions do not support."""
     check_fms(what)
     if head_dim % 2:
         raise ValueError(f"head_dim is {head_dim}: {what} has rotary positions, which need an even one")

@@ -32,15 +32,15 @@ def measure(
 ) -> None:
     """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
 
-    With an `output`, `write_beside` is called with the results, then their record is written, and last their rows, to
-    `output`: rows never exist without the record that belongs to them. If writing fails, an older result is kept, and
-    OSError says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
+    With an `output`, `write_beside` is called with the results, then their provenance is written, and last their rows,
+    to `output`: rows never exist without the provenance that belongs to them. If writing fails, an older result is
+    kept, and OSError says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
     ranks that torchrun or srun started, rank 0 alone shows, writes and logs.
     """
     check_tracker(track)
     if not 0 < hang_timeout < inf:
         raise ValueError(f"--hang-timeout {hang_timeout} is not a positive, finite number of seconds")
-    commit = read_commit()  # before measuring, so that a commit made meanwhile is not recorded
+    commit = read_commit()  # before measuring: a commit made during the measurement must not be recorded
     raise_on_ctrl_c()
     start = time.monotonic()
     with progress_bar(description, stage.steps(job)) as on_progress, telemetry(job.device_kind) as gpus:
@@ -73,7 +73,7 @@ def _record(job: Job, commit: Commit, done: Any, took: dict[str, Any]) -> dict[s
 
 
 def _write(record: dict[str, Any], done: Any, output: Path, write_beside: Callable[[Any], None]) -> None:
-    # Everything is on the disk before the older result is removed; then the record is renamed, and the rows last.
+    # Everything is on the disk before the older result is removed; then the provenance is renamed, and the rows last.
     try:
         with atomic_path(output) as rows:
             dump_rows(rows, done.rows)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes the number of steps done so far, out of `total`, from any thread.
 
-    The bar appears with the first such call, so that what fails before says so on a clean line. On a terminal it
+    The bar appears with the first such call, so that an earlier error is printed on a clean line. On a terminal it
     moves; in a log file it is one line at the end.
     """
     columns = (

@@ -39,5 +39,5 @@ def layer_flops(shape: Shape, seq_len: int) -> int:
 
 
 def positions(partition: Partition, rank: int, device: torch.device) -> torch.Tensor:
-    """[1, n_r]: where the tokens of `rank` lie in the prompt."""
+    """[1, n_r]: positions of the tokens of `rank` in the prompt."""
     return torch.from_numpy(partition.positions(rank)).to(device)[None]

@@ -1,4 +1,4 @@
-"""How fast a GPU reads its memory: what limits decode, which reads weights and KV once for each token."""
+"""Measure a GPU's read bandwidth, which limits decode: it reads weights and KV once for each token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REPETITIONS = 20
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes per millisecond in which sums of READ_BYTES in fp32, one behind the other, read them."""
+    """Bytes read per millisecond by sums over READ_BYTES of fp32, one after another."""
     data = torch.ones(READ_BYTES // 4, device=device)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(_REPETITIONS):  # at the clock rate of long work

@@ -1,4 +1,4 @@
-"""A prefill in chunks during which the last rank slows down and recovers, under splits that stay, follow or know it."""
+"""Benchmark of a chunked prefill while a rank slows down: fixed, adaptive and oracle splits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import check_transport
 from heteroring.throttle import Throttle, check_percentage, throttle_type
 
-# Chunks in which the speeds of ranks that do not change are measured, for the splits that know them.
+# Chunks over which constant speeds are measured first, for the splits that are given them.
 CALIBRATING = 6
-# With fewer on CPUs, a split that follows at once is under 0.9 of the oracle, since two chunks are split by old speeds.
+# With fewer on CPUs, even a split that adapts at once is below 0.9 of the oracle, since two chunks are split by old
+# speeds.
 CHUNKS = {"cpu": 32, "gpu": 16}
 HANG_SECONDS = 120.0
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
@@ -80,7 +81,7 @@ class RebalancingJob(Job):
         return ceil(self.prompt_len / max(1, self.chunk))
 
     def percentages_of(self, chunk: int) -> tuple[int, ...]:
-        """The speed of each rank in a chunk."""
+        """The percentage of each rank in a chunk."""
         last = self.slow_percentage if self.slow[0] <= chunk < self.slow[1] else self.percentages[-1]
         return (*self.percentages[:-1], last)
 
@@ -126,9 +127,9 @@ class _RankResult(NamedTuple):
 
 
 class Split(Rebalancer):
-    """Sets the throttle for each chunk, splits it as `split` says, and notes what it took.
+    """Sets the throttle for each chunk, splits it as `split` says, and records its times.
 
-    known: the ranks' speeds by percentages, where they were measured before; the first are those at the start.
+    known: the ranks' speeds by percentages, as measured before; without those of the start, the percentages serve.
     """
 
     def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:
@@ -139,11 +140,11 @@ class Split(Rebalancer):
         self.chunks: list[Chunk] = []
 
     def percentages(self) -> tuple[int, ...]:
-        """Those of the chunk to come."""
+        """The percentage of each rank in the next chunk."""
         return self._job.percentages_of(len(self.chunks))
 
     def partition(self, tokens: int) -> Partition:
-        """The chunk's. It is also asked for that of the whole prompt, before the first chunk."""
+        """The partition of the next chunk. It is also called for the whole prompt, before the first chunk."""
         self._throttle.set(self.percentages()[dist.get_rank()])
         if not self.chunks:
             self._then = time.perf_counter()
@@ -154,7 +155,7 @@ class Split(Rebalancer):
         return super().partition(tokens)
 
     def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
-        """Note the chunk, and learn from it where the split is to follow."""
+        """Record the chunk's times, and learn from them if the split is `rebalanced`."""
         now = time.perf_counter()
         self.chunks.append(Chunk(partition.block_lens, now - self._then, tuple(seconds)))
         self._then = now
@@ -162,13 +163,13 @@ class Split(Rebalancer):
             super().observe(partition, seconds)
 
     def finish(self) -> None:
-        """Count what came behind the last chunk to it."""
+        """Add the time since the last chunk to that chunk."""
         last = self.chunks[-1]
         self.chunks[-1] = last._replace(latency=last.latency + time.perf_counter() - self._then)
 
 
 class _Steady(Split):
-    """Follows speeds that stay as they are in the slow chunks, or out of them."""
+    """An adaptive split at constant percentages, those of one chunk, which measures the ranks' speeds."""
 
     def __init__(self, job: RebalancingJob, throttle: Throttle, chunk: int) -> None:
         super().__init__("rebalanced", job, throttle, {})
@@ -179,15 +180,15 @@ class _Steady(Split):
 
 
 def steps(job: RebalancingJob) -> int:
-    """Prefills that the job makes: what a progress bar counts to."""
+    """The number of prefills that the job makes, for a progress bar."""
     return 4 + len(CHUNK_SPLITS) * job.repetitions
 
 
 def run(job: RebalancingJob, **watching: Any) -> Sweep:
     """Measure `job`; takes hang_timeout and on_progress as `Job.launch` does.
 
-    Raises ValueError for what cannot be measured, WrongResult if a split's logits are not those of rank 0 alone, and
-    what `launch` raises.
+    Raises ValueError for a job that cannot be measured, WrongResult if a split's logits are not those of rank 0 alone,
+    and whatever `launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     results: list[_RankResult] = job.launch(_measure, **watching)
@@ -217,7 +218,7 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
 
 
 def table(rows: Sequence[ChunkRow]) -> Table:
-    """A line for each split: tokens of the last rank in some chunks, time to first token, and the oracle's over it."""
+    """A line per split: tokens of the last rank in some chunks, time to first token, and the oracle's over that."""
     chunks = pd.DataFrame(map(asdict, rows))
     totals = chunk_totals(chunks)
     slow = chunks[chunks["percentages"] != chunks["percentages"].iloc[0]]
@@ -243,7 +244,7 @@ def table(rows: Sequence[ChunkRow]) -> Table:
 
 @torch.no_grad()
 def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
-    """One rank's part: speeds that stay, rank 0 alone, and then every split, in an order drawn for each repetition."""
+    """One rank's part: constant speeds, rank 0 alone, and then every split, in an order drawn for each repetition."""
     from heteroring.fms import ring_prefill
     from heteroring.fms.rebalance import counted_layers
 

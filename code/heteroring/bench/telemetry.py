@@ -60,7 +60,7 @@ class Nvml:
 
 @contextmanager
 def telemetry(device_kind: str) -> Iterator[list[dict[str, Any]]]:
-    """Yield a list that holds, once the context has ended, a summary of each GPU of this machine meanwhile.
+    """Yield a list that holds, once the context has ended, a summary for each GPU of this machine during it.
 
     It stays empty where `device_kind` is not gpu, or the driver gives no readings: no job fails because of that.
     """
@@ -91,7 +91,7 @@ def telemetry(device_kind: str) -> Iterator[list[dict[str, Any]]]:
 
 
 def summary(uuid: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What is kept of one GPU: its clock in MHz, power in W and temperature in degrees Celsius."""
+    """The summary of one GPU: its clock in MHz, power in W and temperature in degrees Celsius."""
     clocks, powers, temperatures = zip(*samples, strict=True)
     return {
         "uuid": uuid,

@@ -28,7 +28,7 @@ class Times(NamedTuple):
 
 
 class Busy:
-    """Counts the time inside the functions that it wraps. In throttled ones, what the throttle adds counts."""
+    """Counts the time inside the functions that it wraps, the time that a throttle adds included."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

@@ -21,7 +21,7 @@ _INIT_SECONDS, _FINISH_SECONDS = 30, 120
 
 
 class _Stage(NamedTuple):
-    """How the rows of one type are logged: from rows to cells, and what names a cell in the summary, and is shown."""
+    """How rows of one type are logged: the table of cells, and the columns that name and show a cell in the summary."""
 
     name: str
     cells: Callable[..., pd.DataFrame]
@@ -48,8 +48,8 @@ def check_tracker(name: str) -> None:
 def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None:
     """Log what `job` measured as a run called `name`; say where on stderr, or why it could not be logged.
 
-    `done` holds its rows, and a trace if there is one, `record` is its provenance. Never raises for what fails at W&B:
-    what was measured is in files, and does not depend on it.
+    `done` holds its rows, and a trace if there is one, `record` is its provenance. Never raises for a failure of W&B:
+    the measurements are already in files.
     """
     from heteroring.results.model_metrics import trace_table
 
@@ -62,7 +62,7 @@ def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None
         provenance = {key: value for key, value in record.items() if key != "settings"}
         config = {**record["settings"], "provenance": provenance}
         said = log_run(stage.name, name, job.platform, config, tables, _summary(stage, cells))
-    except Exception as error:  # of any kind: W&B has many, and its files and connections fail as others do
+    except Exception as error:  # of any type: W&B has many of its own, and files and connections fail, too
         said = f"the measurement is not tracked: {' '.join(str(error).split()) or type(error).__name__}"
     with suppress(OSError):
         print(f"heteroring: note: {said}", file=sys.stderr, flush=True)
@@ -82,10 +82,10 @@ def log_run(
     It goes to the account that is configured. Where there is none, where it cannot be reached, or where
     WANDB_MODE=offline says so, the run is kept in the folder `wandb` (of WANDB_DIR, else the current one).
     """
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own reports to its makers
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports to W&B
     import wandb
 
-    # Neither the terminal's text nor the tree's code goes along: the record names command and commit.
+    # Neither console output nor code is logged: the provenance names command and commit.
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -116,7 +116,7 @@ def log_run(
 
 
 def _mode(wandb: Any) -> str:
-    """The mode that WANDB_MODE names; "offline" where it says "online" and W&B would have to ask who logs in."""
+    """The mode that WANDB_MODE names; "offline" where that is "online" and W&B would have to prompt for a login."""
     mode = os.environ.get("WANDB_MODE") or "online"
     if mode != "online":
         return mode
@@ -146,11 +146,11 @@ def _summary(stage: _Stage, cells: pd.DataFrame) -> dict[str, float]:
         "/".join([*(str(cell[key]) for key in stage.keys), value]): float(cell[value])
         for _, cell in cells.iterrows()
         for value in stage.values
-        if cell[value] == cell[value]  # not NaN, which a metric is whose reference was not measured
+        if cell[value] == cell[value]  # not NaN, the value of a metric whose reference was not measured
     }
 
 
 def _table(wandb: Any, table: pd.DataFrame) -> Any:
-    """A W&B table: lists with one entry a rank as text, separated by spaces as in CSVs, and nothing where NaN is."""
+    """A W&B table: lists with one entry per rank as text, separated by spaces as in CSVs, and None for NaN."""
     text = table.map(lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else value).astype(object)
     return wandb.Table(columns=list(text), data=text.where(text.notna(), None).values.tolist(), allow_mixed_types=True)

@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 class WrongResult(RuntimeError):
-    """What was measured is not what it should be."""
+    """A measured call returned a wrong result."""
 
 
 def verify_rows(
@@ -52,8 +52,8 @@ def verify_rows(
 def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, label: str) -> None:
     """Compare SAMPLES rows of this rank's `out`, its first and last among them, with those of `whole`.
 
-    out [B, n_r, E] is the shard of `rank`, whole [B, N, E] what one process without a ring makes of the whole prompt in
-    the same dtype. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
+    out [B, n_r, E] is the shard of `rank`, whole [B, N, E] the result of one process without a ring for the whole
+    prompt in the same dtype. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
     """
     tolerance = TOLERANCE[out.dtype]
     for row, at in _sampled(partition, rank):
@@ -67,10 +67,10 @@ def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Part
 
 
 def verify_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, label: str) -> None:
-    """Compare `out` [M, N] with a [M, K] @ b [K, N], all of it, by what both make of a random vector.
+    """Compare all of `out` [M, N] with a [M, K] @ b [K, N] by their products with a random vector.
 
     (R. Freivalds, Probabilistic machines can use less running time, IFIP Congress 1977.) Raises WrongResult, naming
-    `label`, if an element of that exceeds TOLERANCE in proportion to the root of their mean square.
+    `label`, if an element of the difference exceeds TOLERANCE times the root mean square.
     """
     tolerance = TOLERANCE[out.dtype]
     generator = torch.Generator(out.device).manual_seed(0)

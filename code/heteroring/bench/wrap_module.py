@@ -12,9 +12,9 @@ def wrap_computing(module: nn.Module, wrap: Callable[[Callable], Callable]) -> N
 
     `module` is a MultiHeadAttention of the Foundation Model Stack, or holds some. Of each, the projections before and
     after the attention are wrapped, and the position encoder, once where layers share one; of everything else, the
-    largest modules that hold no such layer. The attention op is given its backend, wrapped alike, by whoever calls the
-    module: wrapping the op would slow its waiting for other ranks, too. What a module adds up between its children,
-    residuals say, is not wrapped.
+    largest modules that hold no such layer. The caller of the module gives the attention op a backend that is wrapped
+    in the same way: wrapping the op would slow its waits for other ranks, too. Arithmetic between a module's children,
+    such as residual additions, is not wrapped.
 
     The change lasts, and doing it twice wraps twice. Raises ValueError, and changes nothing, if `module` holds no
     MultiHeadAttention.

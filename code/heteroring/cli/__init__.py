@@ -1,1 +1,1 @@
-"""The command line: a file per long command; fit, allocate and aggregate are in main.py."""
+"""The command line: one file per long command; fit, allocate and aggregate are in main.py."""

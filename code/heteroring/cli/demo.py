@@ -104,7 +104,7 @@ def _rebalance(
     seed: int,
     output: Path | None,
 ) -> None:
-    """What `--rebalance` asks for."""
+    """Run the demo with `--rebalance`."""
     if output is not None:
         check_measured(output)
     announce("a prefill in chunks")

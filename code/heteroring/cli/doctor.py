@@ -1,4 +1,4 @@
-"""`heteroring doctor`: what this machine has, what a run would use, and whether that computes what it should."""
+"""`heteroring doctor`: what this machine has, what a run would use, and whether that computes right results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ EXAMPLES = examples("heteroring doctor", "heteroring doctor --json")
 
 RIGHT, MISSING, WRONG = "ok", "missing", "wrong"
 _COLOURS = {RIGHT: "green", MISSING: "yellow", WRONG: "bold red"}
-# Packages that not everything needs, and what is not to be had without.
+# Optional packages, and what is missing without them.
 _PACKAGES = {
     "triton": "no kernels of this project on GPUs: PyTorch's attention alone",
     "ibm-fms": "no whole models, no layer, no demo: pip install ibm-fms",
     "snakemake": "no workflow: pip install -e '.[workflow]'",
 }
-# Of the products that are looked at under MPS: rows and (K, N), as in the layers of models; and the limit.
+# The products that are checked under MPS, by rows, K and N, as in the layers of models; and the limit in percent.
 _PRODUCTS = ((409, 4096, 6144), (1024, 4096, 4096), (2048, 4096, 12288))
 _PERCENTAGE = 80
 _SECONDS = 120.0
@@ -35,7 +35,7 @@ _SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked for, what was found, and what follows; `state`: RIGHT, MISSING (it can do without) or WRONG."""
+    """The name of a check, its finding, and the consequence; `state`: RIGHT, MISSING (but optional) or WRONG."""
 
     name: str
     found: str
@@ -47,7 +47,7 @@ class Finding:
 def doctor(as_json: Json = False) -> None:
     """Show what this machine has, what a run uses of it and why; exit 1 if something computes wrong results."""
     announce("looking at this machine")
-    import torch  # noqa: F401  the wait, before Ctrl-C has anything to clean up
+    import torch  # noqa: F401  imported here, where Ctrl-C has nothing to clean up
 
     raise_on_ctrl_c()
     found = list(findings())
@@ -73,7 +73,7 @@ def _show(found: list[Finding]) -> None:
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that there is to say, what a run uses last."""
+    """All findings; last those on what a run uses."""
     yield from _software()
     yield from _cpu()
     import torch
@@ -125,11 +125,11 @@ def _cpu() -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("loopback", "does not work", str(error), WRONG)
     if other := holder():
-        yield Finding("lock", f"held by {other}", "what is measured waits for it", MISSING)
+        yield Finding("lock", f"held by {other}", "measurements wait for it", MISSING)
 
 
 def _cpu_attention() -> Finding:
-    """Output and LSE of the CPU's backend, held against attention written out in fp64."""
+    """Whether output and LSE of the CPU's backend agree with attention written out in fp64."""
     import torch
 
     from heteroring.kernels import sdpa
@@ -193,7 +193,7 @@ def _mps() -> Finding:
 
 
 def _products_under_mps() -> Iterator[Finding]:
-    """Whether 16-bit products are right in a process that MPS limits: by cuBLAS, and as ranks compute them."""
+    """Whether 16-bit products are right in a process limited by MPS: by cuBLAS, and as ranks compute them."""
     from heteroring.throttle.mps import PERCENTAGE
     from heteroring.throttle.mps_daemon import CONTROL, MpsUnavailable, mps_daemon
 
@@ -222,7 +222,7 @@ def _products_under_mps() -> Iterator[Finding]:
 
 
 def print_products() -> None:
-    """Print, as JSON, how many products of _PRODUCTS PyTorch gets wrong here, before and after what ranks do first."""
+    """Print, as JSON, how many of _PRODUCTS PyTorch gets wrong here, before and after it is patched as on ranks."""
     import torch
 
     from heteroring.kernels.matmul_override import avoid_clusters
@@ -242,7 +242,7 @@ def print_products() -> None:
 
 
 def _used(gpus: int) -> Iterator[Finding]:
-    """What a run takes unless it is told otherwise."""
+    """What a run uses by default."""
     import torch
 
     from heteroring.kernels.backend import choose

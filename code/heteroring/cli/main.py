@@ -40,19 +40,19 @@ from heteroring.cli.options import (
 from heteroring.interrupts import quit_on_ctrl_c, raise_on_ctrl_c
 from heteroring.words import in_one_line, listed
 
-# What typer, or click below it, raises where options are used wrongly; typer itself has no name for it.
+# The base class of errors on wrong use of options, which is click's; typer itself does not export it.
 _UsageError = typer.BadParameter.__base__
 _EXIT_CODES = "Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended by signal n."
 
 
 class _Commands(TyperGroup):
-    """Says what is wrong with how options are used in one line, as of everything else."""
+    """Reports wrong use of options in one line."""
 
     def main(self, *args: Any, **settings: Any) -> Any:
         try:
             status = super().main(*args, **settings | {"standalone_mode": False})
         except _UsageError as error:
-            message = error.format_message()  # none where help has been printed instead
+            message = error.format_message()  # empty where help has been printed instead
             if type(error) is typer.BadParameter and error.param is not None:
                 message = f"{error.param.opts[0]} {error.message}"
             if message:
@@ -194,7 +194,7 @@ for panel, command, example in (
 
 
 def main() -> None:
-    """Run the command line, to the last character that it prints."""
+    """Run the command line and flush stdout."""
     quit_on_ctrl_c()
     try:
         try:
@@ -204,8 +204,8 @@ def main() -> None:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except OSError as error:
-        # What could not be written is still there, and would be tried again, and complained about, at the end.
+        # The buffer still holds what could not be written; Python would try again, and complain, at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        if error.errno != errno.EPIPE:  # `| head` has seen enough
+        if error.errno != errno.EPIPE:  # the reader, such as `| head`, has closed the pipe
             say_error(f"cannot write to stdout: {error.strerror}")
         sys.exit(1)

@@ -79,11 +79,11 @@ def model(
     ] = 0,
     new_tokens: Annotated[int, integer(WHAT, "Tokens to decode behind the longest prompt.")] = 32,
     decode_only: Annotated[
-        bool, option(WHAT, "Compute no prompt; decode at every length, behind KV that is made up.", "--decode-only")
+        bool, option(WHAT, "Compute no prompt; decode at every length, behind synthetic KV.", "--decode-only")
     ] = False,
     peers: Annotated[bool, option(WHAT, "Measure FMS's own generate on each rank, too.", "--peers")] = False,
     eager: Annotated[
-        bool, option(HOW, "Ask for each kernel of a step of decode; else a CUDA graph is replayed.", "--eager")
+        bool, option(HOW, "Launch each kernel of a decode step; else a CUDA graph is replayed.", "--eager")
     ] = False,
     compiled: Annotated[bool, option(HOW, "Call model.compile() before anything is measured.", "--compile")] = False,
     models: Models = None,
@@ -104,7 +104,7 @@ def model(
         Path | None,
         option(
             WRITE,
-            "CSV for what one layer of contiguous/even and of zigzag/balanced does when.",
+            "CSV of the timeline of one layer, of contiguous/even and zigzag/balanced.",
             show_default="trace-NNN.csv beside an output pct-NNN.csv",
         ),
     ] = None,
@@ -167,7 +167,7 @@ def model(
         if done.trace:
             write_rows(trace, done.trace)
         else:
-            trace.unlink(missing_ok=True)  # it would be that of an earlier job
+            trace.unlink(missing_ok=True)  # a trace there is that of an earlier job
 
     def show(done: stage.ModelSweep) -> None:
         with printing():

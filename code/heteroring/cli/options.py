@@ -1,4 +1,4 @@
-"""Options that commands share, the reporting of errors, and checks of output paths."""
+"""Common options of commands, the reporting of errors, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from heteroring.words import in_one_line, listed, shown
 
 
 def of_each_platform(name: str) -> str:
-    """What is measured on each platform unless something else is asked for, for an option's help."""
+    """The default of a Grid's field on each platform, for an option's help."""
 
     def shown(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -56,7 +56,7 @@ def _integer(text: str) -> int:
         value = int(text)
     except ValueError:
         raise typer.BadParameter(f"{shown(text)} is not an integer") from None
-    if not -(2**63) <= value < 2**63:  # what is written in C could not take it
+    if not -(2**63) <= value < 2**63:  # code in C could not represent it
         raise typer.BadParameter(f"{shown(value)} does not fit in 64 bits")
     return value
 
@@ -69,13 +69,13 @@ def _number(text: str) -> float:
 
 
 def examples(*commands: str) -> str:
-    """What stands below the help of a command."""
+    """The examples below the help of a command."""
     return "\n\n".join([f"{'Examples' if len(commands) > 1 else 'Example'}:", *commands])
 
 
 LISTED = "separated by commas or spaces"
 Platform = Annotated[str, option(RANKS, "cpu (gloo) or gpu (NCCL).")]
-Label = Annotated[str, option(WRITE, "What to call the platform in what is written.", show_default="platform")]
+Label = Annotated[str, option(WRITE, "Name of the platform in rows.", show_default="platform")]
 ThrottleName = Annotated[
     str,
     option(
@@ -142,11 +142,11 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 class StdoutError(OSError):
-    """What a command found could not be printed."""
+    """The output of a command could not be printed."""
 
 
 def measuring(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, as `reporting` has it, by all ranks together where torchrun or srun started several."""
+    """`command` as wrapped by `reporting`, run by all ranks together where torchrun or srun started several."""
 
     @reporting
     @wraps(command)
@@ -159,7 +159,7 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Let out what is printed in this context. Raises StdoutError if stdout does not take it."""
+    """Flush stdout on leaving. Raises StdoutError if it cannot be written."""
     try:
         yield
         if sys.stdout is not None:
@@ -169,20 +169,20 @@ def printing() -> Iterator[None]:
 
 
 def print_json(content: Any) -> None:
-    """Print `content` as JSON. Raises StdoutError if stdout does not take it."""
+    """Print `content` as JSON. Raises StdoutError if stdout cannot be written."""
     with printing():
         print(json.dumps(content, indent=2, allow_nan=False))
 
 
 def announce(what: str) -> None:
-    """Say on a terminal what begins: what it needs is imported first, and that takes seconds."""
+    """Print on a terminal which command starts: its imports take seconds."""
     if sys.stderr is not None and sys.stderr.isatty():
         with suppress(OSError):
             print(f"heteroring: {what} ...", file=sys.stderr, flush=True)
 
 
 def say_error(message: str) -> None:
-    """Print why a command ends. Where stderr takes nothing, the exit code has to do."""
+    """Print why a command ends. If stderr cannot be written, there is only the exit code."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(f"heteroring: error: {message}", file=sys.stderr, flush=True)
@@ -194,7 +194,7 @@ def _fail(message: str, code: int) -> None:
 
 
 def integers(name: str, text: str) -> tuple[int, ...]:
-    """The integers in `text`, a list. Raises ValueError, naming the option `name`, if one is none or absurd."""
+    """The integers in `text`, a list. Raises ValueError, naming the option `name`, if one is invalid or too large."""
     try:
         return tuple(map(_integer, listed(name, text)))
     except typer.BadParameter as error:
@@ -202,13 +202,13 @@ def integers(name: str, text: str) -> tuple[int, ...]:
 
 
 class _Probed(Exception):
-    """The output can be written."""
+    """Marker that the output has been found writable."""
 
 
 def check_output(path: Path, suffix: str) -> None:
     """Raise ValueError unless `path` ends in `suffix` and a file can be written there. Leaves nothing behind.
 
-    Of ranks that torchrun or srun started, it is rank 0 that must be able to.
+    Of ranks that torchrun or srun started, only rank 0 must be able to write it.
     """
     if path.suffix != suffix:
         raise ValueError(f"output {path} does not end in {suffix}")
@@ -219,7 +219,7 @@ def check_output(path: Path, suffix: str) -> None:
         with suppress(_Probed), atomic_path(path):
             raise _Probed
         for folder in missing:
-            with suppress(OSError):  # another job has begun to write there
+            with suppress(OSError):  # another job has started to write there
                 folder.rmdir()
 
 
@@ -230,7 +230,7 @@ def check_measured(path: Path) -> None:
 
 
 def label_of(label: str, platform: str) -> str:
-    """What rows call the platform. Raises ValueError if `label` is given and rows could not hold it."""
+    """The platform's name in rows. Raises ValueError if `label` is given and is no valid name."""
     try:
         NAME.check(label or platform)
     except ValueError as error:

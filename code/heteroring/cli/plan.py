@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from heteroring.planning.plan import Plan
     from heteroring.planning.work import Work
 
-# Up to how many ranks the table has a line for each; of more, one for each kind.
+# Up to how many ranks the table has one line per rank; beyond, one per kind.
 LISTED = 32
 
 EXAMPLES = examples(
@@ -108,7 +108,7 @@ def plan(
 
 
 def work_of(model: str, dtype: str) -> Work | None:
-    """The prefill of `model`, or None for the attention call that a fleet's profiles are of."""
+    """The prefill of `model`, or None for the attention call of the fleet's profiles."""
     if not model:
         return None
     from heteroring.fms.sizes import prefill_work
@@ -127,7 +127,7 @@ def wide_console() -> Console:
 
 
 def milliseconds(time: float) -> str:
-    """A time for people: four digits, more where there are more before the point."""
+    """A time for people: four digits, or all digits before the point if there are more."""
     return f"{time:.4g}" if time < 1e4 else f"{time:.0f}"
 
 

@@ -101,7 +101,7 @@ def profile(
 
 
 def _shape(platform: str, model: str, batch: int, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Any:
-    """The Shape that was asked for; what is left open is that of `model`, if one is named, or else of the grid."""
+    """The requested Shape; values not given are those of `model`, if one is named, or else of the default grid."""
     from heteroring.bench.shape import Shape
 
     own = grid_of(platform)

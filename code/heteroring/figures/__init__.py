@@ -29,7 +29,7 @@ _METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
 def draw(name: str, results: Results) -> Figure:
     """Draw figure `name` from `results`, or a note that says what was not measured if that is optional.
 
-    Raises ValueError if the name is unknown, or if the data lack the rows it shows (naming those).
+    Raises ValueError if the name is unknown, or, naming them, if the rows that it shows are missing.
     """
     chosen = entry(name)
     from heteroring.figures.canvas import not_measured
@@ -60,8 +60,8 @@ def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
 def save_all(results: Results, folder: str | os.PathLike[str]) -> list[str]:
     """Write every figure to `folder`, as NAME.png and NAME.pdf.
 
-    One whose rows are missing consists of the reason, so that the others need not wait for it; returns these reasons.
-    Raises ValueError for what else `draw` refuses, and for a path that cannot be written.
+    A figure whose rows are missing shows the reason instead, and does not keep the others from being drawn; returns
+    these reasons. Raises ValueError for what else `draw` refuses, and for a path that cannot be written.
     """
     from heteroring.figures.canvas import not_measured
     from heteroring.figures.select_rows import MissingRows

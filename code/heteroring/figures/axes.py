@@ -1,4 +1,4 @@
-"""Axes that all figures share: ticks at the data, plain numbers, suitable units."""
+"""Common axes of figures: ticks at the data, plain numbers, suitable units."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def milliseconds_axis(axis: Axis) -> None:
 def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
     """Write the name of each labelled line beside its right end, moved down where it is not `least` below another.
 
-    That is in parts of the panel's height. No name is above the panel.
+    `least` is a fraction of the panel's height. No name is above the panel.
 
     `make_room`: whether the layout must leave room for the names, there being no empty slot to the right.
     """

@@ -21,8 +21,8 @@ _VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecol
 def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], references: DataFrame, scale: float = 1.0):
     """Bars given as (place from the top, milliseconds, look), on a logarithmic axis in milliseconds times `scale`.
 
-    So the slowest does not take the room in which the others differ. The columns of `references` that REFERENCES names
-    are drawn as lines, where they are known, on an axis that has room for them.
+    A linear axis would leave the differences between the others too little room. The columns of `references` that
+    REFERENCES names are drawn as lines, where they are known, on an axis that has room for them.
     """
     widths = []
     for place, milliseconds, style in bars:
@@ -47,7 +47,7 @@ def name_bars(panel: Axes, labels: Sequence[str]) -> None:
 
 
 def reference_handles(rows: DataFrame) -> list[Line2D]:
-    """The legend of those references that `rows` know."""
+    """Legend handles of those references that `rows` have."""
     return [Line2D([], [], **style) for column, style in REFERENCES.items() if rows[column].notna().any()]
 
 

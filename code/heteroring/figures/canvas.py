@@ -101,9 +101,9 @@ def without_note(figure: Figure) -> Figure:
 
 @contextmanager
 def laid_out(figure: Figure) -> Iterator[None]:
-    """Lay the figure out as it is, and for the length of a `with` block not again.
+    """Lay the figure out now, and not again within the context.
 
-    Left to it, `savefig` draws the figure once more than it writes it, to lay it out.
+    Otherwise `savefig` draws the figure one more time, to lay it out.
     """
     engine, dpi = figure.get_layout_engine(), figure.dpi
     figure.dpi = _LAYOUT_DPI
@@ -138,7 +138,7 @@ def not_measured(name: str, results: Results, words: str) -> Figure:
 def _wrap(artist: Text, text: str, width: float) -> int:
     """Fill `artist` with `text`, broken at spaces to stay within `width` of its figure; return the number of lines.
 
-    A no-break space is no place to break. Renderers space letters differently, by up to 2 %.
+    Lines are not broken at no-break spaces. Renderers space letters differently, by up to 2 %.
     """
     figure = artist.get_figure()
     renderer = figure.canvas.get_renderer()

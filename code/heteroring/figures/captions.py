@@ -17,7 +17,7 @@ MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
 
 
 def run_details(results: Results, module: str = "") -> str:
-    """What was measured, in words: the attention's shape, and how the repetitions were summarised.
+    """A phrase on the measurement: the attention's shape, and how the repetitions were summarised.
 
     `module`: the one to describe; if empty, the one that most figures show.
     """
@@ -63,7 +63,7 @@ def _median_of(repetitions: Series) -> str:
 
 
 def throttle_label(results: Results, subject: str = "") -> str:
-    """Axis label for the percentage, naming the throttle that was really used and, if given, who is throttled."""
+    """Axis label for the percentage, naming the throttle that was actually used and, if given, who is throttled."""
     label = f"{throttle_words(throttle(results)).share}{' of the ' if subject else ''}{subject} (%)"
     return label[0].upper() + label[1:]
 

@@ -9,7 +9,7 @@ from heteroring.words import choices
 class Entry:
     """`width`: "column" (3.5 in) or "text" (7.16 in) of an IEEE page. `shows`: one line for a reader.
 
-    `optional`: set where a platform need not have measured what is shown; then the figure consists of these words.
+    `optional`: the text of the figure if a platform has not measured the rows, where that is allowed.
     """
 
     module: str
@@ -62,13 +62,13 @@ CATALOG = {
     "ablation": Entry(
         "ablation",
         "column",
-        "What order, shares, layout, whole tiles and the fused first step are worth, one after another.",
-        optional="Nothing was varied one thing at a time",
+        "Speedup by order, shares, layout, whole tiles and the fused first step, added one after another.",
+        optional="No ring was measured with one thing changed at a time",
     ),
     "regret": Entry(
         "regret",
         "text",
-        "What each allocator takes longer than the best split of its layout.",
+        "Extra time of each allocator's split over the best split of its layout.",
         optional="No splits around the balanced ones were measured",
     ),
     "rank_timeline": Entry(
@@ -101,26 +101,26 @@ CATALOG = {
     "rebalancing_trace": Entry(
         "rebalancing_trace",
         "text",
-        "A prefill in chunks while a rank slows down and recovers: its tokens, busy and waiting time of each rank.",
+        "A chunked prefill while a rank slows down and recovers: its tokens, busy and waiting time of each rank.",
         optional="No prefill was rebalanced",
     ),
     "simulation_error": Entry(
         "simulation_error",
         "text",
         "Simulated over measured latency in every cell of the grid.",
-        optional="What further ring steps cost was not profiled",
+        optional="The cost of further ring steps was not profiled",
     ),
     "simulated_scaling": Entry(
         "simulated_scaling",
         "text",
         "Simulated: bound fraction of mixed ranks, by their number and by length.",
-        optional="What further ring steps cost was not profiled",
+        optional="The cost of further ring steps was not profiled",
     ),
     "simulated_slow_rank": Entry(
         "simulated_slow_rank",
         "text",
-        "Simulated: what one slow rank costs, by the number of ranks, at the front and at the back.",
-        optional="What further ring steps cost was not profiled",
+        "Simulated: cost of one slow rank, by the number of ranks, at the front and at the back.",
+        optional="The cost of further ring steps was not profiled",
     ),
 }
 

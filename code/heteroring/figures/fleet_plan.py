@@ -1,4 +1,4 @@
-"""The picture of a plan: who holds what, in which order, and who is busy and who waits."""
+"""The picture of a plan: each rank's tokens, in rank order, and its busy and waiting time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heteroring.files import atomic_path
 from heteroring.planning.plan import Plan
 
 _METADATA = {".pdf": {"CreationDate": None}, ".png": {}, ".svg": {"Date": None}}
-# Up to how many ranks each has a bar of its own and a label.
+# Up to how many ranks each rank has a bar of its own and a label.
 _LABELLED = 32
 
 

@@ -25,7 +25,7 @@ _REASONS = {
 
 
 class MissingRows(ValueError):
-    """The data lack what a figure shows."""
+    """The rows that a figure shows are missing."""
 
 
 def ring_cells(results: Results, *metrics: str) -> DataFrame:
@@ -38,7 +38,7 @@ def ring_cells(results: Results, *metrics: str) -> DataFrame:
 
 
 def module_cells(results: Results, module: str, *metrics: str) -> DataFrame:
-    """The same of one module: `attention`, the call alone, or `fms`, the whole layer."""
+    """`ring_cells` of one module: `attention`, the call alone, or `fms`, the whole layer."""
     rows = headline(results.cells)
     rows = rows[(rows.system == "ring") & (rows.module == module)]
     return _known(results, rows, metrics, f"module {module}")
@@ -61,7 +61,7 @@ def model_cells(results: Results, phase: str) -> DataFrame:
 
 
 def _known(results: Results, rows: DataFrame, metrics: tuple[str, ...], what: str) -> DataFrame:
-    """The rows that know all metrics; MissingRows if there are none, ValueError if a cell has two."""
+    """The rows in which no metric is NaN; MissingRows if there are none, ValueError if a cell has two."""
     if rows.empty:
         raise MissingRows(f"no measurement of {what}")
     repeated = rows[rows.duplicated(_CELL)]
@@ -108,7 +108,7 @@ def profile_rows(results: Results, kind: str, *metrics: str) -> DataFrame:
 
 
 def throttle(results: Results) -> str:
-    """The throttle that was really used: "mps", "green", "pacing" or "none"."""
+    """The throttle that was actually used: "mps", "green", "pacing" or "none"."""
     used = set(results.measurements["throttle"]) if len(results.measurements) else set()
     used = sorted(used - {"none"})
     if len(used) > 1:

@@ -1,4 +1,4 @@
-"""What the figures of simulated rings have in common."""
+"""Common parts of the figures of simulated rings: the platform, the strategies' looks, and a caption."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOKS = {"even": "even", "proportional": "lut", "balanced": "balanced"}
 
 
 def platform_of(results: Results) -> RecordedPlatform:
-    """The platform of the results; MissingRows if what further ring steps cost was not profiled there."""
+    """The platform of the results; MissingRows if the cost of further ring steps was not profiled there."""
     name = fitted_name("cost", "attention")
     if name not in results.fitted_models:
         raise MissingRows(f"no cost model of the attention call (models/{name}.json)")
@@ -25,12 +25,12 @@ def platform_of(results: Results) -> RecordedPlatform:
 
 
 def cause(results: Results) -> str:
-    """What makes ranks slow, to put behind a percentage."""
+    """The cause of slow ranks, to put behind a percentage."""
     return throttle_words(throttle(results)).cause
 
 
 def said(platform: RecordedPlatform) -> str:
-    """What was simulated, in words."""
+    """A phrase on the simulation, for captions."""
     setup = platform.model.setup
     heads = setup["heads"] if setup["heads"] == setup["kv_heads"] else f"{setup['heads']}:{setup['kv_heads']}"
     return f"Simulated, not measured: causal attention, {heads} heads of {setup['head_dim']}, {setup['dtype']}, zigzag"

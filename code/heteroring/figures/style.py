@@ -34,7 +34,7 @@ NOTE_COLOUR = "#555555"
 BASELINE_COLOUR = "#00796B"
 WAITING_COLOUR = "#EDEDED"
 
-# What strategies are set against: keyword arguments for `Axes.plot` or `Axes.axvline`.
+# References of strategies: keyword arguments for `Axes.plot` or `Axes.axvline`.
 UNIT_LINE = {"color": INK, "linewidth": 0.6, "zorder": 1.5}
 BOUND_LINE = {"color": INK, "linestyle": (0, (1, 1)), "linewidth": 1.2, "label": "capacity bound"}
 ALONE_LINE = {"color": "#6B6B6B", "linestyle": "-.", "linewidth": 0.9, "label": "fast rank alone"}
@@ -118,7 +118,7 @@ def by_layout(strategies: Iterable[str], *, bars: bool = False) -> list[list[Art
 
 
 def paper_style() -> AbstractContextManager:
-    """The style sheet, for the length of a `with` block, on top of matplotlib's defaults and nothing else."""
+    """Context with the style sheet, on top of matplotlib's defaults and nothing else."""
     return matplotlib.style.context(str(files(__package__) / "paper.mplstyle"), after_reset=True)
 
 

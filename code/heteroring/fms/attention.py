@@ -51,7 +51,7 @@ class Ring:
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
         step: The step of decode; None for a prefill.
         prefix_lens: Earlier tokens in the cache of each rank, which a prefill attends to, too; () for none.
-        times: What measures a prefill's layers; None for nothing.
+        times: Measures the layers of a prefill; None to measure nothing.
     """
 
     partition: Partition
@@ -73,8 +73,8 @@ def register() -> None:
     try:
         get_attention_type(attn_name=OP)
     except KeyError:
-        # TorchDynamo must not trace waits for other ranks, nor what differs from step to step; a compiled model calls
-        # these functions as they are.
+        # TorchDynamo must not trace waits for other ranks, nor values that differ from step to step; a compiled model
+        # calls these functions uncompiled.
         untraced = torch.compiler.disable
         register_attention_op(
             OP,
@@ -188,7 +188,7 @@ def _checked(attn_kwargs: dict[str, Any], p_dropout: float = 0.0) -> Ring:
             "different lengths (a ragged batch) must be prefilled one by one"
         )
     if attn_kwargs.get("is_causal_mask") is False:
-        raise ValueError("the attention op 'ring' is causal: is_causal_mask=False cannot be had")
+        raise ValueError("the attention op 'ring' is causal: is_causal_mask=False is not supported")
     if attn_kwargs.get("sinks") is not None:
         raise ValueError("the attention op 'ring' has no attention sinks: they would enter every rank's softmax")
     if attn_kwargs.get("sliding_window"):

@@ -64,14 +64,14 @@ def check_speeds(speeds: Sequence[float] | None, world_size: int) -> tuple[float
 class RingCache:
     """This rank's KV of every layer, and how many tokens each rank holds. `ring_prefill` creates it.
 
-    A step of decode reads what differs from step to step on the device, so that a CUDA graph of one step serves all:
-    in step i every rank writes the new token's KV into slot turns[i, 0], behind what it holds, and attends to
-    turns[i, 1] tokens; only the rank whose turn it is counts the new one among them.
+    A step of decode reads the values that differ from step to step on the device, so one CUDA graph serves all steps:
+    in step i every rank writes the new token's KV into slot turns[i, 0], behind its cached tokens, and attends to
+    turns[i, 1] tokens; only the rank that keeps the new token counts it among them.
 
     Args:
         layers: (keys, values) per layer, each [B, Hkv, capacities[rank] + 1, D], allocated once. The last slot is for
             tokens that other ranks keep when this one is full.
-        partition: Which tokens of the prompt each rank holds; of one in chunks, how many of them.
+        partition: Which tokens of the prompt each rank holds; if it was computed in chunks, only how many.
         held: Tokens cached per rank, as the host knows it; the same tuple on all ranks.
         capacities: Tokens per rank that there is room for, the same tuple on all ranks.
         speeds: Relative speeds of decode per rank (`next_owner`).
@@ -81,8 +81,8 @@ class RingCache:
         group: The process group of the prefill.
         block: The backend of decode.
         turns: int64 [T + 1, 3] on the device: slot, tokens attended to, and position of each of the T new tokens that
-            `plan_turns` found room for. The last row is what a step would find in a full cache.
-        steps: int64 [1] on the device: how many of them are cached.
+            `plan_turns` found room for. The last row is for a step on a full cache.
+        steps: int64 [1] on the device: how many of the T new tokens are cached.
         full: Tokens cached over all ranks once there is no room for another one; 0 before `plan_turns`.
     """
 
@@ -112,7 +112,7 @@ class RingCache:
 
     @torch.inference_mode(False)
     def plan_turns(self) -> None:
-        """Plan which rank keeps each of the tokens to follow, until the one whose turn it is has no room."""
+        """Plan which rank keeps each of the next tokens, until the rank that should keep one has no room."""
         after, turns = list(self.held), []
         while after[owner := next_owner(after, self.speeds)] < self.capacities[owner]:
             turns.append((after[self.rank], after[self.rank] + (owner == self.rank), sum(after)))
@@ -158,7 +158,7 @@ def make_room(cache: RingCache, tokens: int) -> None:
     """Move the layers of this rank's cache that have room for less than `tokens` to larger ones, one at a time."""
     held = cache.held[cache.rank]
     for index, layer in enumerate(cache.layers):
-        if layer[0].shape[2] <= tokens:  # there is one slot more than there is room for
+        if layer[0].shape[2] <= tokens:  # there is one slot more than the capacity
             keys, values = (x.new_empty(*x.shape[:2], tokens + 1, x.shape[3]) for x in layer)
             for old, new in zip(layer, (keys, values), strict=True):
                 new[:, :, :held].copy_(old[:, :, :held])

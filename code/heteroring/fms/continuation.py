@@ -23,7 +23,7 @@ class Continuation:
 
     Args:
         model: The language model of the prefill.
-        prefill: What `ring_prefill` returned, with room for all tokens but the last.
+        prefill: The result of `ring_prefill`, with room for all new tokens but the last.
         most: Most new tokens.
         choose: Token ids [B, 1] from logits [B, V]; it must not make the host wait.
         eos_token_id: The token that ends a sequence; None for none.
@@ -83,8 +83,8 @@ class Continuation:
     def capture(self) -> None:
         """Record a step as a CUDA graph, which `advance` then replays, if that is possible on all ranks; else warn.
 
-        All ranks call, after a step has been made eagerly: what is created once cannot be created while work is
-        recorded. Off CUDA, nothing is done.
+        All ranks call, after an eager step, because objects that are created once, such as a communicator, cannot be
+        created while work is recorded. Off CUDA, nothing is done.
         """
         device = self._new.device
         if device.type != "cuda":
@@ -96,7 +96,7 @@ class Continuation:
             # Only this thread is recorded: others, such as NCCL's, may make calls that cannot be recorded.
             with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._take(decode_forward(self._model, self._new, self._cache))
-        except Exception as error:  # of any type, from any layer: the step is made eagerly instead
+        except Exception as error:  # of any type, from any layer: steps then stay eager
             reason = str(error).partition("\n")[0] or type(error).__name__
         if self._on_all_ranks(reason is None):
             self._graph = graph

@@ -64,7 +64,7 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
 def decode_forward(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
     """Logits [B, V] after one new token [B] or [B, 1] of each sequence; its KV is cached, and counted on the device.
 
-    What differs from step to step is read on the device, so a CUDA graph may record the call and be replayed.
+    Values that differ from step to step are read on the device, so a CUDA graph may record the call and be replayed.
     """
     slot, cached, position = cache.turns.index_select(0, cache.steps).split(1, dim=1)
     logits, _ = model(

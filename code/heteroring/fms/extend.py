@@ -1,4 +1,4 @@
-"""Extension: further tokens, such as the next turn of a conversation, through a model behind those of a cache."""
+"""Extension of a cache: further tokens, such as the next turn of a conversation, run through the model behind it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def ring_extend(
 ) -> torch.Tensor:
     """Run further tokens of each sequence through the model, behind those that `cache` holds.
 
-    What is cached stays on its rank; each rank computes its new tokens, and keeps their KV. Every rank of the cache's
-    group must call. Where a rank's cache has too little room, it is moved to a larger one.
+    Cached KV stays on its rank; each rank computes its new tokens, and keeps their KV. Every rank of the cache's group
+    must call. Where a rank's cache has too little room, it is moved to a larger one.
 
     Args:
         model: The language model that filled `cache`, the same on all ranks.
@@ -54,9 +54,9 @@ def ring_extend(
         Logits [B, V] of the last token, or [B, N, V] with `all_logits`, the same on every rank.
 
     Raises:
-        ValueError: On every rank, if the cache is of another model or another number of sequences, if the tokens exceed
-            with `capacity` the model's max_expected_seq_len, or are not the partition's; and if the ranks' caches,
-            tokens or other arguments differ.
+        ValueError: On every rank, if the cache is of another model or another number of sequences, if all tokens plus
+            `capacity` exceed the model's max_expected_seq_len, if the partition is not of N tokens; and if the ranks'
+            caches, tokens or other arguments differ.
         RuntimeError: If a rank is lost.
     """
     call = Call("ring_extend", getattr(cache, "group", None), model)

@@ -47,11 +47,11 @@ def ring_generate(
     Generation ends when every sequence has produced `eos_token_id`; a sequence that has done so continues until the
     others have, as in FMS's generate.
 
-    On CUDA, steps are replayed as a CUDA graph from the third token on, and whether all sequences have ended is looked
-    at every EOS_EVERY tokens. Sampling then draws numbers for up to EOS_EVERY - 1 tokens that are not returned, without
-    a seed from PyTorch's global generator. What cannot be captured, such as a `block` that is not the split-KV kernel
-    of decode or a layer that makes the host wait, runs eagerly, with a warning. After `model.compile()`, the step that
-    is captured is a compiled one.
+    On CUDA, steps are replayed as a CUDA graph from the third token on, and whether all sequences have ended is checked
+    every EOS_EVERY tokens. Sampling therefore draws random numbers for up to EOS_EVERY - 1 tokens that are not
+    returned, without a seed from PyTorch's global generator. A step that cannot be captured, because `block` is not the
+    split-KV kernel of decode or because a layer makes the host wait, runs eagerly, with a warning. After
+    `model.compile()`, the captured step is a compiled one.
 
     Args:
         model: A language model of FMS whose weights every rank holds.
@@ -101,7 +101,7 @@ def ring_generate(
 
     with call:
         call.agree(describe, every_call=True)
-        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as they were checked
+        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as checked above
         prefill = ring_prefill(
             model,
             input_ids,
@@ -144,5 +144,5 @@ def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature:
     likely = (below / max(temperature, 1e-300)).softmax(-1)
     # Sampled in fp32, or fp64 for fp64 logits: 16 bits would round the probabilities by up to 0.4 %.
     likely = likely.to(torch.promote_types(logits.dtype, torch.float32))
-    # As torch.multinomial draws, which makes the host wait to check what it is given.
+    # Draws like torch.multinomial, which would make the host wait to check its input.
     return (likely / torch.empty_like(likely).exponential_(1, generator=generator)).argmax(-1, keepdim=True)

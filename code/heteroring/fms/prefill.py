@@ -64,8 +64,8 @@ def ring_prefill(
     configuration's `pad_id`, or 0 where it has none). Other padding cannot be detected: rows padded alike, a single
     padded prompt, or another token used for padding.
 
-    A model may be compiled in place by `model.compile()`, which leaves the ring's attention as it is. The first calls,
-    and the first of each further shape, then take up to a minute longer.
+    A model may be compiled in place by `model.compile()`, which leaves the ring's attention uncompiled. The first
+    calls, and the first of each further shape, then take up to a minute longer.
 
     Args:
         model: A language model of one of heteroring.fms.ARCHITECTURES, the same on all ranks.
@@ -80,8 +80,8 @@ def ring_prefill(
             activations; the logits are the same. Each chunk is laid out over the ranks as the prompt would be, in the
             same shares. None stands for the whole prompt.
         rebalance: Whether to split each chunk by the speeds that the ranks showed in those before it, beginning with
-            the shares of `partition`, in zigzag. KV that is cached stays where it is. Or a
-            `heteroring.Rebalancer`, which keeps what it has learned from one call to the next, in place of a partition.
+            the shares of `partition`, in zigzag. KV that is cached stays where it is. Or, in place of a partition, a
+            `heteroring.Rebalancer`, which keeps its estimates from one call to the next.
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine" or "auto", as for `heteroring.ring_attention`.
 
@@ -90,9 +90,9 @@ def ring_prefill(
         RingCache. Without `all_logits` only the owner of the last token computes logits, and nothing else is gathered.
 
     Raises:
-        ValueError: On every rank, if the prompt is shorter than the number of ranks, longer with `capacity` than the
-            model's max_expected_seq_len, not of the partition's length, or padded; if chunks cannot be rebalanced; if
-            the ranks' models, prompts or other arguments differ; and if the model is not one of
+        ValueError: On every rank, if the prompt is shorter than the number of ranks, longer together with `capacity`
+            than the model's max_expected_seq_len, not of the partition's length, or padded; if chunks cannot be
+            rebalanced; if the ranks' models, prompts or other arguments differ; and if the model is not one of
             heteroring.fms.ARCHITECTURES.
         RuntimeError: If a rank is lost.
     """
@@ -155,12 +155,12 @@ def run_chunks(
 ) -> torch.Tensor:
     """Run `input_ids` [B, N] through the model in chunks behind the tokens of `cache`, which then holds these, too.
 
-    Chunks are split by the `rebalancer`, which observes them, or by `partition` if it is None. Of a rebalanced prefill,
-    the cache is given room for `new_tokens` more.
+    Chunks are split by the `rebalancer`, which observes them, or by `partition` if it is None. In a rebalanced prefill,
+    the cache gets room for `new_tokens` more.
 
     Returns logits on every rank: [B, V] of the last token, or [B, N, V]. An error leaves the finished chunks cached.
     """
-    cache.full = 0  # no step of decode may follow an error
+    cache.full = 0  # no step of decode is allowed after an error
     device, done, found = device_of(model), 0, []
     # All at once, since a copy to the device makes the host wait for the chunks queued before.
     ids = input_ids.to(device)
@@ -239,7 +239,7 @@ def _check_prompt(
 
 
 def check_chunk(chunk: int | None) -> int | None:
-    """`chunk` as an int, or None. Raises ValueError if it is less than a token."""
+    """`chunk` as an int, or None. Raises ValueError if it is less than 1 token."""
     return None if chunk is None else whole_number("chunk", chunk, "a chunk has 1 token or more", least=1)
 
 

@@ -1,4 +1,4 @@
-"""A prefill whose chunks are split anew while it runs: what a rank's layers take, and room for what its KV becomes."""
+"""Rebalanced prefill of a model: layer timing, and growth of the KV cache."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from heteroring.ring.consistency import Call
 from heteroring.ring.partition import Partition
 
 SPARE = 16
-"""A rank has room for one token in SPARE more than its share would need: shares are not kept to the token."""
+"""A rank's cache gets room for 1 / SPARE more tokens than its share, because the shares may change."""
 
 
 class LayerTimes(BusyTime):
-    """Busy time of `layers` in one pass of a model: of each, attention, and all since that of the layer before.
+    """Busy time of `layers` in one pass of a model: of each, its attention and all work since the layer before's.
 
     Args:
         block: The backend of attention.
@@ -38,7 +38,7 @@ class LayerTimes(BusyTime):
 
     @contextmanager
     def attention(self) -> Iterator[str | Backend]:
-        """The attention of the next layer; yields the backend for it."""
+        """Context for the attention of the next layer; yields the backend for it."""
         counts = self._layer in self._layers
         if counts:
             self.stop()
@@ -60,9 +60,9 @@ def counted_layers(layers: int, device: torch.device) -> range:
 
 
 def check_rebalance(rebalance: object, partition: object, chunk: int | None, world_size: int) -> None:
-    """Raise ValueError unless `rebalance` is a bool, or a Rebalancer of all ranks that stands in for the partition.
+    """Raise ValueError unless `rebalance` is a bool, or a Rebalancer of all ranks in place of a partition.
 
-    Without chunks, there is nothing to rebalance.
+    Rebalancing needs chunks.
     """
     if rebalance is False:
         return
@@ -70,7 +70,7 @@ def check_rebalance(rebalance: object, partition: object, chunk: int | None, wor
         raise ValueError("rebalance needs a chunk: a prompt in one piece is split once")
     if isinstance(rebalance, Rebalancer):
         if partition is not None:
-            raise ValueError("a Rebalancer makes the partitions: give it, or a partition")
+            raise ValueError("a Rebalancer makes the partitions: give either a Rebalancer or a partition")
         if len(rebalance.speeds) != world_size:
             raise ValueError(f"the Rebalancer is of {len(rebalance.speeds)} ranks, the group has {world_size}")
     elif rebalance is not True:
@@ -78,9 +78,9 @@ def check_rebalance(rebalance: object, partition: object, chunk: int | None, wor
 
 
 def rebalancer_of(rebalance: bool | Rebalancer, partition: Partition, device: torch.device) -> Rebalancer | None:
-    """What splits the chunks of a prompt, or None where they keep the shares of `partition`.
+    """The Rebalancer that splits the chunks of a prompt, or None where they keep the shares of `partition`.
 
-    Raises ValueError if it cannot begin with these shares.
+    Raises ValueError if a Rebalancer cannot begin with these shares.
     """
     if isinstance(rebalance, Rebalancer):
         return rebalance
@@ -95,7 +95,7 @@ def rebalancer_of(rebalance: bool | Rebalancer, partition: Partition, device: to
 
 
 def split_anew(rebalancer: Rebalancer, tokens: int, chunk: int) -> Iterator[Partition]:
-    """The chunks of `tokens` tokens, each split when it is asked for."""
+    """Partitions of the chunks of `tokens` tokens, each split when it is requested."""
     while tokens:
         part = rebalancer.partition(min(chunk, tokens))
         yield part
@@ -103,9 +103,9 @@ def split_anew(rebalancer: Rebalancer, tokens: int, chunk: int) -> Iterator[Part
 
 
 def grow(cache: RingCache, part: Partition, left: int, new_tokens: int, call: Call) -> None:
-    """Make room on every rank for `part`, which is the next of `left` tokens, behind which come `new_tokens` of decode.
+    """Make room on every rank for `part`, the next chunk of the `left` tokens, which `new_tokens` of decode follow.
 
-    Where there is too little, a rank is given room for all that are left in the shares of `part`.
+    If a rank has too little, the caches get room for all tokens that are left, in the shares of `part`.
     """
     after = tuple(map(add, cache.held, part.block_lens))
     need = capacities(after, cache.speeds, new_tokens) if part.seq_len == left else after

@@ -1,4 +1,4 @@
-"""What a model of FMS makes a fleet do and hold, without its weights."""
+"""The work and the memory that prefill of an FMS model requires of a fleet, without loading its weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 from heteroring.fms.models import get_model
 from heteroring.planning.work import ITEMSIZE, Work
 
-# Whose MLP is one gated product for every token, as Work.language_model reckons.
+# Architectures whose MLP is one gated product for every token, as Work.language_model assumes.
 _GATED = ("llama", "granite", "mistral")
 
 

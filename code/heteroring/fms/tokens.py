@@ -9,13 +9,13 @@ import torch
 
 
 def is_token_ids(tokens: object) -> bool:
-    """Whether `tokens` is a dense tensor with data, of any shape, of a dtype that an embedding takes."""
+    """Whether `tokens` is a dense tensor with data, of any shape, of a dtype that an embedding accepts."""
     integers = (torch.int32, torch.int64)
     return isinstance(tokens, torch.Tensor) and not _defect(tokens) and tokens.dtype in integers
 
 
 def described(tokens: object) -> str:
-    """Description for an error message: dtype and shape of a dense tensor, else what it is instead."""
+    """Description for an error message: dtype and shape of a dense tensor, else its type."""
     if not isinstance(tokens, torch.Tensor):
         return f"of type {type(tokens).__name__}"
     return _defect(tokens) or f"{tokens.dtype} {tuple(tokens.shape)}"

@@ -1,4 +1,4 @@
-"""What the weights and the configuration of a language model tell: its fingerprint, dtype and device."""
+"""Properties of a language model by its weights and configuration: its fingerprint, dtype and device."""
 
 from __future__ import annotations
 

@@ -117,9 +117,15 @@ def _never(*_: object) -> bool:
 
 
 def check_backend(block: str | Backend, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
-    """Raise ValueError unless `block` is callable, "auto", or one of BACKENDS that computes on this device and dtype.
+    """Check that a backend exists, and computes on a device type and in a dtype.
 
-    Without `device_type` any device passes, without `dtype` any dtype.
+    Args:
+        block: A callable or "auto", which always pass, or a name.
+        device_type: "cpu" or "cuda"; None for any.
+        dtype: Dtype of the operands; None for any.
+
+    Raises:
+        ValueError: If `block` is none of these, or names a backend that does not compute there.
     """
     if callable(block) or (isinstance(block, str) and block == "auto"):
         return
@@ -143,9 +149,19 @@ def check_operands(block: str | Backend, q: torch.Tensor, k: torch.Tensor, v: to
 
 
 def choose(name: str, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128) -> str:
-    """The backend that `name` stands for on `device`: itself, or for "auto" the best one there for such tensors.
+    """The name of the backend that `name` stands for on a device.
 
-    Raises ValueError for a name that is neither "auto" nor one of BACKENDS.
+    Args:
+        name: "auto" or one of BACKENDS.
+        device: The device of the operands.
+        dtype: Their dtype.
+        head_dim: Elements per head.
+
+    Returns:
+        One of BACKENDS: `name` itself, or for "auto" the fastest one as far as measured.
+
+    Raises:
+        ValueError: For a name that is neither "auto" nor one of BACKENDS.
     """
     check_backend(name)
     if name == "auto":
@@ -170,9 +186,19 @@ def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: 
 def resolve(
     block: str | Backend, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
 ) -> PendingKVBackend:
-    """The backend that `block` names ("auto" or one of BACKENDS) for tensors on `device`, or `block` itself.
+    """The backend for operands on a device.
 
-    One that does not say whether it takes pending KV is returned as one that takes none.
+    Args:
+        block: "auto", one of BACKENDS, or a Backend.
+        device: The device of the operands.
+        dtype: Their dtype.
+        head_dim: Elements per head.
+
+    Returns:
+        The backend that `block` names, or `block` itself; without `takes_pending`, wrapped as one that takes none.
+
+    Raises:
+        ValueError: For a name that is neither "auto" nor one of BACKENDS.
     """
     return _imported(block, device, dtype, head_dim) if isinstance(block, str) else _complete(block)
 

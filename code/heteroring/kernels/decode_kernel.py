@@ -48,7 +48,7 @@ def _read_tile(
     return b_acc, b_new, b_sum
 
 
-# The number of keys grows by one with every token: nothing that follows from it may trigger a compilation.
+# The number of keys grows by one with every token: no argument derived from it may trigger a compilation.
 @triton.jit(do_not_specialize=["kv_heads", "n", "stride_ps", "stride_pb", "stride_ph"])
 def chunk_kernel(
     q, k, v, parts, n,
@@ -193,12 +193,12 @@ def exchange_kernel(
     places int64 [RANKS]: for each rank, the address of its words int64 [2, RANKS, most, WIDTH], by turn, sender and
     head. calls int32 [most]: how often this rank has exchanged parts of that many heads.
 
-    A word carries the number of the call beside the number that it is there for, so its arrival needs no flag and no
-    fence, and a call takes one hop. Calls take turns at two sets of words: a rank that writes a set anew has read all
-    ranks' words of the call in between, which they write only when they have read this set. What a head's words lie
-    at does not depend on the shapes of a call, so calls of any shapes may follow one another.
+    A word carries the number of the call beside its payload, so its arrival needs no flag and no fence, and a call
+    takes one hop. Calls alternate between two sets of words: a rank that overwrites a set has read all ranks' words of
+    the call in between, which they wrote only after they had read this set. The address of a head's words does not
+    depend on the shapes of a call, so calls of any shapes may follow one another.
 
-    Each program writes all that it has to before it waits, so ranks that share a GPU make progress, too.
+    Each program writes all of its words before it waits, so ranks that share a GPU make progress, too.
     """
     o_d = tl.arange(0, BLOCK_D)
     m_dim = o_d < HEAD_DIM

@@ -28,7 +28,7 @@ MOST_QUERIES = 8192
 # Chunks in flight on each SM: enough to keep reading memory while others compute.
 _PROGRAMS = 2
 _BLOCK_S = 16
-# Programs of the exchange between ranks. All of them run at a time, whatever share of a GPU the rank has.
+# Programs of the exchange between ranks: few enough to run all at once, whatever share of a GPU the rank has.
 _EXCHANGERS = 64
 
 
@@ -148,8 +148,8 @@ def _launch(
 ) -> None:
     """Run `kernel` on `operands`, the arguments that change from call to call, then `rest`, which is part of its plan.
 
-    The plan is made, and the kernel compiled, in the first call of its kind: Triton takes the host three times as long
-    to find a compiled kernel by its arguments.
+    The plan is made, and the kernel compiled, in the first call of its kind. A launch by Triton, which looks the
+    compiled kernel up by its arguments, would take the host three times as long.
     """
     first = operands[0]
     assert isinstance(first, Tensor)
@@ -178,9 +178,9 @@ def _bound(
 
 
 def cut(n: int, rows: int, most: int) -> int:
-    """The number of chunks of `n` keys read `rows` at a time, when each but the last has equally many tiles: <= most.
+    """The number of chunks, at most `most`, of `n` keys in tiles of `rows`; all but the last have equally many tiles.
 
-    The kernel cuts alike, for any number of keys, into as many chunks as it has programs.
+    The kernel cuts any number of keys in the same way, into as many chunks as it has programs.
     """
     tiles = -(-n // rows)
     return max(1, -(-tiles // max(1, -(-tiles // most))))

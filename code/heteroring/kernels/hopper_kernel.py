@@ -5,8 +5,8 @@ keeps a ring of key and value tiles in shared memory filled. Inside a warpgroup 
 the product P V of the last one are in flight while the softmax of the current tile runs (the schedule of
 FlashAttention-3, arXiv 2407.08608, section 3.2). docs/experiments/kernels.md has the measurements.
 
-Key tiles are read from the last visible one down to the first, so the masked ones come first; those of pending KV from
-the first one up, so the masked ones come last. Import this only where Triton is installed;
+Key tiles are read from the last visible one down to the first, so the masked ones come first. Tiles of pending KV are
+read from the first one up, so the masked ones come last. Import this only where Triton is installed;
 `heteroring.kernels.hopper_launch` launches it. Names as in `triton_kernel`, and `s_` for shared memory, `t_` for a
 product in flight.
 """
@@ -180,7 +180,7 @@ def _attend(
 ):  # fmt: skip
     """One of the two computing warpgroups: row first_row + 64 WARPGROUP and the 63 after it.
 
-    Of the tiles, num_masked are masked at first, and all from num_whole on.
+    The first num_masked tiles are masked, and all from num_whole on.
     """
     s_k, k_full, k_free, s_v, v_full, _v_free = ring
     L_S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
@@ -315,7 +315,7 @@ def forward_kernel(
     num_whole = num_own
     num_tiles = num_own
     if PENDING:
-        # A tile of queries that only some rows of see them has all of them masked.
+        # In a tile of queries of which only some rows see the pending keys, all pending tiles are masked.
         num_whole += gl.where(first_row >= pending_query, pending_keys // BLOCK_N, 0)
         num_tiles += gl.where(first_row + BLOCK_M > pending_query, gl.cdiv(pending_keys, BLOCK_N), 0)
     i_kv = i_h // GROUP

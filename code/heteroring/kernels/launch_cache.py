@@ -1,4 +1,4 @@
-"""Kernel launches prepared once for all operands alike, so that a call takes the host little time."""
+"""Kernel launches that are prepared once per kind of operands, so that a call takes the host little time."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _Plan = TypeVar("_Plan")
 
 
 class Plans(dict[Hashable, object]):
-    """Plans by everything that they depend on, None where operands are not covered; at most MOST_PLANS of them."""
+    """At most MOST_PLANS cached plans, by everything that they depend on; None for operands that are not covered."""
 
     def kept(self, key: Hashable, make: Callable[[], _Plan]) -> _Plan:
-        """The plan of `key`, from `make` the first time."""
+        """The plan of `key`, which `make` creates the first time."""
         plan = self.get(key, _UNSEEN)
         if plan is _UNSEEN:
             if len(self) >= MOST_PLANS:
@@ -32,7 +32,7 @@ class Plans(dict[Hashable, object]):
 
 @dataclass(frozen=True, slots=True)
 class BoundKernel:
-    """A compiled kernel with all of its arguments but addresses, whether in tensor descriptors or passed directly."""
+    """A compiled kernel with all of its arguments except addresses, both in tensor descriptors and passed directly."""
 
     run: Callable[..., None]
     descriptors: tuple[object, ...]

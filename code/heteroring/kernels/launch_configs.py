@@ -125,14 +125,14 @@ def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> 
 def first_section(section: int, group: int, tiles: int, sms: int) -> int:
     """Query heads to run first, where `tiles` tiles of each wait for keys that arrive head by head.
 
-    As few whole groups as give every SM a tile, and no more than the `section` heads that run together later, because
-    the first tiles wait for every further head.
+    As few whole groups as give every SM a tile, because each further head delays the first tiles; and no more than the
+    `section` heads that run together later.
     """
     return min(section, group * -(-sms // (group * tiles)))
 
 
 def sections(heads: int, first: int, section: int) -> list[int]:
-    """Query heads of each section in turn: `first`, then what is left over, so that all others are of `section`."""
+    """Query heads of each section in turn: `first`, then the remainder, so that all others are of `section`."""
     second = (heads - first) % section
     return [width for width in (first, second) if width] + (heads - first - second) // section * [section]
 
@@ -141,9 +141,9 @@ def lead(rows: int, pending: int, first_query: int) -> int:
     """Rows before the first query at which tiles of the Hopper kernel begin, so that one begins at `first_query`.
 
     A tile in which only some queries see the `pending` keys computes all of these with a mask, at about 1.9 times the
-    cost. With tiles that do not begin where those of keys do, each has one more of its own keys' tiles masked, and one
-    tile may be added: together up to 1.9 keys per query. So 0 unless pending keys are twice as many as the `rows`
-    queries.
+    cost. Shifting the tiles of queries avoids that, but masks one more tile of own keys for each of them, and may add a
+    tile: together that costs as much as up to 1.9 keys per query. So it is 0 unless pending keys are at least twice as
+    many as the `rows` queries.
     """
     return -first_query % HOPPER_BLOCK_M if pending >= 2 * rows else 0
 
@@ -151,8 +151,8 @@ def lead(rows: int, pending: int, first_query: int) -> int:
 def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:
     """Configuration of a matrix product of `rows` rows and `columns` columns; `sms` is None in Triton's interpreter.
 
-    Products of up to 64 rows are bound by reading the right operand, so one tile holds all rows. Above, a wave of tiles
-    takes the same time however few tiles are in it, so the tile is chosen whose waves are over first.
+    Products of up to 64 rows are bound by reading the right operand, so one tile holds all rows. Above, a wave takes
+    the same time however few tiles it has, so the tile size whose waves take least in all is chosen.
     """
     if sms is None:
         return MATMUL_INTERPRETED

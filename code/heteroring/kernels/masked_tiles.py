@@ -1,7 +1,7 @@
-"""What computing masked tiles costs: two backends by the portable Triton kernel, which skips them, or does not.
+"""Two backends that show the cost of masked tiles: the portable Triton kernel, which skips them or computes them.
 
-They differ in nothing else, and are made to be compared. A ring that computes all tiles and masks afterwards, as the
-public study's does, is like `masked`.
+They differ in nothing else. A ring that computes all tiles and masks afterwards, as the public study's does, is like
+`masked`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from heteroring.kernels.matmul import ARCHITECTURE, matmul
 
 @cache
 def avoid_clusters(device: torch.device) -> Library | None:
-    """From now on, have PyTorch compute products in this process without thread block clusters, where `matmul` can.
+    """Have PyTorch compute products in this process without thread block clusters from now on, where `matmul` can.
 
     The cuBLAS of CUDA 13.0 seems to derive the number of clusters that it has room for from the number of SMs. Where a
     throttle leaves scattered SMs, it leaves tiles of the result unwritten at many sizes and settings, without an error.
@@ -69,7 +69,7 @@ def divert(dispatch_key: str, matmul: Callable[..., torch.Tensor | None]) -> Lib
             return torch.stack(products)
         return originals["bmm"].call_boxed(keys, a, b)
 
-    with warnings.catch_warnings():  # PyTorch warns of what is done here on purpose
+    with warnings.catch_warnings():  # PyTorch warns that kernels are overridden
         warnings.filterwarnings("ignore", message="Warning only once for all operators")
         for name, kernel in (("mm", mm), ("mm.out", mm_out), ("addmm", addmm), ("bmm", bmm)):
             library.impl(name, kernel, with_keyset=True)

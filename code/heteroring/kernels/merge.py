@@ -18,7 +18,7 @@ def merge_(
 
         merge_kernel.merge_(out, lse, part_out, part_lse)
         return out, lse
-    # -inf - -inf would be NaN; a NaN that is really in the data must stay one.
+    # -inf - -inf would be NaN; a NaN in the data must stay one.
     masked = part_lse == -torch.inf
     delta = torch.where(masked, -torch.inf, part_lse - lse)
     weight = torch.sigmoid(delta).unsqueeze(-1)

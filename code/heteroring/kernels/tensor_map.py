@@ -1,4 +1,4 @@
-"""The tensor maps of TMA: what they require of the memory that they describe, and their reuse for tensors alike."""
+"""The tensor maps of TMA: what they require of the memory that they describe, and their reuse for similar tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fits(x: Tensor) -> bool:
 
 
 def strides(x: Tensor) -> list[int]:
-    """The strides of `x`; those of dimensions of one element, which are meaningless, are made acceptable to TMA."""
+    """The strides of `x`; those of dimensions of one element, which have no effect, are made valid for TMA."""
     step = ALIGNMENT // x.element_size()
     row = -(-x.shape[-1] // step) * step
     return [stride if size > 1 else row for stride, size in zip(x.stride()[:-1], x.shape[:-1], strict=True)] + [1]
@@ -30,9 +30,9 @@ def likeness(x: Tensor) -> tuple[object, ...]:
 
 
 def addressed(descriptor: object, x: Tensor | None) -> object:
-    """A copy of one of Triton's descriptors that points at `x`, which is like the tensor that it was made for.
+    """A copy of one of Triton's descriptors that points at `x`, a tensor of the likeness for which it was made.
 
-    With None it points nowhere, and does not keep that tensor alive.
+    With None for `x` it points nowhere, and keeps no tensor alive.
     """
     # Not by copy.copy, which takes 1 us longer, several times per call.
     other = object.__new__(type(descriptor))

@@ -75,13 +75,13 @@ def backend(
 def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pending: PendingKV) -> bool:
     """Whether `backend` can go on to `pending` in the same pass over these operands, which `check` would pass.
 
-    That needs the Hopper kernel and, if causal, own keys of which every query sees one. It saves each tile of queries
-    the end of one ring step and the start of the next.
+    That needs the Hopper kernel and, if causal, at least one own key for every query. It saves each tile of queries the
+    end of one ring step and the start of the next.
     """
     return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
 
-backend.takes_pending = takes_pending  # as PendingKVBackend has it
+backend.takes_pending = takes_pending  # as in PendingKVBackend
 _CANNOT_FUSE = "pending KV needs a new result, scale > 0 and operands for which takes_pending holds"
 
 

@@ -35,7 +35,7 @@ class Device(Protocol):
         """Make the devices of the default group's ranks start the work queued next, `calls` calls, at the same time."""
 
     def meet(self) -> None:
-        """Make the hosts of the default group's ranks go on at the same time, with no work left on their devices."""
+        """Make the hosts of the default group's ranks continue at the same time, with no work left on their devices."""
 
     def mark(self) -> Any:
         """The point in time at which all work queued so far is done."""
@@ -66,7 +66,7 @@ def open_device(device_kind: str) -> Device:
 
 
 def check_loopback() -> None:
-    """Raise ValueError, at once, unless processes of this machine can meet: without a loopback interface they hang."""
+    """Raise ValueError unless processes of this machine can connect: without a loopback interface they would hang."""
     try:
         with socket.create_server(("", 0)) as server:
             socket.create_connection(("localhost", server.getsockname()[1]), timeout=LOOPBACK_SECONDS).close()
@@ -131,15 +131,15 @@ class Cuda:
             raise ValueError(f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
-        # NVLink multicast is useless to two ranks, and disturbs the host's other GPUs where it is not set up.
+        # NVLink multicast does not help two ranks, and disturbs the host's other GPUs where it is not set up.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         index = min(local_rank, torch.cuda.device_count() - 1)  # Slurm may show a task its own GPU alone
         torch.cuda.set_device(index)
         return torch.device("cuda", index)
 
     def align(self, calls: int = 1) -> None:
-        # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective behind it aligns
-        # the devices.
+        # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective after it aligns the
+        # devices.
         dist.barrier()
         torch.cuda._sleep(self.ring_cycles + calls * self.call_cycles)
         dist.all_reduce(torch.zeros(1, device="cuda"))

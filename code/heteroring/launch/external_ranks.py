@@ -1,4 +1,4 @@
-"""Ranks that torchrun or srun started, on one node or many: they find one another, and end together.
+"""Ranks that torchrun or srun started, on one node or many: how they find one another, and end together.
 
 `launch` joins such a world in place of starting processes. Its ranks agree through a store, which rank 0 or torchrun
 keeps: whatever ends one of them ends all, and each says why in one line.
@@ -67,11 +67,11 @@ def leads() -> bool:
 
 @contextmanager
 def together(hang_timeout: float) -> Iterator[None]:
-    """Leave the block with all ranks of the named world, or with none; nothing where none is named.
+    """Context that ends on all ranks together, or fails on all; does nothing for a single process.
 
-    An error in the block, of this rank, is raised after the others have been told of it. One of another rank ends this
-    process, with that rank's exit code and its reason on stderr, and so do `hang_timeout` seconds in which no rank has
-    beaten.
+    An error of this rank is raised after the others have been told of it. An error of another rank ends this process,
+    with that rank's exit code and its reason on stderr, and so do `hang_timeout` seconds without a heartbeat of any
+    rank.
     """
     world = named_world()
     if world is None:
@@ -100,14 +100,14 @@ def together(hang_timeout: float) -> Iterator[None]:
 
 @cache
 def store_of(world: World) -> Store:
-    """Where the ranks of this command agree. It may be the second command of the same world."""
+    """The store through which the ranks of this command agree. It may be the second command of the same world."""
     from torch.distributed import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     job = hashlib.blake2b(repr(sys.argv).encode(), digest_size=4).hexdigest()
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = first_host(os.environ["SLURM_STEP_NODELIST"])
-    if "MASTER_PORT" not in os.environ:  # another for the next command, which may begin while this one ends
+    if "MASTER_PORT" not in os.environ:  # the next command, which may start while this one ends, gets another port
         number = int(os.environ.get("SLURM_JOB_ID", "0")) + int(job, 16)
         os.environ["MASTER_PORT"] = str(_FIRST_PORT + number % _PORTS)
     store, *_ = next(iter(rendezvous("env://", world.rank, world.size)))
@@ -124,7 +124,7 @@ def first_host(nodelist: str) -> str:
 
 @contextmanager
 def machines_held(world: World) -> Iterator[None]:
-    """Hold the lock of every machine that the world has a rank on, by the first of the ranks there."""
+    """Hold the lock of every machine of the world; on each, the first of its ranks takes it."""
     store = store_of(world)
     store.set(f"host of {world.rank}", socket.gethostname())
     hosts = [store.get(f"host of {rank}") for rank in range(world.size)]
@@ -142,7 +142,7 @@ def _integer(name: str) -> int:
 
 
 def _meet(store: Store, what: str, size: int, deadline: float = math.inf) -> None:
-    """Wait until as many ranks have come so far, or until the deadline."""
+    """Wait until `size` ranks have called this for `what`, or until the deadline."""
     there = store.add(what, 1)
     while there < size and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -150,7 +150,7 @@ def _meet(store: Store, what: str, size: int, deadline: float = math.inf) -> Non
 
 
 def _watch(store: Store, world: World, hang_timeout: float, over: Event) -> None:
-    """End this process when another rank has failed, or when the beats of all ranks together count no further."""
+    """End this process when another rank has failed, or when no rank has written a heartbeat for too long."""
     told, total, heard_at = -1, 0, time.monotonic()
     try:
         while not over.wait(POLL_SECONDS):
@@ -161,11 +161,11 @@ def _watch(store: Store, world: World, hang_timeout: float, over: Event) -> None
             before, total, told = total, store.add("beats", beats - told), beats
             now = time.monotonic()
             heard_at = now if total != before else heard_at
-            # Imports and allocations, before the first one, are made without a beat.
+            # Before the first heartbeat come imports and allocations, which write none.
             if now - heard_at > (hang_timeout if beats else max(START_SECONDS, hang_timeout)):
                 store.compare_set("failed", "", f"1 no rank has shown a sign of life for {now - heard_at:.1f} s")
     except RuntimeError:
-        _quit(1, "the ranks have lost touch: what keeps their store has gone")
+        _quit(1, "the ranks have lost contact: the process that keeps their store has ended")
 
 
 def _quit(code: int, reason: str, store: Store | None = None, world: World | None = None) -> NoReturn:
@@ -179,13 +179,13 @@ def _quit(code: int, reason: str, store: Store | None = None, world: World | Non
 
 
 def _leave(store: Store, world: World) -> None:
-    """Say that this rank needs the store no more, and wait a little until all have said so, rank 0 until all know it.
+    """Report that this rank no longer needs the store, and wait briefly for all reports, rank 0 until all saw them.
 
-    Rank 0 may keep the store, so it goes last. Whoever started the ranks also ends all when it sees one gone, and those
-    that have not spoken never would.
+    Rank 0 may keep the store, so it leaves last. Besides, torchrun or srun may end all ranks when one is gone, and
+    those that have not printed their error yet never would.
     """
     deadline = time.monotonic() + LEAVE_SECONDS
-    with suppress(RuntimeError):  # one rank died, and rank 0 waited for it no longer
+    with suppress(RuntimeError):  # a rank died, and rank 0 has stopped waiting for it
         _meet(store, "left", world.size, deadline)
         if world.rank == 0:
             _meet(store, "gone", world.size, deadline)

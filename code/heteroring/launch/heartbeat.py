@@ -31,7 +31,7 @@ class Board:
     """One slot per rank in a memory-mapped file; a rank writes its own slot, the parent reads all.
 
     A slot is four 8-byte words, each stored whole: packing a slot as one structure would clear it first, and the
-    parent could read a beat at time zero. A beat is cheap enough to be left in every call of a backend.
+    parent could read a beat at time zero. A beat is cheap enough for every call of a backend.
     """
 
     _WORDS = 4
@@ -107,7 +107,7 @@ def advance(steps: int = 1) -> None:
 
 
 def beats() -> int:
-    """How often this process has beaten."""
+    """The number of heartbeats that this process has written."""
     return _pulse.beats
 
 

@@ -50,7 +50,7 @@ _CONFIGURABLE = {f.name for f in fields(LaunchConfig)}  # newer versions of torc
 
 @dataclass(frozen=True)
 class Rank:
-    """A launched rank, as its task sees it. The default process group is initialized."""
+    """A launched rank, the first argument of its task. The default process group is initialized."""
 
     rank: int
     world_size: int
@@ -61,7 +61,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a new process needs to become a rank."""
+    """The data that a new process needs to become a rank."""
 
     folder: str
     parent: int
@@ -84,7 +84,7 @@ def launch(
 ) -> list[Any]:
     """Run `task(rank, *args)` in one new process per percentage, and return the results in rank order.
 
-    Where torchrun or srun has started this process as one rank of several, run it here, and return what all returned.
+    Where torchrun or srun has started this process as one rank of several, run it here, and return all ranks' results.
 
     `rank` is a Rank; `task` is a module-level function, and its arguments and results can be pickled. Until it is done,
     some rank must call `heartbeat.beat` or `advance` at least every `hang_timeout` seconds. `on_progress` is called
@@ -94,8 +94,8 @@ def launch(
 
     Raises ValueError for an unknown device kind or throttle, a percentage that it cannot set, too few devices, or a
     machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or
-    hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives either, or this process, by more than
-    a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
+    hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives the error, or this process, by more
+    than a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(device_kind, throttle, percentages)
@@ -125,9 +125,9 @@ def launch(
 
 
 def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> None:
-    """Raise ValueError unless this machine can run a rank for each of `percentages`, throttled to it by `throttle`.
+    """Raise ValueError unless this machine can run one rank per entry of `percentages`, throttled to it by `throttle`.
 
-    Of a world that others started, it is this process's rank that the machine must be able to run.
+    Where torchrun or srun started the ranks, it must only be able to run this process's rank.
     """
     device, throttling = open_device(device_kind), throttle_type(throttle)
     if device_kind not in throttling.device_kinds:
@@ -156,7 +156,7 @@ def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> 
 def _heeded() -> tuple[signal.Signals, ...]:
     """The signals that end a run: those that this process does not ignore, and always SIGTERM.
 
-    By SIGTERM the watchdog interrupts the launcher.
+    The watchdog uses SIGTERM to interrupt the launcher.
     """
     if "signals_to_handle" not in _CONFIGURABLE:
         return _SIGNALS
@@ -224,12 +224,12 @@ def _whole_starts() -> Iterator[None]:
     """Delay signals that arrive during the start of a process until the start is complete.
 
     A process whose start is interrupted would wait for its task, and print an error. Ctrl-C is blocked in the new
-    process until it can end by it without a traceback, in `_run_rank`.
+    process until `_run_rank`, where it can end the process without a traceback.
     """
     start = SpawnProcess.start
     heeded = [signum for signum in _SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
-        heeded = []  # other threads receive no signals
+        heeded = []  # only the main thread receives signals
 
     def start_whole(process: SpawnProcess) -> None:
         noted = []
@@ -292,28 +292,28 @@ def _run_rank(setup: _Setup, task: Callable[..., Any], args: tuple) -> Any:
             heartbeat.leave(heartbeat.FAILED)
             raise
     heartbeat.leave(heartbeat.DONE)
-    gc.freeze()  # else Python, before it ends, looks through all that the task imported for what could be freed
+    gc.freeze()  # else the last garbage collection before exit scans everything that the task imported
     return result
 
 
 def _work(
     setup: _Setup, rank: int, local_rank: int, task: Callable[..., Any], args: tuple, members: dict | None = None
 ) -> Any:
-    """Do `rank`'s part. `members` says how the ranks find one another, where the environment does not."""
+    """Run the task as `rank`. `members` says how the ranks find one another, where the environment does not."""
     throttle = throttle_type(setup.throttle)(setup.percentages[rank])
     throttle.while_idle = heartbeat.beat
     os.environ.update({**setup.variables, **throttle.environment()})
     device = open_device(setup.device_kind)
     torch_device = device.start(local_rank)
     throttle.start()
-    # The watchdog decides when a rank hangs: a rank may wait for another for as long as that one works.
+    # Only the watchdog decides that a rank hangs: a rank may wait for another for as long as that one works.
     dist.init_process_group(
         device.backend,
         timeout=GROUP_TIMEOUT,
         device_id=torch_device if torch_device.index is not None else None,
         **(members or {}),
     )
-    gc.freeze()  # what was imported: a task that collects garbage before it measures would look through it each time
+    gc.freeze()  # imported objects, which a task that collects garbage before it measures would scan each time
     result = task(Rank(rank, len(setup.percentages), device, torch_device, throttle), *args)
     dist.barrier()
     dist.destroy_process_group()

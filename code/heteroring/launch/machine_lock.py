@@ -64,8 +64,8 @@ def _inherited(passed: Any) -> Lock:
 def machine_lock() -> Iterator[Lock | None]:
     """Hold this machine's lock within the context; yields None where nothing is locked.
 
-    While another process holds it, wait, and name that process on stderr. Where the default file cannot be locked, warn
-    and go on without. Raises ValueError, naming file and reason, if the file that HETERORING_LOCK names cannot be.
+    While another process holds it, wait, and name that process on stderr. If the default file cannot be locked, warn
+    and continue without a lock. Raises ValueError, naming file and reason, if the file in HETERORING_LOCK cannot be.
     """
     path = _path()
     if path is None:
@@ -83,7 +83,7 @@ def machine_lock() -> Iterator[Lock | None]:
     try:
         yield lock
     finally:
-        os.close(lock.fd)  # not unlocked, which would also release the lock of a rank that is left
+        os.close(lock.fd)  # not unlocked, which would also release the lock of a rank that is still alive
 
 
 def holder() -> Holder | str | None:

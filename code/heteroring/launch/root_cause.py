@@ -66,7 +66,7 @@ def blame(error: ChildFailedError | None, watchdog: Watchdog, accounts: Accounts
     if told:
         rank = min(told, key=lambda rank: told[rank].at)
         return RankError(rank, f"rank {rank} raised:\n{told[rank].traceback}")
-    return RankError(0, "rank 0, and every other, ended without a word")
+    return RankError(0, "rank 0, and every other, ended without an error message")
 
 
 def _mute(error: ChildFailedError | None, watchdog: Watchdog, told: dict[int, Account]) -> tuple[int, str] | None:
@@ -81,7 +81,7 @@ def _mute(error: ChildFailedError | None, watchdog: Watchdog, told: dict[int, Ac
     for account in told.values():
         for rank in account.lost:
             if rank not in told:
-                return rank, "ended without a word"
+                return rank, "ended without an error message"
     return None
 
 

@@ -24,14 +24,14 @@ AWAY_SECONDS = 1.0
 
 
 class Watchdog:
-    """Watches the ranks of a board, which are children of this process, within the context; then none is left alive.
+    """Watches the ranks of a board, which are children of this process, within the context; afterwards none is alive.
 
     A rank may wait for another for as long as that one writes heartbeats. If no rank does for `hang_timeout` seconds
     although one is not done, one rank hangs and the others wait for it. Then every rank writes its stack, the hanging
     rank is chosen, and all are killed. The choice is a stopped process if there is one, otherwise a rank that was not
     waiting for another; among several, the first to fall silent. If this process was stopped together with its ranks,
-    as by Ctrl-Z, silence counts from when it went on. Once a rank has died or failed, the launcher ends the others;
-    those left GRACE_SECONDS later, such as stopped processes, are killed. A launcher that goes on waiting for dead
+    as by Ctrl-Z, silence counts from when it continued. Once a rank has died or failed, the launcher ends the others;
+    those still alive GRACE_SECONDS later, such as stopped processes, are killed. A launcher that keeps waiting for dead
     ranks is then interrupted.
 
     After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank that a
@@ -77,7 +77,7 @@ class Watchdog:
         self.stop()
 
     def stop(self) -> None:
-        """Stop watching, and kill the ranks that are left; nothing where that has been done, or watching never began.
+        """Stop watching, and kill the ranks that are still alive; does nothing if watching has ended or never began.
 
         To be called before the board is closed: Ctrl-C may have come while the context was entered or left.
         """
@@ -107,11 +107,11 @@ class Watchdog:
                 self._end(beats)
 
     def _end(self, beats: list[Beat]) -> None:
-        """Kill ranks that the launcher has not ended in time, and then interrupt a launcher that goes on waiting."""
+        """Kill ranks that the launcher has not ended in time, and then interrupt a launcher that keeps waiting."""
         since = time.monotonic() - self._trouble_at
         if since > GRACE_SECONDS:
             self._kill_all()
-        # The launcher waits for ever for a rank that died while it waited for the launcher's event of completion.
+        # The launcher waits forever for a rank that died while it waited for the launcher's event of completion.
         if since > 2 * GRACE_SECONDS and self._in_main_thread and not self.gave_up and all(map(_has_ended, beats)):
             self.gave_up = True
             signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
@@ -138,12 +138,12 @@ class Watchdog:
                 self._trouble_at = time.monotonic()
 
     def _look_for_silence(self, beats: list[Beat], now: float) -> None:
-        # Ranks that are up wait for those that start, which import and allocate, or end, without a heartbeat.
+        # Running ranks wait for ranks that are starting or ending, which write no heartbeat meanwhile.
         starting = [rank for rank, beat in enumerate(beats) if beat.state == STARTING]
         working = [rank for rank, beat in enumerate(beats) if beat.state != DONE]
         awaited = starting or working or [rank for rank, beat in enumerate(beats) if _exit_code(beat.pid) is None]
         allowed = self._hang_timeout if working and not starting else max(START_SECONDS, self._hang_timeout)
-        # The last heartbeat of a finished rank counts, too: ranks that waited for it go on from then.
+        # The last heartbeat of a finished rank counts, too: ranks that waited for it continue from then on.
         heard = max(beats[rank].at for rank in starting or range(len(beats)))
         if awaited and now - max(heard, self._awake_at) > allowed:
             self._end_hang(beats, {rank: now - max(beats[rank].at, self._awake_at) for rank in awaited})
@@ -185,7 +185,7 @@ class Watchdog:
 def _exit_code(pid: int) -> int | None:
     """How this process's child `pid` ended, negative for a signal; None while it lives.
 
-    The child is left for the launcher to reap. If that has happened already, the launcher knows how it ended, and 0 is
+    The child is left for the launcher to reap. If the launcher has reaped it already, and so knows how it ended, 0 is
     returned.
     """
     try:

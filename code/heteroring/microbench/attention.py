@@ -32,7 +32,7 @@ from heteroring.kernels import launch_configs as tuned
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
 
-ROUND_MS = 20.0  # device time that one contestant gets in one round, at the least
+ROUND_MS = 20.0  # least device time of one contestant in one round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What is computed: `seq_len` queries and keys, batch 1."""
+    """The size of the attention: `seq_len` queries and keys, batch 1."""
 
     kind: str
     seq_len: int
@@ -200,7 +200,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
         for seq_len in options.seq_lens
         for kind in options.kinds
     ]
-    # From the largest share down: cuDNN keeps the number of SMs that it first saw, and would use no more.
+    # From the largest share down: cuDNN keeps the number of SMs that it first saw, and never uses more.
     for percentage in sorted(options.percentages, reverse=True):
         with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for size in sizes:

@@ -1,4 +1,4 @@
-"""Microbenchmark of chunks: attention of a prompt chunk by chunk, over the KV of earlier chunks, beside it whole.
+"""Microbenchmark of chunks: attention of a prompt chunk by chunk, over the KV of earlier chunks, and of it as a whole.
 
     python -m heteroring.microbench.chunks --platform gpu --seq-len 65536 --chunk 8192 --percentages 100,100
 
@@ -32,7 +32,7 @@ from heteroring.ring.shard import shard
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of the slowest rank for one chunk, or for all (`chunk` is None), and what they are judged by.
+    """Milliseconds of the slowest rank for one chunk, or for all (`chunk` is None), and the times to compare with.
 
     The bound of a chunk is the capacity bound; that of all chunks is the time of the whole prompt under the same split.
     """
@@ -56,7 +56,7 @@ class Line:
 
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
-    """The lines of every split, on every rank the same. Raises WrongResult if a chunk differs from one rank's."""
+    """The lines of every split, the same on every rank. Raises WrongResult if a chunk differs from that of one rank."""
     attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     time = partial(slowest_ms, rank, repetitions)
     whole = shape.inputs(seq_len, 0, rank.torch_device)

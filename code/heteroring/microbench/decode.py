@@ -3,14 +3,14 @@
     python -m heteroring.microbench.decode --keys 59000,6000 --heads 32 --kv-heads 8
     python -m heteroring.microbench.decode --block-lens 32768,32768 43691,21845 --kv-heads 32
 
-The first prints the kernel's time by the number of chunks, by events on the device. The second, which is told how many
-keys each rank holds, prints what a call of `ring_decode` takes call by call and, on GPUs, as a CUDA graph; what the
-rank's own part takes by itself, call by call; and PyTorch's attention to all keys on one device: by wall clock, calls
+The first prints the kernel's time by the number of chunks, by events on the device. The second, whose options give the
+number of keys on each rank, prints the time of `ring_decode` call by call and, on GPUs, as a CUDA graph; that of the
+rank's own part by itself, call by call; and that of PyTorch's attention to all keys on one device: by wall clock, calls
 back to back, on the slowest rank. Either prints the median of the repetitions.
 
-A step of decode reads every key and value once and computes next to nothing, so its limit is that of reading: the
-fastest reduction of a tensor larger than L2, measured in the same run, gives the memory's bandwidth, and each line says
-which share of it was reached. Over ranks the limit is that of the rank with most to read; on CPUs it is not known. Each
+A step of decode reads every key and value once and computes next to nothing, so its limit is the time of reading: sums
+of a tensor larger than L2, one after another in the same run, give the memory's bandwidth, and each line says which
+share of it was reached. Over ranks the limit is that of the rank with most to read; on CPUs it is not known. Each
 launch reads another of several caches, which together exceed L2.
 """
 
@@ -44,7 +44,7 @@ CALLS = 200
 
 
 class Line(NamedTuple):
-    """Milliseconds of the slowest rank for one way to attend, and the least that reading takes; 0: not known."""
+    """Milliseconds of the slowest rank for one way to attend, and the least time for reading; 0 where not known."""
 
     block_lens: tuple[int, ...]
     way: str
@@ -59,7 +59,7 @@ class Line(NamedTuple):
 def over_ranks(
     rank: Rank, splits: tuple[tuple[int, ...], ...], shape: Shape, repetitions: int, calls: int
 ) -> list[Line]:
-    """The lines of every split, on every rank the same; the results of the first calls are compared."""
+    """The lines of every split, the same on every rank; the results of the first calls are compared."""
     device, lines = rank.torch_device, []
     bandwidth = read_bandwidth(device) if device.type == "cuda" else 0.0
     size = 2 * shape.batch * shape.kv_heads * shape.head_dim * shape.torch_dtype.itemsize
@@ -116,7 +116,7 @@ def _captured(run: Callable[[int], object], steps: int) -> Callable[[int], objec
 
 
 def _wall_ms(rank: Rank, run: Callable[[int], object], repetitions: int, calls: int) -> float:
-    """Milliseconds of one of `calls` calls back to back, of the slowest rank: the median behind the warm-up."""
+    """Milliseconds of one of `calls` calls back to back, of the slowest rank: the median after the warm-up."""
     times = []
     for _ in range(1 + repetitions):
         rank.device.synchronize()
@@ -134,7 +134,7 @@ def _wall_ms(rank: Rank, run: Callable[[int], object], repetitions: int, calls: 
 def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None:
     """Print a row for PyTorch's attention, one for the call as `ring_decode` makes it, and one per number of chunks.
 
-    bandwidth: bytes read in a millisecond at most.
+    bandwidth: bytes per millisecond that the memory can deliver.
     """
     batch, heads, kv_heads, head_dim = shape.batch, shape.heads, shape.kv_heads, shape.head_dim
     size = 2 * 2 * batch * kv_heads * keys * head_dim
@@ -171,7 +171,7 @@ def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None
 
 
 def _median_ms(run: Callable[[int], object], repetitions: int) -> float:
-    """Milliseconds of `run(i)`, i counting the calls: the median behind the warm-up."""
+    """Milliseconds of `run(i)`, i counting the calls: the median after the warm-up."""
     times = [elapsed_ms([partial(run, i)], queued=True) for i in range(WARMUP + repetitions)]
     return statistics.median(times[WARMUP:])
 
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _lines(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Line]:
-    """What `over_ranks` measures on new ranks; end with a message where that cannot be measured."""
+    """The lines of `over_ranks`, measured on new ranks; exits with a message if that is impossible."""
     dtype = "bfloat16" if options.platform == "gpu" else "float32"
     splits = tuple(map(tuple, options.block_lens))
     if len({len(lens) for lens in splits}) > 1 or not all(map(sum, splits)):

@@ -3,10 +3,10 @@
     CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=80 python -m heteroring.microbench.matmul [--rows 1,409,4096]
     python -m heteroring.microbench.matmul --tune --rows 1,16   # launch configurations for kernels/launch_configs.py
 
-Times are device-event times, taken alternately, the median of the repetitions. Of each right operand there are as many
-as L2 cannot hold, and they are read in turn, as a model reads its weights; a time is that of a round of them over their
-number. A product is wrong where an element is further from the exact one than rounding explains; what is never written
-keeps the 7 that was there before.
+Times are device-event times, taken alternately, the median of the repetitions. There are more copies of each right
+operand than fit into L2, and they are read in turn, as a model reads its weights; a time is that of one round over all
+copies, divided by their number. A product is wrong where an element is further from the exact one than rounding
+explains; an element that is never written keeps the 7 that was there before.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def torch_mm(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tenso
 
 
 def configured(config: tuned.MatmulConfig) -> Way:
-    """Our product, launched as `config` says."""
+    """Heteroring's product, launched as `config` says."""
     return lambda a, b, out: matmul(a, b, out, config=config)
 
 
@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace) -> None:
     """Print a line for each product."""
     print(f"{torch.cuda.get_device_properties(0).multi_processor_count} SMs, CUDA {torch.version.cuda}")
     both: dict[str, Way] = {"torch": torch_mm, "ours": matmul}
-    print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us a call" for name, way in both.items()))
+    print("host: " + ", ".join(f"{name} {host_microseconds(way):.1f} us per call" for name, way in both.items()))
     print(f"{'rows':>5} {'K':>6} {'N':>6}   microseconds, GB/s, TFLOP/s")
     for rows in options.rows:
         ways = candidates(rows) if options.tune else both

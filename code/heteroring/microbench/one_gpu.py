@@ -1,4 +1,4 @@
-"""What microbenchmarks of one GPU share: their timer, and how they read numbers and refuse what cannot be measured."""
+"""Shared code of microbenchmarks on one GPU: their timer, and parsing and checks of options."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 
 from heteroring.words import listed
 
-QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to ask for one call
+QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to launch one call
 
 
 def elapsed_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -> float:
     """Milliseconds of one of `calls`, made one after another, by events on the device: the mean.
 
-    queued: the device sleeps until the host has asked for all of them, so that launching takes no part of the time.
-    Where calls are long enough to hide that, a sleep would only let a GPU at its power limit rest.
+    queued: the device sleeps until the host has launched all of them, so that launching takes no part of the time.
+    Where calls are long enough to hide launches, a sleep would only let a GPU at its power limit rest.
     """
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     if queued:
@@ -50,7 +50,7 @@ def counts(text: str) -> list[int]:
 
 
 def check_gpu(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where heads cannot share KV heads, or there is nothing to measure on."""
+    """Exit with a message if heads is no multiple of KV heads, or if there is no GPU."""
     if options.heads % options.kv_heads:
         parser.error(f"--heads {options.heads} is not a multiple of --kv-heads {options.kv_heads}")
     if not torch.cuda.is_available():

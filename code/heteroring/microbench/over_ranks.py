@@ -1,4 +1,4 @@
-"""What microbenchmarks of a ring share: their options and ranks, their timer, and the splits they measure."""
+"""Shared code of microbenchmarks of a ring: their options and ranks, their timer, and the splits they measure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Line = TypeVar("Line")
 
 
 def ring_parser(description: str | None, kv_heads: int) -> argparse.ArgumentParser:
-    """A parser of the options that all have: ranks, shape and repetitions. kv_heads: the KV heads by default."""
+    """A parser of the common options: ranks, shape and repetitions. kv_heads: the default number of KV heads."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", default="gpu")
     parser.add_argument("--throttle", default="none")
@@ -36,9 +36,9 @@ def ring_parser(description: str | None, kv_heads: int) -> argparse.ArgumentPars
 def measured(
     measure: Callable[..., list[Line]], parser: argparse.ArgumentParser, options: argparse.Namespace, *what: object
 ) -> list[Line]:
-    """What `measure(rank, *what, shape, multiple, repetitions)` returns on every rank of the options, from rank 0.
+    """Run `measure(rank, *what, shape, multiple, repetitions)` on the ranks of the options; return rank 0's result.
 
-    Ends with a message of `parser` where that cannot be measured.
+    Exits with a message of `parser` if that cannot be measured.
     """
     ranks = {"device_kind": options.platform, "throttle": options.throttle, "percentages": options.percentages}
     try:
@@ -50,7 +50,7 @@ def measured(
 
 
 def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
-    """Median over `repetitions`, after one more, of the slowest rank's milliseconds; None: this rank does nothing."""
+    """Median over `repetitions`, after a warm-up, of the slowest rank's milliseconds; `call` None: this rank idles."""
     busy, mine = Busy(rank.device), []
     with no_garbage_collection():
         for _ in range(1 + repetitions):

@@ -4,7 +4,7 @@
 
 measures, for each length and under one throttle setting, each rank alone, the compute of an even and of a balanced
 zigzag ring, that ring by each transport, and the copy-engine ring replayed as a CUDA graph. Balanced means in
-proportion to the speeds just measured alone, rounded to whole tiles. `exposed` is what the ring takes longer than its
+proportion to the speeds just measured alone, rounded to whole tiles. `exposed` is the ring's time beyond that of its
 compute; `bound` the capacity bound over the ring's time.
 """
 
@@ -34,7 +34,7 @@ from heteroring.ring.transport.transport import choose_transport
 
 @dataclass(frozen=True)
 class Line:
-    """Milliseconds of the slowest rank for one way to do one split of one length, and what it is judged by."""
+    """Milliseconds of the slowest rank for one way to compute one split of one length, and times to compare with."""
 
     seq_len: int
     split: str
@@ -89,7 +89,7 @@ class AtHandForKernels(AtHand):
 
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
-    """The lines of every length, on every rank the same."""
+    """The lines of every length, the same on every rank."""
     attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
     group = dist.group.WORLD
     transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))

@@ -1,4 +1,4 @@
-"""Which GPUs of a fleet, how many tokens each, and what it will take: fleet, plan, simulate.
+"""Planning: which GPUs of a fleet to use, how many tokens each gets, and how long it will take.
 
-Also `rebalance`, which splits the next chunk by what ranks took for the last ones.
+Also `rebalance`, which splits the next chunk by the times that ranks took for the last ones.
 """

@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
 def chunks_over(partition: Partition, chunk: int | None, prefix_lens: Sequence[int] = ()) -> list[Chunk]:
     """The calls of a prefill of `partition` in chunks of `chunk` tokens, as `ring_prefill` makes them; one for None.
 
-    The tokens of `prefix_lens` lie before the first.
+    The tokens of `prefix_lens` precede the first chunk.
     """
     held, found = tuple(prefix_lens), []
     for part in chunks_of(partition, chunk):
@@ -44,7 +44,7 @@ def middle(seq_len: int, chunk: int | None) -> tuple[int, int]:
 def split_over(
     split: Callable[[tuple[int, ...]], tuple[int, ...]], ahead: int, prefix_lens: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """What `split` makes of one chunk behind `prefix_lens` and `ahead` tokens more, which were split alike.
+    """The result of `split` for one chunk behind `prefix_lens` and `ahead` more tokens, which are split alike.
 
     In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of
     an average one.
@@ -54,7 +54,7 @@ def split_over(
 
 
 def behind(prefix_lens: tuple[int, ...], share: tuple[int, ...], ahead: int) -> tuple[int, ...]:
-    """Earlier tokens of each rank: `prefix_lens`, and `ahead` tokens more in the shares of `share`."""
+    """Earlier tokens of each rank: `prefix_lens`, and `ahead` more tokens in the proportions of `share`."""
     if not ahead:
         return prefix_lens
     return tuple(map(add, prefix_lens or (0,) * len(share), apportion(share, ahead)))

@@ -18,7 +18,7 @@ from heteroring.planning.work import Work
 
 @dataclass(frozen=True)
 class DataSheet:
-    """`tflops`: a data sheet's dense peak; `attention` and `products`: parts of it that are assumed to be reached."""
+    """`tflops`: a data sheet's dense peak; `attention` and `products`: the fractions of it assumed to be reached."""
 
     tflops: float
     attention: float
@@ -29,7 +29,7 @@ class DataSheet:
 class RankSpec:
     """One rank: a device called `name` with `memory_gb` (10^9 bytes) for the job, in a node.
 
-    `model` is what was measured of the device, read at `percentage` of it; where there is none, `data_sheet` is set.
+    `model` is the cost model measured on the device, read at `percentage`; where there is none, `data_sheet` is set.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Fleet:
     network: Network
 
     def attention(self) -> Work:
-        """The attention call that the profiles are of. Raises ValueError if none is there, or they are of several."""
+        """The attention call that was profiled. Raises ValueError if there is no profile, or several calls were."""
         shapes = {rank.profile: _shape(rank.model) for rank in self.ranks if rank.model is not None}
         if not shapes:
             raise ValueError("no rank has a measured profile, which says what attention is planned: name a --model")
@@ -62,7 +62,8 @@ class Fleet:
     def costs(self, work: Work, seq_len: int, earlier: int = 0) -> tuple[tuple[Cost, ...], tuple[str, ...]]:
         """Each rank's cost of one layer of `work` on `seq_len` tokens behind `earlier` ones, and notes on its basis.
 
-        Raises ValueError if a profile is of another shape than the work's, or of attention alone where that is a model.
+        Raises ValueError if a profile is of another shape than the work's, or of attention alone where the work is a
+        language model.
         """
         costs: dict[tuple[object, ...], tuple[Cost, tuple[str, ...]]] = {}
         answer, notes = [], []

@@ -1,4 +1,4 @@
-"""What memory lets ranks hold: rooms in tokens, beside messages whose room grows with the longest shard."""
+"""How many tokens fit into each rank's memory, beside buffers as long as the longest shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from heteroring.ring.transport.limits import SLOTS
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by rank that are `free` for a chunk's tokens, of token_bytes each, and for messages, per key of a chunk."""
+    """By rank, bytes `free` for a chunk's tokens and message buffers: token_bytes per token, message_bytes per key."""
 
     free: np.ndarray
     token_bytes: float
@@ -25,7 +25,7 @@ class Memory:
     def of(cls, work: Work, memory_gb: Sequence[float], chunks: float, prefix_lens: Sequence[int]) -> Memory:
         """The memory of ranks that hold earlier tokens and compute so many chunks, whose KV they keep.
 
-        Of each token of a chunk, as many are kept in the end, and sent, as there are chunks.
+        For each token of a chunk, as many tokens as there are chunks are kept and sent in the end.
         """
         message_bytes = SLOTS * work.key_bytes
         taken = work.weight_bytes + message_bytes * max(prefix_lens, default=0)
@@ -33,7 +33,7 @@ class Memory:
         return cls(free, work.token_bytes + work.kept_bytes * (chunks - 1), message_bytes * chunks)
 
     def room(self, longest: int) -> list[float]:
-        """Tokens that each rank has the memory for beside messages of `longest` keys."""
+        """Tokens that fit into each rank's memory beside buffers for messages of `longest` keys."""
         return ((self.free - self.message_bytes * longest) // self.token_bytes).tolist()
 
     def most(self, longest: int, multiple: int) -> list[int]:
@@ -41,10 +41,10 @@ class Memory:
         return [int(min(max(room, 0), longest)) // multiple * multiple for room in self.room(longest)]
 
     def longest_shard(self, tokens: int, multiple: int) -> tuple[int, int]:
-        """How long the longest shard may be, so that `tokens` fit beside messages of that length; and what does fit.
+        """How long the longest shard may be, so that `tokens` fit beside messages of that length; and how many do fit.
 
-        Room for messages grows with it. So what ranks can hold is greatest where some rank is just full; from there, as
-        long as may be, if it is as many as `tokens`.
+        Buffers for messages grow with it, so the total is greatest at a length where some rank is just full. If that
+        total is `tokens` or more, the longest shard may grow from there until it falls below `tokens`.
         """
 
         def held(longest: int) -> int:

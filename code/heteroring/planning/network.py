@@ -1,4 +1,4 @@
-"""What links ranks: bandwidth and latency within a node and between nodes."""
+"""The links between ranks: bandwidth and latency within a node and between nodes."""
 
 from __future__ import annotations
 

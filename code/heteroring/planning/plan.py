@@ -24,9 +24,9 @@ from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.partition import Partition, check_layout
 from heteroring.ring.workload import total_pairs
 
-# Up to how many ranks all rank orders are tried, and steps are listed.
+# Up to how many ranks more rank orders are tried, and steps are listed.
 ORDERED = 64
-# What counts as all of a time or a memory, in words on what limits a plan.
+# The fraction of a time or a memory that counts as all of it in the sentence on what limits a plan.
 NEARLY = 0.05
 
 
@@ -80,18 +80,18 @@ class Plan:
 
     @property
     def waiting_ms(self) -> tuple[float, ...]:
-        """What each rank does not compute until the last one is done."""
+        """Milliseconds until the last rank is done in which each rank does not compute."""
         return tuple(self.latency_ms - busy for busy in self.busy_ms)
 
     @property
     def title(self) -> str:
-        """What is planned, for a table or a picture."""
+        """The title of a table or a picture of the plan."""
         chunks = f" in chunks of {self.chunk}" if len(self.simulations) > 1 else ""
         earlier = f" behind {sum(self.prefix_lens)}" if self.prefix_lens else ""
         return f"{self.work.name}, {sum(self.block_lens)} tokens{chunks}{earlier}, {self.layout}"
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as what JSON can hold; with the last call's start and stop of each step up to ORDERED ranks."""
+        """The plan as JSON content; up to ORDERED ranks with the start and stop of each step of the last call."""
         ranks = [
             {
                 "rank": rank,
@@ -160,11 +160,12 @@ def plan(
       fastest half of the ranks, quarter, and so on; as many of each node's ranks, which share its links; the fastest
       rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
 
-    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. (A rank is at
-    most two steps ahead of its neighbours, so that fast ones in a row wait for slow ones in a row.)
+    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. The order
+    matters because a rank is at most two steps ahead of its neighbours: where fast ranks and slow ranks are adjacent,
+    the fast ones wait.
 
-    `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, of which room for
-    messages is reckoned for the longest shard. It leaves out ranks that cost the others more than they bring.
+    `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, in which message
+    buffers are as long as the longest shard. It leaves out ranks that cost the others more than they bring.
 
     With `chunk`, the tokens go through in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the activations
     of its part of one. There is one split for all of them, made for the one in the middle, by which the order and the
@@ -172,7 +173,7 @@ def plan(
     with some is never left out.
 
     Raises ValueError for an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
-    rank, a fleet without the memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
+    rank, a fleet with too little memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
     """
     check_layout(layout)
     for name, value in (("seq_len", seq_len), ("multiple", multiple)):
@@ -244,12 +245,12 @@ def _orders(ranks: Sequence[int], alone: Sequence[float]) -> list[tuple[int, ...
 
 
 class _TooLarge(ValueError):
-    """Ranks have not the memory."""
+    """Ranks have too little memory."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a plan: what it is of, and one layer simulated."""
+    """One call of a plan: its chunk, and one layer simulated."""
 
     chunk: Chunk
     simulation: Simulation
@@ -335,7 +336,7 @@ class _Job:
         return [part for part in sets if 0 < len(part) < count]
 
     def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> _Ring:
-        """The balanced split over ranks, in the fastest order. Raises _TooLarge where they have not the memory."""
+        """The balanced split over ranks, in the fastest order. Raises _TooLarge if they have too little memory."""
         return min((self._balanced(order) for order in _orders(ranks, alone)), key=lambda ring: ring.latency_us)
 
     def _balanced(self, order: tuple[int, ...]) -> _Ring:
@@ -400,7 +401,7 @@ class _Job:
         return _Outcome(ring, calls, memory_gb, Split(ring.order, lens, latency_ms, fits))
 
     def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
-        """Tiles are half a multiple, which heads and tails of a zigzag then fill; copies need a single node."""
+        """Simulate one call. Tiles are half a multiple, which a zigzag's heads and tails fill; copies need one node."""
         costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
         network = self.fleet.network.ordered(order)
         simulation = simulate(

@@ -10,16 +10,16 @@ from heteroring.allocators.apportion import apportion
 from heteroring.arguments import finite, positive, whole_number
 from heteroring.ring.partition import Partition
 
-# All of these are parts of a time per token. NOISE is what a chunk's time is taken to scatter by until it is known
-# better, and never less than LEAST_NOISE; DRIFT is how far a speed may wander from one chunk to the next.
+# Standard deviations relative to a rank's time per token. NOISE is the assumed scatter of a chunk's time until it has
+# been learned, and LEAST_NOISE the least that is ever assumed; DRIFT is how far a speed may drift from chunk to chunk.
 NOISE, LEAST_NOISE, DRIFT = 0.05, 0.01, 0.025
-# Standard deviations: a miss beyond SURE is another speed, and so is one beyond LIKELY in the same direction right
-# after, since a speed that changes within a chunk shows only in part in that chunk.
+# In standard deviations: an error beyond SURE means that the speed changed, and so does one beyond LIKELY in the same
+# direction right after, since a speed that changes within a chunk shows only in part in that chunk.
 SURE, LIKELY = 4.0, 2.0
-# By what part at most, and else by LIKELY, an estimate may be wrong against a new split: where noise is larger than
-# that, so is what a split that stays may lose.
+# Largest relative error of an estimate that a new split must survive; below it, LIKELY standard deviations. It is
+# limited because where noise is larger, so is the time that keeping an old split may lose.
 MOST_DOUBT = 0.1
-# Chunks over which the noise is learned.
+# Chunks over which noise is averaged.
 MEMORY = 8
 
 
@@ -29,18 +29,18 @@ class Rebalancer:
     In zigzag every token of a chunk costs a rank the same, however long the prefix, so the best split is the ratio of
     speeds. A rank's speed is its tokens over the time that it was busy with them. Chunks grow dearer with the prefix,
     for all ranks alike, so only ratios between ranks are estimated: a Kalman filter of each rank's time per token over
-    that of the median rank, whose noise is learned from how far its predictions miss. A miss that noise cannot explain
-    is a change of speed, and the estimate begins anew from it.
+    that of the median rank, whose noise is learned from the errors of its predictions. An error that noise cannot
+    explain is a change of speed, and the estimate starts again from it.
 
-    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin`, also where noise
-    hides that the ranks that get more tokens are slower than estimated, and the others faster. What is decided depends
-    on the arguments alone, by operations that are rounded alike everywhere: ranks that observe the same decide the
-    same, whatever machines they are.
+    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin` even if the ranks
+    that get more tokens are slower than estimated, and the others faster, by as much as noise may hide. Decisions
+    depend on the arguments alone, by operations that round alike on all machines: ranks that observe the same values
+    decide the same.
 
     Args:
         speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the `block_lens` of a balanced split.
         multiple: Tokens that are given out at a time, where a chunk has so many for each rank: 256 are whole tiles on
-            GPUs. What is left over goes to the fastest rank.
+            GPUs. The remainder goes to the fastest rank.
         margin: Part of a chunk's time that a new split must be predicted to gain.
 
     Raises:
@@ -58,28 +58,45 @@ class Rebalancer:
         self._token_time = [1 / speed for speed in self.speeds]
         self._noise = [NOISE * NOISE] * len(given)  # variances
         self._doubt = [NOISE * NOISE] * len(given)
-        self._changed = [0.0] * len(given)  # by what part a speed was seen to change last, 0 if it did not
+        self._changed = [0.0] * len(given)  # relative change of speed in the last chunk, 0 if none
 
     @property
     def estimates(self) -> tuple[float, ...]:
-        """What is known of the speeds by now; the split follows them when that is worth it."""
+        """Relative speeds as estimated so far; the split follows them when that is worth it."""
         return tuple(1 / time for time in self._token_time)
 
     @property
     def state(self) -> tuple:
-        """All that decides on the chunks to follow; the same on all ranks."""
+        """Everything that the splits of later chunks depend on; the same on all ranks."""
         estimates = zip(self._token_time, self._noise, self._doubt, self._changed, strict=True)
         return self._multiple, self._margin, self.speeds, tuple(estimates)
 
     def partition(self, tokens: int) -> Partition:
-        """The split of the next chunk of `tokens`; where there are so many, every rank has some, to be measured by."""
+        """Split the next chunk.
+
+        Args:
+            tokens: Tokens of the chunk, 1 or more.
+
+        Returns:
+            Its zigzag partition. Every rank has some tokens, to be measured by, where there are enough of them.
+
+        Raises:
+            ValueError: If `tokens` is no integer from 1.
+        """
         rule = "a chunk has 1 token or more"
         return Partition.zigzag(self._split(self.speeds, whole_number("tokens", tokens, rule, least=1)))
 
     def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
-        """Learn from a chunk in which rank r was busy with its tokens of `partition` for seconds[r].
+        """Learn from the times of a chunk, and change the split of the next one where that is worth it.
 
-        A chunk in which a rank had nothing to do tells nothing. Raises ValueError unless there are as many ranks.
+        A chunk in which a rank had no tokens is ignored.
+
+        Args:
+            partition: Partition of the chunk.
+            seconds: How long each rank was busy with its tokens, in seconds, in rank order.
+
+        Raises:
+            ValueError: If `partition` or `seconds` is of another number of ranks than `speeds`.
         """
         if not partition.world_size == len(seconds) == len(self.speeds):
             raise ValueError(
@@ -102,7 +119,7 @@ class Rebalancer:
             self.speeds = self.estimates
 
     def _learn(self, rank: int, miss: float) -> None:
-        """Correct the estimate of `rank`, which was wrong by the part `miss`."""
+        """Correct the estimate of `rank`, whose relative error was `miss`."""
         doubt = self._doubt[rank] + DRIFT * DRIFT
         expected = doubt + self._noise[rank]
         enough = LIKELY if miss * self._changed[rank] > 0 else SURE
@@ -111,7 +128,7 @@ class Rebalancer:
         self._changed[rank] = miss if changed else 0.0
         self._token_time[rank] *= 1 + gain * miss
         self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
-        if not changed:  # another speed tells nothing of noise
+        if not changed:  # a change of speed says nothing about noise
             seen = min(miss * miss, 4 * expected)
             self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 

@@ -1,4 +1,4 @@
-"""A recorded platform as the simulation takes it: the cost model of its profiles, and constants of link and tiles."""
+"""A recorded platform as input of the simulation: the cost model of its profiles, and constants of link and tiles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHARED_MEMORY = Link(1e9, 0.0)
 
 @dataclass(frozen=True)
 class RecordedPlatform:
-    """What was measured of one rank at every percentage, and what links ranks. Nothing of it comes from a ring's time.
+    """Measurements of one rank at every percentage, and the link between ranks. Nothing is derived from a ring's time.
 
     Balanced splits are in multiples of `multiple`; the kernel works in tiles of `tile`.
     """
@@ -48,8 +48,8 @@ class RecordedPlatform:
     def simulate(self, partition: Partition, percentages: Sequence[float], fused: bool = True) -> Simulation:
         """One attention call over a ring of copy engines in one node, rank r at percentages[r].
 
-        Few ranks compute in whole waves of tiles, if the model knows their SMs. On GPUs the first two steps are fused,
-        unless `fused` is false.
+        For few ranks whose SMs the model knows, whole waves of tiles are counted. On GPUs the first two steps are
+        fused, unless `fused` is false.
         """
         setup = self.model.setup
         shape = {name: int(setup[name]) for name in ("heads", "kv_heads", "head_dim")}
@@ -63,7 +63,7 @@ class RecordedPlatform:
     def _work_us(
         self, partition: Partition, percentages: Sequence[float], costs: Sequence[Cost], fused: bool
     ) -> np.ndarray | None:
-        """What each rank computes in each step in whole waves, [steps, ranks], or None where they are not counted."""
+        """Microseconds of each step in whole waves, [steps, ranks], or None where waves are not counted."""
         ranks = range(partition.world_size)
         if len(ranks) > MOST_RANKS:
             return None

@@ -1,4 +1,4 @@
-"""A ring call simulated: what each rank computes, what it waits for, and what crosses which link when."""
+"""Simulation of a ring call: each rank's compute and waiting, and the messages on each link."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Simulation:
 
     @property
     def waiting_us(self) -> np.ndarray:
-        """What each rank does not compute until the last one is done."""
+        """Microseconds until the last rank is done in which each rank does not compute."""
         return self.latency_us - self.busy_us
 
 
@@ -64,14 +64,14 @@ def simulate(
     messages queue for their owner's node and then for their reader's, step by step, within a step in the order in which
     they can go.
 
-    `copy-engine`: a message takes latency_us for each part of some 8 MB, and its bytes. If `fused`, the first two steps
-    are one pass that waits for parts as it comes to them: what it takes counts from the first part on, and the last
-    part's share of it from the last one on; a second rectangle follows. `p2p`: sender and receiver wait for one
-    another; nothing is fused. `host_us` is what the host needs to issue one step: no step starts before. `tile` is that
-    of the kernel (`steps`). `work_us`, [steps, ranks], is what each rank computes in each step, where that is better
-    known than by costs.
+    `copy-engine`: a message takes latency_us for each part of some 8 MB, and the time of its bytes. If `fused`, the
+    first two steps are one pass that waits for parts as it reaches them: it ends no earlier than its compute time after
+    the first part's arrival, and the last part's share of that time after the last part's; a second rectangle follows.
+    `p2p`: sender and receiver wait for one another; nothing is fused. `host_us` is what the host needs to issue one
+    step: no step starts before. `tile` is that of the kernel (`steps`). `work_us`, [steps, ranks], is each rank's
+    compute time in each step, where that is known better than by costs.
 
-    Not reckoned with: SMs and memory bandwidth that transfers take from compute, and clocks.
+    Not modelled: SMs and memory bandwidth that transfers take from compute, and changes of clock rates.
 
     Raises ValueError for an unknown transport, and if costs, network or prefix_lens are not those of the partition's
     ranks.
@@ -81,16 +81,16 @@ def simulate(
         raise ValueError(f"transport {transport!r} is unknown: choose one of {', '.join(TRANSPORTS)}")
     for name, count in (("costs", len(costs)), ("nodes", len(network.nodes))):
         if count != ranks:
-            raise ValueError(f"{count} {name} for {ranks} ranks: one a rank is needed")
+            raise ValueError(f"{count} {name} for {ranks} ranks: one per rank is needed")
     earlier = prefix_lengths("prefix_lens", prefix_lens, ranks)
     copies = transport == "copy-engine"
     fused = fused and copies
     each, lines = Costs.of(costs), _Lines(network, key_bytes, copies)
     starts, stops, arrivals = np.full((3, ranks, ranks), np.nan)
     ready = each.token_us * np.array(partition.block_lens)  # each rank's keys
-    done, before, busy = ready.copy(), ready.copy(), ready.copy()  # with this step, with the one before it
-    lane = ready.copy()  # each rank's messages go one after the other
-    held = None  # a first step that is fused with the next
+    done, before, busy = ready.copy(), ready.copy(), ready.copy()  # done with this step, and with the one before it
+    lane = ready.copy()  # when each rank's messaging is free: it handles one message after the other
+    held = None  # compute times of the first step, where it is fused with the second
     longest = 0
     for number, step in enumerate(steps(partition, tile, earlier)):
         work, later = step_us(step, number, each) if work_us is None else (work_us[number], 0.0)
@@ -137,9 +137,10 @@ class _Lines:
         return np.maximum(1, np.rint(keys * self._key_bytes / PART_BYTES)) if self._copies else np.ones(len(keys))
 
     def carry(self, step: Step, free: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """When the first part of each reader's message of `step` is there, and the last; and when each lane is free.
+        """When the first and the last part of each reader's message of `step` arrive, and when each rank may send next.
 
-        `free`: when each rank has done what it must before the step's messages, `lane`: with its earlier messages.
+        `free`: when each rank is done with the compute that must precede the step's messages. `lane`: when each rank is
+        done with its earlier messages.
         """
         owner, coming = step.owner, step.keys > 0
         node, source = self._node, self._node[step.owner]
@@ -163,13 +164,13 @@ class _Lines:
 
 
 def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.ndarray:
-    """When each item begins that is `ready` for a queue, where those before it, ready earlier, take their duration."""
+    """When each item's turn begins: it is `ready` for a queue, which serves one item at a time, the earliest first."""
     if not len(queue):
         return ready
     order = np.argsort(queue * (ready.max() - ready.min() + 1) + ready, kind="stable")
     queue, ready, duration = queue[order], ready[order], duration[order]
     passed = np.cumsum(duration) - duration
-    # Each queue's own items only: those of the next are lifted above all of its.
+    # One running maximum serves all queues: `lift` puts the values of each queue above all those of the one before.
     slack = ready - passed
     lift = queue * (slack.max() - slack.min() + 1)
     begin = np.empty_like(ready)

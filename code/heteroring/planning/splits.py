@@ -1,4 +1,4 @@
-"""Splits of a fleet by known costs, for plans and simulations; `allocate` splits by percentages and profiles."""
+"""Splits over a fleet by known costs, for plans and simulations; `allocate` splits by percentages and profiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every rank does in every ring step of causal attention, for any number of ranks at once."""
+"""The work of every rank in every ring step of causal attention, as arrays over all ranks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Costs(NamedTuple):
 
 
 def step_us(step: Step, number: int, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
-    """Microseconds that each rank computes in ring step `number`, and those of its second rectangle: [ranks] each."""
+    """Microseconds of each rank's compute in ring step `number`, and of these in its second rectangle: [ranks] each."""
     row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
     later = costs.pair_us * step.later_pairs + costs.rerow_us * step.later_rows
     return costs.pair_us * (step.pairs - step.later_pairs) + row_us * step.rows + later, later

@@ -1,4 +1,4 @@
-"""What a fleet is to do: one attention call, or the prefill of a language model; its sizes, bytes and operations."""
+"""The work of a plan, one attention call or the prefill of a language model: its sizes, bytes and operations."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Work:
     def memory_bytes(self, tokens: int, longest_message: int, earlier: int = 0) -> int:
         """Bytes of a rank that computes so many tokens, on top of the KV of `earlier` ones.
 
-        It has room for SLOTS messages of the longest length, which is that of their keys.
+        It has buffers for SLOTS messages of `longest_message` keys.
         """
         kept = self.weight_bytes + self.kept_bytes * earlier
         return kept + self.token_bytes * tokens + SLOTS * self.key_bytes * longest_message

@@ -29,13 +29,13 @@ def aggregate(
     """Read bench/*.csv and profile/*.csv of a platform's folder and write its tables; return what was written.
 
     Whole models, model/pct-*.csv and model/trace-*.csv, are read where there are any. The records beside the CSVs are
-    merged into provenance.json, which is left alone if it says the same already. Tables of whole models that an
+    merged into provenance.json, which is not rewritten if its content is the same. Tables of whole models that an
     earlier grid had, and this one has not, are deleted.
 
-    `percentages` are the throttle settings of the profiles to read: of each, pct-NNN.csv must be there, and others are
-    left alone. `bench` names the jobs of the ring in the same way, and `model` those of whole models, of which none may
-    be wanted. Without, all that are there are read.
-    Nothing is written unless every input is sound. Raises ValueError, naming the file, if one is not, or is missing.
+    `percentages` are the throttle settings of the profiles to read: the file pct-NNN.csv of each must exist, and other
+    files are ignored. `bench` names the jobs of the ring in the same way, and `model` those of whole models, which may
+    be none. Where one is not given, all files are read.
+    Nothing is written unless every input is valid. Raises ValueError, naming the file, if one is not, or is missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -101,7 +101,7 @@ def _files(folder: Path, pattern: str, names: Collection[str] | None) -> list[Pa
         return sorted(folder.glob(pattern))
     paths = [folder / f"{name}.csv" for name in sorted(set(names))]
     for path in paths:
-        if not os.path.isfile(path):  # Path's own raises where the name is too long for a file
+        if not os.path.isfile(path):  # Path.is_file raises if the name is too long
             raise ValueError(f"{path} does not exist, and it was asked for")
     return paths
 

@@ -15,7 +15,7 @@ _MOST_COUNT = 2**63 - 1
 
 @dataclass(frozen=True)
 class Rule:
-    """How one column is read from text, written to text, and what every value of it must satisfy.
+    """How one column is read from text and written to text, and the rule for its values.
 
     `parse` raises ValueError for text that is no such value; `holds` decides on a parsed value; `says` is the
     rule in words, for the error message.
@@ -51,7 +51,7 @@ def _row(value: tuple) -> str:
 
 
 def _plain(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` without what Python takes for a number besides: 1_000, space around it, digits of other scripts."""
+    """`parse` for plain numbers only: Python also accepts 1_000, surrounding space, and digits of other scripts."""
 
     def parsed(text: str) -> Any:
         if "_" in text or text != text.strip() or not text.isascii():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 UNKNOWN = "unknown"
 COMMIT_VARIABLE = "HETERORING_COMMIT"
-SECONDS = 10.0  # until a program that does not answer is given up
+SECONDS = 10.0  # time-out of a program that does not answer
 
 
 class Commit(NamedTuple):
@@ -23,14 +23,14 @@ class Commit(NamedTuple):
 def read_commit() -> Commit:
     """The commit of the tree that this package lies in, as it is now.
 
-    COMMIT_VARIABLE names that of a tree copied without git. Dirty is what can change results: a tracked file that
-    differs, or a new one in the package. Data does not count, or every job would make the next one dirty. A repository
-    that git does not trust, because it belongs to another user, is warned of on stderr.
+    The environment's COMMIT_VARIABLE names the commit of a tree copied without git. A tree is dirty if results could
+    differ: if a tracked file differs, or the package has a new one. Data does not count, or every job would make the
+    next one dirty. A warning on stderr tells of a repository that git does not trust because another user owns it.
     """
     if COMMIT_VARIABLE in os.environ:
         return Commit(os.environ[COMMIT_VARIABLE], None)
     file = Path(__file__)
-    # A package that is installed inside another repository is not a part of it.
+    # The package may be installed inside another repository, to which it does not belong.
     if _git(file.parent, "ls-files", "--error-unmatch", file.name) is None:
         _warn_if_untrusted(file.parent)
         return Commit(UNKNOWN, None)
@@ -43,12 +43,12 @@ def read_commit() -> Commit:
 
 
 def _warn_if_untrusted(folder: Path) -> None:
-    """Say in one line how to mend it if git reads nothing here because the repository belongs to another user."""
+    """Print a one-line remedy if git refuses to read the repository because it belongs to another user."""
     for line in complaint_of("git", "-C", str(folder), "rev-parse").splitlines():
         if (mend := line.strip()).startswith("git config") and "safe.directory" in mend:
             print(
                 "heteroring: warning: the record will not name its commit, since git does not trust the repository of "
-                f"another user; so it does: {mend}",
+                f"another user; to trust it: {mend}",
                 file=sys.stderr,
             )
 
@@ -58,13 +58,13 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def output_of(*command: str) -> str | None:
-    """What `command` prints, without the space around it; None if there is no such program, or it fails."""
+    """The stripped output of `command`; None if there is no such program, or it fails."""
     done = _run(command)
     return done.stdout.strip() if done and done.returncode == 0 else None
 
 
 def complaint_of(*command: str) -> str:
-    """What `command` says on stderr; empty if there is no such program."""
+    """The stderr of `command`; empty if there is no such program."""
     done = _run(command)
     return done.stderr if done else ""
 

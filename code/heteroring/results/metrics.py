@@ -46,27 +46,28 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
     latency_ms is the median over the repetitions of all jobs of the slowest rank's time, with its 20th and 80th
     percentile; latency_low_ms and latency_high_ms are the lowest and the highest of the medians of its `jobs`.
-    busy_ms has the median of each rank. T being the latency, and all that it is compared with of the same condition,
+    busy_ms has the median of each rank. With T the latency, and all times of the same condition,
 
     - slowdown = T / T_homogeneous, of the even ring in the same layout with every rank at 100 %;
     - efficiency = 1 / slowdown;
     - speedup = T_even / T, of the even ring in the same layout at the same percentages, in the same order;
     - bound_ms = 1 / sum_r(1 / T_r), T_r the time of rank r alone in the same job, and bound_fraction = bound_ms over
       the latency in that job: of both the median over jobs, and of the latter the lowest and the highest too. A layer
-      is two kinds of work: where its attention was measured alone in a job of the same number, bound_ms is what no
-      division of both kinds could beat (`two_kind_bound`). context_parallel is judged by T_r of its own kernel;
+      is two kinds of work: where its attention was measured alone in a job of the same number, bound_ms is the bound on
+      splits of both kinds (`two_kind_bound`). context_parallel is judged by T_r of its own kernel;
     - fast_alone_ms = min_r T_r, the median over jobs;
     - regret = T / T_best - 1, of the ring, T_best being the least latency of any split measured in the same layout at
       the same percentages, in the same order, by the same kernel and transport. Where splits around the balanced ones
-      were measured (`Strategy`, "+5"), that is the best split; being the least of several medians, it is a little low;
+      were measured (`Strategy`, "+5"), T_best is that of the best split; as the least of several medians, it is
+      slightly too low;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
       while its kernel waits for a peer's projections (`Measurement`);
     - exposed = the part of T in which the busiest rank does not compute, of the attention call: transfers that compute
-      does not hide, waits for ranks that are behind, launches. What a fused first step waits is not seen.
+      does not hide, waits for ranks that are behind, launches. Waits within a fused first step are not included.
 
     A metric whose reference was not measured is NaN, and so are the last two of a layer. `measurements` are those of
-    one job, or what `read_rows` found to belong together. Raises ValueError if a cell's repetitions differ in
-    block_lens, or in what computed and carried them.
+    one job, or those that `read_rows` read together. Raises ValueError if a cell's repetitions differ in block_lens,
+    backend or transport.
     """
     table = measurement_table(measurements)
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
@@ -135,12 +136,12 @@ _VALUES = [
 
 
 def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
-    """Which ranks strategy BALANCED uses in each cell in which some alone were measured as well, and the best to use.
+    """How many ranks strategy BALANCED uses where rings of fewer ranks were measured as well, and the best number.
 
-    One row for each module, condition, length and percentages, `chosen` and `best` being numbers of ranks that hold
-    tokens: `best` is what has the least latency, of the strategy's own split, the fastest ranks together (system
-    `subset`) and each rank alone; `over_best` is the latency of the strategy over that one. The choice is `right`
-    if it is the best, or if medians of its jobs reach down to those of the best.
+    One row for each module, condition, length and percentages. `chosen` and `best` are numbers of ranks that hold
+    tokens: `best` has the least latency among the strategy's own split, rings of the fastest ranks (system `subset`)
+    and each rank alone; `over_best` is the latency of the strategy over that one. The choice is `right` if it is the
+    best, or if the range of the medians of its jobs overlaps with that of the best.
     """
     where = ["module", "condition", "seq_len", "percentages"]
     found = []
@@ -166,7 +167,7 @@ def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
     """One row for each operator, size and percentage.
 
     latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
-    over the speed at 100 % (NaN if that was not measured). `rows` are what `read_rows` found to belong together.
+    over the speed at 100 % (NaN if that was not measured). `rows` are those that `read_rows` read together.
     """
     table = pd.DataFrame([vars(row) for row in rows])
     table["flops"] = table["tflops"] * table["latency_ms"]

@@ -32,9 +32,9 @@ TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
-# What a cell and what it is compared with have in common.
+# Columns in which a cell and its references agree.
 _WHERE = ["phase", *WAY, "seq_len", "percentages"]
-# What makes two strategies' calls the same.
+# Columns in which two strategies agree if their calls are the same.
 _CALL = ["phase", "system", *WAY, "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
 _KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
@@ -47,21 +47,20 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
     latency_ms is the median over the repetitions of all jobs, with its 20th and 80th percentile: of a prefill the time
     to first token, of a decode the time per token. latency_low_ms and latency_high_ms are the lowest and the highest of
     the medians of its `jobs`. Strategies of one layout that make the same split make the same calls: each has the
-    repetitions of all of them. T being the latency,
+    repetitions of all of them. With T the latency,
 
     - tokens_per_second: the prompt's tokens over T in a prefill, tokens generated in a decode, all sequences counted;
-    - fast_alone_ms = min_r T_r, T_r being rank r alone in the same phase, the median over jobs;
+    - fast_alone_ms = min_r T_r, with T_r that of rank r alone in the same phase, the median over jobs;
     - bound_ms = 1 / sum_r(1 / T_r) and bound_fraction, bound_ms over the latency in that job, of a prefill, both the
       median over jobs, and the lowest and the highest fraction. A model is two kinds of work: where `profile` has its
-      attention at the length and the percentages, bound_ms is what no division of both kinds could beat
-      (`two_kind_bound`). A decode has none: each rank computes every layer for the new token, and only attention is
-      shared out;
+      attention at the length and the percentages, bound_ms is the bound on splits of both kinds (`two_kind_bound`). A
+      decode has none: each rank computes every layer for the new token, and only attention is split;
     - limit_ms, the median, of a decode;
     - speedup = T_even / T, of the even ring in the same layout, phase and rank order;
     - peak_memory_gb: the most of any repetition, for each rank, in units of 10^9 bytes.
 
-    A metric whose reference was not measured is NaN. `rows` are what `read_rows` found to belong together. Raises
-    ValueError if a cell's repetitions differ in block_lens, or in what computed and carried them.
+    A metric whose reference was not measured is NaN. `rows` are those that `read_rows` read together. Raises ValueError
+    if a cell's repetitions differ in block_lens, backend or transport.
     """
     table = pd.DataFrame([vars(row) for row in rows])
     table["percentage"] = table["percentages"].map(min)
@@ -76,7 +75,7 @@ def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) ->
 
 
 def _attention(cells: pd.DataFrame, profile: Sequence[ProfileRow]) -> Alone:
-    """By the keys of `alone_times`, what attention takes each rank alone in all layers of a prefill, where profiled."""
+    """By the keys of `alone_times`, each rank's time alone for attention in all layers of a prefill, where profiled."""
     times: dict[tuple[int, int, float], list[float]] = {}
     for row in profile:
         if row.kind == "attention":
@@ -113,7 +112,8 @@ def _cell(key: tuple, group: pd.DataFrame, calls: Mapping[tuple, pd.DataFrame]) 
 def decode_cells(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of `model_cells` that decode as `ring_generate` does: steps replayed as CUDA graphs, nothing compiled.
 
-    A record may also hold steps that launch their kernels one by one; where no step is captured, as on CPUs, those.
+    A record may also hold steps that launch their kernels one by one; these are used only if no step is captured, as on
+    CPUs.
     """
     decodes = cells[(cells["phase"] == "decode") & ~cells["compiled"]]
     return decodes[decodes["captured"]] if decodes["captured"].any() else decodes
@@ -122,8 +122,8 @@ def decode_cells(cells: pd.DataFrame) -> pd.DataFrame:
 def decode_gains(cells: pd.DataFrame, strategy: str) -> pd.DataFrame:
     """One row for each of the `decode_cells` in which `strategy` decodes and ranks alone do, too.
 
-    To its columns come gain, T of the fastest rank alone over T; tokens, cached of all sequences; and that rank's
-    alone_ms and alone_limit_ms.
+    Further columns: gain, T of the fastest rank alone over T; tokens, the number cached for all sequences; and that
+    rank's alone_ms and alone_limit_ms.
     """
     if cells.empty:
         return pd.DataFrame(columns=["batch", "seq_len", "percentage"])
@@ -145,12 +145,12 @@ def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
 
 
 def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
-    """The rank that is waited for in an event of HELD: the owner of the KV to come, or the reader of its own."""
+    """The rank for which `rank` waits in an event of a kind in HELD: the owner of the KV, or the reader of its own."""
     return (rank - step if kind == "wait" else rank + step) % ranks
 
 
 def came_ms(held: Any, ready: Mapping[int, float]) -> float:
-    """When, during an event of HELD, the other rank had come so far; `ready`: when each rank had."""
+    """When, during an event of a kind in HELD, the other rank became ready; `ready`: when each rank did."""
     other = ready[other_rank(held.rank, held.kind, held.step, len(held.percentages))]
     return min(max(other, held.start_ms), held.stop_ms)
 
@@ -158,10 +158,10 @@ def came_ms(held: Any, ready: Mapping[int, float]) -> float:
 def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
     """How each rank spent the traced layer, one row per strategy, length, throttle setting and rank; milliseconds.
 
-    `trace` is what `trace_table` makes. layer_ms is the time from the layer's start to its end on that rank, and is
+    `trace` is the result of `trace_table`. layer_ms is the time from the layer's start to its end on that rank, and is
     the sum of
 
-    - waiting_ms: the stream was held for another rank that had not come so far (its `ready` is later): for KV that
+    - waiting_ms: the stream was held for another rank that was not ready yet (its `ready` is later): for KV that
     its owner did not have yet, or for a reader of this rank's own KV;
     - exposed_ms: it was held though the other rank was ready: the part of the transfer that compute did not hide;
     - busy_ms: the rest, in which it computed.

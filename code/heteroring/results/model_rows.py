@@ -24,12 +24,12 @@ from heteroring.throttle import THROTTLES
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone", "fms")
 MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype")
-# What tells cells of a phase, at a length, apart.
+# Columns that distinguish the cells of a phase at a length.
 WAY = ("batch", "captured", "compiled")
 # Strategies of which a layer is traced, and the one that decodes where it is measured.
 TRACED = (EVEN, BALANCED)
 DECODED = BALANCED
-# Splits of a prefill in chunks while a rank's speed changes: two that stay, one that follows, one that knows.
+# Splits of a chunked prefill while a rank's speed changes: two fixed, one adaptive, one oracle.
 CHUNK_SPLITS = (EVEN, BALANCED, "rebalanced", "oracle")
 TRACE_KINDS = ("layer", "block", "wait", "sent", "ready")
 
@@ -44,10 +44,10 @@ class ModelRow:
     the third of new_tokens (0 in a prefill) on.
     job: which of the independently started jobs of these percentages, from 1; repetitions count from 0 in each.
     captured: whether steps of decode are replayed as a CUDA graph; compiled: whether the model was, by model.compile().
-    limit_ms: the least time in which what a token takes can be read, weights and KV, at the bandwidth measured in the
-    same job, of the slowest rank at work; 0 in a prefill, and where no bandwidth was measured.
-    block_lens are the prompt's. peak_memory_bytes: the most that tensors took on the rank's device meanwhile, weights
-    and the ring's mailbox included (0 on a CPU).
+    limit_ms: the least time to read weights and KV once per token, at the bandwidth measured in the same job, on the
+    slowest rank at work; 0 in a prefill, and where no bandwidth was measured.
+    block_lens are the prompt's. peak_memory_bytes: the peak memory of tensors on the rank's device meanwhile, weights
+    and the ring's symmetric buffers included (0 on a CPU).
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
@@ -102,7 +102,7 @@ class ModelRow:
 
 @dataclass(frozen=True)
 class TraceRow:
-    """What one rank's compute stream does between two points in time, in one layer of a prefill.
+    """One event on a rank's compute stream between two points in time, in one layer of a prefill.
 
     start_ms and stop_ms count from the ranks' common start of the prefill. kind `layer`: the whole layer; `block`: a
     backend call, of ring step `step`; `wait`: the stream is held until the KV of ring step `step` is there (of
@@ -141,10 +141,10 @@ class ChunkRow:
     """One chunk of a prefill during which a rank's speed changes. Lists have one entry per rank.
 
     split: `contiguous/even`, `zigzag/balanced` by the speeds at the start, `rebalanced` by `heteroring.Rebalancer`, or
-    `oracle`, which knows each chunk's speeds. prompt_len: tokens of the prompt; chunk: its number, from 0; seq_len and
-    block_lens: its tokens; percentages: its ranks'. latency_ms: from the end of the chunk before, as rank 0's host sees
-    it, which may run ahead of a GPU. busy_ms: computing, what the throttle adds included. On a GPU, it is measured in a
-    quarter of the layers and scaled up to all.
+    `oracle`, which is given each chunk's speeds. prompt_len: tokens of the prompt; chunk: its number, from 0; seq_len
+    and block_lens: its tokens; percentages: its ranks'. latency_ms: from the end of the chunk before, as rank 0's host
+    sees it, which may run ahead of a GPU. busy_ms: time computing, the time that the throttle adds included. On a GPU,
+    it is measured in a quarter of the layers and scaled up to all.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """

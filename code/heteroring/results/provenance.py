@@ -39,7 +39,7 @@ _LISTS = {"devices": str, "multiprocessors": int, "percentages": int}
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank ran on. `throttle` is what its throttle says that it really got; `uuid` is that of a GPU."""
+    """The device of one rank. `throttle`: the share that it actually got, by its throttle; `uuid`: that of a GPU."""
 
     device: str
     multiprocessors: int
@@ -68,11 +68,11 @@ def provenance(
 ) -> dict[str, Any]:
     """The record of one job, in JSON types.
 
-    `platform` is what its rows call it, `settings` what the job was asked to do, `commit` the code that did it,
-    `row_count` how many rows it left, `notes` what is odd about it, `seconds` how long it took, `gpus` how those of
-    this machine fared meanwhile (`heteroring.bench.telemetry`), of which those that ranks ran on are kept. Lists have
-    one entry a rank; `multiprocessors` is empty on platforms that have none. What cannot be found out, the commit
-    without git for one, is "unknown", and `dirty` then null.
+    `platform` is its name in the rows, `settings` are the job's, `commit` is that of the code, `row_count` the number
+    of rows, `notes` are irregularities, `seconds` is the duration, `gpus` are the readings of this machine's GPUs
+    (`heteroring.bench.telemetry`), of which those of the ranks' GPUs are kept. Lists have one entry per rank;
+    `multiprocessors` is empty on platforms that have none. A value that cannot be determined, such as the commit
+    without git, is "unknown", and `dirty` then null.
     """
     known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
@@ -108,11 +108,11 @@ def settings_of(job: Any) -> dict[str, Any]:
 
 
 def _shortfalls(ranks: Sequence[RankReport]) -> Iterator[str]:
-    """What a rank did not get as it was asked for."""
+    """A note for each rank that did not get the SMs that were asked for."""
     for number, rank in enumerate(ranks):
         seen, expected = (rank.throttle.get(name) for name in ("multiprocessors", "expected_multiprocessors"))
         if expected is not None and seen != expected:
-            yield f"rank {number}: {seen} multiprocessors where {expected} were asked for"
+            yield f"rank {number}: {seen} SMs where {expected} were asked for"
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
@@ -137,17 +137,17 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{path} is no record of a measurement: its {name} is missing or has the wrong type")
     for name, of in _LISTS.items():
         if not all(isinstance(entry, of) for entry in record[name]):
-            raise ValueError(f"{path} is no record of a measurement: its {name} hold what has the wrong type")
+            raise ValueError(f"{path} is no record of a measurement: its {name} hold a value of the wrong type")
     return record
 
 
 def merge(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """One record for a platform from those of its jobs, by name ("bench/pct-050").
 
-    It describes the platform as the first job with every rank at 100 % saw it (the first job, if none has).
-    date is the last job's, percentages is every one that was set, commit and command name all there were, and
-    `jobs` keeps each job's own record. Raises ValueError if there are no jobs, or, naming two of them, if they differ
-    in platform, devices, torch, driver or throttle: their rows could not be compared.
+    It describes the platform as recorded by the first job with every rank at 100 % (the first job, if none has).
+    date is the last job's, percentages are all that were set, commit and command name those of all jobs, and `jobs`
+    keeps each job's own record. Raises ValueError if there are no jobs, or, naming two of them, if they differ in
+    platform, devices, torch, driver or throttle: their rows could not be compared.
     """
     if not jobs:
         raise ValueError("there is no record of a job to merge")
@@ -190,13 +190,13 @@ def _unlike(key: str, one: str, value: str, other: str, different: str) -> Value
 
 
 def _any_dirty(states: Iterable[bool | None]) -> bool | None:
-    """True if one is known to be; None, unknown, if one is not known and none is."""
+    """True if any state is True; else None, unknown, if any is None; else False."""
     found = set(states)
     return True if True in found else None if None in found else False
 
 
 def _program() -> str:
-    """What the user started, without the folder that it happens to be installed in."""
+    """The program that the user started, without the folder in which it is installed."""
     name = Path(sys.argv[0]).name
     return "heteroring" if name == "__main__.py" else name
 

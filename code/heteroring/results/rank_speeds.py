@@ -1,4 +1,4 @@
-"""The percentages of a ring's ranks, in rank order: how a configuration writes them, and what they are called."""
+"""The percentages of a ring's ranks, in rank order: their form in a configuration, and their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def ranks_of(entry: int | Sequence[int]) -> tuple[int, ...]:
 def order_of(percentages: Sequence[int]) -> str:
     """How the ranks' speeds are ordered: "equal"; "slow last" or "slow first", of one slow rank; else the percentages.
 
-    One rank is slow if it is slower than the others, which are alike.
+    One rank is slow if it is slower than the others, which are all equal.
     """
     first, *others = percentages
     *front, last = percentages
@@ -28,6 +28,6 @@ def order_of(percentages: Sequence[int]) -> str:
 
 
 def in_short(percentages: Sequence[int]) -> str:
-    """The percentages, ranks in a row that are alike counted: "3 x 100, 10"."""
+    """The percentages, with consecutive equal ones counted: "3 x 100, 10"."""
     runs = [(value, len(list(run))) for value, run in groupby(percentages)]
     return ", ".join(f"{count} x {value}" if count > 1 else f"{value}" for value, count in runs)

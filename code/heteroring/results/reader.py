@@ -12,19 +12,19 @@ from heteroring.words import shown
 
 
 class Lines(NamedTuple):
-    """A CSV as text: the columns, and for each row below them its line in the file and its fields, one a column."""
+    """A CSV as text: the columns, and for each row its line in the file and its fields, one per column."""
 
     columns: list[str]
     rows: list[tuple[int, list[str]]]
 
 
 def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
-    """The fields of a CSV. Line ends may be those of any system, and a byte order mark may stand in front.
+    """The fields of a CSV. Line ends may be those of any system, and a byte order mark may come first.
 
-    `remedy` is said where rows are missing.
+    `remedy` is part of the error message where rows are missing.
 
     Raises ValueError, naming the file and, where there is one, the line, if the file cannot be read, is empty, has no
-    rows or is cut short, if a column is there twice, and if a row has not one field a column.
+    rows or is cut short, if a column occurs twice, and if a row does not have one field per column.
     """
     text = read_text(path)
     if not text.strip():

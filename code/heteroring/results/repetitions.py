@@ -1,4 +1,4 @@
-"""What cells of calls and of models share: latency over repetitions, and what speedup and bound fraction refer to."""
+"""Shared metrics of calls and of models: latency over repetitions, and the references of speedup and bound fraction."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Split(Protocol):
 
 
 def strategy_of(row: Split) -> str:
-    """What `row` is called: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 by FMS's generate."""
+    """The label of `row`: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 for FMS's generate."""
     if row.system in ("alone", "sdpa", "fms"):
         return f"{'fms' if row.system == 'fms' else 'alone'}/rank{row.block_lens.index(row.seq_len)}"
     return name_of(row.layout, row.allocator, row.model_source)
@@ -79,14 +79,14 @@ def alone_times(cells: pd.DataFrame, where: Sequence[str]) -> Alone:
 
 
 def references(cells: pd.DataFrame, where: Sequence[str], attention: Alone | None = None) -> pd.DataFrame:
-    """What each of `cells` is compared with, of those that agree with it in columns `where`, percentages the last.
+    """The references of each of `cells`, among those that agree with it in the columns `where`, percentages the last.
 
     `homogeneous` and `even` are latencies in ms of the even ring in the same layout, with every rank at 100 % and at
     the cell's percentages. bound_ms, bound_fraction with the lowest and the highest of a job, and fast_alone_ms are of
     each rank alone in the same job, and medians over jobs; column job_medians of `cells` has the median latency of each
-    job. The bound is the capacity bound, or `two_kind_bound` where `attention`, by the keys of `alone_times`, says what
-    part of each rank's time alone is attention. PyTorch's context_parallel is judged by its own kernel, each rank alone
-    by system `sdpa`. NaN where what is needed was not measured.
+    job. The bound is the capacity bound, or `two_kind_bound` where `attention`, by the keys of `alone_times`, has the
+    part of each rank's time alone that is attention. PyTorch's context_parallel is judged by its own kernel, each rank
+    alone in system `sdpa`. NaN where a reference was not measured.
     """
     ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
     even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()

@@ -1,4 +1,4 @@
-"""The results of a platform, as figures, paper and notebook read them."""
+"""The results of a platform, for figures, paper and notebooks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from heteroring.results.throttle_words import throttle_words
 CHUNKS = "rebalancing.csv"
 BESIDE_NEIGHBOUR = "rebalancing_neighbour.csv"
 NOTES = "notes.txt"
-# What `Results.load` reads where it is there, beside tables and models.
+# Files that `Results.load` reads if they exist, beside tables and models.
 OPTIONAL = (CHUNKS, BESIDE_NEIGHBOUR, NOTES)
 
 
@@ -35,8 +35,8 @@ class Results:
     `model` has one row for each cell in which a whole language model was measured, `trace` one for each event of its
     traced layer, `chunks` one for each chunk of prefills during which a rank's speed changed (rebalancing.csv),
     `beside_neighbour` the same where another process took part of the GPU (rebalancing_neighbour.csv); all
-    are empty where there was none. `notes` says what else a reader must know of how it was recorded:
-    notes.txt of the folder, in one line.
+    are empty where there was none. `notes` is what else a reader must know about the recording: notes.txt of the
+    folder, in one line.
     """
 
     platform: str
@@ -78,11 +78,11 @@ class Results:
 
     @property
     def device_label(self) -> str:
-        """What the ranks ran on, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
+        """The ranks' devices, in words: "2 x NVIDIA H200, MPS" or "2 paced CPU ranks (AMD EPYC)"."""
         return self.devices_under(self.provenance["throttle"])
 
     def devices_under(self, throttle: str) -> str:
-        """The same where another throttle was in use."""
+        """The ranks' devices with the words for `throttle`."""
         devices, slowed = self.provenance["devices"], throttle_words(throttle).device
         models = " + ".join(dict.fromkeys(devices))
         if not self.provenance["multiprocessors"]:
@@ -93,14 +93,14 @@ class Results:
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
     """The `cells` that most figures and the paper show: rested calls, the slow rank last, as the public study has it.
 
-    Models of speed are fitted to matrix products, as there, and no strategy is varied (`Strategy`).
+    Speed models are fitted to matrix products, as there, and no strategy has variants (`Strategy`).
     """
     other = cells["strategy"].str.contains("[@:]")
     return slow_last(cells[(cells["condition"] == "rested") & ~other])
 
 
 def slow_last(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `table` whose ranks are equal, but for a slow one at the back."""
+    """The rows of `table` whose ranks are equal, or equal except for a slow last one."""
     return table if table.empty else table[table["order"].isin(["equal", "slow last"])]
 
 
@@ -117,7 +117,7 @@ def _read_optional(path: Path) -> pd.DataFrame:
 
 
 def read_derived(path: Path) -> pd.DataFrame:
-    """A derived table, tuples where a column has one value per rank. Raises ValueError, naming it, if it is none."""
+    """A derived table, with tuples in columns of one value per rank. Raises ValueError, naming the file, if invalid."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `heteroring aggregate --platform-dir {path.parent.parent}` makes it")
     table = read_table(path)

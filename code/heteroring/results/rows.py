@@ -39,12 +39,12 @@ CONDITIONS = ("rested", "sustained", "eager", "captured")
 MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
 _AGAIN = ": delete it and measure again"
-# Of latency times speed, relative: a file keeps 9 digits of each.
+# Relative tolerance of latency times speed: a file keeps 9 digits of each.
 _ROUNDING = 1e-7
 
 
 def column(rule: Rule, default: Any = MISSING) -> Any:
-    """A column; `default` is what it holds where a file was written before there was such a column."""
+    """A column; `default` is its value in files that were written before the column existed."""
     return field(metadata={"rule": rule}, default=default)
 
 
@@ -52,8 +52,8 @@ class Identity(NamedTuple):
     """Which rows of a type belong together.
 
     Rows that agree in `cell` measured the same thing, and differ in `repetition` if they have one. Rows that agree in
-    `group` have one value in each column of `alike`, or they could not be compared. Where `job` is given, one job
-    repeats everything equally often, and it is told from others by these columns.
+    `group` must agree in the columns `alike`, or they could not be compared. Where `job` is given, these columns
+    identify a job, which repeats everything equally often.
     """
 
     cell: tuple[str, ...]
@@ -72,14 +72,14 @@ class Measurement:
     system: `ring`, or a baseline: `subset` (the ring over the k fastest ranks, called fastestK in column allocator,
     the others hold nothing), `alone` (one rank computes the whole attention, the others hold nothing),
     `context_parallel` (PyTorch's) or `sdpa` (`alone` by PyTorch's attention). condition, how calls are timed:
-    `rested`, one call that the host has asked for ahead, after a rest; `sustained`, the mean of calls back to back
+    `rested`, one call after a rest, which the host has queued ahead; `sustained`, the mean of calls back to back
     (`heteroring.bench.timing.sustained_calls`); `eager`, one call by the host's clock, synchronized before and
     after; `captured`, the same of its replay as a CUDA graph. job: which of the independently started jobs of its
     kind, from 1; repetitions count from 0 in each. latency_ms is that of the slowest rank. busy_ms is time inside
-    the backend, what the throttle adds included; 0 for what is not ours, and under condition `captured`.
+    the backend, the time that the throttle adds included; 0 for PyTorch's baselines, and under condition `captured`.
     In a fused first step, where the kernel itself waits for the first peer's keys, that wait counts as busy: a transfer
-    in the call, and in a layer also whatever that peer still has to do before it has keys. bytes_moved sums the KV that
-    all ranks receive. clamped: a prediction behind block_lens had to be clamped.
+    in the call, and in a layer also the peer's work before it has keys. bytes_moved sums the KV that all ranks receive.
+    clamped: a prediction on which block_lens is based had to be clamped.
 
     Raises ValueError, naming column, value and rule, if a value breaks its rule.
     """
@@ -127,8 +127,8 @@ class ProfileRow:
     """One repetition of one operator on one throttled rank.
 
     kind `matmul`: size x size x size; head counts and head_dim are 0, causal is False. kind `fold`: size queries by
-    FOLD_KEYS keys, folded into a running result; causal is False. kind `join`: causal attention of size tokens, joined
-    with FOLD_KEYS keys that all of them see, in one pass. Other kinds (`attention`, FMS's attention `layer`, a
+    FOLD_KEYS keys, merged into a running result; causal is False. kind `join`: causal attention of size tokens fused
+    with that to FOLD_KEYS keys that all of them see, in one pass. Other kinds (`attention`, FMS's attention `layer`, a
     whole transformer `block`): size is the sequence length. tflops counts the operations that the result needs, masked
     pairs not among them: latency_ms times tflops is their number.
 
@@ -173,7 +173,7 @@ class ProfileRow:
         return self.latency_ms * self.tflops * 1e9
 
     def _needed_flops(self) -> int | None:
-        """The operations that the operator takes; None where columns do not tell, because a model has the rest."""
+        """The operations that the operator needs; None where they depend on more of a model than the columns tell."""
         if self.kind == "matmul":
             return 2 * self.size**3
         whole, visited = total_pairs(self.size), self.size * FOLD_KEYS
@@ -203,7 +203,7 @@ def _rules(row_type: type) -> dict[str, Rule]:
 
 
 def check_columns(row: Any) -> None:
-    """Raise ValueError, naming column, value and rule, if a value of a row's breaks its rule."""
+    """Raise ValueError, naming column, value and rule, if a value of a row breaks its rule."""
     for name, rule in _rules(type(row)).items():
         try:
             rule.check(getattr(row, name))
@@ -310,7 +310,7 @@ def _named(row: Any, columns: Iterable[str]) -> str:
 
 
 def _check_whole(path: str | os.PathLike[str], placed: Sequence[_Placed], identity: Identity) -> None:
-    """Nothing was cut off at the end of a line, as far as rows and the record beside them can tell.
+    """Raise ValueError if lines are missing at the end, as far as rows and the record beside them can show.
 
     Every cell has its repetitions from 0 on, all cells of a job equally many and as many as were asked for, and there
     are as many rows as were written.
@@ -338,7 +338,7 @@ def _check_whole(path: str | os.PathLike[str], placed: Sequence[_Placed], identi
 
 
 def _entry(record: Any, *names: str) -> Any:
-    """An entry of a record's entries, by `names` from the outside in; None where there is none."""
+    """A nested entry of a record, by `names` from the outside in; None where there is none."""
     for name in names:
         record = record.get(name) if isinstance(record, dict) else None
     return record
@@ -368,9 +368,9 @@ def _check_alike(placed: Iterable[_Placed], identity: Identity) -> None:
 
 
 def _check_profile(placed: Sequence[_Placed]) -> None:
-    """Every operator was timed at every percentage.
+    """Raise ValueError unless every operator was timed at every percentage, and plausibly.
 
-    One of one size takes as many operations in every row, and not far less time on a far slower rank.
+    An operator of one size needs as many operations in every row, and not far less time on a far slower rank.
     """
     first: dict[tuple, _Placed] = {}
     times: dict[str, dict[int, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
@@ -393,7 +393,7 @@ def _check_profile(placed: Sequence[_Placed]) -> None:
         for slow, fast in combinations(sorted(by_percentage), 2):
             slower, faster = by_percentage[slow], by_percentage[fast]
             ratios = [median(slower[size]) / median(faster[size]) for size in slower]
-            # On a log scale half way from no difference to swapped columns; between nearer percentages it may be noise.
+            # Half way, on a log scale, from no difference to swapped columns. Nearer percentages may differ by noise.
             if 4 * slow <= fast and (ratio := geometric_mean(ratios)) < (slow / fast) ** 0.5:
                 raise ValueError(
                     f"{files}: {kind} takes {ratio:.3g} times as long at {slow} % as at {fast} %: "

@@ -13,10 +13,10 @@ ALLOCATORS = ("even", "uneven", "lut", "formula", "balanced")
 FITTED = ("lut", "formula")
 DEFAULT_SOURCE = "matmul"
 OTHER_SOURCES = ("attention",)
-# Variants of how a split is computed and carried: without the fused first step, by point-to-point messages, or by the
-# portable kernel, which skips masked tiles, or as `masked` computes them. Of the split itself there are `untiled`,
-# balanced in single tokens instead of whole tiles; `quarter`, a model read at a quarter of the length; and "+5" or
-# "-5", the shortest shard of a balanced split 5 % longer or shorter, at the cost of the longest.
+# Variants of a call: without the fused first step, by point-to-point messages, or by the portable kernel, which skips
+# masked tiles or, as `masked`, computes them. Variants of the split: `untiled`, balanced in single tokens instead of
+# whole tiles; `quarter`, a model read at a quarter of the length; and "+5" or "-5", the shortest shard of a balanced
+# split 5 % longer or shorter, at the cost of the longest.
 CALL_VARIANTS = ("unfused", "p2p", "portable", "masked")
 _SHIFT = re.compile(r"[+-][1-9][0-9]?")
 # Allocator -> kind of the fitted model that it works with.
@@ -32,8 +32,8 @@ class Strategy(str):
     """The name of a strategy, "layout/allocator": "zigzag/balanced", or "zigzag/lut@attention" with another profile.
 
     Variants follow the allocator, for experiments that change one thing at a time: "zigzag/balanced:untiled.unfused".
-    It is the text itself, as rows, configurations and legends hold it. Raises ValueError, naming it, if layout,
-    allocator, variant or profile do not exist, or the allocator has no use for the variant, or for a profile.
+    It is a str, as in rows, configurations and legends. Raises ValueError, naming it, if layout, allocator, variant or
+    profile do not exist, or the allocator does not use the variant or a profile.
     """
 
     def __new__(cls, name: str) -> Self:
@@ -66,7 +66,7 @@ class Strategy(str):
 
     @property
     def with_variants(self) -> str:
-        """The allocator with what follows it: "balanced:untiled", as rows hold it."""
+        """The allocator with its variants, as in rows: "balanced:untiled"."""
         return self.partition("/")[2].partition("@")[0]
 
     @property
@@ -75,7 +75,7 @@ class Strategy(str):
 
     @property
     def shift(self) -> int:
-        """Percent by which the shortest shard is longer than balanced, 0 where that is not asked for."""
+        """Percent by which the shortest shard is longer than balanced, 0 without such a variant."""
         return next((int(name) for name in self.variants if _SHIFT.fullmatch(name)), 0)
 
     @property
@@ -84,7 +84,7 @@ class Strategy(str):
         return self.partition("@")[2] or DEFAULT_SOURCE
 
     def model(self, cost: str) -> str | None:
-        """The name of the fitted model that it works with, if any; `cost`: the profile that balanced's is fitted to."""
+        """The name of the fitted model that the allocator needs, if any; `cost`: the profile for that of `balanced`."""
         kind = _MODELS.get(self.allocator)
         return kind and fitted_name(kind, cost if kind == "cost" else self.source)
 
@@ -99,17 +99,17 @@ _ALL = (
 
 
 def fitted_name(kind: str, source: str) -> str:
-    """What a model of `kind` fitted to the profile of `source` is called, and its file without suffix."""
+    """The name of a model of `kind` fitted to the profile of `source`, and of its file without suffix."""
     return f"{kind}-{source}"
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
-    """What a measured split is called: the name of its strategy; layout/allocator for a baseline that is none."""
+    """The name of a measured split: that of its strategy; layout/allocator for a baseline, which has none."""
     other = allocator.partition(":")[0] in FITTED and model_source in OTHER_SOURCES
     return f"{layout}/{allocator}" + f"@{model_source}" * other
 
 
 def check_strategies(strategies: tuple[str, ...]) -> tuple[Strategy, ...]:
-    """`strategies` as such. Raises ValueError if there are none, one is unknown, or one occurs twice."""
+    """`strategies` as Strategy objects. Raises ValueError if there are none, one is unknown, or one occurs twice."""
     check_distinct("strategies", strategies)
     return tuple(map(Strategy, strategies))

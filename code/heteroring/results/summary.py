@@ -19,7 +19,7 @@ _SYSTEMS = {"context_parallel": "torch context_parallel"}
 
 
 def summary(rows: Sequence[Measurement]) -> Table:
-    """A line for each thing measured: the split, the median latency in ms, and the capacity bound over it."""
+    """A line for each cell: the split, the median latency in ms, and the capacity bound over it."""
     measured = cells(rows)
     modules = list(dict.fromkeys(measured["module"]))
     table = _titled(measured, "median of")
@@ -64,7 +64,7 @@ _RECORDED = [
 
 
 def records(rows: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """A record for each thing measured, in JSON types: what it is and, in ms, what `cells` gives of its latency."""
+    """A dictionary for each cell, in JSON types: its name, and the latency that `cells` gives, in ms."""
     return json.loads(cells(rows)[_RECORDED].to_json(orient="records"))
 
 

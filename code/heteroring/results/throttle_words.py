@@ -1,4 +1,4 @@
-"""What throttles are called in tables, figures and the paper."""
+"""The words for throttles in tables, figures and the paper."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from heteroring.words import choices
 
 
 class ThrottleWords(NamedTuple):
-    """What one throttle is called.
+    """The words for one throttle.
 
-    share: what its percentages are percentages of. cause: what imposes them. device: how it is mentioned beside the
-    ranks' devices, if at all. method: how it works, for the paper. takes_sms: whether a slow rank has fewer SMs.
+    share: what its percentages are percentages of. cause: what imposes them. device: its mention beside the ranks'
+    devices, if any. method: how it works, for the paper. takes_sms: whether a slow rank has fewer SMs.
     """
 
     share: str

@@ -46,7 +46,7 @@ def ring_attention(
 
     On CUDA the ranks compare their arguments once per kind of call (`Call.agree` in heteroring.ring.consistency), or in
     every call if HETERORING_COMPARE=every is set for all ranks. Ranks that mix up kinds compared before, or that lose a
-    peer under the copy-engine transport, get wrong results or wait for ever.
+    peer under the copy-engine transport, get wrong results or wait forever.
 
     Args:
         q: This rank's queries [B, Hq, n_r, D] with n_r = partition.block_lens[rank], as `heteroring.shard` gives them.
@@ -62,9 +62,9 @@ def ring_attention(
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
         transport: "p2p", "copy-engine", or "auto" for the fastest one that the group can use.
         passing: "kv" to send keys to the queries; "q" to send queries to the keys and partial results back, by
-            collectives of the group, with which each rank computes the pairs of the keys that it holds; "auto" for "q"
-            on the CPU where that is fewer bytes, for a few new tokens behind a long prefix, and else, or where `block`
-            is a Backend, "kv".
+            collectives of the group, so that each rank computes the pairs of the keys that it holds; "auto" for "q" on
+            the CPU where that is fewer bytes, for a few new tokens behind a long prefix, and otherwise, or where
+            `block` is a Backend, for "kv".
 
     Returns:
         (out, lse): out [B, Hq, n_r, D] in the dtype of q, and lse [B, Hq, n_r] in natural log, in fp32 (fp64 for fp64
@@ -75,7 +75,7 @@ def ring_attention(
             head counts, masks, scales or prefix lengths differ, or if the ranks call different verbs, or from threads
             of different names.
         RuntimeError: If a rank is lost, or if an earlier call over the group ended half way.
-        Exception: What a backend raises while keys are passed, on its rank alone: the other ranks get their results,
+        Exception: An error of a backend while keys are passed, on its rank alone: the other ranks get their results,
             and the next call is right. While queries are passed it is a ValueError on every rank.
     """
     with Call("ring_attention", group, q) as call:
@@ -230,10 +230,10 @@ def _fused_first_step(
 
 
 def _first_step_options(q: torch.Tensor, steps: dict[int, RingStep], fused: int) -> dict[str, Any]:
-    """Keywords for the backend in the step over the rank's own KV; of the other rectangles, `fused` are in one pass.
+    """Keywords for the backend in the step over the rank's own KV, which computes `fused` further rectangles as well.
 
-    On a GPU, a result that is merged into once is kept in the dtype of q, which saves whole passes over it. With more
-    merges their roundings would add up, so the result is kept in fp32.
+    On a GPU, a result into which only one other is merged is kept in the dtype of q, which saves whole passes over it.
+    With more merges their rounding errors would add up, so the result is kept in fp32.
     """
     options: dict[str, Any] = {"causal_offset": steps[0].prefix if steps[0].causal else None}
     merges = sum(len(step.rectangles) for step in steps.values()) - 1 - fused

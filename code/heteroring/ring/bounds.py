@@ -1,4 +1,4 @@
-"""Least times in which ranks of known speeds can do a job together, however it is shared out. Torch-free."""
+"""Lower bounds on the time of ranks of known speeds for a job that they share, however it is split. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import accumulate
 
 
 def capacity_bound(alone: Sequence[float]) -> float:
-    """Least time in which ranks can do a job together of which rank r alone needs `alone[r]`.
+    """Least time for a job that all ranks share, if rank r alone needs `alone[r]` for all of it.
 
     T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if there are no times or one is not positive.
     """
@@ -20,20 +20,21 @@ def capacity_bound(alone: Sequence[float]) -> float:
 
 
 def two_kind_bound(attention: Sequence[float], rest: Sequence[float]) -> float:
-    """Least time in which ranks can do a job of two kinds of work together, however both are shared out.
+    """Least time for a job of two kinds of work that all ranks share, however both are split.
 
-    Its attention takes rank r alone `attention[r]`, all else `rest[r]`. Ranks may be slower by one ratio in attention
-    and by another in the rest, so that some might do more of the one and others more of the other: the least T with
-    attention_r x_r + rest_r y_r <= T on every rank, x and y each summing to 1. One rank at most then does both. It is
-    never above the `capacity_bound` of the sums, and equal to it where all ratios are equal.
+    Rank r alone needs `attention[r]` for all of the attention and `rest[r]` for everything else. A rank may be slower
+    by one ratio in attention and by another in the rest, so it can pay to give some ranks more of one kind: the bound
+    is the least T with attention_r x_r + rest_r y_r <= T on every rank, x and y each summing to 1. It is never above
+    the `capacity_bound` of the sums, and equal to it where all ratios are equal.
 
     Raises ValueError if there are no times, one of attention is not positive, or the numbers of ranks differ.
     """
     if not any(rest):
         return capacity_bound(attention)
     capacity_bound(attention)  # raises
-    times = [(a, max(b, 1e-12 * a)) for a, b in zip(attention, rest, strict=True)]  # whoever does the rest in no time
-    # Ranks do attention, in order of how much better they are at it, up to one that does both; the others do the rest.
+    times = [(a, max(b, 1e-12 * a)) for a, b in zip(attention, rest, strict=True)]  # rest may be 0
+    # In an optimum, the ranks that are relatively best at attention do only that, one rank at most does both kinds, and
+    # the others do the rest.
     rates = sorted(((1 / a, 1 / b) for a, b in times), key=lambda rate: rate[1] / rate[0])
     behind = [0.0, *accumulate(other for _, other in reversed(rates))]
     before, most = 0.0, 0.0

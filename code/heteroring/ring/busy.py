@@ -1,4 +1,4 @@
-"""How long a rank computes in ring attention, without what it waits for the other ranks."""
+"""Busy time: how long a rank computes in ring attention, without its waits for other ranks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ _DOUBLE = struct.Struct("<d")
 class BusyTime:
     """Counts the time in calls of the backend: give it to `heteroring.ring_attention` as its `block`.
 
-    It computes by the backend that it is given. By CUDA events, it counts the time of the GPU, and no such call
-    makes the host wait. A kernel that waits for pending KV would count what it waits for, so the first ring step is
-    not fused.
+    It computes by the backend that it is given. CUDA events measure the GPU's time, and no call makes the host wait. A
+    kernel that waits for pending KV would count its wait, so the first ring step is not fused.
 
     Args:
         block: Name of a backend, "auto" for the fastest one, or a `heteroring.kernels.backend.Backend`.
@@ -41,20 +40,32 @@ class BusyTime:
         return result
 
     def start(self, device: torch.device) -> None:
-        """Count what `device` is given from here to `stop` as busy time. No backend may be called between the two."""
+        """Count the work queued from here to `stop` as busy time, too. No backend may be called in between.
+
+        Args:
+            device: The device to which the work is given.
+        """
         self._device, self._begun = device, _now(device)
 
     def stop(self) -> None:
-        """End what `start` began."""
+        """End the busy time that `start` began."""
         self._spans.append((self._begun, _now(self._device)))
 
     def of_all_ranks(self, group: dist.ProcessGroup | None = None) -> tuple[float, ...]:
-        """Seconds that each rank of `group` was busy since this was asked last; 0 where it computed nothing.
+        """Seconds that each rank of a group was busy since the last call of this method.
 
-        Every rank of the group must call. Each sends 8 bytes. The host waits until its device is done with what was
-        counted, but not with what it was given since.
+        Every rank of the group must call. Each sends 8 bytes. The host waits until its device is done with the counted
+        work, but not with work that was queued later.
 
-        Raises RuntimeError if a rank is lost.
+        Args:
+            group: The process group. None stands for all processes, or for a single rank where torch.distributed is
+                not initialized.
+
+        Returns:
+            Seconds by rank; 0 for a rank that computed nothing.
+
+        Raises:
+            RuntimeError: If a rank is lost.
         """
         spans, self._spans = self._spans, []
         mine = sum(_seconds(*span) for span in spans)
@@ -65,7 +76,7 @@ class BusyTime:
 
 
 def _now(device: torch.device) -> Any:
-    """The point in time at which all work that `device` was given is done."""
+    """The time at which all work queued on `device` so far is done: a CUDA event, or on the CPU seconds."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)

@@ -118,7 +118,7 @@ class Call:
             every_call = every_call or self._always()
             known = not every_call and fields in calls.kinds
             result = work()
-        except Disagreement:  # from a call nested in this one: all ranks have raised it
+        except Disagreement:  # from a call nested in this one, and raised on all ranks
             raise
         except Exception as error:  # of any type: the other ranks must not wait for one that has left
             if known or calls.half_way:
@@ -132,7 +132,7 @@ class Call:
                     "compare what they call: make one such call before"
                 )
             self._compare(fields, cause)
-        calls.kinds[fields] = None  # also if every call is compared: a call recorded in a graph cannot be
+        calls.kinds[fields] = None  # also if every call is compared, because a call recorded in a graph cannot be
         calls.kinds.move_to_end(fields)
         if len(calls.kinds) > MOST_KINDS:
             calls.kinds.popitem(last=False)
@@ -168,7 +168,7 @@ class Call:
 
 
 def _recording() -> bool:
-    """Whether what this thread asks of its GPU is recorded in a CUDA graph."""
+    """Whether GPU work of this thread is being recorded in a CUDA graph."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 

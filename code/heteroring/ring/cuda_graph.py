@@ -37,7 +37,7 @@ class CapturedRing:
     ) -> None:
         if not q.is_cuda:
             raise ValueError(f"only work on CUDA can be captured, q is on {q.device}")
-        # What is created once, such as a communicator, cannot be created while work is recorded.
+        # Objects that are created once, such as a communicator, cannot be created while work is recorded.
         ring_attention(q, k, v, partition, *args, **kwargs)
         torch.cuda.synchronize(q.device)
         self._inputs = q, k, v  # the graph reads their memory, so they must outlive it

@@ -59,7 +59,7 @@ def ring_decode(
             threads of different names.
         RuntimeError: If a rank is lost and ranks exchange by a collective, or if an earlier call over the group ended
             half way. Writing into the others' memory has no time-out: the device then waits for the lost rank until
-            this process is ended, as torchrun and `heteroring` do where a rank of theirs is lost.
+            this process is ended, which torchrun and `heteroring` do when one of their ranks is lost.
     """
     with Call("ring_decode", group, q) as call:
 

@@ -21,8 +21,8 @@ class Partition:
     """A sequence of `seq_len` tokens laid out over `world_size` ranks, `block_lens[r]` of them on rank r.
 
     In the `contiguous` layout a rank holds one span. In `zigzag` it holds two: a head at the front of the
-    sequence and a tail mirrored at its back, so that under a causal mask every token costs the same on average,
-    whatever the shares. A zero-length shard is allowed; an empty sequence is not.
+    sequence and a tail mirrored at its back, so that under a causal mask a shard's mean cost per token is the same on
+    every rank, whatever the shares. A zero-length shard is allowed; an empty sequence is not.
 
     Args:
         layout: "contiguous" or "zigzag".

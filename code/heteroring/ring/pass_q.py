@@ -15,11 +15,11 @@ from heteroring.ring.consistency import Call
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
 
-# Most new tokens for which "auto" considers it, by type of device: up to there it was faster with a long prefix
-# (docs/experiments/ring.md). Nothing was measured on GPUs yet.
+# Most new tokens for which "auto" considers pass-Q, by type of device: up to there it was faster with a long prefix
+# (docs/experiments/ring.md). It has not been measured on GPUs yet.
 MOST_TOKENS = {"cpu": 64}
-# How many times as many pairs as in pass-KV the busiest rank may compute: each has those of the keys that it holds,
-# whatever its speed.
+# Largest number of pairs on the busiest rank, as a multiple of that in pass-KV: in pass-Q a rank computes the pairs of
+# the keys that it holds, whatever its speed.
 MORE_PAIRS = 2
 
 
@@ -36,11 +36,11 @@ def passes_queries(
     head_dim: int,
     itemsize: int,
 ) -> bool:
-    """What "auto" stands for: whether queries and partial results are fewer bytes than keys, for a few new tokens.
+    """Whether "auto" stands for pass-Q: for a few new tokens whose queries and partial results are fewer bytes than KV.
 
-    What counts is the rank that receives the most. No rank may compute more than MORE_PAIRS times the pairs that the
-    busiest one does in pass-KV. Time is not compared: how fast ranks and links are is not known here, and with more
-    than MOST_TOKENS compute takes most of it, or hides what pass-KV moves.
+    Bytes are those of the rank that receives the most. No rank may compute more than MORE_PAIRS times the pairs of the
+    busiest rank in pass-KV. Time is not compared: the speeds of ranks and links are not known here, and with more than
+    MOST_TOKENS new tokens compute takes most of the time, or hides the transfers of pass-KV.
     """
     if not prefix_lens or partition.seq_len > MOST_TOKENS.get(device_type, 0):
         return False
@@ -68,9 +68,9 @@ def attend(
     compute: Backend,
     call: Call,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `ring_attention` returns; k and v [B, Hkv, m_r + n_r, D] begin with this rank's earlier tokens.
+    """The result of `ring_attention` by pass-Q; k and v [B, Hkv, m_r + n_r, D] begin with this rank's earlier tokens.
 
-    An error of `compute` on one rank is an error on all, before any partial result is sent.
+    An error of `compute` on one rank is raised on all, before any partial result is sent.
     """
     lens, rank = partition.block_lens, call.rank
     batch, heads, _, head_dim = q.shape
@@ -82,7 +82,7 @@ def attend(
     gathered = _exchange(rows, there, here, call)
 
     def own() -> torch.Tensor:
-        """Packed parts [C, B, Hq, D + 1] of all queries, rank by rank, over this rank's keys; of none without keys."""
+        """Packed parts [C, B, Hq, D + 1] of all queries, rank by rank, over this rank's keys; C is 0 without keys."""
         if not holds[rank]:
             return q.new_empty((0, batch, heads, head_dim + 1), dtype=torch.promote_types(q.dtype, torch.float32))
         queries = torch.empty_like(gathered).index_copy_(0, places, gathered).permute(1, 2, 0, 3).contiguous()
@@ -98,7 +98,7 @@ def attend(
 
 @lru_cache(maxsize=64)
 def _places(partition: Partition, device: torch.device) -> torch.Tensor:
-    """Position of each row, rank by rank: int64 [C]. Kept, because the host waits for the copy to a device."""
+    """Position of each row, rank by rank: int64 [C]. Cached, because the host waits for the copy to a device."""
     return torch.from_numpy(np.concatenate([partition.positions(r) for r in range(partition.world_size)])).to(device)
 
 
@@ -112,9 +112,9 @@ def _over_own_keys(
     scale: float,
     compute: Backend,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Out, unrounded, and LSE of all queries [B, Hq, C, D], by position, over the keys of `rank`: a call a span.
+    """Out, unrounded, and LSE of all queries [B, Hq, C, D], by position, over the keys of `rank`; one call per span.
 
-    All queries see the earlier keys; those from a span's start on see its keys, up to their own.
+    All queries see the earlier keys; those from a span's start on see the span's keys up to their own position.
     """
     wide = torch.promote_types(queries.dtype, torch.float32)
     tokens = k.shape[2]
@@ -134,7 +134,7 @@ def _over_own_keys(
 
 
 def _exchange(rows: torch.Tensor, sent: Sequence[int], received: Sequence[int], call: Call) -> torch.Tensor:
-    """Rows for each rank, in rank order, for those that each rank has sent here: so many of each."""
+    """Exchange rows: sent[r] of `rows`, in rank order, go to rank r, and received[r] rows come from it."""
     answer = rows.new_empty((sum(received), *rows.shape[1:]))
     try:
         dist.all_to_all_single(answer, rows.contiguous(), list(received), list(sent), group=call.group)

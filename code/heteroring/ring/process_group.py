@@ -1,4 +1,4 @@
-"""The process group of a call, this process's rank in it, its world size, and what its hosts tell one another."""
+"""The process group of a call: this process's rank in it, its world size, and exchange of bytes between its hosts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_group(group: object) -> bool:
 
 
 def exchange_device(group: dist.ProcessGroup, device: torch.device | None) -> torch.device:
-    """Where a rank that computes on `device` puts what ranks of `group` compare: of the same type on all ranks."""
+    """The device, of the same type on all ranks, for bytes that a rank computing on `device` exchanges over `group`."""
     types = [each.type for each in group._device_types]
     if "cpu" in types:
         return torch.device("cpu")
@@ -41,10 +41,10 @@ def exchange_device(group: dist.ProcessGroup, device: torch.device | None) -> to
 
 
 def all_bytes(mine: bytes, group: dist.ProcessGroup, device: torch.device | None) -> list[bytes]:
-    """What each rank of `group` gives as `mine`, in rank order; every rank must call, with equally many bytes.
+    """The bytes `mine` of every rank of `group`, in rank order; every rank must call, with equally many bytes.
 
-    The host waits for the hosts of the other ranks to call, and not for the work that `device`, on which this rank
-    computes, was given before: the exchange has a stream of its own.
+    The host waits for the hosts of the other ranks to call, but not for work queued earlier on `device`, on which this
+    rank computes: the exchange has a stream of its own.
 
     Raises RuntimeError if a rank is lost.
     """

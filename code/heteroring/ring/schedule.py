@@ -82,7 +82,7 @@ def ring_steps(
                     first_query = partition.head_len(rank)
             elif kv_rank > rank:
                 keys = 0
-        if keys == 0 or first_query == length:  # nothing of the shard is seen
+        if keys == 0 or first_query == length:  # no query sees a key of this shard
             first_query, keys = 0, 0
         if length > 0 and prefix + keys > 0:
             found.append(RingStep(index, kv_rank, first_query, prefix + keys, causal and kv_rank == rank, prefix))

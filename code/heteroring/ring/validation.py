@@ -29,7 +29,7 @@ def operands(
     begin at multiples of 16 bytes, for which some kernels give NaN. All other strides are free, also those of expanded
     tensors.
 
-    What a call of the same kind has passed, and has not copied, is not checked again.
+    Operands of a kind that has passed before, and needed no copy, are not checked again.
 
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
     scale, backend.
@@ -75,7 +75,7 @@ _MOST_KINDS = 4096
 
 
 def _kind(q: Any, k: Any, v: Any, scale: Any, block: Any) -> Hashable:
-    """All that the checks look at, or None for what may not even be tensors."""
+    """Everything that the checks depend on, or None if an operand is no tensor."""
     try:
         chosen = block if isinstance(block, str) else callable(block)
         kind = (scale, type(scale), chosen, torch.is_grad_enabled(), _likeness(q), _likeness(k), _likeness(v))
@@ -160,8 +160,8 @@ def check_passing(name: object) -> None:
 
 
 def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
-    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, the number
-    itself is not looked at."""
+    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, its value is
+    not checked."""
     integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
     if not integer or cached.numel() != 1 or cached.device != k.device:
         raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")

@@ -61,9 +61,9 @@ def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behin
     """Query rows in the ring steps, other than the one over its own KV, of a shard of `length` tokens.
 
     The shard lies behind shards that hold `offset` tokens together. `in_front` and `behind` count the other ranks,
-    before and after it, that hold tokens, `in_front` also those behind with earlier tokens. All rows attend to each
-    rank in front. To each rank behind attend all rows if not causal; if causal, those of the tail in zigzag and none in
-    contiguous.
+    before and after it, that hold tokens; `in_front` also counts those behind with earlier tokens. All rows attend to
+    each rank in front. If not causal, all rows attend to each rank behind, too; if causal, only those of the tail do in
+    zigzag, and none in contiguous.
     """
     if not causal:
         return (in_front + behind) * length
@@ -77,12 +77,12 @@ def shard_extra_rows(layout: str, offset: int, length: int, in_front: int, behin
 def extra_rows(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Query rows of each rank in all rectangles but the one over its own KV, counted once per rectangle.
 
-    Every row attends to each other rank that holds earlier tokens. The chunk of one in front belongs to the same
-    rectangle; that of one behind is a rectangle of its own, for the tail. In zigzag a shard of one token has no head,
-    so ranks behind it need no step for it; they are counted all the same.
+    Every row attends to each other rank that holds earlier tokens. If that rank is in front, its new tokens belong to
+    the same rectangle; if it is behind, they are a rectangle of their own, for the tail. In zigzag a shard of one token
+    has no head, so ranks behind it need no step for it; they are counted all the same.
     """
     lens, earlier = partition.block_lens, prefix_lens or (0,) * partition.world_size
-    # How many of the ranks before each hold keys, earlier tokens and new ones.
+    # For each rank, how many of the ranks before it hold keys, how many earlier tokens, and how many new ones.
     keys = [bool(new or before) for new, before in zip(lens, earlier, strict=True)]
     holders, with_earlier, with_new = (list(accumulate(map(bool, each), initial=0)) for each in (keys, earlier, lens))
 
@@ -135,7 +135,7 @@ def kv_bytes(
 
 
 def pass_q_pairs(partition: Partition, causal: bool = True, prefix_lens: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Score pairs of each rank's own keys with all queries, which it computes in pass-Q; in all as `score_pairs`."""
+    """Score pairs that each rank computes in pass-Q, of its own keys with all queries; in sum as in `score_pairs`."""
     new, earlier = partition.seq_len, prefix_lens or (0,) * partition.world_size
     if not causal:
         return tuple(new * (length + before) for length, before in zip(partition.block_lens, earlier, strict=True))
@@ -157,7 +157,7 @@ def pass_q_bytes(
 ) -> int:
     """Bytes that `rank` receives in one call of pass-Q: queries for its keys, and partial results for its queries.
 
-    Those are an output and an LSE in fp32 (fp64 for fp64 inputs) from each other rank that holds keys.
+    Partial results are an output and an LSE in fp32 (fp64 for fp64 inputs) from each other rank that holds keys.
     """
     lens = partition.block_lens
     holders = [length + before > 0 for length, before in zip(lens, prefix_lens or (0,) * len(lens), strict=True)]

@@ -15,12 +15,12 @@ def check_percentage(percentage: int) -> int:
 
 
 class Throttle:
-    """Slows one rank to `percentage` of full speed. This one leaves every rank at full speed.
+    """Slows one rank to `percentage` of full speed. This base class leaves every rank at full speed.
 
     Methods are called in this order, and a throttle overrides those that it needs. The process that launches the ranks
     calls `session` once, around all of them. Each rank then calls `environment`, whose variables are set before CUDA
     starts, together with those of the session; `start`, once the rank has its device; `wrap` for every function to be
-    slowed; and `report` at the end. A throttle that keeps a rank waiting calls `while_idle`, a short function that the
+    slowed; and `report` at the end. A throttle that makes a rank idle calls `while_idle`, a short function that the
     launcher may set, from time to time.
 
     Raises ValueError if `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
@@ -57,5 +57,5 @@ class Throttle:
         return function
 
     def report(self) -> dict[str, float]:
-        """What this rank was actually given, by name: achieved_percentage, multiprocessors, ..."""
+        """The share that this rank actually got, by name: achieved_percentage, multiprocessors, ..."""
         return {}

@@ -32,8 +32,8 @@ class Mps(Throttle):
     """Limits a whole process, including its NCCL kernels, by CUDA_MPS_ACTIVE_THREAD_PERCENTAGE.
 
     MPS divides SMs, in whole pairs and rounding down (66, 26 and 12 of 132 at 50, 20 and 10 %), but not memory
-    bandwidth, L2, NVLink or the copy engines. The share is fixed when the process starts CUDA. The SMs that it leaves
-    are not neighbours, as those of a thread block cluster must be (`avoid_clusters`).
+    bandwidth, L2, NVLink or the copy engines. The share is fixed when the process starts CUDA. The remaining SMs are
+    not neighbours, as those of a thread block cluster must be (`avoid_clusters`).
     """
 
     name: ClassVar[str] = "mps"

@@ -38,7 +38,7 @@ def mps_daemon() -> Iterator[Mapping[str, str]]:
     Raises MpsUnavailable if no daemon can be started, or if the one that the environment names does not answer.
     """
     if named := os.environ.get(PIPES):
-        # A process that can use a daemon's pipes, as in a container, need not have the program that queries it.
+        # A process that can use a daemon's pipes, as in a container, may lack the program that queries the daemon.
         if shutil.which(CONTROL) is not None and _ask(_ALIVE, {}) is None:
             raise MpsUnavailable(
                 f"throttle 'mps': {PIPES} names {named}, where no daemon answers: start one there, or unset it"

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from heteroring.throttle.base import Throttle, check_percentage
 
-# Multiplies matrices while it is told to, and ends with the process that started it.
+# The other process: multiplies matrices while it is told to, and ends with the process that started it.
 _WORK = """
 import select, sys, torch
 size = int(sys.argv[2])
@@ -33,8 +33,8 @@ while True:
 class Neighbour(Throttle):
     """A process beside the rank multiplies matrices on its GPU at any percentage below 100, and rests at 100.
 
-    What that leaves the rank is up to CUDA: it gives both a share of time in turn, or, where the environment names an
-    MPS daemon, of the SMs. So the percentage only says whether there is a neighbour, which can change (`set`).
+    How much that leaves the rank is up to CUDA: both processes get time slices in turn, or, where the environment names
+    an MPS daemon, share the SMs. So the percentage only says whether the neighbour computes, which can change (`set`).
     """
 
     name: ClassVar[str] = "neighbour"
@@ -63,13 +63,13 @@ class Neighbour(Throttle):
         self._answer()
 
     def set(self, percentage: int) -> None:
-        """Have the process compute below 100 %, or rest; the host waits until it has heard that."""
+        """Have the process compute if `percentage` is below 100, else rest; the host waits for its acknowledgement."""
         self.percentage = check_percentage(percentage)
         try:
             self._process.stdin.write("busy\n" if percentage < 100 else "rest\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # which the answer tells, too
+            pass  # _answer raises for this, too
         self._answer()
 
     def _answer(self) -> None:

@@ -1,4 +1,4 @@
-"""The public door: every allocator gives whole shards that fill the sequence, or says why not."""
+"""`allocate` and `allocation`: every allocator's lengths sum to the sequence, and bad arguments are refused."""
 
 import os
 import re
@@ -115,7 +115,7 @@ def test_balanced_gives_out_whole_multiples():
     assert all(abs(a - b) < 256 for a, b in zip(free, whole, strict=True))
     odd = allocation("balanced", 4001, percentages=(100, 40), profile=MODELS["balanced"], multiple=256).block_lens
     assert sum(odd) == 4001
-    assert odd[1] % 256 == 0  # what is left over goes to the fastest
+    assert odd[1] % 256 == 0  # the remainder goes to the fastest
 
 
 def test_balanced_predicts_the_least_slowest_rank():

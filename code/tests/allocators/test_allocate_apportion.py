@@ -1,4 +1,4 @@
-"""Whole tokens from real shares: nothing lost, nothing invented."""
+"""Apportionment of real shares to whole tokens, which sum to the sequence exactly."""
 
 from fractions import Fraction
 
@@ -41,7 +41,7 @@ def test_a_larger_weight_never_gets_less(weights, total):
         ((5, 3, 2), 7, (4, 2, 1)),  # quotas 3.5, 2.1, 1.4
         ((0, 1, 0), 3, (0, 3, 0)),
         ((1, 1e-300), 10, (10, 0)),
-        ((0.1, 0.2), 2**60, (384307168202282325, 768614336404564651)),  # beyond the whole numbers of a float
+        ((0.1, 0.2), 2**60, (384307168202282325, 768614336404564651)),  # beyond the integers that a float holds exactly
         ((7,), 0, (0,)),
     ],
 )

@@ -1,4 +1,4 @@
-"""`balanced` against every split there is, and against the mathematics of the two layouts."""
+"""The allocator `balanced` against all splits by brute force, and against closed forms of the two layouts."""
 
 import time
 from bisect import bisect_right
@@ -19,7 +19,7 @@ pair_us = st.one_of(st.integers(1, 10).map(float), st.floats(1e-2, 1e2))
 beside_us = st.one_of(st.just(0.0), st.integers(1, 30).map(float), st.floats(0, 30))
 cost = st.builds(Cost, pair_us, beside_us, beside_us, beside_us)
 
-# The best split is found to this part of its time.
+# Relative accuracy to which the best split is found.
 NEARLY = 1 + 1e-11
 
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
@@ -95,7 +95,7 @@ def test_no_split_over_any_set_of_ranks_is_faster(layout, causal, world_size, lo
 
 
 def test_a_fast_rank_whose_visits_are_dear_is_left_out_for_a_slower_one():
-    # Alone, rank 1 is faster than rank 2; in a ring it takes ten times as long for each row that it visits again.
+    # Alone, rank 1 is faster than rank 2; in a ring it takes ten times as long for each row of a further step.
     seq_len = 6000
     pair = 2 / (seq_len + 1)
     first, dear, cheap = Cost(pair), Cost(1.1 * pair, 0, 5.0, 5.0), Cost(1.2 * pair, 0, 0.5, 0.5)
@@ -139,7 +139,7 @@ def some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us):
 @given(units=st.integers(1, 2000), multiple=st.sampled_from([1, 2, 3, 256]), data=st.data())
 def test_no_number_of_many_ranks_is_faster(layout, causal, units, multiple, data):
     seq_len, world_size = units * multiple, data.draw(st.integers(15, 40))
-    # Visits and tokens that are worth thinking about, beside pairs.
+    # Costs of further ring steps and of tokens that are not negligible beside those of pairs.
     weight = data.draw(st.sampled_from([0.0, seq_len / 10 / world_size, seq_len]))
     kinds = data.draw(st.lists(cost, min_size=1, max_size=4))
     kinds = [Cost(each.pair_us, *(weight * value / 30 for value in each[1:])) for each in kinds]
@@ -155,7 +155,7 @@ def test_no_number_of_many_ranks_is_faster(layout, causal, units, multiple, data
 @pytest.mark.parametrize(("percentages", "seq_len"), [((100,), 2**24), ((100, 80, 50, 30, 10), 65537)], ids=str)
 @each_layout
 def test_a_thousand_ranks_take_no_longer_than_a_command_does(layout, percentages, seq_len):
-    # As on H200s: a token takes 0.75 us of pairs at 65,536 tokens, a row visited again 0.02 us.
+    # As on H200s: a token takes 0.75 us of pairs at 65,536 tokens, a row of a further ring step 0.02 us.
     costs = [Cost(*(us * 100 / p for us in (2.3e-5, 0.3, 0.02, 0.007))) for p in (percentages * 1024)[:1024]]
     began = time.process_time()
     lens = balanced(seq_len, costs, layout)
@@ -210,7 +210,7 @@ def test_zigzag_is_proportional_to_speed_and_contiguous_is_not(percentages):
 
 @each_layout
 def test_equal_ranks_share_the_slack_evenly(layout):
-    # A makespan of two tokens a rank would also allow (2, 2, 0): the split that is level wins.
+    # A makespan of two tokens per rank would also allow (2, 2, 0): the even split wins.
     assert sorted(balanced(4, of_speeds(1, 1, 1), layout, causal=False)) == [1, 1, 2]
     assert balanced(4096, of_speeds(3.7, 3.7), "zigzag") == (2048, 2048)
     lens = balanced(1003, of_speeds(*[1.0] * 8), layout, causal=False)
@@ -218,7 +218,7 @@ def test_equal_ranks_share_the_slack_evenly(layout):
 
 
 def test_the_slack_of_whole_tokens_goes_by_speed():
-    """Several splits are as fast; the one whose borders lie where proportional shares would is taken."""
+    """Of several equally fast splits, the one with borders nearest to those of proportional shares is taken."""
     assert balanced(8, of_speeds(1, 2, 3)) == (1, 3, 4)
     assert balanced(8, of_speeds(2, 3, 4)) == (1, 3, 4)
     assert balanced(1024, of_speeds(1, 2, 3), multiple=256) == (256, 256, 512)
@@ -232,7 +232,7 @@ def test_a_rank_not_worth_one_token_gets_none(layout, causal):
 
 
 def test_the_rank_behind_gets_fewer_tokens_for_its_visits():
-    # Equal ranks, 1 us a token of pairs: rank 0 revisits with half its rows, rank 1 with all. 3/4 : 1 at revisit 1.
+    # Equal ranks, 1 us of pairs per token. Half of rank 0's rows have a further step, all of rank 1's: 3/4 : 1.
     seq_len = 7000
     pair = 2 / (seq_len + 1)
     first, second = balanced(seq_len, [Cost(pair, join_us=1.0)] * 2)
@@ -254,7 +254,7 @@ def test_only_visits_beyond_the_first_step_are_revisits():
 
 
 def test_a_rank_whose_predecessor_holds_nothing_joins_nothing():
-    # Rank 1 is not worth its visits: rank 2, which would join its keys, visits rank 0 later, and by a fold.
+    # Rank 1 costs more steps than it is worth: rank 2's step 1 would then be with it, and that with rank 0 not fused.
     seq_len = 9000
     pair = 2 / (seq_len + 1)
     fast = Cost(pair, revisit_us=1.0)
@@ -265,7 +265,7 @@ def test_a_rank_whose_predecessor_holds_nothing_joins_nothing():
 
 
 def test_a_rank_that_costs_the_others_more_than_it_brings_is_left_out():
-    # Per token: 1 us of pairs and 0.4 a visit. The third would bring 2 %, and cost the others half a visit and more.
+    # Per token: 1 us of pairs and 0.4 per further step. Rank 2 would bring 2 %, and cost the others half a step.
     seq_len = 4000
     pair = 2 / (seq_len + 1)
     fast = Cost(pair, revisit_us=0.4, join_us=0.4)
@@ -283,7 +283,7 @@ def test_a_rank_that_costs_the_others_more_than_it_brings_is_left_out():
 
 
 def test_a_ring_must_gain_the_margin_on_the_fastest_rank_alone():
-    # The second rank brings 10 % without visits: alone takes 1.1 times as long as the ring.
+    # The second rank brings 10 %, and steps cost nothing: one rank alone takes 1.1 times as long as the ring.
     costs = of_speeds(10, 1)
     assert balanced(11000, costs, margin=0.0) == balanced(11000, costs, margin=0.0999) == (10000, 1000)
     assert balanced(11000, costs, margin=0.1001) == (11000, 0)
@@ -295,7 +295,7 @@ def test_a_ring_must_gain_the_margin_on_the_fastest_rank_alone():
     assert 0 not in balanced(32000, of_speeds(*[1] * 32), margin=0.05)
 
 
-# Milliseconds on two H200s, with a kernel that joined no visits: the ring at its split, and rank 0 alone.
+# Milliseconds on two H200s, with a kernel without a fused first step: the ring at its split, and rank 0 alone.
 H200 = [
     (4096, (100, 10), (3840, 256), 0.3025, 0.2566),
     (4096, (100, 50), (2560, 1536), 0.2496, 0.2566),
@@ -306,7 +306,7 @@ H200 = [
 
 @pytest.mark.parametrize(("seq_len", "percentages", "lens", "ring_ms", "alone_ms"), H200)
 def test_predictions_are_near_what_two_h200s_took(seq_len, percentages, lens, ring_ms, alone_ms):
-    # Speeds of attention by percentage as profiled; 0.0208 us a row visited again at 100 %, and 1 / share of it.
+    # Speeds of attention by percentage as profiled; 0.0208 us per row of a further step at 100 %, over the share below.
     speeds = {10: 0.11, 50: 0.57, 100: 1.0}
     pair = 1e3 * alone_ms / total_pairs(seq_len)
     visit = {p: 0.0208 * 100 / p for p in percentages}
@@ -338,21 +338,21 @@ def test_a_rank_that_turns_slower_never_gets_more(layout, causal, seq_len, first
 
 
 def test_predicted_ms_by_hand():
-    # 8 tokens, zigzag 4 + 4: 18 causal pairs each. Rank 0 visits with its tail of 2 again, rank 1 with all 4.
+    # 8 tokens, zigzag 4 + 4: 18 causal pairs each. In step 1 rank 0 computes its tail of 2 rows, rank 1 all 4.
     partition = Partition.zigzag((4, 4))
     costs = (Cost(10.0), Cost(20.0, token_us=1000.0, revisit_us=99.0, join_us=7.0))
     assert predicted_ms(partition, costs) == pytest.approx((0.18, 0.36 + 4.0 + 0.028), rel=1e-15)
     assert predicted_ms(partition, costs[::-1]) == pytest.approx((0.36 + 4.0 + 0.014, 0.18), rel=1e-15)
-    # A rank that holds nothing is not visited.
+    # There is no step with a rank that holds nothing.
     assert predicted_ms(Partition.contiguous((0, 2)), costs) == pytest.approx((0.0, 0.06 + 2.0))
     assert predicted_ms(Partition.contiguous((0, 2)), costs, causal=False) == pytest.approx((0.0, 0.08 + 2.0))
-    # Contiguous and causal: only the rank behind visits; not causal: both do.
+    # Contiguous and causal: only the rank behind has a further step; not causal: both have.
     assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1]) == pytest.approx((0.06 + 2.0, 0.07))
     assert predicted_ms(Partition.contiguous((2, 2)), costs[::-1], causal=False)[0] == pytest.approx(0.16 + 2.0 + 0.014)
 
 
 def test_predicted_ms_of_three_ranks_by_hand():
-    # Zigzag 4 + 2 + 2. Rank 2 joins with rank 1 and then visits rank 0; rank 0 joins its tail with rank 2.
+    # Zigzag 4 + 2 + 2. Rank 2 has step 1 with rank 1, and step 2 with rank 0; rank 0's tail has step 1 with rank 2.
     costs = [Cost(1e-6, revisit_us=10.0**rank, join_us=3 * 10.0**rank) for rank in range(3)]
     tails = Partition.zigzag((4, 2, 2))
     assert predicted_ms(tails, costs) == pytest.approx((0.006 + 0.002, 0.06 + 0.01, 0.6 + 0.2), rel=1e-4)
@@ -428,8 +428,8 @@ def test_work_over_a_prefix_is_proportional_to_speed_wherever_the_prefix_lies():
 
 
 def test_a_rank_with_earlier_tokens_is_met_whether_it_gets_new_ones_or_not():
-    # Per token of 1 us: 0.4 a visit. Without earlier tokens the slow rank would bring less than it costs, as above;
-    # where it holds some, those behind visit it anyway, in the same rectangle, and what it takes of the work is won.
+    # Per token: 1 us of pairs and 0.4 per further step. Without earlier tokens the slow rank would bring less than it
+    # costs, as above; where it holds some, those behind need a step with it anyway, so its work is a gain.
     seq_len, slow = 4000, 0.04
     pair = 2 / (seq_len + 1)
     fast = Cost(pair, revisit_us=0.4, join_us=0.4)

@@ -15,7 +15,7 @@ def write(path, rows):
 
 
 def test_raw_rows_become_medians_over_repetitions(tmp_path):
-    # One file a throttle setting, as the measurement jobs leave them; an outlier must not move the table.
+    # One file per throttle setting, as the measurement jobs write them; an outlier must not change the table.
     half = write(
         tmp_path / "pct-050.csv",
         [profile_row(size=n, repetition=r, tflops=v) for n in (256, 128) for r, v in enumerate((0.5, 0.01, 0.75))]

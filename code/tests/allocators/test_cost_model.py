@@ -1,4 +1,4 @@
-"""The cost model: fitted to profiles by hand, read between them, and what `balanced` makes of it."""
+"""The cost model: fits to synthetic profiles, interpolation between them, and splits of `balanced` by it."""
 
 import json
 import math
@@ -21,7 +21,8 @@ HEADER = (
 )
 LENGTHS, PERCENTAGES = (1024, 4096), (10, 50, 100)
 
-# Invented truths: ns a pair, us a token beside attention and us a row visited again, by (length, percentage).
+# Invented true costs: ns per pair, us per token beside attention, and us per row of a further ring step, by (length,
+# percentage).
 PAIR_NS = {(n, p): (3.0 if n == 1024 else 2.0) * 100 / p for n in LENGTHS for p in PERCENTAGES}
 JOIN_US = {(n, p): 0.01 * 120 / p for n in LENGTHS for p in PERCENTAGES}
 TOKEN_US = {(n, p): (4.0 if n == 1024 else 5.0) * 100 / p for n in LENGTHS for p in PERCENTAGES}
@@ -113,7 +114,7 @@ def test_a_visit_that_costs_no_more_than_its_pairs_is_no_flaw(tmp_path, kind):
     cost, clamped, _ = fit("cost", "attention", write(tmp_path / "p.csv", rows)).predict(1024, 50)
     free, other = (cost.revisit_us, cost.join_us)[:: 1 if kind == "fold" else -1]
     assert (free, clamped) == (0.0, False)
-    assert (other > 0) == (kind == "join")  # joining never costs more than folding
+    assert (other > 0) == (kind == "join")  # a fused row never costs more
 
 
 def test_new_tokens_pair_with_the_whole_sequence_and_have_products_of_their_own(profile):
@@ -176,7 +177,7 @@ def test_round_trip_and_file(profile, tmp_path):
     assert load_model(tmp_path / "cost-layer.json") == model
     content = json.loads((tmp_path / "cost-layer.json").read_text())
     assert (content["kind"], content["source"]) == ("cost", "layer")
-    assert content["units"]["revisit_us"].startswith("us a query row")
+    assert content["units"]["revisit_us"].startswith("us per query row")
     for name in ("attention_ms", "token_us", "revisit_us", "join_us"):
         assert np.shape(content[name]) == (2, 3)
 
@@ -287,7 +288,7 @@ class TestBalanced:
             )
             return allocation("balanced", 1000, percentages=(100, percentage), profile=model)
 
-        # A rank at 2 % brings 2 %, which is the margin; a table of speeds knows no rings, and has none.
+        # A rank at 2 % brings 2 %, which is the margin; a table of speeds knows no costs of rings, and has no margin.
         assert RING_MARGIN == 0.02
         assert shares(2, 0.0).block_lens == (1000, 0)
         assert shares(2, 0.0).notes == ("balanced: rank 1 gets no tokens: the ring would gain little or nothing by it",)

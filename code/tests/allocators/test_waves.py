@@ -75,7 +75,7 @@ def test_each_program_goes_to_the_sm_that_is_free_first(sms, groups, group, rows
 
 
 def test_a_tile_takes_the_same_time_at_every_length_of_a_recorded_rank(model):
-    """Which says that its attention calls are made of whole waves, and nothing else."""
+    """So its attention calls consist of whole waves."""
     assert model.sms == (12, 26, 38, 52, 66, 78, 92, 104, 118, 132)
     for percentage in model.percentages:
         times = [

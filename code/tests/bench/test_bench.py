@@ -1,4 +1,4 @@
-"""Two tiny jobs, from profile to tables, through the command line: every cell once per repetition, and right."""
+"""Two tiny jobs through the command line, from profile to tables: every cell once per repetition, with right values."""
 
 import csv
 import json

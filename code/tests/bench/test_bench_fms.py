@@ -83,7 +83,7 @@ def test_a_rank_is_busy_when_it_has_tokens_and_no_longer_than_the_call(rows):
 
 
 def test_the_layer_is_busy_for_longer_than_its_attention(rows):
-    """Its projections and positions are slowed and counted, too: at this size they are most of it."""
+    """Its projections and positions are throttled and counted, too: at this size they take most of its time."""
     alone = {(r.module, r.block_lens): max(r.busy_ms) for r in rows if r.system == "alone" and r.seq_len == 64}
     for lens in ((64, 0), (0, 64)):
         assert alone["fms", lens] > 1.5 * alone["attention", lens]

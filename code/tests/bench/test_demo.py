@@ -1,4 +1,4 @@
-"""The demo runs anywhere, ends in a table, and fails if what the ring generated is not what one process does."""
+"""The demo runs anywhere, prints a table, and fails if the ring generates other tokens than one process."""
 
 import pytest
 from rich.console import Console

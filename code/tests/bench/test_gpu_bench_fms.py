@@ -1,4 +1,4 @@
-"""FMS's attention layer over two GPUs; each first result is held against the stock layer on one of them."""
+"""FMS's attention layer over two GPUs; each first result is compared with the stock layer on one of them."""
 
 import pytest
 

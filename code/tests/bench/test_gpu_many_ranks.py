@@ -1,4 +1,4 @@
-"""What a record of four or eight GPUs holds: the ring, fewer ranks and PyTorch's baselines, each result verified."""
+"""Measurements on four or eight GPUs: the ring, fewer ranks and PyTorch's baselines, each result verified."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The operators of a profile on a GPU: what a join is measured on is what the ring's first step does."""
+"""The operators of a profile on a GPU: a `join` is measured on the same call as the ring's fused first step."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What a job leaves behind belongs together, wherever on the way its writing ends."""
+"""Rows and provenance are written together or not at all, wherever writing is interrupted."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A whole model is measured as asked: every cell, its trace, what it generates; and what is not as asked is refused."""
+"""Measurement of a whole model: every cell, the trace, the generated tokens; and jobs that are refused."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -61,7 +61,7 @@ def options(output, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, measuring_on_pools):
-    """Where the command wrote, its rows and its trace. All cells cost more than the millisecond they may take."""
+    """The command's folder, rows and trace. All cells take longer than the millisecond that they may."""
     folder = tmp_path_factory.mktemp("x") / "model"
     with measuring_on_pools():
         result = CliRunner().invoke(app, options(folder / "pct-050.csv", "--cell-seconds", "0.001"))
@@ -165,7 +165,7 @@ def test_the_whole_model_is_compiled_where_that_is_asked_for(ranks, compiled, mo
 
 
 def test_made_up_kv_shows_a_shard_that_is_lost():
-    """Whichever it is: an average over it is not that over all. And it does not depend on who holds it."""
+    """For any shard, an average over the others differs from that over all. And it does not depend on who holds it."""
     positions = torch.arange(4096)
     keys, values = (made_up(positions, 64, number) for number in (2, 3))
     assert torch.equal(values[100:200], made_up(positions[100:200], 64, 3))
@@ -217,7 +217,7 @@ def test_a_model_has_its_own_sizes_where_nothing_is_said():
         ({"cell_seconds": -1.0}, "cell_seconds is -1"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"batch": 0}, "batch is 0"),
-        ({"strategies": ("zigzag/even:p2p",)}, "ask for p2p: .* a model is not varied"),
+        ({"strategies": ("zigzag/even:p2p",)}, "ask for p2p: .* not measured of models"),
         ({"backend": "flash"}, "computes on cuda, not on cpu"),
     ],
 )
@@ -235,7 +235,7 @@ def test_balanced_needs_its_cost_model(tmp_path):
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])
 def test_a_model_that_is_not_named_fits_the_platform(tmp_path, monkeypatch, platform, dtype):
-    """Nobody who leaves the model out on a CPU wants the 64 GB of Llama 3 8B in float32 on two ranks."""
+    """The default model on a CPU must not be Llama 3 8B, which takes 64 GB in float32 on two ranks."""
     asked = []
     monkeypatch.setattr("heteroring.bench.measure.measure", lambda stage, job, *_, **__: asked.append(job.model))
     words = ["--percentages", "100,50", "--seq-lens", "40,96", "--strategies", "zigzag/even"]
@@ -309,7 +309,7 @@ def test_the_first_layer_is_all_that_runs_and_then_the_others_are_back():
 
 
 def test_a_lost_shard_is_seen_in_logits_of_random_weights():
-    """What the tolerances of LOGITS_TOLERANCE must tell apart: rounding, and attention that misses some of its keys."""
+    """LOGITS_TOLERANCE must tell rounding errors from attention that misses some of its keys."""
     from heteroring.bench.model.prefill_decode import LOGITS_TOLERANCE
     from heteroring.fms import ring_prefill
     from heteroring.kernels.sdpa import cpu

@@ -1,4 +1,4 @@
-"""What a profile times: the work of each kind of operator, and what a job refuses."""
+"""The operators of a profile: the work of each kind, and jobs that are refused."""
 
 import ctypes
 import gc
@@ -27,7 +27,7 @@ def job(**changes):
 
 
 class Throttle:
-    """Notes what it was asked to slow."""
+    """Records the functions that it was asked to slow."""
 
     def __init__(self):
         self.calls = []
@@ -59,7 +59,7 @@ def test_a_fold_is_a_ring_step_of_128_keys_that_goes_on_from_a_running_result():
         assert k.shape == v.shape == (2, 2, 128, 8)
         out, lse = options["running"]
         assert (out.shape, out.dtype, lse.shape, lse.dtype) == (q.shape, q.dtype, q.shape[:3], torch.float32)
-        # The same keys again change nothing but the weight of what came before them, and never the running sum's end.
+        # Merging the same keys again changes only the weight of earlier keys, and never lets the running sum overflow.
         scores = torch.einsum("bhmd,bhnd->bhmn", q, k.repeat_interleave(2, dim=1)) * SHAPE.scale
         once = torch.logsumexp(scores, -1)
         operator.call()
@@ -68,7 +68,7 @@ def test_a_fold_is_a_ring_step_of_128_keys_that_goes_on_from_a_running_result():
 
 
 class Fusing:
-    """A backend that can go on to pending KV: writes down what it was given."""
+    """A backend that can go on to pending KV, and records its arguments."""
 
     def __init__(self, tile):
         self.tile = tile

@@ -1,4 +1,4 @@
-"""A prefill during which a rank slows down: rows of every split, a table, and what is refused before it starts."""
+"""The rebalancing benchmark: rows of every split, the table, and jobs that are refused before they start."""
 
 import re
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""A job knows what it will measure before any process starts, and refuses what it could not."""
+"""Ring jobs: all cells are planned before any process starts, and impossible jobs are refused."""
 
 from importlib.util import find_spec
 from itertools import product

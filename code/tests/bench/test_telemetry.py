@@ -1,4 +1,4 @@
-"""What GPUs did while a job ran is kept where the driver tells it, and missed where it does not."""
+"""Telemetry of GPUs during a job: recorded where the driver reports it, absent where it does not."""
 
 from heteroring.bench import telemetry
 from heteroring.bench.telemetry import Sample, summary

@@ -1,4 +1,4 @@
-"""What is timed starts on every rank together, and the device rests before the next call."""
+"""Timed calls start on all ranks together, and the device rests before the next call."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from heteroring.launch.device import Cuda
 
 
 class Clock:
-    """A Device whose time goes on only in what it is told to do; it notes what it is asked for."""
+    """A Device whose time advances only in its methods, which are recorded."""
 
     def __init__(self):
         self.now, self.asked = 0.0, []
@@ -60,7 +60,7 @@ def test_sustained_calls_follow_one_another_and_one_takes_their_mean():
 
 @pytest.mark.parametrize("condition", ["eager", "captured"])
 def test_the_host_is_timed_until_its_device_is_done(monkeypatch, condition):
-    """The device's clock goes on by 6 ms in the call, the host's by 2 in it and by 5 until the device is done."""
+    """The device's clock advances by 6 ms in the call, the host's by 2 in it and by 5 until the device is done."""
     clock, host = Clock(), [0]
     monkeypatch.setattr("heteroring.bench.timing.time.perf_counter_ns", lambda: host[0])
     busy = Busy(clock)

@@ -1,4 +1,4 @@
-"""What is logged to Weights & Biases is what was measured, and measuring does not depend on it. Nothing is sent."""
+"""Logging to Weights & Biases: it matches the measurements, which do not depend on it. Nothing is sent."""
 
 import json
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ ROWS = {
 
 @pytest.fixture(autouse=True)
 def _offline(tmp_path, monkeypatch):
-    """Whatever account whoever runs the tests has."""
+    """Stay offline, whatever account is configured."""
     monkeypatch.setattr(wandb, "login", lambda **_: pytest.fail("an account was looked for"))
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""A benchmark of a wrong answer fails."""
+"""Verification rejects wrong results."""
 
 import pytest
 import torch

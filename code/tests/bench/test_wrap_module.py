@@ -1,4 +1,4 @@
-"""Of a module, all that computes is wrapped but the attention, and each function once."""
+"""Wrapping of modules: every computing function is wrapped once, except the attention."""
 
 from functools import wraps
 
@@ -17,7 +17,7 @@ from heteroring.bench.wrap_module import wrap_computing
 
 
 class Recorder:
-    """Wraps functions and writes down which ones are called, and whether one calls another."""
+    """Wraps functions and records which ones are called, and whether one calls another."""
 
     def __init__(self) -> None:
         self.called: list[str] = []

@@ -1,4 +1,4 @@
-"""Whatever is typed is refused in one line, or means what it says; nothing is started, and nothing hangs."""
+"""Fuzzed command lines are refused in one line or used as typed; no process is started, and none hangs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from synthetic import TINY, write_platform
 pytestmark = pytest.mark.slow
 
 GRID = replace(TINY, percentages=(25, 100), lengths=(128,), strategies=("contiguous/even",), modules=("attention",))
-# What each command needs; a value that is drawn for one of these takes its place.
+# The required options of each command; a drawn value replaces one of them.
 NEEDED = {
     "profile": {"--output": "rows.csv", "--sizes": "32", "--seq-lens": "64"},
     "bench": {"--seq-lens": "64"},
@@ -58,7 +58,7 @@ COMMANDS = get_command(app)
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """Where the commands are typed: a platform's folder, models, and files that are neither."""
+    """The folder in which commands run: a platform's folder, models, and other files."""
     folder = tmp_path_factory.mktemp("folder")
     write_platform(folder / "platform", GRID)
     profiles = sorted((folder / "platform" / "profile").glob("*.csv"))
@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
 
 @contextmanager
 def nothing_is_measured():
-    """The jobs that would be."""
+    """The jobs that would be measured."""
     jobs = []
 
     def measure(stage, job, *_, **__):
@@ -136,7 +136,7 @@ def entries(text):
 
 
 def assert_means(job, options):
-    """What was typed is what will be measured."""
+    """Assert that the options of the job are those that were typed."""
     for name, text in options.items():
         name = name[2:].replace("-", "_")
         if name in LISTS and hasattr(job, LISTS[name]) and text:

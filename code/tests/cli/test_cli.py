@@ -1,4 +1,4 @@
-"""The command line: light to start, and one clear line for every mistake, before any process is started."""
+"""The command line: it starts without heavy imports, and reports mistakes in one line before any process starts."""
 
 import errno
 import json
@@ -165,7 +165,7 @@ def measured_job(monkeypatch, *words):
 
 
 def test_bench_without_options_measures_the_grid(monkeypatch):
-    """What a person must type to repeat the numbers is the platform, not its shapes."""
+    """To repeat the numbers, one types the platform, not its shapes."""
     config = yaml.safe_load((Path(__file__).parents[3] / "workflow" / "config" / "default.yaml").read_text())
     for platform, words in {"cpu": [], "gpu": ["--peers"]}.items():
         job, output = measured_job(monkeypatch, "--platform", platform, *words)
@@ -230,7 +230,7 @@ def test_a_disk_that_is_full_leaves_the_older_result_alone(jobs_on_pools, tmp_pa
     assert result.stderr.endswith(
         f"heteroring: error: cannot write {tmp_path}/{named}: No space left on device: {lost}\n"
     )
-    assert "of bound" in result.stdout  # what they come to was printed before
+    assert "of bound" in result.stdout  # the summary was printed before
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == older
 
 
@@ -370,7 +370,7 @@ def test_help_shows_commands_in_groups_and_exit_codes():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_in_help_are_right_usage(tmp_path, monkeypatch, no_process, command):
-    """They come as far as files that are not here, or as a measurement, which is not made."""
+    """They get as far as opening missing files, or as the start of a measurement, which is not made."""
 
     def measure(*_, **__):
         raise typer.Exit
@@ -400,7 +400,7 @@ def test_lists_take_commas_and_spaces():
 
 
 def test_scripts_read_json(jobs_on_pools, tmp_path):
-    """What each command prints with --json, and nothing beside it."""
+    """Each command prints JSON with --json, and nothing else."""
     words = ("allocate", "uneven", "--seq-len", "64", "--percentages", "100 60", "--json")
     shares = json.loads(invoke(*words).stdout)
     assert (shares["block_lens"], shares["percentages"], shares["notes"]) == ([40, 24], [100, 60], [])
@@ -488,7 +488,7 @@ def test_doctor_fails_where_results_would_be_wrong(monkeypatch):
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    """What doctor asks PyTorch for, of a machine with two GPUs, the second of which cannot reach the first."""
+    """PyTorch as doctor sees it on a machine with two GPUs, the second of which cannot reach the first."""
     h200 = SimpleNamespace(name="NVIDIA H200", multi_processor_count=132, total_memory=140 << 30, major=9, minor=0)
     for name, answer in {
         "device_count": lambda: 2,
@@ -573,7 +573,7 @@ def test_a_terminal_shows_something_before_what_takes_seconds(tmp_path, command)
 
 @pytest.mark.ranks
 def test_a_shell_completes_commands_and_figures():
-    """As bash asks; what the shell is given to ask with is typer's."""
+    """Completion as bash requests it; the shell's own script is typer's."""
     script = "import sys; sys.argv[0] = 'heteroring'; from heteroring.__main__ import main; main()"
     for typed, offered in (("al", "allocate"), ("figure rank_t", "rank_timeline")):
         asks = {"_HETERORING_COMPLETE": "complete_bash", "COMP_WORDS": f"heteroring {typed}"}
@@ -604,7 +604,7 @@ def test_help_imports_nothing_heavy():
 
 
 def without_fms(*lines):
-    """Run each line of words where FMS cannot be imported, and print their exit codes and what they said."""
+    """Run each line of words where FMS cannot be imported, and print exit codes and output."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "fms" or name.startswith("heteroring.fms")]:
         del sys.modules[name]
     sys.modules["fms"] = None

@@ -1,4 +1,4 @@
-"""What can befall a measurement: no process is left, no half-written file, and what was finished stays."""
+"""Measurements that are killed, filled up or cut off leave no process and no half-written file, and keep older ones."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ranks
 CODE = Path(__file__).parents[2]
 SMALL = ("--percentages", "100", "--seq-lens", "8", "--strategies", "zigzag/even", "--repetitions", "1")
 LONG = ("--percentages", "100,1", "--seq-lens", "1024", "--strategies", "zigzag/even", "--repetitions", "1000")
-# At most, from the moment that something has happened.
+# Most seconds from the incident to the end.
 END_SECONDS = 20.0
 PATIENCE = 300.0
 
@@ -36,7 +36,7 @@ def older(tmp_path) -> dict[str, str]:
 
 @contextmanager
 def benching(tmp_path, *words, before=()):
-    """`heteroring bench` into the folder `out`, as the leader of a session in which nothing is left afterwards."""
+    """`heteroring bench` into the folder `out`, as the leader of a session; asserts that no process of it remains."""
     words = ["bench", *words, "--output", tmp_path / "out" / "rows.csv"]
     if before:
         process = subprocess.Popen(
@@ -85,7 +85,7 @@ def test_a_rank_that_is_killed_mid_ring(tmp_path, older):
 
 
 def test_a_full_disk(tmp_path):
-    """One of 64 KiB, of which a page is free: there is room for the rows, and none for their record."""
+    """A disk of 64 KiB with one free page: there is room for the rows, but not for their provenance."""
     out, kept = tmp_path / "out", tmp_path / "kept"
     out.mkdir()
     kept.mkdir()

@@ -50,7 +50,7 @@ def test_every_figure_is_legible_whole_and_named(name, grid):
 
 
 def test_rings_of_eight_ranks_are_legible_in_every_setting():
-    """Drawn from what is predicted of them, as if it were measured."""
+    """Drawn from predictions in place of measurements."""
     predicted = pd.read_csv(ROOT / "data" / "predictions" / "h200x8.csv")
     ranks = {name: predicted[name].map(lambda text: tuple(map(int, text.split()))) for name in TUPLES}
     ms = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), predicted.predicted_ms)

@@ -1,4 +1,4 @@
-"""The figures of the whole layer and of whole models show what their tables say."""
+"""The figures of the whole layer and of whole models show the values of their tables."""
 
 import math
 from dataclasses import replace
@@ -132,7 +132,7 @@ def test_a_traced_wait_is_parted_where_the_sender_was_ready():
 
 
 def test_a_trace_of_the_one_rank_that_holds_tokens_is_drawn():
-    """Rank 1 has all of them; on a CPU it waits from 2 to 3 ms for the other to come and agree."""
+    """Rank 1 has all of them; on a CPU it waits from 2 to 3 ms for the other to compare the call."""
     events = [(1, "layer", 1, 9), (1, "ready", 3, 3), (1, "wait", 2, 3), (1, "block", 3, 7)]
     trace = pd.DataFrame(events, columns=["rank", "kind", "start_ms", "stop_ms"])
     trace = trace.assign(platform="cpu", strategy="zigzag/balanced", seq_len=256, percentage=50, layer=2, step=0)

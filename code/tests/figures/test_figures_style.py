@@ -1,4 +1,4 @@
-"""Strategies can be told apart: by anyone, in colour and in grey."""
+"""Styles of strategies can be told apart, also by colour-blind readers and in grey."""
 
 from itertools import combinations
 

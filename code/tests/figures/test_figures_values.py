@@ -1,4 +1,4 @@
-"""What the figures show is what the tables say: bars, lines and numbers against the frame and against theory."""
+"""Figures show the values of the tables: bars, lines and numbers against the data frames and against theory."""
 
 from dataclasses import replace
 
@@ -380,7 +380,7 @@ def test_ablation_reaches_from_one_step_to_the_next():
             before = after
         assert (bars[6].get_x(), bars[6].get_width()) == pytest.approx((1, before - 1))
         assert said[6].get_text() == f"{before:.2f}"
-    assert "varied" in texts(figures.draw("ablation", results("gpu")))[0].get_text()
+    assert "changed at a time" in texts(figures.draw("ablation", results("gpu")))[0].get_text()
     whole = shown("ablation", "gpu")
     part = replace(whole, cells=whole.cells[whole.cells.strategy != "contiguous/even:unfused"])
     assert len(panel(figures.draw("ablation", part), "slow rank at 10 %").patches) == 2 * 5  # four steps, and the end

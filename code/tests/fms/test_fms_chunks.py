@@ -65,7 +65,7 @@ def test_chunks_of_every_architecture(ranks, name):
 
 
 def short_turn(rank, world_size):
-    """Logits behind a long prompt and a turn of 3 tokens, what is held then, and how often queries or parts went."""
+    """Logits behind a long prompt and a turn of 3 tokens, tokens held then, and how often queries or parts went out."""
     model, calls, all_to_all = fms_models.ring("llama3"), [], torch.distributed.all_to_all_single
     _, cache = ring_prefill(model, IDS[:, :57], Partition.zigzag((30, 27)))
 
@@ -89,7 +89,7 @@ def test_a_short_turn_behind_a_long_prompt_passes_queries(ranks):
 
 
 def resumed(rank, world_size):
-    """The third chunk of a prompt fails on rank 1. What was cached is of use: the rest follows from there."""
+    """The third chunk of a prompt fails on rank 1. The cache stays usable: the rest is prefilled behind it."""
     model, compute, calls = fms_models.ring("llama3"), resolve("auto", torch.device("cpu")), []
 
     def block(*args, **keywords):

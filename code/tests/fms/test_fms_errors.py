@@ -106,7 +106,7 @@ def test_ranks_with_models_of_two_kinds(ranks):
 
 
 def of_another_kind(rank, world_size, which):
-    """Rank 1 brings something that is no prompt or no partition, and would find out only as it uses it."""
+    """Rank 1 passes something that is no prompt or no partition, which would fail only when it is used."""
     arguments = {"input_ids": fms_models.prompt(12), "partition": Partition.zigzag((8, 4))}
     if rank:
         arguments[which] = {"input_ids": arguments["input_ids"].tolist(), "partition": (8, 4)}[which]
@@ -125,7 +125,7 @@ def test_a_prompt_or_partition_of_another_kind_on_one_rank(ranks, which, words):
 
 
 def unforeseen(rank, world_size):
-    """What is wrong with rank 1 is not one of the things that are looked for."""
+    """Rank 1 fails in a way that no check looks for."""
     model = fms_models.ring("llama3")
     if rank:
         del model.config
@@ -198,7 +198,7 @@ def test_a_cache_or_token_that_does_not_fit(ranks, steps, words):
 
 
 def ahead(rank, world_size):
-    """Rank 0 has taken a step of decode more than rank 1 when they meet."""
+    """Rank 0 has taken one more step of decode than rank 1 when they meet."""
     _, cache = ring_prefill(fms_models.ring("llama3"), fms_models.prompt(12), capacity=5)
     if rank == 0:
         cache.held = (6, 7)
@@ -314,7 +314,7 @@ def test_dropout_in_training_mode():
 
 
 def with_sharded_weights(rank, world_size):
-    """Random shards that have one seed are alike, so that ranks which compared them would find nothing wrong."""
+    """Random shards of one seed are equal, so comparing them would show no difference."""
     return ring_prefill(fms_models.stock("llama", distributed_strategy="tp"), fms_models.prompt(12))
 
 

@@ -40,8 +40,8 @@ def likeliest(logits):
 def replayed(rank, world_size, name, layout, lens, new_tokens, seeds, changes):
     """Greedy tokens of prompts of two sequences, one for each seed, whose steps alternate.
 
-    Each but the first step is as a CUDA graph replays it, only that the host runs it: the same call, on the same
-    tensors, of which only the device's values change. The caches are poisoned where nothing is held.
+    Each step but the first is the one that a CUDA graph would replay, run by the host: the same call, on the same
+    tensors, of which only the values change. The caches are poisoned where nothing is held.
     """
     model = fms_models.ring(name, **changes)
     made = []
@@ -107,7 +107,7 @@ def test_it_ends_at_eos_however_seldom_that_is_looked_at(monkeypatch, captured):
 
 
 def test_what_cannot_be_captured_runs_eagerly_and_says_so(monkeypatch):
-    """On one rank or on all of them: none replays what another makes token by token."""
+    """On one rank or on all of them: no rank replays steps that another runs eagerly."""
     model, ids = fms_models.ring("llama3"), fms_models.prompt(9)
     made = Continuation(model, ring_prefill(model, ids, capacity=4), 5, likeliest)
     made.capture()  # on a CPU: nothing to say
@@ -168,7 +168,7 @@ dtypes = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.fl
 @example(torch.float32, LEAST, 0, 0)
 @example(torch.float64, MOST, 2, 0)
 def test_tokens_are_drawn_as_the_temperature_says(dtype, temperature, top_k, seed):
-    """Whatever is positive and finite: next to 0 the likeliest token, towards infinity any of the top_k."""
+    """For any positive, finite temperature: near 0 the likeliest token, towards infinity any of the top_k."""
     draws = 2000
     generator = torch.Generator().manual_seed(seed)
     logits = (torch.randn(8, generator=generator) * 5).to(dtype)
@@ -203,11 +203,11 @@ def test_it_ends_at_eos_as_in_one_process(ranks):
 
 
 def test_a_batch_goes_on_until_every_sequence_has_ended(ranks):
-    """FMS's own generate means to, but its test of a batch compares every sequence with every other."""
+    """FMS's own generate is meant to, but its check of a batch compares every sequence with every other."""
     many = fms_models.prompt(29, 16)
     free = stock_tokens("llama3", many, 32)[:, 29:].tolist()
     first = {(i, eos): row.index(eos) for i, row in enumerate(free) for eos in row}
-    # Two sequences that both come by one token, at different steps and before the end.
+    # Two sequences that both produce one token, at different steps and before the end.
     i, j, eos = next(
         (i, j, eos) for i, eos in first for j in range(16) if first[i, eos] < first.get((j, eos), 0) < 31 and i != j
     )

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory):
 
 def from_checkpoint(rank, world_size, name, path, source):
     architecture, variant, config = fms_models.TINY[name]
-    torch.manual_seed(rank)  # what is not loaded would differ
+    torch.manual_seed(rank)  # weights that are not loaded would differ
     model = get_model(architecture, variant, str(path), source, block_lens=(30, 11), layout="zigzag", **config)
     return ring_prefill(model, fms_models.prompt(41, 2), all_logits=True).logits
 
@@ -133,7 +133,7 @@ def test_a_model_that_torch_compile_wrapped_is_refused_with_the_way_out():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:Dynamo")
 def test_a_model_compiled_in_place_is_as_exact_and_the_ring_is_not_compiled():
-    """TorchDynamo would warn of much that it meets in the ring. What it has seen at two lengths serves all steps."""
+    """TorchDynamo would warn about the ring's code. A model compiled at two lengths serves all steps."""
     ids = fms_models.prompt(9, 2)
     plain, model = (fms_models.ring("llama3", nlayers=1) for _ in range(2))
     want = ring_generate(plain, ids, max_new_tokens=20)

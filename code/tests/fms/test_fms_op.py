@@ -1,4 +1,4 @@
-"""The attention op "ring" inside FMS's own layer, and what it refuses because it would not be exact."""
+"""The attention op "ring" inside FMS's own layer, and options that it refuses because it would not be exact."""
 
 import sys
 

@@ -9,7 +9,7 @@ import fms_models
 from heteroring.fms import ring_prefill
 from heteroring.ring.partition import LAYOUTS, Partition
 
-# A large and a small shard, one that is empty in each place that matters: behind, in front, and with no last token.
+# A large and a small shard, and an empty one in each place that matters: at the back, in front, and with no last token.
 SHARES = [(2, (30, 11)), (2, (41, 0)), (2, (0, 41)), (3, (20, 0, 17)), (3, (1, 1, 1))]
 
 

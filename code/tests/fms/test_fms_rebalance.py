@@ -1,4 +1,4 @@
-"""Chunks that are split anew while a model prefills, over gloo ranks: the logits of one process, wherever tokens go."""
+"""Rebalanced prefill over gloo ranks: the logits of one process, whatever the splits of the chunks."""
 
 import os
 import re
@@ -24,7 +24,7 @@ SLOW, FAST = 4.0, 1.0
 
 
 class Told(Rebalancer):
-    """Observes what it is told instead of what was measured, and notes how it split."""
+    """Observes given times instead of measured ones, and records its splits."""
 
     def __init__(self, speeds, token_seconds):
         super().__init__(speeds)
@@ -99,9 +99,9 @@ def test_tokens_move_to_the_rank_that_was_measured_to_be_faster(ranks):
 
 
 def exchanged(rank, world_size):
-    """The bytes that this rank tells the others, and between them its backend calls, in a rebalanced prefill.
+    """The bytes that this rank sends to the others, and its backend calls in between, in a rebalanced prefill.
 
-    Calls are compared as on CUDA, once for each kind; what all chunks have in common was compared in another prefill.
+    Calls are compared as on CUDA, once per kind; the kind that all chunks share was compared in another prefill.
     """
     model, compute, told = fms_models.ring("llama3"), resolve("auto", torch.device("cpu")), []
 
@@ -130,7 +130,7 @@ def exchanged(rank, world_size):
 
 
 def test_a_chunk_is_agreed_on_once_and_its_busy_times_told_once(ranks):
-    """A digest of 16 bytes before its first layer, and a time of 8 behind its last; no other layer waits for a host."""
+    """A 16-byte digest before its first layer, and an 8-byte time after its last; no other layer waits for a host."""
     for told in ranks(2).run(exchanged):
         assert told == [16, *[16, "blocks", 8] * 5]
 
@@ -150,7 +150,7 @@ def test_generation_passes_it_on(ranks):
 
 
 def resumed(rank, world_size):
-    """The third chunk fails on rank 1. What was cached is of use: the rest follows from there."""
+    """The third chunk fails on rank 1. The cache stays usable: the rest is prefilled behind it."""
     model, compute, calls = fms_models.ring("llama3"), resolve("auto", torch.device("cpu")), []
     told = Told((1, 1), [(FAST, FAST), (FAST, SLOW), (FAST, SLOW), (FAST, FAST), (FAST, FAST)])
 
@@ -179,7 +179,7 @@ def test_after_a_chunk_that_fails_the_rest_follows_the_finished_ones(ranks):
 
 
 def left_alone(rank, world_size):
-    """Rank 1 dies between two chunks: what the others are told, and how long that takes."""
+    """Rank 1 dies between two chunks: the error of the others, and how long it takes."""
     model = fms_models.ring("llama3")
 
     class Dies(Rebalancer):
@@ -230,7 +230,7 @@ def refused(rank, world_size, verb, keywords):
             "ring_prefill",
             {"rebalance": Rebalancer((1, 1)), "chunk": 9, "partition": Partition.zigzag((30, 11))},
             {},
-            "a Rebalancer makes the partitions: give it, or a partition",
+            "a Rebalancer makes the partitions: give either a Rebalancer or a partition",
         ),
         ("ring_prefill", {"rebalance": Rebalancer((1, 1, 1)), "chunk": 9}, {}, "of 3 ranks, the group has 2"),
         (

@@ -12,7 +12,7 @@ CODE = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.ranks
 
-# What FMS's tests/models/test_llama.py is made of, without what compiles: its model, its suites and their fixtures.
+# The parts of FMS's tests/models/test_llama.py, without those that compile: its model, its suites and their fixtures.
 SUITE = """
 import pytest
 from fms.models.llama import LLaMA, LLaMAConfig

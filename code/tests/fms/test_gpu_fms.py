@@ -68,7 +68,7 @@ def over_the_ring(rank, world_size, layout, lens, dtype, transport):
 @pytest.mark.parametrize("transport", ["copy-engine", "p2p"])
 @pytest.mark.parametrize("lens", SHARES, ids=str)
 def test_logits_are_as_accurate_as_on_one_gpu(gpus, layout, dtype, transport, lens):
-    """Judged in fp32: what the ring is off by is at most twice what one GPU is off by in the same dtype."""
+    """Compared with fp32: the ring's error is at most twice that of one GPU in the same dtype."""
     stock = made(fms_models.stock, dtype)
     exact = copy.deepcopy(stock).float()
     ids = torch.cat((fms_models.prompt(sum(lens), 2), torch.full((2, 8), 5)), 1).cuda()
@@ -96,7 +96,7 @@ def again_and_again(rank, world_size, layout, lens, dtype, transport):
 @pytest.mark.parametrize("layout", ["contiguous", "zigzag"])
 @pytest.mark.parametrize("lens", [(250,) * 4, (500, 0, 370, 130), (300, 0, 5, 240, 1, 130, 0, 324)], ids=str)
 def test_more_ranks_too(fresh_gpus, layout, transport, lens):
-    """As above, where ranks have more steps than slots, and some hold nothing. What differs between calls is a race."""
+    """As above, where ranks have more steps than slots, and some hold nothing. A difference between calls is a race."""
     dtype, last = torch.bfloat16, slice(sum(lens) - 1, None)
     stock = made(fms_models.stock, dtype)
     ids = torch.cat((fms_models.prompt(sum(lens), 2), torch.full((2, 8), 5)), 1).cuda()
@@ -127,8 +127,8 @@ NEW, LONG = 256, {"max_expected_seq_len": 320}
 def replayed(rank, world_size, name, lens, seeds, repetitions=1):
     """Greedy ids of prompts of two sequences, one for each seed, each made by replays of its own CUDA graph.
 
-    The replays alternate over one group, and each rank is late at random. Caches hold NaN behind the prompt, all memory
-    before it, and are full at the end. The same, as often as there are repetitions.
+    The replays alternate over one group, and each rank is late at random. Caches hold NaN behind the prompt, and all
+    memory did before; they are full at the end. All of that is repeated.
     """
     model = fms_models.ring(name, device_type="cuda", **LONG)
     random, found = Random(rank), []

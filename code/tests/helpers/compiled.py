@@ -1,4 +1,4 @@
-"""Programs that Triton compiles for, in processes of their own: in one that interprets kernels, it compiles none."""
+"""Run programs that compile Triton kernels in new processes: a process that interprets kernels compiles none."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 
 def run(program, *words, **environment):
-    """What the Python `program` prints. TRITON_CACHE_DIR, where it compiles, should be a new folder."""
+    """The output of the Python `program`. TRITON_CACHE_DIR, where it compiles, should be a new folder."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     inherited["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run(

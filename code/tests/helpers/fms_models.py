@@ -1,4 +1,4 @@
-"""Tiny models of each FMS architecture, random but the same for a seed in every process."""
+"""Tiny models of each FMS architecture with random weights, equal for a seed in every process."""
 
 import fms.models
 import torch

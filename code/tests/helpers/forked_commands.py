@@ -52,13 +52,13 @@ class Command:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it wrote to stdout and to stderr, once it has ended."""
+        """Its stdout and stderr, once it has ended."""
         self.wait(timeout)
         out, err = (text.read_text() for text in self._texts)
         return out, err
 
     def said(self) -> str:
-        """What it has written to stderr so far."""
+        """Its stderr so far."""
         return self._texts[1].read_text() if self._texts[1].exists() else ""
 
     def send_signal(self, signum: int) -> None:

@@ -1,4 +1,4 @@
-"""What hypothesis does to what people type and to files: anything at all, and what is almost right."""
+"""Hypothesis strategies for typed text and damaged files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
 
 def examples(short: int) -> settings:
-    """So many examples in the short profile, the same in each run, and 1,000 others at least in the long one."""
+    """`short` examples in the short profile, the same in each run, and at least 1,000 others in the long one."""
     count = max(1000, short) if LONG else short
     return settings(max_examples=count, deadline=None, derandomize=not LONG, suppress_health_check=list(HealthCheck))
 
@@ -31,7 +31,7 @@ separators = st.sampled_from([",", " ", ", ", " ,", ",,", "\t", ";"])
 
 
 def listed(entries: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
-    """A list of them as it may be typed."""
+    """A list of `entries` as it may be typed."""
     return st.builds(lambda separator, words: separator.join(words), separators, st.lists(entries, max_size=4))
 
 
@@ -56,7 +56,7 @@ def places(content: Any, path: tuple = ()) -> list[tuple]:
 
 @st.composite
 def changed(draw: st.DrawFn, content: Any) -> Any:
-    """`content` with one thing in it replaced by anything, taken out, or turned into another number."""
+    """`content` with one entry replaced by anything, removed, or turned into another number."""
     content = copy.deepcopy(content)
     *path, last = draw(st.sampled_from(places(content)[1:]))
     inside = content
@@ -82,6 +82,6 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def assert_one_line(error: ValueError) -> None:
-    """What is said of bad input can be read."""
+    """Assert that an error message is one readable line."""
     assert len(str(error).splitlines()) == 1, error
     assert len(str(error)) < 2000

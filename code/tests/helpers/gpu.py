@@ -1,4 +1,4 @@
-"""What the GPU tests share: fp64 attention on the device, and PyTorch's own error beside which ours is judged."""
+"""Helpers of GPU tests: fp64 attention on the device, and PyTorch's own error, the measure of the ring's."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ two_gpus = [pytest.mark.multigpu, pytest.mark.skipif(GPUS < 2, reason="needs two
 
 
 def of_gpus(*counts):
-    """Parameters: numbers of GPUs, of which a machine tests those that it has."""
+    """Parameters: numbers of GPUs; those that this machine does not have are skipped."""
     return [
         pytest.param(
             count, marks=[pytest.mark.multigpu, pytest.mark.skipif(count > GPUS, reason=f"needs {count} GPUs")]
@@ -44,10 +44,10 @@ def flash_errors(q, k, v, causal, want, want_lse):
 
 
 def assert_both_accurate(out, lse, want, want_lse, errors):
-    """Out and LSE keep the rule beside PyTorch's `errors`, and nothing is left that was not written.
+    """Assert that out and LSE keep the accuracy rule beside PyTorch's `errors`, and that every element was written.
 
-    Of few numbers PyTorch's own error may happen to be smaller than what rounding the largest one can cost: then twice
-    that.
+    With few numbers PyTorch's own error may happen to be smaller than the rounding error of the largest one: then twice
+    that is allowed.
     """
     for got, exact, own in ((out, want, errors[0]), (lse, want_lse, errors[1])):
         assert_accurate(got, exact, max(own, torch.finfo(got.dtype).eps / 2 * exact[exact.isfinite()].abs().max()))

@@ -1,4 +1,4 @@
-"""Rows of a measured whole model, with whatever a test changes in them."""
+"""Valid rows of a measured whole model, whose fields a test may change."""
 
 from heteroring.results.model_rows import ModelRow, TraceRow
 

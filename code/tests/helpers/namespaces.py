@@ -1,4 +1,4 @@
-"""Commands in a network, a mount table or a host name of their own, where the kernel lets this user have one."""
+"""Commands in network, mount and host-name namespaces of their own, where the kernel permits them to this user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 
 def within(*flags: str, script: str = "") -> list[str]:
-    """What to put before a command so that it runs behind `unshare` with `flags`, after the shell's `script`.
+    """Words to put before a command so that it runs under `unshare` with `flags`, after the shell's `script`.
 
     Skips the test where that is not permitted.
     """
@@ -39,24 +39,24 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any:
 
 
 def no_network(*flags: str, script: str = "") -> list[str]:
-    """Before a command that is to reach nothing but its own machine; `flags` and `script` are those of `within`."""
+    """Words to put before a command that may reach only its own machine; `flags` and `script` as for `within`."""
     return within("--net", *flags, script=f"{shlex.quote(sys.executable)} -c {shlex.quote(_UP)}\n{script}")
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Two machines, as far as their processes can tell: network namespaces with one cable between them."""
+    """Two network namespaces with one cable between them, which look like two machines to their processes."""
 
     names: tuple[str, str]
     addresses = ("10.84.0.1", "10.84.0.2")
     interface = "cable"
 
     def within(self, node: int) -> list[str]:
-        """Before a command that is to run on that node."""
+        """Words to put before a command that is to run on that node."""
         return ["ip", "netns", "exec", self.names[node]]
 
     def received(self, node: int) -> int:
-        """Bytes that have come to that node over the cable."""
+        """Bytes that the node has received over the cable."""
         path = f"/sys/class/net/{self.interface}/statistics/rx_bytes"
         return int(subprocess.run([*self.within(node), "cat", path], capture_output=True, check=True).stdout)
 

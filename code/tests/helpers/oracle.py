@@ -38,7 +38,7 @@ def blind_queries(out, lse, want_lse):
 
 
 def assert_as_accurate_as_torch(out, lse, q, k, v, want, want_lse, mask=None, scale=None):
-    """Out and LSE keep the rule beside PyTorch's kernel for the CPU."""
+    """Assert that out and LSE keep the accuracy rule beside PyTorch's kernel for the CPU."""
     bias = None if mask is None else torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
     own_out, own_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, False, attn_mask=bias, scale=scale

@@ -32,8 +32,8 @@ class RankError(AssertionError):
 class Ranks:
     """`world_size` processes in one group with a file rendezvous; `run` calls a function on all of them.
 
-    The group is gloo, or NCCL for `device` "cuda": with one GPU a rank, or with the first for all of them where there
-    are fewer.
+    The group is gloo, or NCCL for `device` "cuda": with one GPU per rank, or with the first for all where there are
+    fewer.
     """
 
     def __init__(self, world_size: int, timeout_s: float = 60.0, device: str = "cpu"):
@@ -56,9 +56,9 @@ class Ranks:
             process.start()
 
     def attempt(self, function, *args, dying: int = 0) -> list:
-        """Result of `function(rank, world_size, *args)` on each rank; a RankError stands in where it raised.
+        """Result of `function(rank, world_size, *args)` on each rank; a RankError where it raised.
 
-        None is that of the ranks, `dying` many, that end without an answer.
+        The result of each of the `dying` ranks that end without an answer is None.
         """
         for inbox in self._inbox:
             inbox.put((function, args))
@@ -101,9 +101,9 @@ def _as_launched(rank, world_size, task, args, throttle, percentages):
 
 
 def _share_a_gpu(rank: int) -> None:
-    """Allow this rank the GPU of another, which NCCL, PyTorch's symmetric memory and the ring take for a mistake.
+    """Let this rank share the GPU of another, which NCCL, PyTorch's symmetric memory and the ring otherwise refuse.
 
-    NCCL refuses a GPU twice on a host; between what it takes for hosts it talks over the loopback interface.
+    NCCL refuses a GPU twice on a host, so each rank poses as a host of its own; they talk over the loopback interface.
     """
     from heteroring.ring.transport import peer_access as peers
 

@@ -1,4 +1,4 @@
-"""Rows of measurements as tests need them: one that is sound, to be varied."""
+"""Valid rows of measurements and profiles, whose fields a test may change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measurement(**changes) -> Measurement:
 
 
 def profile_row(kind="matmul", size=128, **changes) -> ProfileRow:
-    """An operator at 50 %, by default a matmul of 128 x 128 x 128 in 0.5 ms; of latency and speed, one may be given."""
+    """An operator at 50 %, by default a matmul of 128 x 128 x 128 in 0.5 ms; latency or speed may be given."""
     heads = 0 if kind == "matmul" else 4
     values = {
         "platform": "cpu",
@@ -61,7 +61,7 @@ def profile_row(kind="matmul", size=128, **changes) -> ProfileRow:
 
 
 def _flops(kind: str, size: int, width: int) -> int:
-    """Operations, written down anew; of a layer or block, beside attention, as many a token as it takes here."""
+    """Operations, computed independently; in a layer or block, an invented number per token beside attention."""
     causal, visited, tokens = 2 * width * size * (size + 1), 4 * width * size * 128, 1_000_000 * size
     return {
         "matmul": 2 * size**3,

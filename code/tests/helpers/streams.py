@@ -26,7 +26,7 @@ class Stream:
         self.queue.append((ready, run))
 
     def __ne__(self, other: object) -> bool:
-        """As PyTorch has it, for whom a stream is neither equal to None nor unequal to it."""
+        """As in PyTorch, where a stream is neither equal nor unequal to None."""
         return other is not None and self is not other
 
     def wait_stream(self, other: Stream) -> None:

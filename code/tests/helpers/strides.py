@@ -1,4 +1,4 @@
-"""Tensors [B, H, n, D] laid out in memory in all the ways that a caller's may be, and the verbs called with them."""
+"""Tensors [B, H, n, D] in all memory layouts that a caller may use, and calls of the public verbs with them."""
 
 import torch
 
@@ -9,7 +9,7 @@ HEADS, KV_HEADS, HEAD_DIM, BATCH = 4, 2, 64, 2
 
 
 def _overlapping(x):
-    """Every token's row begins one element behind the last one's."""
+    """Rows of tokens that overlap: each begins one element after the one before."""
     batch, heads, tokens, head_dim = x.shape
     row = tokens + head_dim
     memory = torch.cat((x.flatten(), x.new_ones(batch * heads * row)))
@@ -19,7 +19,7 @@ def _overlapping(x):
 KINDS = {
     "D before n": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
     "every second": lambda x: torch.stack((x, torch.full_like(x, torch.nan)), -1)[..., 0],
-    "one number a row": lambda x: (x[..., :1] / 8).expand_as(x),  # smaller, or scores would be 8 times as large
+    "one number per row": lambda x: (x[..., :1] / 8).expand_as(x),  # smaller, or scores would be 8 times as large
     "one batch": lambda x: x[:1].expand_as(x),
     "one head": lambda x: x[:, :1].expand_as(x),
     "one token": lambda x: x[:, :, :1].expand_as(x),
@@ -32,7 +32,7 @@ KINDS = {
 
 
 def called(rank, world_size, verb, block, lens, dtype, device="cpu", keywords=None):
-    """(kind, operands that have it, contiguous copies of this rank's q, k and v, result) of a call for each of them.
+    """A call for each kind of strides: (kind, operands with it, contiguous copies of this rank's q, k and v, result).
 
     The result of ring_attention is (out, lse), that of ring_decode (out,).
     """
@@ -62,7 +62,7 @@ def called(rank, world_size, verb, block, lens, dtype, device="cpu", keywords=No
 
 
 def joined(answers, verb, lens):
-    """The whole q, k, v and result of each call, from the ranks' answers of `called`, and what names it."""
+    """The whole q, k, v and result of each call, from the ranks' answers of `called`, and its name."""
     partition = Partition.zigzag(lens)
     for parts in zip(*answers, strict=True):
         kind, changed, copies, result = parts[0]

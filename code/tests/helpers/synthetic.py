@@ -1,6 +1,6 @@
-"""Measurements that no machine made: what counting score pairs predicts for two unequal ranks, plus seeded noise.
+"""Synthetic measurements of two unequal ranks, with seeded noise.
 
-The figures and the notebook are tested on these. Work is counted in score pairs, a rank at p % computes
+Figures and notebooks are tested on these. Work is counted in score pairs, a rank at p % computes
 `speed(p)` times as fast as at 100 %, and the slowest rank sets the latency. Columns, units and metric definitions are
 those of the real data, but nothing of `heteroring.bench` computes them: this is an independent reference.
 """
@@ -19,7 +19,7 @@ from heteroring.results.strategy import Strategy
 
 PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
 ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
-# One thing varied at a time, as the overlays of the workflow's configuration have it.
+# One thing varied at a time, as in the overlays of the workflow's configuration.
 ABLATION = (
     *("contiguous/even:unfused", "contiguous/balanced:untiled.unfused", "zigzag/balanced:untiled.unfused"),
     *("zigzag/balanced:unfused", "zigzag/balanced", "zigzag/balanced:p2p", "contiguous/even", "zigzag/even"),
@@ -31,11 +31,11 @@ NEIGHBOURS = tuple(
 
 @dataclass(frozen=True)
 class Grid:
-    """What was measured where. `pair_ns`: time of one score pair, all heads, at full speed.
+    """A platform and its grid. `pair_ns`: time of one score pair, all heads, at full speed.
 
     `slow_first`: percentages that are measured in the other rank order too, each setting in `jobs` jobs.
-    `model`: whole language models too. What a layer does to a token beside attention takes as long as `token_pairs`.
-    `visit_pairs`: the price of visiting a query row once more, in the same unit; 0 where it was not profiled.
+    `model`: whole language models too. A token's work beside attention in a layer takes as long as `token_pairs` pairs.
+    `visit_pairs`: cost of a query row of a further ring step, in the same unit; 0 where it was not profiled.
     """
 
     platform: str
@@ -127,7 +127,7 @@ class SyntheticResults:
 
 
 def write_platform(folder: Path, grid: Grid, seed: int = 0) -> None:
-    """A platform's folder as its jobs leave it, one file a percentage, aggregated by the project's own command."""
+    """A platform's folder as its jobs leave it, one file per percentage, aggregated by the project's own command."""
     from heteroring.results.aggregate import aggregate
     from heteroring.results.provenance import write_json
     from heteroring.results.rows import Measurement, ProfileRow, write_rows
@@ -175,7 +175,7 @@ def synthetic_results(grid: Grid, seed: int = 0) -> SyntheticResults:
 
 
 def fitted_models(grid: Grid, profile: pd.DataFrame) -> dict[str, dict]:
-    """What a platform's folder `models` holds, by name."""
+    """The content of a platform's folder `models`, by name."""
     formulas = {f"formula-{kind}": formula_model(profile, kind) for kind in ("matmul", "attention")}
     return formulas | ({"cost-attention": cost_model(grid)} if grid.visit_pairs else {})
 
@@ -186,7 +186,7 @@ def settings(grid: Grid) -> list[tuple[int, int]]:
 
 
 def bench_name(percentages: tuple[int, ...], job: int = 1) -> str:
-    """What the files of a job of the ring are called, without suffix."""
+    """The name of the files of a job of the ring, without suffix."""
     return f"pct-{'-'.join(f'{percentage:03d}' for percentage in percentages)}.job-{job}"
 
 
@@ -230,7 +230,7 @@ def busy_ms(
 
 
 def measurement_rows(grid: Grid, rng) -> list[dict]:
-    """One dictionary a repetition, in the order in which one job a setting would measure them."""
+    """One dictionary per repetition, in the order in which one job per setting would measure them."""
     rows, splits = [], {}
     for percentages, job, module, seq_len in product(
         settings(grid), range(1, grid.jobs + 1), grid.modules, grid.lengths
@@ -301,7 +301,7 @@ ORDERS = {True: "slow first", False: "slow last"}
 
 
 def named(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the slowest rank's percentage, the ranks' order, and what each split is called."""
+    """The rows with the slowest rank's percentage, the ranks' order, and the name of each split."""
     rows = measurements.assign(
         percentage=measurements.percentages.map(min),
         order=["equal" if first == last else ORDERS[first < last] for first, last in measurements.percentages],
@@ -316,14 +316,14 @@ def named(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def quantiles(latency: np.ndarray) -> dict[str, float]:
-    """The columns of a cell that say where its latencies lie."""
+    """The columns of a cell on the distribution of its latencies."""
     low, median, high = np.quantile(latency, (0.2, 0.5, 0.8))
     return {"latency_ms": median, "latency_p20_ms": low, "latency_p80_ms": high}
 
 
 @cache
 def two_kinds(attention: tuple[float, ...], whole: tuple[float, ...]) -> float:
-    """The least time in which two ranks can share out attention and all else, by a solver of linear programmes."""
+    """The least time in which two ranks can share attention and all other work, by a solver of linear programmes."""
     from scipy.optimize import linprog
 
     busy = np.hstack([np.diag(attention), np.diag(np.subtract(whole, attention)), -np.ones((2, 1))])
@@ -477,7 +477,7 @@ def provenance(grid: Grid, percentages: tuple[int, ...]) -> dict:
 
 
 def formula_model(profile: pd.DataFrame, kind: str) -> dict:
-    """What `heteroring fit --kind formula` stores, from a plain least-squares solve."""
+    """The file that `heteroring fit --kind formula` writes, from a plain least-squares solve."""
     rows = profile[profile.kind == kind]
     x, p = np.log10(rows["size"].to_numpy(float)), rows.percentage.to_numpy(float)
     speeds = rows.tflops.to_numpy()
@@ -506,7 +506,7 @@ def formula_model(profile: pd.DataFrame, kind: str) -> dict:
 
 
 def cost_model(grid: Grid) -> dict:
-    """What `heteroring fit --kind cost` stores of prices that are multiples of a pair's."""
+    """The file that `heteroring fit --kind cost` writes for costs that are multiples of a pair's."""
 
     def table(units) -> list[list[float]]:
         """`units(n)` pairs at every length and percentage, in microseconds."""

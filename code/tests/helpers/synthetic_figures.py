@@ -1,4 +1,4 @@
-"""Figures of the synthetic grids, drawn once a process, and ways to measure what is on them."""
+"""Figures of the synthetic grids, drawn once per process, and functions that find their marks and texts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from heteroring import figures
 from heteroring.figures.style import paper_style
 
 GRIDS = {"gpu": synthetic.GPU, "tiny": synthetic.TINY}  # the most there is to show, and the least
-# Those that the grids, of two ranks, have something to show in.
+# The figures with rows in these grids, which have two ranks.
 NAMES = tuple(name for name in figures.NAMES if name != "many_ranks")
 DPI = 200
-# Strategies of the figures that show what is measured in experiments of its own.
+# Strategies of the figures of separate experiments.
 VARIED = {"ablation": synthetic.ABLATION, "regret": (*synthetic.PUBLISHED, *synthetic.ZIGZAG, *synthetic.NEIGHBOURS)}
 
 
@@ -33,7 +33,7 @@ def results(grid: str) -> synthetic.SyntheticResults:
 
 
 def shown(name: str, grid: str) -> synthetic.SyntheticResults:
-    """The results that figure `name` is drawn of: what is measured apart, of the attention call alone."""
+    """The results from which figure `name` is drawn; for those of separate experiments, of the attention call alone."""
     if name not in VARIED:
         return results(grid)
     return results_of(replace(GRIDS[grid], strategies=VARIED[name], modules=("attention",), model=False))

@@ -1,4 +1,4 @@
-"""Whole models that no machine ran: prefills, decodes and a traced layer of two unequal ranks.
+"""Synthetic measurements of whole models: prefills, decodes and a traced layer of two unequal ranks.
 
 A layer costs a rank its score pairs (attention) and its tokens (everything else), both at the rank's speed, and KV
 takes its time to arrive. Columns and units are those of the real data; nothing of `heteroring` computes them.
@@ -39,7 +39,7 @@ KEYS = [
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one layer at full speed, in ms: a score pair, a token, and a token's KV on its way."""
+    """Costs of one layer at full speed, in ms: of a score pair, of a token, and of the transfer of a token's KV."""
 
     pair: float
     token: float
@@ -91,10 +91,10 @@ def write_model(folder: Path, grid: Grid, rng) -> None:
 
 
 def model_rows(grid: Grid, rng) -> list[dict]:
-    """One dictionary a repetition: prefills at the two longest lengths, decodes at the longest.
+    """One dictionary per repetition: prefills at the two longest lengths, decodes at the longest.
 
-    A GPU also decodes 8 sequences at each length. A token takes the bytes read, at a rank's speed; what the ring takes
-    besides does not depend on them.
+    A GPU also decodes 8 sequences at each length. A token's time is that of reading its bytes at the rank's speed, plus
+    a constant for the ring.
     """
     rows = []
     for percentage in percentages(grid):
@@ -115,12 +115,12 @@ def model_rows(grid: Grid, rng) -> list[dict]:
 
 
 def exchange_ms(grid: Grid) -> float:
-    """What a token takes longer over the ring: as long as reading 0.4 of the longest KV."""
+    """The additional time of a token over the ring: that of reading 0.4 of the longest KV."""
     return 0.4 * max(grid.lengths) * LAYERS * costs(grid).link / 10
 
 
 def decode_limit_ms(grid: Grid, batch: int, lens, percentage: int) -> float:
-    """What the slower of the ranks with tokens takes to read weights, as much as a fifth of the KV of the longest."""
+    """Time of the slower of the ranks with tokens to read its KV, and weights as large as a fifth of the longest KV."""
     speeds, weights = (1.0, 0.5 + percentage / 200), max(grid.lengths) / 5
     each = [(weights + batch * n) / speed for n, speed in zip(lens, speeds, strict=True) if n]
     return LAYERS * max(each) * costs(grid).link / 10
@@ -178,7 +178,7 @@ def order(percentage: int) -> str:
 
 
 def model_cells(rows: list[dict]) -> pd.DataFrame:
-    """What derived/model.csv holds: a cell a row, with what each is set against."""
+    """The content of derived/model.csv: one row per cell, with its references."""
     table = pd.DataFrame(rows)
     table["percentage"] = table.percentages.map(min)
     table["order"] = [order(percentage) for percentage in table.percentage]
@@ -274,17 +274,16 @@ def trace_rows(grid: Grid, rng) -> list[dict]:
 
 
 def trace_table(rows: list[dict]) -> pd.DataFrame:
-    """What derived/trace.csv holds."""
+    """The content of derived/trace.csv."""
     table = pd.DataFrame(rows)
     percentages = table.percentages.map(min)
     return table.assign(percentage=percentages, order=[order(percentage) for percentage in percentages])
 
 
 def chunk_rows(grid: Grid, slow: range = range(4, 10), repetitions: int = 1) -> list[dict]:
-    """One dictionary a chunk of a prefill in 16 chunks, the second rank slow in some, under the four splits.
+    """One dictionary per chunk of a prefill in 16 chunks, the second rank slow in some, under the four splits.
 
-    A split that follows is as it was for a chunk longer than the speeds, and an even contiguous one does as well as the
-    same in zigzag.
+    The adaptive split changes one chunk after the speeds, and an even contiguous one is as fast as the same in zigzag.
     """
     seq_len, percentage = max(grid.lengths) // 16, min(grid.percentages)
     even = (seq_len // 2, seq_len - seq_len // 2)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 HAS_TEX = shutil.which("latexmk") is not None
 ALL = "all" if HAS_TEX else "all_but_pdf"
 RUN = Path("runs/tiny")
-# Seconds that no machine needs, however many others test on it.
+# A time-out in seconds that is never reached, even on a busy machine.
 PATIENCE = 1800.0
 TINY = "workflow/config/tiny.yaml"
 # Forks a Snakemake for each command that it reads, since importing it and its plugins takes longer than a dry run.
@@ -53,7 +53,7 @@ for line in sys.stdin:
 
 @cache
 def planner() -> subprocess.Popen:
-    """Ends when the process that asked for it first does."""
+    """The server for dry runs; it ends with the process that started it."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen(
         [sys.executable, "-c", PLANNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, text=True
@@ -101,7 +101,7 @@ class Tree:
         return process.returncode, output
 
     def tiny(self, *arguments: str, overlay: str = "", **options: object) -> tuple[int, str]:
-        """On the tiny grid, changed by what the file `overlay` says."""
+        """Words for the tiny grid, changed by the file `overlay`."""
         return self.snakemake(*arguments, "--configfile", TINY, *filter(None, [overlay]), **options)
 
     def plan(self, *arguments: str, config: str = TINY, overlay: str = "", **env: str | None) -> tuple[int, str]:
@@ -114,7 +114,7 @@ class Tree:
             return int(planner().stdout.readline()), output.read()
 
     def stop(self, when: Callable[[], bool], how: signal.Signals, target: str) -> tuple[int, str]:
-        """Build `target` on the tiny grid, and send the signal to every process of the run when, then, ranks work."""
+        """Build `target` on the tiny grid, and send the signal to every process of the run once its ranks work."""
         process = self.start(target, "--configfile", TINY)
         try:
             # A shell that has opened the job's log, or a command that still imports, could swallow the signal.
@@ -127,18 +127,18 @@ class Tree:
         return process.returncode, output
 
     def measured(self) -> dict[str, int]:
-        """Time of writing of each finished measurement."""
+        """Modification time of each finished measurement."""
         data = self.root / RUN / "data" / "cpu"
         files = [*(data / "bench").glob("*.csv"), *(data / "profile").glob("*.csv")]
         return {path.relative_to(data).as_posix(): path.stat().st_mtime_ns for path in files}
 
     def log_of(self, job: str) -> Path:
-        """Made when the ring's job begins."""
+        """The log of a job, which is created when the job starts."""
         return self.root / RUN / "logs" / "cpu" / "bench" / f"{job}.log"
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen) -> None:
-    """Wait for it while `process`, whose output is piped, goes on."""
+    """Wait until `holds()` is true; fails if `process`, whose output is piped, ends before."""
     deadline = time.monotonic() + PATIENCE
     while not holds():
         assert process.poll() is None, process.communicate()[0]
@@ -157,7 +157,7 @@ def processes(session: int) -> dict[int, str]:
 
 
 def ranks_of(session: int) -> list[int]:
-    """Those of them that are ranks, in the order in which they were started."""
+    """The processes of a session that are ranks, in the order in which they were started."""
     return sorted(pid for pid, command in processes(session).items() if "spawn_main" in command)
 
 
@@ -167,7 +167,7 @@ def has_ranks(session: int) -> bool:
 
 
 def sources() -> list[str]:
-    """The files of the project: what git tracks or would, everything of a tree that git does not know."""
+    """The files of the project: those that git tracks or would track, or all files of a tree without git."""
     listing = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""Each public verb over ranks as one small call that is right, and what may be put in place of its arguments."""
+"""One small valid call of each public verb over ranks, and values to replace its arguments."""
 
 from functools import cache
 

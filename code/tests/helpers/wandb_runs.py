@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases read back from the folders in which they are kept offline."""
+"""Read runs of Weights & Biases back from the folders in which they are kept offline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FULL, _FIRST, _LAST = 1, 2, 4
 
 @dataclass(frozen=True)
 class Run:
-    """What a run says of itself, its configuration, the figures of its summary, and the last that it logged."""
+    """A run's metadata, its configuration, the numbers of its summary, and its last logged values."""
 
     name: str
     project: str
@@ -25,7 +25,7 @@ class Run:
     folder: Path
 
     def table(self, key: str) -> list[dict[str, Any]]:
-        """A logged table, a row a dictionary."""
+        """A logged table, one dictionary per row."""
         table = json.loads((self.folder / "files" / self.summary[f"{key}/path"]).read_text())
         return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 

@@ -1,3 +1,5 @@
+"""Backends on the CPU against fp64: any rectangle, running results, strides, and the choice of a backend by name."""
+
 from functools import wraps
 
 import pytest
@@ -61,7 +63,7 @@ def test_any_rectangle_is_as_accurate_as_torch(name, dtype, m, n, offset):
 @pytest.mark.parametrize("offset", [None, 0, 5])
 @pytest.mark.parametrize("scale", [0.0, -0.3])
 def test_a_scale_that_is_not_positive_leaves_the_mask_a_mask(name, offset, scale):
-    """PyTorch's kernel for the CPU scales what it has masked: minus infinity times nothing, or less."""
+    """PyTorch's kernel for the CPU also scales masked scores: minus infinity times 0, or times a negative number."""
     q, k, v = tensors(33, 33)
     out, lse = resolve(name, CPU)(q, k, v, scale=scale, causal_offset=offset)
     want, want_lse = rectangle64(q, k, v, scale, offset)
@@ -124,7 +126,7 @@ def calls_of_the_core(m, n, offset):
     ],
 )
 def test_a_core_meets_dense_and_square_causal_pieces_only(m, n, offset):
-    """Libraries disagree on which corner a rectangular mask is aligned to; the CPU's agrees with a wrong call."""
+    """Libraries align a rectangular mask to different corners; the CPU's alignment happens to hide a wrong call."""
     calls = calls_of_the_core(m, n, offset)
     assert all(queries > 0 and keys > 0 for queries, keys, _ in calls)
     assert all(queries == keys for queries, keys, causal in calls if causal)

@@ -106,7 +106,7 @@ def parts_of(call, world_size):
 
 @pytest.mark.skipif(GPU, reason="ranks would run Triton's interpreter")
 def test_ranks_exchange_their_parts_in_each_others_memory(ranks, tmp_path):
-    """Calls of different shapes follow one another, over the same words; none may see what another one left."""
+    """Calls of different shapes follow one another, over the same words; none may see the words of another."""
     world_size, calls = 3, 5
     results = ranks(world_size).run(exchanged, str(tmp_path), calls)
     for call in range(calls):
@@ -291,7 +291,7 @@ LARGEST = [("bf16", 2, 64, 128), ("fp32", 4, 32, 256)]
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What both programs print, one after the other in one process."""
+    """The output of both programs, run one after the other in one process."""
     cases = [(*kind, decode_split._rows(kind[3], kind[1])) for kind in LARGEST]
     cache = str(tmp_path_factory.mktemp("triton"))
     return compiled.run(COMPILE + LAUNCHES, json.dumps(cases), TRITON_CACHE_DIR=cache).split()
@@ -299,7 +299,7 @@ def printed(tmp_path_factory):
 
 @pytest.mark.ranks
 def test_the_largest_tiles_fit_the_smallest_shared_memory(printed):
-    """99 KB a block, on compute capability 8.6 and 8.9."""
+    """99 KB per thread block, on compute capability 8.6 and 8.9."""
     for kind, shared in zip(LARGEST, printed[:-1], strict=True):
         _, _, group, head_dim = kind
         assert decode_split.fits(group, head_dim)

@@ -46,7 +46,7 @@ def test_rows_of_a_shard_are_merged_into_their_part_of_a_result(backend, m):
     assert got[0].data_ptr() == out[:, :, tail].data_ptr()
     assert torch.equal(out[:, :, : tail.start], before)
     if backend != "triton":
-        # These round each part to 16 bits; the merge may add the rounding of its result, and no more.
+        # These round each part to 16 bits; the merge may add only the rounding of its result.
         part, part_lse = compute(q[:, :, tail], k[:, :, rest], v[:, :, rest], scale=0.1)
         merge_(*head, part.double(), part_lse.double())
         torch.testing.assert_close(out[:, :, tail].double(), head[0], rtol=2**-8, atol=1e-5)

@@ -23,7 +23,7 @@ def whole(tokens, heads, kv_heads, head_dim, dtype, seed, batch=1):
 
 
 def assert_as_accurate_as_torch(out, q, k, v):
-    """The rule beside PyTorch's kernel, which rounds once like ours."""
+    """Assert the accuracy rule beside PyTorch's kernel, which rounds once, too."""
     want, _ = attention64(q, k, v)
     repeat = q.shape[1] // k.shape[1]
     own = torch.nn.functional.scaled_dot_product_attention(
@@ -46,7 +46,7 @@ class TestOneRank:
         assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
 
     def test_the_kernel_computes_it(self, monkeypatch):
-        """Not a backend made for many queries, which would leave most of the GPU idle."""
+        """And not a backend for many queries, which would leave most of the GPU idle."""
         monkeypatch.setattr(decode_parts, "resolve", None)
         q, k, v = whole(5000, 32, 8, 128, torch.bfloat16, 0)
         assert_as_accurate_as_torch(hr.ring_decode(q, k, v), q, k, v)
@@ -151,8 +151,8 @@ def counts(lens, replay):
 def replayed(rank, world_size, lens, heads, kv_heads, head_dim, dtype, seed, replays):
     """Outputs of a call recorded as a CUDA graph: each replay on other inputs, which are written into the same tensors.
 
-    Now and then another call, of other shapes, comes between; each rank is late at random, on the host or the device;
-    nothing waits for the device until the end. What the replays' results are copied to was NaN.
+    Sometimes another call, of other shapes, comes in between; each rank is late at random, on the host or the device;
+    nothing waits for the device until the end. The replays' results are copied to tensors of NaN.
     """
     mine = slice(sum(lens[:rank]), sum(lens[: rank + 1]))
 

@@ -1,8 +1,7 @@
 """The kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race for shared memory.
 
-racecheck judges the portable kernel only: in the Hopper kernel it sees nothing but how Triton hands over to specialised
-warps, and takes that for races (docs/experiments/kernels.md). Real ones are looked for in test_hopper_kernel.py, by
-results that change.
+racecheck judges the portable kernel only: in the Hopper kernel it reports only Triton's hand-over to specialised warps,
+as races (docs/experiments/kernels.md). test_hopper_kernel.py looks for real ones, by results that change.
 """
 
 import os

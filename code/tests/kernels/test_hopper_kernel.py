@@ -96,11 +96,11 @@ for head_dim, dtype, causal, result in json.loads(sys.argv[1]):
 def test_the_compiler_keeps_products_in_flight_and_registers_in_registers(tmp_path):
     """ptxas says when it had to serialise wgmma (C75xx) or to spill: in the loop, either would cost much of the speed.
 
-    A spilled tile would be kilobytes; a few words around the epilogue are not worth a register.
+    A spilled tile would be kilobytes; a few spilled words around the epilogue are accepted.
     """
     pytest.importorskip("triton.experimental.gluon")
     kinds = [
-        (128, "bf16", True, "pending"),  # all that a new result without pending KV has, and one more loop
+        (128, "bf16", True, "pending"),  # the code of a new result without pending KV, and one more loop
         (64, "fp16", False, "merge"),
         (256, "bf16", True, "merge"),
     ]
@@ -124,7 +124,7 @@ def operands(m, n, *, heads=4, kv_heads=2, head_dim=128, dtype=torch.bfloat16, b
 
 
 def assert_close(got, q, k, v, scale, offset):
-    """Out keeps the rule beside PyTorch on the GPU; LSE to fp32 rounding."""
+    """Assert that out keeps the accuracy rule beside PyTorch on the GPU, and LSE to within fp32 rounding."""
     want, want_lse = rectangle64(q, k, v, scale, offset)
     blind = blind_queries(*got, want_lse)
     if blind.all():
@@ -138,7 +138,7 @@ def assert_close(got, q, k, v, scale, offset):
 
 @pytest.fixture(params=["hopper", "portable"])
 def path(request, monkeypatch):
-    """Run a test on both kernels, and see that it is the wanted one that runs."""
+    """Run a test on both kernels, and check that the intended one runs."""
     plan, plans = hopper_launch.plan, []
 
     def chosen(*args, **kwargs):
@@ -281,7 +281,7 @@ def test_keys_that_arrive_while_it_computes_are_waited_for(
     arrive()
     torch.cuda.synchronize()
     assert counter.item() == parts
-    # The pending keys come first, so that one offset says who sees what: all of them, from first_query on.
+    # The pending keys come first, so that one offset describes the mask: queries from first_query on see all of them.
     rows = slice(first_query, None)
     both = torch.cat([more_k, k], 2), torch.cat([more_v, v], 2)
     seen = None if offset is None else pending_keys + first_query
@@ -296,7 +296,7 @@ def test_keys_that_arrive_while_it_computes_are_waited_for(
 @pytest.mark.parametrize("first", [1, 2])
 @pytest.mark.parametrize("section", [2, 3, 5, 14])
 def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
-    """The order is only an order: sections narrower than the others come out right too."""
+    """The order does not affect results: sections narrower than the others are right, too."""
     monkeypatch.setattr(tuned, "section", lambda heads, *_: min(heads, section))
     monkeypatch.setattr(tuned, "first_section", lambda section, *_: first)
     monkeypatch.setattr(hopper_launch, "_PLANS", Plans())

@@ -1,4 +1,4 @@
-"""Launches that are worked out once: what they keep, what they pass on, and on which device."""
+"""Cached launches: the tensors that they keep alive, the arguments that they pass, and the device."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from heteroring.kernels.launch_cache import BoundKernel, Plans
 
 @dataclass
 class Descriptor:
-    """Stands for one of Triton's."""
+    """Stands in for one of Triton's descriptors."""
 
     base: object
     tile: int

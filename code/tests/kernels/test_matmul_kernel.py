@@ -1,4 +1,4 @@
-"""Matrix products by our kernel against exact ones. Without a GPU it runs in Triton's interpreter."""
+"""The kernel of matrix products against exact products. Without a GPU it runs in Triton's interpreter."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ pytestmark = [
     ),
 ]
 DEVICE = "cuda" if GPU else "cpu"
-# Triton's interpreter takes what a tensor descriptor loads of bfloat16 for integers.
+# Triton's interpreter treats bfloat16 loaded through a tensor descriptor as integers.
 DTYPES = [torch.float16, torch.bfloat16] if GPU else [torch.float16]
 
 SHAPES = [(1, 8, 8), (1, 40, 64), (17, 32, 48), (64, 24, 40), (65, 40, 8), (100, 72, 136)]

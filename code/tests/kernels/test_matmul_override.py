@@ -1,4 +1,4 @@
-"""PyTorch's products where ours take their place. What is replaced stays so: in a process of its own."""
+"""PyTorch's products replaced by heteroring's, in a process of its own, because the replacement lasts."""
 
 import subprocess
 import sys

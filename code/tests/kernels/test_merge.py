@@ -1,3 +1,5 @@
+"""The merge of partial results against attention over all keys, with masked parts, extreme scores and NaN."""
+
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""The Triton backend against attention written out in fp64, and against the work it claims to skip.
+"""The Triton backend against attention written out in fp64, and a count of the tiles that it computes.
 
 Without a GPU the kernel runs in Triton's interpreter; with one, the same tests run compiled.
 """
@@ -43,13 +43,13 @@ def torch_error(q, k, v, scale, offset, want):
 def lse_error(q, k, scale, offset, want):
     """Largest error of the log-sum-exp that PyTorch computes: in fp32, or with the GPU's 16-bit matrix units.
 
-    The latter round less carefully than fp32 arithmetic, and PyTorch's kernels take no such mask: the error is that of
-    all keys visible.
+    The latter round less precisely than fp32 arithmetic, and PyTorch's kernels support no such mask: the error is taken
+    with all keys visible.
     """
     if q.is_cuda and q.element_size() == 2:
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         if torch.cuda.get_device_capability() >= (9, 0):
-            q, k = (torch.nn.functional.pad(x, (0, -x.shape[3] % 8)) for x in (q, k))  # it takes no other head sizes
+            q, k = (torch.nn.functional.pad(x, (0, -x.shape[3] % 8)) for x in (q, k))  # it supports no other head sizes
             got = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, k, None, True, scale=scale)[1]
         else:
             got = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, scale=scale)[1]
@@ -68,7 +68,7 @@ def operands(m, n, *, heads=2, kv_heads=2, head_dim=64, dtype=torch.float32, bat
 
 
 def assert_close(got, q, k, v, scale, offset):
-    """Out and LSE keep the rule of oracle.py."""
+    """Assert that out and LSE keep the accuracy rule of oracle.py."""
     out, lse = (x.cpu() for x in got)
     want_out, want_lse = (x.cpu() for x in rectangle64(q, k, v, scale, offset))
     assert lse.shape == want_lse.shape
@@ -320,7 +320,7 @@ def count_products(monkeypatch):
 
 
 def test_sections_of_heads_cover_every_tile(monkeypatch):
-    """The order that keeps KV in L2 is only an order: a last, narrower section comes out right too."""
+    """The order that keeps KV in L2 does not affect results: a last, narrower section is right, too."""
     monkeypatch.setattr("heteroring.kernels.launch_configs.L2_BYTES", 2 * 2 * 40 * 64 * 4)
     q, k, v = operands(70, 40, heads=5, kv_heads=5)
     assert_close(backend(q, k, v, scale=0.125, causal_offset=0), q, k, v, 0.125, 0)

@@ -1,4 +1,4 @@
-"""Ranks that torchrun or srun started: they measure what launched ones do, and end together, each with one line."""
+"""Ranks that torchrun or srun started: they measure like launched ones, and end together, each with one line."""
 
 import csv
 import os
@@ -31,7 +31,7 @@ def _no_world(monkeypatch):
     [
         ({}, None),
         (dict(zip(VARIABLES, ("3", "4", "1", "host", "29500"), strict=True)), World(3, 4, 1)),
-        ({"RANK": "3", "WORLD_SIZE": "4"}, None),  # nobody says where the others are
+        ({"RANK": "3", "WORLD_SIZE": "4"}, None),  # without the address of the others
         ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, World(1, 2, 0)),
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # a batch script, and no step
         ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),

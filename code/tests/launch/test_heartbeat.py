@@ -1,4 +1,4 @@
-"""A beat is read whole, also while it is being written."""
+"""Heartbeats are read whole, also while they are being written."""
 
 import multiprocessing
 import os

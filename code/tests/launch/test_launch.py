@@ -1,4 +1,4 @@
-"""Launched ranks return what they found, and end together, by whose fault being told, however one of them ends."""
+"""Launched ranks return their results and end together, and the error names the root cause, however a rank ends."""
 
 import gc
 import os
@@ -24,9 +24,9 @@ from heteroring.launch.stack_dumps import Stacks
 from heteroring.launch.watchdog import Watchdog
 from heteroring.throttle.pacing import Pacing
 
-# At most, from the moment a rank is known to have died or to hang.
+# Most seconds until the end, from when a rank is known to have died or to hang.
 END_SECONDS = 10.0
-# That a rank of a run that is stopped as a whole may be silent.
+# Seconds for which a rank may be silent in a run that is stopped as a whole.
 HANG_SECONDS = 3.0
 
 
@@ -72,7 +72,7 @@ def meet(rank, folder, word):
     dist.barrier()
     throttled = isinstance(rank.throttle, Pacing) and rank.throttle.percentage
     found = rank.rank, rank.world_size, word, total.item(), torch.get_num_threads(), throttled
-    return *found, gc.get_freeze_count() > len(sys.modules)  # imports are no garbage to be looked through
+    return *found, gc.get_freeze_count() > len(sys.modules)  # imports are exempt from garbage collection
 
 
 def raise_error(rank, folder, culprit):
@@ -83,7 +83,7 @@ def raise_error(rank, folder, culprit):
 
 
 def sleep_forever(rank, folder, culprit):
-    """The others beat last before the culprit does, and wait in a collective."""
+    """The others write their last heartbeat before the culprit does, and wait in a collective."""
     leave_pid(folder)
     dist.barrier()
     if rank.rank == culprit:
@@ -158,7 +158,7 @@ def test_a_rank_that_hangs_is_named_with_its_stack(tmp_path):
     ids=["waited", "waits", "alone", "both", "starts", "never starts"],
 )
 def test_silence_counts_from_the_last_beat_of_whoever_was_waited_for(tmp_path, monkeypatch, beats, hangs):
-    """Rank 0 has waited 7 seconds for rank 1, of 4 that it may be silent, in the last barrier for one."""
+    """Rank 0 has waited 7 seconds for rank 1, in the last barrier for instance; it may be silent for 4."""
     ended = []
     dog = Watchdog(heartbeat.Board(tmp_path / "board", 2), 4.0, Stacks(tmp_path))
     monkeypatch.setattr(dog, "_end_hang", lambda beats, silence: ended.append(silence))
@@ -172,12 +172,12 @@ def test_silence_counts_from_the_last_beat_of_whoever_was_waited_for(tmp_path, m
         ({"killed": 1, "signal": signal.SIGKILL}, "was ended by SIGKILL"),
         ({"failures": {1: -9}}, "was ended by SIGKILL"),
         ({"failures": {1: 3}}, "ended with exit code 3"),
-        ({"lost": [1]}, "ended without a word"),
+        ({"lost": [1]}, "ended without an error message"),
     ],
     ids=["by the watchdog", "by the launcher", "exit by the launcher", "by a peer"],
 )
 def test_whoever_saw_it_a_rank_without_a_word_is_blamed(tmp_path, monkeypatch, seen, how):
-    """Rank 0 lost its connection and raised before anyone else had looked."""
+    """Rank 0 lost its connection and raised before anything else noticed."""
     monkeypatch.setattr("heteroring.launch.root_cause.lost_peers", lambda: seen.get("lost", []))
     accounts = Accounts(tmp_path)
     accounts.write(0, ConnectionError("closed by peer"), beyond="")
@@ -251,7 +251,7 @@ def launch_beating(folder):
 @pytest.mark.skipif("signals_to_handle" not in _CONFIGURABLE, reason="this torch heeds every signal")
 @pytest.mark.ranks
 def test_neither_what_a_run_was_started_to_ignore_nor_a_stop_ends_it_but_being_told_to(tmp_path):
-    """As with nohup, or in the background of a shell without job control; nor does Ctrl-Z, with fg for long after."""
+    """As with nohup, or in the background of a shell without job control; nor does Ctrl-Z, and fg much later."""
     signals = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
     with parent_of_ranks(tmp_path, launch_beating, ignored=signals) as parent:
         for signum in signals:

@@ -1,4 +1,4 @@
-"""One measurement at a time: who comes second waits and says for whom, however the first one ends."""
+"""The machine lock: a second measurement waits and names the first, however that ends."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ from heteroring.procfs import has_ended
 pytestmark = pytest.mark.ranks
 
 PATIENCE = 300.0
-# Within which ranks end with their launcher.
+# Seconds within which ranks end after their launcher.
 END_SECONDS = 10.0
 
 HOLDS = """
@@ -35,14 +35,14 @@ with machine_lock():
 
 @pytest.fixture
 def lock(tmp_path, monkeypatch) -> Path:
-    """The file that this test and what it starts lock."""
+    """The lock file of this test and its processes."""
     monkeypatch.setenv(VARIABLE, str(tmp_path / "lock"))
     return tmp_path / "lock"
 
 
 @contextmanager
 def start(*arguments, **options) -> Iterator[subprocess.Popen]:
-    """A Python that ends with the block."""
+    """A Python that ends with the context."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen([sys.executable, *map(str, arguments)], text=True, **pipes, **options) as process:
         try:
@@ -85,13 +85,13 @@ def test_a_killed_process_holds_nothing(lock):
 
 
 def wait(rank, folder):
-    """Rank 1 as one whose process the kernel does not end with its parent."""
+    """A task whose rank 1 is not ended by the kernel with its parent."""
     if rank.rank == 1:
         ctypes.CDLL(None).prctl(1, 0)
     Path(folder, f"{os.getpid()}.{rank.rank}").touch()
     while not Path(folder, "enough").exists():
         time.sleep(0.05)
-    os._exit(0)  # the launcher that others would be met by has gone
+    os._exit(0)  # the launcher, which keeps the rendezvous, has ended
 
 
 def launch_two(folder):

@@ -40,7 +40,7 @@ dist.destroy_process_group()
 
 
 def planned(layout: str) -> list[int]:
-    """Bytes that a call brings to each rank."""
+    """Bytes that each rank receives in a call."""
     partition = getattr(hr.Partition, layout)(LENS)
     sizes = {"batch": 1, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "itemsize": 4}
     return [kv_bytes(partition, rank, **sizes) for rank in range(2)]

@@ -1,4 +1,4 @@
-"""The watchdog finds ranks that stop or die, and leaves none: here of processes that import no torch."""
+"""The watchdog finds ranks that stop or die, and leaves none alive; here with processes that import no torch."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The tool that says what chunks cost, on two CPU ranks."""
+"""The microbenchmark of chunks, on two CPU ranks."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The kernels' benchmarks say in a line what they cannot measure, before a GPU is touched, and take turns."""
+"""Microbenchmarks of kernels: refusals in one line, before a GPU is used, and measurement by turns."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The tool that says what transfers cost, on two CPU ranks."""
+"""The microbenchmark of overlap, on two CPU ranks."""
 
 from heteroring.microbench.overlap import Line, run
 

@@ -1,4 +1,4 @@
-"""Fleets and plans: against brute force, the record's memory, and SciPy's solver; and what bad fleets are told."""
+"""Fleets and plans against brute force, recorded memory and SciPy's solver; and errors for bad fleets."""
 
 import csv
 import json
@@ -185,7 +185,7 @@ def test_a_plan_over_earlier_tokens_keeps_them_where_they_are(tmp_path):
 
 
 def test_fast_and_slow_ranks_take_turns_in_a_long_ring(tmp_path):
-    # A rank is two steps ahead at most: fast ranks in a row meet small chunks in a row, and would have to be further.
+    # A rank is two steps ahead at most: adjacent fast ranks meet small chunks in a row, and would have to be further.
     network = {"within": LINK, "between": {"gb_per_s": 50, "latency_us": 20}}
     ranks = rank(count=4, node="a", **BLOCK), rank("half", count=4, node="b", percentage=50, **BLOCK)
     found = plan(read_fleet(fleet(tmp_path, *ranks, network=network)), 2**20, LLAMA)

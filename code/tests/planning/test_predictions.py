@@ -1,4 +1,4 @@
-"""What is predicted from the profiles of one rank, against the recorded rings; and the predictions that were kept."""
+"""Predictions from the profiles of one rank against the recorded rings; and the stored predictions."""
 
 import csv
 from itertools import product
@@ -45,7 +45,7 @@ def test_simulated_latencies_are_near_the_recorded_ones():
         assert len(found) > 200
         assert found.median() <= median
         assert found.quantile(0.95) <= nearly_all
-    # Short calls wait for hosts for a time that is not simulated: never far too slow, up to a third too fast.
+    # Waits for hosts, which matter in short calls, are not simulated: up to a third too fast, never far too slow.
     assert errors.max() < 0.1
     assert errors.min() > -0.35
 
@@ -71,7 +71,7 @@ def test_kept_predictions_cover_the_grid_in_the_other_order():
 
 
 def test_what_was_measured_after_it_was_predicted_is_near():
-    """Of calls that are split as predicted; those by fitted models are not, since the pairs' profiles differ."""
+    """For calls that are split as predicted; those by fitted models are not, since the pairs' profiles differ."""
 
     def listed(ranks):
         return " ".join(map(str, ranks))
@@ -108,6 +108,6 @@ def test_kept_predictions_of_more_ranks_are_of_the_configured_grid(ranks):
     for row in again:
         where = [str(row[name]) for name in COLUMNS[:3]]
         [before] = [each for each in rows if [each[name] for name in COLUMNS[:3]] == where]
-        # Costs are interpolated and splits searched for: other versions of what computes them round otherwise.
+        # Interpolation of costs and the search for splits may round differently with other versions of libraries.
         assert float(row["predicted_ms"]) == pytest.approx(float(before["predicted_ms"]), rel=0.1)
         assert float(row["bound_ms"]) == pytest.approx(float(before["bound_ms"]), rel=0.02)

@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**32)
 def prefill(split, speeds_of, chunks, noise=0.0, seed=0, late=0):
     """The time of each chunk and its block lengths, for ranks at `speeds_of(chunk)`, +- `noise` of each rank's time.
 
-    A chunk is observed when the `late` chunks behind it have been split, too.
+    A chunk is observed only after the next `late` chunks have been split.
     """
     scatter, times, splits, seen = random.Random(seed), [], [], deque()
     for chunk in range(chunks):
@@ -105,7 +105,7 @@ def test_a_gpu_that_slows_down_little_by_little_is_followed():
 
 
 def test_a_neighbour_that_leaves_is_forgotten_in_two_chunks():
-    """Busy times of two H200s beside a process that computed on rank 1 in chunks 4 to 9; chunk 10 shows it in part."""
+    """Busy times of two H200s; another process computed on rank 1 in chunks 4 to 9, and in a part of chunk 10."""
     split = Rebalancer((1, 1), multiple=256)
     for tokens, *busy in [
         (2048, 62.6, 63.1),
@@ -126,7 +126,7 @@ def test_a_neighbour_that_leaves_is_forgotten_in_two_chunks():
 
 
 def test_the_noise_is_learned_and_decides_what_is_worth_a_new_split():
-    """A speed of 0.85 is followed at once among quiet ranks, and not always told from noise among restless ones."""
+    """A speed of 0.85 is followed at once if times scatter little, and may be taken for noise if they scatter much."""
 
     def chunks_until_followed(noise, seed):
         _, splits = prefill(Rebalancer((1, 1)), lambda chunk: (1, 0.85 if chunk >= 16 else 1), 32, noise, seed)

@@ -76,11 +76,11 @@ def test_whole_tiles_take_as_long_as_full_ones():
 
 
 def test_two_ranks_by_hand():
-    # 8 tokens, 4 + 4, 1 us a pair: 10 pairs own, 8 in step 1. A message of 2 or 4 keys of 10 bytes, 1 byte a us, 5 us.
+    # 8 tokens, 4 + 4, 1 us per pair: 10 pairs own, 8 in step 1. Messages of 2 or 4 keys of 10 bytes; 1 byte/us, 5 us.
     partition, costs = Partition.zigzag((4, 4)), [Cost(1.0), Cost(1.0)]
     network = Network.single_node(2, Link(1e-3, 5.0))
     found = simulate(partition, costs, network, 10, fused=False)
-    # Granted after 5 us; rank 0's keys 0 and 1 are with rank 1 after 5 + 5 + 20, rank 1's four with rank 0 after 50.
+    # Credit after 5 us; rank 0's keys 0 and 1 are with rank 1 after 5 + 5 + 20, rank 1's four with rank 0 after 50.
     assert found.arrivals_us[1].tolist() == [50.0, 30.0]
     assert found.starts_us.tolist() == [[0, 0], [50.0, 30.0]]
     assert found.end_us.tolist() == [58.0, 50.0]  # rank 1's copy to rank 0 takes longer than its compute
@@ -88,9 +88,9 @@ def test_two_ranks_by_hand():
     # Fused, one part: all 18 pairs after it.
     fused = simulate(partition, costs, network, 10)
     assert fused.stops_us[0].tolist() == [68.0, 48.0]
-    # p2p: both are ready at once, and nothing is granted.
+    # p2p: both are ready at once, and there is no credit.
     assert simulate(partition, costs, network, 10, transport="p2p").arrivals_us[1].tolist() == [45.0, 25.0]
-    # Tokens come first; the host issues a step each 100 us.
+    # Tokens come first; the host issues one step per 100 us.
     later = simulate(partition, [Cost(1.0, 1.0)] * 2, network, 10, fused=False, host_us=100.0)
     assert later.starts_us.tolist() == [[100.0, 100.0], [200.0, 200.0]]
 
@@ -151,7 +151,7 @@ def test_bad_input_is_named():
     partition, network = Partition.zigzag((4, 4)), Network.single_node(2, FAST)
     with pytest.raises(ValueError, match="transport 'pigeon' is unknown: choose one of p2p, copy-engine"):
         simulate(partition, [Cost(1.0)] * 2, network, 1, transport="pigeon")
-    with pytest.raises(ValueError, match="1 costs for 2 ranks: one a rank is needed"):
+    with pytest.raises(ValueError, match="1 costs for 2 ranks: one per rank is needed"):
         simulate(partition, [Cost(1.0)], network, 1)
     with pytest.raises(ValueError, match="2 nodes for 1 ranks"):
         simulate(Partition.zigzag((4,)), [Cost(1.0)], network, 1)

@@ -1,4 +1,4 @@
-"""Tables are made of the throttle settings that are asked for, whatever else lies in a platform's folder."""
+"""Aggregation reads the requested throttle settings, and ignores other files in a platform's folder."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Whatever a file holds is refused in one line, or means what it says."""
+"""Fuzzed files are refused in one line, or read as they are."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def platform(tmp_path_factory):
 
 
 def accepted(read):
-    """What `read` returns, or None where it raises ValueError in one line."""
+    """The result of `read`, or None where it raises ValueError in one line."""
     try:
         return read()
     except ValueError as error:

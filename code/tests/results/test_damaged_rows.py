@@ -1,4 +1,4 @@
-"""Whatever befalls a file of rows, fit and aggregate read the same from it as before, or refuse it in one line."""
+"""From a damaged file of rows, fit and aggregate read the same as before, or refuse it in one line."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ damage = st.one_of(
 
 
 def result_of(read):
-    """What `read` returns, or None where it raises a ValueError of one line."""
+    """The result of `read`, or None where it raises a ValueError of one line."""
     try:
         return read()
     except ValueError as error:
@@ -97,7 +97,7 @@ def result_of(read):
 
 
 def tables(folder):
-    """What aggregate makes of the rows, and what the profile is fitted to."""
+    """The tables that aggregate derives from the rows, and the one that models are fitted to."""
     aggregate(folder)
     return [read_table(folder / "derived" / f"{name}.csv") for name in ("cells", "profile")]
 
@@ -114,7 +114,7 @@ def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, 
     damaged = shutil.copytree(folder, tmp_path_factory.mktemp("damaged") / "x")
     path, (how, *where) = next((damaged / stage).glob("pct-*025*.csv")), change
     path.write_bytes(how(path.read_bytes(), *where))
-    if not recorded:  # as measurements are that were recorded before rows were counted
+    if not recorded:  # as in measurements that were recorded before rows were counted
         record = json.loads(path.with_suffix(".json").read_text())
         del record["row_count"]
         path.with_suffix(".json").write_text(json.dumps(record))
@@ -126,9 +126,9 @@ def test_damage_is_refused_or_does_none(folder, whole, tmp_path_factory, stage, 
         assert [len(table) for table in found] == [len(table) for table in whole]
     if stage == "profile":
         assert fitted is not None
-    # A time of the ring may be another, and nothing tells; everything else is as it was, as far as it is there.
+    # A changed time of the ring cannot be detected; everything else that is there is unchanged.
     names = ["strategy", "seq_len", "percentages", "block_lens", "bytes_moved", "clamped"]
-    if recorded:  # without a count of rows, a cut between two repetitions cannot be told
+    if recorded:  # without a count of rows, a cut between two repetitions cannot be detected
         names.append("repetitions")
     rows = set(found[0][names].astype(str).itertuples(index=False, name=None))
     assert rows <= set(whole[0][names].astype(str).itertuples(index=False, name=None))

@@ -1,4 +1,4 @@
-"""A record names the commit of the package's own repository, and calls modified only what can change results."""
+"""Provenance names the commit of the package's own repository; only files that can change results make it dirty."""
 
 import subprocess
 

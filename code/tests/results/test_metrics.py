@@ -121,7 +121,7 @@ def test_regret_is_against_the_best_split_of_the_layout_however_it_was_found():
 
 
 def test_jobs_are_pooled_and_each_has_its_own_bound():
-    """Medians over all repetitions of all jobs; what is compared within a job is, and the middle job counts."""
+    """Medians over all repetitions of all jobs; bounds are compared within each job, and the median job counts."""
     rows = []
     for number, (ring, fast, slow) in enumerate([(10.0, 10.0, 40.0), (20.0, 30.0, 60.0), (12.0, 10.0, 40.0)], 1):
         rows += repeated([ring, ring + 1, ring + 2], job=number)

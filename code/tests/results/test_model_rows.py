@@ -1,4 +1,4 @@
-"""Rows of a measured whole model say what breaks a rule; its cells and shares come out right by hand."""
+"""Rows of a measured whole model: errors that name the rule, and cells and shares worked out by hand."""
 
 import pandas as pd
 import pytest
@@ -84,7 +84,7 @@ class TestCells:
         assert even.peak_memory_gb == (3.0, 4.0)
         assert even.tokens_per_second == pytest.approx(100 / 0.07)
         assert even.speedup == 1
-        assert pd.isna(balanced.speedup)  # against even zigzag shards, which nobody measured
+        assert pd.isna(balanced.speedup)  # against even zigzag shards, which were not measured
         assert balanced.bound_ms == pytest.approx(1 / (1 / 40 + 1 / 120))
         assert balanced.bound_fraction == pytest.approx(30 / 35)
         assert balanced.fast_alone_ms == 40

@@ -1,4 +1,4 @@
-"""The record beside measurements says where they come from, with git and without."""
+"""Provenance of measurements, with git and without."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ def test_a_record_has_every_field_and_survives_json(tmp_path):
 def test_a_share_that_was_not_granted_is_noted():
     granted = {"multiprocessors": 132, "expected_multiprocessors": 132}
     ranks = [RankReport("H200", 132, granted), RankReport("H200", 132, granted | {"expected_multiprocessors": 12})]
-    assert record(ranks=ranks)["notes"] == ["rank 1: 132 multiprocessors where 12 were asked for"]
+    assert record(ranks=ranks)["notes"] == ["rank 1: 132 SMs where 12 were asked for"]
 
 
 def test_multiprocessors_are_those_that_each_rank_saw():
@@ -150,7 +150,7 @@ def test_no_jobs_do_not_merge():
         ([], "a JSON object is needed"),
         ({}, "its platform is missing"),
         (record() | {"devices": "EPYC"}, "its devices is missing or has the wrong type"),
-        (record() | {"percentages": [[100]]}, "its percentages hold what has the wrong type"),
+        (record() | {"percentages": [[100]]}, "its percentages hold a value of the wrong type"),
     ],
 )
 def test_what_is_no_record_is_refused_by_entry(tmp_path, content, says):

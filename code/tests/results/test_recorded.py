@@ -1,4 +1,4 @@
-"""The record of two H200s against the work model that the package balances by."""
+"""The record of two H200s against the work model on which balanced splits are based."""
 
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def rings():
     ],
 )
 def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_len):
-    """Within 5 %, 12 % with the slow rank first, where waiting for keys, part of a joined visit, is little of the work.
+    """Within 5 %, 12 % with the slow rank first, where waiting for keys in a fused first step is little of the work.
 
-    Shorter prompts are left out, where it is something (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
+    Shorter prompts are left out, where it is more (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
     elsewhere), and so are shards that are as short: contiguous rings at 32,768 tokens, whose first shard runs 6 %
     slower than its pairs would in the whole prompt, the splits of formula, which leave a rank 2 % of the tokens or so,
     and a first shard of less than SHORT tokens, 17 % slower at 10 %. In a zigzag ring a slow rank in front waits for

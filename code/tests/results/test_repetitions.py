@@ -1,4 +1,4 @@
-"""Only repetitions of one thing make a cell, of a call as of a whole model."""
+"""A cell consists of repetitions of the same call only, also for whole models."""
 
 import pytest
 

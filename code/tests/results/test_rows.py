@@ -1,4 +1,4 @@
-"""Rows survive the way to a file and back, and nothing that breaks a rule gets into or out of one."""
+"""Rows are unchanged by writing and reading, and rows that break a rule are neither written nor read."""
 
 import math
 from dataclasses import replace
@@ -150,7 +150,7 @@ PROFILE = [
 
 
 def refused(tmp_path, *files):
-    """What is said about files of profile rows."""
+    """The error message for files of profile rows."""
     for index, rows in enumerate(files):
         write_rows(tmp_path / f"{index}.csv", rows)
     with pytest.raises(ValueError, match=str(tmp_path)) as caught:

@@ -1,4 +1,4 @@
-"""Arguments of any type on any ranks: all raise, or all are right; and the next call is right."""
+"""Arguments of any type on any rank: either all ranks raise, or all results are right; and the next call is right."""
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -43,7 +43,7 @@ def check(ranks, verb, changes):
     verbs.assert_right(verb, ranks.run(verbs.call, verb))
 
 
-# Nothing is made smaller: where a call hangs, each attempt would.
+# Examples are not shrunk: if a call hangs, each attempt would.
 ON_RANKS = settings(
     deadline=None,
     phases=[Phase.explicit, Phase.generate],

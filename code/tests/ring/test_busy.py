@@ -1,4 +1,4 @@
-"""Chunks of bare ring attention, split anew by the busy times of all ranks, as a user of the library would do it."""
+"""Rebalanced chunks of plain ring attention, by the busy times of all ranks, as in a user's program."""
 
 import time
 
@@ -22,7 +22,7 @@ def whole():
 def chunked(rank, world_size, late):
     """(positions, out, lse) of this rank's tokens, the splits, and the seconds observed; the last rank is slow.
 
-    A chunk is observed when the `late` chunks behind it have been queued, too.
+    A chunk is observed only after the next `late` chunks have been queued.
     """
     compute = resolve("auto", torch.device("cpu"))
 
@@ -68,7 +68,7 @@ def test_splits_follow_busy_times_and_results_stay_as_accurate_as_torch(ranks, l
     for lens, seconds in zip(splits, observed, strict=False):
         for length, each, slower in zip(lens, seconds, (1, 1, 4), strict=True):
             assert each >= length * slower * MILLISECONDS / 1e3
-    # What the others waited for the slow one is not counted.
+    # The others' waits for the slow rank are not counted.
     assert observed[0][0] < 0.8 * observed[0][2]
 
 

@@ -1,4 +1,4 @@
-"""Tensors made contiguous, by words of 16 bytes where they consist of such and by elements elsewhere."""
+"""Contiguous copies of tensors, in words of 16 bytes where they consist of such words, else by elements."""
 
 import pytest
 import torch

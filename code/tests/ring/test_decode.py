@@ -1,4 +1,4 @@
-"""Pass-Q decode over gloo ranks against fp64 over all keys, what each rank did for it, and calls that do not fit."""
+"""Pass-Q decode over gloo ranks against fp64 over all keys, the work of each rank, and errors."""
 
 import re
 
@@ -30,7 +30,7 @@ def decoded(rank, world_size, lens, heads, kv_heads, dtype, seed, block="auto"):
     """The result, the shapes that the block was called with, and the bytes that the rank sent to be gathered."""
     q, k, v = whole(sum(lens), heads, kv_heads, dtype, seed=seed)
     mine = slice(sum(lens[:rank]), sum(lens[: rank + 1]))
-    # As a cache gives them: views of something longer, what lies behind them never to be read.
+    # As from a cache: views of longer tensors, of which the rest must not be read.
     k, v = (torch.cat((x[:, :, mine], x.new_full((2, kv_heads, 3, 16), torch.nan)), 2)[:, :, :-3] for x in (k, v))
     shapes, sent = [], []
     compute, gather = resolve("auto", q.device), decode._all_gather

@@ -1,4 +1,4 @@
-"""The ring on GPUs: both transports against fp64 over the whole sequence, and calls that must not meet."""
+"""The ring on GPUs: both transports against fp64 over the whole sequence, and consecutive calls that must not mix."""
 
 from functools import wraps
 from random import Random
@@ -222,7 +222,7 @@ def test_gpus_of_one_host_use_the_copy_engine(pools, count):
 
 
 def recorded_first(rank, world_size):
-    """What a graph says that is to record a kind of call that was not made before, and whether that call is right."""
+    """The error of recording a kind of call that was not made before, and whether that call is then right."""
     mine, said = slice(192 * rank, 192 * rank + 192), ""
     q, k, v = random_qkv(384, 3, 3, 64, torch.bfloat16, 0)
     arguments = (*(x[:, :, mine] for x in (q, k, v)), Partition.contiguous((192, 192)))
@@ -263,7 +263,7 @@ def transports(rank, world_size):
 def mixed(rank, world_size, transport, streams):
     """Whether calls of changing partitions agree with the same calls one by one.
 
-    They are asked for without a wait, each on one of so many streams; of these, every rank picks its own.
+    They are queued without a wait, each on one of `streams` streams, which every rank picks by itself.
     """
     calls = []
     for seed, (layout, lens) in enumerate(
@@ -292,7 +292,7 @@ def mixed(rank, world_size, transport, streams):
 
 
 def half_way(rank, world_size):
-    """What the call after one that ended half way raises, and whether a call over a new group is right."""
+    """The error of the call after one that ended half way, and whether a call over a new group is right."""
     partition = Partition.zigzag((1280, 768))
     shards = [hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 3)]
     broken, new = (torch.distributed.new_group([0, 1]) for _ in range(2))
@@ -328,7 +328,7 @@ def failing(rank, world_size, transport):
 
 
 def all_compared(rank, world_size, transport):
-    """What is said, under the switch, where ranks mix two kinds that all have agreed on; whether a graph is right."""
+    """With every call compared, the error if ranks mix two kinds that were agreed on; and whether a graph is right."""
     partition = Partition.zigzag((1280, 768))
     shards = [hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 3)]
     want = [hr.ring_attention(*shards, partition, causal=causal, transport=transport)[0] for causal in (True, False)]

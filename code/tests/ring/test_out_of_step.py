@@ -1,4 +1,4 @@
-"""Ranks out of step: what one leaves out, mixes up or cannot finish is an error, and never another call's answer."""
+"""Ranks out of step: a call that a rank omits, mixes up or cannot finish is an error, never the result of another."""
 
 import runpy
 import threading
@@ -86,7 +86,7 @@ def test_where_all_need_what_it_computes_all_of_them_raise(ranks, verb, at, worl
 
 
 def interrupted(rank, world_size, verb):
-    """What the call after one that all ranks were interrupted in says, and the result of one over a new group."""
+    """The error of the call after one in which all ranks were interrupted, and the result of one over a new group."""
     broken, new = (torch.distributed.new_group(list(range(world_size))) for _ in range(2))
     with pytest.raises(KeyboardInterrupt):
         verbs.call(rank, world_size, verb, group=broken, block=failing(0, KeyboardInterrupt()))
@@ -109,9 +109,9 @@ THREADS = {"one": 1.0, "other": 3.0}  # name -> what its keys are multiplied by
 
 
 def from_two_threads(rank, world_size, calls):
-    """What `calls` calls of each of two threads return, None for a Disagreement; each rank begins with another one.
+    """Results of `calls` calls of each of two threads, None for a Disagreement; each rank begins with another thread.
 
-    Their calls are of one kind, so that only the threads tell them apart.
+    Their calls are of one kind, so they differ only in the thread.
     """
     partition = Partition.zigzag(verbs.LENS[world_size])
     q, k, v = (hr.shard(x, partition, rank, 2) for x in verbs.operands("ring_attention", world_size))

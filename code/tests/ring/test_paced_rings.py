@@ -1,7 +1,7 @@
-"""Rings of 3 to 8 ranks paced to different speeds: what they compute and receive, and which split is fast, as planned.
+"""Rings of 3 to 8 ranks paced to different speeds: their results, work and bytes, and the predicted order of splits.
 
-A rank idles as pacing has it, for the score pairs that it computes, by a clock that counts pairs. So two cores do for
-eight ranks, and every rank is as fast as the simulation takes it to be.
+A rank idles as under pacing, by a clock that counts score pairs. So two cores suffice for eight ranks, and every rank
+has the speed that the simulation assumes.
 """
 
 import time
@@ -32,7 +32,7 @@ PERCENTAGES = {
     8: (50, 50, 50, 20, 50, 50, 33, 50),
 }
 TOKENS, EARLIER = 160, 200
-# What the ranks would need at best, and the least ratio of predicted times that is told apart from noise.
+# The least time of the ranks, and the least ratio of predicted times that can be told apart from noise.
 BOUND_SECONDS, APART = 0.06, 1.75
 REPETITIONS = 2
 
@@ -72,7 +72,7 @@ def paced(rank, world_size, layout, lens, prefix_lens, pair_seconds, seed):
 @pytest.mark.parametrize(("world_size", "earlier"), [(3, EARLIER), (4, 0), (6, EARLIER), (8, 0)])
 def test_rings_compute_receive_and_take_what_is_planned(ranks, world_size, earlier):
     seed = torch.seed() % 2**31
-    slowness = [100 / percentage - 1 for percentage in PERCENTAGES[world_size]]  # pacing adds to what takes no time
+    slowness = [100 / percentage - 1 for percentage in PERCENTAGES[world_size]]  # the idle time that pacing adds
     pairs = TOKENS * (earlier + (TOKENS + 1) / 2)
     pair_seconds = BOUND_SECONDS * sum(1 / each for each in slowness) / pairs
     costs = [Cost(1e6 * pair_seconds * each) for each in slowness]

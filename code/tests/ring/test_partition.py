@@ -1,3 +1,5 @@
+"""Partitions: spans and positions in both layouts, errors, and shard and unshard as inverses."""
+
 import itertools
 
 import numpy as np
@@ -31,7 +33,7 @@ def test_positions_of_a_rank_ascend_and_follow_its_spans(partition):
 
 
 @given(block_lens)
-def test_contiguous_is_one_span_a_rank_in_rank_order(lens):
+def test_contiguous_is_one_span_per_rank_in_rank_order(lens):
     partition = Partition.contiguous(lens)
     borders = np.concatenate([[0], np.cumsum(lens)]).tolist()
     assert [partition.spans(r) for r in range(len(lens))] == [

@@ -229,7 +229,7 @@ LLAMA = {"batch": 1, "heads": 32, "kv_heads": 8, "head_dim": 128, "itemsize": 2}
     [
         ((16, 16), (4096, 4096), "cpu", True),
         ((1, 0), (4096, 4096), "cpu", True),
-        ((64, 64), (4096, 4096), "cpu", False),  # many enough for compute to hide the keys
+        ((64, 64), (4096, 4096), "cpu", False),  # enough tokens for compute to hide the transfer of keys
         ((16, 16), (80, 80), "cpu", False),  # nearly as many bytes
         ((8,) * 8, (8192, *(0,) * 7), "cpu", False),  # all pairs would be one rank's
         ((16, 16), (4096, 4096), "cuda", False),  # not measured
@@ -249,7 +249,7 @@ def test_keys_that_adjoin_are_not_copied():
 
 
 def call(rank, world_size, per_rank):
-    """Each rank calls with a prefix of its own, (tokens, lens) or what is put in its place. Nothing may be sent."""
+    """Each rank calls with a prefix of its own, (tokens, lens), or another object. Nothing may be sent."""
     partition, given = Partition.zigzag((6, 4)), per_rank[rank]
     q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens((6, 4), torch.float32, 0))
     prefix = given

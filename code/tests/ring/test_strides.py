@@ -1,4 +1,4 @@
-"""Operands of any strides: every backend gets what they hold, right, whether it can read them or needs a copy."""
+"""Operands of any strides give right results with every backend, whether it can read them or needs a copy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What both transports promise, as far as no GPU is needed: exact messages, equal lists, and no two calls that meet."""
+"""Both transports without a GPU: exact messages, lists of equal length on all ranks, and calls that never mix."""
 
 from contextlib import nullcontext
 from functools import partial
@@ -35,7 +35,7 @@ PARTITIONS = [
 
 
 def posted(rank, world_size, partition, causal):
-    """Operations of each step as a GPU rank would post them, and whether what arrived is what was sent."""
+    """Operations of each step as a GPU rank would post them, and whether the right data arrived."""
     k = torch.full((1, 2, partition.block_lens[rank], 4), float(rank))
     exchange = PointToPoint(k, k + 0.5, partition, causal, torch.distributed.group.WORLD)
     exchange._in_step = True
@@ -181,7 +181,7 @@ def test_copies_of_calls_in_flight_never_meet_whatever_the_order(world_size, ran
 @settings(any_order, max_examples=10)
 @given(random=orders)
 def test_calls_on_several_streams_follow_one_another(random):
-    """A call reads slots, and sets flags, that the call before it on another stream may not be through with."""
+    """A call uses slots and flags that the call before it, on another stream, may still be using."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         host = Host(2, monkeypatch)
         streams, partition, seen = [host.computes, [Stream(), Stream()]], Partition.zigzag((9, 5)), []
@@ -197,7 +197,7 @@ def out_of_memory(*_, **__):
 
 
 def test_a_call_whose_backend_fails_sends_and_takes_all_messages_and_the_next_one_is_right(monkeypatch):
-    """Its peer waits for its keys; and what that one sent would be taken for the next call's."""
+    """Its peer waits for its keys; and the peer's keys would otherwise be taken for those of the next call."""
     random, host, partition = Random(0), Host(2, monkeypatch), Partition.zigzag((9, 5))
     k, closed = torch.zeros(2, 3, 9, 2), []
     steps = {step.index: step for step in ring_steps(partition, 0, True)}
@@ -224,7 +224,7 @@ def test_an_unknown_transport_is_refused():
 
 
 class Bindings:
-    """cuda.bindings.driver with just what is called; remembers the last call, and answers `code`."""
+    """cuda.bindings.driver with the functions in use; records the last call, and returns `code`."""
 
     CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_DEVICE="device")
     CUstreamWaitValue_flags = SimpleNamespace(CU_STREAM_WAIT_VALUE_EQ="equal")
@@ -242,7 +242,7 @@ class Bindings:
 
 
 def ask(name, *arguments):
-    """Call the function of that name, and what it returns, each with its arguments."""
+    """Call the function of that name, and then its result, each with its arguments."""
     function = getattr(cuda_driver, name)
     for each in arguments:
         function = function(*each)
@@ -298,4 +298,4 @@ def test_without_bindings_of_the_driver_a_rank_warns_and_all_take_point_to_point
 
 
 class SimpleGroup:
-    """A process group as far as a dictionary is concerned."""
+    """A process group that serves as a key of a dictionary only."""

@@ -1,3 +1,5 @@
+"""Counts of pairs, rows and bytes against the ring steps and against masks written out."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -154,7 +156,7 @@ def test_extra_rows_are_those_of_the_rectangles_beyond_the_own_keys(both, causal
 
 
 def test_extra_rows_by_hand():
-    # Zigzag: all rows meet the heads in front, tails meet those behind. A rank without tokens meets nobody.
+    # Zigzag: all rows meet the heads in front, tails meet those behind. A rank without tokens has no steps.
     assert extra_rows(Partition.zigzag((8, 0, 4, 6))) == (4 + 4, 0, 4 + 2, 6 + 6)
     assert extra_rows(Partition.contiguous((8, 0, 4, 6))) == (0, 0, 4, 12)
     assert extra_rows(Partition.zigzag((8, 0, 4, 6)), causal=False) == (16, 0, 8, 12)
@@ -179,7 +181,7 @@ def test_next_rows_by_hand():
 
 @pytest.mark.parametrize("s", [0.1, 1 / 3, 0.5, 0.9])
 def test_the_time_of_a_ring_is_what_its_closed_forms_say(s):
-    """A slow rank of speed s beside one of speed 1: time over capacity bound, by hand, long prompts."""
+    """A slow rank of speed s and one of speed 1: time over the capacity bound of long prompts, by hand."""
     n, alone = 1_000_000, {"last": (1.0, 1 / s), "first": (1 / s, 1.0)}
     bound = 1 / (1 + s)
     small = round(n * s / (1 + s))

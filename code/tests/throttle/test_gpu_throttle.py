@@ -1,4 +1,4 @@
-"""Both throttles on GPUs: what each rank gets, and what is left when the ranks have ended."""
+"""Throttles on GPUs: the share that each rank gets, and clean-up after the ranks have ended."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def fail(rank):
 
 @pytest.fixture
 def left_behind(monkeypatch):
-    """A function that lists the MPS processes left of the daemons that the test started: one at least, of its own."""
+    """A function that lists the MPS processes left of the daemons, one at least, that the test started."""
     monkeypatch.delenv(mps_daemon.PIPES, raising=False)
     pipes, start = [], mps_daemon._start
 
@@ -127,7 +127,7 @@ class TestMps:
         with pytest.raises(RunError):
             launch(task, device_kind="gpu", throttle="mps", percentages=(100, 50))
         assert left_behind() == []
-        assert torch.ones(1, device="cuda").item() == 1  # this process was never bound to it
+        assert torch.ones(1, device="cuda").item() == 1  # this process was never bound to the daemon
 
 
 def milliseconds(call):

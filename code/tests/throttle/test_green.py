@@ -1,4 +1,4 @@
-"""Green contexts as far as no GPU is needed: what is asked for, and what a rank at full speed does."""
+"""Green contexts without a GPU: the requested SMs, and a rank at full speed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The life of a private MPS daemon, with a stand-in for NVIDIA's program on PATH, and the SMs that MPS leaves."""
+"""Start and end of a private MPS daemon, with a stand-in for NVIDIA's program on PATH, and the SMs that MPS leaves."""
 
 import os
 import signal
@@ -148,7 +148,7 @@ def test_a_daemon_that_the_environment_names_is_left_alone(control, tmp_path, mo
 
 
 def test_a_named_daemon_that_does_not_answer_is_refused(control, tmp_path, monkeypatch):
-    """CUDA would run without a limit, and its times be recorded as those of a limited GPU."""
+    """Otherwise CUDA would run without a limit, and times would be recorded as those of a limited GPU."""
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.setenv(PIPES, str(gone))
@@ -194,7 +194,7 @@ def test_the_percentage_is_set_before_cuda_starts():
 
 @pytest.mark.parametrize(("counts", "expected"), [("132 80", {"expected_multiprocessors": 40}), ("132", {}), ("", {})])
 def test_a_rank_reports_what_it_has_and_what_it_asked_for(monkeypatch, counts, expected):
-    """Of its own device, the second one here; nothing is expected where the whole device's count is not known."""
+    """For its own device, the second one here; nothing is expected where the whole device's count is not known."""
     present = [SimpleNamespace(multi_processor_count=count) for count in (66, 38)]
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", present.__getitem__)

@@ -1,4 +1,4 @@
-"""Pacing slows a rank to its percentage, exactly on a clock that a test winds and closely on the real one."""
+"""Pacing slows a rank to its percentage: exactly by a simulated clock, closely by the real one."""
 
 import time
 from itertools import pairwise
@@ -11,7 +11,7 @@ from heteroring.throttle.pacing import NAP_SECONDS, Pacing, sleep_until
 
 
 class Clock:
-    """Time that passes in sleep, a little too much of it as with a real kernel, and a tick at each look."""
+    """A clock that advances in sleep, slightly too far as with a real kernel, and by a tick at each reading."""
 
     def __init__(self, late: float = 0.0, tick: float = 1e-6):
         self.now, self.late, self.tick = 0.0, late, tick

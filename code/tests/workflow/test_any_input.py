@@ -1,4 +1,4 @@
-"""Fuzzed input of the workflow: configurations, files of a lock's owner and LaTeX logs are refused clearly, or used."""
+"""Fuzzed input of the workflow: configurations, lock files and LaTeX logs are refused clearly, or used."""
 
 import copy
 import json
@@ -25,7 +25,7 @@ DEFAULT = yaml.safe_load((WORKFLOW / "config" / "default.yaml").read_text())
 
 
 def assert_makes_sense(config):
-    """Every command of every platform can be written down, with nothing in it that a list or a file name is not."""
+    """Assert that every command of every platform can be formed, with valid lists and file names."""
     for platform in config["platforms"]:
         commands = Commands(config, platform, config["modules"])
         lines = [commands.bench(setting, "models", f"{setting.name}.csv") for setting in commands.settings()]

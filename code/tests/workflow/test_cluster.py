@@ -1,4 +1,4 @@
-"""The profile for Slurm: what it would run, and what it asks Slurm for."""
+"""The profile for Slurm: the jobs that it submits, and the resources that they request."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from workflow.preflight.platforms import visible_gpus
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
 ROOT = Path(__file__).parents[3]
-# What Slurm's programs say here. A job that is refused ends the run.
+# The output of stand-ins for Slurm's programs. A refused job ends the run.
 SLURM = {
     "sinfo": "echo 'PARTITION'; echo 'all*'",
     "sbatch": "exit 1",

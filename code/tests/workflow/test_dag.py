@@ -21,7 +21,7 @@ pytest.importorskip("snakemake")
 pytestmark = pytest.mark.workflow
 
 HAS_FMS = find_spec("fms") is not None
-# What the paper shows, and of that what is the record's: "record/NAME" and "live/NAME".
+# The figures that the paper shows: of the record, "record/NAME", and of this machine, "live/NAME".
 SHOWN = paper_figures(ROOT / "latex")
 OF_LIVE = [name for name in SHOWN if name.startswith("live/")]
 OF_EXPERIMENTS = sum(not name.startswith(("live/", "record/")) for name in SHOWN)
@@ -44,7 +44,7 @@ def interrupted(tree) -> tuple[int, str, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def killed(tree, interrupted) -> str:
-    """One of the settings that are left, measured by itself and killed on the way: the job's name."""
+    """One of the remaining settings, measured by itself and killed on the way: the job's name."""
     job = next(job for job in JOBS if not (tree.root / BENCH / f"{job}.csv").exists())
     tree.log_of(job).unlink(missing_ok=True)
     tree.stop(tree.log_of(job).exists, signal.SIGKILL, str(BENCH / f"{job}.csv"))
@@ -130,7 +130,7 @@ def test_named_run_leaves_the_full_results_alone(tree, built):
 
 
 def test_only_content_counts(copy):
-    """Files that are all of now, in any order, leave nothing to do, tracked or not, until one says something else."""
+    """New modification times, in any order, cause no job, tracked or not, until the content of a file changes."""
     for path in (copy.root / "workflow" / "scripts").glob("*.py"):
         path.touch()
     status, output = copy.plan(ALL)
@@ -170,7 +170,7 @@ TABLES = {"aggregate": 1, "aggregate_recorded": 1, "aggregate_recorded_layers": 
 @pytest.mark.parametrize(
     ("sources", "follows"),
     [
-        # Measurements do not follow what makes them, the latter two here.
+        # Measurements are not repeated when the code that makes them changes, as the latter two files here.
         (("allocators/lut.py", "ring/attention.py", "launch/launch.py"), FITS | DRAWN | TYPESET),
         (("allocators/dispatch.py",), TYPESET),
         (("results/repetitions.py",), TABLES | CHECKED | DRAWN | TYPESET),
@@ -195,7 +195,7 @@ def test_what_is_computed_follows_its_code_and_measurements_do_not(tree, built, 
 
 
 def test_a_percentage_can_be_taken_out_and_put_back_without_measuring(copy):
-    """What was measured of it stays, counts for nothing meanwhile, and is there again afterwards."""
+    """Its measurements stay, are ignored meanwhile, and are used again afterwards."""
     data = copy.root / RUN / "data" / "cpu"
     for path in [*data.glob("profile/pct-050.*"), *data.glob("bench/pct-100-050.*")]:
         shutil.copyfile(path, path.with_name(path.name.replace("050", "020")))
@@ -247,7 +247,7 @@ def test_jobs_and_results_are_tracked(tree, killed, built):
 
 
 def test_failed_check_stops_the_run_and_lists_what_is_wrong(copy, tmp_path):
-    """Also where a shell would take the path of Python apart."""
+    """Also where a shell would split the path of Python."""
     python = tmp_path / "an environment's" / "python"
     python.parent.mkdir()
     python.symlink_to(sys.executable)

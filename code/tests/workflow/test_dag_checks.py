@@ -1,4 +1,4 @@
-"""The checks in the workflow find every way in which measurements can be incomplete or impossible."""
+"""The workflow's checks find incomplete and impossible measurements."""
 
 import pandas as pd
 import pytest

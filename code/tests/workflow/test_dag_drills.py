@@ -1,6 +1,6 @@
-"""The workflow on machines that are unlike the usual one, in a checkout whose path has spaces and accents.
+"""The workflow on unusual machines, in a checkout whose path has spaces and accents.
 
-What is interrupted and killed on the way is in test_dag.py.
+Interrupted and killed runs are in test_dag.py.
 """
 
 import os
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.workflow
 
 ROWS = RUN / "data" / "cpu" / "profile" / "pct-100.csv"
 LOG = RUN / "logs" / "cpu" / "profile" / "pct-100.log"
-# What is profiled there, without a layer of FMS.
+# The kinds that are profiled there, without a layer of FMS.
 ATTENTION = ("--config", "modules=[attention]")
 CHECKS = "data/h200x2/derived/checks.txt"
 SIGNED = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -47,7 +47,7 @@ def assert_measured(root: Path, status: int, output: str) -> None:
 
 
 def read_only(*folders: str | Path) -> list[str]:
-    """Before a command that finds the folders and everything below read-only."""
+    """Words to put before a command for which the folders and everything below are read-only."""
     mounts = [f"mount --bind '{path}' '{path}'; mount -o remount,bind,ro '{path}'" for path in folders]
     return within("--mount", script="; ".join(mounts))
 

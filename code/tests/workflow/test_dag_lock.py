@@ -1,4 +1,4 @@
-"""A lock left by a killed run goes away; that of a living one stays."""
+"""Snakemake's lock is removed if a killed run left it, and kept if its run is alive."""
 
 import json
 import os

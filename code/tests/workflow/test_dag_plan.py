@@ -1,4 +1,4 @@
-"""What the workflow plans and refuses before anything is measured, and what it shows of a recorded platform."""
+"""The workflow's plans and refusals before anything is measured, and its figures of a recorded platform."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_recorded_platform_is_shown_without_measuring_it_again(tree):
     planned = jobs(output)
     assert (planned["bench"], planned[aggregate], planned["aggregate"], planned["checks"]) == (12, 1, 1, 2)
     assert planned["figures"] == 2  # of the record and of this machine
-    assert planned["experiment_figure"] == 2  # the ablation, and what was held out
+    assert planned["experiment_figure"] == 2  # the ablation, and the held-out settings
     assert planned["paper_image"] == len(paper_figures(ROOT / "latex"))
 
 
@@ -131,7 +131,7 @@ def test_unknown_platform_of_a_figure_is_refused_by_name(tree):
 
 def test_without_latexmk_the_pdf_is_refused_at_once_and_the_rest_is_built(tree, tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}"
-    for program in ("bash", "which", "git", "uname"):  # what Snakemake and the rules ask for
+    for program in ("bash", "which", "git", "uname"):  # the programs that Snakemake and the rules call
         (tmp_path / program).symlink_to(shutil.which(program))
     status, output = tree.plan("all", config="", PATH=path)
     assert status != 0

@@ -1,4 +1,4 @@
-"""What the documentation names exists, and what it shows is what the code and the record say."""
+"""Names in the documentation exist, and its examples and numbers match the code and the record."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
-# Written by whoever follows the page, or produced.
+# Files that the reader of a page writes, or that are produced.
 NOT_TRACKED = ("ring.py", "latex/report.pdf", "latex/generated/", "latex/images/", "figures/", "runs/", "data/cpu/")
 PLACEHOLDERS = ("NAME", "PLATFORM")
 
@@ -36,7 +36,7 @@ def tree() -> set[str]:
 
 
 def code_of(page: Path) -> str:
-    """What stands in backquotes or in blocks, a piece a line."""
+    """The text in backquotes and in blocks, one piece per line."""
     text = page.read_text()
     fenced = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return "\n".join([*fenced, *re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))])

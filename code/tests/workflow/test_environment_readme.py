@@ -1,4 +1,4 @@
-"""What README and the page of the command line show works as written."""
+"""The examples of README and of the page of the command line work as written."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def run_as_rank(rank: int, port: int) -> None:
 
 
 def printed(example: str, folder: Path) -> list[tuple[int, str]]:
-    """What each of two ranks says: how many tokens it has, and which ones were generated."""
+    """The output of each of two ranks: how many tokens it has, and which ones were generated."""
     (folder / "ring.py").write_text(example)
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Set-up on machines that lack something: it installs what it may, and says in one line what it may not."""
+"""Set-up on machines that lack programs: it installs what it may, and names in one line what it may not install."""
 
 import os
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 SETUP = Path(__file__).parents[3] / "workflow" / "setup"
-# What the scripts use besides the programs that these tests fake.
+# Programs that the scripts use besides those that these tests fake.
 BASICS = ("bash", "chmod", "dirname", "env", "mkdir")
 
 
 class Machine:
-    """A PATH with nothing on it but basics and fakes; every call of a fake is written down."""
+    """A PATH with only basic programs and fakes; every call of a fake is recorded."""
 
     def __init__(self, folder: Path) -> None:
         self.bin = folder / "bin"
@@ -49,7 +49,7 @@ def machine(tmp_path) -> Machine:
 
 
 def tex(machine: Machine) -> str:
-    """What apt has to do to provide TeX on this machine."""
+    """The calls of apt that provide TeX on this machine."""
     return "; ".join(
         f"printf '#!/bin/bash\\n' >{machine.bin}/{name}; chmod +x {machine.bin}/{name}"
         for name in ("latexmk", "pdflatex", "kpsewhich")
@@ -112,7 +112,7 @@ def test_unknown_word_is_refused(machine):
 
 @pytest.fixture
 def python(machine) -> Machine:
-    """A machine whose python3 makes environments in which pip notes what it is asked."""
+    """A machine whose python3 makes environments in which pip records its arguments."""
     made = (
         'mkdir -p "$4/bin"',
         f'printf \'#!/bin/bash\\necho "pip $*" >>{machine.calls}\\n\' >"$4/bin/python"',
@@ -191,7 +191,7 @@ def test_python_without_ensurepip_gets_its_package_or_a_line_that_names_it(machi
 
 
 def interpreter(path: Path, version: str) -> str:
-    """A Python at `path` that says who it is, and whose environments are of the same version; its path."""
+    """A Python at `path` that reports `version`, and whose environments are of the same version; its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     made = 'mkdir -p "$4/bin" && cp "$0" "$4/bin/python"'
     path.write_text(f'#!/bin/bash\ncase "$*" in *base_prefix*) echo "/usr {version}";; "-m venv"*) {made};; esac\n')
@@ -244,7 +244,7 @@ def test_path_that_a_shell_would_take_apart_is_refused_before_anything_is_instal
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """A folder that make takes for a project whose environment, of Python 3.11, is complete."""
+    """A folder that looks to make like a project with a complete environment, of Python 3.11."""
     shutil.copytree(SETUP, tmp_path / "workflow" / "setup")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(SETUP.parents[1] / name, tmp_path / name)

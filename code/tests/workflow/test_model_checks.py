@@ -1,4 +1,4 @@
-"""The check of a platform's whole model finds what is missing, what cannot be, and a layer that is not whole."""
+"""The check of a platform's whole model finds missing cells, impossible values, and an incomplete layer."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, anywhere, and are kept without outputs."""
+"""The notebooks run from top to bottom, in any folder, and are stored without outputs."""
 
 import os
 import re
@@ -93,7 +93,7 @@ def percent_behind_the_best(platform: Path) -> list[float]:
 
 @pytest.mark.ranks
 def test_without_ipywidgets_and_models_there_is_what_the_menus_show_first(tmp_path, monkeypatch):
-    """And where no platform has tables, it says what makes them."""
+    """And where no platform has tables, it names the command that makes them."""
     synthetic.write_platform(tmp_path / "tiny", replace(synthetic.TINY, model=False))
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / "sitecustomize.py").write_text(HIDE_WIDGETS)

@@ -55,7 +55,7 @@ def test_lists_and_names_read_well():
     ("strategy", "factor", "quiet"), [("zigzag/balanced", 1, "1"), ("zigzag/balanced", 9, "0"), ("", 1.5, "0")]
 )
 def test_a_machine_that_is_too_noisy_is_said_to_be(strategy, factor, quiet):
-    """Balanced repetitions that reach into those of even shards show nothing, nor do any that are far apart."""
+    """It is, if repetitions of balanced and even shards overlap, or if repetitions scatter widely."""
     results = synthetic_results(TINY)
     results.cells.loc[results.cells.strategy.str.startswith(strategy), "latency_p80_ms"] *= factor
     assert paper_numbers.live(results)["Quiet"] == quiet

@@ -32,7 +32,7 @@ PREDICTIONS = ROOT / "data" / "predictions"
 DATA = ROOT / "data"
 CLAIMS = ROOT / "workflow" / "claims.yaml"
 
-# What is typed there: the method's own definitions, and quotations.
+# Numbers that may be typed there: the method's own definitions, and quotations.
 TYPED = ("method", "study")
 
 
@@ -72,7 +72,7 @@ def changed(evidence: Evidence, change) -> Evidence:
 
 
 def scaled(evidence: Evidence, strategy: str, factor: float, **where: int | str) -> Evidence:
-    """Times of the strategies of that beginning multiplied, where `where` says so."""
+    """Times of the strategies whose names begin with `strategy`, multiplied by `factor` where `where` holds."""
 
     def change(table):
         table = table.copy()
@@ -126,14 +126,14 @@ def cheap_odd_length(evidence: Evidence) -> Evidence:
 
 
 def slower_rings(evidence: Evidence) -> Evidence:
-    """Decode over two ranks in the short runs 1.2 times as slow as measured."""
+    """The evidence with decode over two ranks in the short runs 1.2 times as slow as measured."""
     decoded = evidence.decoded.copy()
     decoded.loc[~decoded.block_lens.str.contains(r"\b0\b"), "latency_ms"] *= 1.2
     return replace(evidence, decoded=decoded)
 
 
 def changed_beside(evidence: Evidence, name: str, strategy: str, factor: float, **where: int | str) -> Evidence:
-    """Times of one strategy multiplied in the record of an experiment, where `where` says so."""
+    """Times of one strategy in the record of an experiment, multiplied by `factor` where `where` holds."""
     results = evidence.beside[name]
     cells = results.cells.copy()
     at = cells.strategy == strategy
@@ -253,7 +253,7 @@ def test_every_section_is_part_of_the_paper():
 
 @pytest.mark.parametrize("name", sorted({path.stem for path in (LATEX / "sections").glob("*.tex")} - set(TYPED)))
 def test_no_measured_number_is_typed(name):
-    """Neither decimals nor numbers with a unit or a percent sign, but for those out of macros and of counting."""
+    """Neither decimals nor numbers with a unit or a percent sign, except in macros and for counting."""
     text = re.sub(r"\\includegraphics\[[^]]*\]\{[^}]*\}", "", sources()[name]).replace("counting says\n1.5", "")
     typed = r"\d[\d{},]*\.\d+|\d+\s*(?:\\,)?\s*(?:\\%|ms\b|MB\b|TFLOP)|\d\{,\}\d"
     assert re.findall(typed, text.replace("Python 3.11", "")) == []
@@ -270,7 +270,7 @@ def test_macros_used_and_macros_defined_are_the_same(macros):
 
 
 def test_numbers_of_the_abstract_are_those_of_the_record(macros):
-    """By the rows alone."""
+    """Computed from the rows alone."""
 
     def latency(percentages: str, layout: str, allocator: str) -> float:
         rows = []

@@ -1,4 +1,4 @@
-"""What the analysis says of the public study's record, worked out from its files with nothing but arithmetic."""
+"""The analysis of the public study's record, recomputed from its files by plain arithmetic."""
 
 import csv
 import math
@@ -203,7 +203,7 @@ def test_recorded_splits_are_those_of_our_allocators(macros):
 
 
 def spoilt(folder: Path, name: str, change) -> Path:
-    """A copy of the record whose lines of one file went through `change`."""
+    """A copy of the record with the lines of one file changed by `change`."""
     shutil.copytree(FOLDER, folder / "published")
     path = folder / "published" / f"{name}.csv"
     path.write_text("".join(change(path.read_text().splitlines(keepends=True))))

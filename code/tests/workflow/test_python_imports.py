@@ -1,4 +1,4 @@
-"""What a rule is told to follow is what Python would import: of made-up modules, and of the project's own."""
+"""The files on which a rule depends are those that Python would import, in made-up modules and in the project."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ def needed(tmp_path, monkeypatch):
     ("name", "needs"),
     [
         ("code/room/key.py", set()),
-        ("code/room/door.py", set()),  # what only a type checker imports is nothing that runs
+        ("code/room/door.py", set()),  # imports for type checkers only do not run
         ("code/room/__init__.py", {"code/room/door.py"}),
         ("code/room/late.py", {"code/room/lamp.py"}),  # inside a function, and back again
         ("scripts/neighbour.py", {"code/room/door.py"}),  # the package on the way does not count
@@ -88,7 +88,7 @@ def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, m
     monkeypatch.chdir(Path(__file__).parents[3])
     found = with_imports([path])
     assert {f"code/heteroring/{name}.py" for name in needs} <= set(found)
-    # A split depends on the sizes of tiles, and on nothing else of what computes.
+    # Of the kernels, a split depends only on the sizes of tiles.
     assert {name for name in found if "/kernels/" in name or "/fms/" in name} <= {
         "code/heteroring/kernels/launch_configs.py"
     }

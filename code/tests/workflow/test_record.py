@@ -1,4 +1,4 @@
-"""The record script runs the grid of the config once, in order, and goes on where it stopped."""
+"""The record script runs the grid of the config once, in order, and resumes where it stopped."""
 
 import subprocess
 import sys
@@ -210,7 +210,7 @@ def test_a_command_that_fails_ends_the_record(tmp_path):
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Says what is said about a mistake, before anything is done."""
+    """A function that returns the error message for a mistake, which is reported before anything is done."""
 
     def said(folder, *arguments):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder), *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""What claims are judged by: the record, short tables beside it, and the public study's record."""
+"""The evidence for claims: the record, short tables beside it, and the public study's record."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,7 @@ ORDERS = ("slow last", "slow first")
 
 @dataclass(frozen=True)
 class Finding:
-    """`verdict`: one of VERDICTS. `ours`: what was found, with its range. `first`: the same, the slow rank first."""
+    """`verdict`: one of VERDICTS. `ours`: the finding, with its range. `first`: the same with the slow rank first."""
 
     verdict: str
     ours: str
@@ -49,7 +49,7 @@ class Evidence:
 
     @cached_property
     def beside(self) -> dict[str, Results]:
-        """Records of experiments, by what their names add to the platform's: green, heldout, ablation."""
+        """Records of experiments, by the suffix of their names to the platform's: green, heldout, ablation."""
         found = self.folder.parent.glob(f"{self.folder.name}?*/provenance.json")
         return {path.parent.name.removeprefix(self.folder.name): Results.load(path.parent) for path in found}
 

@@ -24,7 +24,7 @@ class MissingData(ValueError):
 class CellTable:
     """Values by strategy and (seq_len, percentage), out of `rows`; `what` names them in errors.
 
-    strategies: those that were measured wherever any was.
+    strategies: those that were measured in every cell.
     """
 
     def __init__(self, what: str, rows: pd.DataFrame) -> None:
@@ -41,7 +41,7 @@ class CellTable:
         return bool(self._rows)
 
     def __call__(self, name: str, cell: Cell, column: str = "latency_ms"):
-        """The value of `column`. Raises MissingData, naming the cell, if it is not there or not known."""
+        """The value of `column`. Raises MissingData, naming the cell, if it is missing or NaN."""
         value = self._rows.get((name, *cell), {}).get(column)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             raise MissingData(f"{self._what}: no {column} of strategy {name} at {cell[0]} tokens and {cell[1]} %")

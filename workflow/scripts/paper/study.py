@@ -1,4 +1,4 @@
-"""The public study's record: what it measured on two L40s, its released code on two H200s, and a model of its ring.
+"""The public study's record: its measurements on two L40s, its released code on two H200s, and a model of its ring.
 
 The files and their source are described in data/published/README.md.
 """
@@ -19,7 +19,7 @@ EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS = "even", "uneven", "lut", "formula", "
 SPLITS = (EVEN, LABEL, TABLE, FORMULA, HOMOGENEOUS)
 UNEQUAL = (LABEL, TABLE, FORMULA)
 
-# The model counts score pairs only: it is held against lengths at which they dominate.
+# The model counts score pairs only, so it is compared with lengths at which they dominate.
 CHECKED_LENGTH = 16384
 # Tiles of the released kernel are 32 queries by so many keys.
 KEY_TILE = 64
@@ -31,7 +31,7 @@ Model = Callable[[float], tuple[float, float]]
 
 
 class MissingRecord(ValueError):
-    """The paper quotes what the study's record, as tracked, does not hold."""
+    """The study's record, as tracked, lacks a number that the paper quotes."""
 
 
 def masked_tiles(share: float) -> tuple[float, float]:
@@ -40,12 +40,12 @@ def masked_tiles(share: float) -> tuple[float, float]:
 
 
 def exact_causal(share: float) -> tuple[float, float]:
-    """The same of a ring that skips every masked pair."""
+    """Work of both ranks in a ring that skips every masked pair, as in `masked_tiles`."""
     return share**2 / 2, (1 - share**2) / 2
 
 
 def tokens_alone(share: float) -> tuple[float, float]:
-    """The same if work were proportional to tokens."""
+    """Work of both ranks if it were proportional to tokens, as in `masked_tiles`."""
     return share, 1 - share
 
 
@@ -142,7 +142,7 @@ def best_masked_share(speed: float) -> float:
 
 
 def read(folder: Path) -> Study:
-    """The record in `folder`. Raises MissingRecord, naming file and what lacks, unless it is whole."""
+    """The record in `folder`. Raises MissingRecord, naming the file and what is missing, unless it is complete."""
     ring = _table(folder / "l40x2_ring_sweep.csv", ["split_type", "seq_len", "slowdown_pct"])
     matmul = _table(folder / "l40_matmul_mps_sweep.csv", ["size", "mps_pct"])
     formula = _table(folder / "l40_formula.csv", ["term"])
@@ -176,7 +176,7 @@ def read(folder: Path) -> Study:
 
 
 def _table(path: Path, key: Sequence[str], grid: bool = True) -> pd.DataFrame:
-    """The table, no field empty; one row for each combination of what occurs in columns `key`, if it is a `grid`."""
+    """The table, with no empty field and, if it is a `grid`, one row per combination of values in the columns `key`."""
     try:
         table = read_table(path)
     except ValueError as error:

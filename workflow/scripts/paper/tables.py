@@ -21,7 +21,7 @@ def device(results: Results) -> str:
 
 
 def environment(results: Results, cells: CellTable) -> str:
-    """Where, when and with what a platform was measured."""
+    """Place, date and versions of a platform's measurements."""
     record = results.provenance
     for key in ("devices", "cpu", "commit", "date"):
         if record.get(key) is None:

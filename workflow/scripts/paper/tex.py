@@ -32,7 +32,7 @@ def count(value: int) -> str:
 
 
 def _grouped(text: str) -> str:
-    """Commas that are spaced alike in text and in formulas."""
+    """Commas in braces, which TeX spaces alike in text and in formulas."""
     return text.replace(",", "{,}")
 
 
@@ -73,7 +73,7 @@ def tabular(columns: str, *groups: Sequence[Sequence[str]]) -> str:
 
 
 def emphasized(texts: Iterable[str], best: str) -> list[str]:
-    """The row's best in bold, and whatever reads the same."""
+    """The row's best in bold, and all texts equal to it."""
     return [rf"\textbf{{{text}}}" if text == best else text for text in texts]
 
 

@@ -11,7 +11,7 @@ from heteroring.ring.partition import Partition
 
 # The profile that the cost of a model's blocks is fitted to.
 COST = "block"
-# Of the tokens decoded, the first is that of the prefill, and the second one's step is what a graph is recorded after.
+# Of the tokens decoded, the first is that of the prefill; a CUDA graph is recorded after the step of the second.
 UNTIMED_TOKENS = 2
 
 
@@ -22,8 +22,8 @@ class ModelJob(SplitJob):
     new_tokens: decoded behind the longest prompt, 0 for no decode; steps are timed from the third token on, and
     replayed as a CUDA graph where there is one, unless `eager`. compiled: by model.compile(). baselines: FMS's own
     generate is measured on each rank, too. decode_only: no prompt is computed; every strategy decodes, at every length,
-    behind KV that is made up. A cell is measured `repetitions` times, or until it has taken
-    cell_seconds; a slow rank alone would otherwise take most of a job.
+    behind synthetic KV. A cell is measured `repetitions` times, or until it has taken cell_seconds; a slow rank alone
+    would otherwise take most of a job.
     """
 
     model: ModelSpec
@@ -58,7 +58,7 @@ class ModelJob(SplitJob):
             )
         if self.call_variants:
             raise ValueError(
-                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a model is not varied"
+                f"strategies ask for {', '.join(self.call_variants)}: variants of a call are not measured of models"
             )
         if min(self.seq_lens) < len(self.percentages):
             raise ValueError(f"a prompt of {min(self.seq_lens)} tokens is shorter than {len(self.percentages)} ranks")
@@ -81,12 +81,12 @@ class ModelCell(Cell):
 
 
 def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
-    """Everything that `job` measures at every length, and what the allocators had to say about it.
+    """All cells that `job` measures at every length, and the allocators' notes.
 
-    The ranks alone come with the strategies, for the capacity bound and the fast device's own time. At the longest
-    prompt, they and one strategy go on to decode (zigzag/balanced where it is measured, else the last), and a layer of
-    the strategies in TRACED is traced. Of a decode_only job, all decode, at every length. Raises ValueError if an
-    allocator cannot do its work, for want of a model for one.
+    Each rank alone is measured beside the strategies, for the capacity bound and the fast device's own time. At the
+    longest prompt, the ranks alone and one strategy go on to decode (zigzag/balanced where it is measured, else the
+    last), and a layer of the strategies in TRACED is traced. In a decode_only job, all decode, at every length. Raises
+    ValueError if an allocator fails, for instance for lack of a fitted model.
     """
     decoded = DECODED if DECODED in job.strategies else job.strategies[-1]
     cells, notes = [], []

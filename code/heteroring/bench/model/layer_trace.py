@@ -29,8 +29,8 @@ class Event(NamedTuple):
 class LayerTrace:
     """Marks on a rank's stream around one layer, around each backend call in it, and where it waits for others.
 
-    A kernel of the traced layer does not wait for KV by itself, as it may in others: nobody could see that wait.
-    `meets`: whether ranks meet before each exchange, to agree on the call, as they do on a CPU; that is a wait, too.
+    In the traced layer no kernel waits for KV by itself, because marks could not show that wait. `meets`: whether ranks
+    meet before each exchange, to agree on the call, as they do on a CPU; that is a wait, too.
     """
 
     def __init__(self, device: Device, attend: PendingKVBackend, meets: bool) -> None:
@@ -48,7 +48,7 @@ class LayerTrace:
         return not self._inside and self._attend.takes_pending(*args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The backend that was given, its call marked inside the traced layer."""
+        """Compute by the given backend, with marks inside the traced layer."""
         if not self._inside:
             return self._attend(*args, **kwargs)
         if self._ready is None:  # no exchange was opened: this rank holds all tokens
@@ -59,7 +59,7 @@ class LayerTrace:
 
     @contextmanager
     def of(self, layer: nn.Module) -> Iterator[None]:
-        """Mark what `layer` does in this context."""
+        """Context within which the work of `layer` is marked."""
 
         def begin(*_: Any) -> None:
             self._inside = True
@@ -87,7 +87,7 @@ class LayerTrace:
                 hook.remove()
 
     def events(self, start: Any, partition: Partition, rank: int) -> list[Event]:
-        """What happened, of `rank` of `partition`, from the mark `start` on; the device must be synchronized.
+        """The events of `rank` of `partition`, in time from the mark `start` on; the device must be synchronized.
 
         Empty for a rank that computes no layer because it holds no token.
         """

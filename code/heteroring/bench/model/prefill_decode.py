@@ -24,15 +24,15 @@ from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.transport import choose_transport
 
-# Error of the logits relative to their own size: rounding adds up from layer to layer, and a layer that lost a shard
-# is off by as much as its own size.
+# Error of the logits relative to their own size: rounding errors add up from layer to layer, whereas the error of a
+# layer that lost a shard is as large as its output.
 LOGITS_TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1.5e-1}
 WARM_TOKENS = 4
 SHORT_PROMPT = 64
 
 
 class Taken(NamedTuple):
-    """What one repetition of a cell took on one rank: milliseconds, and bytes. decode_ms is per token, 0 for none.
+    """Time and memory of one repetition of a cell on one rank, in ms and bytes. decode_ms is per token, 0 for none.
 
     captured: whether the steps of decode were replayed.
     """
@@ -45,7 +45,7 @@ class Taken(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A repetition as its rank has it: what it took, logits [B, V], new ids [B, n], and what the traced layer did."""
+    """One repetition on one rank: time and memory, logits [B, V], new ids [B, n], and events of the traced layer."""
 
     taken: Taken
     logits: torch.Tensor
@@ -56,8 +56,8 @@ class Trial(NamedTuple):
 class Check(NamedTuple):
     """How a result compares with that of rank 0 alone.
 
-    error: of the logits, relative to their size. first: whether the likeliest token is the same; same: how many of the
-    ids generated are, from the first on, in the sequence where fewest are.
+    error: of the logits, relative to their size. first: whether the likeliest token is the same; same: how many
+    generated ids are the same, from the first on, in the sequence with the fewest.
     """
 
     error: float
@@ -95,9 +95,9 @@ class ModelBench:
         self._bandwidth = read_bandwidth(device) if device.type == "cuda" and job.new_tokens else 0.0
 
     def decode_limit_ms(self, tokens: int) -> float:
-        """Least time in which this rank can read what a token takes: weights, and KV of `tokens` of each sequence.
+        """Least time in which this rank can read the weights and the KV of `tokens` of each sequence, once per token.
 
-        Of the table that embeds tokens it reads a row. 0 where the memory's bandwidth is not known, on a CPU.
+        Of the embedding table only a row is read. 0 where the memory's bandwidth is not known, on a CPU.
         """
         if not self._bandwidth:
             return 0.0
@@ -115,7 +115,7 @@ class ModelBench:
         return beating(slowed) if self.rank.torch_device.type == "cpu" else slowed
 
     def warm_up(self, cells: tuple[ModelCell, ...]) -> None:
-        """Run the first layer of every cell, and a short prompt through all of them, tokens decoded included."""
+        """Run the first layer of every cell, and a short prompt and some decode through all layers."""
         for cell in cells:
             with first_layer(self.model):
                 if cell.system == "fms":
@@ -124,7 +124,7 @@ class ModelBench:
                     self._prefill(cell, self._backend)
             self.rank.device.synchronize()
             advance()
-        # A short prompt through the whole model, so that no first-call work of the host is left for a timed one.
+        # A short prompt through the whole model, so that no timed call includes first-call work of the host.
         short = max(self.rank.world_size, min(SHORT_PROMPT, *self.job.seq_lens))
         for cell in cells:
             if cell.partition.seq_len == max(self.job.seq_lens):
@@ -171,7 +171,7 @@ class ModelBench:
         return Trial(taken, prefill.logits.float(), ids.cpu(), events)
 
     def _start(self) -> Any:
-        """The mark from which all ranks begin."""
+        """The mark of the ranks' common start."""
         self.rank.device.synchronize()
         if self.rank.torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -228,9 +228,9 @@ class ModelBench:
         )
 
     def _made_up(self, cell: ModelCell) -> Any:
-        """What a prefill of `cell` would leave, but with KV of no prompt, and one token decoded behind it.
+        """The result of a prefill of `cell`, but with synthetic KV, and one token decoded behind it.
 
-        That token's logits depend on the KV of all ranks, and are what is compared with those of rank 0 alone.
+        That token's logits depend on the KV of all ranks, and are compared with those of rank 0 alone.
         """
         from heteroring.fms import ring_decode_step
         from heteroring.fms.cache import empty_cache
@@ -275,7 +275,7 @@ class ModelBench:
         return Trial(taken, first[0], made[:, ids.shape[1] :].cpu() if steps else torch.empty(0, dtype=torch.long), [])
 
     def _continuation(self, prefill: Any) -> Any:
-        """The first tokens behind a prefill, and on CUDA a step recorded for the others; all are the likeliest."""
+        """The first tokens behind a prefill, chosen greedily, and on CUDA a recorded step for the others."""
         from heteroring.fms.continuation import Continuation
 
         prefill.cache.block = self._backend
@@ -286,7 +286,7 @@ class ModelBench:
         return made
 
     def _advance(self, made: Any, tokens: int) -> None:
-        """Decode until there are so many tokens, or all."""
+        """Decode until there are `tokens` new tokens, or all."""
         while made.tokens < min(tokens, self.job.new_tokens):
             beat()
             made.advance()
@@ -303,10 +303,10 @@ class ModelBench:
 
 
 def made_up(positions: torch.Tensor, width: int, number: int) -> torch.Tensor:
-    """Keys (even number) or values (odd) [n, width] of tokens at `positions`, the same numbers on every device.
+    """Synthetic keys (even number) or values (odd) [n, width] of tokens at `positions`, the same on every device.
 
-    They are hashes from -1 to 1; values also rise with the position, so that an average over some of the tokens is not
-    that over all.
+    They are hashes from -1 to 1; values also rise with the position, so that an average over some of the tokens differs
+    from that over all.
     """
     x = positions[:, None] * 0x9E3779B1 + torch.arange(width, device=positions.device) * 0x85EBCA6B + number
     for factor in (0x2C1B3C6D, 0x297A2D39):
@@ -316,7 +316,7 @@ def made_up(positions: torch.Tensor, width: int, number: int) -> torch.Tensor:
 
 @contextmanager
 def first_layer(model: nn.Module) -> Iterator[None]:
-    """`model` with no layer but its first: every kind and size of work that it has, for a small part of its time."""
+    """Context with only the first layer of `model`: every kind and size of its work, in a small part of its time."""
     layers = model.base_model.layers
     model.base_model.layers = layers[:1]
     try:

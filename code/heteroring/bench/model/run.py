@@ -19,9 +19,9 @@ from heteroring.results.provenance import RankReport, report
 
 
 class ModelSweep(NamedTuple):
-    """The rows of a job and its trace, what each rank ran on, and what there is to say about it.
+    """The rows of a job and its trace, what each rank ran on, and notes.
 
-    `generated` has what the cells that decode generated, by their label: the ids of every sequence, on rank 0.
+    `generated` has the ids of every sequence, from rank 0, of each cell that decodes, by its label.
     """
 
     rows: list[ModelRow]
@@ -43,15 +43,15 @@ class _RankResult(NamedTuple):
 
 
 def steps(job: ModelJob) -> int:
-    """Calls that the job makes: what a progress bar counts to."""
+    """The number of calls that the job makes, for a progress bar."""
     return len(job.seq_lens) * (len(job.strategies) + 1 + job.baselines) * (1 + job.repetitions)
 
 
 def run(job: ModelJob, **watching: Any) -> ModelSweep:
     """Measure `job`. All `block_lens` are known before a process is started.
 
-    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
-    `launch` raises.
+    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
+    whatever `launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = plan(job)
@@ -119,7 +119,7 @@ def _rows(
     limits: list[float],
     result: _RankResult,
 ) -> Iterator[ModelRow]:
-    """The rows of one repetition, given what it took and the limit of decode on each rank: of all, or of each alone."""
+    """The rows of one repetition, from each rank's times and limit of decode: of the ring, or of each rank alone."""
     if cell.system != "ring":
         for rank, took in enumerate(taken):
             if took:

@@ -31,7 +31,7 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a model's rows say about it, and what bounds its prompts."""
+    """The sizes of a model in its rows, and the limit on its prompts."""
 
     layers: int
     emb_dim: int
@@ -78,7 +78,7 @@ class ModelSpec:
 
     @cached_property
     def sizes(self) -> Sizes:
-        """The sizes of the model, those that were left as they are among them."""
+        """All sizes of the model, changed or not."""
         config = _config(self.name)
         own = {size: getattr(config, self._field(size)) for size in _FIELDS}
         chosen = {size: getattr(self, size) or own[size] for size in _FIELDS}
@@ -95,7 +95,7 @@ class ModelSpec:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What rows of a measurement say of the model, by column."""
+        """The values of the columns of rows that describe the model."""
         named = {"architecture": self.architecture, "variant": self.variant, "dtype": self.dtype}
         return {name: named.get(name) or getattr(self.sizes, name) for name in MODEL}
 
@@ -122,7 +122,7 @@ class ModelSpec:
         return model
 
     def _changes(self) -> dict[str, int]:
-        """The sizes that differ, as FMS calls them."""
+        """The changed sizes, by FMS's names."""
         return {self._field(size): getattr(self, size) for size in _FIELDS if getattr(self, size)}
 
     def _field(self, size: str) -> str:
@@ -131,7 +131,7 @@ class ModelSpec:
 
 @cache
 def _config(name: str) -> Any:
-    """FMS's configuration of a model as it is."""
+    """FMS's own configuration of a model."""
     from heteroring import fms
 
     architecture, slash, variant = name.partition("/")

@@ -1,7 +1,7 @@
 """Profile kinds `layer` and `block`: FMS's attention layer and a transformer block, on one rank without a ring.
 
-A block is what a model repeats: norms, projections, attention, MLP. Embedding and head, which are no part of it, cost a
-token of a long prompt next to nothing: the head is applied to the last one only.
+A block is the part that a model repeats: norms, projections, attention, MLP. Embedding and head, which are no part of
+it, cost next to nothing per token of a long prompt: the head is applied to the last token only.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def blocks(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def block_flops(block: nn.Module, config: object, shape: Shape, seq_len: int) -> int:
-    """Floating-point operations of a block: its attention and matrices, of experts those that a token is sent to."""
+    """Floating-point operations of a block: its attention and matrices; of experts, those that a token is routed to."""
     routed = getattr(config, "top_k_experts", 1), getattr(config, "num_experts", 1)
     per_token = sum(
         weight.numel() * routed[0] // routed[1] if weight.dim() == 3 else weight.numel()

@@ -12,18 +12,18 @@ from heteroring.bench.shape import Shape
 from heteroring.results import operator_kinds
 from heteroring.words import check_distinct, choices
 
-# A profile of folds also holds the joins.
+# A profile of kind `fold` also holds kind `join`.
 KINDS = tuple(kind for kind in operator_kinds.KINDS if kind != "join")
 VOCABULARY = 32  # of the embedding and head around the block, which are not timed
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileJob(Job):
-    """What `heteroring profile` measures on one rank, at its one percentage.
+    """Settings of `heteroring profile`: one rank at one percentage.
 
-    kinds: what to time (see heteroring.bench.profile.operators), matmuls at `sizes` and everything else at `seq_lens`;
-    the lengths of what no kind asks for may be empty. fms_seq_lens: those of the kind `layer`, if not seq_lens. model:
-    architecture/variant whose transformer block the kind `block` is.
+    kinds: the kinds to time (see heteroring.bench.profile.operators), matmuls at `sizes` and all others at `seq_lens`;
+    a list that no kind uses may be empty. fms_seq_lens: the lengths of the kind `layer`, if not seq_lens. model:
+    architecture/variant whose transformer block is timed by the kind `block`.
     """
 
     sizes: tuple[int, ...]
@@ -58,7 +58,7 @@ class ProfileJob(Job):
     def sizes_of(self, kind: str) -> tuple[int, ...]:
         """The sizes at which `kind` is measured.
 
-        The cost of a layer is what it takes beside its attention, so attention and folds are measured wherever it is.
+        A layer's cost model needs the attention within it, so attention and folds are measured at its lengths, too.
         """
         if kind == "matmul":
             return self.sizes

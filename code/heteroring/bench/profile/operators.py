@@ -58,7 +58,7 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
     """`size` queries by FOLD_KEYS keys, merged into a running result: a ring step with next to no work.
 
-    The running out has the dtype of the queries, as it has where a rank makes one ring step beyond its own KV.
+    The running out has the dtype of the queries, as on a rank with one ring step beyond its own KV.
     """
     shape, attend = job.shape, backend(rank, job)
     for rows in job.sizes_of("fold"):
@@ -71,7 +71,7 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """Fused first steps: causal attention of `size` tokens that also see FOLD_KEYS further keys, there from the start.
+    """Fused first steps: causal attention of `size` tokens that also see FOLD_KEYS further keys, there at the start.
 
     None where the backend cannot go on to pending KV.
     """
@@ -89,7 +89,7 @@ def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
 
 
 def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **kwargs: object) -> object:
-    """The function's result; `kept` lives as long as whoever may call."""
+    """Call `function`; `kept` stays referenced so that its memory outlives the call."""
     return function(*args, **kwargs)
 
 
@@ -100,5 +100,5 @@ def backend(rank: Rank, job: ProfileJob) -> PendingKVBackend:
 
 
 # Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first
-# steps. Whatever computes in an operator is slowed by its rank's throttle.
+# steps. All compute in an operator is slowed by its rank's throttle.
 OPERATORS = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}

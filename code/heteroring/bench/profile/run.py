@@ -25,12 +25,12 @@ _MOST_CALLS = 1000
 
 
 def steps(job: ProfileJob) -> int:
-    """Repetitions that the job makes, without those of joins: what a progress bar counts to."""
+    """The number of repetitions that the job makes, without those of joins, for a progress bar."""
     return sum(len(job.sizes_of(kind)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 
 def run(job: ProfileJob, **watching: Any) -> Sweep:
-    """Measure `job`. Takes hang_timeout and on_progress as `Job.launch` does, and raises what `launch` raises."""
+    """Measure `job`. Takes hang_timeout and on_progress as `Job.launch` does, and raises whatever `launch` raises."""
     [(times, rank_report)] = job.launch(_measure, **watching)
     rows = [_row(job, *key, flops, latency_ms) for key, (flops, latency_ms) in sorted(times.items())]
     return Sweep(rows, [rank_report])

@@ -71,7 +71,7 @@ class AttentionModule:
             yield throttle.wrap(single_gpu_call((q, k, v), scale))
 
     def _ways(self, cell: RingCell) -> dict[str, Any]:
-        """What computes and carries `cell`: as the job has it, but for the cell's variants."""
+        """The backend and the transport of `cell`: the job's, unless the cell's variants change them."""
         attend = next((self._others[name] for name in cell.variants if name in self._others), self._attend)
         if "unfused" in cell.variants:
             attend = CallOnly(attend)

@@ -27,7 +27,7 @@ from heteroring.ring.shard import shard
 class FmsModule:
     """A Module: projections, rotary positions, causal attention and output projection of random hidden states.
 
-    What it must make of a prompt is what the same layer makes of all of it on this rank, by PyTorch's attention.
+    Its results are compared with those of the same layer for the whole prompt on this rank, by PyTorch's attention.
     """
 
     def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None:

@@ -17,17 +17,17 @@ from heteroring.ring.partition import Partition
 from heteroring.words import check_distinct, choices
 
 BASELINES = ("context_parallel", "sdpa")
-# The profile that what a module costs is fitted to.
+# The profile that the cost model of a module is fitted to.
 _COSTS = {"attention": "attention", "fms": "layer"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RingJob(SplitJob):
-    """What `heteroring bench` measures under one throttle setting.
+    """Settings of `heteroring bench` under one throttle setting.
 
-    baselines: whether to measure those of PyTorch, too, on one GPU and by context parallelism. modules: what every
-    strategy is measured of, the attention itself (`attention`) and the layer of the Foundation Model Stack around it
-    (`fms`). fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
+    baselines: whether to measure those of PyTorch, too, on one GPU and by context parallelism. modules: which of the
+    attention itself (`attention`) and the layer of the Foundation Model Stack around it (`fms`) are measured.
+    fms_seq_lens: lengths of the latter, if not seq_lens. condition: how calls are timed (`Measurement`).
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -73,7 +73,7 @@ class RingJob(SplitJob):
     def _check_variants(self) -> None:
         if self.call_variants and self.modules != ("attention",):
             raise ValueError(
-                f"strategies ask for {', '.join(self.call_variants)}: what computes and carries a call is varied in "
+                f"strategies ask for {', '.join(self.call_variants)}: variants of a call are measured in "
                 "module 'attention' alone"
             )
         for backend in set(self.call_variants) & set(BACKENDS):
@@ -86,7 +86,7 @@ class RingJob(SplitJob):
 
 @dataclass(frozen=True)
 class RingCell(Cell):
-    """One thing that is measured of a module: a strategy at a length, some ranks or one alone at it, or a baseline."""
+    """One measured case of a module at a length: a strategy, a subset of the ranks, one rank alone, or a baseline."""
 
     module: str = "attention"
 
@@ -111,11 +111,11 @@ class RingCell(Cell):
 
 
 def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
-    """Everything that `job` measures at every length, and what the allocators had to say about it.
+    """All cells that `job` measures at every length, and the allocators' notes.
 
-    Each rank alone comes with the strategies, for the capacity bound and the fast device's own time; and so do some
-    ranks, for what leaving others out would bring. Raises ValueError if an allocator cannot do its work, for want of a
-    model for one.
+    Each rank alone is measured beside the strategies, for the capacity bound and the fast device's own time; and so are
+    rings of the fastest ranks, for the gain from leaving others out. Raises ValueError if an allocator fails, for
+    instance for lack of a fitted model.
     """
     cells, notes = [], []
     for module in job.modules:
@@ -132,15 +132,15 @@ def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
 
 
 def subsets(job: RingJob) -> range:
-    """Of how many of the fastest ranks rings are measured beside those of all: more than one, and fewer than all.
+    """The numbers of fastest ranks whose rings are measured beside those of all ranks: from 2 to all but one.
 
-    They are split by strategy BALANCED, and are measured where it is.
+    They are split by strategy BALANCED, and measured only where it is.
     """
     return range(2, len(job.percentages)) if BALANCED in job.strategies else range(0)
 
 
 def _subset_cell(job: RingJob, count: int, module: str, seq_len: int) -> RingCell:
-    """The ring over the `count` ranks of the highest percentages, in front the first of those that are alike."""
+    """The ring over the `count` ranks of the highest percentages; of equal ones, the first."""
     ranks = range(len(job.percentages))
     members = sorted(sorted(ranks, key=lambda rank: -job.percentages[rank])[:count])
     few = replace(job, percentages=tuple(job.percentages[rank] for rank in members))

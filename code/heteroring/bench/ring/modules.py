@@ -22,16 +22,16 @@ _HOME = {
 class Module(Protocol):
     """One module of a job on this rank, with its inputs at every length that the job measures it at.
 
-    Whatever computes in it is slowed by the throttle of `rank` and counted by `busy`; `backend` names it.
+    All compute in it is slowed by the throttle of `rank` and counted by `busy`; `backend` is that of attention.
     """
 
     def __init__(self, rank: Rank, job: RingJob, backend: str, busy: Busy) -> None: ...
 
     def prepared(self, cell: RingCell) -> AbstractContextManager[Callable[[], Any] | None]:
-        """What this rank does for `cell`, its shards at hand, while the block runs; None if it has nothing to do."""
+        """Context that yields this rank's call for `cell`, with its shards ready; None if it has nothing to do."""
 
     def verify(self, cell: RingCell, result: Any) -> None:
-        """Raise WrongResult if `result`, of a call that was prepared for `cell`, is not what it should be."""
+        """Raise WrongResult if `result`, of a call that was prepared for `cell`, is wrong."""
 
 
 def open_module(name: str, rank: Rank, job: RingJob, backend: str, busy: Busy) -> Module:

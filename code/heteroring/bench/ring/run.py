@@ -32,7 +32,7 @@ class _RankResult(NamedTuple):
 
 
 def steps(job: RingJob) -> int:
-    """Calls that the job makes: what a progress bar counts to."""
+    """The number of calls that the job makes, for a progress bar."""
     own = len(job.strategies) + len(subsets(job)) + len(job.percentages)
     cells = sum(own * len(job.lengths(module)) for module in job.modules)
     if job.baselines:  # context_parallel, and each rank alone
@@ -41,15 +41,15 @@ def steps(job: RingJob) -> int:
 
 
 def _untimed(job: RingJob) -> int:
-    """Calls of each cell before the first repetition: one is verified, and one tells how many are sustained."""
+    """Calls of each cell before the first repetition: one is verified, one sets the number of sustained calls."""
     return max(2 if job.condition == "sustained" else 1, job.warmup)
 
 
 def run(job: RingJob, **watching: Any) -> Sweep:
     """Measure `job`. All `block_lens` are known before a process is started.
 
-    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for what cannot be measured, and what
-    `launch` raises.
+    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
+    whatever `launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = plan(job)
@@ -104,7 +104,7 @@ def order(job: RingJob, cells: tuple[RingCell, ...], repetition: int) -> list[in
 
 
 def _calls(rank: Rank, job: RingJob, warm: list[float]) -> list[int]:
-    """How many calls of each cell one time is the mean of, the same on every rank; `warm`: milliseconds of one."""
+    """The number of calls of each cell over which a time is averaged, the same on all ranks; `warm`: ms of one call."""
     if job.condition != "sustained":
         return [1] * len(warm)
     slowest = torch.tensor(warm, dtype=torch.float64, device=rank.torch_device)
@@ -175,7 +175,7 @@ def _bytes_moved(job: RingJob, cell: RingCell) -> int:
             kv_heads=shape.kv_heads,
             head_dim=shape.head_dim,
             itemsize=shape.torch_dtype.itemsize,
-            causal=cell.in_ring,  # an all-gather also sends what no query sees
+            causal=cell.in_ring,  # an all-gather also sends keys that no query sees
         )
         for rank in range(partition.world_size)
     )

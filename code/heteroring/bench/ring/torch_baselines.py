@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def context_parallel_call(inputs: Sequence[torch.Tensor], scale: float) -> Iterator[Callable[[], torch.Tensor]]:
     """A call of causal attention to the whole q, k, v [B, H, N, D], with cuDNN and balanced load, over all ranks.
 
-    It returns this rank's rows of out, those of the even zigzag partition, and may be made while the block runs. N is
-    a multiple of twice the ranks.
+    It returns this rank's rows of out, those of the even zigzag partition, and may be made within the context. N is a
+    multiple of twice the number of ranks.
     """
     # context_parallel replaces the tensors by their shards, so it gets copies.
     shards = [x.clone() for x in inputs]

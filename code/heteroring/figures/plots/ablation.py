@@ -1,4 +1,4 @@
-"""`ablation`: what each step from an even split to the fastest ring is worth."""
+"""`ablation`: the speedup of each step from an even split to the fastest ring."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One measured strategy, under what it adds to the one before it."""
+    """One measured strategy, labelled with its change to the one before."""
 
     words: str
     strategy: str
@@ -44,9 +44,9 @@ _HEIGHT = 0.44
 def ablation(results: Results) -> Figure:
     """Latency over the capacity bound, a panel for each of the ends of percentages, with bars for the ends of lengths.
 
-    Each bar reaches from what the steps so far take to what they take with one more, and says how many times faster
-    that is, with an asterisk where the split leaves a rank without tokens. The first and the last bar reach from the
-    bound to what is taken without and with all steps.
+    Each bar reaches from the time with the steps so far to the time with one more, and shows the speedup, with an
+    asterisk where the split leaves a rank without tokens. The first and the last bar reach from the bound to the time
+    without and with all steps.
     """
     cells = shown(results.cells)
     cells = cells[(cells.system == "ring") & (cells.condition == "rested") & cells.bound_fraction.notna()]

@@ -117,7 +117,7 @@ def _small_multiples(
 ) -> tuple[Figure, list[Axes]]:
     """A panel per length with every strategy's line of `metric`.
 
-    `reference(panel, length)` draws what the lines are set against, `reference_handles` name it in the legend.
+    `reference(panel, length)` draws the reference of the lines, `reference_handles` name it in the legend.
     """
     lengths = sorted(set(rows.seq_len))
     strategies = ordered(rows.strategy)

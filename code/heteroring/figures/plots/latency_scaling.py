@@ -26,7 +26,7 @@ def latency_scaling(results: Results) -> Figure:
     """Log-log, a panel each for the lowest, the middle and the highest percentage.
 
     The dotted line has the ideal slope, 2. It passes through the capacity bound at the longest length (the lowest
-    latency there, where the bound was not measured), so the distance to it is what a strategy wastes.
+    latency there, where the bound was not measured), so the distance to it is the loss of a strategy.
     """
     rows = ring_cells(results, "latency_ms")
     baselines = baseline_cells(results)

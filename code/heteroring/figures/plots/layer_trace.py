@@ -34,9 +34,9 @@ def layer_trace(results: Results) -> Figure:
     """Horizontal bars from each rank's own start of the layer, at the lowest, the middle and the highest percentage.
 
     Attention is in the strategy's colour and the rest of the layer in a lighter shade of it. Where a rank is held up
-    for KV, or for a reader of its own, it waits until the other has come so far, and what remains is transfer that
-    nothing hides. A rank that is through sooner than the slowest one goes ahead, and is idle for the difference by the
-    end of the prefill.
+    for KV, or for a reader of its own, the time until the other rank is ready is waiting, and the rest is exposed
+    transfer. A rank that finishes the layer before the slowest one goes on, and is idle for the difference by the end
+    of the prefill.
     """
     if results.trace.empty:
         raise MissingRows("no layer was traced")

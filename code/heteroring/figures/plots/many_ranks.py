@@ -58,7 +58,7 @@ def _look(strategy: str) -> dict:
 
 
 def _others(cells: DataFrame) -> list[tuple[DataFrame, dict]]:
-    """What stands beside the rings of all ranks, one row a setting, and how it is drawn."""
+    """What is drawn beside the rings of all ranks: one row per setting, and the look."""
     fewer = cells[cells.system.isin(["subset", "alone"])]
     fewer = fewer.loc[fewer.groupby(["seq_len", "percentages"]).latency_ms.idxmin()]
     return [(fewer, _FEWER), (cells[cells.system == "context_parallel"], _TORCH)]

@@ -72,7 +72,7 @@ def matmul_mps_scaling(results: Results) -> Figure:
 
 
 def matmul_mps_efficiency(results: Results) -> Figure:
-    """Relative speed over nominal share; above 1.0 a throttled device loses less than it was told to."""
+    """Relative speed over nominal share; above 1.0 a throttled device loses less than its nominal share."""
     rows = profile_rows(results, "matmul", "relative_speed")
     rows = rows.assign(efficiency=100 * rows.relative_speed / rows.percentage)
     figure, panel = _against_percentage("matmul_mps_efficiency", rows, "efficiency")

@@ -29,7 +29,7 @@ _ORDERS = {"slow last": "-", "slow first": (0, (4, 2))}
 def rank_order(results: Results) -> Figure:
     """Latency over the capacity bound against the slow rank's percentage, at the longest length; a panel per layout.
 
-    Marks are measured, lines are what score pairs predict if each rank did its own at the speed that it has alone
+    Marks are measured, lines are predicted from score pairs, each rank computing its own at the speed that it has alone
     (`heteroring.ring.workload.ring_time`); filled and solid with the slow rank last, open and dashed with it first. For
     a slow rank of speed s, shards of equal length give 3 (1 + s) / 4s last and max(1 + s, 3s (1 + s)) / 4s first when
     contiguous, (1 + s) / 2s in zigzag in either order; shards in proportion to s give (2 + s) / (1 + s) last and

@@ -30,7 +30,7 @@ _WAITING = {"facecolor": WAITING_COLOUR, "edgecolor": "#9A9A9A", "linestyle": (0
 def rank_timeline(results: Results) -> Figure:
     """Horizontal bars of latency over the capacity bound, one per rank: busy in the strategy's colour, then waiting.
 
-    An axis ends at LIMIT, and bars that go on have their end written there.
+    An axis ends at LIMIT, and longer bars have their end written there.
 
     The longest length, at the lowest, the middle and the highest percentage; in each layout, even above balanced
     (or above the next allocator that was measured).
@@ -59,7 +59,7 @@ def rank_timeline(results: Results) -> Figure:
 
 
 def _even_and_best(rows: DataFrame) -> list[str]:
-    """Per layout, even and what it is compared with, as far as measured."""
+    """Per layout, even and the allocator that it is compared with, as far as measured."""
     pairs = []
     for layout in LAYOUTS:
         present = {each.allocator: each for each in ordered(rows.strategy) if each.layout == layout}

@@ -1,4 +1,4 @@
-"""`rebalancing_trace`: a prefill in chunks during which a rank slows down, under splits that stay, follow and know."""
+"""`rebalancing_trace`: a chunked prefill while a rank slows down, under fixed, adaptive and oracle splits."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ _STEPS = 120
 def regression_surface(results: Results) -> Figure:
     """Filled contours of the formula's throughput, a panel per operator; points carry the measured value's colour.
 
-    A point that stands out from its surroundings is one that the formula misses. Where the formula is not positive
-    the surface is hatched. R2 on the cells fitted, and with one percentage level left out, comes from the model file.
+    Where a point stands out from its surroundings, the formula is wrong. Where the formula is not positive the surface
+    is hatched. R2 on the cells fitted, and with one percentage level left out, comes from the model file.
     """
     names = {kind: fitted_name("formula", kind) for kind in _SIZE_LABELS}
     models = {kind: results.fitted_models[name] for kind, name in names.items() if name in results.fitted_models}

@@ -1,4 +1,4 @@
-"""`simulated_slow_rank`: what a single slow rank would cost a ring, at its front and at its back."""
+"""`simulated_slow_rank`: how much a single slow rank would slow a ring down, at its front and at its back."""
 
 from __future__ import annotations
 

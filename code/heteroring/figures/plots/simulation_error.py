@@ -1,4 +1,4 @@
-"""`simulation_error`: what the simulation says of every cell that was measured."""
+"""`simulation_error`: the simulated over the measured latency of every cell that was measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def simulation_error(results: Results) -> Figure:
-    """Simulated over measured latency of the attention call, a mark a cell, by length; a panel per layout.
+    """Simulated over measured latency of the attention call, one mark per cell, by length; a panel per layout.
 
     Marks of a length stand side by side, the strategies in the legend's order, each from the lowest percentage to the
     highest. Nothing is fitted to the cells: costs are those of the profile of one rank.
@@ -65,7 +65,7 @@ def simulated_cells(results: Results) -> DataFrame:
 
 
 def _places(rows: DataFrame) -> Series:
-    """Where each row's mark stands, by index: around its length, apart from the others of it."""
+    """The place of each row's mark, by index: around its length, apart from the other marks of that length."""
     names, places = ordered(rows.strategy), {}
     for _, group in rows.groupby("seq_len"):
         group = group.assign(place=[names.index(name) for name in group.strategy]).sort_values(["place", "percentage"])

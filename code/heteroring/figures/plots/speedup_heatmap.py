@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from heteroring.results.results import Results
 
 _COLOURS = "RdBu"
-_MOST_COLUMNS = 12  # of cells that two panels side by side can hold the numbers of
+_MOST_COLUMNS = 12  # of cells with legible numbers in two panels side by side
 _MISSING_COLOUR = "#F0F0F0"
 
 

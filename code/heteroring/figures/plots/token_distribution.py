@@ -37,9 +37,9 @@ _CLAMPED = {
 def token_distribution(results: Results) -> Figure:
     """Share of the throttled rank in percent of the tokens: a row per layout, a column per length.
 
-    Nominal share: its percentage over the sum of all. Ideal share: what would keep every rank busy to the end, from
-    the measured time of each rank alone. A cross marks a model's prediction that was flagged: read at
-    the edge of its table, or kept positive.
+    Nominal share: its percentage over the sum of all. Ideal share: that which would keep every rank busy to the end,
+    from the measured time of each rank alone. A cross marks a split whose model's prediction was clamped: read at the
+    edge of its table, or kept positive.
     """
     rows = ring_cells(results)
     slow = rows.percentages.map(_throttled_rank)

@@ -20,7 +20,7 @@ def comm_stream_of(group: dist.ProcessGroup, device: torch.device) -> CommStream
 
 
 class CommStream:
-    """A stream for copies, and a communicator with its own stream; of high priority, so that KV precedes compute."""
+    """A stream for copies, and a communicator with its own; both of high priority, so that KV precedes compute."""
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device, priority=-1)

@@ -19,7 +19,7 @@ from heteroring.ring.transport.messages import Message, messages
 from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer, buffer_of
 
 _LONGEST_PITCH = (1 << 31) - 1  # bytes from row to row in one copy of rows
-# Views of the messages in the slots of a buffer, which take the host longer to make than to look up.
+# Cached views of the messages in a buffer's slots: the host makes a view more slowly than it looks one up.
 _views: WeakKeyDictionary[SymmetricBuffer, dict[Hashable, tuple[torch.Tensor, torch.Tensor]]] = WeakKeyDictionary()
 _MOST_VIEWS = 1024
 

@@ -43,8 +43,8 @@ def row_copy(rows: int, width: int, pitch: int) -> Callable[[int, int, int], Non
     """A function (stream, target, source) that has `stream` copy `rows` rows of `width` bytes.
 
     They are `pitch` bytes apart at `source`, and adjoin at `target`. Either address may lie in a peer's memory. The
-    function raises DriverError. To describe copies takes the host as long as to queue one; those that differ in nothing
-    but addresses share a description.
+    function raises DriverError. Describing a copy takes the host as long as queuing it, so copies that differ only in
+    addresses share a description.
     """
     driver = _driver()
     copy = driver.CUDA_MEMCPY2D()

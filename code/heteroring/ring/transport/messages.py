@@ -46,7 +46,7 @@ def messages(partition: Partition, rank: int, causal: bool, prefix_lens: tuple[i
 
 @lru_cache(maxsize=1024)
 def _received(partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...]) -> dict[int, Message]:
-    """The messages that `rank` receives. Slots alternate from one to the next, whatever steps those are."""
+    """The messages that `rank` receives. Consecutive messages use alternate slots, whatever their steps."""
     remote = [step for step in ring_steps(partition, rank, causal, prefix_lens) if step.index]
     return {step.index: Message(step.keys, number % SLOTS) for number, step in enumerate(remote)}
 

@@ -14,12 +14,12 @@ _TURNS = 2
 
 
 class PartBuffer(SymmetricMemory):
-    """Room on every rank for the parts of up to `capacity` heads of every rank, twice.
+    """Two buffers on every rank, each for the parts of up to `capacity` heads from every rank.
 
     The kernel `exchange_kernel` of heteroring.kernels.decode_kernel writes, awaits and merges them, and says why no
-    flags are needed. Neither the host nor a stream waits, and nothing that a call depends on is known to the host, so
-    calls may be recorded in a CUDA graph and mixed with others. As with copy engines, there is no time-out for a peer
-    that is lost: the kernel waits until the process is ended.
+    flags are needed. Neither the host nor a stream waits, and no state of a call is kept on the host, so calls may be
+    recorded in a CUDA graph and mixed with others. As with copy engines, there is no time-out for a lost peer: the
+    kernel waits until the process is ended.
     """
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, capacity: int) -> None:
@@ -39,7 +39,7 @@ class PartBuffer(SymmetricMemory):
 
 
 def part_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartBuffer | None:
-    """A buffer for parts [S, B, Hq, D + 1] like these; None where ranks cannot reach each other or the kernel differs.
+    """A buffer for parts [S, B, Hq, D + 1] like these; None where ranks cannot reach each other or kernels differ.
 
     All ranks of `group` make the first call together.
     """

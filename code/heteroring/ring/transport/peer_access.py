@@ -18,7 +18,7 @@ def peers_can_be_accessed(group: dist.ProcessGroup, device: torch.device) -> boo
     """Whether every rank can write to the memory of every other rank's GPU; the same answer on all ranks.
 
     `device` is this rank's GPU. All ranks make the first call together; the answer is kept for the group. A rank that
-    could, but for the package cuda-bindings, warns.
+    only lacks the package cuda-bindings warns.
     """
     known = _known.setdefault(group, {})
     if device not in known:

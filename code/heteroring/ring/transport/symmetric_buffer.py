@@ -38,7 +38,7 @@ def symmetric_buffer_bytes(group: dist.ProcessGroup, device: torch.device) -> in
 
 
 class SymmetricMemory:
-    """`nbytes` of zeros on every rank of a group, which all ranks can write to; its calls follow one another."""
+    """`nbytes` of zeros on every rank of a group, which all ranks can write to; calls that use it never overlap."""
 
     capacity: int
 
@@ -63,7 +63,7 @@ class SymmetricMemory:
 
     def close(self, current: torch.cuda.Stream) -> None:
         """End the call, all of whose work on the memory has been queued."""
-        # While a graph is recorded nothing runs that the next call could wait for.
+        # While a graph is recorded nothing runs, so there is nothing for the next call to wait for.
         if not torch.cuda.is_current_stream_capturing():
             self._last = current
 
@@ -78,7 +78,7 @@ class SymmetricBuffer(SymmetricMemory):
 
     The owner of a message writes it into a slot of the reader, in one or more parts. The reader gives credit for the
     slot; the owner awaits the credit, writes, and signals the number of parts written after each part. The reader
-    awaits the signal of the last part, or a kernel of its follows the signal and reads parts as they arrive. Each flag
+    awaits the signal of the last part, or its kernel polls the signal and reads parts as they arrive. Each flag
     is set by one side and cleared by the other; there are no running counts, which a replayed CUDA graph could not
     keep. All of this is work on a stream: the host never waits.
     """

@@ -48,7 +48,7 @@ class FusableExchange(Exchange, Protocol):
         """Keys and values of `step`, in place of `wait`, for a kernel whose queries from `first_query` on see them."""
 
     def consumed(self, step: int) -> None:
-        """Say that the kernel that waits for `pending` of `step` has been queued, on the current stream."""
+        """Report that the kernel that waits for `pending` of `step` has been queued on the current stream."""
 
 
 def can_fuse(exchange: Exchange) -> TypeGuard[FusableExchange]:
@@ -92,7 +92,7 @@ _watcher: ContextVar[Callable[[Exchange], Exchange]] = ContextVar("watcher", def
 
 @contextmanager
 def watched(watcher: Callable[[Exchange], Exchange]) -> Iterator[None]:
-    """Wrap every exchange opened within the context by `watcher(exchange)`, to record who waits and when."""
+    """Wrap every exchange opened within the context by `watcher(exchange)`, which can record waits."""
     token = _watcher.set(watcher)
     try:
         yield
