@@ -66,9 +66,8 @@ def simulate(
     from heteroring.arguments import prefix_lengths
     from heteroring.planning.chunks import chunks_over, middle, split_over
     from heteroring.planning.fleet import read_fleet
-    from heteroring.planning.plan import bound
     from heteroring.planning.simulate import simulate as simulated
-    from heteroring.planning.splits import coarse, split
+    from heteroring.planning.splits import bound, coarse, split
     from heteroring.ring.partition import Partition, check_layout
 
     for name, value, least in (

@@ -10,34 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from heteroring.allocators.apportion import apportion
-from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocators.costs import Cost
 from heteroring.arguments import prefix_lengths
-from heteroring.planning.chunks import Chunk, behind, chunks_over, middle, split_over
+from heteroring.planning.candidates import ORDERED, Candidates, Ring, Split, TooLarge
+from heteroring.planning.chunks import middle, split_over
 from heteroring.planning.fleet import Fleet
-from heteroring.planning.memory import Memory, used_gb
-from heteroring.planning.simulate import Simulation, simulate
-from heteroring.planning.splits import alone_us, coarse, split
+from heteroring.planning.simulate import Simulation
+from heteroring.planning.splits import alone_us, bound, coarse, split
 from heteroring.planning.work import Work
-from heteroring.ring.bounds import two_kind_bound
-from heteroring.ring.partition import Partition, check_layout
-from heteroring.ring.workload import total_pairs
+from heteroring.ring.partition import check_layout
 
-# Up to how many ranks more rank orders are tried, and steps are listed.
-ORDERED = 64
 # The fraction of a time or a memory that counts as all of it in the sentence on what limits a plan.
 NEARLY = 0.05
-
-
-@dataclass(frozen=True)
-class Split:
-    """Tokens by place in a ring of ranks `order`, the milliseconds of the work, and whether it fits in memory."""
-
-    order: tuple[int, ...]
-    block_lens: tuple[int, ...]
-    latency_ms: float
-    fits: bool
 
 
 @dataclass(frozen=True)
@@ -185,25 +168,25 @@ def plan(
     work = work or fleet.attention()
     costs, notes = fleet.costs(work, tokens, ahead + sum(earlier))
     alone = alone_us(costs, tokens, ahead + sum(earlier))
-    job = _Job(fleet, work, seq_len, layout, multiple, step, chunk, earlier, costs)
+    candidates = Candidates(fleet, work, seq_len, layout, multiple, step, chunk, earlier, costs)
 
-    whole = job.balanced(range(len(costs)), alone)
-    over_all = {"balanced": job.outcome(whole)}
+    whole = candidates.balanced(range(len(costs)), alone)
+    over_all = {"balanced": candidates.outcome(whole)}
     for name in ("proportional", "even"):
         by_costs = partial(split, name, tokens, [costs[rank] for rank in whole.over], layout, step)
-        share = split_over(by_costs, ahead, job.held(whole.over))
-        over_all[name] = job.outcome(job.ring(name, whole.over, share))
+        share = split_over(by_costs, ahead, candidates.held(whole.over))
+        over_all[name] = candidates.outcome(candidates.ring(name, whole.over, share))
     best = whole
-    for part in job.parts(alone):
+    for part in candidates.parts(alone):
         if bound([costs[rank] for rank in part], tokens, ahead + sum(earlier)) < best.latency_us:
-            with suppress(_TooLarge):
-                best = min(best, job.balanced(part, alone), key=lambda ring: ring.latency_us)
+            with suppress(TooLarge):
+                best = min(best, candidates.balanced(part, alone), key=lambda ring: ring.latency_us)
     tried = [each for name, each in over_all.items() if name == "balanced" or each.split.fits]
-    tried += [job.outcome(best)] if best is not whole else []
+    tried += [candidates.outcome(best)] if best is not whole else []
     found = min(tried, key=lambda each: each.split.latency_ms)
     ring, calls, latency_ms = found.ring, found.calls, found.split.latency_ms
     busy_ms = tuple((work.layers * np.sum([call.simulation.busy_us for call in calls], axis=0) / 1e3).tolist())
-    limit = _limit(ring.full, 1 - max(busy_ms) / latency_ms, job.bound_ms(calls, ring.order) / latency_ms)
+    limit = _limit(ring.full, 1 - max(busy_ms) / latency_ms, candidates.bound_ms(calls, ring.order) / latency_ms)
     return Plan(
         fleet=fleet,
         work=work,
@@ -212,217 +195,16 @@ def plan(
         order=ring.order,
         block_lens=found.split.block_lens,
         latency_ms=latency_ms,
-        bound_ms=job.bound_ms(calls, whole.over),
+        bound_ms=candidates.bound_ms(calls, whole.over),
         busy_ms=busy_ms,
         memory_gb=found.memory_gb,
         limit="; ".join([limit, *_left_out(fleet, ring, whole, over_all["balanced"].split.latency_ms)]),
         beside={f"{layout}/{name}": each.split for name, each in over_all.items()},
         notes=(*notes, *coarse(tokens, len(costs), step)),
         chunk=chunk,
-        prefix_lens=job.held(ring.order),
+        prefix_lens=candidates.held(ring.order),
         simulations=tuple(call.simulation for call in calls),
     )
-
-
-def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
-    """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
-
-    The tokens follow `earlier` ones, which they all see.
-    """
-    pairs = total_pairs(seq_len) + seq_len * earlier
-    return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])
-
-
-def _orders(ranks: Sequence[int], alone: Sequence[float]) -> list[tuple[int, ...]]:
-    """Orders of ranks that are tried: the fleet's own, kinds in turn, and of few ranks slow first and slow last."""
-    kinds: dict[float, list[int]] = {}
-    for rank in ranks:
-        kinds.setdefault(alone[rank], []).append(rank)
-    place = {rank: (i + 0.5) / len(kind) for kind in kinds.values() for i, rank in enumerate(kind)}
-    slow_last = tuple(sorted(ranks, key=alone.__getitem__))
-    orders = [tuple(ranks), tuple(sorted(ranks, key=place.__getitem__)), slow_last[::-1], slow_last]
-    return list(dict.fromkeys(orders if len(ranks) <= ORDERED else orders[:2]))
-
-
-class _TooLarge(ValueError):
-    """Ranks have too little memory."""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a plan: its chunk, and one layer simulated."""
-
-    chunk: Chunk
-    simulation: Simulation
-
-
-@dataclass(frozen=True)
-class _Ring:
-    """A split that is tried: `share`, the tokens of the chunk in the middle, and the simulated `call` of that.
-
-    It is `over` ranks in order, of which `order` are those that take part; `full` says which of these have the memory
-    for no more, and only of `balanced`.
-    """
-
-    name: str
-    over: tuple[int, ...]
-    order: tuple[int, ...]
-    share: tuple[int, ...]
-    full: tuple[bool, ...]
-    call: _Call
-
-    @property
-    def latency_us(self) -> float:
-        return self.call.simulation.latency_us
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What comes of a ring: all of its calls, the memory of each rank, and it as a `Split`."""
-
-    ring: _Ring
-    calls: list[_Call]
-    memory_gb: tuple[float, ...]
-    split: Split
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What is to be planned. `prefix_lens` and `costs` go by rank of the fleet; rings and what follows by place."""
-
-    fleet: Fleet
-    work: Work
-    seq_len: int
-    layout: str
-    multiple: int
-    step: int
-    chunk: int | None
-    prefix_lens: tuple[int, ...]
-    costs: Sequence[Cost]
-
-    def held(self, order: Sequence[int]) -> tuple[int, ...]:
-        """The earlier tokens by place."""
-        return tuple(self.prefix_lens[rank] for rank in order) if self.prefix_lens else ()
-
-    def memory(self, order: Sequence[int]) -> Memory:
-        """The memory of ranks by place."""
-        tokens, _ = middle(self.seq_len, self.chunk)
-        memory_gb = [self.fleet.ranks[rank].memory_gb for rank in order]
-        return Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
-
-    def parts(self, alone: Sequence[float]) -> list[tuple[int, ...]]:
-        """Fewer ranks than all, by number: those that `plan` tries, and with them those that hold earlier tokens."""
-        ranks, links, count = self.fleet.ranks, self.fleet.network.links, len(alone)
-        fastest = sorted(range(count), key=alone.__getitem__)
-        nodes: dict[str, list[int]] = {}
-        for rank in fastest:
-            nodes.setdefault(ranks[rank].node, []).append(rank)
-        parts = []
-        for halved in range(1, count.bit_length()):
-            parts.append([rank for node in nodes.values() for rank in node[: max(1, len(node) >> halved)]])
-            parts.append(fastest[: count >> halved])
-        tokens, _ = middle(self.seq_len, self.chunk)
-        room = self.memory(fastest).room(tokens)
-        parts += [[rank] for rank, most in zip(fastest, room, strict=True) if most >= tokens][:1]
-        unlike = {
-            (links.get((node, node)), *((self.costs[rank], ranks[rank].memory_gb) for rank in members)): members
-            for node, members in nodes.items()
-        }
-        parts += unlike.values()
-        if count <= ORDERED:
-            parts += [[rank for rank in range(count) if ranks[rank].node != node] for node in nodes]
-        holders = {rank for rank, length in enumerate(self.prefix_lens) if length}
-        sets = dict.fromkeys(tuple(sorted(holders | set(part))) for part in parts)
-        return [part for part in sets if 0 < len(part) < count]
-
-    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> _Ring:
-        """The balanced split over ranks, in the fastest order. Raises _TooLarge if they have too little memory."""
-        return min((self._balanced(order) for order in _orders(ranks, alone)), key=lambda ring: ring.latency_us)
-
-    def _balanced(self, order: tuple[int, ...]) -> _Ring:
-        tokens, ahead = middle(self.seq_len, self.chunk)
-        ordered, memory = [self.costs[rank] for rank in order], self.memory(order)
-
-        def lens_of(most: Sequence[int] | None = None) -> tuple[int, ...]:
-            return split_over(
-                lambda held: balanced(
-                    tokens,
-                    ordered,
-                    self.layout,
-                    multiple=self.step,
-                    margin=RING_MARGIN,
-                    wait_us=RING_WAIT_US,
-                    most=most,
-                    prefix_lens=held,
-                ),
-                ahead,
-                self.held(order),
-            )
-
-        lens = lens_of()
-        longest = max(lens)
-        if any(length > room for length, room in zip(lens, memory.room(longest), strict=True)):
-            longest, fit = memory.longest_shard(tokens, self.step)
-            if fit < tokens:
-                fit = fit * self.seq_len // tokens
-                raise _TooLarge(
-                    f"{self.work.name} of {self.seq_len} tokens does not fit: these ranks have the memory for {fit} "
-                    f"tokens, {self.seq_len - fit} too few"
-                )
-            while True:  # a shorter longest shard leaves more room, and allows the same split as before
-                lens = lens_of(memory.most(longest, self.step))
-                if max(lens) == longest:
-                    break
-                longest = max(lens)
-        rooms = zip(lens, memory.room(longest), strict=True)
-        full = tuple(length > 0 and length + self.step > room for length, room in rooms)
-        return self.ring("balanced", order, lens, full)
-
-    def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> _Ring:
-        """The ring of those ranks that get tokens or hold earlier ones."""
-        _, ahead = middle(self.seq_len, self.chunk)
-        places = [i for i, rank in enumerate(over) if share[i] or (self.prefix_lens and self.prefix_lens[rank])]
-        order, share, full = (tuple(each[i] for i in places if each) for each in (over, share, full))
-        call = self._call(order, Chunk(Partition(self.layout, share), behind(self.held(order), share, ahead)))
-        return _Ring(name, over, order, share, full, call)
-
-    def outcome(self, ring: _Ring) -> _Outcome:
-        """All calls, where tokens are split in the shares of the ring's one."""
-        tokens, _ = middle(self.seq_len, self.chunk)
-        calls, lens = [ring.call], ring.share
-        if tokens < self.seq_len:
-            lens = apportion(ring.share, self.seq_len)
-            chunks = chunks_over(Partition(self.layout, lens), self.chunk, self.held(ring.order))
-            calls = [self._call(ring.order, each) for each in chunks]
-        longest = max(call.simulation.longest_message for call in calls)
-        memory_gb = used_gb(self.work, [call.chunk for call in calls], longest)
-        fits = all(used <= self.fleet.ranks[rank].memory_gb for used, rank in zip(memory_gb, ring.order, strict=True))
-        latency_ms = self.work.layers * sum(call.simulation.latency_us for call in calls) / 1e3
-        return _Outcome(ring, calls, memory_gb, Split(ring.order, lens, latency_ms, fits))
-
-    def _call(self, order: tuple[int, ...], chunk: Chunk) -> _Call:
-        """Simulate one call. Tiles are half a multiple, which a zigzag's heads and tails fill; copies need one node."""
-        costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
-        network = self.fleet.network.ordered(order)
-        simulation = simulate(
-            chunk.partition,
-            [costs[rank] for rank in order],
-            network,
-            self.work.key_bytes,
-            transport="copy-engine" if len(set(network.nodes)) == 1 else "p2p",
-            tile=max(1, self.multiple // 2),
-            prefix_lens=chunk.prefix_lens,
-        )
-        return _Call(chunk, simulation)
-
-    def bound_ms(self, calls: Sequence[_Call], ranks: Sequence[int]) -> float:
-        """The least milliseconds of all layers of the calls over these ranks of the fleet."""
-        least_us = 0.0
-        for chunk in (call.chunk for call in calls):
-            tokens, earlier = chunk.partition.seq_len, sum(chunk.prefix_lens)
-            costs, _ = self.fleet.costs(self.work, tokens, earlier)
-            least_us += bound([costs[rank] for rank in ranks], tokens, earlier)
-        return self.work.layers * least_us / 1e3
 
 
 def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
@@ -439,7 +221,7 @@ def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
     return f"compute: its ranks together cannot be more than {1 / bound_fraction - 1:.1%} faster"
 
 
-def _left_out(fleet: Fleet, ring: _Ring, whole: _Ring, whole_ms: float) -> list[str]:
+def _left_out(fleet: Fleet, ring: Ring, whole: Ring, whole_ms: float) -> list[str]:
     """Why the ring is not of all ranks, in words. `whole` is the balanced one of all that pay, of `whole_ms`."""
     count = len(fleet.ranks)
     if len(ring.order) == count:

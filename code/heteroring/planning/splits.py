@@ -8,6 +8,7 @@ from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import balanced
 from heteroring.allocators.costs import Cost
 from heteroring.allocators.even import even
+from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.workload import total_pairs
 
 SPLITS = ("even", "proportional", "balanced")
@@ -40,3 +41,12 @@ def split(
     if name == "proportional":
         return apportion([1 / each for each in alone_us(costs, seq_len, sum(prefix_lens))], seq_len)
     return balanced(seq_len, costs, layout, multiple=multiple, prefix_lens=prefix_lens)
+
+
+def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
+    """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
+
+    The tokens follow `earlier` ones, which they all see.
+    """
+    pairs = total_pairs(seq_len) + seq_len * earlier
+    return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])

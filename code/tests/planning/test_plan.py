@@ -21,10 +21,11 @@ from heteroring.allocators.apportion import chunks_of
 from heteroring.allocators.costs import Cost, predicted_ms
 from heteroring.allocators.fitting import load_model
 from heteroring.cli.main import app
-from heteroring.planning import plan as planning
+from heteroring.planning import candidates
 from heteroring.planning.fleet import DataSheet, Fleet, RankSpec, read_fleet
 from heteroring.planning.network import Link, Network
-from heteroring.planning.plan import bound, plan
+from heteroring.planning.plan import plan
+from heteroring.planning.splits import bound
 from heteroring.planning.work import Work
 from heteroring.ring.partition import LAYOUTS, Partition
 
@@ -379,7 +380,7 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
     assert json.loads(runner.invoke(app, [*in_chunks, "--json"]).stdout)["chunk"] == 16384
     refused = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", "plan.bmp"])
     assert refused.exit_code == 2
-    assert planning.ORDERED >= 8
+    assert candidates.ORDERED >= 8
     many = str(fleet(tmp_path, rank("x", count=40, datasheet=SHEET)))
     shown = runner.invoke(app, ["plan", many, "--seq-len", "16384", "--model", "llama/3-8b"])
     assert "order and block_lens of more than 32 ranks: --json" in shown.output

@@ -13,9 +13,8 @@ from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import tokens
 from heteroring.figures.simulated import LOOKS, cause, platform_of, said
 from heteroring.figures.style import UNIT_LINE, look
-from heteroring.planning.plan import bound
 from heteroring.planning.recorded_platform import RecordedPlatform
-from heteroring.planning.splits import split
+from heteroring.planning.splits import bound, split
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:
