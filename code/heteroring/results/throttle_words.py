@@ -11,19 +11,18 @@ class ThrottleWords(NamedTuple):
     """The words for one throttle.
 
     share: what its percentages are percentages of. cause: what imposes them. device: its mention beside the ranks'
-    devices, if any. method: how it works, for the paper. takes_sms: whether a slow rank has fewer SMs.
+    devices, if any. method: how it works, for the paper.
     """
 
     share: str
     cause: str
     device: str
     method: str
-    takes_sms: bool = False
 
 
 _WORDS = {
-    "mps": ThrottleWords("MPS active threads", "MPS", "MPS", "CUDA MPS limits on active threads", True),
-    "green": ThrottleWords("green-context SMs", "green context", "green contexts", "CUDA green contexts", True),
+    "mps": ThrottleWords("MPS active threads", "MPS", "MPS", "CUDA MPS limits on active threads"),
+    "green": ThrottleWords("green-context SMs", "green context", "green contexts", "CUDA green contexts"),
     "neighbour": ThrottleWords("nominal share", "another process", "shared", "another process on the slow GPU"),
     "pacing": ThrottleWords("paced speed", "pacing", "paced", "pacing (idle time after each computation)"),
     "none": ThrottleWords("nominal speed", "no throttle", "", "none"),
