@@ -106,7 +106,8 @@ class TestMeasured:
             events = [row for row in measured[2] if row.rank == rank and row.kind in ("block", "wait", "sent")]
             spans = sorted((row.start_ms, row.stop_ms) for row in events)
             assert all(a[1] <= b[0] + 1e-6 for a, b in pairwise(spans))
-            assert layer.start_ms <= spans[0][0] and spans[-1][1] <= layer.stop_ms
+            assert layer.start_ms <= spans[0][0]
+            assert spans[-1][1] <= layer.stop_ms
 
     def test_results_were_compared(self, measured):
         notes = read_json(measured[0] / "pct-050.json")["notes"]
