@@ -28,6 +28,7 @@ MODEL_CELL = [
     "order",
     "new_tokens",
 ]
+_LAYER = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
@@ -152,6 +153,33 @@ def came_ms(held: Any, ready: Mapping[int, float]) -> float:
     """When, during an event of a kind in HELD, the other rank became ready; `ready`: when each rank did."""
     other = ready[other_rank(held.rank, held.kind, held.step, len(held.percentages))]
     return min(max(other, held.start_ms), held.stop_ms)
+
+
+def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
+    """How each rank spent the traced layer, one row per strategy, length, throttle setting and rank; milliseconds.
+
+    `trace` is the result of `trace_table`. layer_ms is the time from the layer's start to its end on that rank, and is
+    the sum of
+
+    - waiting_ms: the stream was held for another rank that was not ready yet (its `ready` is later): for KV that
+    its owner did not have yet, or for a reader of this rank's own KV;
+    - exposed_ms: it was held though the other rank was ready: the part of the transfer that compute did not hide;
+    - busy_ms: the rest, in which it computed.
+    """
+    rows = []
+    for key, layer in trace.groupby(_LAYER, sort=False):
+        named = dict(zip(_LAYER, key, strict=True))
+        ready = layer[layer["kind"] == "ready"].set_index("rank")["start_ms"].to_dict()
+        for rank, events in layer.groupby("rank"):
+            [whole] = events[events["kind"] == "layer"].itertuples()
+            waiting = exposed = 0.0
+            for held in events[events["kind"].isin(HELD)].itertuples():
+                waiting += came_ms(held, ready) - held.start_ms
+                exposed += held.stop_ms - came_ms(held, ready)
+            layer_ms = whole.stop_ms - whole.start_ms
+            shares = {"waiting_ms": waiting, "exposed_ms": exposed, "busy_ms": layer_ms - waiting - exposed}
+            rows.append(named | {"rank": rank, "layer_ms": layer_ms} | shares)
+    return pd.DataFrame(rows)
 
 
 def chunk_totals(table: pd.DataFrame) -> pd.DataFrame:

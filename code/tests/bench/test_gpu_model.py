@@ -11,7 +11,7 @@ from gpu import two_gpus
 
 pytest.importorskip("fms")
 
-from heteroring.results.model_metrics import trace_table
+from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import read_json
 from heteroring.results.rows import read_rows
@@ -55,7 +55,6 @@ def test_two_gpus_prefill_and_decode_what_one_does(tmp_path, throttle, percentag
         assert min(held) > WEIGHTS
     notes = read_json(tmp_path / "pct-100.json")["notes"]
     assert any("of their size at most" in note for note in notes)
-    trace = trace_table(read_rows(tmp_path / "trace-100.csv", TraceRow))
-    blocks = trace[trace["kind"] == "block"]
-    assert set(blocks["rank"]) == {0, 1}
-    assert (blocks["stop_ms"] > blocks["start_ms"]).all()
+    shares = layer_shares(trace_table(read_rows(tmp_path / "trace-100.csv", TraceRow)))
+    assert set(shares["rank"]) == {0, 1}
+    assert (shares["busy_ms"] > 0).all()

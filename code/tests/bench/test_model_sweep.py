@@ -19,6 +19,7 @@ from heteroring.bench.model.run import ModelSweep
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
 from heteroring.cli.main import app
+from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, read_json
 from heteroring.results.rows import read_rows
@@ -101,6 +102,8 @@ class TestMeasured:
         assert steps == own | {(0, "sent", 1), (1, "wait", 1), (1, "block", 1)}  # rank 0 sees nothing behind it
 
     def test_events_follow_one_another_inside_the_layer(self, measured):
+        shares = layer_shares(trace_table(measured[2]))
+        assert (shares[["busy_ms", "waiting_ms", "exposed_ms"]].min() >= 0).all()
         for rank in (0, 1):
             [layer] = [row for row in measured[2] if row.rank == rank and row.kind == "layer"]
             events = [row for row in measured[2] if row.rank == rank and row.kind in ("block", "wait", "sent")]

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from heteroring.results.model_metrics import HELD, came_ms, model_cells, trace_table
+from heteroring.results.model_metrics import layer_shares, model_cells, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.rows import read_rows, write_rows
 from model_rows import alone, event, model_row
@@ -171,6 +171,27 @@ def test_a_trace_is_that_of_the_first_job():
     assert list(zip(table["order"], table["job"], strict=True)) == [("slow last", 2), ("slow first", 3)]
 
 
+def test_a_wait_divides_into_waiting_and_exposed_transfer():
+    trace = trace_table(
+        [
+            event(rank=0, start_ms=10, stop_ms=30),
+            event(rank=0, kind="ready", start_ms=12, stop_ms=12),
+            event(rank=0, kind="block", start_ms=12, stop_ms=15),
+            event(rank=0, kind="wait", step=1, start_ms=15, stop_ms=21),
+            event(rank=0, kind="block", step=1, start_ms=21, stop_ms=25),
+            event(rank=1, start_ms=10, stop_ms=28),
+            event(rank=1, kind="ready", start_ms=19, stop_ms=19),
+            event(rank=1, kind="wait", step=1, start_ms=22, stop_ms=23),
+            event(rank=1, kind="sent", step=1, start_ms=25, stop_ms=25.5),
+        ]
+    )
+    shares = layer_shares(trace).set_index("rank")
+    fast, slow = shares.loc[0], shares.loc[1]
+    assert (fast.waiting_ms, fast.exposed_ms, fast.busy_ms, fast.layer_ms) == (4, 2, 14, 20)
+    assert (slow.waiting_ms, slow.exposed_ms, slow.busy_ms) == (0, 1.5, 16.5)
+    assert fast.percentage == 50
+
+
 def test_who_is_waited_for_follows_from_the_order_of_the_ring():
     rows = [
         event(rank=rank, kind=kind, start_ms=start, stop_ms=stop, step=step, percentages=(100, 50, 10))
@@ -182,7 +203,7 @@ def test_who_is_waited_for_follows_from_the_order_of_the_ring():
             (1, "sent", 1, 30, 45),  # to rank 2
         ]
     ]
-    trace = trace_table(rows)
-    ready = trace[trace["kind"] == "ready"].set_index("rank")["start_ms"]
-    held = trace[trace["kind"].isin(HELD)]
-    assert [came_ms(each, ready) for each in held.itertuples()] == [40, 60, 40]
+    shares = layer_shares(trace_table(rows)).set_index("rank")
+    assert (shares.loc[0].waiting_ms, shares.loc[0].exposed_ms) == (25, 11)
+    assert (shares.loc[1].waiting_ms, shares.loc[1].exposed_ms) == (10, 5)
+    assert (shares.loc[2].waiting_ms, shares.loc[2].busy_ms) == (0, 100)
