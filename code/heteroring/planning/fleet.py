@@ -93,7 +93,7 @@ def _cost(rank: RankSpec, work: Work, seq_len: int, earlier: int) -> tuple[Cost,
     if work.product_flops and rank.model.source != "block":
         raise ValueError(
             f"profile {rank.profile} is fitted to kind {rank.model.source}: a plan for {work.name} needs kind block "
-            f"(heteroring profile --kinds attention,block,fold,join --model {work.name})"
+            f"(heteroring profile --kinds attention,block,fold --model {work.name})"
         )
     prediction = rank.model.predict(seq_len, rank.percentage, earlier)
     cost = prediction.cost if work.product_flops else prediction.cost._replace(token_us=0.0)

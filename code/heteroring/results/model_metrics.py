@@ -28,7 +28,7 @@ MODEL_CELL = [
     "order",
     "new_tokens",
 ]
-TRACED = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
+_LAYER = ["platform", "strategy", "seq_len", "percentage", "percentages", "layer"]
 HELD = ("wait", "sent")
 """Kinds of a trace's events in which a rank does nothing but wait."""
 
@@ -167,8 +167,8 @@ def layer_shares(trace: pd.DataFrame) -> pd.DataFrame:
     - busy_ms: the rest, in which it computed.
     """
     rows = []
-    for key, layer in trace.groupby(TRACED, sort=False):
-        named = dict(zip(TRACED, key, strict=True))
+    for key, layer in trace.groupby(_LAYER, sort=False):
+        named = dict(zip(_LAYER, key, strict=True))
         ready = layer[layer["kind"] == "ready"].set_index("rank")["start_ms"].to_dict()
         for rank, events in layer.groupby("rank"):
             [whole] = events[events["kind"] == "layer"].itertuples()
