@@ -267,7 +267,7 @@ def arriving(k, v, first_query, parts):
 @on_hopper
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("pending_keys", [1, 841, 1664])
-@pytest.mark.parametrize(("m", "first_query"), [(256, 128), (300, 130), (777, 300), (1280, 0), (1281, 1279)])
+@pytest.mark.parametrize(("m", "first_query"), [(100, 37), (256, 128), (777, 300), (1280, 0), (1281, 1279)])
 @pytest.mark.parametrize(("heads", "kv_heads", "batch", "parts"), [(4, 4, 1, 1), (8, 2, 3, 6), (8, 4, 2, 4)])
 def test_keys_that_arrive_while_it_computes_are_waited_for(
     causal, pending_keys, m, first_query, heads, kv_heads, batch, parts
