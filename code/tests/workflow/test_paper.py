@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -125,6 +126,15 @@ def cheap_odd_length(evidence: Evidence) -> Evidence:
     return replace(evidence, sustained=sustained)
 
 
+def costs(evidence: Evidence, change: Callable[[list[float]], list[float]]) -> Evidence:
+    """The evidence with `change` applied to the times of attention by percentage, at each length of the cost model."""
+    fitted = evidence.results.fitted_models
+    model = fitted["cost-attention"]
+    model = model | {"attention_ms": [change(row) for row in model["attention_ms"]]}
+    results = replace(evidence.results, fitted_models=fitted | {"cost-attention": model})
+    return replace(evidence, results=results)
+
+
 def slower_rings(evidence: Evidence) -> Evidence:
     """The evidence with decode over two ranks in the short runs 1.2 times as slow as measured."""
     decoded = evidence.decoded.copy()
@@ -155,6 +165,8 @@ CHANGES = [
     slower_products,
     cheap_odd_length,
     slower_rings,
+    partial(costs, change=lambda row: [row[-1] for _ in row]),
+    partial(costs, change=lambda row: [1000 * ms for ms in row]),
     followed_late,
     jobs_apart,
     *(

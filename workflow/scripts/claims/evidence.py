@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from heteroring.figures.plots.simulation_error import simulated_cells
+from heteroring.figures.simulated import platform_of
+from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.results.model_metrics import decode_gains
 from heteroring.results.results import Results, slow_last
 from heteroring.results.tables import read_table
@@ -80,6 +82,11 @@ class Evidence:
     def decode(self) -> pd.DataFrame:
         """Decode over the ring beside that on the better rank alone (`decode_gains`), the slow rank last."""
         return decode_gains(slow_last(self.results.model), BALANCED)
+
+    @cached_property
+    def platform(self) -> RecordedPlatform:
+        """The profile of one rank, to simulate rings of."""
+        return platform_of(self.results)
 
     @cached_property
     def simulated(self) -> pd.DataFrame:

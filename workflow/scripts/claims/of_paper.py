@@ -455,15 +455,6 @@ def decode_slowed(evidence: Evidence, column: str = "latency_ms") -> list[float]
     return list(rows[min(rows)] / rows[100])
 
 
-# More ranks, simulated.
-
-
-def simulation_closer_when_long(evidence: Evidence) -> Finding:
-    errors = evidence.simulation_errors
-    ours = f"median errors {percent(errors[4096])} at 4,096 tokens, {percent(errors[LONG])} at 65,536"
-    return holds(bool(errors.is_monotonic_decreasing) and errors[LONG] < 0.05, ours)
-
-
 # Speeds that change.
 
 

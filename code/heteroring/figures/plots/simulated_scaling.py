@@ -33,12 +33,10 @@ def simulated_scaling(results: Results) -> Figure:
     Every other rank is as slow as the profile at its middle percentage, or its lowest where there is no other.
     """
     platform = platform_of(results)
-    levels = platform.model.percentages
-    fast, slow = levels[-1], min(levels, key=lambda level: abs(level - levels[-1] / 2))
     figure = new_figure("simulated_scaling", 1.8)
     left, right = figure.subplots(1, 2, sharey=True)
-    _lines(left, platform, (fast, slow), [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
-    _lines(right, platform, (fast, slow), [(AT_RANKS, length) for length in LENGTHS], LENGTHS)
+    _lines(left, platform, [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
+    _lines(right, platform, [(AT_RANKS, length) for length in LENGTHS], LENGTHS)
     length_axis(left, RANKS, str)
     length_axis(right, LENGTHS, lambda length: tokens(length) if length < 2**20 else f"{length // 2**20}M")
     left.set_xlabel(f"Ranks, {AT_LENGTH // 2**20}M tokens")
@@ -46,9 +44,8 @@ def simulated_scaling(results: Results) -> Figure:
     left.set_ylabel("Bound fraction")
     left.set_ylim(0, 1.08)
     legend_rows(figure, [[Line2D([], [], **_style(name)) for name in LOOKS]])
-    details = (
-        f"{said(platform)}; every other rank at {slow:g} % ({cause(results)}); beyond the profile's lengths, its edge."
-    )
+    at = f"every other rank at {kinds(platform)[1]:g} % ({cause(results)})"
+    details = f"{said(platform)}; {at}; beyond the profile's lengths, its edge."
     return finish(figure, results, details)
 
 
@@ -56,16 +53,22 @@ def _style(name: str) -> dict:
     return look(f"zigzag/{LOOKS[name]}").line() | {"label": f"zigzag, {name}"}
 
 
-def _lines(panel: Axes, platform: RecordedPlatform, kinds: tuple[float, float], cells: list, x: Sequence[int]) -> None:
+def _lines(panel: Axes, platform: RecordedPlatform, cells: list, x: Sequence[int]) -> None:
     for name in LOOKS:
-        fractions = [fraction(platform, name, ranks, length, kinds) for ranks, length in cells]
+        fractions = [fraction(platform, name, ranks, length) for ranks, length in cells]
         panel.plot(x, fractions, **_style(name))
     panel.axhline(1.0, **UNIT_LINE)
 
 
-def fraction(platform: RecordedPlatform, name: str, ranks: int, seq_len: int, kinds: tuple[float, float]) -> float:
+def kinds(platform: RecordedPlatform) -> tuple[float, float]:
+    """The percentages of the fast ranks and of the slow ones."""
+    levels = platform.model.percentages
+    return levels[-1], min(levels, key=lambda level: abs(level - levels[-1] / 2))
+
+
+def fraction(platform: RecordedPlatform, name: str, ranks: int, seq_len: int) -> float:
     """The bound over the simulated latency of a zigzag over ranks of two kinds in turn."""
-    percentages = tuple(kinds[rank % 2] for rank in range(ranks))
+    percentages = tuple(kinds(platform)[rank % 2] for rank in range(ranks))
     costs = platform.costs(seq_len, percentages)
     lens = split(name, seq_len, costs, "zigzag", max(2, platform.multiple))
     return bound(costs, seq_len) / platform.simulate(Partition.zigzag(lens), percentages).latency_us

@@ -30,8 +30,6 @@ def simulated_slow_rank(results: Results) -> Figure:
     (open, dashed).
     """
     platform = platform_of(results)
-    slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
-    equal = {ranks: _latency(platform, "zigzag", "even", (fast,) * ranks) for ranks in RANKS}
     figure = new_figure("simulated_slow_rank", 1.8)
     panels = figure.subplots(1, len(LAYOUTS), sharey=True)
     everything = []
@@ -39,10 +37,7 @@ def simulated_slow_rank(results: Results) -> Figure:
         for name in ("even", "balanced"):
             style = look(f"{layout}/{name}")
             for order, linestyle in _ORDERS.items():
-                percentages = {ranks: [fast] * (ranks - 1) for ranks in RANKS}
-                for each in percentages.values():
-                    each.insert(0 if order == "slow first" else len(each), slow)
-                over = [_latency(platform, layout, name, tuple(percentages[ranks])) / equal[ranks] for ranks in RANKS]
+                over = over_equal(platform, f"{layout}/{name}", order)
                 face = style.dark if order == "slow last" else "white"
                 panel.plot(
                     RANKS, over, color=style.dark, marker=style.marker, markerfacecolor=face, linestyle=linestyle
@@ -72,11 +67,26 @@ def simulated_slow_rank(results: Results) -> Figure:
     ]
     legend_rows(figure, [[*allocators, *orders]])
     words = said(platform).replace(", zigzag", "")
-    details = f"{words}, {SEQ_LEN // 2**20}M tokens; one rank at {slow:g} % ({cause(results)})."
+    slow = f"one rank at {platform.model.percentages[0]:g} % ({cause(results)})"
+    details = f"{words}, {SEQ_LEN // 2**20}M tokens; {slow}."
     return finish(figure, results, details)
 
 
-def _latency(platform: RecordedPlatform, layout: str, name: str, percentages: tuple[float, ...]) -> float:
+def over_equal(platform: RecordedPlatform, strategy: str, order: str) -> list[float]:
+    """For each of RANKS, the latency of `strategy` with one slow rank over that of an even zigzag without it."""
+    slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
+    ratios = []
+    for ranks in RANKS:
+        percentages = [fast] * (ranks - 1)
+        percentages.insert(0 if order == "slow first" else ranks, slow)
+        equal = latency_us(platform, "zigzag/even", (fast,) * ranks)
+        ratios.append(latency_us(platform, strategy, tuple(percentages)) / equal)
+    return ratios
+
+
+def latency_us(platform: RecordedPlatform, strategy: str, percentages: tuple[float, ...]) -> float:
+    """Simulated microseconds of a call of SEQ_LEN tokens over ranks at these percentages."""
+    layout, name = strategy.split("/")
     costs = platform.costs(SEQ_LEN, percentages)
     lens = split(name, SEQ_LEN, costs, layout, max(2, platform.multiple))
     return platform.simulate(Partition(layout, lens), percentages).latency_us
