@@ -154,20 +154,24 @@ def page(findings: dict[Claim, Finding]) -> str:
 
 
 def macros(findings: dict[Claim, Finding]) -> str:
-    """The paper's tables: the study's claims with what remains with the slow rank first, and the paper's own."""
+    """The paper's tables: the study's claims with what remains with the slow rank first, and two of the paper's own.
+
+    One page is too short for all of the latter.
+    """
     ragged = r">{\raggedright\arraybackslash}"
     study, own = ([tuple(map(escaped, row)) for row in rows(findings, of)] for of in HEADS)
+    first, more = (
+        tabular(rf"@{{}}{ragged}p{{0.45\textwidth}}{ragged}p{{0.42\textwidth}}l@{{}}", [HEADS["paper"]], half)
+        for half in (own[: len(own) // 2], own[len(own) // 2 :])
+    )
     tables = {
         "ClaimsStudyTable": tabular(
             rf"@{{}}{ragged}p{{0.26\textwidth}}l{ragged}p{{0.26\textwidth}}{ragged}p{{0.17\textwidth}}l@{{}}",
             [HEADS["study"]],
             study,
         ),
-        "ClaimsPaperTable": tabular(
-            rf"@{{}}{ragged}p{{0.45\textwidth}}{ragged}p{{0.42\textwidth}}l@{{}}",
-            [HEADS["paper"]],
-            own,
-        ),
+        "ClaimsPaperTable": first,
+        "ClaimsMoreTable": more,
         "ClaimsSummary": escaped(summary(findings)),
     }
     return "".join(f"\\newcommand{{\\{name}}}{{{content}}}\n" for name, content in tables.items())

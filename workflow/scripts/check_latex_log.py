@@ -1,4 +1,4 @@
-"""Fail if a LaTeX log reports a broken reference, a missing glyph or an overfull line.
+"""Fail if a LaTeX log reports a broken reference, a missing glyph, an overfull line or a float longer than a page.
 
     python workflow/scripts/check_latex_log.py latex/report.log
 
@@ -22,6 +22,7 @@ _PROBLEMS = (
     r"LaTeX Warning: There were (?:undefined references|multiply-defined labels).*",
     r"LaTeX Warning: Label\(s\) may have changed.*",
     r"LaTeX Warning: File .* not found.*",
+    r"LaTeX Warning: Float too large for page.*",
     r"Missing character: .*",
 )
 _OVERFULL = re.compile(r"Overfull \\[hv]box \((\d+(?:\.\d+)?)pt too (?:wide|high)\).*")

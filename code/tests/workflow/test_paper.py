@@ -390,6 +390,7 @@ Output written on report.pdf (9 pages, 123 bytes).
         "LaTeX Warning: Label(s) may have changed. Rerun to get cross-references right.",
         "! Undefined control sequence.",
         "Missing character: There is no x in font cmr10!",
+        "LaTeX Warning: Float too large for page by 179.12183pt on input line 22.",
     ],
 )
 def test_the_log_check_finds(tmp_path, capsys, line):
