@@ -97,19 +97,22 @@ def demo_job(device_kind: str, platform: str, throttle: str = "", **changes: Any
     length = max(1, fields["prompt_len"])
     fields.setdefault("chunk", ceil(length / CHUNKS["gpu" if gpu else "cpu"]))
     chunks = ceil(length / max(1, fields["chunk"]))
-    if gpu:
-        spec = ModelSpec("llama/3-8b", "bfloat16", max_seq_len=length)
-    else:
-        spec = ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=length)
     return RebalancingJob(
         device_kind=device_kind,
         platform=platform,
         throttle=throttle or ("green" if gpu else "pacing"),
         percentages=(100, 100),
-        model=spec,
+        model=demo_model(device_kind, length),
         slow=(chunks // 4, chunks * 5 // 8),
         **fields,
     )
+
+
+def demo_model(device_kind: str, seq_len: int) -> ModelSpec:
+    """The model of a demo of so many tokens: a small LLaMA on CPUs, the Llama-3-8B shape on GPUs."""
+    if device_kind == "gpu":
+        return ModelSpec("llama/3-8b", "bfloat16", max_seq_len=seq_len)
+    return ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=seq_len)
 
 
 class Chunk(NamedTuple):
