@@ -3,8 +3,8 @@
     python -m heteroring.microbench.steady --platform gpu --seq-len 65536 --chunk 4096
 
 makes both by turns, on ranks of equal nominal speed. Rebalancing measures what each rank computes, for which part of
-the layers give up their fused first step, exchanges the times, and may move tokens for noise. On CPUs a fixed split also
-passes queries where that is fewer bytes, in short chunks behind many tokens, and a rebalanced one does not.
+the layers give up their fused first step, exchanges the times, and may move tokens for noise. On CPUs a fixed split
+also passes queries where that is fewer bytes, in short chunks behind many tokens, and a rebalanced one does not.
 """
 
 from __future__ import annotations
