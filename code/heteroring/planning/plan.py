@@ -144,8 +144,8 @@ def plan(
       rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
 
     Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. The order
-    matters because a rank is at most two steps ahead of its neighbours: where fast ranks and slow ranks are adjacent,
-    the fast ones wait.
+    matters because a rank is at most two steps ahead of its neighbours: several fast ranks in a row wait for several
+    slow ones in a row.
 
     `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, in which message
     buffers are as long as the longest shard. It leaves out ranks that cost the others more than they bring.
