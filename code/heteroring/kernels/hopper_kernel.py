@@ -22,8 +22,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from heteroring.kernels.launch_configs import HOPPER_BLOCK_M
+
 ROWS = gl.constexpr(64)  # queries of one warpgroup: the M of wgmma
-BLOCK_M = gl.constexpr(128)
+BLOCK_M = gl.constexpr(HOPPER_BLOCK_M)
 LN_2 = gl.constexpr(0.6931471805599453)
 
 
