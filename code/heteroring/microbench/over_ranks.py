@@ -17,19 +17,26 @@ from heteroring.launch.launch import Rank, check_ranks, launch
 from heteroring.microbench.one_gpu import count, counts
 
 Line = TypeVar("Line")
+Result = TypeVar("Result")
+
+
+def ranks_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser of the options of every microbenchmark over ranks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--platform", default="gpu")
+    parser.add_argument("--percentages", type=counts, default=(100, 100))
+    parser.add_argument("--repetitions", type=count, default=7)
+    return parser
 
 
 def ring_parser(description: str | None, kv_heads: int) -> argparse.ArgumentParser:
-    """A parser of the common options: ranks, shape and repetitions. kv_heads: the default number of KV heads."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", default="gpu")
+    """A parser of ranks, throttle, shape and repetitions. kv_heads: the default number of KV heads."""
+    parser = ranks_parser(description)
     parser.add_argument("--throttle", default="none")
-    parser.add_argument("--percentages", type=counts, default=(100, 100))
     parser.add_argument("--heads", type=int, default=32)
     parser.add_argument("--kv-heads", type=int, default=kv_heads)
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--repetitions", type=count, default=7)
     return parser
 
 
@@ -40,11 +47,26 @@ def measured(
 
     Exits with a message of `parser` if that cannot be measured.
     """
-    ranks = {"device_kind": options.platform, "throttle": options.throttle, "percentages": options.percentages}
+    try:
+        shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
+    except ValueError as error:
+        parser.error(str(error))
+    multiple = MULTIPLES.get(options.platform)
+    return launched(measure, parser, options, *what, shape, multiple, options.repetitions, throttle=options.throttle)
+
+
+def launched(
+    measure: Callable[..., Result],
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    *what: object,
+    throttle: str = "none",
+) -> Result:
+    """Run `measure(rank, *what)` on the ranks of the options; return rank 0's result, or exit as `measured` does."""
+    ranks = {"device_kind": options.platform, "throttle": throttle, "percentages": options.percentages}
     try:
         check_ranks(**ranks)
-        shape = Shape(1, options.heads, options.kv_heads, options.head_dim, options.dtype)
-        return launch(measure, *what, shape, MULTIPLES[options.platform], options.repetitions, **ranks)[0]
+        return launch(measure, *what, **ranks)[0]
     except ValueError as error:
         parser.error(str(error))
 
@@ -56,8 +78,13 @@ def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) 
         for _ in range(1 + repetitions):
             mine.append(timed(call or (lambda: None), busy, rank.device).latency_ms)
             advance()
+    return slowest(rank, mine[1:])
+
+
+def slowest(rank: Rank, mine: list[float]) -> float:
+    """Median over calls of the slowest rank's time, from the times of this rank; every rank must call."""
     everyone: list = [None] * rank.world_size
-    dist.all_gather_object(everyone, mine[1:])
+    dist.all_gather_object(everyone, mine)
     return median(map(max, zip(*everyone, strict=True)))
 
 

@@ -9,20 +9,18 @@ also passes queries where that is fewer bytes, in short chunks behind many token
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import torch
-import torch.distributed as dist
 
 from heteroring.allocators.even import even
 from heteroring.bench.rebalancing import demo_model
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.launch.heartbeat import advance
-from heteroring.launch.launch import Rank, check_ranks, launch
-from heteroring.microbench.one_gpu import count, counts
+from heteroring.launch.launch import Rank
+from heteroring.microbench.one_gpu import count
+from heteroring.microbench.over_ranks import launched, ranks_parser, slowest
 from heteroring.ring.partition import Partition
 
 
@@ -53,28 +51,16 @@ def measure(rank: Rank, device_kind: str, seq_len: int, chunk: int, repetitions:
                 call = partial(ring_prefill, model, ids, partition, chunk=chunk, rebalance=rebalance)
                 taken[rebalance].append(timed(call, busy, rank.device).latency_ms)
                 advance()
-    everyone: list = [None] * rank.world_size
-    dist.all_gather_object(everyone, taken)
-    fixed, rebalanced = (
-        median(map(max, zip(*(each[kind][1:] for each in everyone), strict=True))) for kind in (False, True)
-    )
-    return Line(fixed, rebalanced)
+    return Line(slowest(rank, taken[False][1:]), slowest(rank, taken[True][1:]))
 
 
 def run(arguments: list[str] | None = None) -> Line:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--platform", default="gpu")
-    parser.add_argument("--percentages", type=counts, default=(100, 100))
+    parser = ranks_parser(__doc__)
     parser.add_argument("--seq-len", type=count, default=65536)
     parser.add_argument("--chunk", type=count, default=4096)
-    parser.add_argument("--repetitions", type=count, default=5)
+    parser.set_defaults(repetitions=5)
     options = parser.parse_args(arguments)
-    ranks = {"device_kind": options.platform, "throttle": "none", "percentages": options.percentages}
-    try:
-        check_ranks(**ranks)
-        return launch(measure, options.platform, options.seq_len, options.chunk, options.repetitions, **ranks)[0]
-    except ValueError as error:
-        parser.error(str(error))
+    return launched(measure, parser, options, options.platform, options.seq_len, options.chunk, options.repetitions)
 
 
 def main() -> None:
