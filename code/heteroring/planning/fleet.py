@@ -121,10 +121,10 @@ def read_fleet(path: str | os.PathLike[str]) -> Fleet:
 
         def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
             node, known = super().compose_mapping_node(anchor), set()
-            for key, _ in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in known:
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key.value in known:
                     raise yaml.YAMLError(f"key {key.value!r} is given again in line {key.start_mark.line + 1}")
-                known.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+                known.add(key.value)
             return node
 
     path = Path(path)
