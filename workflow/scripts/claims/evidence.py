@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.figures.simulated import platform_of
 from heteroring.planning.recorded_platform import RecordedPlatform
@@ -87,6 +88,20 @@ class Evidence:
     def platform(self) -> RecordedPlatform:
         """The profile of one rank, to simulate rings of."""
         return platform_of(self.results)
+
+    @cached_property
+    def scaling(self) -> dict[str, list[float]]:
+        """Simulated bound fractions of zigzag splits over ranks of two kinds in turn, by the number of ranks."""
+        ranks, length = simulated_scaling.RANKS, simulated_scaling.AT_LENGTH
+        return {
+            name: [simulated_scaling.fraction(self.platform, name, each, length) for each in ranks]
+            for name in simulated_scaling.LOOKS
+        }
+
+    @cached_property
+    def one_slow_rank(self) -> dict[tuple[str, str], list[float]]:
+        """Simulated latencies of rings with one slow rank, over those without it, by strategy and order."""
+        return simulated_slow_rank.over_equal(self.platform)
 
     @cached_property
     def simulated(self) -> pd.DataFrame:

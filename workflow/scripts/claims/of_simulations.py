@@ -1,6 +1,6 @@
 """The paper's own claims about simulated rings of two ranks and of many."""
 
-from claims.evidence import LONG, Evidence, Finding, holds, number, percent, span
+from claims.evidence import LONG, ORDERS, Evidence, Finding, holds, number, percent, span
 from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from paper.cells import BALANCED, EVEN, ZIGZAG_EVEN
 
@@ -14,24 +14,15 @@ def simulation_closer_when_long(evidence: Evidence) -> Finding:
 
 
 def more_ranks_lose(evidence: Evidence) -> Finding:
-    found = scaling(evidence)
+    found = evidence.scaling
     falling = all(sorted(each, reverse=True) == each for each in found.values())
     halved = all(each[-1] < each[0] / 2 for each in found.values())
     ours = "; ".join(f"{name} {number(each[0])} to {number(each[-1])}" for name, each in found.items())
     return holds(falling and halved, ours)
 
 
-def scaling(evidence: Evidence) -> dict[str, list[float]]:
-    """Simulated bound fractions of zigzag splits over ranks of two kinds in turn, by the number of ranks."""
-    ranks, length = simulated_scaling.RANKS, simulated_scaling.AT_LENGTH
-    return {
-        name: [simulated_scaling.fraction(evidence.platform, name, each, length) for each in ranks]
-        for name in simulated_scaling.LOOKS
-    }
-
-
 def even_loses_speeds(evidence: Evidence) -> Finding:
-    found = scaling(evidence)
+    found = evidence.scaling
     ratios = [even / balanced for even, balanced in zip(found["even"], found["balanced"], strict=True)]
     ours = (
         f"even {span(ratios[:-2])} of balanced up to {simulated_scaling.RANKS[-3]} ranks, {number(ratios[-1])} at 1,024"
@@ -40,27 +31,22 @@ def even_loses_speeds(evidence: Evidence) -> Finding:
 
 
 def one_slow_rank(evidence: Evidence) -> Finding:
-    even = {
-        (strategy, order): simulated_slow_rank.over_equal(evidence.platform, strategy, order)
-        for strategy in (EVEN, ZIGZAG_EVEN)
-        for order in ("slow last", "slow first")
-    }
+    even = {key: each for key, each in evidence.one_slow_rank.items() if key[0] in (EVEN, ZIGZAG_EVEN)}
     front = even.pop((EVEN, "slow first"))
     others = [ratio for each in even.values() for ratio in each]
     return holds(min(others) > 9 and max(front[2:]) < 2, f"{span(others)} times; contiguous, first: {span(front)}")
 
 
 def balanced_approaches(evidence: Evidence) -> Finding:
-    found = [simulated_slow_rank.over_equal(evidence.platform, BALANCED, each) for each in ("slow last", "slow first")]
+    found = [evidence.one_slow_rank[BALANCED, order] for order in ORDERS]
     falling = all(sorted(each, reverse=True) == each and each[0] > 1.5 for each in found)
     return holds(falling and max(each[-1] for each in found) < 1.02, f"{span(found[0])} times; first: {span(found[1])}")
 
 
 def kinds_in_turn(evidence: Evidence) -> Finding:
     """Balanced zigzags over as many fast ranks as slow ones."""
-    ratios = {}
+    ratios, (fast, slow) = {}, simulated_scaling.kinds(evidence.platform)
     for ranks in simulated_slow_rank.RANKS:
-        fast, slow = simulated_scaling.kinds(evidence.platform)
         apart = (fast,) * (ranks // 2) + (slow,) * (ranks // 2)
         times = [
             simulated_slow_rank.latency_us(evidence.platform, BALANCED, each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RANKS = (2, 4, 8, 16, 32, 64)
 SEQ_LEN = 2**20
+_SPLITS = ("even", "balanced")
 _ORDERS = {"slow last": "-", "slow first": (0, (4, 2))}
 
 
@@ -30,14 +32,15 @@ def simulated_slow_rank(results: Results) -> Figure:
     (open, dashed).
     """
     platform = platform_of(results)
+    ratios = over_equal(platform)
     figure = new_figure("simulated_slow_rank", 1.8)
     panels = figure.subplots(1, len(LAYOUTS), sharey=True)
     everything = []
     for panel, layout in zip(panels, LAYOUTS, strict=True):
-        for name in ("even", "balanced"):
+        for name in _SPLITS:
             style = look(f"{layout}/{name}")
             for order, linestyle in _ORDERS.items():
-                over = over_equal(platform, f"{layout}/{name}", order)
+                over = ratios[f"{layout}/{name}", order]
                 face = style.dark if order == "slow last" else "white"
                 panel.plot(
                     RANKS, over, color=style.dark, marker=style.marker, markerfacecolor=face, linestyle=linestyle
@@ -59,7 +62,7 @@ def simulated_slow_rank(results: Results) -> Figure:
             linestyle="none",
             label=name,
         )
-        for name in ("even", "balanced")
+        for name in _SPLITS
     ]
     orders = [
         Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle=_ORDERS[order], label=order)
@@ -72,15 +75,18 @@ def simulated_slow_rank(results: Results) -> Figure:
     return finish(figure, results, details)
 
 
-def over_equal(platform: RecordedPlatform, strategy: str, order: str) -> list[float]:
-    """For each of RANKS, the latency of `strategy` with one slow rank over that of an even zigzag without it."""
+def over_equal(platform: RecordedPlatform) -> dict[tuple[str, str], list[float]]:
+    """By strategy and order: for each of RANKS, latency with one slow rank over that of an even zigzag without it."""
     slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
-    ratios = []
-    for ranks in RANKS:
-        percentages = [fast] * (ranks - 1)
-        percentages.insert(0 if order == "slow first" else ranks, slow)
-        equal = latency_us(platform, "zigzag/even", (fast,) * ranks)
-        ratios.append(latency_us(platform, strategy, tuple(percentages)) / equal)
+    equal = [latency_us(platform, "zigzag/even", (fast,) * ranks) for ranks in RANKS]
+    ratios = {}
+    for layout, name, order in product(LAYOUTS, _SPLITS, _ORDERS):
+        times = []
+        for ranks in RANKS:
+            percentages = [fast] * (ranks - 1)
+            percentages.insert(0 if order == "slow first" else ranks, slow)
+            times.append(latency_us(platform, f"{layout}/{name}", tuple(percentages)))
+        ratios[f"{layout}/{name}", order] = [time / alike for time, alike in zip(times, equal, strict=True)]
     return ratios
 
 
