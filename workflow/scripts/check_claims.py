@@ -15,12 +15,15 @@ from pathlib import Path
 
 import yaml
 
-from claims import of_experiments, of_paper, of_simulations, of_study
+from claims import of_experiments, of_models, of_paper, of_simulations, of_study
 from claims.evidence import REPRODUCED, VERDICTS, Evidence, Finding
 from heteroring.files import atomic_path
 from paper.tex import escaped, tabular
 
-FUNCTIONS = {"study": vars(of_study), "paper": vars(of_paper) | vars(of_experiments) | vars(of_simulations)}
+FUNCTIONS = {
+    "study": vars(of_study),
+    "paper": vars(of_paper) | vars(of_models) | vars(of_experiments) | vars(of_simulations),
+}
 HEADS = {
     "study": ("claim", "public study", "measured", "slow rank first", "verdict"),
     "paper": ("claim", "measured", "verdict"),

@@ -24,23 +24,25 @@ from claims.of_experiments import (
     masked_costs,
     profile_costs,
 )
-from claims.of_paper import (
+from claims.of_models import (
     bandwidth_left,
-    closed_form_errors,
-    contiguous_ratios,
     decode_break_even,
     decode_gain,
     decoded,
     decoded_gains,
     equal_rank_ratios,
-    jobs_apart,
     layer_contiguous_ratios,
     layer_fractions,
     layer_gains,
-    long_fractions,
-    of_oracle,
     prefill_fractions,
     prefill_order_ratios,
+)
+from claims.of_paper import (
+    closed_form_errors,
+    contiguous_ratios,
+    jobs_apart,
+    long_fractions,
+    of_oracle,
     profile_ratios,
     recorded_twice,
     short_first_ratios,

@@ -1,0 +1,163 @@
+"""The paper's own claims about layers, whole models and decode."""
+
+from statistics import median
+
+from pandas import Series
+
+from claims.evidence import LONG, Evidence, Finding, holds, number, span
+from heteroring.results.model_metrics import decode_cells
+from heteroring.results.results import slow_last
+from paper.cells import BALANCED, EVEN, UNEVEN
+
+DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made on one pair
+
+
+def layer_too(evidence: Evidence) -> Finding:
+    fractions = layer_fractions(evidence)
+    return holds(min(fractions) > 0.96, f"{span(fractions)} at 65,536 tokens")
+
+
+def layer_fractions(evidence: Evidence) -> Series:
+    """Bound fractions of the longest layer with balanced zigzag shards, in both orders and with equal ranks."""
+    return evidence.recorded(module="fms", condition="rested", seq_len=LONG, strategy=BALANCED).bound_fraction
+
+
+def layer_moves_contiguous(evidence: Evidence) -> Finding:
+    """A contiguous split gains where layers are added that cost the same for every token: its best share moves."""
+    gains = layer_gains(evidence)
+    return holds(min(gains) > 0.05, f"{span(gains)} of the bound more in the layer than in the call")
+
+
+def layer_gains(evidence: Evidence) -> list[float]:
+    """Bound fraction of proportional contiguous shards in the layer, less that in the call, at the longest length."""
+    layer, call = evidence.layer, evidence.call
+    return [layer(UNEVEN, at, "bound_fraction") - call(UNEVEN, at, "bound_fraction") for at in call.at(length=LONG)]
+
+
+def layer_favours_zigzag(evidence: Evidence) -> Finding:
+    ratios = layer_contiguous_ratios(evidence)
+    return holds(min(ratios) > 1.03, f"{span(ratios)} times as long as balanced zigzag at 65,536 tokens")
+
+
+def layer_contiguous_ratios(evidence: Evidence) -> list[float]:
+    """The longest layer's time with the best contiguous split over that with balanced zigzag shards, in both orders."""
+    rows = evidence.recorded(module="fms", condition="rested", seq_len=LONG)
+    times = rows.pivot(index="percentages", columns="strategy", values="latency_ms")
+    return list(times.filter(like="contiguous/").min(axis="columns") / times[BALANCED])
+
+
+def model_near_fastest(evidence: Evidence) -> Finding:
+    tables = evidence.prefill, evidence.prefill_first
+    ratios = [cells(BALANCED, at) / cells(cells.fastest(at), at) for cells in tables for at in cells.grid]
+    return holds(max(ratios) < 1.02, f"{span(ratios)} times the fastest of six, in {len(ratios)} cells")
+
+
+def model_fraction(evidence: Evidence) -> Finding:
+    fractions = prefill_fractions(evidence)
+    return holds(min(fractions) > 0.91, span(fractions))
+
+
+def prefill_fractions(evidence: Evidence) -> list[float]:
+    """Bound fractions of a whole model's prefill with balanced zigzag shards, in both orders and with equal ranks."""
+    tables = evidence.prefill, evidence.prefill_first
+    return [each for cells in tables for each in cells.over(BALANCED, "bound_fraction", cells.grid)]
+
+
+def models_in_both_orders(evidence: Evidence) -> Finding:
+    first, last = evidence.prefill_first, evidence.prefill
+    ratios = prefill_order_ratios(evidence)
+    changes = all(first(EVEN, at) < 0.8 * last(EVEN, at) for at in first.grid)
+    level = all(abs(each - 1) < 0.03 for each in ratios)
+    return holds(changes and level, f"{span(ratios)} times as long first as last")
+
+
+def prefill_order_ratios(evidence: Evidence) -> list[float]:
+    """The time to first token of balanced zigzag shards with the slow rank first over that with it last."""
+    first, last = evidence.prefill_first, evidence.prefill
+    return [first(BALANCED, at) / last(BALANCED, at) for at in first.grid]
+
+
+def equal_ranks_differ(evidence: Evidence) -> Finding:
+    together, alone = equal_rank_ratios(evidence)
+    return holds(together > 1.05 > 1.03 > alone, f"{together:.3g} times as long in the ring, {alone:.3g} alone")
+
+
+def equal_rank_ratios(evidence: Evidence) -> tuple[float, float]:
+    """Rank 0's time over rank 1's, both at full speed, of the longest prompt.
+
+    Of the backend calls in the traced layer of balanced zigzag shards, and of the whole prompt on each alone.
+    """
+    trace = evidence.results.trace
+    calls = trace[(trace.strategy == BALANCED) & (trace.order == "equal") & (trace.kind == "block")]
+    taken = (calls.stop_ms - calls.start_ms).groupby(calls["rank"]).sum()
+    at = evidence.prefill.equal
+    return taken[0] / taken[1], evidence.prefill("alone/rank0", at) / evidence.prefill("alone/rank1", at)
+
+
+def decode_breaks_even(evidence: Evidence) -> Finding:
+    gains = {percentage: decode_gain(evidence, percentage) for percentage in (100, 50, 30, 10)}
+    lost, won = decode_break_even(evidence, 30)
+    everywhere = min(*gains[100], *gains[50]) > 1 > max(gains[10])
+    ours = "; ".join(f"{span(each)} times as fast at {percentage} %" for percentage, each in gains.items())
+    return holds(
+        everywhere and lost == won == 131072,
+        f"{ours}; at 30 % it loses with up to {lost:,} tokens cached and wins with {won:,} and more",
+    )
+
+
+def decode_gain(evidence: Evidence, percentage: int) -> list[float]:
+    """The time of the better rank alone over the ring's, at each recorded length and batch of decode."""
+    return list(evidence.decode.gain[evidence.decode.percentage == percentage])
+
+
+def decode_break_even(evidence: Evidence, percentage: int) -> tuple[int, int]:
+    """The most tokens cached, of all sequences, with which the ring loses to one rank, and the fewest with which it
+    wins; 0 if there are none."""
+    rows = evidence.decode[evidence.decode.percentage == percentage]
+    return max(rows.tokens[rows.gain < 1], default=0), min(rows.tokens[rows.gain > 1], default=0)
+
+
+def decode_without_mps(evidence: Evidence) -> Finding:
+    short, long = (decoded_gains(evidence, length) for length in (4096, LONG))
+    ours = f"{number(short[1])} and {number(long[1])} times as fast, under MPS {number(short[0])} and {number(long[0])}"
+    return holds(short[1] < 1 < long[1] < long[0] and short[1] < short[0], ours)
+
+
+def decoded_gains(evidence: Evidence, length: int) -> list[float]:
+    """The better full rank's time alone over that of both, captured and not compiled, under MPS and without."""
+    found = [decoded(evidence, length, how) for how in ("captured", "captured, without MPS")]
+    return [alone / ring for alone, ring, _ in found]
+
+
+def decode_compiled(evidence: Evidence) -> Finding:
+    alone, ring, limit = decoded(evidence, LONG, "captured, compiled", batch=8)
+    ours = f"{number(alone / ring)} times as fast as alone, {number(limit / ring)} of the limit"
+    return holds(alone / ring > 1.5 and limit / ring > 0.8, ours)
+
+
+def decoded(evidence: Evidence, length: int, how: str, batch: int = 1) -> tuple[float, float, float]:
+    """Milliseconds per token in short runs on one pair: the better full rank alone, both, and the limit of both."""
+    rows = evidence.decoded
+    rows = rows[(rows.commit == DECODED_AT) & (rows.percentages == "100 100") & (rows.how == how)]
+    rows = rows[(rows.seq_len == length) & (rows.batch == batch)]
+    alone = rows.block_lens.str.contains(r"\b0\b")
+    ring = rows[~alone].iloc[0]
+    return rows.latency_ms[alone].min(), ring.latency_ms, ring.limit_ms
+
+
+def throttle_takes_bandwidth(evidence: Evidence) -> Finding:
+    slowed, bandwidth = decode_slowed(evidence), bandwidth_left(evidence)
+    ours = f"{number(bandwidth)} of the bandwidth, {span(slowed)} times as long a token"
+    return holds(0.15 < bandwidth < 0.25 and min(slowed) > 2 and max(slowed) < 5, ours)
+
+
+def bandwidth_left(evidence: Evidence) -> float:
+    """What of its memory bandwidth at 100 % rank 1 reaches at the lowest percentage."""
+    return 1 / median(decode_slowed(evidence, "limit_ms"))
+
+
+def decode_slowed(evidence: Evidence, column: str = "latency_ms") -> list[float]:
+    """`column` of rank 1 decoding alone, at the lowest percentage over that at 100 %, by length and batch."""
+    rows = decode_cells(slow_last(evidence.results.model))
+    rows = rows[rows.strategy == "alone/rank1"].pivot(index=["batch", "seq_len"], columns="percentage", values=column)
+    return list(rows[min(rows)] / rows[100])
