@@ -52,6 +52,7 @@ class MatmulConfig:
 
 
 HOPPER_BLOCK_M = 128  # queries of a tile of the Hopper kernel
+MASKED_OVER_FULL = 1.9  # its time for a tile of keys with a mask over that of one without
 
 # By head size rounded up to a power of two; compute capability 9.0, 16-bit operands. One for both kinds of rectangle,
 # because a fused first step has both in one launch; with heads of 64, more stages make one kind 3 % faster and the
@@ -140,12 +141,11 @@ def sections(heads: int, first: int, section: int) -> list[int]:
 def lead(rows: int, pending: int, first_query: int) -> int:
     """Rows before the first query at which tiles of the Hopper kernel begin, so that one begins at `first_query`.
 
-    A tile in which only some queries see the `pending` keys computes all of these with a mask, at about 1.9 times the
-    cost. Shifting the tiles of queries avoids that, but masks one more tile of own keys for each of them, and may add a
-    tile: together that costs as much as up to 1.9 keys per query. So it is 0 unless pending keys are at least twice as
-    many as the `rows` queries.
+    A tile in which only some queries see the `pending` keys computes all of these with a mask. Shifting the tiles of
+    queries avoids that, but masks one more tile of own keys for each of them, and may add a tile: together that costs
+    as much as up to MASKED_OVER_FULL keys per query. So it is 0 where fewer pending keys than that come to each query.
     """
-    return -first_query % HOPPER_BLOCK_M if pending >= 2 * rows else 0
+    return -first_query % HOPPER_BLOCK_M if pending >= MASKED_OVER_FULL * rows else 0
 
 
 def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:
