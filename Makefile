@@ -31,7 +31,7 @@ test: setup tex lint ## lint and run every test
 	$(WITHIN) pytest $(PARALLEL) -m "not gpu and not multigpu"
 	if nvidia-smi -L > /dev/null 2>&1; then $(WITHIN) pytest -m "gpu or multigpu"; fi
 
-test-fast: setup ## run the tests that are not slow and start no processes
+test-fast: setup ## run the tests that are not slow and start no ranks and no Snakemake
 	$(WITHIN) pytest --numprocesses $(WORKERS) --dist worksteal -m "not slow and not ranks and not workflow and not gpu and not multigpu"
 
 lint: setup ## check style, types, and which module may import which

@@ -36,7 +36,7 @@ from heteroring.ring.transport.transport import check_transport
 
 
 class Prefill(NamedTuple):
-    """The result of `ring_prefill`: logits, the same on every rank, and this rank's part of the KV cache."""
+    """The result of `ring_prefill`: logits, [B, V] or [B, N, V], the same on every rank; this rank's cache."""
 
     logits: torch.Tensor
     cache: RingCache

@@ -148,24 +148,27 @@ class Candidates:
                 self.held(order),
             )
 
+        def ring(lens: tuple[int, ...]) -> Ring:
+            rooms = zip(lens, memory.room(max(lens)), strict=True)
+            return self.ring("balanced", order, lens, tuple(0 < length > room - self.step for length, room in rooms))
+
         lens = lens_of()
-        longest = max(lens)
-        if any(length > room for length, room in zip(lens, memory.room(longest), strict=True)):
-            longest, fit = memory.longest_shard(tokens, self.step)
-            if fit < tokens:
-                fit = fit * self.seq_len // tokens
-                raise TooLarge(
-                    f"{self.work.name} of {self.seq_len} tokens does not fit: these ranks have the memory for {fit} "
-                    f"tokens, {self.seq_len - fit} too few"
-                )
-            while True:  # a shorter longest shard leaves more room, and allows the same split as before
-                lens = lens_of(memory.most(longest, self.step))
-                if max(lens) == longest:
-                    break
+        if all(length <= room for length, room in zip(lens, memory.room(max(lens)), strict=True)):
+            return ring(lens)
+        lengths, fit = memory.longest_shards(tokens, self.step)
+        if not lengths:
+            fit = fit * self.seq_len // tokens
+            raise TooLarge(
+                f"{self.work.name} of {self.seq_len} tokens does not fit: these ranks have the memory for {fit} "
+                f"tokens, {self.seq_len - fit} too few"
+            )
+        found = set()
+        for longest in lengths:
+            # A shorter longest shard leaves more room, and allows the same split as before.
+            while max(lens := lens_of(memory.most(longest, self.step))) < longest:
                 longest = max(lens)
-        rooms = zip(lens, memory.room(longest), strict=True)
-        full = tuple(length > 0 and length + self.step > room for length, room in rooms)
-        return self.ring("balanced", order, lens, full)
+            found.add(lens)
+        return min(map(ring, sorted(found)), key=lambda each: each.latency_us)
 
     def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> Ring:
         """The ring of those ranks that get tokens or hold earlier ones."""

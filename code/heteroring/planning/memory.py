@@ -40,23 +40,25 @@ class Memory:
         """The most tokens of each rank, in whole multiples, none of which may have more than `longest`."""
         return [int(min(max(room, 0), longest)) // multiple * multiple for room in self.room(longest)]
 
-    def longest_shard(self, tokens: int, multiple: int) -> tuple[int, int]:
-        """How long the longest shard may be, so that `tokens` fit beside messages of that length; and how many do fit.
+    def longest_shards(self, tokens: int, multiple: int) -> tuple[list[int], int]:
+        """Lengths of the longest shard beside whose messages `tokens` fit, to try in turn; and how many tokens do fit.
 
-        Buffers for messages grow with it, so the total is greatest at a length where some rank is just full. If that
-        total is `tokens` or more, the longest shard may grow from there until it falls below `tokens`.
+        Buffers for messages grow with it, so the total is greatest at a length where some rank is just full, and the
+        longest shard may grow from there until the total falls below `tokens`. The lengths are the longest one, and
+        those where a rank is just full, because beside a longer shard that rank would hold less.
         """
 
         def held(longest: int) -> int:
             return sum(self.most(longest, multiple))
 
         each = self.free // (self.token_bytes + self.message_bytes)
-        shortest = max({int(min(max(room, 0), tokens)) // multiple * multiple for room in each}, key=held)
-        if held(shortest) < tokens:
-            return shortest, held(shortest)
-        units = range(shortest // multiple, tokens // multiple + 1)
+        full = {int(min(max(room, 0), tokens)) // multiple * multiple for room in each}
+        best = max(full, key=held)
+        if held(best) < tokens:
+            return [], held(best)
+        units = range(best // multiple, tokens // multiple + 1)
         longest = units[bisect_left(units, True, key=lambda unit: held(unit * multiple) < tokens) - 1]
-        return multiple * longest, tokens
+        return [multiple * longest, *sorted(length for length in full if held(length) >= tokens)], tokens
 
 
 def used_gb(work: Work, chunks: Sequence[Chunk], longest_message: int) -> tuple[float, ...]:

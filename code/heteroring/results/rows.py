@@ -182,7 +182,7 @@ class ProfileRow:
 
 
 class Kept(Protocol):
-    """A type of rows."""
+    """A dataclass of rows that are kept in files, with the columns that identify one."""
 
     identity: ClassVar[Identity]
 

@@ -1,4 +1,4 @@
-"""Summarise the rows of a `heteroring bench` job, for people and for scripts."""
+"""Summarise the rows of a job of `heteroring bench` or `heteroring model`, as a table and as JSON."""
 
 from __future__ import annotations
 

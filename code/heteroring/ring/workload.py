@@ -1,4 +1,4 @@
-"""The work that a partition gives each rank, in exact integers. Torch-free."""
+"""The work that a partition gives each rank: score pairs, rows and bytes in exact integers, and time. Torch-free."""
 
 from __future__ import annotations
 

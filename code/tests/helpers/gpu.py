@@ -1,4 +1,4 @@
-"""Helpers of GPU tests: fp64 attention on the device, and PyTorch's own error, the measure of the ring's."""
+"""Helpers of GPU tests: markers, operands, poisoned memory; PyTorch's own error, the measure of the ring's."""
 
 import pytest
 import torch

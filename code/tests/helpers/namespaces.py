@@ -1,4 +1,4 @@
-"""Commands in network, mount and host-name namespaces of their own, where the kernel permits them to this user."""
+"""Commands in Linux namespaces of their own, and two such nodes joined by a link, where the kernel permits them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Microbenchmarks of kernels: refusals in one line, before a GPU is used, and measurement by turns."""
+"""Microbenchmarks: wrong options are refused in one line before a GPU is used; kernels by turns are all timed."""
 
 import os
 import re

@@ -7,6 +7,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations_with_replacement, pairwise, permutations
+from math import inf
 from operator import add
 from pathlib import Path
 
@@ -128,6 +129,22 @@ def test_a_plan_is_the_fastest_split_that_fits(tmp_path):
     )
     assert max(predicted_ms(Partition.zigzag(found.block_lens), ordered)) == pytest.approx(best, rel=1e-9)
     assert not found.beside["zigzag/even"].fits
+
+
+def test_several_ranks_that_are_full_leave_the_rest_to_slower_ones(tmp_path):
+    # Message buffers grow with the longest shard: slow ranks with more than the full ones would take the latter's room.
+    seq_len, unit = 262144, 256
+    path = fleet(tmp_path, rank(count=4, memory_gb=30, **BLOCK), rank(count=2, memory_gb=80, percentage=50, **BLOCK))
+    found = plan(read_fleet(path), seq_len, LLAMA, multiple=unit)
+    assert "memory: 4 of 6 ranks" in found.limit
+    costs, _ = found.fleet.costs(LLAMA, seq_len)
+    ordered = [costs[r] for r in found.order]
+    best = inf
+    for fast in range(0, seq_len // 4 + 1, 2 * unit):
+        lens = tuple((seq_len - 4 * fast) // 2 if r > 3 else fast for r in found.order)
+        if LLAMA.memory_bytes(fast, max(lens)) <= 30e9:
+            best = min(best, max(predicted_ms(Partition.zigzag(lens), ordered)))
+    assert max(predicted_ms(Partition.zigzag(found.block_lens), ordered)) <= best * 1.001
 
 
 def test_a_plan_in_chunks_is_what_a_prefill_in_chunks_does(tmp_path):
