@@ -60,8 +60,10 @@ def grid_violations(measurements: pd.DataFrame, grid: Mapping | None) -> Iterato
     found = {cell: sorted(rows["repetition"]) for cell, rows in own.groupby(CELL)}
     for cell in sorted(expected - set(found)):
         yield f"missing: {describe(dict(zip(CELL, cell, strict=True)))}"
-    wanted = list(range(grid["repetitions"])) if grid else []
-    for key, repeated in found.items() if grid else ():
+    if grid is None:
+        return
+    wanted = list(range(grid["repetitions"]))
+    for key, repeated in found.items():
         cell = dict(zip(CELL, key, strict=True))
         if key not in expected:
             yield f"not in the configured grid: {describe(cell)}"
