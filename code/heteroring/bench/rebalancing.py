@@ -261,7 +261,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         return beating(slowed) if device.type == "cpu" else slowed
 
     wrap_computing(model, wrap)
-    attend = rank.throttle.wrap(resolve(job.backend, device, shape.torch_dtype, shape.head_dim))
+    attend = resolve(job.backend, device, shape.torch_dtype, shape.head_dim).wrapped(rank.throttle.wrap)
     layers = job.model.sizes.layers
     scale = layers / len(counted_layers(layers, device))
 

@@ -38,6 +38,8 @@ _HALF = (torch.bfloat16, torch.float16)
 # Backends that are not named compute all dtypes.
 _DTYPES = {**dict.fromkeys(_IN_TRITON, (*_HALF, torch.float32)), "cudnn": _HALF, "flash": _HALF}
 
+_TAKES_PENDING = {"triton": triton_backend.takes_pending}
+
 BACKENDS = tuple(_HOME)
 
 # (compute capability, head_dim) -> the fastest backend there in bf16 at the lengths of long prompts, as measured in
@@ -85,66 +87,73 @@ class Backend(Protocol):
         """
 
 
-class PendingKVBackend(Backend, Protocol):
-    """A Backend that says whether it can go on to pending KV in the same kernel pass, as the fused first step does.
+class PendingKVBackend:
+    """A Backend, and whether it can go on to pending KV in the same kernel pass, as the fused first step does.
 
-    Where it says so, it accepts `pending` as one more keyword.
+    Args:
+        compute: The Backend that computes; where `takes_pending` holds, it accepts `pending` as one more keyword.
+        takes_pending: Whether `compute` can go on to `pending` behind q, k, v and causal_offset; None: it never can.
     """
 
-    @property
-    def takes_pending(
+    def __init__(
         self,
-    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int | None, PendingKV], bool]:
-        """Whether the backend can go on to `pending` behind q, k, v and causal_offset.
-
-        As an attribute of the object itself, functools.wraps carries it over to a throttled or timed backend.
-        """
-
-
-class CallOnly:
-    """A PendingKVBackend that computes by `backend` and takes no pending KV, whatever `backend` can do."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-        self.takes_pending = _never
+        compute: Backend,
+        takes_pending: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int | None, PendingKV], bool] | None = None,
+    ) -> None:
+        self._compute, self._takes_pending = compute, takes_pending
 
     def __call__(self, *args: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._backend(*args, **options)
+        """Compute as `Backend` says."""
+        return self._compute(*args, **options)
+
+    def takes_pending(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, pending: PendingKV
+    ) -> bool:
+        """Whether a call with these arguments may have the keyword `pending`."""
+        return self._takes_pending is not None and self._takes_pending(q, k, v, causal_offset, pending)
+
+    def wrapped(self, wrap: Callable[[Callable], Callable]) -> PendingKVBackend:
+        """This backend, throttled or timed: `wrap(function)` computes in place of its function.
+
+        Args:
+            wrap: Returns a function like the one that it is given, or that one itself.
+
+        Returns:
+            The wrapped backend; this one itself where `wrap` changes nothing.
+        """
+        compute = wrap(self._compute)
+        return self if compute is self._compute else PendingKVBackend(compute, self._takes_pending)
 
 
-def _never(*_: object) -> bool:
-    return False
-
-
-def check_backend(block: str | Backend, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
+def check_backend(backend: str | Backend, device_type: str | None = None, dtype: torch.dtype | None = None) -> None:
     """Check that a backend exists, and computes on a device type and in a dtype.
 
     Args:
-        block: A callable or "auto", which always pass, or a name.
+        backend: A callable or "auto", which always pass, or a name.
         device_type: "cpu" or "cuda"; None for any.
         dtype: Dtype of the operands; None for any.
 
     Raises:
-        ValueError: If `block` is none of these, or names a backend that does not compute there.
+        ValueError: If `backend` is none of these, or names a backend that does not compute there.
     """
-    if callable(block) or (isinstance(block, str) and block == "auto"):
+    if callable(backend) or (isinstance(backend, str) and backend == "auto"):
         return
-    if not isinstance(block, str) or block not in _HOME:
-        raise ValueError(f"block backend {block!r} is unknown: choose auto or {choices(block, BACKENDS)}")
-    interpreted = block in _IN_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
-    if device_type is not None and device_type not in _DEVICE_TYPES[block] and not interpreted:
-        raise ValueError(f"block backend {block!r} computes on {_DEVICE_TYPES[block][0]}, not on {device_type}")
-    if dtype is not None and dtype not in _DTYPES.get(block, (dtype,)):
-        raise ValueError(f"block backend {block!r} computes {', '.join(map(str, _DTYPES[block]))}, not {dtype}")
+    if not isinstance(backend, str) or backend not in _HOME:
+        raise ValueError(f"backend {backend!r} is unknown: choose auto or {choices(backend, BACKENDS)}")
+    interpreted = backend in _IN_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
+    if device_type is not None and device_type not in _DEVICE_TYPES[backend] and not interpreted:
+        raise ValueError(f"backend {backend!r} computes on {_DEVICE_TYPES[backend][0]}, not on {device_type}")
+    if dtype is not None and dtype not in _DTYPES.get(backend, (dtype,)):
+        raise ValueError(f"backend {backend!r} computes {', '.join(map(str, _DTYPES[backend]))}, not {dtype}")
 
 
-def check_operands(block: str | Backend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-    """Raise ValueError if `block` names a backend that does not compute such operands.
+def check_operands(backend: str | Backend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+    """Raise ValueError if `backend` names a backend that does not compute such operands.
 
     The operands have passed `check_backend` and the ring's own rules. "auto" computes all operands, and a Backend
     checks its own.
     """
-    if block in _IN_TRITON:
+    if backend in _IN_TRITON:
         triton_backend.check(q, k, v, scale)
 
 
@@ -184,31 +193,29 @@ def _fastest_on_cuda(capability: tuple[int, int], dtype: torch.dtype, head_dim: 
 
 
 def resolve(
-    block: str | Backend, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
+    backend: str | Backend, device: torch.device, dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
 ) -> PendingKVBackend:
     """The backend for operands on a device.
 
     Args:
-        block: "auto", one of BACKENDS, or a Backend.
+        backend: "auto", one of BACKENDS, or a Backend.
         device: The device of the operands.
         dtype: Their dtype.
         head_dim: Elements per head.
 
     Returns:
-        The backend that `block` names, or `block` itself; without `takes_pending`, wrapped as one that takes none.
+        The backend that is named, or `backend` itself, which takes no pending KV unless it is a PendingKVBackend.
 
     Raises:
         ValueError: For a name that is neither "auto" nor one of BACKENDS.
     """
-    return _imported(block, device, dtype, head_dim) if isinstance(block, str) else _complete(block)
+    if isinstance(backend, str):
+        return _imported(backend, device, dtype, head_dim)
+    return backend if isinstance(backend, PendingKVBackend) else PendingKVBackend(backend)
 
 
 @cache
 def _imported(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> PendingKVBackend:
-    module, attribute = _HOME[choose(name, device, dtype, head_dim)]
-    return _complete(getattr(import_module(module), attribute))
-
-
-def _complete(backend: Any) -> PendingKVBackend:
-    # Not by isinstance, which for a protocol costs tens of microseconds per call.
-    return backend if hasattr(backend, "takes_pending") else CallOnly(backend)
+    chosen = choose(name, device, dtype, head_dim)
+    module, attribute = _HOME[chosen]
+    return PendingKVBackend(getattr(import_module(module), attribute), _TAKES_PENDING.get(chosen))

@@ -31,7 +31,7 @@ def backend(
     out_dtype: torch.dtype | None = None,
     pending: PendingKV | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the queries to the keys, as `heteroring.kernels.backend.PendingKVBackend` defines it.
+    """Attention of the queries to the keys, as `heteroring.kernels.backend.Backend` defines it.
 
     D is at most MOST_HEAD_DIM. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
     strides, except that the last one of out is 1. `pending` is allowed for a new result, scale > 0 and operands for
@@ -81,7 +81,6 @@ def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pe
     return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
 
-backend.takes_pending = takes_pending  # as in PendingKVBackend
 _CANNOT_FUSE = "pending KV needs a new result, scale > 0 and operands for which takes_pending holds"
 
 

@@ -57,7 +57,7 @@ class Line:
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
     """The lines of every split, the same on every rank. Raises WrongResult if a chunk differs from that of one rank."""
-    attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    attend = resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim).wrapped(rank.throttle.wrap)
     time = partial(slowest_ms, rank, repetitions)
     whole = shape.inputs(seq_len, 0, rank.torch_device)
     spans = [(start, min(start + chunk, seq_len)) for start in range(0, seq_len, chunk)]

@@ -90,7 +90,7 @@ class AtHandForKernels(AtHand):
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
     """The lines of every length, the same on every rank."""
-    attend = rank.throttle.wrap(resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim))
+    attend = resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim).wrapped(rank.throttle.wrap)
     group = dist.group.WORLD
     transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))
     time = partial(slowest_ms, rank, repetitions)

@@ -15,6 +15,7 @@ from heteroring.bench.profile.operators import OPERATORS
 from heteroring.bench.profile.run import steps
 from heteroring.bench.shape import Shape
 from heteroring.bench.verify import WrongResult
+from heteroring.kernels.backend import PendingKVBackend
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 SHAPE = Shape(batch=2, heads=4, kv_heads=2, head_dim=8)
@@ -67,24 +68,20 @@ def test_a_fold_is_a_ring_step_of_128_keys_that_goes_on_from_a_running_result():
         assert not torch.equal(out, before)
 
 
-class Fusing:
-    """A backend that can go on to pending KV, and records its arguments."""
+def fusing(q, k, v, *, scale, causal_offset=None, running=None, pending=None):
+    """A backend that can go on to pending KV, and returns what it was given."""
+    if pending:
+        counter = ctypes.c_int32.from_address(pending.arrived).value
+        return q.shape, pending.k.shape, pending.v.shape, pending.first_query, counter * pending.heads
+    return running
 
-    def __init__(self, tile):
-        self.tile = tile
 
-    def takes_pending(self, q, k, v, causal_offset, pending):
-        return causal_offset == 0 and q.shape[2] % self.tile == 0
-
-    def __call__(self, q, k, v, *, scale, causal_offset=None, running=None, pending=None):
-        if pending:
-            counter = ctypes.c_int32.from_address(pending.arrived).value
-            return q.shape, pending.k.shape, pending.v.shape, pending.first_query, counter * pending.heads
-        return running
+def in_whole_tiles(q, k, v, causal_offset, pending):
+    return causal_offset == 0 and q.shape[2] % 8 == 0
 
 
 def test_a_join_is_the_attention_that_goes_on_to_128_keys_where_the_backend_can(monkeypatch):
-    monkeypatch.setattr(operators, "resolve", lambda *_: Fusing(tile=8))
+    monkeypatch.setattr(operators, "resolve", lambda *_: PendingKVBackend(fusing, in_whole_tiles))
     here = rank()
     here.throttle.wrap = lambda function: function
     found = list(OPERATORS["fold"](here, job(seq_lens=(16, 3, 200))))

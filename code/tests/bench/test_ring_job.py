@@ -199,7 +199,7 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"strategies": ("zigzag/even", "zigzag/even")}, "strategies holds zigzag/even twice"),
         ({"repetitions": 0}, "repetitions is 0"),
         ({"warmup": -1}, "warmup is -1"),
-        ({"backend": "abacus"}, "block backend 'abacus' is unknown"),
+        ({"backend": "abacus"}, "backend 'abacus' is unknown"),
         ({"transport": "pigeon"}, "transport 'pigeon' is unknown"),
         ({"strategies": ("zigzag/even@attention",)}, "strategy 'zigzag/even@attention' is unknown"),
         ({"strategies": ("zigzag/lut@matmul",)}, "strategy 'zigzag/lut@matmul' is unknown"),

@@ -1,13 +1,11 @@
 """Backends on the CPU against fp64: any rectangle, running results, strides, and the choice of a backend by name."""
 
-from functools import wraps
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from heteroring.kernels import reference
-from heteroring.kernels.backend import BACKENDS, CallOnly, choose, resolve
+from heteroring.kernels.backend import BACKENDS, PendingKVBackend, choose, resolve
 from heteroring.kernels.backend_from_core import backend_from_core
 from oracle import assert_as_accurate_as_torch, attention64, rectangle64
 
@@ -194,12 +192,15 @@ def test_auto_is_the_flash_kernel_on_the_cpu():
 
 
 def test_a_backend_says_whether_it_takes_pending_kv_also_if_it_is_wrapped():
-    triton = resolve("triton", CPU)
-    for backend, says in ((triton, triton.takes_pending), (CallOnly(triton), CallOnly(triton).takes_pending)):
-        throttled = wraps(backend)(lambda *args, **options: None)
-        assert resolve(throttled, CPU) is throttled
-        assert throttled.takes_pending is says
-    assert not any(resolve(each, CPU).takes_pending(*[None] * 5) for each in ("cpu", CallOnly(triton), max))
+    backend = PendingKVBackend(max, lambda q, k, v, causal_offset, pending: causal_offset == 0)
+    throttled = backend.wrapped(lambda function: min)
+    for each, answer in ((backend, 3), (throttled, 1)):
+        assert resolve(each, CPU) is each
+        assert each(1, 3) == answer
+        assert [each.takes_pending(None, None, None, offset, None) for offset in (0, None)] == [True, False]
+    assert backend.wrapped(lambda function: function) is backend
+    unfused = PendingKVBackend(backend)
+    assert not any(resolve(each, CPU).takes_pending(None, None, None, 0, None) for each in ("cpu", unfused, max))
 
 
 def test_an_unknown_backend_is_refused():

@@ -139,7 +139,7 @@ def call(rank, world_size, per_rank):
         (({}, {"scale": 0.5}), "ranks disagree on scale"),
         (({"heads": 3}, {}), "q has 3 heads and k has 2: the first must be a multiple"),
         (({}, {"scale": float("inf")}), "scale is inf: it must be finite"),
-        (({}, {"block": "cuda"}), "block backend 'cuda' is unknown"),
+        (({}, {"block": "cuda"}), "backend 'cuda' is unknown"),
     ],
     ids=["dtype", "heads", "kv_heads", "head_dim", "batch", "scale", "multiple", "finite", "block"],
 )
@@ -172,7 +172,7 @@ def mixed(rank, world_size):
         ({"q": torch.ones(1, 4, 1, 16)}, "q their batch"),
         ({"v": torch.ones(2, 2, 5, 16, dtype=torch.float64)}, "one floating-point dtype"),
         ({"q": torch.ones(2, 4, 1, 16, requires_grad=True)}, "forward only"),
-        ({"block": "cuda"}, "block backend 'cuda' is unknown"),
+        ({"block": "cuda"}, "backend 'cuda' is unknown"),
     ],
 )
 def test_bad_arguments_are_refused(changes, words):

@@ -1,6 +1,5 @@
 """The ring on GPUs: both transports against fp64 over the whole sequence, and consecutive calls that must not mix."""
 
-from functools import wraps
 from random import Random
 
 import pytest
@@ -244,14 +243,16 @@ def passes(rank, world_size, layout, lens, transport, prefix_lens=None):
     partition, calls = Partition(layout, lens), []
     block = resolve("triton", torch.device("cuda", torch.cuda.current_device()))
 
-    @wraps(block)
-    def counted(*args, **kwargs):
-        calls.append(args)
-        return block(*args, **kwargs)
+    def counting(compute):
+        def counted(*args, **kwargs):
+            calls.append(args)
+            return compute(*args, **kwargs)
+
+        return counted
 
     q, k, v = (hr.shard(x, partition, rank, 2) for x in random_qkv(partition.seq_len, 4, 4, 128, torch.bfloat16, 5))
     prefix = prefix_lens and hr.Prefix(*random_qkv(prefix_lens[rank], 4, 4, 128, torch.bfloat16, 6)[1:], prefix_lens)
-    hr.ring_attention(q, k, v, partition, prefix=prefix, block=counted, transport=transport)
+    hr.ring_attention(q, k, v, partition, prefix=prefix, block=block.wrapped(counting), transport=transport)
     return len(calls)
 
 

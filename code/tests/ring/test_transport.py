@@ -10,7 +10,7 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from heteroring.kernels.backend import CallOnly
+from heteroring.kernels.backend import PendingKVBackend
 from heteroring.ring.attention import rotate
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps
@@ -203,7 +203,7 @@ def test_a_call_whose_backend_fails_sends_and_takes_all_messages_and_the_next_on
     steps = {step.index: step for step in ring_steps(partition, 0, True)}
     exchange = CopyEngine(k, k, partition, True, None)
     with pytest.raises(torch.OutOfMemoryError):
-        rotate(k, k, k, steps, exchange, 2, 1.0, CallOnly(out_of_memory), lambda: closed.append(True))
+        rotate(k, k, k, steps, exchange, 2, 1.0, PendingKVBackend(out_of_memory), lambda: closed.append(True))
     assert closed
     seen = [enqueue(host, 1, 0, partition, as_they_come, random)]
     seen[0].clear()  # zeros were sent

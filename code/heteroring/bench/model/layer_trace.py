@@ -26,7 +26,7 @@ class Event(NamedTuple):
     stop_ms: float
 
 
-class LayerTrace:
+class LayerTrace(PendingKVBackend):
     """Marks on a rank's stream around one layer, around each backend call in it, and where it waits for others.
 
     In the traced layer no kernel waits for KV by itself, because marks could not show that wait. `meets`: whether ranks
@@ -34,7 +34,8 @@ class LayerTrace:
     """
 
     def __init__(self, device: Device, attend: PendingKVBackend, meets: bool) -> None:
-        self._device, self._attend, self._meets = device, attend, meets
+        super().__init__(attend, attend.takes_pending)
+        self._device, self._meets = device, meets
         self._inside = False
         self._layer: list[Any] = []
         self._computed: Any = None
@@ -45,15 +46,15 @@ class LayerTrace:
 
     def takes_pending(self, *args: Any) -> bool:
         """Whether the backend can wait for pending KV itself; not in the traced layer."""
-        return not self._inside and self._attend.takes_pending(*args)
+        return not self._inside and super().takes_pending(*args)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute by the given backend, with marks inside the traced layer."""
         if not self._inside:
-            return self._attend(*args, **kwargs)
+            return super().__call__(*args, **kwargs)
         if self._ready is None:  # no exchange was opened: this rank holds all tokens
             self._ready = self._device.mark()
-        result, marks = self._marked(self._attend, *args, **kwargs)
+        result, marks = self._marked(super().__call__, *args, **kwargs)
         self._calls.append(marks)
         return result
 

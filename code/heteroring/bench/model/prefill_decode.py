@@ -18,7 +18,7 @@ from heteroring.bench.model.layer_trace import Event, LayerTrace
 from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.verify import WrongResult
 from heteroring.bench.wrap_module import wrap_computing
-from heteroring.kernels.backend import Backend, PendingKVBackend, choose, resolve
+from heteroring.kernels.backend import Backend, choose, resolve
 from heteroring.launch.heartbeat import advance, beat, beating
 from heteroring.launch.launch import Rank
 from heteroring.ring.partition import Partition
@@ -83,7 +83,7 @@ class ModelBench:
         beat()
         wrap_computing(self.model, self._wrap)
         plain = resolve(self.backend_name, device, shape.torch_dtype, shape.head_dim)
-        self._compute: PendingKVBackend = rank.throttle.wrap(plain)
+        self._compute = plain.wrapped(rank.throttle.wrap)
         # By name, a backend also selects its decode kernel; a wrapped, throttled one cannot.
         self._backend = job.backend if self._compute is plain else self._compute
         # Every rank must take part in creating every group.

@@ -96,7 +96,8 @@ def _call(kept: torch.Tensor, function: Callable[..., object], *args: object, **
 def backend(rank: Rank, job: ProfileJob) -> PendingKVBackend:
     """The backend of attention that the ring would use, slowed."""
     shape = job.shape
-    return rank.throttle.wrap(resolve(job.backend, rank.torch_device, shape.torch_dtype, shape.head_dim))
+    plain = resolve(job.backend, rank.torch_device, shape.torch_dtype, shape.head_dim)
+    return plain.wrapped(rank.throttle.wrap)
 
 
 # Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first

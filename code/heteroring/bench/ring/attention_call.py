@@ -14,7 +14,7 @@ from heteroring.bench.ring.job import BASELINES, RingCell, RingJob
 from heteroring.bench.shape import same_on_every_rank
 from heteroring.bench.timing import Busy
 from heteroring.bench.verify import verify_rows
-from heteroring.kernels.backend import BACKENDS, Backend, CallOnly, resolve
+from heteroring.kernels.backend import BACKENDS, PendingKVBackend, resolve
 from heteroring.launch.launch import Rank
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.cuda_graph import CapturedRing
@@ -29,9 +29,9 @@ class AttentionModule:
         self._rank, self._job = rank, job
         self._captured = job.condition == "captured"
 
-        def measured(name: str) -> Backend:
-            throttled = rank.throttle.wrap(resolve(name, rank.torch_device))
-            return throttled if self._captured else busy.wrap(throttled)
+        def measured(name: str) -> PendingKVBackend:
+            throttled = resolve(name, rank.torch_device).wrapped(rank.throttle.wrap)
+            return throttled if self._captured else throttled.wrapped(busy.wrap)
 
         self._attend = measured(backend)
         self._others = {name: measured(name) for name in job.call_variants if name in BACKENDS}
@@ -74,7 +74,7 @@ class AttentionModule:
         """The backend and the transport of `cell`: the job's, unless the cell's variants change them."""
         attend = next((self._others[name] for name in cell.variants if name in self._others), self._attend)
         if "unfused" in cell.variants:
-            attend = CallOnly(attend)
+            attend = PendingKVBackend(attend)
         return {"block": attend, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
 
     def verify(self, cell: RingCell, result: Any) -> None:

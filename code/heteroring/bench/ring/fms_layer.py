@@ -45,7 +45,7 @@ class FmsModule:
             return busy.wrap(rank.throttle.wrap(function))
 
         wrap_computing(self._layer, wrap)
-        self._attend = wrap(resolve(backend, device))
+        self._attend = resolve(backend, device).wrapped(wrap)
         self._empty = [
             torch.empty(job.shape.batch, heads, 0, job.shape.head_dim, dtype=job.shape.torch_dtype, device=device)
             for heads in (job.shape.heads, job.shape.kv_heads, job.shape.kv_heads)
