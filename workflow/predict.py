@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from commands import Commands
 from heteroring.allocators import fit
-from heteroring.bench.ring.job import RingJob, plan
+from heteroring.bench.ring.job import RingJob, cells_of
 from heteroring.files import atomic_path, read_json
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.results.strategy import fitted_name
@@ -46,7 +46,7 @@ def predictions(profiles: Sequence[Path], config: dict) -> Iterator[dict[str, ob
                 strategies=setting.strategies,
                 fitted_models=Path(folder),
             )
-            cells, _ = plan(job)
+            cells, _ = cells_of(job)
             times = [platform.simulate(cell.partition, job.percentages).latency_us / 1e3 for cell in cells]
             alone: dict[int, list[float]] = {seq_len: [] for seq_len in job.seq_lens}
             for cell, ms in zip(cells, times, strict=True):

@@ -94,7 +94,7 @@ def digits(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
-def plan(command: re.Match[str]) -> str:
+def planned(command: re.Match[str]) -> str:
     """README's plan: the command, the first lines of its output that are not empty or ruled, and the last two.
 
     Where the model's sizes cannot be had, for want of ibm-fms, it stays as it is.
@@ -169,7 +169,7 @@ def made(record: Path = RECORD) -> dict[Path, str]:
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{README}: the lines {BEGIN.strip()} and {END.strip()} must stand around the table")
-    after, plans = PLAN.subn(plan, after)
+    after, plans = PLAN.subn(planned, after)
     if not plans:
         raise ValueError(f"{README}: a block of the language console must begin with $ heteroring plan")
     return {README: f"{before}{begin}{markdown(found, best)}{end}{after}", PICTURE: svg(found)}

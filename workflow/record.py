@@ -135,7 +135,7 @@ def record(
     return todo
 
 
-def plan(todo: list[Job], guesses: dict[str, float]) -> str:
+def outlook(todo: list[Job], guesses: dict[str, float]) -> str:
     """A line for each job that is left, and one for the estimated time."""
     lines = [f"{job.output}: about {guesses[job.part] / 60:.1f} min" for job in todo]
     total = sum(guesses[job.part] for job in todo) / 60
@@ -223,7 +223,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     if options.dry_run:
-        print(plan(*left_to_do(options.folder, config, options.only, share)))
+        print(outlook(*left_to_do(options.folder, config, options.only, share)))
         return 0
     try:
         run = partial(_heteroring, launcher=shlex.split(options.launcher))

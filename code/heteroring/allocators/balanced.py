@@ -109,8 +109,8 @@ def _over_prefix(costs: Sequence[Cost], earlier: tuple[int, ...]) -> Sequence[Co
     pairs, holders = sum(earlier), sum(map(bool, earlier))
     answer = []
     for rank, cost in enumerate(costs):
-        joined = len(costs) > 1 and bool(earlier[rank - 1])
-        row_us = cost.revisit_us * (holders - bool(earlier[rank]) - joined) + cost.join_us * joined
+        in_step_1 = len(costs) > 1 and bool(earlier[rank - 1])
+        row_us = cost.revisit_us * (holders - bool(earlier[rank]) - in_step_1) + cost.join_us * in_step_1
         answer.append(cost._replace(token_us=cost.token_us + cost.pair_us * pairs + row_us))
     return answer
 
@@ -141,8 +141,8 @@ class _Ring:
         offset, length = start * self.multiple, (stop - start) * self.multiple
         pairs = shard_pairs(self.layout, self.seq_len, offset, length, self.causal)
         rows = shard_extra_rows(self.layout, offset, length, *self.met[place], self.causal)
-        joined = shard_extra_rows(self.layout, offset, length, *self.met_first(place), self.causal)
-        return cost.time_us(pairs, length, rows, joined)
+        first_rows = shard_extra_rows(self.layout, offset, length, *self.met_first(place), self.causal)
+        return cost.time_us(pairs, length, rows, first_rows)
 
     @cached_property
     def met(self) -> list[tuple[int, int]]:

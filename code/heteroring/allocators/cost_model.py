@@ -99,7 +99,7 @@ class CostModel(FittedModel):
                 )
         kinds = [kind for kind in ("attention", source, "fold", "join") if kind in latencies]
         used = {kind: _at(latencies[kind], latencies[source].lengths) for kind in kinds}
-        attention, whole, folds, joins = used["attention"], used[source], used.get("fold"), used.get("join")
+        attention, whole, merged, fused = used["attention"], used[source], used.get("fold"), used.get("join")
         for kind, table in used.items():
             _check_alike(attention, kind, table)
 
@@ -116,11 +116,11 @@ class CostModel(FittedModel):
             pairs_us = FOLD_KEYS * 1e3 * attention.values[i][j] / total_pairs(length)
             return max(0.0, 1e3 * latency_ms / length - pairs_us)
 
-        revisit_us = by_cell(lambda i, j: row_us(i, j, folds.values[i][j]) if folds else 0.0)
+        revisit_us = by_cell(lambda i, j: row_us(i, j, merged.values[i][j]) if merged else 0.0)
         known = all((sms or {}).get(each) for each in attention.percentages)
         join_us = by_cell(
             lambda i, j: (
-                min(revisit_us[i][j], row_us(i, j, joins.values[i][j] - attention.values[i][j])) if joins else 0.0
+                min(revisit_us[i][j], row_us(i, j, fused.values[i][j] - attention.values[i][j])) if fused else 0.0
             )
         )
         return cls(
@@ -133,8 +133,8 @@ class CostModel(FittedModel):
             attention_ms=attention.values,
             token_us=by_cell(token_us),
             revisit_us=revisit_us,
-            join_us=join_us if joins else revisit_us,
-            sms=tuple((sms or {}).get(each, 0) for each in attention.percentages) if joins and known else (),
+            join_us=join_us if fused else revisit_us,
+            sms=tuple((sms or {}).get(each, 0) for each in attention.percentages) if fused and known else (),
         )
 
     def predict(self, length: int, percentage: float, earlier: int = 0) -> CostPrediction:

@@ -23,9 +23,9 @@ class Cost(NamedTuple):
     revisit_us: float = 0.0
     join_us: float = 0.0
 
-    def time_us(self, pairs: int, tokens: int, rows: int, joined: int) -> float:
-        """Time for score pairs, tokens and extra rows, `joined` of which belong to ring step 1."""
-        return self.pair_us * pairs + self.token_us * tokens + self.revisit_us * (rows - joined) + self.join_us * joined
+    def time_us(self, pairs: int, tokens: int, rows: int, first: int) -> float:
+        """Time for score pairs, tokens and extra rows, `first` of which belong to ring step 1."""
+        return self.pair_us * pairs + self.token_us * tokens + self.revisit_us * (rows - first) + self.join_us * first
 
 
 def cost_of_speed(speed: float) -> Cost:
@@ -61,6 +61,6 @@ def predicted_ms(
     if len(costs) != partition.world_size:
         raise ValueError(f"{len(costs)} costs for {partition.world_size} ranks: one per rank is needed")
     earlier = prefix_lengths("prefix_lens", prefix_lens, partition.world_size)
-    pairs, rows, joined = (count(partition, causal, earlier) for count in (score_pairs, extra_rows, first_step_rows))
-    work = zip(costs, pairs, partition.block_lens, rows, joined, strict=True)
+    pairs, rows, first = (count(partition, causal, earlier) for count in (score_pairs, extra_rows, first_step_rows))
+    work = zip(costs, pairs, partition.block_lens, rows, first, strict=True)
     return tuple(cost.time_us(*each) / 1e3 for cost, *each in work)

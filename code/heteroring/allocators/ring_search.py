@@ -108,11 +108,11 @@ class RingSearch:
         met_behind = holds if self._causal else holds & anew
         behind = met_behind.sum(axis=0) - np.cumsum(met_behind, axis=0)
         # Ring step 1 is with the rank before, which is in front of all but rank 0.
-        joined = np.roll(member & anew, 1, axis=0) & (high > 1)
-        joined = joined * self._joining(low == high)
+        saved_us = np.roll(member & anew, 1, axis=0) & (high > 1)
+        saved_us = saved_us * self._saved_in_step_1(low == high)
         is_first = np.arange(self._ranks)[:, None] == 0
-        front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - joined * ~is_first)[..., None]
-        behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - joined * is_first)[..., None]
+        front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - saved_us * ~is_first)[..., None]
+        behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - saved_us * is_first)[..., None]
         paces, member = self._paces(slice(None), front_us, behind_us), member[..., None]
         if not self._contiguous and not (self._zigzag and self._step % 2):  # wherever they begin
             units = np.minimum(self._reached(paces, np.zeros(1), limits), self._most)
@@ -124,7 +124,7 @@ class RingSearch:
             borders = np.where(member[rank], reached, borders)
         return borders == self._end
 
-    def _joining(self, ring: np.ndarray) -> np.ndarray:
+    def _saved_in_step_1(self, ring: np.ndarray) -> np.ndarray:
         """What a row of each rank saves in ring step 1, [ranks, rings]; 0 or more where `ring` only bounds rings."""
         return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
 
@@ -137,8 +137,8 @@ class RingSearch:
         """
         ranks, met = self._ranks, np.arange(self._ranks + 1)[:, None, None, None, None]
         anew, known = np.arange(self._anew.sum() + 1)[:, None, None], np.arange(self._known + 1)[:, None]
-        with_last, joins = np.arange(2).reshape(2, 1, 1, 1, 1, 1), np.arange(2)[:, None, None, None]
-        # With the last rank, met, joins, anew, known, limit.
+        with_last, with_previous = np.arange(2).reshape(2, 1, 1, 1, 1, 1), np.arange(2)[:, None, None, None]
+        # With the last rank, met, with_previous, anew, known, limit.
         borders = np.full((2, ranks + 1, 2, len(anew), len(known), len(limits)), -1.0)
         sets = np.zeros(borders.shape, dtype=np.int64)  # one bit per rank
         borders[:, :, 0, 0, 0] = 0
@@ -147,7 +147,7 @@ class RingSearch:
             counts = int(self._anew[rank] or self._known > 0)
             front_us, behind_us = revisit_us * anew, revisit_us * (met - anew - known - counts)
             if rank:
-                front_us = front_us - saved_us * joins
+                front_us = front_us - saved_us * with_previous
             else:
                 behind_us = behind_us - saved_us * with_last
             paces = self._paces(rank, np.maximum(0, front_us), np.maximum(0, behind_us))

@@ -57,10 +57,10 @@ class KernelGrid:
             return None
         grid = cls(sms, heads * int(setup["batch"]), heads // kv_heads, head_dim, 2, 4.0, 1.0)
         # A ring step of all rows over one tile of keys: so many programs one after the other on each SM.
-        visit_us = seq_len * (cost.revisit_us + config.block_n * cost.pair_us)
+        tile_step_us = seq_len * (cost.revisit_us + config.block_n * cost.pair_us)
         waves = -(-grid.heads * -(-seq_len // BLOCK_M) // sms)
         for _ in range(4):  # the time of a tile depends a little on the assumed time of edges
-            merged = max(0.0, visit_us / (waves * grid.tile_us(cost, seq_len)) - 1)
+            merged = max(0.0, tile_step_us / (waves * grid.tile_us(cost, seq_len)) - 1)
             grid = replace(grid, edge=UNMERGED * merged, merge=(1 - UNMERGED) * merged)
         return grid
 

@@ -22,7 +22,7 @@ from heteroring.words import check_distinct
 MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
-class Sweep(NamedTuple):
+class JobResult(NamedTuple):
     """The rows of a job, what each rank ran on, and notes on irregularities."""
 
     rows: list[Any]
@@ -97,7 +97,7 @@ class SplitJob(Job):
         check_transport(self.transport)
         object.__setattr__(self, "strategies", check_strategies(self.strategies))
         if self.multiple < 0:
-            raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the platform")
+            raise ValueError(f"multiple is {self.multiple}: it must be 1 or more, or 0 for what suits the device kind")
         if self.number < 1:
             raise ValueError(f"job is {self.number}: it must be 1 or more")
 

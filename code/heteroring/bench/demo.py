@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from heteroring.allocators import fit
-from heteroring.bench.model import run as model_sweep
+from heteroring.bench.model import run as model_run
 from heteroring.bench.model.job import COST, ModelJob
 from heteroring.bench.model.prefill_decode import prompt
 from heteroring.bench.model.spec import ModelSpec
@@ -103,17 +103,17 @@ def run(job: ModelJob, progress: Progress) -> Demo:
             write_rows(profiles[-1], measured.rows)
         fit("cost", COST, profiles).save(Path(folder, f"{fitted_name('cost', COST)}.json"))
         job = replace(job, fitted_models=Path(folder))
-        with _step(progress, "Prefill and decode on two ranks", model_sweep.steps(job)) as on_progress:
-            sweep = model_sweep.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)
+        with _step(progress, "Prefill and decode on two ranks", model_run.steps(job)) as on_progress:
+            result = model_run.run(job, hang_timeout=HANG_SECONDS, on_progress=on_progress)
     with _step(progress, "The same in one process", 1) as on_progress:
         expected = one_process(job)
         on_progress(1)
-    cells = model_cells(sweep.rows)
+    cells = model_cells(result.rows)
     cells = cells[cells["phase"] == "prefill"].set_index("strategy")
     even_ms = cells.loc[EVEN].latency_ms
     lines = [_line(cells.loc[name], name, even_ms) for name in STRATEGIES]
     lines.append(_line(cells.loc["alone/rank0"], "fast rank alone", even_ms))
-    [generated] = sweep.generated[f"{DECODED} at {job.seq_lens[0]}"]
+    [generated] = result.generated[f"{DECODED} at {job.seq_lens[0]}"]
     return Demo(job.percentages, tuple(lines), float(cells["bound_ms"].iloc[0]), generated, expected)
 
 

@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from heteroring.allocators.even import even
-from heteroring.bench.base_job import MULTIPLES, Job, Sweep
+from heteroring.bench.base_job import MULTIPLES, Job, JobResult
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.timing import no_garbage_collection
 from heteroring.bench.verify import WrongResult
@@ -187,7 +187,7 @@ def steps(job: RebalancingJob) -> int:
     return 4 + len(CHUNK_SPLITS) * job.repetitions
 
 
-def run(job: RebalancingJob, **watching: Any) -> Sweep:
+def run(job: RebalancingJob, **watching: Any) -> JobResult:
     """Measure `job`; takes hang_timeout and on_progress as `Job.launch` does.
 
     Raises ValueError for a job that cannot be measured, WrongResult if a split's logits are not those of rank 0 alone,
@@ -217,7 +217,7 @@ def run(job: RebalancingJob, **watching: Any) -> Sweep:
         for (split, repetition), chunks in sorted(results[0].taken.items(), key=lambda item: item[0][1])
         for number, chunk in enumerate(chunks)
     ]
-    return Sweep(rows, [result.report for result in results])
+    return JobResult(rows, [result.report for result in results])
 
 
 def table(rows: Sequence[ChunkRow]) -> Table:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from math import ceil
 from typing import Any, NamedTuple
+
+import torch
 
 from heteroring.launch.device import Device
 from heteroring.launch.heartbeat import beat
@@ -18,6 +20,7 @@ from heteroring.launch.heartbeat import beat
 SUSTAINED_CALLS = 32
 SUSTAINED_MS = 1000.0
 FEWEST_SUSTAINED_CALLS = 4
+QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to launch one call
 
 
 class Times(NamedTuple):
@@ -103,6 +106,23 @@ def elapsed_ms(call: Callable[[], object], device: Device, calls: int = 1) -> fl
     elapsed = device.elapsed_ms(start, stop)
     device.rest(elapsed)
     return elapsed
+
+
+def device_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -> float:
+    """Milliseconds of one of `calls`, made one after another on the current GPU, by its events: the mean.
+
+    queued: the device sleeps until the host has launched all of them, so that launching takes no part of the time.
+    Where calls are long enough to hide launches, a sleep would only let a GPU at its power limit rest.
+    """
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    if queued:
+        torch.cuda._sleep(QUEUE_CYCLES * (1 + len(calls)))
+    start.record()
+    for call in calls:
+        call()
+    stop.record()
+    stop.synchronize()
+    return start.elapsed_time(stop) / len(calls)
 
 
 @contextmanager

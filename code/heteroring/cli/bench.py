@@ -37,7 +37,7 @@ from heteroring.cli.options import (
     integers,
     label_of,
     measuring,
-    of_each_platform,
+    of_each_kind,
     option,
     print_json,
     printing,
@@ -58,7 +58,7 @@ def bench(
     ] = None,
     seq_lens: Annotated[
         str | None,
-        option(WHAT, f"Sequence lengths, {LISTED}.", show_default=of_each_platform("seq_lens")),
+        option(WHAT, f"Sequence lengths, {LISTED}.", show_default=of_each_kind("seq_lens")),
     ] = None,
     percentages: Percentages = "100,100",
     strategies: Annotated[
@@ -142,7 +142,7 @@ def bench(
         seed=seed,
     )
 
-    def show(done: stage.Sweep) -> None:
+    def show(done: stage.JobResult) -> None:
         if as_json:
             print_json(records(done.rows))
             return

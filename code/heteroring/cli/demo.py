@@ -123,7 +123,7 @@ def _rebalance(
         **{name: value for name, value in given.items() if value is not None},
     )
 
-    def show(done: stage.Sweep) -> None:
+    def show(done: stage.JobResult) -> None:
         with printing():
             Console().print(stage.table(done.rows))
 

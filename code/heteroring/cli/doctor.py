@@ -80,7 +80,7 @@ def findings() -> Iterator[Finding]:
 
     gpus = torch.cuda.device_count()
     if not gpus:
-        yield Finding("GPUs", "none that CUDA shows", "no platform gpu, no products under MPS to look at", MISSING)
+        yield Finding("GPUs", "none that CUDA shows", "no device kind gpu, no products under MPS to look at", MISSING)
     else:
         products = list(_products_under_mps())  # before this process starts CUDA
         yield from _gpus(gpus)
@@ -248,10 +248,10 @@ def _used(gpus: int) -> Iterator[Finding]:
     from heteroring.kernels.backend import choose
     from heteroring.throttle import DEFAULTS
 
-    platform = "gpu" if gpus > 1 else "cpu"
-    why = f"{gpus} GPUs: two or more are needed for a ring on platform gpu" if gpus < 2 else f"{gpus} GPUs"
-    yield Finding("platform", platform, why)
-    yield Finding("throttle", DEFAULTS[platform], "makes ranks slow; --throttle names another")
+    kind = "gpu" if gpus > 1 else "cpu"
+    why = f"{gpus} GPUs: two or more are needed for a ring on gpu" if gpus < 2 else f"{gpus} GPUs"
+    yield Finding("device kind", kind, why)
+    yield Finding("throttle", DEFAULTS[kind], "makes ranks slow; --throttle names another")
     device = torch.device("cuda" if gpus > 1 else "cpu", 0)
     with suppress(ValueError):
         yield Finding("backend", choose("auto", device), "computes attention; --block names another")

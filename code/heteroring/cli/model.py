@@ -38,7 +38,7 @@ from heteroring.cli.options import (
     label_of,
     measuring,
     number,
-    of_each_platform,
+    of_each_kind,
     option,
     printing,
 )
@@ -67,7 +67,7 @@ def model(
     strategies: Strategies,
     model: Annotated[
         str,
-        option(WHAT, "FMS architecture/variant; its weights are random.", show_default=of_each_platform("model")),
+        option(WHAT, "FMS architecture/variant; its weights are random.", show_default=of_each_kind("model")),
     ] = "",
     layers: Layers = 0,
     emb_dim: EmbDim = 0,
@@ -163,13 +163,13 @@ def model(
     if asked and not set(TRACED) & set(setting.strategies):
         raise ValueError(f"--trace {asked} is given, but none of {', '.join(TRACED)}, which are traced, is a strategy")
 
-    def write_trace(done: stage.ModelSweep) -> None:
+    def write_trace(done: stage.ModelResult) -> None:
         if done.trace:
             write_rows(trace, done.trace)
         else:
             trace.unlink(missing_ok=True)  # a trace there is that of an earlier job
 
-    def show(done: stage.ModelSweep) -> None:
+    def show(done: stage.ModelResult) -> None:
         with printing():
             Console().print(model_summary(done.rows))
 

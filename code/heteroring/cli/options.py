@@ -22,17 +22,17 @@ from heteroring.throttle import DEFAULTS, THROTTLES
 from heteroring.words import in_one_line, listed, shown
 
 
-def of_each_platform(name: str) -> str:
-    """The default of a Grid's field on each platform, for an option's help."""
+def of_each_kind(name: str) -> str:
+    """The default of a Grid's field on each device kind, for an option's help."""
 
     def shown(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    return "; ".join(f"{shown(getattr(grid, name))} on {platform}" for platform, grid in GRIDS.items())
+    return "; ".join(f"{shown(getattr(grid, name))} on {kind}" for kind, grid in GRIDS.items())
 
 
 # The groups in which help shows commands, and options.
-MEASURE, PLAN, SHOW = "Measure", "Fit and share out", "Show"
+MEASURE, SPLIT, SHOW = "Measure", "Fit and share out", "Show"
 WHAT, RANKS, SHAPE, HOW, WRITE = "What", "Ranks", "Shape", "How it is timed", "What is written"
 
 
@@ -81,7 +81,7 @@ ThrottleName = Annotated[
     option(
         RANKS,
         f"What makes ranks slow: {', '.join(THROTTLES)}.",
-        show_default=", ".join(f"{name} on {platform}" for platform, name in DEFAULTS.items()),
+        show_default=", ".join(f"{name} on {kind}" for kind, name in DEFAULTS.items()),
     ),
 ]
 SeqLens = Annotated[str, option(WHAT, f"Sequence lengths, {LISTED}.")]
@@ -94,18 +94,16 @@ Models = Annotated[Path | None, option(WHAT, "Folder of the fitted models.")]
 Condition = Annotated[str, option(HOW, "How calls are timed: rested, sustained, eager or captured.")]
 Number = Annotated[int, integer(HOW, "Which of several independently started jobs this is, from 1.")]
 Batch = Annotated[int, integer(SHAPE, "Sequences.")]
-Heads = Annotated[int | None, integer(SHAPE, "Query heads.", show_default=of_each_platform("heads"))]
+Heads = Annotated[int | None, integer(SHAPE, "Query heads.", show_default=of_each_kind("heads"))]
 KvHeads = Annotated[
-    int | None, integer(SHAPE, "KV heads; heads is a multiple of them.", show_default=of_each_platform("kv_heads"))
+    int | None, integer(SHAPE, "KV heads; heads is a multiple of them.", show_default=of_each_kind("kv_heads"))
 ]
-HeadDim = Annotated[int | None, integer(SHAPE, "Elements of a head.", show_default=of_each_platform("head_dim"))]
-GridDtype = Annotated[str, option(SHAPE, "float32, float16 or bfloat16.", show_default=of_each_platform("dtype"))]
+HeadDim = Annotated[int | None, integer(SHAPE, "Elements of a head.", show_default=of_each_kind("head_dim"))]
+GridDtype = Annotated[str, option(SHAPE, "float32, float16 or bfloat16.", show_default=of_each_kind("dtype"))]
 _OR_MODEL = "; or the model's"
-ShapeHeads = Annotated[int, integer(SHAPE, "Query heads.", show_default=of_each_platform("heads") + _OR_MODEL)]
-ShapeKvHeads = Annotated[int, integer(SHAPE, "KV heads.", show_default=of_each_platform("kv_heads") + _OR_MODEL)]
-ShapeHeadDim = Annotated[
-    int, integer(SHAPE, "Elements of a head.", show_default=of_each_platform("head_dim") + _OR_MODEL)
-]
+ShapeHeads = Annotated[int, integer(SHAPE, "Query heads.", show_default=of_each_kind("heads") + _OR_MODEL)]
+ShapeKvHeads = Annotated[int, integer(SHAPE, "KV heads.", show_default=of_each_kind("kv_heads") + _OR_MODEL)]
+ShapeHeadDim = Annotated[int, integer(SHAPE, "Elements of a head.", show_default=of_each_kind("head_dim") + _OR_MODEL)]
 Block = Annotated[str, option(HOW, "What computes attention; auto: the best one there.")]
 Transport = Annotated[str, option(HOW, "How KV moves: p2p or copy-engine; auto: the best way there.")]
 Multiple = Annotated[int, integer(WHAT, "Tokens that balanced gives out at a time; 0: 256 on GPUs, 1 on CPUs.")]

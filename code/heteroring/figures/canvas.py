@@ -27,7 +27,7 @@ _LAYOUT_DPI = 200
 
 
 def new_figure(name: str, height: float) -> Figure:
-    """An empty figure as wide as the catalogue says, `height` inches high, with a canvas and no global state."""
+    """An empty figure as wide as the catalog says, `height` inches high, with a canvas and no global state."""
     figure = Figure(figsize=(WIDTH_INCHES[WIDTH[name]], height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -130,7 +130,7 @@ WIDTH_INCHES = {"column": 3.5, "text": 7.16}
 
 
 def entry(name: str) -> Entry:
-    """The catalogue's entry for `name`; ValueError naming all figures if there is none."""
+    """The catalog's entry for `name`; ValueError naming all figures if there is none."""
     if name not in CATALOG:
         raise ValueError(f"unknown figure {name!r}: {choices(name, NAMES)}")
     return CATALOG[name]

@@ -31,6 +31,6 @@ def cause(results: Results) -> str:
 
 def said(platform: RecordedPlatform) -> str:
     """A phrase on the simulation, for captions."""
-    setup = platform.model.setup
+    setup = platform.cost_model.setup
     heads = setup["heads"] if setup["heads"] == setup["kv_heads"] else f"{setup['heads']}:{setup['kv_heads']}"
     return f"Simulated, not measured: causal attention, {heads} heads of {setup['head_dim']}, {setup['dtype']}, zigzag"

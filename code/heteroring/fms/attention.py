@@ -155,8 +155,8 @@ def prefilled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ring: Ring, sca
     if ring.prefix_lens:
         prefix = Prefix(k[:, :, :held], v[:, :, :held], ring.prefix_lens)
         k, v = k[:, :, held:], v[:, :, held:]
-    with nullcontext(ring.block) if ring.times is None else ring.times.attention() as block:
-        options = {"block": block, "transport": ring.transport}
+    with nullcontext(ring.block) if ring.times is None else ring.times.attention() as backend:
+        options = {"block": backend, "transport": ring.transport}
         return ring_attention(q, k, v, ring.partition, ring.group, True, scale, prefix, **options)[0]
 
 

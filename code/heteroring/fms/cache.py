@@ -79,7 +79,7 @@ class RingCache:
         fingerprint: Identifies the language model that filled the cache (`heteroring.fms.weights.fingerprint`).
         rank: This rank.
         group: The process group of the prefill.
-        block: The backend of decode.
+        backend: The backend of decode.
         turns: int64 [T + 1, 3] on the device: slot, tokens attended to, and position of each of the T new tokens that
             `plan_turns` found room for. The last row is for a step on a full cache.
         steps: int64 [1] on the device: how many of the T new tokens are cached.
@@ -95,7 +95,7 @@ class RingCache:
     fingerprint: str
     rank: int
     group: dist.ProcessGroup | None
-    block: str | Backend
+    backend: str | Backend
     turns: torch.Tensor = field(default_factory=torch.Tensor)
     steps: torch.Tensor = field(default_factory=torch.Tensor)
     full: int = 0
@@ -136,7 +136,7 @@ def empty_cache(
     new_tokens: int,
     speeds: Sequence[float] | None,
     group: dist.ProcessGroup | None,
-    block: str | Backend,
+    backend: str | Backend,
 ) -> RingCache:
     """An empty cache with room for this rank's part of `batch` prompts of `partition` and of `new_tokens` more."""
     group, rank, world_size = members(group)
@@ -150,7 +150,9 @@ def empty_cache(
         )
         for layer in attention_layers(model)
     ]
-    return RingCache(layers, partition, (0,) * world_size, room, speeds, batch, fingerprint(model), rank, group, block)
+    return RingCache(
+        layers, partition, (0,) * world_size, room, speeds, batch, fingerprint(model), rank, group, backend
+    )
 
 
 @torch.inference_mode(False)

@@ -73,7 +73,7 @@ def decode_forward(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) 
         past_key_value_states=cache.layers,
         use_cache=True,
         attn_name=OP,
-        ring=Ring(cache.partition, cache.group, cache.block, step=DecodeStep(slot[0], cached[0])),
+        ring=Ring(cache.partition, cache.group, cache.backend, step=DecodeStep(slot[0], cached[0])),
     )
     cache.steps += 1
     return logits[:, -1]

@@ -174,13 +174,13 @@ def run_chunks(
         head = all_logits or (part.seq_len == left and call.rank == last)
         if rebalancer is not None:
             grow(cache, part, left, new_tokens, call)
-        times = None if rebalancer is None else LayerTimes(cache.block, layers, device)
+        times = None if rebalancer is None else LayerTimes(cache.backend, layers, device)
 
         def forward(
             part: Partition = part, head: bool = head, done: int = done, times: LayerTimes | None = times
         ) -> torch.Tensor | None:
             prefix_lens = cache.held if any(cache.held) else ()
-            ring = Ring(part, call.group, cache.block, transport, prefix_lens=prefix_lens, times=times)
+            ring = Ring(part, call.group, cache.backend, transport, prefix_lens=prefix_lens, times=times)
             tokens, places = (shard(x[..., done : done + part.seq_len], part, call.rank, -1) for x in (ids, positions))
             return _forward(model, tokens, places, ring, cache, head, all_tokens=all_logits)
 

@@ -25,13 +25,13 @@ class LayerTimes(BusyTime):
     """Busy time of `layers` in one pass of a model: of each, its attention and all work since the layer before's.
 
     Args:
-        block: The backend of attention.
+        backend: The backend of attention.
         layers: Which layers count.
         device: The model's device.
     """
 
-    def __init__(self, block: str | Backend, layers: range, device: torch.device) -> None:
-        super().__init__(block)
+    def __init__(self, backend: str | Backend, layers: range, device: torch.device) -> None:
+        super().__init__(backend)
         self._layers, self._layer, self._model_device = layers, 0, device
         if 0 in layers:
             self.start(device)
@@ -42,7 +42,7 @@ class LayerTimes(BusyTime):
         counts = self._layer in self._layers
         if counts:
             self.stop()
-        yield self if counts else self._block
+        yield self if counts else self._backend
         self._layer += 1
         if self._layer in self._layers:
             self.start(self._model_device)

@@ -19,24 +19,24 @@ from heteroring.kernels.merge import merge_
 
 
 def partials(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, block: str | Backend = "auto", cached: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str | Backend = "auto", cached: Tensor | None = None
 ) -> Tensor:
     """Packed parts [S, B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], over disjoint keys, S >= 1.
 
-    m may be 0; Hq is a multiple of Hkv. `block` is a backend name or a Backend. On CUDA "auto" and "triton" stand for
+    m may be 0; Hq is a multiple of Hkv. `backend` is a backend name or a Backend. On CUDA "auto" and "triton" stand for
     the split-KV kernel where it covers the operands. Any other backend gives one part, with the queries that share a
     KV head as its query rows. Either way every key and value is read once, and none is expanded.
 
     `cached`, an integer tensor of one element, is the number of keys, from the first on; None stands for all m. The
     split-KV kernel reads it on the device; for any other backend the host waits for it.
     """
-    if _uses_split_kernel(block, q, k, v):
+    if _uses_split_kernel(backend, q, k, v):
         return decode_split.partials(q, k, v, scale, cached=cached)
     if cached is not None:
         k, v = (x[:, :, : int(cached)] for x in (k, v))
     batch, heads, _, head_dim = q.shape
     grouped = q.reshape(batch, k.shape[1], heads // k.shape[1], head_dim)
-    compute = resolve(block, q.device, q.dtype, head_dim)
+    compute = resolve(backend, q.device, q.dtype, head_dim)
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = compute(grouped, k, v, scale=scale, out_dtype=wide)
     part = q.new_empty((1, batch, heads, head_dim + 1), dtype=wide)
@@ -73,7 +73,7 @@ def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:
     return part[:, :, None, :-1], part[:, :, None, -1]
 
 
-def _uses_split_kernel(block: str | Backend, q: Tensor, k: Tensor, v: Tensor) -> bool:
-    if block == "triton" and not q.is_cuda:
+def _uses_split_kernel(backend: str | Backend, q: Tensor, k: Tensor, v: Tensor) -> bool:
+    if backend == "triton" and not q.is_cuda:
         return os.environ.get("TRITON_INTERPRET") == "1"
-    return block in ("auto", "triton") and decode_split.covers(q, k, v)
+    return backend in ("auto", "triton") and decode_split.covers(q, k, v)

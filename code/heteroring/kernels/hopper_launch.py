@@ -14,13 +14,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from heteroring.kernels import launch_configs as tuned
-from heteroring.kernels import tensor_map
+from heteroring.kernels import launch_configs, tensor_map
 from heteroring.kernels.launch_cache import BoundKernel, Plans
 from heteroring.kernels.pending_kv import PendingKV
 
 ARCHITECTURE = (9, 0)
-BLOCK_M = tuned.HOPPER_BLOCK_M
+BLOCK_M = launch_configs.HOPPER_BLOCK_M
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def plan(
     scale: float,
     causal_offset: int | None,
     merge: bool,
-    config: tuned.HopperConfig | None = None,
+    config: launch_configs.HopperConfig | None = None,
     pending: PendingKV | None = None,
 ) -> Plan | None:
     """The plan for operands like these, with at least one visible key and scale > 0, or None if the kernel cannot run.
@@ -107,7 +106,7 @@ def _make(
     scale: float,
     causal_offset: int | None,
     merge: bool,
-    config: tuned.HopperConfig | None,
+    config: launch_configs.HopperConfig | None,
     pending: PendingKV | None,
 ) -> Plan:
     from triton.experimental.gluon.language import NVMMASharedLayout
@@ -121,18 +120,18 @@ def _make(
         blind = max(0, -causal_offset) // BLOCK_M * BLOCK_M
         n = min(n, m + causal_offset)
         m, offset = m - blind, causal_offset + blind
-    block_d = tuned.padded(head_dim)
-    config = config or tuned.HOPPER[block_d]
+    block_d = launch_configs.padded(head_dim)
+    config = config or launch_configs.HOPPER[block_d]
     group = heads // k.shape[1]
     layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=4)
     pending_keys, pending_query = (pending.k.shape[2], pending.first_query - blind) if pending else (0, 0)
-    lead = tuned.lead(m, pending_keys, pending_query)
-    section = tuned.section(batch * heads, group, n + pending_keys, head_dim, q.element_size())
+    lead = launch_configs.lead(m, pending_keys, pending_query)
+    section = launch_configs.section(batch * heads, group, n + pending_keys, head_dim, q.element_size())
     first = 0
     if pending:
         waiting = max(1, -(-(q.shape[2] - pending.first_query) // BLOCK_M))
         sms = torch.cuda.get_device_properties(q.device).multi_processor_count
-        first = tuned.first_section(section, group, waiting, sms)
+        first = launch_configs.first_section(section, group, waiting, sms)
     own = (k, n), (v, n)
     keys_and_values = (*own, *(((pending.k, pending_keys), (pending.v, pending_keys)) if pending else own))
     descriptors = tuple(

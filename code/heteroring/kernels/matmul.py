@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heteroring.kernels import launch_configs as tuned
-from heteroring.kernels import tensor_map
+from heteroring.kernels import launch_configs, tensor_map
 from heteroring.kernels.launch_cache import BoundKernel, Plans
 
 ARCHITECTURE = (9, 0)
@@ -33,7 +32,7 @@ class Plan:
 
 
 def matmul(
-    a: Tensor, b: Tensor, out: Tensor | None = None, *, config: tuned.MatmulConfig | None = None
+    a: Tensor, b: Tensor, out: Tensor | None = None, *, config: launch_configs.MatmulConfig | None = None
 ) -> Tensor | None:
     """a [M, K] @ b [K, N], written to `out` [M, N] if given; None, without any work, for operands not covered.
 
@@ -79,14 +78,14 @@ def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
     )
 
 
-def _make(a: Tensor, b: Tensor, out: Tensor | None, config: tuned.MatmulConfig | None) -> Plan:
+def _make(a: Tensor, b: Tensor, out: Tensor | None, config: launch_configs.MatmulConfig | None) -> Plan:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from heteroring.kernels.matmul_kernel import matmul_kernel
 
     (m, k), n = a.shape, b.shape[1]
     sms = torch.cuda.get_device_properties(a.device).multi_processor_count if a.is_cuda else None
-    config = config or tuned.matmul(m, n, sms)
+    config = config or launch_configs.matmul(m, n, sms)
     out = a.new_empty(m, n) if out is None else out
     by_columns = _in_rows(b.t())
     stored, block = (b.t(), [config.block_n, config.block_k]) if by_columns else (b, [config.block_k, config.block_n])

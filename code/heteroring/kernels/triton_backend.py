@@ -12,8 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from heteroring.kernels import hopper_launch
-from heteroring.kernels import launch_configs as tuned
+from heteroring.kernels import hopper_launch, launch_configs
 from heteroring.kernels.pending_kv import PendingKV
 
 MOST_HEAD_DIM = 256
@@ -150,7 +149,7 @@ def launch(
     scale: float,
     causal_offset: int | None,
     merge: bool,
-    config: tuned.Config | None = None,
+    config: launch_configs.Config | None = None,
     skip: bool = True,
 ) -> None:
     """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0.
@@ -162,7 +161,7 @@ def launch(
     n = k.shape[2]
     causal = causal_offset is not None
     capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else None
-    config = config or tuned.lookup(capability, head_dim, "causal" if causal else "dense", q.element_size())
+    config = config or launch_configs.lookup(capability, head_dim, "causal" if causal else "dense", q.element_size())
     group = heads // k.shape[1]
     grid = (-(-m // config.block_m) * batch * heads,)
     with torch.cuda.device(q.device if q.is_cuda else -1):
@@ -175,10 +174,10 @@ def launch(
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()),
             *(batch, heads, m, n, causal_offset if causal else 0),
             scale * math.log2(math.e),
-            tuned.section(batch * heads, group, n, head_dim, q.element_size()),
+            launch_configs.section(batch * heads, group, n, head_dim, q.element_size()),
             GROUP=group,
             HEAD_DIM=head_dim,
-            BLOCK_D=tuned.padded(head_dim),
+            BLOCK_D=launch_configs.padded(head_dim),
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             CAUSAL=causal,

@@ -60,7 +60,7 @@ def open_device(device_kind: str) -> Device:
     """The device of a kind. Raises ValueError if it is not one of DEVICE_KINDS."""
     if device_kind not in DEVICE_KINDS:
         raise ValueError(
-            f"platform {device_kind!r} cannot be measured here: choose {choices(device_kind, DEVICE_KINDS)}"
+            f"device kind {device_kind!r} cannot be measured here: choose {choices(device_kind, DEVICE_KINDS)}"
         )
     return Cpu() if device_kind == "cpu" else Cuda()
 
@@ -128,7 +128,7 @@ class Cuda:
 
     def check(self, ranks: int) -> None:
         if (found := torch.cuda.device_count()) < ranks:
-            raise ValueError(f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
+            raise ValueError(f"device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
         # NVLink multicast does not help two ranks, and disturbs the host's other GPUs where it is not set up.

@@ -132,7 +132,7 @@ def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> 
     device, throttling = open_device(device_kind), throttle_type(throttle)
     if device_kind not in throttling.device_kinds:
         raise ValueError(
-            f"throttle {throttle!r} works on platform {' or '.join(throttling.device_kinds)}, not on {device_kind!r}"
+            f"throttle {throttle!r} works on {' or '.join(throttling.device_kinds)}, not on {device_kind!r}"
         )
     if not percentages:
         raise ValueError("percentages is empty: name one for each rank")

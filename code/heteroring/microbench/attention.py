@@ -26,11 +26,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from heteroring.bench.timing import device_ms
 from heteroring.files import atomic_path
-from heteroring.kernels import hopper_launch, triton_backend
-from heteroring.kernels import launch_configs as tuned
+from heteroring.kernels import hopper_launch, launch_configs, triton_backend
 from heteroring.launch.machine_lock import machine_lock
-from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms
+from heteroring.microbench.options import check_gpu, count, counts
 
 ROUND_MS = 20.0  # least device time of one contestant in one round
 
@@ -83,22 +83,22 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     repetitions = {}
     for name, run in contestants.items():
         run()
-        repetitions[name] = max(1, math.ceil(ROUND_MS / elapsed_ms([run])))
+        repetitions[name] = max(1, math.ceil(ROUND_MS / device_ms([run])))
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name in random.sample(list(contestants), len(contestants)):
-            times[name].append(elapsed_ms([contestants[name]] * repetitions[name]))
+            times[name].append(device_ms([contestants[name]] * repetitions[name]))
     return times
 
 
-def rows(size: Size, times: dict[str, list[float]], multiprocessors: int) -> list[Row]:
+def rows(size: Size, times: dict[str, list[float]], sms: int) -> list[Row]:
     """One row per contestant, the first of `times` being the one that ratios are taken against."""
     reference = statistics.median(next(iter(times.values())))
     return [
         Row(
             contestant=name,
             **dataclasses.asdict(size),
-            multiprocessors=multiprocessors,
+            multiprocessors=sms,
             rounds=len(each),
             median_ms=round(statistics.median(each), 4),
             fastest_ms=round(min(each), 4),
@@ -132,12 +132,12 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:3], dtype=torch.float32)
     offset = 0 if size.kind == "causal" else None
     portable = [
-        tuned.Config(block_m, block_n, warps, stages)
+        launch_configs.Config(block_m, block_n, warps, stages)
         for block_m, block_n, warps in ((128, 128, 8), (128, 64, 8), (128, 64, 4), (64, 64, 4), (128, 32, 4))
         for stages in (2, 3)
     ]
     hopper = [
-        tuned.HopperConfig(block_n, stages, q_in_registers)
+        launch_configs.HopperConfig(block_n, stages, q_in_registers)
         for block_n in (64, 128)
         for stages in (2, 3, 4)
         for q_in_registers in (False, True)
@@ -202,13 +202,13 @@ def measure(options: argparse.Namespace) -> list[Row]:
     ]
     # From the largest share down: cuDNN keeps the number of SMs that it first saw, and never uses more.
     for percentage in sorted(options.percentages, reverse=True):
-        with share(percentage) as multiprocessors, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        with share(percentage) as sms, sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
             for size in sizes:
                 contestants = candidates(size) if options.tune else against_cudnn(size)
-                measured = rows(size, race(contestants, options.rounds), multiprocessors)
+                measured = rows(size, race(contestants, options.rounds), sms)
                 for row in sorted(measured, key=lambda row: -row.ratio):
                     print(
-                        f"{multiprocessors:4d} SMs  D {size.head_dim:3d}  {size.kind:6s} {size.seq_len:6d}  "
+                        f"{sms:4d} SMs  D {size.head_dim:3d}  {size.kind:6s} {size.seq_len:6d}  "
                         f"{row.contestant:64s} {row.median_ms:9.3f} ms  {row.tflops:6.1f} TFLOP/s  "
                         f"ratio {row.ratio:.3f}",
                         flush=True,
@@ -231,8 +231,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tune", action="store_true", help="race launch configurations instead of cuDNN")
     parser.add_argument("--output", help="CSV file")
     options = parser.parse_args(arguments)
-    if unknown := set(options.kinds) - set(tuned.KINDS):
-        parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(tuned.KINDS)}")
+    if unknown := set(options.kinds) - set(launch_configs.KINDS):
+        parser.error(f"kind {', '.join(sorted(unknown))} is unknown: choose from {', '.join(launch_configs.KINDS)}")
     check_gpu(parser, options)
     with machine_lock():
         found = measure(options)

@@ -28,12 +28,13 @@ import torch.distributed as dist
 
 from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.shape import Shape
+from heteroring.bench.timing import device_ms
 from heteroring.bench.verify import TOLERANCE, WrongResult
 from heteroring.kernels import decode_parts, decode_split
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.launch.machine_lock import machine_lock
-from heteroring.microbench.one_gpu import check_gpu, count, counts, elapsed_ms, indices
+from heteroring.microbench.options import check_gpu, count, counts, indices
 from heteroring.ring.decode import ring_decode
 
 CACHES_BYTES, MOST_CACHES = 1 << 30, 32
@@ -172,7 +173,7 @@ def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None
 
 def _median_ms(run: Callable[[int], object], repetitions: int) -> float:
     """Milliseconds of `run(i)`, i counting the calls: the median after the warm-up."""
-    times = [elapsed_ms([partial(run, i)], queued=True) for i in range(WARMUP + repetitions)]
+    times = [device_ms([partial(run, i)], queued=True) for i in range(WARMUP + repetitions)]
     return statistics.median(times[WARMUP:])
 
 

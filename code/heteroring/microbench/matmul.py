@@ -20,11 +20,12 @@ from functools import partial
 
 import torch
 
-from heteroring.kernels import launch_configs as tuned
+from heteroring.bench.timing import device_ms
+from heteroring.kernels import launch_configs
 from heteroring.kernels.matmul import ARCHITECTURE, matmul
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.attention import runs_here
-from heteroring.microbench.one_gpu import count, counts, elapsed_ms
+from heteroring.microbench.options import count, counts
 
 # (K, N) of the matrices in a layer of Llama 3 8B, and of FMS's attention layer with 32 heads of 128.
 WEIGHTS = ((4096, 4096), (4096, 6144), (4096, 12288), (4096, 28672), (14336, 4096))
@@ -63,14 +64,14 @@ def torch_mm(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> torch.Tenso
     return torch.mm(a, b, out=out)
 
 
-def configured(config: tuned.MatmulConfig) -> Way:
+def configured(config: launch_configs.MatmulConfig) -> Way:
     """Heteroring's product, launched as `config` says."""
     return lambda a, b, out: matmul(a, b, out, config=config)
 
 
 def candidates(rows: int) -> dict[str, Way]:
     """Launch configurations for so many rows that compile here, by name; the one in use comes first."""
-    if rows <= tuned.MATMUL_FLAT.block_m:
+    if rows <= launch_configs.MATMUL_FLAT.block_m:
         stages = {
             (32, 128): [6],
             (32, 256): [4],
@@ -79,12 +80,12 @@ def candidates(rows: int) -> dict[str, Way]:
             (64, 256): [3, 4],
             (128, 64): [6],
         }
-        tall = 16 if rows <= tuned.MATMUL_THIN.block_m else 64
-        tiles = [tuned.MatmulConfig(tall, *tile, 1, 4, s, True) for tile, most in stages.items() for s in most]
-        tiles += [tuned.MatmulConfig(64, 64, 128, 1, 4, s) for s in (3, 4, 6)]
+        tall = 16 if rows <= launch_configs.MATMUL_THIN.block_m else 64
+        tiles = [launch_configs.MatmulConfig(tall, *tile, 1, 4, s, True) for tile, most in stages.items() for s in most]
+        tiles += [launch_configs.MatmulConfig(64, 64, 128, 1, 4, s) for s in (3, 4, 6)]
     else:
         launches = ((128, 256, 8, 3), (128, 128, 8, 4), (128, 128, 4, 4), (64, 128, 4, 4))
-        tiles = [tuned.MatmulConfig(m, n, 64, 8, warps, s) for m, n, warps, s in launches]
+        tiles = [launch_configs.MatmulConfig(m, n, 64, 8, warps, s) for m, n, warps, s in launches]
     a, b, out = (torch.zeros(256, 256, device="cuda", dtype=torch.bfloat16) for _ in range(3))
     ways = {str(config): configured(config) for config in tiles}
     return {"in use": matmul} | {
@@ -102,7 +103,7 @@ def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(WARMUP + repetitions):
         for name, way in ways.items():
-            ms = elapsed_ms([partial(way, a, b, out) for b in weights], queued=True)
+            ms = device_ms([partial(way, a, b, out) for b in weights], queued=True)
             if repetition >= WARMUP:
                 times[name].append(ms)
     return {name: (wrong[name], statistics.median(each)) for name, each in times.items()}

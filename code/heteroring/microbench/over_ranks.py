@@ -14,7 +14,7 @@ from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, check_ranks, launch
-from heteroring.microbench.one_gpu import count, counts
+from heteroring.microbench.options import count, counts
 
 Line = TypeVar("Line")
 Result = TypeVar("Result")

@@ -27,15 +27,15 @@ class DataSheet:
 
 @dataclass(frozen=True)
 class RankSpec:
-    """One rank: a device called `name` with `memory_gb` (10^9 bytes) for the job, in a node.
+    """One rank: a device called `name` with `memory_gb` (10^9 bytes) to use, in a node.
 
-    `model` is the cost model measured on the device, read at `percentage`; where there is none, `data_sheet` is set.
+    `cost_model` is that measured on the device, read at `percentage`; where there is none, `data_sheet` is set.
     """
 
     name: str
     node: str
     memory_gb: float
-    model: CostModel | None
+    cost_model: CostModel | None
     percentage: float
     profile: str
     data_sheet: DataSheet | None
@@ -50,7 +50,7 @@ class Fleet:
 
     def attention(self) -> Work:
         """The attention call that was profiled. Raises ValueError if there is no profile, or several calls were."""
-        shapes = {rank.profile: _shape(rank.model) for rank in self.ranks if rank.model is not None}
+        shapes = {rank.profile: _shape(rank.cost_model) for rank in self.ranks if rank.cost_model is not None}
         if not shapes:
             raise ValueError("no rank has a measured profile, which says what attention is planned: name a --model")
         (first, shape), *others = shapes.items()
@@ -88,20 +88,22 @@ def _cost(rank: RankSpec, work: Work, seq_len: int, earlier: int) -> tuple[Cost,
         )
         return Cost(pair_us, token_us), (note,)
     shape = {name: getattr(work, name) for name in ("heads", "kv_heads", "head_dim", "dtype")}
-    if _shape(rank.model) != shape:
-        raise ValueError(f"profile {rank.profile} is of {_said(_shape(rank.model))}, {work.name} has {_said(shape)}")
-    if work.product_flops and rank.model.source != "block":
+    if _shape(rank.cost_model) != shape:
         raise ValueError(
-            f"profile {rank.profile} is fitted to kind {rank.model.source}: a plan for {work.name} needs kind block "
-            f"(heteroring profile --kinds attention,block,fold --model {work.name})"
+            f"profile {rank.profile} is of {_said(_shape(rank.cost_model))}, {work.name} has {_said(shape)}"
         )
-    prediction = rank.model.predict(seq_len, rank.percentage, earlier)
+    if work.product_flops and rank.cost_model.source != "block":
+        raise ValueError(
+            f"profile {rank.profile} is fitted to kind {rank.cost_model.source}: a plan for {work.name} needs "
+            f"kind block (heteroring profile --kinds attention,block,fold --model {work.name})"
+        )
+    prediction = rank.cost_model.predict(seq_len, rank.percentage, earlier)
     cost = prediction.cost if work.product_flops else prediction.cost._replace(token_us=0.0)
     return cost, tuple(f"{rank.name}: {note}" for note in prediction.notes)
 
 
-def _shape(model: CostModel) -> dict[str, Any]:
-    setup = model.setup
+def _shape(cost_model: CostModel) -> dict[str, Any]:
+    setup = cost_model.setup
     return {name: int(setup[name]) for name in ("heads", "kv_heads", "head_dim")} | {"dtype": setup["dtype"]}
 
 

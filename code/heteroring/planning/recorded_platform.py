@@ -29,29 +29,29 @@ class RecordedPlatform:
     Balanced splits are in multiples of `multiple`; the kernel works in tiles of `tile`.
     """
 
-    model: CostModel
+    cost_model: CostModel
     link: Link
     multiple: int
     tile: int
 
     @classmethod
-    def of(cls, model: Mapping[str, Any], gpu: bool) -> Self:
+    def of(cls, cost_model: Mapping[str, Any], gpu: bool) -> Self:
         """The platform of a cost model's JSON, on GPUs or on CPUs."""
         link, multiple, tile = (NVLINK, 256, 128) if gpu else (SHARED_MEMORY, 1, 1)
-        return cls(CostModel.from_json(dict(model)), link, multiple, tile)
+        return cls(CostModel.from_json(dict(cost_model)), link, multiple, tile)
 
     def costs(self, seq_len: int, percentages: Sequence[float]) -> list[Cost]:
         """The cost of each rank in an attention call over `seq_len` tokens."""
-        known = {each: self.model.predict(seq_len, each).cost for each in set(percentages)}
+        known = {each: self.cost_model.predict(seq_len, each).cost for each in set(percentages)}
         return [known[each] for each in percentages]
 
     def simulate(self, partition: Partition, percentages: Sequence[float], fused: bool = True) -> Simulation:
         """One attention call over a ring of copy engines in one node, rank r at percentages[r].
 
-        For few ranks whose SMs the model knows, whole waves of tiles are counted. On GPUs the first two steps are
+        For few ranks whose SMs the cost model knows, whole waves of tiles are counted. On GPUs the first two steps are
         fused, unless `fused` is false.
         """
-        setup = self.model.setup
+        setup = self.cost_model.setup
         shape = {name: int(setup[name]) for name in ("heads", "kv_heads", "head_dim")}
         key_bytes = int(setup["batch"]) * Work.attention(**shape, dtype=setup["dtype"]).key_bytes
         network = Network.single_node(partition.world_size, self.link)
@@ -69,7 +69,7 @@ class RecordedPlatform:
             return None
         answer = np.zeros((len(ranks), len(ranks)))
         for rank in ranks:
-            grid = self.model.grid(partition.seq_len, percentages[rank])
+            grid = self.cost_model.grid(partition.seq_len, percentages[rank])
             if grid is None:
                 return None
             for step, us in step_us(partition, rank, costs[rank], grid, fused).items():

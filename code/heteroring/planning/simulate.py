@@ -103,14 +103,14 @@ def simulate(
             arrivals[number, step.keys > 0] = last[step.keys > 0]
         if number == 1 and fused:
             own = held
-            joins = has_work & (own > 0)
+            fuses = has_work & (own > 0)
             shares = lines.parts(step.keys)
-            total = np.where(joins, own + work - later, own)
+            total = np.where(fuses, own + work - later, own)
             whole = np.maximum(np.maximum(begin, first) + total, last + total / shares) + later
-            stop = np.where(joins, whole, begin + own)
-            stop = np.where(has_work & ~joins, np.maximum(begin, last) + work, stop)
+            stop = np.where(fuses, whole, begin + own)
+            stop = np.where(has_work & ~fuses, np.maximum(begin, last) + work, stop)
             starts[0, own > 0], stops[0, own > 0] = begin[own > 0], stop[own > 0]
-            alone = has_work & ~joins
+            alone = has_work & ~fuses
             starts[1, alone], stops[1, alone] = (stop - work)[alone], stop[alone]
         elif number == 0 and fused and ranks > 1:
             held, stop = work, done
@@ -147,8 +147,8 @@ class _Lines:
         latency, bandwidth = self._latency[source, node], self._bandwidth[source, node]
         parts = self.parts(step.keys)
         part_us = latency + step.keys * self._key_bytes / parts / bandwidth
-        granted = np.maximum(lane, free) if not self._copies else np.where(coming, np.maximum(lane, free), lane)
-        begin = np.maximum(granted[owner], granted + (latency if self._copies else 0))
+        free_at = np.maximum(lane, free) if not self._copies else np.where(coming, np.maximum(lane, free), lane)
+        begin = np.maximum(free_at[owner], free_at + (latency if self._copies else 0))
         crossing = np.flatnonzero(coming & (source != node))
         whole_us = (parts * part_us)[crossing]
         for ends, clear in ((source[crossing], self._sends), (node[crossing], self._receives)):
@@ -156,7 +156,7 @@ class _Lines:
         for ends, clear in ((source[crossing], self._sends), (node[crossing], self._receives)):
             np.maximum.at(clear, ends, begin[crossing] + whole_us)
         last = begin + parts * part_us
-        sent = granted.copy()
+        sent = free_at.copy()
         sent[owner[coming]] = last[coming]
         if not self._copies:
             sent = np.maximum(sent, np.where(coming, last, 0.0))

@@ -176,8 +176,8 @@ class ProfileRow:
         """The operations that the operator needs; None where they depend on more of a model than the columns tell."""
         if self.kind == "matmul":
             return 2 * self.size**3
-        whole, visited = total_pairs(self.size), self.size * FOLD_KEYS
-        pairs = {"attention": whole, "fold": visited, "join": whole + visited}.get(self.kind)
+        whole, further = total_pairs(self.size), self.size * FOLD_KEYS
+        pairs = {"attention": whole, "fold": further, "join": whole + further}.get(self.kind)
         return pairs and causal_flops(self.batch, self.heads, self.head_dim, pairs)
 
 

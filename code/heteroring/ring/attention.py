@@ -14,7 +14,7 @@ from heteroring.kernels.backend import Backend, PendingKVBackend, check_operands
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.pass_q import attend, passes_queries
-from heteroring.ring.prefix import Prefix, joined
+from heteroring.ring.prefix import Prefix, concatenated
 from heteroring.ring.schedule import RingStep, ring_steps
 from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
 from heteroring.ring.validation import check_partition, check_passing, check_prefix, described, in_rows, operands
@@ -90,7 +90,7 @@ def ring_attention(
             check_passing(passing)
             prefix_lens = check_prefix(prefix, k, call.rank, call.world_size)
             if prefix is not None and prefix_lens:
-                k, v = in_rows(joined(prefix.k, k)), in_rows(joined(prefix.v, v))
+                k, v = in_rows(concatenated(prefix.k, k)), in_rows(concatenated(prefix.v, v))
             check_operands(block, q, k, v, scale)
             return (
                 ("layout", partition.layout),

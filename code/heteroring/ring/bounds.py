@@ -1,4 +1,4 @@
-"""Lower bounds on the time of ranks of known speeds for a job that they share, however it is split. Torch-free."""
+"""Lower bounds on the time of ranks of known speeds for work that they share, however it is split. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import accumulate
 
 
 def capacity_bound(alone: Sequence[float]) -> float:
-    """Least time for a job that all ranks share, if rank r alone needs `alone[r]` for all of it.
+    """Least time for work that all ranks share, if rank r alone needs `alone[r]` for all of it.
 
     T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if there are no times or one is not positive.
     """
@@ -20,7 +20,7 @@ def capacity_bound(alone: Sequence[float]) -> float:
 
 
 def two_kind_bound(attention: Sequence[float], rest: Sequence[float]) -> float:
-    """Least time for a job of two kinds of work that all ranks share, however both are split.
+    """Least time for two kinds of work that all ranks share, however both are split.
 
     Rank r alone needs `attention[r]` for all of the attention and `rest[r]` for everything else. A rank may be slower
     by one ratio in attention and by another in the rest, so it can pay to give some ranks more of one kind: the bound

@@ -26,14 +26,14 @@ class BusyTime:
     """
 
     def __init__(self, block: str | Backend = "auto") -> None:
-        self._block = block
+        self._backend = block
         self._begun: Any = None
         self._spans: list[tuple[Any, Any]] = []
         self._device = torch.device("cpu")
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> Any:
         """One backend call, timed; as `heteroring.kernels.backend.Backend` says."""
-        compute = resolve(self._block, q.device, q.dtype, q.shape[-1])
+        compute = resolve(self._backend, q.device, q.dtype, q.shape[-1])
         self.start(q.device)
         result = compute(q, k, v, **options)
         self.stop()

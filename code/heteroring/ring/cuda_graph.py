@@ -8,6 +8,7 @@ import torch
 
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.partition import Partition
+from heteroring.ring.validation import check_capturable
 
 
 class CapturedRing:
@@ -35,8 +36,7 @@ class CapturedRing:
     def __init__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, *args: Any, **kwargs: Any
     ) -> None:
-        if not q.is_cuda:
-            raise ValueError(f"only work on CUDA can be captured, q is on {q.device}")
+        check_capturable(q)
         # Objects that are created once, such as a communicator, cannot be created while work is recorded.
         ring_attention(q, k, v, partition, *args, **kwargs)
         torch.cuda.synchronize(q.device)

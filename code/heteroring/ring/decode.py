@@ -9,7 +9,7 @@ from heteroring.kernels.backend import Backend
 from heteroring.kernels.decode_parts import merge_parts, merge_to_output, partials
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.transport.part_buffer import part_buffer_of
-from heteroring.ring.validation import check_cached, described, operands, shapes_of
+from heteroring.ring.validation import check_cached, check_single_query, described, operands
 
 # PyTorch 2.13 renamed it and warns about the old name in every call.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -66,8 +66,7 @@ def ring_decode(
         def describe() -> Fields:
             nonlocal q, k, v, scale
             q, k, v, scale = operands(q, k, v, scale, block, "ring_decode")
-            if q.shape[2] != 1:
-                raise ValueError(f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}")
+            check_single_query(q, k, v)
             if cached is not None:
                 check_cached(cached, k)
             return described(q, k, scale)

@@ -25,7 +25,7 @@ class Prefix:
     lens: tuple[int, ...]
 
 
-def joined(earlier: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+def concatenated(earlier: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """`earlier` [B, H, m, D] and behind it `new` [B, H, n, D]: a view where they adjoin in memory, a copy otherwise."""
     if not earlier.shape[2] or not new.shape[2]:
         return earlier if earlier.shape[2] else new

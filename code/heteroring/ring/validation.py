@@ -20,7 +20,7 @@ Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def operands(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, block: str | Backend, verb: str
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, backend: str | Backend, verb: str
 ) -> Operands:
     """q, k and v as every backend takes them, and the scale, which is 1/sqrt(D) for None.
 
@@ -34,7 +34,7 @@ def operands(
     Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
     scale, backend.
     """
-    kind = _kind(q, k, v, scale, block)
+    kind = _kind(q, k, v, scale, backend)
     if kind in _passed:
         return q, k, v, _passed[kind]
     for name, x in (("q", q), ("k", k), ("v", v)):
@@ -61,7 +61,7 @@ def operands(
     scale = 1.0 / math.sqrt(q.shape[3]) if scale is None else finite("scale", scale)
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise ValueError(f"an input requires a gradient, and {verb} is forward only: call it under torch.no_grad()")
-    check_backend(block, q.device.type, q.dtype)
+    check_backend(backend, q.device.type, q.dtype)
     passed = in_rows(q), in_rows(k), in_rows(v)
     if kind is not None and all(x is given for x, given in zip(passed, (q, k, v), strict=True)):
         if len(_passed) >= _MOST_KINDS:
@@ -74,10 +74,10 @@ _passed: dict[Hashable, float] = {}  # the scale of every kind
 _MOST_KINDS = 4096
 
 
-def _kind(q: Any, k: Any, v: Any, scale: Any, block: Any) -> Hashable:
+def _kind(q: Any, k: Any, v: Any, scale: Any, backend: Any) -> Hashable:
     """Everything that the checks depend on, or None if an operand is no tensor."""
     try:
-        chosen = block if isinstance(block, str) else callable(block)
+        chosen = backend if isinstance(backend, str) else callable(backend)
         kind = (scale, type(scale), chosen, torch.is_grad_enabled(), _likeness(q), _likeness(k), _likeness(v))
         hash(kind)
     except (AttributeError, RuntimeError, TypeError):
@@ -151,6 +151,18 @@ def check_prefix(prefix: Any, k: torch.Tensor, rank: int, world_size: int) -> tu
         if torch.is_grad_enabled() and x.requires_grad:
             raise ValueError(f"{name} requires a gradient, and ring_attention is forward only")
     return lens
+
+
+def check_single_query(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Raise ValueError unless there is one query, as decode takes it."""
+    if q.shape[2] != 1:
+        raise ValueError(f"{shapes_of(q, k, v)}: decode takes one query, q has {q.shape[2]}")
+
+
+def check_capturable(q: torch.Tensor) -> None:
+    """Raise ValueError unless `q` is on CUDA, where a call can be recorded as a graph."""
+    if not q.is_cuda:
+        raise ValueError(f"only work on CUDA can be captured, q is on {q.device}")
 
 
 def check_passing(name: object) -> None:

@@ -57,7 +57,7 @@ def check_split(lens, seq_len, world_size):
 @pytest.mark.parametrize(("world_size", "longest"), [(1, 9), (2, 24), (3, 11), (4, 7)])
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_no_split_is_faster_where_visits_cost_nothing(layout, causal, world_size, longest, data):
+def test_no_split_is_faster_where_further_steps_cost_nothing(layout, causal, world_size, longest, data):
     seq_len = data.draw(st.integers(1, longest))
     free = st.builds(Cost, pair_us, beside_us, st.just(0.0), st.just(0.0))
     costs = data.draw(st.lists(free, min_size=world_size, max_size=world_size))
@@ -94,7 +94,7 @@ def test_no_split_over_any_set_of_ranks_is_faster(layout, causal, world_size, lo
     assert makespan(layout, lens, costs, causal, prefix_lens) <= best * NEARLY
 
 
-def test_a_fast_rank_whose_visits_are_dear_is_left_out_for_a_slower_one():
+def test_a_fast_rank_whose_further_steps_are_dear_is_left_out_for_a_slower_one():
     # Alone, rank 1 is faster than rank 2; in a ring it takes ten times as long for each row of a further step.
     seq_len = 6000
     pair = 2 / (seq_len + 1)
@@ -103,7 +103,7 @@ def test_a_fast_rank_whose_visits_are_dear_is_left_out_for_a_slower_one():
     assert lens[1] == 0
     assert min(lens[0], lens[2]) > 0
     without = balanced(seq_len, [first, cheap])
-    # Rank 2 joins nothing here, for the rank before it holds nothing, and joins rank 0 there, at the same cost.
+    # Ring step 1 of rank 2 is empty here, since the rank before it holds nothing; there it meets rank 0, at the same cost.
     assert (lens[0], lens[2]) == without
 
 
@@ -122,8 +122,8 @@ def some_set_is_faster(seq_len, costs, layout, causal, multiple, limit_us):
             def time_us(units, offset=offset, rank=rank, seats=seats):
                 length = units * multiple
                 pairs = shard_pairs(layout, seq_len, offset, length, causal)
-                rows, joined = (shard_extra_rows(layout, offset, length, *seat, causal) for seat in seats)
-                return costs[rank].time_us(pairs, length, rows, joined)
+                rows, first_rows = (shard_extra_rows(layout, offset, length, *seat, causal) for seat in seats)
+                return costs[rank].time_us(pairs, length, rows, first_rows)
 
             units = range((seq_len - offset) // multiple + 1)
             offset += multiple * (bisect_right(units, limit_us, key=time_us) - 1)
@@ -231,7 +231,7 @@ def test_a_rank_not_worth_one_token_gets_none(layout, causal):
     assert balanced(16, of_speeds(1e-6, 1.0, 1e-6), layout, causal) == (0, 16, 0)
 
 
-def test_the_rank_behind_gets_fewer_tokens_for_its_visits():
+def test_the_rank_behind_gets_fewer_tokens_for_its_further_steps():
     # Equal ranks, 1 us of pairs per token. Half of rank 0's rows have a further step, all of rank 1's: 3/4 : 1.
     seq_len = 7000
     pair = 2 / (seq_len + 1)
@@ -241,7 +241,7 @@ def test_the_rank_behind_gets_fewer_tokens_for_its_visits():
     assert first / second == pytest.approx((1 + 3 + 1.0) / (1 + 3 + 0.5), rel=1e-3)
 
 
-def test_only_visits_beyond_the_first_step_are_revisits():
+def test_only_steps_beyond_the_first_one_cost_revisit_us():
     # With two ranks there are none; with three, rank 0 meets the last one first, and then its tail the middle one.
     seq_len = 9000
     pair = 2 / (seq_len + 1)
@@ -260,7 +260,7 @@ def test_a_rank_whose_predecessor_holds_nothing_joins_nothing():
     fast = Cost(pair, revisit_us=1.0)
     lens = balanced(seq_len, [fast, Cost(100 * pair, revisit_us=100.0), fast])
     assert lens[1] == 0
-    # Rank 0 joins the tail of its queries with the keys of rank 2, the rank before it in the ring.
+    # In ring step 1, the tail of rank 0's queries meets the keys of rank 2, the rank before it in the ring.
     assert lens[0] / lens[2] == pytest.approx((1 + 1.0) / 1, rel=1e-3)
 
 
@@ -309,8 +309,8 @@ def test_predictions_are_near_what_two_h200s_took(seq_len, percentages, lens, ri
     # Speeds of attention by percentage as profiled; 0.0208 us per row of a further step at 100 %, over the share below.
     speeds = {10: 0.11, 50: 0.57, 100: 1.0}
     pair = 1e3 * alone_ms / total_pairs(seq_len)
-    visit = {p: 0.0208 * 100 / p for p in percentages}
-    costs = [Cost(pair / speeds[p], revisit_us=visit[p], join_us=visit[p]) for p in percentages]
+    step = {p: 0.0208 * 100 / p for p in percentages}
+    costs = [Cost(pair / speeds[p], revisit_us=step[p], join_us=step[p]) for p in percentages]
     predicted = makespan("zigzag", lens, costs, True)
     assert predicted == pytest.approx(ring_ms, rel=0.1)
     split = balanced(seq_len, costs, multiple=256, margin=0.05)

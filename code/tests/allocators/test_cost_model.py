@@ -93,7 +93,7 @@ def test_repetitions_count_by_their_median(tmp_path):
     assert model.source == "attention"
 
 
-def test_without_folds_visits_cost_nothing(tmp_path):
+def test_without_profiled_ring_steps_further_steps_cost_nothing(tmp_path):
     model = fit("cost", "layer", write(tmp_path / "p.csv", lines("attention", "layer")))
     assert {value for row in model.revisit_us for value in row} == {0.0}
     prediction = model.predict(1024, 50)
@@ -259,7 +259,7 @@ class TestBalanced:
         table = allocation("balanced", 1024, percentages=(100, 50), profile=bare)
         assert table == allocation("balanced", 1024, percentages=(100, 50), profile=fit("lut", "attention", bare))
 
-    def test_without_visits_it_is_the_table_of_speeds(self, tmp_path):
+    def test_without_further_steps_it_is_the_table_of_speeds(self, tmp_path):
         rows = []
         for n in LENGTHS:
             for p in PERCENTAGES:

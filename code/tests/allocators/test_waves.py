@@ -172,7 +172,7 @@ def test_sms_are_one_for_each_percentage_or_not_known(model, tmp_path):
     for sms in ([132], [132] * 9 + [0], ["a"] * 10, 3):
         with pytest.raises(ValueError, match=r"sms|wrong type"):
             type(model).from_json(content | {"sms": sms})
-    # Profiles without their records, or without joins, say nothing of SMs.
+    # Profiles without their records, or without kind `join`, say nothing of SMs.
     copy = tmp_path / "pct-100.csv"
     copy.write_text(PROFILES[-1].read_text())
     assert fit("cost", "attention", copy).sms == ()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from heteroring.bench.ring import run as sweep
-from heteroring.bench.ring.job import RingJob, plan
+from heteroring.bench.ring import run as ring_run
+from heteroring.bench.ring.job import RingJob, cells_of
 from heteroring.bench.shape import Shape
 from heteroring.cli.main import app
 from heteroring.results.metrics import cells
@@ -190,11 +190,11 @@ def test_what_is_compared_is_measured_together_in_an_order_drawn_anew():
             fms_seq_lens=(512,),
         )
 
-    cells, _ = plan(job(50))
+    cells, _ = cells_of(job(50))
     assert len(cells) == 29
-    orders = [sweep.order(job(percentage), cells, repetition) for percentage in (50, 10) for repetition in range(5)]
+    orders = [ring_run.order(job(percentage), cells, repetition) for percentage in (50, 10) for repetition in range(5)]
     assert len(set(map(tuple, orders))) == 10
-    assert orders[0] == sweep.order(job(50), cells, 0)
+    assert orders[0] == ring_run.order(job(50), cells, 0)
     turns = set()
     for order in orders:
         assert sorted(order) == list(range(29))
@@ -218,11 +218,11 @@ def test_three_ranks_in_bfloat16(jobs_on_pools):
         warmup=0,
     )
     seen = []
-    done = sweep.run(job, on_progress=seen.append)
+    done = ring_run.run(job, on_progress=seen.append)
     assert [row.block_lens for row in done.rows] == [(20, 20, 10), (17, 17, 16), (50, 0, 0), (0, 50, 0), (0, 0, 50)]
     assert len(done.ranks) == 3
     assert {row.platform for row in done.rows} == {"bench-machine"}
-    assert 0 < max(seen) <= sweep.steps(job) == 10
+    assert 0 < max(seen) <= ring_run.steps(job) == 10
     table = cells(done.rows).set_index("strategy")
     alone = [table.loc[f"alone/rank{rank}", "latency_ms"] for rank in range(3)]
     assert table.loc["zigzag/uneven", "bound_ms"] == pytest.approx(1 / sum(1 / t for t in alone))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 pytest.importorskip("fms")
 
 from heteroring.bench.random_layer import layer_flops, random_layer
-from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 from heteroring.cli.main import app
@@ -122,7 +122,7 @@ def test_a_rank_without_tokens_takes_part(jobs_on_pools, percentages):
         repetitions=1,
         modules=("fms",),
     )
-    done = sweep.run(job)
+    done = ring_run.run(job)
     ring = [row for row in done.rows if row.system == "ring"]
     assert [row.block_lens[-1] for row in ring] == [0, 0]
     assert all(row.busy_ms[0] > 0 for row in ring)

@@ -6,7 +6,7 @@ from gpu import two_gpus
 
 pytest.importorskip("fms")
 
-from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 
@@ -32,7 +32,7 @@ def test_the_layer_is_right_beside_its_attention(dtype, transport, throttle, per
         modules=("attention", "fms"),
         fms_seq_lens=(777, 1024),
     )
-    done = sweep.run(job)
+    done = ring_run.run(job)
     assert len(done.rows) == 2 * 3 * (len(STRATEGIES) + 2)
     for row in done.rows:
         assert max(row.busy_ms) <= row.latency_ms
@@ -50,5 +50,5 @@ def test_a_gpu_without_tokens_takes_part():
         repetitions=1,
         modules=("fms",),
     )
-    ring = [row for row in sweep.run(job).rows if row.system == "ring"]
+    ring = [row for row in ring_run.run(job).rows if row.system == "ring"]
     assert [row.block_lens for row in ring] == [(40, 0)]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gpu import of_gpus
-from heteroring.bench.ring import run as sweep
+from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 from heteroring.results.metrics import cells, choices_of_ranks
@@ -34,7 +34,7 @@ def test_every_cell_is_right_beside_its_baselines(count, throttle, transport, co
         condition=condition,
         baselines=True,
     )
-    done = sweep.run(job)
+    done = ring_run.run(job)
     table = cells(done.rows)
     assert len(table) == 2 * (len(STRATEGIES) + (count - 2) + count + (1 + count))
     assert set(table.system) == {"ring", "subset", "alone", "context_parallel", "sdpa"}

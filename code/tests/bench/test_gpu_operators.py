@@ -16,9 +16,9 @@ def test_fused_first_steps_are_right_and_made_where_the_ring_makes_them():
     shape = Shape(1, 8, 2, 128, "bfloat16")
     here = SimpleNamespace(throttle=Throttle(), torch_device=torch.device("cuda", 0))
     found = list(OPERATORS["fold"](here, job(device_kind="gpu", seq_lens=(256, 1024), shape=shape)))
-    joins = [(each.kind, each.size) for each in found[2:]]
+    fused = [(each.kind, each.size) for each in found[2:]]
     hopper = torch.cuda.get_device_capability(0) == (9, 0)
-    assert joins == ([("join", 256), ("join", 1024)] if hopper else [])
+    assert fused == ([("join", 256), ("join", 1024)] if hopper else [])
     assert all(torch.isfinite(each.call()[0]).all() for each in found)
     for operator in found[2:]:
         out, _ = operator.call()

@@ -13,9 +13,9 @@ from model_rows import event, model_row
 
 pytest.importorskip("fms")
 
-from heteroring.bench.model.job import ModelCell, ModelJob, plan
+from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
 from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer, made_up
-from heteroring.bench.model.run import ModelSweep
+from heteroring.bench.model.run import ModelResult
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
 from heteroring.cli.main import app
@@ -230,9 +230,9 @@ def test_a_job_that_cannot_be_is_refused(changes, says):
 
 def test_balanced_needs_its_cost_model(tmp_path):
     with pytest.raises(ValueError, match=r"needs a model: name the folder that holds cost-block\.json"):
-        plan(job(strategies=("zigzag/balanced",)))
+        cells_of(job(strategies=("zigzag/balanced",)))
     with pytest.raises(ValueError, match=r"needs the model .*cost-block\.json, which does not exist"):
-        plan(job(strategies=("zigzag/balanced",), fitted_models=tmp_path))
+        cells_of(job(strategies=("zigzag/balanced",), fitted_models=tmp_path))
 
 
 @pytest.mark.parametrize(("platform", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16")])
@@ -282,7 +282,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
             raise OSError(f"cannot write {path}: No space left on device")
         path.write_text("new rows")
 
-    done = ModelSweep([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
+    done = ModelResult([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
     monkeypatch.setattr("heteroring.bench.model.run.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")

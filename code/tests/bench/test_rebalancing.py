@@ -107,10 +107,10 @@ def test_wrong_logits_are_an_error(monkeypatch):
         (["--rebalance", "--seq-len", "64", "--chunk", "32"], "the last rank is slow from chunk 0 to 1 of 2"),
         (["--rebalance", "--seq-len", "0"], "prompt_len is 0"),
         (["--rebalance", "--repetitions", "0"], "repetitions is 0"),
-        (["--rebalance", "--platform", "gpu"], "platform 'gpu' needs a CUDA GPU for each rank, 2"),
+        (["--rebalance", "--platform", "gpu"], "device kind 'gpu' needs a CUDA GPU for each rank, 2"),
         (["--rebalance", "--output", "rows.txt"], "output rows.txt does not end in .csv"),
         (["--rebalance", "--throttle", "mps"], "throttle 'mps' cannot change in a run: choose pacing, green or"),
-        (["--rebalance", "--throttle", "green"], "throttle 'green' works on platform gpu, not on 'cpu'"),
+        (["--rebalance", "--throttle", "green"], "throttle 'green' works on gpu, not on 'cpu'"),
         (["--chunk", "64"], "--chunk, --platform, --throttle, --label, --repetitions and --output go with --rebalance"),
     ],
 )

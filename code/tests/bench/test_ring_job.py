@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from heteroring.allocators.fitting import fit
-from heteroring.bench.ring.job import RingJob, plan
+from heteroring.bench.ring.job import RingJob, cells_of
 from heteroring.bench.ring.run import steps
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import write_rows
@@ -29,7 +29,7 @@ def job(**changes):
 
 
 def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():
-    cells, notes = plan(job())
+    cells, notes = cells_of(job())
     assert [(cell.label, cell.partition.block_lens) for cell in cells] == [
         ("contiguous/even at 30", (15, 15)),
         ("zigzag/uneven at 30", (20, 10)),
@@ -45,7 +45,7 @@ def test_plan_has_every_strategy_and_every_rank_alone_at_every_length():
 
 @needs_fms
 def test_every_module_is_planned_at_its_own_lengths():
-    cells, _ = plan(job(modules=("attention", "fms"), fms_seq_lens=(60, 90), strategies=("zigzag/uneven",)))
+    cells, _ = cells_of(job(modules=("attention", "fms"), fms_seq_lens=(60, 90), strategies=("zigzag/uneven",)))
     assert [(cell.module, cell.label, cell.partition.block_lens) for cell in cells] == [
         ("attention", "zigzag/uneven at 30", (20, 10)),
         ("attention", "rank 0 alone at 30", (30, 0)),
@@ -84,7 +84,7 @@ def test_baselines_are_those_of_the_attention():
         "seq_lens": (32,),
         "baselines": True,
     }
-    cells, _ = plan(job(**gpu, modules=("attention", "fms")))
+    cells, _ = cells_of(job(**gpu, modules=("attention", "fms")))
     assert [cell.module for cell in cells if cell.system in ("context_parallel", "sdpa")] == ["attention"] * 3
     with pytest.raises(ValueError, match="baselines are measured beside module 'attention'"):
         job(**gpu, modules=("fms",))
@@ -97,7 +97,7 @@ def test_a_layer_without_its_package_is_refused(monkeypatch):
 
 
 def test_three_ranks_are_planned_for():
-    cells, _ = plan(job(percentages=(100, 100, 50), seq_lens=(50,)))
+    cells, _ = cells_of(job(percentages=(100, 100, 50), seq_lens=(50,)))
     assert [cell.partition.block_lens for cell in cells] == [
         (17, 17, 16),
         (20, 20, 10),
@@ -111,19 +111,19 @@ def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
     models = Path(__file__).parents[3] / "data" / "h200x2" / "models"
     gpu = {"device_kind": "gpu", "throttle": "mps", "fitted_models": models, "seq_lens": (65536,), "multiple": 256}
     four = job(**gpu, percentages=(50, 100, 10, 100), strategies=("zigzag/even", "zigzag/balanced"))
-    cells, _ = plan(four)
+    cells, _ = cells_of(four)
     few = [cell for cell in cells if cell.system == "subset"]
     assert [cell.label for cell in few] == ["zigzag/fastest2 at 65536", "zigzag/fastest3 at 65536"]
     assert [tuple(map(bool, cell.partition.block_lens)) for cell in few] == [(0, 1, 0, 1), (1, 1, 0, 1)]
-    alone, _ = plan(job(**gpu, percentages=(50, 100, 100), strategies=("zigzag/balanced",)))
+    alone, _ = cells_of(job(**gpu, percentages=(50, 100, 100), strategies=("zigzag/balanced",)))
     assert few[1].partition.block_lens == (*alone[0].partition.block_lens[:2], 0, alone[0].partition.block_lens[2])
     assert steps(four) == len(cells) * (1 + four.repetitions)
     for without in (job(**gpu, strategies=("zigzag/balanced",)), job(percentages=(100, 50, 10))):
-        assert {cell.system for cell in plan(without)[0]} == {"ring", "alone"}
+        assert {cell.system for cell in cells_of(without)[0]} == {"ring", "alone"}
 
 
 def test_baselines_are_measured_at_every_length():
-    cells, _ = plan(
+    cells, _ = cells_of(
         job(device_kind="gpu", throttle="mps", strategies=("zigzag/even",), seq_lens=(32, 64), baselines=True)
     )
     assert [
@@ -150,7 +150,7 @@ def test_variants_of_a_strategy_are_splits_or_calls_of_their_own(tmp_path):
     names = [f"zigzag/{each}" for each in ("balanced", "balanced:+5", "balanced:-5", "balanced:unfused.p2p")]
     names += ["zigzag/lut@attention", "zigzag/lut:quarter@attention"]
     planned = job(strategies=tuple(names), seq_lens=(256,), fitted_models=models, multiple=4)
-    cells, _ = plan(planned)
+    cells, _ = cells_of(planned)
     lens = {cell.strategy: cell.partition.block_lens for cell in cells}
     assert list(lens)[: len(names)] == names
     slow = lens["zigzag/balanced"][1]
@@ -183,7 +183,7 @@ def test_a_variant_that_could_not_be_measured_is_refused(monkeypatch, changes, c
 
 def test_a_length_that_context_parallel_cannot_share_out_is_refused():
     with pytest.raises(ValueError, match="seq_len 30 is not a multiple of 4"):
-        plan(job(device_kind="gpu", throttle="mps", baselines=True))
+        cells_of(job(device_kind="gpu", throttle="mps", baselines=True))
 
 
 @pytest.mark.parametrize(
@@ -205,9 +205,9 @@ def test_a_length_that_context_parallel_cannot_share_out_is_refused():
         ({"strategies": ("zigzag/lut@matmul",)}, "strategy 'zigzag/lut@matmul' is unknown"),
         ({"strategies": ("zigzag/lut@",)}, "strategy 'zigzag/lut@' is unknown"),
         ({"condition": "asleep"}, "condition 'asleep' is unknown: choose one of rested, sustained, eager, captured"),
-        ({"condition": "captured"}, "condition 'captured' .* needs platform 'gpu' and module 'attention'"),
+        ({"condition": "captured"}, "condition 'captured' .* needs device kind 'gpu' and module 'attention'"),
         ({"number": 0}, "job is 0: it must be 1 or more"),
-        ({"baselines": True}, "platform 'cpu' has no baselines"),
+        ({"baselines": True}, "device kind 'cpu' has no baselines"),
         ({"multiple": -1}, "multiple is -1"),
         ({"modules": ()}, "modules is empty"),
         ({"modules": ("mamba",)}, "module 'mamba' is unknown: choose one of attention, fms"),
@@ -232,15 +232,15 @@ def test_a_job_refuses_what_it_could_not_measure(changes, complaint):
 )
 def test_a_missing_model_is_named(tmp_path, allocator, name):
     with pytest.raises(ValueError, match=f"allocator '{allocator.partition('@')[0]}' needs a model: .* {name}.json"):
-        plan(job(strategies=(f"zigzag/{allocator}",)))
+        cells_of(job(strategies=(f"zigzag/{allocator}",)))
     with pytest.raises(ValueError, match=f"needs the model {tmp_path / name}.json, which does not exist"):
-        plan(job(strategies=(f"zigzag/{allocator}",), fitted_models=Path(tmp_path)))
+        cells_of(job(strategies=(f"zigzag/{allocator}",), fitted_models=Path(tmp_path)))
 
 
 @needs_fms
 def test_balanced_plans_a_layer_by_what_the_layer_costs(tmp_path):
     with pytest.raises(ValueError, match=r"cost-layer\.json, which does not exist"):
-        plan(job(strategies=("zigzag/balanced",), modules=("fms",), fitted_models=Path(tmp_path)))
+        cells_of(job(strategies=("zigzag/balanced",), modules=("fms",), fitted_models=Path(tmp_path)))
 
 
 @needs_fms

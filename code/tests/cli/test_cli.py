@@ -65,7 +65,7 @@ def options(base, changes):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"--platform": "tpu"}, "platform 'tpu' cannot be measured here: choose one of cpu, gpu"),
+        ({"--platform": "tpu"}, "device kind 'tpu' cannot be measured here: choose one of cpu, gpu"),
         ({"--throttle": "brick"}, "throttle 'brick' is unknown: choose one of"),
         ({"--throttle": "none"}, "percentage 50 needs a throttle"),
         ({"--percentages": "100,0"}, "percentage 0 is not an integer from 1 to 100"),
@@ -128,7 +128,7 @@ def test_bench_refuses(tmp_path, no_process, changes, complaint):
         ({"--fms-seq-lens": "64"}, "fms_seq_lens is given, but kind 'layer' is not measured"),
         ({"--fms-seq-lens": "64,64", "--kinds": "layer"}, "fms_seq_lens holds 64 twice"),
         ({"--kinds": "matmul,,fold"}, "--kinds 'matmul,,fold' is not a list of entries separated by commas"),
-        ({"--platform": "abacus"}, "platform 'abacus'"),
+        ({"--platform": "abacus"}, "device kind 'abacus'"),
         ({"--block": "abacus"}, "backend 'abacus' is unknown"),
         pytest.param({"--kinds": "layer", "--head-dim": "7"}, "head_dim is 7: profile kind 'layer'", marks=needs_fms),
         ({"--seed": str(2**64)}, "--seed 18446744073709551616 does not fit in 64 bits"),
@@ -147,7 +147,7 @@ def test_profile_refuses(tmp_path, no_process, changes, complaint):
 def test_platform_gpu_needs_a_gpu_for_each_rank(tmp_path, no_process, monkeypatch, name, base, ranks):
     monkeypatch.setattr("torch.cuda.device_count", lambda: ranks - 1)
     changes = {"--platform": "gpu", "--output": str(tmp_path / "rows.csv")}
-    complaint = f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {ranks - 1}"
+    complaint = f"device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {ranks - 1}"
     assert_refused(invoke(name, *options(base, changes)), complaint)
 
 
@@ -466,8 +466,8 @@ def test_doctor_tells_what_is_used_and_why(monkeypatch):
     assert code == 0
     assert (found["CPU attention"]["state"], found["loopback"]["state"]) == ("ok", "ok")
     assert (found["TeX"]["state"], found["GPUs"]["state"]) == ("missing", "missing")
-    assert [found[name]["found"] for name in ("platform", "throttle", "backend")] == ["cpu", "pacing", "cpu"]
-    assert "two or more are needed" in found["platform"]["follows"]
+    assert [found[name]["found"] for name in ("device kind", "throttle", "backend")] == ["cpu", "pacing", "cpu"]
+    assert "two or more are needed" in found["device kind"]["follows"]
     assert invoke("doctor").stdout.count("\n") >= len(found)
 
 
@@ -528,7 +528,7 @@ def test_doctor_of_gpus(monkeypatch, two_gpus, printed, code, says):
     assert found["GPU 1"]["found"] == "NVIDIA H200, 132 SMs, 140 GiB, capability 9.0"
     assert (found["P2P"]["found"], found["P2P"]["state"]) == ("not from 1 to 0", "missing")
     assert found["NCCL"]["found"] == "2.30.1"
-    assert [found[name]["found"] for name in ("platform", "throttle", "backend")] == ["gpu", "mps", "triton"]
+    assert [found[name]["found"] for name in ("device kind", "throttle", "backend")] == ["gpu", "mps", "triton"]
 
 
 @pytest.mark.gpu

@@ -62,12 +62,12 @@ def profile_row(kind="matmul", size=128, **changes) -> ProfileRow:
 
 def _flops(kind: str, size: int, width: int) -> int:
     """Operations, computed independently; in a layer or block, an invented number per token beside attention."""
-    causal, visited, tokens = 2 * width * size * (size + 1), 4 * width * size * 128, 1_000_000 * size
+    causal, further, tokens = 2 * width * size * (size + 1), 4 * width * size * 128, 1_000_000 * size
     return {
         "matmul": 2 * size**3,
         "attention": causal,
-        "fold": visited,
-        "join": causal + visited,
+        "fold": further,
+        "join": causal + further,
         "layer": causal + tokens,
         "block": causal + 2 * tokens,
     }[kind]

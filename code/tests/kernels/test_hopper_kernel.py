@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import compiled
-from heteroring.kernels import hopper_launch, tensor_map
-from heteroring.kernels import launch_configs as tuned
+from heteroring.kernels import hopper_launch, launch_configs, tensor_map
 from heteroring.kernels.launch_cache import Plans
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.kernels.triton_backend import backend, takes_pending
@@ -45,21 +44,21 @@ def test_the_cpu_is_not_covered():
 
 def test_heads_side_by_side_fit_in_l2():
     for keys in (1, 4096, 16384, 65536, 10**7):
-        heads = tuned.section(32, 4, keys, 128, 2)
+        heads = launch_configs.section(32, 4, keys, 128, 2)
         assert heads % 4 == 0
-        assert heads == 4 or heads // 4 * 2 * keys * 128 * 2 <= tuned.L2_BYTES
-        assert heads == 32 or (heads // 4 + 1) * 2 * keys * 128 * 2 > tuned.L2_BYTES
+        assert heads == 4 or heads // 4 * 2 * keys * 128 * 2 <= launch_configs.L2_BYTES
+        assert heads == 32 or (heads // 4 + 1) * 2 * keys * 128 * 2 > launch_configs.L2_BYTES
 
 
 def test_as_few_heads_start_as_fill_the_device():
     for group in (1, 4):
         for sms in (1, 12, 132):
             for tiles in (1, 5, 12, 200):
-                heads = tuned.first_section(1000, group, tiles, sms)
+                heads = launch_configs.first_section(1000, group, tiles, sms)
                 assert heads % group == 0
                 assert heads * tiles >= sms
                 assert heads == group or (heads - group) * tiles < sms
-    assert tuned.first_section(7, 1, 1, 132) == 7  # no more than later
+    assert launch_configs.first_section(7, 1, 1, 132) == 7  # no more than later
 
 
 COMPILE = """
@@ -69,13 +68,13 @@ from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language import NVMMASharedLayout
 from heteroring.kernels import hopper_kernel
-from heteroring.kernels import launch_configs as tuned
+from heteroring.kernels import launch_configs
 
 kernel = hopper_kernel.forward_kernel
 names = kernel.arg_names
 for head_dim, dtype, causal, result in json.loads(sys.argv[1]):
-    block_d, merge = tuned.padded(head_dim), result == "merge"
-    config, layout = tuned.HOPPER[block_d], NVMMASharedLayout(128, 16, rank=4)
+    block_d, merge = launch_configs.padded(head_dim), result == "merge"
+    config, layout = launch_configs.HOPPER[block_d], NVMMASharedLayout(128, 16, rank=4)
     constants = dict(GROUP=4, HEAD_DIM=head_dim, BLOCK_N=config.block_n, BLOCK_D=block_d, STAGES=config.stages,
                      CAUSAL=causal, MERGE=merge, Q_IN_REGISTERS=config.q_in_registers, PENDING=result == "pending")
     tile = lambda rows: f"tensordesc<{dtype}[1, 1, {rows}, {block_d}],{layout!r}>"
@@ -297,8 +296,8 @@ def test_keys_that_arrive_while_it_computes_are_waited_for(
 @pytest.mark.parametrize("section", [2, 3, 5, 14])
 def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
     """The order does not affect results: sections narrower than the others are right, too."""
-    monkeypatch.setattr(tuned, "section", lambda heads, *_: min(heads, section))
-    monkeypatch.setattr(tuned, "first_section", lambda section, *_: first)
+    monkeypatch.setattr(launch_configs, "section", lambda heads, *_: min(heads, section))
+    monkeypatch.setattr(launch_configs, "first_section", lambda section, *_: first)
     monkeypatch.setattr(hopper_launch, "_PLANS", Plans())
     q, k, v = operands(640, 640, heads=7, kv_heads=7, batch=2)
     assert_close(backend(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)

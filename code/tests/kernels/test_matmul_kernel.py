@@ -6,7 +6,7 @@ import torch
 GPU = torch.cuda.is_available()
 pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
-from heteroring.kernels import launch_configs as tuned  # noqa: E402
+from heteroring.kernels import launch_configs  # noqa: E402
 from heteroring.kernels import matmul as matmul_module  # noqa: E402
 from heteroring.kernels.launch_cache import Plans  # noqa: E402
 from heteroring.kernels.matmul import matmul  # noqa: E402
@@ -22,7 +22,7 @@ DEVICE = "cuda" if GPU else "cpu"
 DTYPES = [torch.float16, torch.bfloat16] if GPU else [torch.float16]
 
 SHAPES = [(1, 8, 8), (1, 40, 64), (17, 32, 48), (64, 24, 40), (65, 40, 8), (100, 72, 136)]
-TRANSPOSED = tuned.MatmulConfig(16, *((64, 128) if GPU else (32, 16)), 2, 4, 3, columns_first=True)
+TRANSPOSED = launch_configs.MatmulConfig(16, *((64, 128) if GPU else (32, 16)), 2, 4, 3, columns_first=True)
 THIN = [(1, 4096, 12288), (16, 1000, 264), (17, 1000, 264), (64, 4096, 4096)]
 LARGE = [(409, 4096, 12288), (1024, 14336, 4096), (3000, 1000, 5000)]
 
@@ -153,9 +153,9 @@ def test_what_is_written_to_must_not_be_read():
 
 
 def test_the_tile_is_the_one_whose_waves_end_first():
-    assert tuned.matmul(16, 4096, 132) == tuned.MATMUL_THIN
-    assert tuned.matmul(17, 4096, 132) == tuned.matmul(64, 4096, 132) == tuned.MATMUL_FLAT
-    assert tuned.matmul(256, 4096, 132) == tuned.MATMUL_NARROW  # one wave either way
-    assert tuned.matmul(2048, 2048, 132) == tuned.MATMUL_WIDE  # 1 against 2
-    assert tuned.matmul(2048, 2048, 118) == tuned.MATMUL_NARROW  # 2 against 3
-    assert tuned.matmul(8192, 8192, 132) == tuned.MATMUL_WIDE  # 16 against 32
+    assert launch_configs.matmul(16, 4096, 132) == launch_configs.MATMUL_THIN
+    assert launch_configs.matmul(17, 4096, 132) == launch_configs.matmul(64, 4096, 132) == launch_configs.MATMUL_FLAT
+    assert launch_configs.matmul(256, 4096, 132) == launch_configs.MATMUL_NARROW  # one wave either way
+    assert launch_configs.matmul(2048, 2048, 132) == launch_configs.MATMUL_WIDE  # 1 against 2
+    assert launch_configs.matmul(2048, 2048, 118) == launch_configs.MATMUL_NARROW  # 2 against 3
+    assert launch_configs.matmul(8192, 8192, 132) == launch_configs.MATMUL_WIDE  # 16 against 32

@@ -15,7 +15,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
 import compiled  # noqa: E402
-from heteroring.kernels import launch_configs as tuned  # noqa: E402
+from heteroring.kernels import launch_configs  # noqa: E402
 from heteroring.kernels.masked_tiles import masked, portable  # noqa: E402
 from heteroring.kernels.triton_backend import backend  # noqa: E402
 from oracle import assert_accurate, blind_queries, rectangle64  # noqa: E402
@@ -296,7 +296,7 @@ def test_masked_tiles_are_computed_where_they_are_to_be_compared(monkeypatch):
 
 def tiles_of(visible):
     """How many tiles there are of which some score is visible, and how many of all."""
-    shape = tuned.INTERPRETED
+    shape = launch_configs.INTERPRETED
     m, n = visible.shape
     corners = [(i, j) for i in range(0, m, shape.block_m) for j in range(0, n, shape.block_n)]
     seen = [bool(visible[i : i + shape.block_m, j : j + shape.block_n].any()) for i, j in corners]

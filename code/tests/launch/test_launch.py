@@ -275,9 +275,9 @@ def test_neither_what_a_run_was_started_to_ignore_nor_a_stop_ends_it_but_being_t
         (("cpu", "pacing", (100, 0)), "percentage 0 is not"),
         (("cpu", "pacing", ()), "percentages is empty"),
         (("cpu", "none", (100, 50)), "percentage 50 needs a throttle"),
-        (("tpu", "none", (100,)), "platform 'tpu' cannot be measured here: choose one of cpu, gpu"),
+        (("tpu", "none", (100,)), "device kind 'tpu' cannot be measured here: choose one of cpu, gpu"),
         (("cpu", "warp", (100,)), "throttle 'warp' is unknown"),
-        (("gpu", "pacing", (100, 50)), "throttle 'pacing' works on platform cpu, not on 'gpu'"),
+        (("gpu", "pacing", (100, 50)), "throttle 'pacing' works on cpu, not on 'gpu'"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch, setting, complaint):
@@ -291,6 +291,6 @@ def test_what_cannot_be_launched_is_refused_before_a_process_starts(monkeypatch,
 def test_gpu_platform_needs_a_gpu_for_each_rank(monkeypatch, ranks):
     monkeypatch.setattr("torch.cuda.device_count", lambda: ranks - 1)
     with pytest.raises(
-        ValueError, match=f"platform 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has"
+        ValueError, match=f"device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has"
     ):
         check_ranks("gpu", "none", (100,) * ranks)

@@ -65,7 +65,7 @@ def test_kept_predictions_cover_the_grid_in_the_other_order():
     rows = kept("h200x2_slow_first.csv")
     platform = RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
     cells = [(row["seq_len"], row["percentages"], row["strategy"]) for row in rows]
-    lengths, percentages = platform.model.lengths, platform.model.percentages[:-1]
+    lengths, percentages = platform.cost_model.lengths, platform.cost_model.percentages[:-1]
     assert cells == [(str(n), f"{p:g} 100", s) for n in lengths for p in percentages for s in STRATEGIES]
     assert_sound(rows)
 

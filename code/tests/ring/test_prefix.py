@@ -9,7 +9,7 @@ import heteroring as hr
 from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.pass_q import passes_queries
-from heteroring.ring.prefix import joined
+from heteroring.ring.prefix import concatenated
 from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
 from oracle import assert_as_accurate_as_torch, attention64
 from ranks import RankError
@@ -241,11 +241,11 @@ def test_when_queries_are_passed(lens, prefix_lens, device, queries):
 
 def test_keys_that_adjoin_are_not_copied():
     cache = torch.arange(2 * 3 * 9 * 4.0).view(2, 3, 9, 4)
-    both = joined(cache[:, :, 1:4], cache[:, :, 4:8])
+    both = concatenated(cache[:, :, 1:4], cache[:, :, 4:8])
     assert both.data_ptr() == cache[:, :, 1:].data_ptr()
     assert torch.equal(both, cache[:, :, 1:8])
     for apart in (cache[:, :, 5:8], cache[:, :, 4:8].clone(), cache.clone()[:, :, 4:8]):
-        assert torch.equal(joined(cache[:, :, 1:4], apart), torch.cat((cache[:, :, 1:4], apart), 2))
+        assert torch.equal(concatenated(cache[:, :, 1:4], apart), torch.cat((cache[:, :, 1:4], apart), 2))
 
 
 def call(rank, world_size, per_rank):

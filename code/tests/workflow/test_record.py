@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
-from record import _heteroring, jobs, left_to_do, main, plan, read_config, record, share_of
+from record import _heteroring, jobs, left_to_do, main, outlook, read_config, record, share_of
 
 pytestmark = pytest.mark.ranks
 
@@ -166,7 +166,7 @@ def test_what_is_left_is_listed_with_what_jobs_like_it_took(tmp_path):
     done.output.with_suffix(".json").write_text('{"seconds": 45.0}')
     todo, guesses = left_to_do(tmp_path, SETTINGS, "ring")
     assert (len(todo), guesses["ring"], guesses["eager"]) == (3 * 19 - 1, 60.0, 60.0)
-    assert plan(todo[:2], guesses).splitlines()[1:] == [
+    assert outlook(todo[:2], guesses).splitlines()[1:] == [
         f"{todo[1].output}: about 1.0 min",
         "2 jobs left, about 2 min",
     ]

@@ -80,7 +80,7 @@ class ModelCell(Cell):
         return super().label if self.system == "ring" else f"{self.system} at {self.partition.seq_len}"
 
 
-def plan(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
+def cells_of(job: ModelJob) -> tuple[tuple[ModelCell, ...], tuple[str, ...]]:
     """All cells that `job` measures at every length, and the allocators' notes.
 
     Each rank alone is measured beside the strategies, for the capacity bound and the fast device's own time. At the

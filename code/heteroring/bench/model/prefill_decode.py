@@ -278,7 +278,7 @@ class ModelBench:
         """The first tokens behind a prefill, chosen greedily, and on CUDA a recorded step for the others."""
         from heteroring.fms.continuation import Continuation
 
-        prefill.cache.block = self._backend
+        prefill.cache.backend = self._backend
         made = Continuation(self.model, prefill, self.job.new_tokens, lambda logits: logits.argmax(-1, keepdim=True))
         self._advance(made, UNTIMED_TOKENS)
         if not self.job.eager:

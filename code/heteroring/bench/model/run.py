@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from heteroring.bench.model.job import ModelCell, ModelJob, plan
+from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
 from heteroring.bench.model.layer_trace import Event
 from heteroring.bench.model.prefill_decode import Check, ModelBench, Taken, Trial, middle
 from heteroring.bench.timing import no_garbage_collection
@@ -18,7 +18,7 @@ from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, report
 
 
-class ModelSweep(NamedTuple):
+class ModelResult(NamedTuple):
     """The rows of a job and its trace, what each rank ran on, and notes.
 
     `generated` has the ids of every sequence, from rank 0, of each cell that decodes, by its label.
@@ -47,14 +47,14 @@ def steps(job: ModelJob) -> int:
     return len(job.seq_lens) * (len(job.strategies) + 1 + job.baselines) * (1 + job.repetitions)
 
 
-def run(job: ModelJob, **watching: Any) -> ModelSweep:
+def run(job: ModelJob, **watching: Any) -> ModelResult:
     """Measure `job`. All `block_lens` are known before a process is started.
 
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
     whatever `launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
-    cells, notes = plan(job)
+    cells, notes = cells_of(job)
     results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows, trace = [], []
     for index, cell in enumerate(cells):
@@ -65,7 +65,7 @@ def run(job: ModelJob, **watching: Any) -> ModelSweep:
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
     generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
     notes = (*notes, *_verdict(job, cells, results))
-    return ModelSweep(rows, trace, [result.report for result in results], notes, generated)
+    return ModelResult(rows, trace, [result.report for result in results], notes, generated)
 
 
 def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankResult:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from heteroring.bench.base_job import Sweep
+from heteroring.bench.base_job import JobResult
 from heteroring.bench.profile.job import ProfileJob
 from heteroring.bench.profile.operators import OPERATORS, Operator
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
@@ -29,11 +29,11 @@ def steps(job: ProfileJob) -> int:
     return sum(len(job.sizes_of(kind)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 
-def run(job: ProfileJob, **watching: Any) -> Sweep:
+def run(job: ProfileJob, **watching: Any) -> JobResult:
     """Measure `job`. Takes hang_timeout and on_progress as `Job.launch` does, and raises whatever `launch` raises."""
     [(times, rank_report)] = job.launch(_measure, **watching)
     rows = [_row(job, *key, flops, latency_ms) for key, (flops, latency_ms) in sorted(times.items())]
-    return Sweep(rows, [rank_report])
+    return JobResult(rows, [rank_report])
 
 
 def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tuple[int, float]], RankReport]:

@@ -45,7 +45,7 @@ class RingJob(SplitJob):
         self._check_variants()
         if self.baselines and self.device_kind != "gpu":
             raise ValueError(
-                f"platform {self.device_kind!r} has no baselines: PyTorch's context parallelism needs 'gpu'"
+                f"device kind {self.device_kind!r} has no baselines: PyTorch's context parallelism needs 'gpu'"
             )
 
     def _check_modules(self) -> None:
@@ -66,7 +66,9 @@ class RingJob(SplitJob):
         if self.condition not in CONDITIONS:
             raise ValueError(f"condition {self.condition!r} is unknown: choose {choices(self.condition, CONDITIONS)}")
         if self.condition == "captured" and (self.device_kind != "gpu" or self.modules != ("attention",)):
-            raise ValueError("condition 'captured' replays CUDA graphs: it needs platform 'gpu' and module 'attention'")
+            raise ValueError(
+                "condition 'captured' replays CUDA graphs: it needs device kind 'gpu' and module 'attention'"
+            )
         if self.condition == "captured" and self.baselines:
             raise ValueError("condition 'captured' has no baselines: CUDA graphs of them are not measured")
 
@@ -110,7 +112,7 @@ class RingCell(Cell):
         return self.partition.block_lens.index(self.partition.seq_len)
 
 
-def plan(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
+def cells_of(job: RingJob) -> tuple[tuple[RingCell, ...], tuple[str, ...]]:
     """All cells that `job` measures at every length, and the allocators' notes.
 
     Each rank alone is measured beside the strategies, for the capacity bound and the fast device's own time; and so are

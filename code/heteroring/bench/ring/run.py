@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from heteroring.bench.base_job import Sweep
-from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, plan, subsets
+from heteroring.bench.base_job import JobResult
+from heteroring.bench.ring.job import BASELINES, RingCell, RingJob, cells_of, subsets
 from heteroring.bench.ring.modules import Module, open_module
 from heteroring.bench.timing import Busy, Times, no_garbage_collection, sustained_calls, timed
 from heteroring.kernels.backend import BACKENDS, choose
@@ -45,21 +45,21 @@ def _untimed(job: RingJob) -> int:
     return max(2 if job.condition == "sustained" else 1, job.warmup)
 
 
-def run(job: RingJob, **watching: Any) -> Sweep:
+def run(job: RingJob, **watching: Any) -> JobResult:
     """Measure `job`. All `block_lens` are known before a process is started.
 
     Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
     whatever `launch` raises.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
-    cells, notes = plan(job)
+    cells, notes = cells_of(job)
     results: list[_RankResult] = job.launch(_measure, cells, **watching)
     rows = [
         _row(job, cell, repetition, [result.times[repetition, index] for result in results], results[0])
         for repetition in range(job.repetitions)
         for index, cell in enumerate(cells)
     ]
-    return Sweep(rows, [result.report for result in results], notes)
+    return JobResult(rows, [result.report for result in results], notes)
 
 
 def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResult:

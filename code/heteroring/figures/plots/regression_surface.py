@@ -33,7 +33,8 @@ def regression_surface(results: Results) -> Figure:
     names = {kind: fitted_name("formula", kind) for kind in _SIZE_LABELS}
     models = {kind: results.fitted_models[name] for kind, name in names.items() if name in results.fitted_models}
     if not models:
-        raise MissingRows("no fitted formula (models/formula-matmul.json, models/formula-attention.json)")
+        files = ", ".join(f"models/{name}.json" for name in names.values())
+        raise MissingRows(f"no fitted formula ({files})")
     figure = new_figure("regression_surface", 2.6)
     panels = figure.subplots(1, len(models), squeeze=False)[0]
     positive = True

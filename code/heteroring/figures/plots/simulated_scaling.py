@@ -62,7 +62,7 @@ def _lines(panel: Axes, platform: RecordedPlatform, cells: list, x: Sequence[int
 
 def kinds(platform: RecordedPlatform) -> tuple[float, float]:
     """The percentages of the fast ranks and of the slow ones."""
-    levels = platform.model.percentages
+    levels = platform.cost_model.percentages
     return levels[-1], min(levels, key=lambda level: abs(level - levels[-1] / 2))
 
 

@@ -70,14 +70,14 @@ def simulated_slow_rank(results: Results) -> Figure:
     ]
     legend_rows(figure, [[*allocators, *orders]])
     words = said(platform).replace(", zigzag", "")
-    slow = f"one rank at {platform.model.percentages[0]:g} % ({cause(results)})"
+    slow = f"one rank at {platform.cost_model.percentages[0]:g} % ({cause(results)})"
     details = f"{words}, {SEQ_LEN // 2**20}M tokens; {slow}."
     return finish(figure, results, details)
 
 
 def over_equal(platform: RecordedPlatform) -> dict[tuple[str, str], list[float]]:
     """By strategy and order: for each of RANKS, latency with one slow rank over that of an even zigzag without it."""
-    slow, fast = platform.model.percentages[0], platform.model.percentages[-1]
+    slow, fast = platform.cost_model.percentages[0], platform.cost_model.percentages[-1]
     equal = [latency_us(platform, "zigzag/even", (fast,) * ranks) for ranks in RANKS]
     ratios = {}
     for layout, name, order in product(LAYOUTS, _SPLITS, _ORDERS):

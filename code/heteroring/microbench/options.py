@@ -1,32 +1,12 @@
-"""Shared code of microbenchmarks on one GPU: their timer, and parsing and checks of options."""
+"""Parsing and checks of the options of microbenchmarks."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 
 import torch
 
 from heteroring.words import listed
-
-QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to launch one call
-
-
-def elapsed_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -> float:
-    """Milliseconds of one of `calls`, made one after another, by events on the device: the mean.
-
-    queued: the device sleeps until the host has launched all of them, so that launching takes no part of the time.
-    Where calls are long enough to hide launches, a sleep would only let a GPU at its power limit rest.
-    """
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    if queued:
-        torch.cuda._sleep(QUEUE_CYCLES * (1 + len(calls)))
-    start.record()
-    for call in calls:
-        call()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / len(calls)
 
 
 def count(text: str) -> int:
