@@ -100,9 +100,9 @@ def balanced(
 
 
 def _over_prefix(costs: Sequence[Cost], earlier: tuple[int, ...]) -> Sequence[Cost]:
-    """`costs` with a new token's attention to the earlier tokens added to token_us, which no split can avoid.
+    """`costs` with a new token's attention to the earlier tokens added to token_us, since no split can avoid it.
 
-    That is its pairs, and one row of a step with each other rank that holds some; step 1 is with the rank before.
+    That is its pairs, and one row in a step with each other rank that holds some; step 1 is with the rank before.
     """
     if not earlier:
         return costs
@@ -117,9 +117,9 @@ def _over_prefix(costs: Sequence[Cost], earlier: tuple[int, ...]) -> Sequence[Co
 
 @dataclass(frozen=True)
 class _Ring:
-    """Some of the ranks, in rank order, each reckoned to get tokens. Borders count multiples from the front.
+    """Some of the ranks, in rank order, each assumed to get tokens. Borders count multiples from the front.
 
-    Costs are those of `_over_prefix`: all rows meet ranks with `earlier` tokens anyway, also those that get none.
+    Costs are those of `_over_prefix`, which hold the ring steps with ranks that have `earlier` tokens.
     """
 
     members: tuple[int, ...]
@@ -146,9 +146,9 @@ class _Ring:
 
     @cached_property
     def met(self) -> list[tuple[int, int]]:
-        """By place, with how many members a member has ring steps because they get tokens: in front of it, and behind.
+        """(ranks in front, ranks behind) with which each member has a ring step because of their new tokens.
 
-        Under a causal mask, the tokens of those behind need a rectangle of their own.
+        Under a causal mask, the new tokens of ranks behind need a rectangle of their own.
         """
         anew = list(accumulate(map(self._met_anew, self.members), initial=0))
         size = len(self.members)

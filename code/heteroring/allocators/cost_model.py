@@ -31,22 +31,23 @@ class CostPrediction(NamedTuple):
 class CostModel(FittedModel):
     """Medians by lengths[i] and percentages[j], from the profile of one rank.
 
-    attention_ms: causal attention of the whole sequence, alone. token_us: the further time per token where `source`
-    is more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source
-    cannot be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
+    attention_ms: causal attention of the whole sequence, alone. token_us: the further time per token where `source` is
+    more than attention, (time of the source - time of the attention) / tokens; 0 for source attention. A source cannot
+    be faster than its attention: where noise makes it so, token_us is 0 and predictions near it are clamped.
 
     revisit_us: time of a query row in a ring step beyond the own KV, without its pairs, (time of a `fold` / rows) -
-    (time of FOLD_KEYS pairs); 0 everywhere if no folds were profiled. join_us: the same for a fused first step, (time
-    of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs); revisit_us if no joins were profiled,
-    because the backend has no fused first step. A step that takes no longer than its pairs costs 0.
+    (time of FOLD_KEYS pairs); 0 everywhere without rows of kind `fold`. join_us: the same for a fused first step, (time
+    of a `join` - time of the attention) / rows - (time of FOLD_KEYS pairs), but no more than revisit_us; revisit_us
+    itself without rows of kind `join`, since the backend then has no fused first step. A step that takes no longer than
+    its pairs costs 0.
 
-    sms: the SMs that each percentage leaves, from the profiles' provenance, where joins were profiled: only of the
-    kernel that fuses the first step is it known how it uses the SMs. Empty otherwise.
+    sms: the SMs that each percentage leaves, from the profiles' provenance, where kind `join` was profiled: only the
+    kernel with a fused first step is known to use its SMs as `waves` reckons. Empty otherwise.
 
-    The lengths are those of the source; attention, folds and joins may have been profiled at others, too.
-    Between the levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of
-    a pair's time, which depend on length and percentage much less than the times: linear in the logarithm of the length
-    and in the percentage. On the levels predictions equal the measurements; outside, those at the edge.
+    The lengths are those of the source; attention, `fold` and `join` may have been profiled at others, too. Between the
+    levels, attention is interpolated as a speed, in pairs per microsecond, and the others as multiples of a pair's
+    time, which depend on length and percentage much less than the times: linear in the logarithm of the length and in
+    the percentage. On the levels predictions equal the measurements; outside, those at the edge.
     """
 
     kind: ClassVar[str] = "cost"
@@ -85,9 +86,9 @@ class CostModel(FittedModel):
 
     @classmethod
     def fit(cls, source: str, latencies: dict[str, ProfileTable], sms: Mapping[float, int] | None = None) -> Self:
-        """The model of what `read_latencies` read of attention, of `source`, and of folds and joins if there are any.
+        """The model of profiles of attention, of `source`, and of kinds `fold` and `join` where there are any.
 
-        `sms` are those of each percentage, as far as known.
+        `latencies` is the result of `read_latencies`; `sms` are those of each percentage, as far as known.
 
         Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
         """

@@ -24,7 +24,17 @@ class Cost(NamedTuple):
     join_us: float = 0.0
 
     def time_us(self, pairs: int, tokens: int, rows: int, first: int) -> float:
-        """Time for score pairs, tokens and extra rows, `first` of which belong to ring step 1."""
+        """Time of a rank in one call.
+
+        Args:
+            pairs: Score pairs that the rank computes.
+            tokens: Tokens that it holds.
+            rows: Query rows in its ring steps beyond its own KV, counted once per step.
+            first: How many of `rows` belong to ring step 1.
+
+        Returns:
+            Microseconds.
+        """
         return self.pair_us * pairs + self.token_us * tokens + self.revisit_us * (rows - first) + self.join_us * first
 
 
@@ -52,10 +62,18 @@ def predicted_ms(
 ) -> tuple[float, ...]:
     """Milliseconds that each rank is busy in one call: its pairs, its tokens and its extra rows at their costs.
 
-    Every rank r also holds prefix_lens[r] earlier tokens, which all of the partition's tokens see; () stands for none.
+    Args:
+        partition: Which tokens each rank holds.
+        costs: The cost of each rank, in rank order.
+        causal: Whether attention is causal.
+        prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
 
-    Raises ValueError if the number of costs is not the world size, or one breaks the rule of `check_costs`, and as
-    `prefix_lengths` does.
+    Returns:
+        Milliseconds by rank.
+
+    Raises:
+        ValueError: If there is not one cost per rank, a cost breaks the rule of `check_costs`, or `prefix_lens` are not
+            one length of 0 or more per rank.
     """
     check_costs(costs)
     if len(costs) != partition.world_size:

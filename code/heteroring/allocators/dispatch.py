@@ -53,29 +53,36 @@ def allocation(
     multiple: int | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> Allocation:
-    """Split `seq_len` tokens over ranks of the given nominal `percentages` (one per rank, 1 to 100).
+    """Split `seq_len` tokens over ranks, as `allocate` does, and say how the split was derived.
 
-    `even` ignores the percentages and `uneven` follows them. `lut` and `formula` split in proportion to the
-    speeds that their model predicts. `balanced` minimises the predicted slowest rank for the work that
-    `layout` and `causal` really give it, under a cost model, or a look-up table of the attention profile. Under a cost
-    model, which knows the cost of ring steps, ranks that would slow the ring down are left out, and the fastest gets
-    all if a ring would gain little over it (RING_MARGIN, RING_WAIT_US). These three take `profile`: a fitted model, the
-    path of its JSON file, or that of a profile CSV (fitted on the spot: to attention for `balanced`, otherwise to
-    matmul where the file holds it). `even` and `uneven` ignore it.
+    `lut` and `formula` split in proportion to the speeds that their model predicts. `balanced` minimises the predicted
+    time of the slowest rank for the work that `layout` and `causal` really give it. Under a cost model, which knows
+    what ring steps cost, it leaves out ranks that would slow the ring down, and gives all tokens to the fastest rank
+    where a ring would gain little over it (RING_MARGIN, RING_WAIT_US).
 
-    `balanced` gives out `multiple` tokens at a time, if there are so many: a tile of queries that is not full takes a
-    GPU as long as a full one. The remainder goes to one rank. Where the cost model knows the SMs, it counts whole waves
-    of tiles (heteroring.allocators.waves), and None stands for 2 BLOCK_M, one tile each for head and tail; elsewhere
-    for 1.
+    `balanced` gives out `multiple` tokens at a time, if there are so many, since a tile of queries that is not full
+    takes a GPU as long as a full one; the remainder goes to one rank. Where the cost model knows the SMs, it counts
+    whole waves of tiles (heteroring.allocators.waves).
 
-    With `prefix_lens`, earlier tokens that each rank holds, the `seq_len` tokens are new ones that see all of those, as
-    in `heteroring.ring_attention(prefix=)`. `balanced` balances the work on the new ones and reads a rank's speed at
-    the whole length; the other allocators do not depend on it.
+    Args:
+        name: The allocator, one of ALLOCATORS.
+        seq_len: Tokens to split, 1 to LONGEST.
+        percentages: Nominal speed of each rank in percent, 1 to 100, in rank order; `even` ignores them.
+        profile: For `lut`, `formula` and `balanced`: a fitted model, the path of its JSON file, or that of a profile
+            CSV, to which a model is fitted: to attention for `balanced`, otherwise to matmul where the file holds it.
+        layout: "zigzag" or "contiguous", which only `balanced` depends on.
+        causal: Whether attention is causal, which only `balanced` depends on.
+        multiple: Tokens that `balanced` gives out at a time; None: 2 BLOCK_M, a tile each for head and tail, where
+            whole waves are counted, elsewhere 1.
+        prefix_lens: Earlier tokens that each rank holds and all `seq_len` tokens see; () for none. `balanced` reads a
+            rank's speed at the whole length; the other allocators do not depend on them.
 
-    Block lengths are non-negative and sum to `seq_len`. Raises ValueError, naming the value and the rule, for
-    an unknown allocator or layout, a seq_len or multiple that is no integer from 1 to LONGEST, percentages that are
-    no list, an empty list, or not all in 1..100, a `causal` that is no bool, prefix_lens that are not one length of 0
-    or more per rank, and a missing or unsuitable profile.
+    Returns:
+        The split, with the predictions that it is based on.
+
+    Raises:
+        ValueError: Naming the value and the rule, for an unknown allocator or layout, a number or list that breaks a
+            rule above, and a missing or unsuitable profile.
     """
     if not isinstance(name, str) or name not in ALLOCATORS:
         raise ValueError(f"allocator {name!r} is unknown: choose {choices(name, ALLOCATORS)}")

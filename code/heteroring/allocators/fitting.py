@@ -24,17 +24,36 @@ NEEDS = {
 
 
 def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> FittedModel:
-    """Fit a model to the `source` rows of profile CSVs: `lut` or `formula` to matmul or attention, `cost` to attention,
-    layer or block, along with the rows of attention, `fold` and `join` that the files hold.
+    """Fit a speed or cost model to profiles.
 
-    `source` None means attention for `cost`; otherwise matmul where the files hold it, and attention where not. Raises
-    ValueError for an unknown kind or source and for files that cannot be read or fitted.
+    Args:
+        kind: "lut" or "formula", speed models of matmul or attention; "cost", the cost model of attention, layer or
+            block, which also needs rows of attention and takes those of `fold` and `join` where there are any.
+        source: The operator to fit to. None stands for attention with "cost"; otherwise for matmul where the files hold
+            it, and attention where not.
+        profile_paths: One profile CSV, or several that are read as one.
+
+    Returns:
+        The fitted model.
+
+    Raises:
+        ValueError: For an unknown kind or source, and for files that cannot be read or fitted.
     """
     return _model_class(kind).from_profiles(profile_paths, source)
 
 
 def load_model(path: PathLike) -> FittedModel:
-    """The model saved in a JSON file. Raises ValueError, naming the file, if it does not hold one."""
+    """Load a fitted model.
+
+    Args:
+        path: A JSON file that `FittedModel.save` wrote.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: Naming the file, if it does not hold a model.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: not a model file (a JSON object is needed)")
@@ -47,8 +66,8 @@ def load_model(path: PathLike) -> FittedModel:
 def model_for(allocator: str, profile: FittedModel | PathLike | None) -> FittedModel:
     """The model that `allocator` (a key of NEEDS) works with: as given, loaded, or fitted to a profile CSV.
 
-    For `balanced` that is the cost model of attention if the CSV holds folds, and the table of its speeds if not.
-    Raises ValueError, naming what is needed, if `profile` is None or holds something else.
+    For `balanced` that is the cost model of attention if the CSV holds rows of kind `fold`, else the table of its
+    speeds. Raises ValueError, naming what is needed, if `profile` is None or holds something else.
     """
     kinds = " or ".join(
         f"{kind} model" + (f" fitted to the {source} profile" if source else "") for kind, source in NEEDS[allocator]

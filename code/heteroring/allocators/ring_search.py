@@ -22,7 +22,7 @@ class RingSearch:
     this greedy fill reaches the end, for no split gets further. NumPy fills many rings to many limits at once.
 
     Costs include attention to earlier tokens: every row has a step with a rank that holds some, whether or not that
-    rank gets new tokens. Only ranks without earlier tokens cost a further step, those in front and, without a mask,
+    rank gets new tokens. Only ranks without earlier tokens cost a further step: those in front and, without a mask,
     those behind.
     """
 
@@ -125,20 +125,24 @@ class RingSearch:
         return borders == self._end
 
     def _saved_in_step_1(self, ring: np.ndarray) -> np.ndarray:
-        """What a row of each rank saves in ring step 1, [ranks, rings]; 0 or more where `ring` only bounds rings."""
+        """Microseconds that a row of each rank saves in ring step 1: [ranks, rings]; 0 or more where `ring` is only a
+        bound.
+        """
         return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
 
     def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-        """Whether some set of ranks keeps each limit; and a largest one that keeps the last.
+        """Whether some set of ranks keeps each limit; and a largest set that keeps the last limit.
 
-        Rank by rank, the furthest border is kept for every number of ranks in the set that those in front meet, numbers
-        of its ranks so far without and with earlier tokens, and whether the rank before is in it; beyond it, no less
-        far a border serves better. Apart, for sets with and without the last rank: it is the one before rank 0.
+        Rank by rank, the table `borders` holds the furthest border that the ranks so far can reach, by what the time of
+        the next rank depends on: whether the last rank is in the set; how many ranks of the set a row meets in all;
+        whether the previous rank is in the set; and how many of its ranks so far have no earlier tokens, and have some.
+        Of two sets with all of these equal, the one with the further border is at least as good. The last rank is fixed
+        in advance, because it is the one before rank 0 in the ring.
         """
         ranks, met = self._ranks, np.arange(self._ranks + 1)[:, None, None, None, None]
         anew, known = np.arange(self._anew.sum() + 1)[:, None, None], np.arange(self._known + 1)[:, None]
         with_last, with_previous = np.arange(2).reshape(2, 1, 1, 1, 1, 1), np.arange(2)[:, None, None, None]
-        # With the last rank, met, with_previous, anew, known, limit.
+        # Axes: with the last rank, met, with the previous rank, anew, known, limit.
         borders = np.full((2, ranks + 1, 2, len(anew), len(known), len(limits)), -1.0)
         sets = np.zeros(borders.shape, dtype=np.int64)  # one bit per rank
         borders[:, :, 0, 0, 0] = 0

@@ -27,9 +27,17 @@ _METADATA = {".pdf": {"CreationDate": None}, ".png": {}}
 
 
 def draw(name: str, results: Results) -> Figure:
-    """Draw figure `name` from `results`, or a note that says what was not measured if that is optional.
+    """Draw a figure, or a note that says what was not measured if that is optional.
 
-    Raises ValueError if the name is unknown, or, naming them, if the rows that it shows are missing.
+    Args:
+        name: One of NAMES.
+        results: The results of the platform to show.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the name is unknown, or, naming them, if the rows that the figure shows are missing.
     """
     chosen = entry(name)
     from heteroring.figures.canvas import not_measured
@@ -46,11 +54,17 @@ def draw(name: str, results: Results) -> Figure:
 
 
 def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
-    """Draw figure `name` once and write it to each path, whole or not at all: .png at 200 dpi, .pdf for the paper.
+    """Draw a figure once, and write it to each path, whole or not at all.
 
     The paper's captions name platform and device, so a .pdf lacks the line that does so in a .png.
 
-    Raises ValueError for what `draw` refuses, another suffix, no path, or a path that cannot be written.
+    Args:
+        name: One of NAMES.
+        results: The results of the platform to show.
+        *paths: Files to write: .png at 200 dpi, .pdf for the paper.
+
+    Raises:
+        ValueError: For what `draw` refuses, another suffix, no path, or a path that cannot be written.
     """
     targets = [Path(path) for path in paths]
     check_outputs(name, targets)
@@ -58,10 +72,19 @@ def save(name: str, results: Results, *paths: str | os.PathLike[str]) -> None:
 
 
 def save_all(results: Results, folder: str | os.PathLike[str]) -> list[str]:
-    """Write every figure to `folder`, as NAME.png and NAME.pdf.
+    """Write every figure, as NAME.png and NAME.pdf.
 
-    A figure whose rows are missing shows the reason instead, and does not keep the others from being drawn; returns
-    these reasons. Raises ValueError for what else `draw` refuses, and for a path that cannot be written.
+    A figure whose rows are missing shows the reason instead, and does not keep the others from being drawn.
+
+    Args:
+        results: The results of the platform to show.
+        folder: The folder to write to.
+
+    Returns:
+        The reasons why figures show no data.
+
+    Raises:
+        ValueError: For what else `draw` refuses, and for a path that cannot be written.
     """
     from heteroring.figures.canvas import not_measured
     from heteroring.figures.select_rows import MissingRows

@@ -22,21 +22,37 @@ KV = tuple[torch.Tensor, torch.Tensor]
 
 
 def next_owner(held: Sequence[int], speeds: Sequence[float]) -> int:
-    """The rank that keeps the next token's KV when the ranks hold `held` tokens each and decode at `speeds`.
+    """The rank that keeps the next token's KV.
 
-    It is the rank with the least (held + 1) / speed, and among equals the lowest. A step of decode takes as long as
-    the slowest rank takes to read its KV, so this minimises the time of the next step, whatever the prefill's shares
-    were: a rank whose shard of the prompt is small because it computes slowly takes all new tokens until its share
-    matches its speed.
+    It is the rank with the least (held + 1) / speed, and among equals the lowest. A step of decode takes as long as the
+    slowest rank takes to read its KV, so this minimises the time of the next step, whatever the prefill's shares were:
+    a rank whose shard of the prompt is small because it computes slowly takes all new tokens until its share matches
+    its speed.
 
     Speeds of decode are not those of prefill. Reading KV is bound by memory bandwidth, which a limit on SMs (MPS)
     reduces less than it does computing, so the default is equal speeds.
+
+    Args:
+        held: Tokens that each rank holds, in rank order.
+        speeds: Relative speeds of decode, in rank order.
+
+    Returns:
+        The rank, from 0.
     """
     return min(range(len(held)), key=lambda rank: ((held[rank] + 1) / speeds[rank], rank))
 
 
 def capacities(held: Sequence[int], speeds: Sequence[float], new_tokens: int) -> tuple[int, ...]:
-    """Tokens that each rank needs room for when `new_tokens` follow the tokens held, by the rule of `next_owner`."""
+    """Tokens that each rank needs room for, by the rule of `next_owner`.
+
+    Args:
+        held: Tokens that each rank holds, in rank order.
+        speeds: Relative speeds of decode, in rank order.
+        new_tokens: Tokens that follow those held.
+
+    Returns:
+        Tokens by rank.
+    """
     room = list(held)
     for _ in range(new_tokens):
         room[next_owner(room, speeds)] += 1

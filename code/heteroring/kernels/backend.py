@@ -109,7 +109,18 @@ class PendingKVBackend:
     def takes_pending(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal_offset: int | None, pending: PendingKV
     ) -> bool:
-        """Whether a call with these arguments may have the keyword `pending`."""
+        """Whether a call with these arguments may have the keyword `pending`.
+
+        Args:
+            q: Queries, as in `Backend`.
+            k: Keys.
+            v: Values.
+            causal_offset: As in `Backend`.
+            pending: The further keys and values, which may still be on their way.
+
+        Returns:
+            Whether the kernel can go on from k and v to `pending`.
+        """
         return self._takes_pending is not None and self._takes_pending(q, k, v, causal_offset, pending)
 
     def wrapped(self, wrap: Callable[[Callable], Callable]) -> PendingKVBackend:

@@ -82,20 +82,31 @@ def launch(
     hang_timeout: float = HANG_TIMEOUT,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Any]:
-    """Run `task(rank, *args)` in one new process per percentage, and return the results in rank order.
+    """Run a task in one new process per percentage.
 
-    Where torchrun or srun has started this process as one rank of several, run it here, and return all ranks' results.
+    Where torchrun or srun has started this process as one rank of several, the task runs here instead. Only one group
+    of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`). No rank outlives an
+    error, or this process, by more than a few seconds.
 
-    `rank` is a Rank; `task` is a module-level function, and its arguments and results can be pickled. Until it is done,
-    some rank must call `heartbeat.beat` or `advance` at least every `hang_timeout` seconds. `on_progress` is called
-    from another thread with the number of steps that all ranks have advanced.
+    Args:
+        task: A module-level function, called as `task(rank, *args)` with a Rank. Until it is done, some rank must call
+            `heartbeat.beat` or `advance` at least every `hang_timeout` seconds.
+        *args: Further arguments of the task; they and its results can be pickled.
+        device_kind: "cpu" or "gpu".
+        throttle: Name of the throttle.
+        percentages: The percentage of each rank, 1 to 100, as the throttle sets it.
+        hang_timeout: Seconds without a heartbeat after which a rank hangs.
+        on_progress: Called from another thread with the number of steps that all ranks have advanced; None for nothing.
 
-    Only one group of ranks runs on a machine at a time: while another is at work, this waits (`machine_lock`).
+    Returns:
+        What the task returned on every rank, in rank order.
 
-    Raises ValueError for an unknown device kind or throttle, a percentage that it cannot set, too few devices, or a
-    machine whose processes cannot meet, before any process is started. Raises RankError if a rank raises, dies or
-    hangs, and Interrupted on SIGTERM, SIGINT, SIGHUP or SIGQUIT; no rank outlives the error, or this process, by more
-    than a few seconds. Those of the last three signals that this process ignores, as under `nohup`, do not end the run.
+    Raises:
+        ValueError: Before any process is started, for an unknown device kind or throttle, a percentage that it cannot
+            set, too few devices, or a machine whose processes cannot meet.
+        RankError: If a rank raises, dies or hangs.
+        Interrupted: On SIGTERM, SIGINT, SIGHUP or SIGQUIT; those of the last three that this process ignores, as under
+            `nohup`, do not end the run.
     """
     percentages, signals = tuple(percentages), _heeded()
     check_ranks(device_kind, throttle, percentages)
@@ -125,9 +136,17 @@ def launch(
 
 
 def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> None:
-    """Raise ValueError unless this machine can run one rank per entry of `percentages`, throttled to it by `throttle`.
+    """Check that this machine can run throttled ranks.
 
     Where torchrun or srun started the ranks, it must only be able to run this process's rank.
+
+    Args:
+        device_kind: "cpu" or "gpu".
+        throttle: Name of the throttle.
+        percentages: The percentage of each rank.
+
+    Raises:
+        ValueError: Naming what is unknown or missing.
     """
     device, throttling = open_device(device_kind), throttle_type(throttle)
     if device_kind not in throttling.device_kinds:

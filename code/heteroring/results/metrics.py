@@ -33,6 +33,12 @@ def measurement_table(measurements: Sequence[Measurement]) -> pd.DataFrame:
 
     percentage is that of the slowest rank, order what `order_of` calls the ranks' order. strategy is the strategy's
     name (`heteroring.results.strategy`), and "alone/rank0" for rank 0 alone.
+
+    Args:
+        measurements: Rows of one job, or rows that `read_rows` read together.
+
+    Returns:
+        The table.
     """
     table = pd.DataFrame([vars(row) for row in measurements])
     table["percentage"] = table["percentages"].map(min)
@@ -65,9 +71,16 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
     - exposed = the part of T in which the busiest rank does not compute, of the attention call: transfers that compute
       does not hide, waits for ranks that are behind, launches. Waits within a fused first step are not included.
 
-    A metric whose reference was not measured is NaN, and so are the last two of a layer. `measurements` are those of
-    one job, or those that `read_rows` read together. Raises ValueError if a cell's repetitions differ in block_lens,
-    backend or transport.
+    A metric whose reference was not measured is NaN, and so are the last two of a layer.
+
+    Args:
+        measurements: Rows of one job, or rows that `read_rows` read together.
+
+    Returns:
+        The cells.
+
+    Raises:
+        ValueError: If a cell's repetitions differ in block_lens, backend or transport.
     """
     table = measurement_table(measurements)
     rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
@@ -138,10 +151,16 @@ _VALUES = [
 def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
     """How many ranks strategy BALANCED uses where rings of fewer ranks were measured as well, and the best number.
 
-    One row for each module, condition, length and percentages. `chosen` and `best` are numbers of ranks that hold
-    tokens: `best` has the least latency among the strategy's own split, rings of the fastest ranks (system `subset`)
-    and each rank alone; `over_best` is the latency of the strategy over that one. The choice is `right` if it is the
-    best, or if the range of the medians of its jobs overlaps with that of the best.
+    `chosen` and `best` are numbers of ranks that hold tokens: `best` has the least latency among the strategy's own
+    split, rings of the fastest ranks (system `subset`) and each rank alone; `over_best` is the latency of the strategy
+    over that one. The choice is `right` if it is the best, or if the range of the medians of its jobs overlaps with
+    that of the best.
+
+    Args:
+        cells: The result of `cells`.
+
+    Returns:
+        One row for each module, condition, length and percentages.
     """
     where = ["module", "condition", "seq_len", "percentages"]
     found = []
@@ -164,10 +183,16 @@ def choices_of_ranks(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def profile_cells(rows: Sequence[ProfileRow]) -> pd.DataFrame:
-    """One row for each operator, size and percentage.
+    """The cells of a profile.
 
-    latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed
-    over the speed at 100 % (NaN if that was not measured). `rows` are those that `read_rows` read together.
+    latency_ms is the median over repetitions, tflops the speed at that median, and relative_speed that speed over the
+    speed at 100 % (NaN if that was not measured).
+
+    Args:
+        rows: Rows that `read_rows` read together.
+
+    Returns:
+        One row for each operator, size and percentage.
     """
     table = pd.DataFrame([vars(row) for row in rows])
     table["flops"] = table["tflops"] * table["latency_ms"]

@@ -128,7 +128,17 @@ def dump_json(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The record of a job, or of a platform. Raises ValueError, naming file and entry, if `path` does not hold one."""
+    """Read the record of a job, or of a platform.
+
+    Args:
+        path: The JSON file beside a job's rows, or a platform's provenance.json.
+
+    Returns:
+        The entries of the record.
+
+    Raises:
+        ValueError: Naming file and entry, if `path` does not hold a record.
+    """
     record = read_json(path)
     if not isinstance(record, dict):
         raise ValueError(f"{path} is no record of a measurement: a JSON object is needed")

@@ -55,7 +55,14 @@ class Results:
     def load(cls, folder: str | os.PathLike[str]) -> Results:
         """The results in a platform's folder.
 
-        Raises ValueError, naming the file, if one is missing, or cannot be parsed.
+        Args:
+            folder: The folder, with the tables that `heteroring aggregate` derives.
+
+        Returns:
+            The results.
+
+        Raises:
+            ValueError: Naming the file, if one is missing or cannot be parsed.
         """
         folder = Path(folder)
         measurements = measurement_table(read_rows(folder / "derived" / "measurements.csv", Measurement))
@@ -82,7 +89,14 @@ class Results:
         return self.devices_under(self.provenance["throttle"])
 
     def devices_under(self, throttle: str) -> str:
-        """The ranks' devices with the words for `throttle`."""
+        """The ranks' devices, in words, under a throttle.
+
+        Args:
+            throttle: Name of the throttle.
+
+        Returns:
+            A phrase such as "2 x NVIDIA H200, MPS".
+        """
         devices, slowed = self.provenance["devices"], throttle_words(throttle).device
         models = " + ".join(dict.fromkeys(devices))
         if not self.provenance["multiprocessors"]:
@@ -91,16 +105,29 @@ class Results:
 
 
 def headline(cells: pd.DataFrame) -> pd.DataFrame:
-    """The `cells` that most figures and the paper show: rested calls, the slow rank last, as the public study has it.
+    """The cells that most figures and the paper show: rested calls, the slow rank last, as the public study has it.
 
     Speed models are fitted to matrix products, as there, and no strategy has variants (`Strategy`).
+
+    Args:
+        cells: The table `Results.cells`.
+
+    Returns:
+        Some of its rows.
     """
     other = cells["strategy"].str.contains("[@:]")
     return slow_last(cells[(cells["condition"] == "rested") & ~other])
 
 
 def slow_last(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `table` whose ranks are equal, or equal except for a slow last one."""
+    """The rows whose ranks are equal, or equal except for a slow last one.
+
+    Args:
+        table: A table with a column `order`.
+
+    Returns:
+        Some of its rows.
+    """
     return table if table.empty else table[table["order"].isin(["equal", "slow last"])]
 
 

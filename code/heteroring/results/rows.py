@@ -229,9 +229,14 @@ def to_text(row: Any) -> list[str]:
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
-    """Write `rows`, all of one type, as a CSV that is there whole or not at all.
+    """Write rows as a CSV that is there whole or not at all.
 
-    Raises ValueError if there are no rows, or if `path` cannot be written.
+    Args:
+        path: The CSV.
+        rows: Rows, all of one type.
+
+    Raises:
+        ValueError: If there are no rows, or if `path` cannot be written.
     """
     rows = list(rows)
     if not rows:
@@ -257,11 +262,20 @@ class _Placed(NamedTuple):
 
 
 def read_rows(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], row_type: type[Row]) -> list[Row]:
-    """The rows of a CSV that `write_rows` wrote, or of several that are read as one.
+    """Read the rows of a CSV that `write_rows` wrote, or of several as one.
 
-    Raises ValueError, naming file and, where there is one, line, column and value, if a file is missing, empty or cut
-    short, if columns are missing, unknown or repeated, if a value breaks its rule, if a row is there twice or a
-    repetition is missing, if rows were measured on different things (`Identity`), and if a profile is not whole.
+    Args:
+        paths: One CSV, or several.
+        row_type: The type of their rows, such as Measurement.
+
+    Returns:
+        The rows, file by file.
+
+    Raises:
+        ValueError: Naming file and, where there is one, line, column and value, if a file is missing, empty or cut
+            short, if columns are missing, unknown or repeated, if a value breaks its rule, if a row is there twice or a
+            repetition is missing, if rows were measured on different things (`Identity`), and if a profile is not
+            whole.
     """
     placed: list[_Placed] = []
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:

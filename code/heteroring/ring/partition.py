@@ -122,7 +122,17 @@ class Partition:
         return np.concatenate([np.arange(*span, dtype=np.int64) for span in self.spans(rank)])
 
     def head_len(self, rank: int) -> int:
-        """Tokens in the first span of `rank`. Raises IndexError for a rank outside the partition."""
+        """Tokens in the first span of a rank.
+
+        Args:
+            rank: The rank, from 0.
+
+        Returns:
+            The length of the head in zigzag, of the whole shard if contiguous.
+
+        Raises:
+            IndexError: For a rank outside the partition.
+        """
         start, stop = self.spans(rank)[0]
         return stop - start
 

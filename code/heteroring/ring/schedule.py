@@ -60,13 +60,20 @@ class RingStep:
 def ring_steps(
     partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...] = ()
 ) -> tuple[RingStep, ...]:
-    """Steps of `rank`, in ring order: its own keys first, then those of the rank before it, and so on.
+    """Steps of a rank, in ring order: its own keys first, then those of the rank before it, and so on.
 
-    `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
+    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front has its
+    head before all of this rank's tokens and its tail behind them, so all queries see its head only; a rank behind has
+    head and tail between this rank's head and tail, so only the tail's queries see it, and they see all of it.
 
-    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front has
-    its head before all of this rank's tokens and its tail behind them, so all queries see its head only; a rank behind
-    has head and tail between this rank's head and tail, so only the tail's queries see it, and they see all of it.
+    Args:
+        partition: Which tokens each rank holds.
+        rank: The rank, from 0.
+        causal: Whether attention is causal.
+        prefix_lens: Earlier tokens that each rank holds; () for none.
+
+    Returns:
+        The steps, by ascending index.
     """
     found = []
     length = partition.block_lens[rank]

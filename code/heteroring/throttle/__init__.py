@@ -25,7 +25,17 @@ DEFAULTS = {"cpu": "pacing", "gpu": "mps"}
 
 
 def throttle_type(name: str) -> type[Throttle]:
-    """The throttle called `name`. Raises ValueError if it is not one of THROTTLES."""
+    """The throttle of a name.
+
+    Args:
+        name: One of THROTTLES.
+
+    Returns:
+        The subclass of Throttle.
+
+    Raises:
+        ValueError: For another name.
+    """
     if name not in _HOME:
         raise ValueError(f"throttle {name!r} is unknown: choose {choices(name, THROTTLES)}")
     module, attribute = _HOME[name].split(":")

@@ -15,7 +15,7 @@ def check_percentage(percentage: int) -> int:
 
 
 class Throttle:
-    """Slows one rank to `percentage` of full speed. This base class leaves every rank at full speed.
+    """Slows one rank to a percentage of full speed. This base class leaves every rank at full speed.
 
     Methods are called in this order, and a throttle overrides those that it needs. The process that launches the ranks
     calls `session` once, around all of them. Each rank then calls `environment`, whose variables are set before CUDA
@@ -23,7 +23,11 @@ class Throttle:
     slowed; and `report` at the end. A throttle that makes a rank idle calls `while_idle`, a short function that the
     launcher may set, from time to time.
 
-    Raises ValueError if `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
+    Args:
+        percentage: The rank's percentage.
+
+    Raises:
+        ValueError: If `percentage` is not an integer from 1 to 100, or not one that this throttle can set.
     """
 
     name: ClassVar[str] = "none"
@@ -48,12 +52,26 @@ class Throttle:
         """Take effect in this process."""
 
     def set(self, percentage: int) -> None:
-        """Run later calls of wrapped functions at `percentage`. Raises ValueError where the share cannot change."""
+        """Run later calls of wrapped functions at another percentage.
+
+        Args:
+            percentage: An integer from 1 to 100.
+
+        Raises:
+            ValueError: Where the share cannot change.
+        """
         if check_percentage(percentage) != self.percentage:
             raise ValueError(f"throttle {self.name!r} cannot change from {self.percentage} % while it runs")
 
     def wrap(self, function: Callable) -> Callable:
-        """`function`, slowed."""
+        """Slow a function.
+
+        Args:
+            function: What computes on this rank.
+
+        Returns:
+            A function like it, slowed; the function itself where nothing is to be slowed.
+        """
         return function
 
     def report(self) -> dict[str, float]:

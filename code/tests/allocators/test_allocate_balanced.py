@@ -103,7 +103,7 @@ def test_a_fast_rank_whose_further_steps_are_dear_is_left_out_for_a_slower_one()
     assert lens[1] == 0
     assert min(lens[0], lens[2]) > 0
     without = balanced(seq_len, [first, cheap])
-    # Ring step 1 of rank 2 is empty here, since the rank before it holds nothing; there it meets rank 0, at the same cost.
+    # Ring step 1 of rank 2 is empty here, since the rank before it holds nothing; there it meets rank 0, just as dear.
     assert (lens[0], lens[2]) == without
 
 

@@ -63,10 +63,18 @@ def check_transport(name: str) -> None:
 
 
 def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) -> str:
-    """The transport that `name` ("auto" or one of TRANSPORTS) stands for on `device`, the same on every rank.
+    """The transport that a name stands for on a device, the same on every rank.
 
-    That is `copy-engine` where every rank's GPU can access every other's and cuda.bindings is installed, unless p2p was
-    asked for; else `p2p`. All ranks make the first call together; the answer is kept for the group.
+    All ranks make the first call together; the answer is kept for the group.
+
+    Args:
+        name: "auto", "p2p" or "copy-engine".
+        group: The process group.
+        device: The device on which this rank computes.
+
+    Returns:
+        "copy-engine" where every rank's GPU can access every other's and cuda.bindings is installed, unless p2p was
+        asked for; else "p2p".
     """
     if name != "p2p" and device.type == "cuda" and peers_can_be_accessed(group, device):
         return "copy-engine"
