@@ -193,12 +193,7 @@ def exchange_kernel(
     places int64 [RANKS]: for each rank, the address of its words int64 [2, RANKS, most, WIDTH], by turn, sender and
     head. calls int32 [most]: how often this rank has exchanged parts of that many heads.
 
-    A word carries the number of the call beside its payload, so its arrival needs no flag and no fence, and a call
-    takes one hop. Calls alternate between two sets of words: a rank that overwrites a set has read all ranks' words of
-    the call in between, which they wrote only after they had read this set. The address of a head's words does not
-    depend on the shapes of a call, so calls of any shapes may follow one another.
-
-    Each program writes all of its words before it waits, so ranks that share a GPU make progress, too.
+    A word holds a number and the number of the call. docs/ring.md says why that needs no flags.
     """
     o_d = tl.arange(0, BLOCK_D)
     m_dim = o_d < HEAD_DIM

@@ -11,15 +11,8 @@ def ring_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention over a whole sequence, computed shard by shard as the ranks of a ring compute it.
 
-    Args:
-        q: Queries [B, Hq, N, D] of the whole sequence, N = partition.seq_len.
-        k: Keys [B, Hkv, N, D]; Hq is a multiple of Hkv.
-        v: Values [B, Hkv, N, D].
-        partition: Which tokens each rank holds.
-        causal: Whether attention is causal.
-
-    Returns:
-        (out, lse) of the whole sequence, out [B, Hq, N, D] and lse [B, Hq, N] in natural log, in the dtype of q.
+    q [B, Hq, N, D], k and v [B, Hkv, N, D] hold the whole sequence, N = partition.seq_len, Hq a multiple of Hkv.
+    Returns (out, lse) of the whole sequence, out [B, Hq, N, D] and lse [B, Hq, N] in natural log, in the dtype of q.
     """
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     ranks = range(partition.world_size)
@@ -42,16 +35,9 @@ def ring_attention(
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, hidden: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of some queries to one KV chunk.
+    """Attention of q [B, H, m, D] to one KV chunk [B, H, n, D], without the pairs in `hidden` [m, n], and its LSE.
 
-    Args:
-        q: Queries [B, H, m, D].
-        k: Keys [B, H, n, D].
-        v: Values [B, H, n, D].
-        hidden: Whether a query does not see a key, [m, n].
-
-    Returns:
-        (out, lse), out [B, H, m, D] and lse [B, H, m] in natural log; 0 and -inf for a query that sees no key.
+    A query that sees no key gives out 0 and lse -inf.
     """
     scores = (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(hidden, -torch.inf)
     lse = scores.logsumexp(-1)
@@ -62,17 +48,7 @@ def attend(
 def merge(
     out: torch.Tensor, lse: torch.Tensor, part: torch.Tensor, part_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to two disjoint sets of keys from the attention to each: a mean weighted by exp(lse).
-
-    Args:
-        out: Output [B, H, m, D] over the keys of one set.
-        lse: Its LSE [B, H, m], in natural log.
-        part: Output over the keys of the other set.
-        part_lse: Its LSE.
-
-    Returns:
-        (out, lse) over the keys of both.
-    """
+    """Attention to two disjoint sets of keys from the attention to each: a mean weighted by exp(lse)."""
     total = torch.logaddexp(lse, part_lse)
     weight, part_weight = ((x - finite(total)).exp()[..., None] for x in (lse, part_lse))
     return weight * out + part_weight * part, total
