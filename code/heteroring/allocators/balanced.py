@@ -199,7 +199,7 @@ class _Ring:
         return tuple(lens)
 
     def _reaches(self, pairs: float, about: int) -> int:
-        """The first border with so many score pairs in front of it."""
+        """The first border with `pairs` score pairs in front of it; found fast if near `about`."""
 
         def before(border: int) -> int:
             tokens = border * self.multiple

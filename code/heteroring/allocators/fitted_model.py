@@ -87,7 +87,7 @@ class FittedModel(ABC):
 
     @abstractmethod
     def predict(self, length: int, percentage: float) -> Any:
-        """What holds at `length` (>= 1) and `percentage` (1 to 100): a NamedTuple with `clamped` and `notes`."""
+        """The prediction at `length` (>= 1) and `percentage` (1 to 100), a NamedTuple with `clamped` and `notes`."""
 
     @classmethod
     @abstractmethod

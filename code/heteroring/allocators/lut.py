@@ -25,7 +25,7 @@ class LookupTable(SpeedModel):
 
     @classmethod
     def fit(cls, profile: ProfileTable) -> Self:
-        """The table of a profile, as it is."""
+        """The table of a profile's medians."""
         return cls(**profile.axes(), speeds=profile.values)
 
     def predict(self, length: int, percentage: float) -> Prediction:

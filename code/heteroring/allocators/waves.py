@@ -109,7 +109,7 @@ class KernelGrid:
 def _makespan(
     grid: KernelGrid, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
 ) -> float:
-    """When the last program ends, each of which goes to the SM that is free first."""
+    """The time at which the last program ends, if each goes to the SM that is free first."""
     free = [(0.0, grid.sms)]  # a heap of times, and how many SMs are free then
     for time, count in grid.batches(rows, keys, causal, pending, first_query, merged):
         while count:
@@ -134,7 +134,7 @@ def step_us(
     """Microseconds that `rank` computes in each of its ring steps of a causal call, by index.
 
     The whole sequence alone, earlier tokens included, takes what `cost` says, pair_us for each of its pairs. If
-    `fused`, the first two steps are one launch, and the second takes what that takes more.
+    `fused`, the first two steps are one launch, and the second takes what that launch adds to the first.
     """
     tile_us = grid.tile_us(cost, partition.seq_len + sum(prefix_lens))
     steps = {step.index: step for step in ring_steps(partition, rank, True, prefix_lens)}

@@ -23,7 +23,7 @@ MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
 class JobResult(NamedTuple):
-    """The rows of a job, what each rank ran on, and notes on irregularities."""
+    """The rows of a job, the report of each rank, and notes on irregularities."""
 
     rows: list[Any]
     ranks: list[RankReport]

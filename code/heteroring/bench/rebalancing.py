@@ -132,7 +132,8 @@ class _RankResult(NamedTuple):
 class Split(Rebalancer):
     """Sets the throttle for each chunk, splits it as `split` says, and records its times.
 
-    known: the ranks' speeds by percentages, as measured before; without those of the start, the percentages serve.
+    known: the ranks' speeds by their percentages, as measured before; where those of the first chunk are not among
+    them, the percentages are taken for speeds.
     """
 
     def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:

@@ -30,7 +30,7 @@ class _Stage(NamedTuple):
 
 
 def check_tracker(name: str) -> None:
-    """Check that measurements can be logged with the tracker `name`, one of TRACKERS. Contacts nobody.
+    """Check, without any connection, that measurements can be logged with the tracker `name`, one of TRACKERS.
 
     Raises ValueError for another name and, of wandb, without its package or for a WANDB_MODE that it does not have.
     """

@@ -22,7 +22,7 @@ SPARE = 16
 
 
 class LayerTimes(BusyTime):
-    """Busy time of `layers` in one pass of a model: of each, its attention and all work since the layer before's.
+    """Busy time of `layers` in one pass of a model: of each, its attention and all work since the attention before it.
 
     Args:
         backend: The backend of attention.

@@ -44,10 +44,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Ring:
-    """A split that is tried: `share`, the tokens of the chunk in the middle, and the simulated `call` of that.
+    """A split that is tried: `share`, the tokens of the chunk in the middle, and the simulated `call` of that chunk.
 
-    It is `over` ranks in order, of which `order` are those that take part; `full` says which of these have the memory
-    for no more, and only of `balanced`.
+    The tokens were split over the ranks `over`; `order` are those of them that take part. `full` says which of these
+    have no memory for more tokens; it is empty but for `balanced`.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Ring:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What comes of a ring: all of its calls, the memory of each rank, and it as a `Split`."""
+    """The result of a ring: all of its calls, the memory of each rank, and the ring as a `Split`."""
 
     ring: Ring
     calls: list[Call]
@@ -100,7 +100,7 @@ class Candidates:
         return Memory.of(self.work, memory_gb, self.seq_len / tokens, self.held(order))
 
     def parts(self, alone: Sequence[float]) -> list[tuple[int, ...]]:
-        """Fewer ranks than all, by number: those that `plan` tries, and with them those that hold earlier tokens."""
+        """The smaller sets of ranks that `plan` tries, each with the ranks that hold earlier tokens."""
         ranks, links, count = self.fleet.ranks, self.fleet.network.links, len(alone)
         fastest = sorted(range(count), key=alone.__getitem__)
         nodes: dict[str, list[int]] = {}
@@ -171,7 +171,7 @@ class Candidates:
         return min(map(ring, sorted(found)), key=lambda each: each.latency_us)
 
     def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> Ring:
-        """The ring of those ranks that get tokens or hold earlier ones."""
+        """The ring of those ranks `over` that get tokens or hold earlier ones."""
         _, ahead = middle(self.seq_len, self.chunk)
         places = [i for i, rank in enumerate(over) if share[i] or (self.prefix_lens and self.prefix_lens[rank])]
         order, share, full = (tuple(each[i] for i in places if each) for each in (over, share, full))
@@ -179,7 +179,7 @@ class Candidates:
         return Ring(name, over, order, share, full, call)
 
     def outcome(self, ring: Ring) -> Outcome:
-        """All calls, where tokens are split in the shares of the ring's one."""
+        """The result of a ring, with every chunk split in the shares of the ring's own."""
         tokens, _ = middle(self.seq_len, self.chunk)
         calls, lens = [ring.call], ring.share
         if tokens < self.seq_len:

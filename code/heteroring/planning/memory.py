@@ -62,7 +62,7 @@ class Memory:
 
 
 def used_gb(work: Work, chunks: Sequence[Chunk], longest_message: int) -> tuple[float, ...]:
-    """Memory that each rank takes in the end, in 10^9 bytes, with room for messages of the longest one's keys."""
+    """Memory that each rank takes in the end, in 10^9 bytes, with buffers for messages of `longest_message` keys."""
     computed = np.max([part.block_lens for part, _ in chunks], axis=0)
     last, held = chunks[-1]
     kept = np.array(held or [0] * len(computed)) + last.block_lens - computed

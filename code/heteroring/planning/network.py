@@ -46,7 +46,7 @@ class Network:
         return Network(tuple(self.nodes[rank] for rank in order), self.links)
 
     def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The number of each rank's node [ranks]; bytes a microsecond and latencies [nodes, nodes], between those."""
+        """Each rank's node [ranks]; bytes per microsecond, and latencies, between nodes [nodes, nodes]."""
         index = {name: number for number, name in enumerate(sorted(set(self.nodes)))}
         bandwidth, latency = np.full((2, len(index), len(index)), np.nan)
         for (first, second), link in self.links.items():

@@ -222,7 +222,10 @@ def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
 
 
 def _left_out(fleet: Fleet, ring: Ring, whole: Ring, whole_ms: float) -> list[str]:
-    """Why the ring is not of all ranks, in words. `whole` is the balanced one of all that pay, of `whole_ms`."""
+    """Why the plan leaves ranks out, in words; empty if it does not.
+
+    whole: the ring that `balanced` makes of the whole fleet, which takes whole_ms.
+    """
     count = len(fleet.ranks)
     if len(ring.order) == count:
         return []

@@ -102,7 +102,7 @@ def provenance(
 
 
 def settings_of(job: Any) -> dict[str, Any]:
-    """The fields of a job, a frozen dataclass, in JSON types; of another name in records where metadata say so."""
+    """The fields of a job, a frozen dataclass, in JSON types, by the names that records use."""
     names = {each.name: each.metadata.get("recorded_as", each.name) for each in fields(job)}
     return json.loads(json.dumps({names[name]: value for name, value in asdict(job).items()}, default=str))
 

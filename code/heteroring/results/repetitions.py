@@ -123,6 +123,6 @@ def _bound(alone: Sequence[float], attention: Sequence[float]) -> float:
 
 
 def _median(values: Iterable[float]) -> float:
-    """The median, NaN of nothing."""
+    """The median; NaN if there are no values."""
     values = list(values)
     return median(values) if values else np.nan

@@ -62,7 +62,7 @@ class Evidence:
 
     @cached_property
     def call_first(self) -> CellTable:
-        """The same with the slow rank first."""
+        """Cells of the attention call, the slow rank first."""
         return CellTable("the record, slow rank first", self.recorded(condition="rested", order="slow first"))
 
     @cached_property
@@ -76,7 +76,7 @@ class Evidence:
 
     @cached_property
     def prefill_first(self) -> CellTable:
-        """The same with the slow rank first."""
+        """A whole model's prefill, the slow rank first."""
         return prefill_cells(self.results, "slow first")
 
     @cached_property
@@ -110,7 +110,7 @@ class Evidence:
 
     @cached_property
     def simulation_errors(self) -> pd.Series:
-        """Median error of the simulated cells, by length, in parts."""
+        """Median relative error of the simulated cells, by length."""
         cells = self.simulated
         return (cells.simulated_ms / cells.latency_ms - 1).abs().groupby(cells.seq_len).median()
 
@@ -123,7 +123,7 @@ class Evidence:
     def recorded(
         self, beside: str = "", module: str = "attention", **where: str | int | tuple[int, ...]
     ) -> pd.DataFrame:
-        """Cells of the ring with these values: of the record, or of one `beside`."""
+        """Cells of the ring with the values `where`, of the record or of one `beside` it."""
         rows = (self.beside[beside] if beside else self.results).cells
         rows = rows[(rows.system == "ring") & (rows.module == module)]
         for column, value in where.items():
@@ -150,17 +150,17 @@ class Evidence:
 
 
 def holds(condition: bool, ours: str) -> Finding:
-    """Of a claim of the paper's own, which either holds or does not."""
+    """The finding on a claim of the paper's own, which either holds or does not."""
     return Finding(REPRODUCED if condition else NOT, ours)
 
 
 def number(value: float) -> str:
-    """Three digits of it: 0.0954, 43.2, 609."""
+    """`value` with three digits: 0.0954, 43.2, 609."""
     return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def span(values) -> str:
-    """`0.95` or `0.95 to 1.01`."""
+    """The range of the values: `0.95`, or `0.95 to 1.01`."""
     ends = [number(min(values)), number(max(values))]
     return " to ".join(dict.fromkeys(ends))
 

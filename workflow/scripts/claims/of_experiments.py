@@ -65,7 +65,7 @@ def copy_engine_gains(evidence: Evidence) -> Series:
 
 
 def masked_tiles_cost(evidence: Evidence) -> Finding:
-    """Contiguous shards pay more in long calls, and zigzag ones in short calls with the slowest rank."""
+    """Whether masked tiles cost contiguous shards more in long calls, and zigzag shards more in short ones."""
     contiguous, zigzag = masked_costs(evidence, "contiguous"), masked_costs(evidence, "zigzag")
     more = (contiguous > zigzag).unstack("seq_len")
     ours = "; ".join(
@@ -95,7 +95,7 @@ def profile_costs(evidence: Evidence, strategy: str) -> Series:
 
 
 def held_out(evidence: Evidence) -> Finding:
-    """Of balanced shards of either layout, unequal ranks, at percentages and lengths for which no profile was taken."""
+    """Whether balanced shards of both layouts stay near the best split where no profile was taken."""
     regrets = held_out_regrets(evidence)
     found = {name: regrets[name] for name in (BALANCED, BALANCED_CONTIGUOUS)}
     ours = "; ".join(f"{name} {percent(median(each))}, {percent(max(each))} at most" for name, each in found.items())
@@ -112,7 +112,7 @@ def held_out_regrets(evidence: Evidence) -> DataFrame:
 
 
 def held_out_least(evidence: Evidence) -> Finding:
-    """Of each layout, against every allocator that is not a neighbour of the balanced one."""
+    """Whether, of each layout, balanced shards have the least median regret among all allocators."""
     medians = held_out_regrets(evidence).median()
     medians = medians[[":" not in name for name in medians.index]]
     others = medians.drop([BALANCED, BALANCED_CONTIGUOUS])
@@ -124,7 +124,7 @@ def held_out_least(evidence: Evidence) -> Finding:
 
 
 def second_throttle(evidence: Evidence) -> Finding:
-    """Order decides of even contiguous shards, and not of balanced zigzag ones, which come near the bound."""
+    """Whether in green contexts, too, rank order decides of even contiguous shards and not of balanced zigzag."""
     fractions, even, zigzag = green_fractions(evidence), green_orders(evidence, EVEN), green_orders(evidence, BALANCED)
     ours = (
         f"{span(fractions)} of the bound at 65,536 tokens; exchanging makes even contiguous shards {span(even)} times "
@@ -140,7 +140,7 @@ def green_fractions(evidence: Evidence) -> Series:
 
 
 def green_orders(evidence: Evidence, strategy: str) -> Series:
-    """How many times faster it is with the slow rank first than last in green contexts, at the longest length."""
+    """The time with the slow rank last over that with it first in green contexts, at the longest length."""
     rows = evidence.recorded("green", strategy=strategy, condition="rested", seq_len=LONG)
     times = rows.pivot(index="percentage", columns="order", values="latency_ms")
     return (times["slow last"] / times["slow first"]).dropna()

@@ -28,7 +28,10 @@ from paper.tables import CONDITION_WORDS
 
 
 def account(evidence: Evidence) -> Finding:
-    """Of the model and of two null models: errors where shards are whole tiles, in both records, and scatter of all."""
+    """Whether counting masked tiles explains the study's times best, among it and two null models.
+
+    Compared are the largest error where shards are whole tiles, in both records, and the scatter over all splits.
+    """
     study = evidence.study
     aligned = {
         name: max(abs(each - 1) for each in [*study.excesses(model, KEY_TILE), *study.released_excesses(model)])
@@ -72,7 +75,7 @@ def released_even_first(evidence: Evidence) -> Finding:
 
 
 def order_decides(evidence: Evidence) -> Finding:
-    """At every percentage but 10, where sharing gains more."""
+    """Whether exchanging the ranks gains more than sharing by percentage does, at every percentage but 10."""
     even, uneven = (evidence.orders(name, "latency_ms") for name in (EVEN, UNEVEN))
     order, sharing = even["slow last"] / even["slow first"], even["slow last"] / uneven["slow last"]
     rest = order.index.drop(10)
@@ -88,7 +91,7 @@ def order_closed_forms(evidence: Evidence) -> Finding:
 
 
 def closed_form_errors(evidence: Evidence) -> list[float]:
-    """Bound fractions of contiguous shards over what their pairs say at the speeds profiled, less one."""
+    """Bound fractions of contiguous shards over those that pairs and profiled speeds predict, less one."""
     speeds = attention_speeds(evidence)
     return [
         row.bound_fraction / contiguous_fraction(row.block_lens[0] / row.seq_len, speeds[row.percentage], row.order) - 1
@@ -123,7 +126,7 @@ def zigzag_any_order(evidence: Evidence) -> Finding:
 
 
 def zigzag_apart(evidence: Evidence) -> list[float]:
-    """What balanced zigzag shards take more or less with the slow rank first than last, in parts, from MEDIUM on."""
+    """How far the times of balanced zigzag shards in both orders differ, as a fraction, from MEDIUM tokens on."""
     lengths = [length for length in sorted(set(evidence.both_orders.seq_len)) if length >= MEDIUM]
     times = [evidence.orders(BALANCED, "latency_ms", length) for length in lengths]
     return [abs(ratio - 1) for each in times for ratio in each["slow first"] / each["slow last"]]
@@ -142,7 +145,7 @@ def recorded_twice(evidence: Evidence) -> DataFrame:
 
 
 def jobs_apart(evidence: Evidence) -> list[float]:
-    """By what part the highest of such a cell's medians over jobs is above the lowest."""
+    """How far the highest median of a job is above the lowest, as a fraction, for each cell of `recorded_twice`."""
     rows = recorded_twice(evidence)
     return list(rows.latency_high_ms / rows.latency_low_ms - 1)
 
@@ -194,12 +197,12 @@ def fraction_at_long(evidence: Evidence) -> Finding:
 
 
 def long_fractions(evidence: Evidence, strategy: str) -> Series:
-    """Bound fractions of the longest call, unequal ranks in both orders."""
+    """Bound fractions of the longest call on unequal ranks, in both orders."""
     return evidence.orders(strategy, "bound_fraction").stack()
 
 
 def short_prompts_fall_short(evidence: Evidence) -> Finding:
-    """In both orders; the worst cell has the slow rank first."""
+    """Whether only short prompts are below 0.9 of the bound, in both orders, and the worst with the slow rank first."""
     rows = evidence.both_orders[evidence.both_orders.strategy == BALANCED]
     below, worst = set(rows.seq_len[rows.bound_fraction < 0.9]), rows.loc[rows.bound_fraction.idxmin()]
     ours = f"{number(worst.bound_fraction)} at worst, {worst.order}; above 0.9 from 16,384 tokens on"
@@ -207,7 +210,7 @@ def short_prompts_fall_short(evidence: Evidence) -> Finding:
 
 
 def fastest_measured(evidence: Evidence) -> Finding:
-    """Faster than every contiguous split that is not balanced; the slow rank is last."""
+    """Whether balanced zigzag is faster than every contiguous split but the balanced one, the slow rank last."""
     cells = evidence.call
     others = [name for name in CONTIGUOUS if name in cells.strategies and name != BALANCED_CONTIGUOUS]
     ratios = [cells(BALANCED, at) / min(cells(name, at) for name in others) for at in cells.throttled]
@@ -243,14 +246,14 @@ def shares_by_label_cost(evidence: Evidence) -> Finding:
 
 
 def pictured_order(evidence: Evidence) -> Finding:
-    """The extreme cell ranks even, proportional, even zigzag, zigzag as the closed forms do."""
+    """Whether the extreme cell has the order of the closed forms: even, even zigzag, proportional, balanced zigzag."""
     cells, at = evidence.call, evidence.call.extreme
     times = [cells(name, at) for name in (EVEN, ZIGZAG_EVEN, UNEVEN, BALANCED)]
     return holds(times == sorted(times, reverse=True), ", ".join(map(number, times)) + " ms")
 
 
 def formula_understates(evidence: Evidence) -> Finding:
-    """Where it does, contiguous shards gain by it in most cells, and zigzag ones in few."""
+    """Whether contiguous shards gain, and zigzag ones do not, where the formula understates the slow rank."""
     cells = evidence.call
     less = [at for at in cells.throttled if cells(FORMULA, at, "block_lens")[-1] < cells(UNEVEN, at, "block_lens")[-1]]
     contiguous, zigzag = (
@@ -275,7 +278,7 @@ def whole_tiles(evidence: Evidence) -> Finding:
 
 
 def tile_costs(evidence: Evidence) -> list[float]:
-    """What a pair costs at 12,345 tokens over what it costs at 12,288, less one, back to back."""
+    """How much more a pair costs at 12,345 tokens than at 12,288, as a fraction, in calls back to back."""
     rows = evidence.sustained[evidence.sustained.system == "ring"].set_index(["percentages", "seq_len"]).latency_ms
     return [rows[p, 12345] / rows[p, 12288] * (12288 / 12345) ** 2 - 1 for p in ("100 100", "100 50", "100 15")]
 
@@ -287,7 +290,7 @@ def conditions(evidence: Evidence) -> Finding:
 
 
 def profile_of_attention(evidence: Evidence) -> Finding:
-    """Shares by attention's own speed against shares by products', zigzag, in both orders."""
+    """Whether zigzag shards by a profile of products mostly take longer than those by one of attention."""
     ratios = profile_ratios(evidence)
     return holds(median(ratios) > 1, f"{span(ratios)} times as long by products; median {number(median(ratios))}")
 

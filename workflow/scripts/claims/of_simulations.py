@@ -44,7 +44,7 @@ def balanced_approaches(evidence: Evidence) -> Finding:
 
 
 def kinds_in_turn(evidence: Evidence) -> Finding:
-    """Balanced zigzags over as many fast ranks as slow ones."""
+    """Whether many ranks of two kinds are faster in turn than in two rows, and few ranks are not."""
     ratios, (fast, slow) = {}, simulated_scaling.kinds(evidence.platform)
     for ranks in simulated_slow_rank.RANKS:
         apart = (fast,) * (ranks // 2) + (slow,) * (ranks // 2)

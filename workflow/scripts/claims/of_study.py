@@ -59,12 +59,15 @@ def speedup(evidence: Evidence) -> Finding:
 
 
 def speedups(cells: CellTable, **at: int) -> list[float]:
-    """Of proportional over even contiguous shards, in the throttled cells of one length or one percentage."""
+    """Speedup of proportional over even contiguous shards, in the throttled cells of one length or percentage."""
     return cells.ratios(EVEN, UNEVEN, cells.at(**at))
 
 
 def grows_with_length(evidence: Evidence) -> Finding:
-    """At 10 %. In part: the shortest length has the least speedup and the longest the most."""
+    """Whether the speedup at 10 % grows with length.
+
+    Partly, if the shortest length has the least speedup and the longest the most.
+    """
     gains, first = (speedups(cells, percentage=10) for cells in (evidence.call, evidence.call_first))
     overall = min(gains) == gains[0] and max(gains) == gains[-1]
     verdict = REPRODUCED if gains == sorted(gains) else PARTLY if overall else NOT
@@ -100,7 +103,7 @@ def adaptive_efficiency(evidence: Evidence) -> Finding:
 
 
 def utilisation(evidence: Evidence) -> Finding:
-    """How many times the efficiency of even shards, which is their speedup."""
+    """Efficiency of proportional shards over that of even ones, which is the speedup."""
     found = speedups(evidence.call, percentage=10) + speedups(evidence.layer, percentage=10)
     return Finding(
         within(found, 2, 3),
@@ -118,7 +121,7 @@ def formula_rarely_better(evidence: Evidence) -> Finding:
 
 
 def rarely(evidence: Evidence, name: str) -> Finding:
-    """Rarely: in no more than a quarter of the throttled cells of the call."""
+    """Whether `name` beats shares by the label in no more than a quarter of the throttled cells of the call."""
     cells, study = evidence.call, evidence.study
     won, all_cells = cells.wins(name, UNEVEN), len(cells.throttled)
     split = Strategy(name).allocator
@@ -139,18 +142,18 @@ def regression_fit(evidence: Evidence) -> Finding:
 
 
 def products_ahead(evidence: Evidence) -> float:
-    """By how much products keep more of their speed than attention does."""
+    """Relative speed of products less that of attention, at MIDDLE percent."""
     return evidence.middle_speeds["matmul"] - evidence.middle_speeds["attention"]
 
 
 def study_products_ahead(evidence: Evidence) -> float:
-    """The same on the L40, by the study's record."""
+    """Relative speed of products less that of attention on the study's L40, at MIDDLE percent."""
     study = evidence.study
     return study.product_speed(MIDDLE) - study.speed((study.lengths[-1], MIDDLE))
 
 
 def wrong_operator(evidence: Evidence) -> Finding:
-    """How far the speed of products is from attention's, in points, at 50 %."""
+    """Whether products keep more of their speed than attention does, as they do on the L40."""
     ours, theirs = products_ahead(evidence), study_products_ahead(evidence)
     verdict = REPRODUCED if ours > 0.5 * theirs else PARTLY if ours > 0.1 * theirs else NOT
     return Finding(verdict, f"{percent(ours)} of full speed here, {percent(theirs)} on the L40", "")

@@ -109,7 +109,7 @@ class Study:
         return self.latency[split][cell] / (unit * time(model, self.share(split, cell), (1, self.speed(cell))))
 
     def excesses(self, model: Model = masked_tiles, tile: int = 1) -> list[float]:
-        """Those of the unequal splits, from CHECKED_LENGTH tokens on, whose shards are multiples of `tile`."""
+        """`excess` of the unequal splits from CHECKED_LENGTH tokens on whose shards are multiples of `tile`."""
         return [
             self.excess(split, cell, model)
             for split in UNEQUAL
@@ -118,7 +118,7 @@ class Study:
         ]
 
     def released_excesses(self, model: Model = masked_tiles) -> list[float]:
-        """The same of the released code on H200s, in both orders, where shards are whole tiles of keys."""
+        """`excess` of the released code on H200s, in both orders, where shards are whole tiles of keys."""
         equal = self.released["100 100", HALF]
         found = []
         for (percentages, tokens), latency in self.released.items():

@@ -316,7 +316,7 @@ def made_up(positions: torch.Tensor, width: int, number: int) -> torch.Tensor:
 
 @contextmanager
 def first_layer(model: nn.Module) -> Iterator[None]:
-    """Context with only the first layer of `model`: every kind and size of its work, in a small part of its time."""
+    """Context in which `model` has its first layer only, to run work of every kind and size in a short time."""
     layers = model.base_model.layers
     model.base_model.layers = layers[:1]
     try:

@@ -19,7 +19,7 @@ from heteroring.results.provenance import RankReport, report
 
 
 class ModelResult(NamedTuple):
-    """The rows of a job and its trace, what each rank ran on, and notes.
+    """The rows of a job and its trace, the report of each rank, and notes.
 
     `generated` has the ids of every sequence, from rank 0, of each cell that decodes, by its label.
     """

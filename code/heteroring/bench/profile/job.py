@@ -58,7 +58,8 @@ class ProfileJob(Job):
     def sizes_of(self, kind: str) -> tuple[int, ...]:
         """The sizes at which `kind` is measured.
 
-        A layer's cost model needs the attention within it, so attention and folds are measured at its lengths, too.
+        A layer's cost model needs its attention and further ring steps, so kinds attention and fold are measured at the
+        lengths of layers, too.
         """
         if kind == "matmul":
             return self.sizes

@@ -55,8 +55,8 @@ def _attentions(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
         yield Operator("attention", seq_len, shape.flops(seq_len), call, verify)
 
 
-def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """`size` queries by FOLD_KEYS keys, merged into a running result: a ring step with next to no work.
+def _merged_steps(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """Kind `fold`: `size` queries by FOLD_KEYS keys, merged into a running result, a ring step with next to no work.
 
     The running out has the dtype of the queries, as on a rank with one ring step beyond its own KV.
     """
@@ -67,13 +67,13 @@ def _folds(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
         running = torch.zeros_like(q), torch.zeros(q.shape[:3], device=q.device)
         flops = causal_flops(shape.batch, shape.heads, shape.head_dim, rows * FOLD_KEYS)
         yield Operator("fold", rows, flops, partial(attend, q, k, v, scale=shape.scale, running=running))
-    yield from _joins(rank, job)
+    yield from _fused_first_steps(rank, job)
 
 
-def _joins(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
-    """Fused first steps: causal attention of `size` tokens that also see FOLD_KEYS further keys, there at the start.
+def _fused_first_steps(rank: Rank, job: ProfileJob) -> Iterator[Operator]:
+    """Kind `join`, a fused first step: causal attention of `size` tokens that also see FOLD_KEYS pending keys.
 
-    None where the backend cannot go on to pending KV.
+    These keys have arrived. There is no operator where the backend cannot go on to pending KV.
     """
     shape, attend = job.shape, backend(rank, job)
     for seq_len in job.sizes_of("fold"):
@@ -100,6 +100,6 @@ def backend(rank: Rank, job: ProfileJob) -> PendingKVBackend:
     return plain.wrapped(rank.throttle.wrap)
 
 
-# Kind -> function that makes its operators, one per size; `fold` also makes the joins where the backend has fused first
-# steps. All compute in an operator is slowed by its rank's throttle.
-OPERATORS = {"matmul": _matmuls, "attention": _attentions, "fold": _folds}
+# Kind -> function that makes its operators, one per size; that of `fold` makes those of `join`, too. All compute in an
+# operator is slowed by its rank's throttle.
+OPERATORS = {"matmul": _matmuls, "attention": _attentions, "fold": _merged_steps}

@@ -25,7 +25,7 @@ _MOST_CALLS = 1000
 
 
 def steps(job: ProfileJob) -> int:
-    """The number of repetitions that the job makes, without those of joins, for a progress bar."""
+    """The number of repetitions that the job makes, without those of kind `join`, for a progress bar."""
     return sum(len(job.sizes_of(kind)) for kind in job.kinds) * (max(1, job.warmup) + job.repetitions)
 
 

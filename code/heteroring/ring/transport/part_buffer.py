@@ -16,8 +16,8 @@ _TURNS = 2
 class PartBuffer(SymmetricMemory):
     """Two buffers on every rank, each for the parts of up to `capacity` heads from every rank.
 
-    The kernel `exchange_kernel` of heteroring.kernels.decode_kernel writes, awaits and merges them, without
-    flags (docs/ring.md). Neither the host nor a stream waits, and no state of a call is kept on the host, so calls may be
+    The kernel `exchange_kernel` of heteroring.kernels.decode_kernel writes, awaits and merges them, without flags
+    (docs/ring.md). Neither the host nor a stream waits, and no state of a call is kept on the host, so calls may be
     recorded in a CUDA graph and mixed with others. As with copy engines, there is no time-out for a lost peer: the
     kernel waits until the process is ended.
     """
