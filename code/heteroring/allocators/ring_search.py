@@ -1,4 +1,4 @@
-"""Search for the set of ranks, and the least time, in which a ring can finish."""
+"""Search for the ranks whose ring finishes first, and for the least time limit that it keeps."""
 
 from collections.abc import Sequence
 

@@ -38,7 +38,7 @@ CATALOG = {
     "matmul_latency_vs_size": Entry("matmul", "column", "Matmul latency against matrix size."),
     "matmul_mps_latency": Entry("matmul", "column", "Matmul latency as the device is throttled."),
     "matmul_mps_scaling": Entry("matmul", "column", "Matmul throughput as the device is throttled."),
-    "matmul_mps_efficiency": Entry("matmul", "column", "Matmul speed reached per share of the device granted."),
+    "matmul_mps_efficiency": Entry("matmul", "column", "Matmul speed reached per nominal share of the device."),
     "matmul_mps_bars": Entry("matmul_bars", "column", "Matmul slowdown against the ideal, by size."),
     "performance_scaling_vs_percentage": Entry(
         "performance_scaling", "column", "Nominal percentage against the speed achieved, matmul and attention."

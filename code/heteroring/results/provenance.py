@@ -71,7 +71,7 @@ def provenance(
     `platform` is its name in the rows, `settings` are the job's, `commit` is that of the code, `row_count` the number
     of rows, `notes` are irregularities, `seconds` is the duration, `gpus` are the readings of this machine's GPUs
     (`heteroring.bench.telemetry`), of which those of the ranks' GPUs are kept. Lists have one entry per rank;
-    `multiprocessors` is empty on platforms that have none. A value that cannot be determined, such as the commit
+    `multiprocessors` is empty on devices that have none. A value that cannot be determined, such as the commit
     without git, is "unknown", and `dirty` then null.
     """
     known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
