@@ -57,10 +57,7 @@ def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | N
 
 
 def prefix_lengths(name: str, lens: Any, ranks: int) -> tuple[int, ...]:
-    """The earlier tokens of each of so many ranks. Raises ValueError unless `lens` has a length of 0 or more for each.
-
-    Returns () if all are 0; `lens` may also be ().
-    """
+    """`lens` as a tuple, () if all are 0. Raises ValueError unless it is () or has a length of 0 or more per rank."""
     if lens == ():
         return ()
     if not isinstance(lens, tuple | list) or len(lens) != ranks:

@@ -109,7 +109,7 @@ def demo_job(device_kind: str, platform: str, throttle: str = "", **changes: Any
 
 
 def demo_model(device_kind: str, seq_len: int) -> ModelSpec:
-    """The model of a demo of so many tokens: a small LLaMA on CPUs, the Llama-3-8B shape on GPUs."""
+    """The model of a demo of `seq_len` tokens: a small LLaMA on CPUs, the Llama-3-8B shape on GPUs."""
     if device_kind == "gpu":
         return ModelSpec("llama/3-8b", "bfloat16", max_seq_len=seq_len)
     return ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=seq_len)

@@ -70,7 +70,7 @@ def configured(config: launch_configs.MatmulConfig) -> Way:
 
 
 def candidates(rows: int) -> dict[str, Way]:
-    """Launch configurations for so many rows that compile here, by name; the one in use comes first."""
+    """Launch configurations for `rows` rows that compile here, by name; the one in use comes first."""
     if rows <= launch_configs.MATMUL_FLAT.block_m:
         stages = {
             (32, 128): [6],

@@ -23,7 +23,7 @@ class Memory:
 
     @classmethod
     def of(cls, work: Work, memory_gb: Sequence[float], chunks: float, prefix_lens: Sequence[int]) -> Memory:
-        """The memory of ranks that hold earlier tokens and compute so many chunks, whose KV they keep.
+        """The memory of ranks that hold earlier tokens and compute `chunks` chunks, whose KV they keep.
 
         For each token of a chunk, as many tokens as there are chunks are kept and sent in the end.
         """

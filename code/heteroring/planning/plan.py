@@ -150,7 +150,7 @@ def plan(
     `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, in which message
     buffers are as long as the longest shard. It leaves out ranks that cost the others more than they bring.
 
-    With `chunk`, the tokens go through in chunks of so many, as in `ring_prefill(chunk=)`: a rank holds the activations
+    With `chunk`, tokens go through in chunks of that many, as in `ring_prefill(chunk=)`: a rank holds the activations
     of its part of one. There is one split for all of them, made for the one in the middle, by which the order and the
     fewer ranks are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps: a rank
     with some is never left out.

@@ -133,7 +133,7 @@ class _Lines:
         self._sends, self._receives = np.zeros((2, len(self._bandwidth)))
 
     def parts(self, keys: np.ndarray) -> np.ndarray:
-        """How many parts messages of so many keys are copied in."""
+        """The number of parts in which messages of `keys` keys are copied."""
         return np.maximum(1, np.rint(keys * self._key_bytes / PART_BYTES)) if self._copies else np.ones(len(keys))
 
     def carry(self, step: Step, free: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

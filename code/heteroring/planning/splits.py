@@ -15,7 +15,7 @@ SPLITS = ("even", "proportional", "balanced")
 
 
 def alone_us(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> list[float]:
-    """Microseconds that each rank alone would take for one layer of the sequence, behind so many `earlier` tokens."""
+    """Microseconds that each rank alone would take for one layer of the sequence, behind `earlier` tokens."""
     pairs = total_pairs(seq_len) + seq_len * earlier
     return [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
 

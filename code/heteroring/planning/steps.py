@@ -29,8 +29,8 @@ class Step(NamedTuple):
 def steps(partition: Partition, tile: int = 1, prefix_lens: Sequence[int] = ()) -> Iterator[Step]:
     """The ring steps of a causal call, the own KV first; the numbers of `heteroring.ring.schedule.ring_steps`.
 
-    With a `tile`, pairs are those that a kernel computes in tiles of so many queries and keys, which takes as long for
-    one that is not full. `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
+    With a `tile`, pairs are those that a kernel computes in tiles of that many queries and keys; one that is not full
+    takes as long as a full one. `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
     """
 
     def whole(count: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ class Work:
         )
 
     def memory_bytes(self, tokens: int, longest_message: int, earlier: int = 0) -> int:
-        """Bytes of a rank that computes so many tokens, on top of the KV of `earlier` ones.
+        """Bytes of a rank that computes `tokens` tokens, on top of the KV of `earlier` ones.
 
         It has buffers for SLOTS messages of `longest_message` keys.
         """

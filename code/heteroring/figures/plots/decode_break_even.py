@@ -54,7 +54,7 @@ def decode_break_even(results: Results) -> Figure:
 
 
 def _look(batches: list[int], batch: int) -> dict:
-    """Keyword arguments for a line of so many sequences, but for its colour."""
+    """Keyword arguments, without colour, for the line of `batch` sequences."""
     index = batches.index(batch)
     marker = {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 4}
     return marker | ({"linestyle": "--", "markerfacecolor": "white"} if index else {"linestyle": "-"})
