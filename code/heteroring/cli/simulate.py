@@ -68,6 +68,7 @@ def simulate(
     from heteroring.planning.fleet import read_fleet
     from heteroring.planning.simulate import simulate as simulated
     from heteroring.planning.splits import bound, coarse, split
+    from heteroring.results.strategy import parts_of
     from heteroring.ring.partition import Partition, check_layout
 
     for name, value, least in (
@@ -89,7 +90,7 @@ def simulate(
         transport = "copy-engine" if len(set(ranks.network.nodes)) == 1 else "p2p"
     partitions = {}
     for strategy in listed("--strategies", strategies):
-        layout, _, name = strategy.partition("/")
+        layout, name = parts_of(strategy)
         check_layout(layout)
         share = split_over(partial(split, name, tokens, costs, layout, step), ahead, earlier)
         partitions[strategy] = Partition(layout, apportion(share, seq_len))

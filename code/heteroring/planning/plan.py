@@ -17,6 +17,7 @@ from heteroring.planning.fleet import Fleet
 from heteroring.planning.simulate import Simulation
 from heteroring.planning.splits import alone_us, bound, coarse, split
 from heteroring.planning.work import Work
+from heteroring.results.strategy import name_of
 from heteroring.ring.partition import check_layout
 
 # The fraction of a time or a memory that counts as all of it in the sentence on what limits a plan.
@@ -199,7 +200,7 @@ def plan(
         busy_ms=busy_ms,
         memory_gb=found.memory_gb,
         limit="; ".join([limit, *_left_out(fleet, ring, whole, over_all["balanced"].split.latency_ms)]),
-        beside={f"{layout}/{name}": each.split for name, each in over_all.items()},
+        beside={name_of(layout, name): each.split for name, each in over_all.items()},
         notes=(*notes, *coarse(tokens, len(costs), step)),
         chunk=chunk,
         prefix_lens=candidates.held(ring.order),

@@ -23,6 +23,18 @@ _SHIFT = re.compile(r"[+-][1-9][0-9]?")
 _MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
 
 
+def name_of(layout: str, allocator: str, model_source: str = "") -> str:
+    """The name of a split: that of its strategy; layout/allocator for a baseline or a plan's split, which have none."""
+    other = allocator.partition(":")[0] in FITTED and model_source in OTHER_SOURCES
+    return f"{layout}/{allocator}" + f"@{model_source}" * other
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """The layout of a split's name, and what follows the slash: also of a baseline, or of a plan's split."""
+    layout, _, split = name.partition("/")
+    return layout, split
+
+
 def variants_of(allocator: str) -> tuple[str, ...]:
     """The variants in an allocator's column of rows."""
     return tuple(filter(None, allocator.partition(":")[2].split(".")))
@@ -58,7 +70,7 @@ class Strategy(str):
 
     @property
     def layout(self) -> str:
-        return self.partition("/")[0]
+        return parts_of(self)[0]
 
     @property
     def allocator(self) -> str:
@@ -67,7 +79,7 @@ class Strategy(str):
     @property
     def with_variants(self) -> str:
         """The allocator with its variants, as in rows: "balanced:untiled"."""
-        return self.partition("/")[2].partition("@")[0]
+        return parts_of(self)[1].partition("@")[0]
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -89,7 +101,7 @@ class Strategy(str):
         return kind and fitted_name(kind, cost if kind == "cost" else self.source)
 
 
-STRATEGIES = tuple(Strategy(f"{layout}/{allocator}") for layout in LAYOUTS for allocator in ALLOCATORS)
+STRATEGIES = tuple(Strategy(name_of(layout, allocator)) for layout in LAYOUTS for allocator in ALLOCATORS)
 """Every layout with every allocator, in the order in which tables and figures show them."""
 EVEN, BALANCED = Strategy("contiguous/even"), Strategy("zigzag/balanced")
 _ALL = (
@@ -101,12 +113,6 @@ _ALL = (
 def fitted_name(kind: str, source: str) -> str:
     """The name of a model of `kind` fitted to the profile of `source`, and of its file without suffix."""
     return f"{kind}-{source}"
-
-
-def name_of(layout: str, allocator: str, model_source: str = "") -> str:
-    """The name of a measured split: that of its strategy; layout/allocator for a baseline, which has none."""
-    other = allocator.partition(":")[0] in FITTED and model_source in OTHER_SOURCES
-    return f"{layout}/{allocator}" + f"@{model_source}" * other
 
 
 def check_strategies(strategies: tuple[str, ...]) -> tuple[Strategy, ...]:

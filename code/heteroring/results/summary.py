@@ -14,6 +14,7 @@ from heteroring.results.metrics import cells
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.model_rows import ModelRow
 from heteroring.results.rows import Measurement
+from heteroring.results.strategy import parts_of
 
 _SYSTEMS = {"context_parallel": "torch context_parallel"}
 
@@ -75,11 +76,12 @@ def _titled(measured: pd.DataFrame, of: str) -> Table:
 
 
 def _name(row: Any) -> str:
+    layout, split = parts_of(row.strategy)
+    who = split.replace("rank", "rank ")
     if row.system == "fms":
-        return f"FMS's generate on {row.strategy.removeprefix('fms/').replace('rank', 'rank ')}"
+        return f"FMS's generate on {who}"
     if row.system in ("alone", "sdpa"):
-        who = row.strategy.removeprefix("alone/").replace("rank", "rank ")
         return f"{who} alone" + ", torch" * (row.system == "sdpa")
     if row.system == "subset":
-        return f"{row.strategy.replace('/fastest', ', the ')} fastest ranks"
+        return f"{layout}, the {split.removeprefix('fastest')} fastest ranks"
     return _SYSTEMS.get(row.system, row.strategy)

@@ -16,6 +16,7 @@ from heteroring.cli.main import app
 from heteroring.results.metrics import cells
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
+from heteroring.results.strategy import name_of
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes
 
@@ -73,7 +74,7 @@ def test_every_cell_is_there_once_per_repetition(folder):
     rows = [row for path in (folder / "bench").glob("*.csv") for row in read_rows(path, Measurement)]
     found = Counter((r.seq_len, r.percentages, r.layout, r.allocator, r.block_lens, r.repetition) for r in rows)
     assert set(found.values()) == {1}
-    ring = Counter((r.seq_len, r.percentages, f"{r.layout}/{r.allocator}") for r in rows if r.system == "ring")
+    ring = Counter((r.seq_len, r.percentages, name_of(r.layout, r.allocator)) for r in rows if r.system == "ring")
     settings = [(100, percentage) for percentage in PERCENTAGES]
     assert ring == dict.fromkeys(product(LENGTHS, settings, STRATEGIES), REPETITIONS)
     alone = Counter((r.seq_len, r.percentages, r.block_lens) for r in rows if r.system == "alone")

@@ -16,6 +16,7 @@ from heteroring.bench.shape import Shape
 from heteroring.cli.main import app
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
+from heteroring.results.strategy import name_of
 
 LENGTHS = {"attention": (64, 128), "fms": (48, 64)}
 STRATEGIES = ("contiguous/even", "contiguous/lut", "zigzag/even", "zigzag/balanced")
@@ -61,7 +62,7 @@ def rows(folder):
 
 
 def test_every_cell_of_every_module_is_there_once_per_repetition(rows):
-    found = Counter((r.module, r.seq_len, f"{r.layout}/{r.allocator}") for r in rows if r.system == "ring")
+    found = Counter((r.module, r.seq_len, name_of(r.layout, r.allocator)) for r in rows if r.system == "ring")
     expected = [(m, n, strategy) for m in LENGTHS for n, strategy in product(LENGTHS[m], STRATEGIES)]
     assert found == dict.fromkeys(expected, REPETITIONS)
     alone = Counter((r.module, r.seq_len, r.block_lens) for r in rows if r.system == "alone")

@@ -7,7 +7,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties, findfont
 
-from heteroring.figures.style import STRATEGIES, look, ordered, paper_style
+from heteroring.figures.style import LAYOUTS, STRATEGIES, look, ordered, paper_style
+from heteroring.results.strategy import name_of
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB
 DEFICIENCIES = {
@@ -41,7 +42,7 @@ def test_colours_are_far_apart_for_every_reader(deficiency):
 
 def test_layouts_differ_in_grey_and_in_stroke():
     for allocator in ("even", "uneven", "lut", "formula", "balanced"):
-        contiguous, zigzag = look(f"contiguous/{allocator}"), look(f"zigzag/{allocator}")
+        contiguous, zigzag = (look(name_of(layout, allocator)) for layout in LAYOUTS)
         assert lab(contiguous.colour)[0] - lab(zigzag.colour)[0] >= 25
         assert contiguous.line()["linestyle"] != zigzag.line()["linestyle"]
         assert contiguous.line()["markerfacecolor"] != zigzag.line()["markerfacecolor"]

@@ -74,7 +74,7 @@ def test_the_lowest_latency_is_marked(grid):
 def test_where_a_layout_has_one_split_only_none_of_its_strategies_is_marked():
     results = results_of(synthetic.TINY)
     cells = results.cells
-    equal = (cells.percentage == 100) & cells.strategy.str.startswith("zigzag")
+    equal = (cells.percentage == 100) & (cells.layout == "zigzag")
     cells.loc[equal, "block_lens"] = pd.Series([(64, 64)] * equal.sum(), index=cells.index[equal])
     axes = panel(figures.draw("strategy_eval", results), title_of(128))
     marks = [round(mark.get_xdata()[0]) for mark in axes.lines if mark.get_marker() == "v"]
@@ -151,7 +151,7 @@ def test_lines_against_percentage_follow_the_cells(name, metric, grid):
     figure = plotted(name, grid)
     rows = ring(grid)
     few = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/balanced")
-    strategies = [s for s in GRIDS[grid].strategies if name != "speedup_over_even" or not s.endswith("/even")]
+    strategies = [s for s in GRIDS[grid].strategies if name != "speedup_over_even" or s.allocator != "even"]
     strategies = [s for s in strategies if name != "bound_fraction" or s in few]
     assert len(panels(figure)) == len(GRIDS[grid].lengths)
     for seq_len in GRIDS[grid].lengths:
@@ -326,9 +326,7 @@ def test_rank_timeline_adds_up_to_the_latency(grid):
 
 def test_rank_order_shows_latency_over_bound_beside_what_pairs_predict():
     """In panels contiguous and zigzag; a filled mark has the slow rank last. Without the other order it is a note."""
-    strategies = tuple(
-        f"{layout}/{name}" for layout in ("contiguous", "zigzag") for name in ("even", "balanced", "lut")
-    )
+    strategies = tuple(each for each in STRATEGIES if each.allocator in ("even", "balanced", "lut"))
     grid = replace(synthetic.GPU, lengths=(65536,), percentages=(30, 100), slow_first=(30,), strategies=strategies)
     grid = replace(grid, modules=("attention",), model=False, noise=0.0)
     results = results_of(grid)
@@ -336,10 +334,7 @@ def test_rank_order_shows_latency_over_bound_beside_what_pairs_predict():
     assert [axes.get_title() for axes in panels(figure)] == ["contiguous", "zigzag"]
     marks = {line.get_label(): line for axes in panels(figure) for line in axes.lines if "," in line.get_label()}
     assert set(marks) == {
-        f"{layout}/{name}, slow {end}"
-        for layout in ("contiguous", "zigzag")
-        for name in ("even", "balanced")
-        for end in ("last", "first")
+        f"{each}, slow {end}" for each in strategies if each.allocator != "lut" for end in ("last", "first")
     }
     cells = results.cells[results.cells.system == "ring"].set_index(["strategy", "order"])
     for name, mark in marks.items():

@@ -15,18 +15,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import STRATEGIES, Strategy, name_of, parts_of
+from heteroring.ring.partition import LAYOUTS
 
-PUBLISHED = tuple(f"contiguous/{name}" for name in ("even", "uneven", "lut", "formula"))
-ZIGZAG = tuple(f"zigzag/{name}" for name in ("even", "uneven", "lut", "formula", "balanced"))
+PUBLISHED = tuple(s for s in STRATEGIES if s.layout == "contiguous" and s.allocator != "balanced")
+ZIGZAG = tuple(s for s in STRATEGIES if s.layout == "zigzag")
 # One thing varied at a time, as in the overlays of the workflow's configuration.
 ABLATION = (
     *("contiguous/even:unfused", "contiguous/balanced:untiled.unfused", "zigzag/balanced:untiled.unfused"),
     *("zigzag/balanced:unfused", "zigzag/balanced", "zigzag/balanced:p2p", "contiguous/even", "zigzag/even"),
 )
-NEIGHBOURS = tuple(
-    f"{layout}/balanced:{by}" for layout in ("contiguous", "zigzag") for by in ("-20", "-5", "+5", "+20")
-)
+NEIGHBOURS = tuple(name_of(layout, f"balanced:{by}") for layout in LAYOUTS for by in ("-20", "-5", "+5", "+20"))
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,7 @@ def measurement_rows(grid: Grid, rng) -> list[dict]:
         if grid.baselines and module == "attention":
             systems += [("context_parallel", "zigzag/even", (seq_len // 2, seq_len - seq_len // 2))]
         for system, strategy, lens in systems:
-            layout, allocator = strategy.split("/")
+            layout, allocator = parts_of(strategy)
             exact = np.array(busy_ms(grid, layout, lens, percentages, module))
             if system == "context_parallel":
                 exact = exact * 1.1
@@ -307,7 +306,7 @@ def named(measurements: pd.DataFrame) -> pd.DataFrame:
         order=["equal" if first == last else ORDERS[first < last] for first, last in measurements.percentages],
     )
     rows["strategy"] = [
-        f"alone/rank{np.argmax(lens)}" if system == "alone" else f"{layout}/{allocator}"
+        f"alone/rank{np.argmax(lens)}" if system == "alone" else name_of(layout, allocator)
         for system, layout, allocator, lens in zip(
             rows.system, rows.layout, rows.allocator, rows.block_lens, strict=True
         )
@@ -385,12 +384,12 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
         ]
         own = [in_job[row.module, row.system, row.strategy, *at, job] for job in jobs]
         fractions = [bound / ms for bound, ms in zip(bounds, own, strict=True)]
-        homogeneous = reference(row.module, "ring", f"{row.layout}/even", row.seq_len, (100, 100))
+        homogeneous = reference(row.module, "ring", name_of(row.layout, "even"), row.seq_len, (100, 100))
         derived.append(
             {
                 "slowdown": row.latency_ms / homogeneous,
                 "efficiency": homogeneous / row.latency_ms,
-                "speedup": reference(row.module, "ring", f"{row.layout}/even", *at) / row.latency_ms,
+                "speedup": reference(row.module, "ring", name_of(row.layout, "even"), *at) / row.latency_ms,
                 "bound_ms": np.median(bounds),
                 "bound_fraction": np.median(fractions),
                 "bound_fraction_low": min(fractions),

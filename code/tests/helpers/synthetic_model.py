@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import TRACED
+from heteroring.results.strategy import name_of, parts_of
 from synthetic import Grid, block_lens, provenance, quantiles
 
 STRATEGIES = ("contiguous/even", "zigzag/even", "zigzag/uneven", "zigzag/balanced")
@@ -102,7 +103,7 @@ def model_rows(grid: Grid, rng) -> list[dict]:
             runs = [("ring", name, block_lens(grid, name, seq_len, percentage, rng)) for name in STRATEGIES]
             runs += [("alone", "contiguous/alone", lens) for lens in ((seq_len, 0), (0, seq_len))]
             for system, strategy, lens in runs:
-                ttft = LAYERS * max(layer_ms(grid, strategy.split("/")[0], lens, percentage)) + grid.step_ms
+                ttft = LAYERS * max(layer_ms(grid, parts_of(strategy)[0], lens, percentage)) + grid.step_ms
                 rows += _repetitions(grid, rng, percentage, "prefill", system, strategy, lens, ttft)
                 if system == "alone" or strategy in STRATEGIES[-1:]:
                     batches = [1] if seq_len == max(grid.lengths) else []
@@ -144,7 +145,7 @@ def _model_columns(grid: Grid) -> dict:
 def _repetitions(
     grid: Grid, rng, percentage: int, phase: str, system: str, strategy: str, lens, exact: float, batch=1, limit=0.0
 ):
-    layout, allocator = strategy.split("/")
+    layout, allocator = parts_of(strategy)
     gpu = grid.throttle == "mps"
     for repetition in range(grid.repetitions):
         yield {
@@ -183,7 +184,7 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
     table["percentage"] = table.percentages.map(min)
     table["order"] = [order(percentage) for percentage in table.percentage]
     table["strategy"] = [
-        f"alone/rank{int(np.argmax(row.block_lens))}" if row.system == "alone" else f"{row.layout}/{row.allocator}"
+        f"alone/rank{int(np.argmax(row.block_lens))}" if row.system == "alone" else name_of(row.layout, row.allocator)
         for row in table.itertuples()
     ]
     kept = ["architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype"]
@@ -223,7 +224,7 @@ def model_cells(rows: list[dict]) -> pd.DataFrame:
                     ("bound_fraction", "bound_fraction_low", "bound_fraction_high"), bound / row.latency_ms
                 ),
                 "fast_alone_ms": min(alone),
-                "speedup": latency.get((row.phase, f"{row.layout}/even", *place), np.nan) / row.latency_ms,
+                "speedup": latency.get((row.phase, name_of(row.layout, "even"), *place), np.nan) / row.latency_ms,
             }
         )
     return frame.join(pd.DataFrame(derived))

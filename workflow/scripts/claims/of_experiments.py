@@ -6,7 +6,7 @@ from pandas import DataFrame, Series
 
 from claims.evidence import LONG, MEDIUM, Evidence, Finding, holds, percent, span
 from heteroring.figures.plots.ablation import STEPS
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import Strategy, name_of
 from paper.cells import BALANCED, BALANCED_CONTIGUOUS, EVEN, ZIGZAG_LUT
 
 # The steps that the figure shows with the slow rank first and the record has in both orders: from even shards with
@@ -79,7 +79,7 @@ def masked_tiles_cost(evidence: Evidence) -> Finding:
 def masked_costs(evidence: Evidence, layout: str) -> Series:
     """The time with masked tiles computed over that with masked tiles skipped, by the portable kernel."""
     times = ablation_times(evidence)
-    return times[f"{layout}/balanced:masked"] / times[f"{layout}/balanced:portable"]
+    return times[name_of(layout, "balanced:masked")] / times[name_of(layout, "balanced:portable")]
 
 
 def operator_not_length(evidence: Evidence) -> Finding:
@@ -117,7 +117,8 @@ def held_out_least(evidence: Evidence) -> Finding:
     medians = medians[[":" not in name for name in medians.index]]
     others = medians.drop([BALANCED, BALANCED_CONTIGUOUS])
     ours = "; ".join(
-        f"{layout} {percent(medians[f'{layout}/balanced'])}, others {percent(each.min())} to {percent(each.max())}"
+        f"{layout} {percent(medians[name_of(layout, 'balanced')])}, "
+        f"others {percent(each.min())} to {percent(each.max())}"
         for layout, each in others.groupby(lambda name: Strategy(name).layout)
     )
     return holds(max(medians[BALANCED], medians[BALANCED_CONTIGUOUS]) < min(others), ours)

@@ -7,6 +7,7 @@ from pandas import Series
 from claims.evidence import LONG, Evidence, Finding, holds, number, span
 from heteroring.results.model_metrics import decode_cells
 from heteroring.results.results import slow_last
+from heteroring.results.strategy import parts_of
 from paper.cells import BALANCED, EVEN, UNEVEN
 
 DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made on one pair
@@ -43,7 +44,8 @@ def layer_contiguous_ratios(evidence: Evidence) -> list[float]:
     """The longest layer's time with the best contiguous split over that with balanced zigzag shards, in both orders."""
     rows = evidence.recorded(module="fms", condition="rested", seq_len=LONG)
     times = rows.pivot(index="percentages", columns="strategy", values="latency_ms")
-    return list(times.filter(like="contiguous/").min(axis="columns") / times[BALANCED])
+    contiguous = [name for name in times if parts_of(name)[0] == "contiguous"]
+    return list(times[contiguous].min(axis="columns") / times[BALANCED])
 
 
 def model_near_fastest(evidence: Evidence) -> Finding:

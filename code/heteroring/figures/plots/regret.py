@@ -13,7 +13,7 @@ from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details
 from heteroring.figures.select_rows import MissingRows, shown
 from heteroring.figures.style import INK, look, ordered
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import Strategy, parts_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -65,7 +65,7 @@ def _panel(panel: Axes, rows: DataFrame) -> None:
             filled = colour if face == INK else face
             panel.plot(beside, some.percent, color=colour, marker="o", markerfacecolor=filled, linestyle="none", ms=3)
         panel.plot([place - 0.32, place + 0.32], [middle] * 2, color=INK, linewidth=1.4)
-    names = [name.partition("/")[2].replace("@", "\n@") for name in strategies]
+    names = [parts_of(name)[1].replace("@", "\n@") for name in strategies]
     panel.set_xticks(range(len(strategies)), names, fontsize=7)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 3)))

@@ -15,6 +15,7 @@ from heteroring.figures.simulated import LOOKS, cause, platform_of, said
 from heteroring.figures.style import UNIT_LINE, look
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.planning.splits import bound, split
+from heteroring.results.strategy import name_of
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def simulated_scaling(results: Results) -> Figure:
 
 
 def _style(name: str) -> dict:
-    return look(f"zigzag/{LOOKS[name]}").line() | {"label": f"zigzag, {name}"}
+    return look(name_of("zigzag", LOOKS[name])).line() | {"label": f"zigzag, {name}"}
 
 
 def _lines(panel: Axes, platform: RecordedPlatform, cells: list, x: Sequence[int]) -> None:

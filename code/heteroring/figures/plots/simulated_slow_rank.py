@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import product, starmap
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -14,6 +14,7 @@ from heteroring.figures.simulated import cause, platform_of, said
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.planning.splits import split
+from heteroring.results.strategy import name_of, parts_of
 from heteroring.ring.partition import Partition
 
 if TYPE_CHECKING:
@@ -38,9 +39,10 @@ def simulated_slow_rank(results: Results) -> Figure:
     everything = []
     for panel, layout in zip(panels, LAYOUTS, strict=True):
         for name in _SPLITS:
-            style = look(f"{layout}/{name}")
+            strategy = name_of(layout, name)
+            style = look(strategy)
             for order, linestyle in _ORDERS.items():
-                over = ratios[f"{layout}/{name}", order]
+                over = ratios[strategy, order]
                 face = style.dark if order == "slow last" else "white"
                 panel.plot(
                     RANKS, over, color=style.dark, marker=style.marker, markerfacecolor=face, linestyle=linestyle
@@ -53,16 +55,10 @@ def simulated_slow_rank(results: Results) -> Figure:
     for panel in panels:
         slowdown_axis(panel, everything)
         panel.set_ylabel("Latency over that of equal ranks" if panel is panels[0] else "")
+    looks = {name: look(name_of("zigzag", name)) for name in _SPLITS}
     allocators = [
-        Line2D(
-            [],
-            [],
-            color=look(f"zigzag/{name}").dark,
-            marker=look(f"zigzag/{name}").marker,
-            linestyle="none",
-            label=name,
-        )
-        for name in _SPLITS
+        Line2D([], [], color=each.dark, marker=each.marker, linestyle="none", label=name)
+        for name, each in looks.items()
     ]
     orders = [
         Line2D([], [], color=INK, marker="o", markerfacecolor=face, linestyle=_ORDERS[order], label=order)
@@ -80,19 +76,19 @@ def over_equal(platform: RecordedPlatform) -> dict[tuple[str, str], list[float]]
     slow, fast = platform.cost_model.percentages[0], platform.cost_model.percentages[-1]
     equal = [latency_us(platform, "zigzag/even", (fast,) * ranks) for ranks in RANKS]
     ratios = {}
-    for layout, name, order in product(LAYOUTS, _SPLITS, _ORDERS):
+    for strategy, order in product(starmap(name_of, product(LAYOUTS, _SPLITS)), _ORDERS):
         times = []
         for ranks in RANKS:
             percentages = [fast] * (ranks - 1)
             percentages.insert(0 if order == "slow first" else ranks, slow)
-            times.append(latency_us(platform, f"{layout}/{name}", tuple(percentages)))
-        ratios[f"{layout}/{name}", order] = [time / alike for time, alike in zip(times, equal, strict=True)]
+            times.append(latency_us(platform, strategy, tuple(percentages)))
+        ratios[strategy, order] = [time / alike for time, alike in zip(times, equal, strict=True)]
     return ratios
 
 
 def latency_us(platform: RecordedPlatform, strategy: str, percentages: tuple[float, ...]) -> float:
     """Simulated microseconds of a call of SEQ_LEN tokens over ranks at these percentages."""
-    layout, name = strategy.split("/")
+    layout, name = parts_of(strategy)
     costs = platform.costs(SEQ_LEN, percentages)
     lens = split(name, SEQ_LEN, costs, layout, max(2, platform.multiple))
     return platform.simulate(Partition(layout, lens), percentages).latency_us

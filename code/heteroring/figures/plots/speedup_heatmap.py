@@ -13,6 +13,7 @@ from heteroring.figures.canvas import finish, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select_rows import MissingRows, ring_cells
 from heteroring.figures.style import LAYOUTS
+from heteroring.results.strategy import name_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -41,7 +42,7 @@ def speedup_heatmap(results: Results) -> Figure:
     for panel, layout in zip(panels, layouts, strict=True):
         table = rows[rows.layout == layout].pivot(index="seq_len", columns="percentage", values="speedup")
         image = _table(panel, table.reindex(index=lengths), shades)
-        panel.set_title(f"{layout}/uneven over {layout}/even")
+        panel.set_title(f"{name_of(layout, 'uneven')} over {name_of(layout, 'even')}")
     for panel in panels[::columns]:
         panel.set_ylabel("Tokens")
     bar = figure.colorbar(image, ax=list(panels), pad=0.01, fraction=0.03, aspect=12)
