@@ -17,6 +17,7 @@ import pandas as pd
 from typer.testing import CliRunner
 
 from heteroring.cli.main import app
+from heteroring.digits import significant
 from heteroring.figures.style import BASELINE_COLOUR, look
 from heteroring.files import atomic_path
 from heteroring.results.metrics import cells
@@ -83,15 +84,10 @@ def markdown(found: pd.DataFrame, best: pd.Series) -> str:
     """The table of README."""
     lines = ["| slow rank at | " + " | ".join(f"{p} %" for p in SHOWN) + " |", "|---" * (1 + len(SHOWN)) + "|"]
     for name in LINES:
-        texts = [digits(found[name][p]) + (f" ({best[p]})" if name == BEST else "") for p in SHOWN]
+        texts = [significant(found[name][p]) + (f" ({best[p]})" if name == BEST else "") for p in SHOWN]
         bold = "**" if name == BALANCED else ""
         lines.append("| " + " | ".join(f"{bold}{text}{bold}" for text in (name, *texts)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def planned(command: re.Match[str]) -> str:

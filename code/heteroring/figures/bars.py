@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from heteroring.digits import significant
 from heteroring.figures.axes import milliseconds_axis
 from heteroring.figures.style import ALONE_LINE, BOUND_LINE
 
@@ -28,7 +29,7 @@ def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], referenc
     for place, milliseconds, style in bars:
         widths.append(scale * milliseconds)
         bar = panel.barh(place, widths[-1], height=0.78, **style)
-        panel.bar_label(bar, [three_digits(widths[-1])], **_VALUE)
+        panel.bar_label(bar, [significant(widths[-1])], **_VALUE)
     lines = {column: scale * references[column].median() for column in REFERENCES if references[column].notna().any()}
     for column, place in lines.items():
         panel.axvline(place, zorder=3, **REFERENCES[column])
@@ -49,8 +50,3 @@ def name_bars(panel: Axes, labels: Sequence[str]) -> None:
 def reference_handles(rows: DataFrame) -> list[Line2D]:
     """Legend handles of those references that `rows` have."""
     return [Line2D([], [], **style) for column, style in REFERENCES.items() if rows[column].notna().any()]
-
-
-def three_digits(value: float) -> str:
-    """Three significant digits without an exponent: 0.0123, 1.20, 123, 1234."""
-    return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".rstrip(".")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from heteroring.digits import significant
 from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.figures.simulated import platform_of
@@ -155,8 +156,7 @@ def holds(condition: bool, ours: str) -> Finding:
 
 
 def number(value: float) -> str:
-    """`value` with three digits: 0.0954, 43.2, 609."""
-    return f"{value:#.3g}".rstrip(".") if abs(value) < 999.5 else f"{value:,.0f}"
+    return significant(value, thousands=",")
 
 
 def span(values) -> str:

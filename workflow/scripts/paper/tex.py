@@ -3,8 +3,12 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from heteroring.digits import significant
+
 # In percent; a smaller share is given as less than this.
 LEAST_SHARE = 0.01
+# Between thousands, in braces, which TeX spaces alike in text and in formulas.
+_COMMA = "{,}"
 
 _SPECIAL = {
     **{character: rf"\{character}" for character in "&%$#_{}"},
@@ -14,26 +18,19 @@ _SPECIAL = {
 }
 
 
-def rounded(value: float, digits: int = 3, places: int = 9) -> str:
-    """`value` with `digits` significant digits, but never short of its integer part: 0.0954, 43.2, 6{,}196.
+def rounded(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits: 0.0954, 43.2, 6{,}196. Raises ValueError if it is not finite.
 
-    It has no more than `places` decimals. The one place where a number of the paper is rounded. Raises ValueError if it
-    is not finite.
+    The one place where a number of the paper is rounded.
     """
     if not math.isfinite(value):
         raise ValueError(f"{value} cannot be printed: a number of the paper must be finite")
-    exponent = int(f"{value:.{digits - 1}e}".split("e")[1])
-    return _grouped(f"{value:,.{min(places, max(0, digits - 1 - exponent))}f}")
+    return significant(value, digits, thousands=_COMMA)
 
 
 def count(value: int) -> str:
     """An integer as it is, thousands grouped."""
-    return _grouped(f"{value:,}")
-
-
-def _grouped(text: str) -> str:
-    """Commas in braces, which TeX spaces alike in text and in formulas."""
-    return text.replace(",", "{,}")
+    return f"{value:,}".replace(",", _COMMA)
 
 
 def duration(milliseconds: float) -> str:

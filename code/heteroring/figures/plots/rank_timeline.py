@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MultipleLocator
 
+from heteroring.digits import significant
 from heteroring.figures.axes import spread
-from heteroring.figures.bars import three_digits
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import condition, run_details, tokens
 from heteroring.figures.select_rows import MissingRows, ring_cells
@@ -94,7 +94,7 @@ def _rank_bars(panel: Axes, row: Series, index: int, ranks: int) -> None:
     if latency > LIMIT:
         middle = sum(places) / len(places)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        panel.text(0.98 * LIMIT, middle, f"to {three_digits(latency)}", ha="right", va="center", fontsize=7, bbox=box)
+        panel.text(0.98 * LIMIT, middle, f"to {significant(latency)}", ha="right", va="center", fontsize=7, bbox=box)
 
 
 def _rank_labels(panel: Axes, strategies: list[str], ranks: int) -> None:
