@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import heteroring
+from tree import ROOT
 
 pytest.importorskip("build")
 
-ROOT = Path(__file__).parents[2]
 RING = """
 import torch, torch.distributed as dist, heteroring as hr
 dist.init_process_group("gloo", init_method="file://{store}", rank=0, world_size=1)

@@ -2,7 +2,6 @@
 
 import json
 from heapq import heapify, heapreplace
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -16,8 +15,9 @@ from heteroring.files import read_json
 from heteroring.kernels import launch_configs
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import total_pairs
+from tree import ROOT
 
-PROFILES = sorted((Path(__file__).resolve().parents[3] / "data/h200x2/profile").glob("*.csv"))
+PROFILES = sorted((ROOT / "data/h200x2/profile").glob("*.csv"))
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from heteroring.cli import main as cli
 from heteroring.cli.main import app
 from heteroring.results.rows import Measurement, read_rows, write_rows
 from heteroring.results.summary import summary
+from tree import ROOT
 
 COMMANDS = ("profile", "fit", "allocate", "bench", "model", "aggregate", "demo", "doctor", "figure")
 BENCH = {"--percentages": "100,50", "--seq-lens": "64,128", "--strategies": "zigzag/even,zigzag/uneven"}
@@ -166,7 +167,7 @@ def measured_job(monkeypatch, *words):
 
 def test_bench_without_options_measures_the_grid(monkeypatch):
     """To repeat the numbers, one types the platform, not its shapes."""
-    config = yaml.safe_load((Path(__file__).parents[3] / "workflow" / "config" / "default.yaml").read_text())
+    config = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text())
     for platform, words in {"cpu": [], "gpu": ["--peers"]}.items():
         job, output = measured_job(monkeypatch, "--platform", platform, *words)
         settings = config["platforms"][platform]
@@ -180,7 +181,7 @@ def test_bench_without_options_measures_the_grid(monkeypatch):
 
 
 def test_bench_with_models_measures_every_strategy_of_the_grid(monkeypatch):
-    config = yaml.safe_load((Path(__file__).parents[3] / "workflow" / "config" / "default.yaml").read_text())
+    config = yaml.safe_load((ROOT / "workflow" / "config" / "default.yaml").read_text())
     job, _ = measured_job(monkeypatch, "--models", "somewhere", "--heads", "8")
     assert sorted(job.strategies) == sorted(config["strategies"])
     assert (job.shape.heads, job.shape.kv_heads) == (8, 2)
@@ -588,7 +589,7 @@ def run_python(*words, **options):
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**os.environ, "PYTHONPATH": str(ROOT / "code")}
 
 
 @pytest.mark.ranks

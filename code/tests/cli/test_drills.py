@@ -12,11 +12,11 @@ import pytest
 
 from forked_commands import Command
 from namespaces import NO_LOOPBACK, within
-from tree import processes, ranks_of
+from tree import ROOT, processes, ranks_of
 
 pytestmark = pytest.mark.ranks
 
-CODE = Path(__file__).parents[2]
+CODE = ROOT / "code"
 SMALL = ("--percentages", "100", "--seq-lens", "8", "--strategies", "zigzag/even", "--repetitions", "1")
 LONG = ("--percentages", "100,1", "--seq-lens", "1024", "--strategies", "zigzag/even", "--repetitions", "1000")
 # Most seconds from the incident to the end.

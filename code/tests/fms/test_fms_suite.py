@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tree import ROOT
+
 pytest.importorskip("fms")
 
-CODE = Path(__file__).parents[2]
+CODE = ROOT / "code"
 
 pytestmark = pytest.mark.ranks
 

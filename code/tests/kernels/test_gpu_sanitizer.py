@@ -8,11 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from gpu import one_gpu
+from tree import ROOT
 
 SANITIZER = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
 
@@ -49,7 +49,7 @@ class TestSanitizer:
     pytestmark = one_gpu
 
     def test_a_small_case_is_clean(self, tool, clean):
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         done = subprocess.run(
             [SANITIZER, "--tool", tool, sys.executable, "-c", CASE, tool],
             env=environment,

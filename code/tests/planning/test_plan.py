@@ -29,8 +29,8 @@ from heteroring.planning.plan import plan
 from heteroring.planning.splits import bound
 from heteroring.planning.work import Work
 from heteroring.ring.partition import LAYOUTS, Partition
+from tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
 LLAMA = Work.language_model(
     "llama/3-8b",

@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from heteroring.planning.steps import Costs, step_us, steps
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.schedule import ring_steps
 from heteroring.ring.workload import step_pairs
+from tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 FAST = Link(1e9, 0.0)
 some_lens = st.lists(st.integers(0, 20), min_size=1, max_size=7).filter(any)
 

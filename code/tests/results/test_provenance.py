@@ -8,6 +8,7 @@ import pytest
 from heteroring.bench.ring.job import RingJob
 from heteroring.results.git import Commit
 from heteroring.results.provenance import RankReport, merge, provenance, read_json, read_record, settings_of, write_json
+from tree import ROOT
 
 FIELDS = {
     "platform",
@@ -91,7 +92,7 @@ def test_settings_of_a_job_are_json():
     assert settings["shape"]["heads"] == 4
     assert settings["models"] == "models"
     assert json.loads(json.dumps(settings)) == settings
-    recorded = Path(__file__).parents[3] / "data/h200x2/bench/pct-100-050.job-1.json"
+    recorded = ROOT / "data/h200x2/bench/pct-100-050.job-1.json"
     assert list(settings) == list(read_record(recorded)["settings"])
 
 

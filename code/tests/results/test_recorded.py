@@ -1,7 +1,5 @@
 """The record of two H200s against the work model on which balanced splits are based."""
 
-from pathlib import Path
-
 import pytest
 
 from heteroring.allocators.costs import predicted_ms
@@ -9,10 +7,11 @@ from heteroring.allocators.fitting import load_model
 from heteroring.results.metrics import cells
 from heteroring.results.rows import Measurement, read_rows
 from heteroring.ring.partition import Partition
+from tree import ROOT
 
 pytestmark = pytest.mark.slow
 
-RECORD = Path(__file__).parents[3] / "data" / "h200x2"
+RECORD = ROOT / "data" / "h200x2"
 SHORT = 8192
 
 

@@ -14,6 +14,7 @@ import torch
 from heteroring.throttle import throttle_type
 from heteroring.throttle.mps import Mps, expected_sms
 from heteroring.throttle.mps_daemon import LOGS, PIPES, MpsUnavailable, mps_daemon
+from tree import ROOT
 
 # Answers through a file in its folder of pipes, as the program does through a socket there. With -f it is the daemon
 # and starts a server, which outlives it where the test asks for that.
@@ -114,7 +115,7 @@ def test_ctrl_c_ends_the_daemon_of_a_whole_process(control, tmp_path):
         "    print(open(variables['CUDA_MPS_PIPE_DIRECTORY'] + '/control').read(), flush=True)\n"
         "    time.sleep(60)\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
     )

@@ -2,24 +2,24 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-yaml = pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
-from workflow.commands import Commands  # noqa: E402
-from workflow.preflight.configuration import check  # noqa: E402
-from workflow.preflight.stale_lock import drop_stale_lock  # noqa: E402
-from workflow.scripts.check_latex_log import problems  # noqa: E402
+from workflow.commands import Commands
+from workflow.preflight.configuration import check
+from workflow.preflight.stale_lock import drop_stale_lock
+from workflow.scripts.check_latex_log import problems
 
-import fuzz  # noqa: E402
-from record import read_config  # noqa: E402
+import fuzz
+from record import read_config
+from tree import ROOT
 
-WORKFLOW = Path(__file__).parents[3] / "workflow"
+WORKFLOW = ROOT / "workflow"
 SCHEMA = WORKFLOW / "schemas" / "config.schema.yaml"
 DEFAULT = yaml.safe_load((WORKFLOW / "config" / "default.yaml").read_text())
 

@@ -6,18 +6,18 @@ import subprocess
 import sys
 from dataclasses import is_dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 import heteroring
 from heteroring import allocators
+from tree import ROOT
 
 pytest.importorskip("sphinx")
 pytest.importorskip("fms")
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.ranks

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from workflow.preflight.platforms import visible_gpus
 
+from tree import ROOT
+
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
-ROOT = Path(__file__).parents[3]
 # The output of stand-ins for Slurm's programs. A refused job ends the run.
 SLURM = {
     "sinfo": "echo 'PARTITION'; echo 'all*'",

@@ -3,21 +3,21 @@
 import copy
 import os
 import re
-from pathlib import Path
 
 import pytest
+import yaml
 
-yaml = pytest.importorskip("yaml")
 pytest.importorskip("snakemake")
 
-from snakemake.utils import update_config  # noqa: E402
-from workflow.preflight import platforms  # noqa: E402
-from workflow.preflight.configuration import check  # noqa: E402
-from workflow.preflight.outputs import check_writable  # noqa: E402
-from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus  # noqa: E402
-from workflow.preflight.whole_models import check_models  # noqa: E402
+from snakemake.utils import update_config
+from workflow.preflight import platforms
+from workflow.preflight.configuration import check
+from workflow.preflight.outputs import check_writable
+from workflow.preflight.platforms import choose, recorded_platforms, visible_gpus
+from workflow.preflight.whole_models import check_models
 
-ROOT = Path(__file__).parents[3]
+from tree import ROOT
+
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 CONFIG = ROOT / "workflow" / "config"
 NOISE = ("platforms", "cpu", "bound_fraction_noise")

@@ -15,8 +15,8 @@ from heteroring.figures import NAMES
 from heteroring.ring import reference, schedule
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import score_pairs
+from tree import ROOT
 
-ROOT = Path(__file__).parents[3]
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 

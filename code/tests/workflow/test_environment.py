@@ -3,16 +3,15 @@
 import re
 import subprocess
 import tomllib
-from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-yaml = pytest.importorskip("yaml")
+from tree import ROOT
 
-ROOT = Path(__file__).parents[3]
 PYTHONS = ("3.11", "3.12", "3.13")
 
 

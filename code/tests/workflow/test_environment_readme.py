@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from forked_commands import Command
+from tree import ROOT
 
-ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 COMMANDS = (ROOT / "docs" / "command-line.md").read_text()
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).parents[3] / "workflow" / "setup"
+from tree import ROOT
+
+SETUP = ROOT / "workflow" / "setup"
 # Programs that the scripts use besides those that these tests fake.
 BASICS = ("bash", "chmod", "dirname", "env", "mkdir")
 

@@ -4,18 +4,17 @@ from itertools import product
 from math import isnan
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
-yaml = pytest.importorskip("yaml")
-
-from check_measurements import main as check  # noqa: E402
-from commands import Commands  # noqa: E402
-from heteroring.cli.main import app  # noqa: E402
-from heteroring.figures import draw  # noqa: E402
-from heteroring.results.metrics import choices_of_ranks  # noqa: E402
-from heteroring.results.rank_speeds import in_short  # noqa: E402
-from heteroring.results.results import Results  # noqa: E402
-from record import read_config  # noqa: E402
+from check_measurements import main as check
+from commands import Commands
+from heteroring.cli.main import app
+from heteroring.figures import draw
+from heteroring.results.metrics import choices_of_ranks
+from heteroring.results.rank_speeds import in_short
+from heteroring.results.results import Results
+from record import read_config
 
 RINGS = ((100, 100, 100), (100, 100, 40), (40, 100, 100), (100, 40, 40))
 STRATEGIES = ["contiguous/even", "zigzag/even", "zigzag/balanced"]

@@ -13,8 +13,9 @@ import synthetic
 from heteroring.results.metrics import cells
 from heteroring.results.results import Results, headline
 from heteroring.results.rows import Measurement, read_rows
+from tree import ROOT
 
-CODE = Path(__file__).parents[2]
+CODE = ROOT / "code"
 NOTEBOOKS = CODE.parent / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

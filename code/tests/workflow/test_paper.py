@@ -24,10 +24,10 @@ from heteroring.figures import NAMES, WIDTH
 from heteroring.results.aggregate import aggregate
 from paper import tex
 from synthetic import TINY, synthetic_results
+from tree import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 LATEX = ROOT / "latex"
 PREDICTIONS = ROOT / "data" / "predictions"
 DATA = ROOT / "data"

@@ -15,8 +15,8 @@ import paper_numbers
 from heteroring import allocate
 from heteroring.allocators.formula import TERMS
 from paper import study
+from tree import ROOT
 
-ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "data" / "published"
 RING, MATMUL, FORMULA = (FOLDER / f"{name}.csv" for name in ("l40x2_ring_sweep", "l40_matmul_mps_sweep", "l40_formula"))
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from workflow.preflight.python_imports import with_imports
 
+from tree import ROOT
+
 TREE = {
     "code/room/__init__.py": "from room.door import open_it\n",
     "code/room/door.py": "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from room.key import Key\n",
@@ -85,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_named(needed, name):
     ],
 )
 def test_what_the_rules_follow_reaches_what_defines_their_numbers(path, needs, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[3])
+    monkeypatch.chdir(ROOT)
     found = with_imports([path])
     assert {f"code/heteroring/{name}.py" for name in needs} <= set(found)
     # Of the kernels, a split depends only on the sizes of tiles.

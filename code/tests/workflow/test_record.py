@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from heteroring.cli import main as cli
 from record import _heteroring, jobs, left_to_do, main, outlook, read_config, record, share_of
+from tree import ROOT
 
 pytestmark = pytest.mark.ranks
 
-SCRIPT = Path(__file__).parents[3] / "workflow" / "record.py"
+SCRIPT = ROOT / "workflow" / "record.py"
 CONFIG = SCRIPT.parent / "config" / "default.yaml"
 SETTINGS = yaml.safe_load(CONFIG.read_text())
 

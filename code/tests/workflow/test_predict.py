@@ -2,7 +2,6 @@
 
 import csv
 from itertools import product
-from pathlib import Path
 from statistics import quantiles
 
 import pytest
@@ -15,8 +14,8 @@ from heteroring.results.strategy import STRATEGIES
 from heteroring.ring.partition import Partition
 from predict import COLUMNS, predictions
 from record import read_config
+from tree import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 RECORD = ROOT / "data" / "h200x2"
 
 

@@ -1,7 +1,5 @@
 """Measurements on four or eight GPUs: the ring, fewer ranks and PyTorch's baselines, each result verified."""
 
-from pathlib import Path
-
 import pytest
 
 from gpu import of_gpus
@@ -9,8 +7,9 @@ from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
 from heteroring.results.metrics import cells, choices_of_ranks
+from tree import ROOT
 
-MODELS = Path(__file__).parents[3] / "data" / "h200x2" / "models"
+MODELS = ROOT / "data" / "h200x2" / "models"
 STRATEGIES = ("contiguous/even", "contiguous/uneven", "zigzag/even", "zigzag/balanced")
 
 

@@ -12,6 +12,7 @@ from heteroring.bench.ring.run import steps
 from heteroring.bench.shape import Shape
 from heteroring.results.rows import write_rows
 from rows import profile_row
+from tree import ROOT
 
 needs_fms = pytest.mark.skipif(find_spec("fms") is None, reason="needs ibm-fms")
 
@@ -108,7 +109,7 @@ def test_three_ranks_are_planned_for():
 
 
 def test_of_more_than_two_ranks_the_fastest_are_measured_by_themselves():
-    models = Path(__file__).parents[3] / "data" / "h200x2" / "models"
+    models = ROOT / "data" / "h200x2" / "models"
     gpu = {"device_kind": "gpu", "throttle": "mps", "fitted_models": models, "seq_lens": (65536,), "multiple": 256}
     four = job(**gpu, percentages=(50, 100, 10, 100), strategies=("zigzag/even", "zigzag/balanced"))
     cells, _ = cells_of(four)

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,10 @@ from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.figures.select_rows import MissingRows
 from heteroring.figures.style import STRATEGIES, look
 from synthetic_figures import DPI, GRIDS, NAMES, VARIED, box, drawn, panels, results, results_of, texts
+from tree import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
 TUPLES = ("percentages", "block_lens")
 
 

@@ -15,6 +15,7 @@ from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import read_json
 from heteroring.results.rows import read_rows
+from tree import ROOT
 
 pytestmark = two_gpus
 
@@ -34,7 +35,7 @@ def command(folder: Path, throttle: str, percentages: str) -> list[str]:
 
 @pytest.mark.parametrize(("throttle", "percentages"), [("none", "100,100"), ("mps", "100,50")])
 def test_two_gpus_prefill_and_decode_what_one_does(tmp_path, throttle, percentages):
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT / "code"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command(tmp_path, throttle, percentages),
         capture_output=True,

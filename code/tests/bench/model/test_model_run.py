@@ -1,7 +1,6 @@
 """Measurement of a whole model: every cell, the trace, the generated tokens; and jobs that are refused."""
 
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +24,7 @@ from heteroring.results.provenance import RankReport, read_json
 from heteroring.results.rows import read_rows
 from heteroring.ring.partition import Partition
 from heteroring.throttle import Throttle
+from tree import ROOT
 
 TINY = {"layers": 3, "emb_dim": 64, "heads": 4, "kv_heads": 2, "vocabulary": 97, "max_seq_len": 104}
 STRATEGIES = ("contiguous/even", "zigzag/uneven")
@@ -244,7 +244,7 @@ def test_a_model_that_is_not_named_fits_the_platform(tmp_path, monkeypatch, plat
     words += ["--platform", platform, "--output", str(tmp_path / "pct-050.csv")]
     result = CliRunner().invoke(app, ["model", *words])
     assert result.exit_code == 0, result.output
-    config = yaml.safe_load((Path(__file__).parents[3] / "workflow/config/default.yaml").read_text())
+    config = yaml.safe_load((ROOT / "workflow/config/default.yaml").read_text())
     configured = config["platforms"][platform]["model"]
     assert [(spec.name, spec.dtype) for spec in asked] == [(configured["name"], dtype)]
     assert configured["dtype"] == dtype
