@@ -29,9 +29,9 @@ from heteroring.planning.plan import plan
 from heteroring.planning.splits import bound
 from heteroring.planning.work import Work
 from heteroring.ring.partition import LAYOUTS, Partition
+from recorded import RECORD
 from tree import ROOT
 
-RECORD = ROOT / "data" / "h200x2"
 LLAMA = Work.language_model(
     "llama/3-8b",
     layers=32,
@@ -239,6 +239,7 @@ KINDS = [
 a_node = st.lists(st.sampled_from(KINDS), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(
     nodes=st.lists(a_node, min_size=1, max_size=3),
     gb_per_s=st.sampled_from([0.1, 5, 50, 1000]),

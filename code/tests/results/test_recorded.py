@@ -4,33 +4,23 @@ import pytest
 
 from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.fitting import load_model
-from heteroring.results.metrics import cells
-from heteroring.results.rows import Measurement, read_rows
+from heteroring.results.strategy import STRATEGIES
 from heteroring.ring.partition import Partition
-from tree import ROOT
+from recorded import RECORD, rings
 
 pytestmark = pytest.mark.slow
 
-RECORD = ROOT / "data" / "h200x2"
 SHORT = 8192
-
-
-@pytest.fixture(scope="module")
-def rings():
-    rows = [row for path in sorted((RECORD / "bench").glob("*.csv")) for row in read_rows(path, Measurement)]
-    table = cells([row for row in rows if (row.module, row.condition) == ("attention", "rested")])
-    return table[table.system == "ring"]
 
 
 @pytest.mark.parametrize(
     ("strategy", "seq_len"),
     [
         *((strategy, 32768) for strategy in ("zigzag/even", "zigzag/balanced")),
-        *((f"contiguous/{allocator}", 65536) for allocator in ("even", "uneven", "lut")),
-        *((f"zigzag/{allocator}", 65536) for allocator in ("even", "uneven", "lut", "balanced")),
+        *((each, 65536) for each in STRATEGIES if each.allocator != "formula" and each != "contiguous/balanced"),
     ],
 )
-def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_len):
+def test_ranks_are_busy_for_as_long_as_the_work_model_says(strategy, seq_len):
     """Within 5 %, 12 % with the slow rank first, where waiting for keys in a fused first step is little of the work.
 
     Shorter prompts are left out, where it is more (even zigzag at 16,384 tokens: 13 % on rank 0 at 10 %, 3.5 %
@@ -40,7 +30,7 @@ def test_ranks_are_busy_for_as_long_as_the_work_model_says(rings, strategy, seq_
     all keys of the other rank instead of those of a head.
     """
     model = load_model(RECORD / "models" / "cost-attention.json")
-    long = rings[(rings.strategy == strategy) & (rings.seq_len == seq_len)]
+    long = rings()[(rings().strategy == strategy) & (rings().seq_len == seq_len)]
     assert len(long) >= 18  # both orders
     for cell in long.itertuples():
         costs = [model.predict(cell.seq_len, percentage).cost for percentage in cell.percentages]

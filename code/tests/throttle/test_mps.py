@@ -65,6 +65,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.ranks
 def test_a_private_daemon_runs_while_the_context_does(control):
     before = dict(os.environ)
     with mps_daemon() as variables:
@@ -77,6 +78,7 @@ def test_a_private_daemon_runs_while_the_context_does(control):
     assert not folder.exists()
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_it_ends_with_a_context_that_raises(control, error):
     started = []
@@ -91,6 +93,7 @@ def test_it_ends_with_a_context_that_raises(control, error):
     assert not any(map(alive, started))
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("behaviour", ["stubborn", "orphan"])
 def test_what_does_not_end_itself_is_ended(control, monkeypatch, behaviour):
     monkeypatch.setenv("FAKE_MPS", behaviour)
@@ -99,6 +102,7 @@ def test_what_does_not_end_itself_is_ended(control, monkeypatch, behaviour):
     assert not any(map(alive, started))
 
 
+@pytest.mark.ranks
 def test_a_daemon_that_was_killed_takes_its_server_along(control):
     with mps_daemon() as variables:
         started = pids(variables[PIPES])
@@ -126,6 +130,7 @@ def test_ctrl_c_ends_the_daemon_of_a_whole_process(control, tmp_path):
     assert not any(map(alive, started))
 
 
+@pytest.mark.ranks
 def test_a_daemon_that_the_environment_names_is_left_alone(control, tmp_path, monkeypatch):
     foreign = tmp_path / "pipe"
     foreign.mkdir()
@@ -148,6 +153,7 @@ def test_a_daemon_that_the_environment_names_is_left_alone(control, tmp_path, mo
         daemon.wait(10)
 
 
+@pytest.mark.ranks
 def test_a_named_daemon_that_does_not_answer_is_refused(control, tmp_path, monkeypatch):
     """Otherwise CUDA would run without a limit, and times would be recorded as those of a limited GPU."""
     gone = tmp_path / "gone"
@@ -168,6 +174,7 @@ def test_without_the_program_there_is_another_way(control, monkeypatch):
         mps_daemon().__enter__()
 
 
+@pytest.mark.ranks
 def test_a_refusal_is_passed_on(control, monkeypatch):
     monkeypatch.setenv("FAKE_MPS", "refuse")
     before = dict(os.environ)

@@ -85,6 +85,7 @@ def test_modules_and_functions_named_exist(page):
         assert found or hasattr(import_module(parent), last), name
 
 
+@pytest.mark.slow
 def test_readme_is_short_and_its_results_are_those_of_the_record():
     contents = made()
     assert README.read_text() == contents[README], "make readme"

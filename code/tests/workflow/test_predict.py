@@ -8,26 +8,17 @@ import pytest
 
 from heteroring.files import read_json
 from heteroring.planning.recorded_platform import RecordedPlatform
-from heteroring.results.metrics import cells
-from heteroring.results.rows import Measurement, read_rows
 from heteroring.results.strategy import STRATEGIES
 from heteroring.ring.partition import Partition
 from predict import COLUMNS, predictions
 from record import read_config
+from recorded import RECORD, rings
 from tree import ROOT
-
-RECORD = ROOT / "data" / "h200x2"
-
-
-def recorded_calls():
-    """The recorded rings' rested calls."""
-    rows = cells(read_rows(sorted(RECORD.glob("bench/*.csv")), Measurement))
-    return rows[(rows.module == "attention") & (rows.system == "ring") & (rows.condition == "rested")]
 
 
 @pytest.mark.slow
 def test_simulated_latencies_are_near_the_recorded_ones():
-    rows = recorded_calls()
+    rows = rings()
     platform = RecordedPlatform.of(read_json(RECORD / "models" / "cost-attention.json"), gpu=True)
     simulated = [
         platform.simulate(Partition(row.layout, row.block_lens), row.percentages).latency_us / 1e3
@@ -69,13 +60,14 @@ def test_kept_predictions_cover_the_grid_in_the_other_order():
     assert_sound(rows)
 
 
+@pytest.mark.slow
 def test_what_was_measured_after_it_was_predicted_is_near():
     """For calls that are split as predicted; those by fitted models are not, since the pairs' profiles differ."""
 
     def listed(ranks):
         return " ".join(map(str, ranks))
 
-    rows = recorded_calls()
+    rows = rings()
     measured = {
         (listed(row.percentages), row.seq_len, row.strategy, listed(row.block_lens)): row.latency_ms
         for row in rows[rows.seq_len >= 16384].itertuples()
@@ -96,9 +88,9 @@ def test_kept_predictions_of_more_ranks_are_of_the_configured_grid(ranks):
     rows, config = kept(f"h200x{ranks}.csv"), read_config(ROOT / "workflow" / "config" / f"ring{ranks}.yaml")
     lengths = config["platforms"]["gpu"]["seq_lens"]
     strategies = [*config["strategies"], *(f"zigzag/fastest{count}" for count in range(2, ranks))]
-    rings = [" ".join(map(str, ring)) for ring in config["percentages"]]
+    percentages = [" ".join(map(str, ring)) for ring in config["percentages"]]
     found = sorted((row["percentages"], int(row["seq_len"]), row["strategy"]) for row in rows)
-    assert found == sorted(product(rings, lengths, strategies))
+    assert found == sorted(product(percentages, lengths, strategies))
     assert_sound(rows)
     config["percentages"] = config["percentages"][:1] + config["percentages"][-1:]
     config["platforms"]["gpu"]["seq_lens"] = lengths[:1]
