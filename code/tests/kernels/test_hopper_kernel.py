@@ -15,7 +15,7 @@ from heteroring.kernels import hopper_launch, launch_configs, tensor_map
 from heteroring.kernels.launch_cache import Plans
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.kernels.triton_backend import backend, takes_pending
-from oracle import assert_accurate, blind_queries, rectangle64
+from oracle import LSE_ROUNDING, assert_as_accurate_as_torch
 
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == hopper_launch.ARCHITECTURE
 on_hopper = pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU")
@@ -122,17 +122,9 @@ def operands(m, n, *, heads=4, kv_heads=2, head_dim=128, dtype=torch.bfloat16, b
     return random(heads, m), random(kv_heads, n), random(kv_heads, n)
 
 
-def assert_close(got, q, k, v, scale, offset):
-    """Assert that out keeps the accuracy rule beside PyTorch on the GPU, and LSE to within fp32 rounding."""
-    want, want_lse = rectangle64(q, k, v, scale, offset)
-    blind = blind_queries(*got, want_lse)
-    if blind.all():
-        return
-    every = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
-    mask = None if offset is None else every.tril(offset)
-    own = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
-    assert_accurate(got[0][~blind], want[~blind], (own.double() - want)[~blind].abs().max())
-    torch.testing.assert_close(got[1][~blind].double(), want_lse[~blind], atol=1e-5, rtol=1e-6)
+def assert_close(got, *operands):
+    """Assert the accuracy rule of oracle.py for q, k, v, the scale and the causal offset; LSE is rounded as in fp32."""
+    assert_as_accurate_as_torch(*got, *operands, lse_error=LSE_ROUNDING)
 
 
 @pytest.fixture(params=["hopper", "portable"])

@@ -18,47 +18,9 @@ import compiled  # noqa: E402
 from heteroring.kernels import launch_configs  # noqa: E402
 from heteroring.kernels.masked_tiles import masked, portable  # noqa: E402
 from heteroring.kernels.triton_backend import backend  # noqa: E402
-from oracle import assert_accurate, blind_queries, rectangle64  # noqa: E402
+from oracle import assert_as_accurate_as_torch, rectangle64, visible_keys  # noqa: E402
 
 DEVICE = "cuda" if GPU else "cpu"
-
-
-def visible_keys(m, n, offset):
-    """bool [m, n], True where query i sees key j."""
-    if offset is None:
-        return torch.ones(m, n, dtype=torch.bool)
-    return torch.tensor([[j <= i + offset for j in range(n)] for i in range(m)], dtype=torch.bool).view(m, n)
-
-
-def torch_error(q, k, v, scale, offset, want):
-    """Largest error of PyTorch's own attention on these operands, over the queries that see a key."""
-    mask = visible_keys(q.shape[2], k.shape[2], offset)
-    group = q.shape[1] // k.shape[1]
-    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    got = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.device), scale=scale)
-    seen = mask.any(-1)
-    return (got.cpu().double() - want)[:, :, seen].abs().max().item() if seen.any() else 0.0
-
-
-def lse_error(q, k, scale, offset, want):
-    """Largest error of the log-sum-exp that PyTorch computes: in fp32, or with the GPU's 16-bit matrix units.
-
-    The latter round less precisely than fp32 arithmetic, and PyTorch's kernels support no such mask: the error is taken
-    with all keys visible.
-    """
-    if q.is_cuda and q.element_size() == 2:
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-        if torch.cuda.get_device_capability() >= (9, 0):
-            q, k = (torch.nn.functional.pad(x, (0, -x.shape[3] % 8)) for x in (q, k))  # it supports no other head sizes
-            got = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, k, None, True, scale=scale)[1]
-        else:
-            got = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, scale=scale)[1]
-        return (got.reshape(q.shape[:3]).cpu().double() - rectangle64(q, k, k, scale, None)[1].cpu()).abs().max().item()
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    mask = visible_keys(q.shape[2], k.shape[2], offset)
-    got = ((q.cpu().float() @ k.cpu().float().mT) * scale).masked_fill(~mask, -math.inf).logsumexp(-1)
-    seen = mask.any(-1)
-    return (got.double() - want)[:, :, seen].abs().max().item() if seen.any() else 0.0
 
 
 def operands(m, n, *, heads=2, kv_heads=2, head_dim=64, dtype=torch.float32, batch=1, seed=None):
@@ -67,17 +29,9 @@ def operands(m, n, *, heads=2, kv_heads=2, head_dim=64, dtype=torch.float32, bat
     return [torch.randn(shape, generator=generator).to(dtype).to(DEVICE) for shape in shapes]
 
 
-def assert_close(got, q, k, v, scale, offset):
-    """Assert that out and LSE keep the accuracy rule of oracle.py."""
-    out, lse = (x.cpu() for x in got)
-    want_out, want_lse = (x.cpu() for x in rectangle64(q, k, v, scale, offset))
-    assert lse.shape == want_lse.shape
-    blind = blind_queries(out, lse, want_lse)
-    if blind.all():
-        assert out.shape == want_out.shape
-        return
-    assert_accurate(out, want_out, torch_error(q, k, v, scale, offset, want_out))
-    assert_accurate(lse[~blind], want_lse[~blind], lse_error(q, k, scale, offset, want_lse))
+def assert_close(got, *operands):
+    """Assert the accuracy rule of oracle.py for q, k, v, the scale and the causal offset."""
+    assert_as_accurate_as_torch(*got, *operands)
 
 
 @pytest.fixture(autouse=True)

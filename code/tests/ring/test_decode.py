@@ -8,7 +8,7 @@ import torch
 import heteroring as hr
 from heteroring.kernels.backend import resolve
 from heteroring.ring import decode
-from oracle import assert_accurate, attention64
+from oracle import assert_as_accurate_as_torch, attention64
 from ranks import RankError
 
 SHARDS = {
@@ -58,9 +58,7 @@ def test_as_accurate_as_torch_over_all_keys_and_the_same_on_every_rank(ranks, he
     seed = torch.seed() % 2**31
     outs = [result[0] for result in ranks(world_size).run(decoded, lens, heads, kv_heads, dtype, seed)]
     q, k, v = whole(sum(lens), heads, kv_heads, dtype, seed=seed)
-    want, _ = attention64(q, k, v)
-    own, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)
-    assert_accurate(outs[0], want, (own.double() - want).abs().max())
+    assert_as_accurate_as_torch(outs[0], None, q, k, v)
     for out in outs:
         assert out.dtype == dtype
         assert out.is_contiguous()
@@ -79,7 +77,7 @@ def test_the_kernel_decodes_over_ranks(ranks):
     pytest.importorskip("triton", minversion="3.7")
     q, k, v = whole(64, 4, 2, seed=3)
     for out in ranks(2).run(interpreted, (59, 5)):
-        torch.testing.assert_close(out.double(), attention64(q, k, v)[0], atol=1e-5, rtol=1e-5)
+        assert_as_accurate_as_torch(out, None, q, k, v)
 
 
 def interpreted(rank, world_size, lens):
@@ -119,7 +117,7 @@ def test_ranks_of_a_subgroup_decode_without_the_others(ranks):
     first, outside, second = ranks(3).run(subgroup)
     assert outside is None
     assert torch.equal(first, second)
-    torch.testing.assert_close(first.double(), attention64(*whole(20))[0], atol=1e-5, rtol=1e-5)
+    assert_as_accurate_as_torch(first, None, *whole(20))
 
 
 def call(rank, world_size, per_rank):
