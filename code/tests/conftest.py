@@ -111,6 +111,14 @@ def ranks():
         started.close()
 
 
+@pytest.fixture(scope="module")
+def gpus():
+    """Two ranks with a GPU each, or with one GPU for both."""
+    ranks = Ranks(2, device="cuda")
+    yield ranks
+    ranks.close()
+
+
 @pytest.fixture(scope="session")
 def measuring_on_pools(ranks):
     """A context in which jobs are measured on the pools of `ranks`, for tests that need no newly launched ranks."""

@@ -27,13 +27,6 @@ SIZE = {"emb_dim": 512, "nheads": 8, "kvheads": 2, "nlayers": 3, "max_expected_s
 SHARES = [(900, 100), (500, 500), (1000, 0), (0, 1000)]
 
 
-@pytest.fixture(scope="module")
-def gpus():
-    ranks = Ranks(2, device="cuda")
-    yield ranks
-    ranks.close()
-
-
 @pytest.fixture
 def fresh_gpus():
     started = []

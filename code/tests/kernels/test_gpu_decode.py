@@ -71,13 +71,6 @@ def _variants(kernel):
     return sum(len(caches[0]) for caches in kernel.device_caches.values())
 
 
-@pytest.fixture(scope="module")
-def gpus():
-    ranks = Ranks(2, device="cuda")
-    yield ranks
-    ranks.close()
-
-
 def decode(rank, world_size, lens, heads, kv_heads, head_dim, dtype, seed, calls=1):
     """`calls` calls back to back, each on a query and keys of its own and on poisoned memory."""
     shards = []

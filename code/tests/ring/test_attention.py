@@ -8,6 +8,7 @@ from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes, score_pairs
 from oracle import assert_as_accurate_as_torch
+from traffic import received_bytes
 
 SHARES = {
     1: [(1,), (63,)],
@@ -41,20 +42,11 @@ def ring(rank, world_size, layout, lens, causal, dtype, seed):
     """This rank's out and LSE, the score pairs of each block that it computed, and the bytes that it received."""
     partition = Partition(layout, lens)
     q, k, v = (hr.shard(x, partition, rank, 2) for x in whole(partition.seq_len, 4, 2, dtype, seed=seed))
-    pairs, received = [], []
-    send_receive = torch.distributed.batch_isend_irecv
-
-    def count(operations):
-        received.extend(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
-        return send_receive(operations)
-
-    torch.distributed.batch_isend_irecv = count
-    try:
+    pairs = []
+    with received_bytes() as received:
         out, lse = hr.ring_attention(
             q, k, v, partition, causal=causal, block=recording(pairs, resolve("auto", q.device))
         )
-    finally:
-        torch.distributed.batch_isend_irecv = send_receive
     return out, lse, pairs, sum(received)
 
 

@@ -7,18 +7,10 @@ import strides
 from gpu import assert_both_accurate, flash_errors, one_gpu
 from heteroring.kernels.backend import BACKENDS
 from oracle import attention64
-from ranks import Ranks
 
 pytestmark = one_gpu
 
 ON_GPUS = [block for block in BACKENDS if block != "cpu"]
-
-
-@pytest.fixture(scope="module")
-def gpus():
-    ranks = Ranks(2, device="cuda")
-    yield ranks
-    ranks.close()
 
 
 @pytest.mark.parametrize("block", ON_GPUS)

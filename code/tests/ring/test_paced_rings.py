@@ -23,7 +23,8 @@ from heteroring.planning.simulate import simulate
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import kv_bytes, score_pairs
 from heteroring.throttle.pacing import Pacing
-from oracle import assert_as_accurate_as_torch
+from oracle import assert_as_accurate_as_torch, visible_keys
+from traffic import received_bytes
 
 PERCENTAGES = {
     3: (50, 20, 33),
@@ -39,24 +40,18 @@ REPETITIONS = 2
 
 def paced(rank, world_size, layout, lens, prefix_lens, pair_seconds, seed):
     """Out and LSE, the score pairs and received bytes of a call, and start and stop of several."""
-    partition, work, received = Partition(layout, lens), SimpleNamespace(pairs=0), []
+    partition, work = Partition(layout, lens), SimpleNamespace(pairs=0)
     q, k, v = (hr.shard(x, partition, rank, 2) for x in new_tokens(lens, torch.float32, seed))
     prefix = hr.Prefix(*earlier_tokens(prefix_lens, torch.float32, seed)[rank], prefix_lens) if prefix_lens else None
-    compute, send_receive = resolve("auto", q.device), torch.distributed.batch_isend_irecv
+    compute = resolve("auto", q.device)
 
     def block(q, k, v, *, scale, causal_offset=None, **keywords):
-        m, n = q.shape[2], k.shape[2]
-        work.pairs += m * n if causal_offset is None else sum(min(n, i + causal_offset + 1) for i in range(m))
+        work.pairs += int(visible_keys(q.shape[2], k.shape[2], causal_offset).sum())
         return compute(q, k, v, scale=scale, causal_offset=causal_offset, **keywords)
-
-    def count(operations):
-        received.extend(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
-        return send_receive(operations)
 
     pacing = Pacing(PERCENTAGES[world_size][rank], busy=lambda: work.pairs * pair_seconds)
     slowed, times = pacing.wrap(block), []
-    torch.distributed.batch_isend_irecv = count
-    try:
+    with received_bytes() as received:
         out, lse = hr.ring_attention(q, k, v, partition, prefix=prefix, block=block)
         once = work.pairs, sum(received)
         for _ in range(REPETITIONS):
@@ -64,8 +59,6 @@ def paced(rank, world_size, layout, lens, prefix_lens, pair_seconds, seed):
             start = time.perf_counter()
             hr.ring_attention(q, k, v, partition, prefix=prefix, block=slowed)
             times.append((start, time.perf_counter()))
-    finally:
-        torch.distributed.batch_isend_irecv = send_receive
     return out, lse, *once, times
 
 

@@ -13,6 +13,7 @@ from heteroring.ring.prefix import concatenated
 from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
 from oracle import assert_as_accurate_as_torch, visible_keys
 from ranks import RankError
+from traffic import received_bytes
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 # New tokens by rank, and earlier ones.
@@ -51,21 +52,15 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         ]
         earlier = tuple(buffer[:, :, :place] for buffer in buffers)
         k, v = (buffer[:, :, place : place + lens[rank]] for buffer in buffers)
-    pairs, received, copies = [], [], []
-    block, send_receive, concatenate = resolve("auto", q.device), torch.distributed.batch_isend_irecv, torch.cat
-    all_to_all = torch.distributed.all_to_all_single
+    pairs, copies = [], []
+    block, concatenate, all_to_all = resolve("auto", q.device), torch.cat, torch.distributed.all_to_all_single
 
     def record(q, k, v, *, scale, causal_offset=None, **keywords):
         m, n = q.shape[2], k.shape[2]
         assert m > 0
         assert n > 0
-        seen = sum(min(n, i + causal_offset + 1) for i in range(m)) if causal_offset is not None else m * n
-        pairs.append(seen)
+        pairs.append(int(visible_keys(m, n, causal_offset).sum()))
         return block(q, k, v, scale=scale, causal_offset=causal_offset, **keywords)
-
-    def count(operations):
-        received.extend(op.tensor.nbytes for op in operations if op.op is torch.distributed.irecv)
-        return send_receive(operations)
 
     def cat(*args, **keywords):
         copies.append(args)
@@ -76,14 +71,15 @@ def ring(rank, world_size, layout, lens, prefix_lens, causal, dtype, seed, cache
         received.append((len(into) - own) * (into[0].nbytes if len(into) else 0))
         return all_to_all(into, rows, received_rows, sent_rows, group=group)
 
-    torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = count, exchange
-    torch.cat = cat
+    torch.distributed.all_to_all_single, torch.cat = exchange, cat
+    prefix = hr.Prefix(*earlier, prefix_lens)
     try:
-        prefix = hr.Prefix(*earlier, prefix_lens)
-        out, lse = hr.ring_attention(q, k, v, partition, causal=causal, prefix=prefix, block=record, passing=passing)
+        with received_bytes() as received:
+            out, lse = hr.ring_attention(
+                q, k, v, partition, causal=causal, prefix=prefix, block=record, passing=passing
+            )
     finally:
-        torch.distributed.batch_isend_irecv, torch.distributed.all_to_all_single = send_receive, all_to_all
-        torch.cat = concatenate
+        torch.distributed.all_to_all_single, torch.cat = all_to_all, concatenate
     return out, lse, sum(pairs), sum(received), len(copies)
 
 
