@@ -245,6 +245,7 @@ def test_a_table_that_cannot_be_printed_costs_no_rows(jobs_on_pools, tmp_path, m
     assert len(read_rows(tmp_path / "rows.csv", Measurement)) == 4
 
 
+@needs_fms
 def test_a_trace_of_nothing_is_refused(tmp_path, no_process):
     (tmp_path / "mine.csv").write_text("mine")
     changes = {"--output": str(tmp_path / "rows.csv"), "--trace": str(tmp_path / "mine.csv"), "--model": "llama/micro"}
@@ -369,7 +370,9 @@ def test_help_shows_commands_in_groups_and_exit_codes():
     assert "Exit codes: 0 done; 1 a run failed; 2 wrong usage or input; 128 + n ended by signal n." in text
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=needs_fms) if name in ("model", "demo") else name for name in COMMANDS]
+)
 def test_examples_in_help_are_right_usage(tmp_path, monkeypatch, no_process, command):
     """They get as far as opening missing files, or as the start of a measurement, which is not made."""
 

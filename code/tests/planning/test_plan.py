@@ -399,7 +399,11 @@ def test_the_command_prints_a_table_json_and_a_picture(tmp_path):
     refused = runner.invoke(app, ["plan", example, "--seq-len", "65536", "--picture", "plan.bmp"])
     assert refused.exit_code == 2
     assert candidates.ORDERED >= 8
+
+
+def test_the_command_shows_a_plan_of_many_ranks_in_short(tmp_path):
+    pytest.importorskip("fms")
     many = str(fleet(tmp_path, rank("x", count=40, datasheet=SHEET)))
-    shown = runner.invoke(app, ["plan", many, "--seq-len", "16384", "--model", "llama/3-8b"])
+    shown = CliRunner().invoke(app, ["plan", many, "--seq-len", "16384", "--model", "llama/3-8b"])
     assert "order and block_lens of more than 32 ranks: --json" in shown.output
     assert "note: balanced gives out 256 tokens at a time: 64 times for 40 ranks" in shown.output

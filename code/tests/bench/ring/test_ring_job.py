@@ -166,7 +166,11 @@ def test_variants_of_a_strategy_are_splits_or_calls_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"strategies": ("zigzag/even:unfused",), "modules": ("fms",)}, "ask for unfused: .* module 'attention' alone"),
+        pytest.param(
+            {"strategies": ("zigzag/even:unfused",), "modules": ("fms",)},
+            "ask for unfused: .* module 'attention' alone",
+            marks=needs_fms,
+        ),
         ({"strategies": ("zigzag/even:masked",)}, "backend 'masked' computes on cuda, not on cpu"),
         ({"strategies": ("zigzag/even:fused",)}, "strategy 'zigzag/even:fused' is unknown"),
         ({"strategies": ("zigzag/even:untiled",)}, "strategy 'zigzag/even:untiled' is unknown"),
