@@ -63,13 +63,13 @@ claims: setup ## judge every claim of the paper by the recorded data
 	$(WITHIN) snakemake --cores $(CORES) --quiet all -- latex/generated/claims.tex || { cat logs/claims.log; exit 1; }
 	cat logs/claims.log
 
-readme: setup ## make README's table, docs/claims.md and docs/results.svg anew from the record
-	$(WITHIN) python workflow/readme.py
+readme: setup ## make README's tables, docs/claims.md and docs/results.svg anew from the record
 	for record in data/h200x2*/provenance.json; do \
 	  $(WITHIN) heteroring aggregate --platform-dir "$${record%/*}" > /dev/null; \
 	done
-	$(WITHIN) python workflow/scripts/check_claims.py data/h200x2 data/published data/h200x2_short workflow/claims.yaml \
-	  docs/claims.md
+	$(WITHIN) python workflow/scripts/check_claims.py data/h200x2 data/published data/h200x2_short \
+	  data/predictions workflow/claims.yaml docs/claims.md
+	$(WITHIN) python workflow/readme.py
 
 docs: setup ## make pages of docs/ and of the API: docs/_build/index.html
 	$(WITHIN) sphinx-build -W --keep-going -q docs docs/_build

@@ -1,8 +1,8 @@
-"""Write README's table of results and its plan, and the picture docs/results.svg, from the record of two H200s.
+"""Write README's tables and its plan, and the picture docs/results.svg, from the record of two H200s.
 
     python workflow/readme.py
 
-All are tracked, so that they are seen without building anything; a test holds them against the record.
+The study's claims are those of docs/claims.md, which is made first. All are tracked, so that they are seen without building anything; a test holds them against the record.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "data" / "h200x2"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
+CLAIMS = ROOT / "docs" / "claims.md"
 BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
+# What README shows of each of the study's claims.
+CLAIM_COLUMNS = ("claim", "public study", "measured", "verdict")
 # The command of README's plan, and what it shows of the output.
 PLAN = re.compile(r"(?<=^```console\n)\$ (heteroring plan .*)\n[^`]*(?=```$)", re.MULTILINE)
 
@@ -88,6 +91,22 @@ def markdown(found: pd.DataFrame, best: pd.Series) -> str:
         bold = "**" if name == BALANCED else ""
         lines.append("| " + " | ".join(f"{bold}{text}{bold}" for text in (name, *texts)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def claims(page: str) -> str:
+    """The public study's claims, from the text of docs/claims.md: CLAIM_COLUMNS, without what is behind a verdict.
+
+    Raises ValueError if the page has no table with these columns.
+    """
+    table = page.partition("## Of the public study\n\n")[2].partition("\n\n")[0]
+    head, _, *lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in f"{table}\n\n".split("\n"))
+    if not {*CLAIM_COLUMNS} <= {*head}:
+        raise ValueError(f"{CLAIMS}: no table of the public study's claims with {', '.join(CLAIM_COLUMNS)}")
+    rows = [dict(zip(head, cells, strict=True)) for cells in lines if len(cells) > 1]
+    for row in rows:
+        row["claim"] = row["claim"].partition(" *")[0].rstrip(".")
+    shown = [CLAIM_COLUMNS, ("---",) * len(CLAIM_COLUMNS), *([row[name] for name in CLAIM_COLUMNS] for row in rows)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in shown) + "\n"
 
 
 def planned(command: re.Match[str]) -> str:
@@ -158,17 +177,22 @@ def apart(places: Sequence[float], least: float = 16) -> list[float]:
 def made(record: Path = RECORD) -> dict[Path, str]:
     """The text of README and of the picture, from the record.
 
-    Raises ValueError if the record lacks something that they show, or README its plan or the marks around its table.
+    Raises ValueError if the record lacks something that they show, or README its plan or the marks around its tables.
     """
     found, best = results(record)
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{README}: the lines {BEGIN.strip()} and {END.strip()} must stand around the table")
-    after, plans = PLAN.subn(planned, after)
+    tables = iter((markdown(found, best), claims(CLAIMS.read_text(encoding="utf-8"))))
+    text, places = re.subn(
+        f"(?<={re.escape(BEGIN)}).*?(?={re.escape(END)})",
+        lambda _: next(tables, ""),
+        README.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    if places != 2:
+        raise ValueError(f"{README}: the lines {BEGIN.strip()} and {END.strip()} must stand around each of two tables")
+    text, plans = PLAN.subn(planned, text)
     if not plans:
         raise ValueError(f"{README}: a block of the language console must begin with $ heteroring plan")
-    return {README: f"{before}{begin}{markdown(found, best)}{end}{after}", PICTURE: svg(found)}
+    return {README: text, PICTURE: svg(found)}
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ rule claims:
     conda:
         ENVIRONMENT
     params:
-        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {PREDICTED}",
     message:
         "Judge the claims"
     shell:
@@ -52,7 +52,7 @@ rule overview:
     conda:
         ENVIRONMENT
     params:
-        folders=f"data/{PAPER} {PUBLISHED} {SHORT}",
+        folders=f"data/{PAPER} {PUBLISHED} {SHORT} {PREDICTED}",
     message:
         "Draw the paper's first figure" + (f", and those of {PAPER}" if OF_RECORD_ALONE else "")
     shell:

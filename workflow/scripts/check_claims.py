@@ -1,9 +1,9 @@
 """Judge every claim of workflow/claims.yaml by the data, and fail where the paper's text says otherwise.
 
-    python workflow/scripts/check_claims.py RECORD PUBLISHED SHORT CLAIMS.yaml [OUTPUT.md|.html|.tex ...]
+    python workflow/scripts/check_claims.py RECORD PUBLISHED SHORT PREDICTED CLAIMS.yaml [OUTPUT.md|.html|.tex ...]
 
-The three folders are the recorded platform's, the public study's and that of the short measurements. The table goes to
-standard output, and to each file in its format.
+The folders are the recorded platform's, the public study's, that of the short measurements and that of predictions. The
+table goes to standard output, and to each file in its format.
 """
 
 import html
@@ -34,7 +34,7 @@ READ_AS = {"study": {"not": "not reproduced"}, "paper": {"reproduced": "holds", 
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of claims.yaml. `source`: where it is claimed. `verdict` is what the paper's text says."""
+    """An entry of claims.yaml. `source`: the place in the study or the paper. `verdict` is what the paper's text says."""
 
     id: str
     of: str
@@ -55,7 +55,7 @@ class Claim:
 def read(path: Path) -> list[Claim]:
     """The claims. Raises ValueError, naming it, if one has no function or no known verdict."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    claims = [Claim(name, "study", "report", **entry) for name, entry in content["study"].items()]
+    claims = [Claim(name, "study", **entry) for name, entry in content["study"].items()]
     for source, entries in content["paper"].items():
         claims += [Claim(name, "paper", source, words, REPRODUCED) for name, words in entries.items()]
     for claim in claims:
@@ -79,8 +79,8 @@ def contradictions(findings: dict[Claim, Finding]) -> list[str]:
     ]
 
 
-def rows(findings: dict[Claim, Finding], of: str, *, why: bool = False) -> list[tuple[str, ...]]:
-    """The table's cells by row, in the order of HEADS; with `why`, behind each claim."""
+def rows(findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: bool = False) -> list[tuple[str, ...]]:
+    """The table's cells by row, in the order of `heads`, which are HEADS unless given; with `why`, behind each claim."""
     table = []
     for claim, found in findings.items():
         if claim.of != of:
@@ -90,13 +90,20 @@ def rows(findings: dict[Claim, Finding], of: str, *, why: bool = False) -> list[
             words += f". *{claim.why}*" if claim.why else "."
         cells = {
             "claim": words,
+            "source": claim.source,
             "public study": claim.published,
             "measured": found.ours,
             "slow rank first": found.first,
             "verdict": READ_AS[of].get(found.verdict, found.verdict),
         }
-        table.append(tuple(cells[name] for name in HEADS[of]))
+        table.append(tuple(cells[name] for name in heads or HEADS[of]))
     return table
+
+
+def with_source(of: str) -> tuple[str, ...]:
+    """HEADS, with where each claim is made."""
+    first, *others = HEADS[of]
+    return first, "source", *others
 
 
 def text(findings: dict[Claim, Finding]) -> str:
@@ -124,12 +131,14 @@ def markdown(findings: dict[Claim, Finding]) -> str:
     """The claims as a page of the documentation."""
 
     def table(of: str) -> str:
-        lines = [HEADS[of], ("---",) * len(HEADS[of]), *rows(findings, of, why=True)]
+        heads = with_source(of)
+        lines = [heads, ("---",) * len(heads), *rows(findings, of, heads=heads, why=True)]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
     return (
         "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges\n"
-        "each anew, and a build in which the data contradict the paper's text fails.\n\n"
+        "each anew, and a build in which the data contradict the paper's text fails. The sections named as sources are those\n"
+        "of the study's report (`data/published/README.md`) and of the paper.\n\n"
         f"{summary(findings)}\n\n## Of the public study\n\n{table('study')}\n\n"
         f"## Of the paper\n\n{table('paper')}\n"
     )
@@ -142,8 +151,8 @@ def page(findings: dict[Claim, Finding]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     tables = "".join(
-        f"<h2>{title}</h2><table>{line('th', HEADS[of])}"
-        f"{''.join(line('td', row) for row in rows(findings, of))}</table>"
+        f"<h2>{title}</h2><table>{line('th', with_source(of))}"
+        f"{''.join(line('td', row) for row in rows(findings, of, heads=with_source(of)))}</table>"
         for of, title in (("study", "The public study's claims"), ("paper", "The paper's own"))
     )
     style = (
@@ -183,8 +192,8 @@ def macros(findings: dict[Claim, Finding]) -> str:
 FORMATS = {".md": markdown, ".html": page, ".tex": macros}
 
 
-def main(record: str, published: str, short: str, claims: str, *outputs: str) -> None:
-    findings = judge(read(Path(claims)), Evidence.load(*map(Path, (record, published, short))))
+def main(record: str, published: str, short: str, predicted: str, claims: str, *outputs: str) -> None:
+    findings = judge(read(Path(claims)), Evidence.load(*map(Path, (record, published, short, predicted))))
     print(text(findings), end="")
     if wrong := contradictions(findings):
         sys.exit("\n".join([f"{len(wrong)} claims contradict the data:", *wrong]))
@@ -194,6 +203,6 @@ def main(record: str, published: str, short: str, claims: str, *outputs: str) ->
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 5:
+    if len(sys.argv) < 6:
         sys.exit(__doc__)
     main(*sys.argv[1:])

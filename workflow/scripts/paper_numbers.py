@@ -2,8 +2,8 @@
 
     python workflow/scripts/paper_numbers.py RECORD PUBLISHED SHORT PREDICTED LIVE OUTPUT.tex
 
-RECORD, PUBLISHED and SHORT are the folders that `check_claims.py` takes, PREDICTED that of predictions, LIVE that of
-the platform measured on this machine. Words are typed in latex/sections, and what they compare is a claim there.
+RECORD, PUBLISHED, SHORT and PREDICTED are the folders that `check_claims.py` takes, LIVE that of the platform measured
+on this machine. Words are typed in latex/sections, and what they compare is a claim there.
 (This file is not called numbers.py because the standard library has a module of that name.)
 """
 
@@ -30,7 +30,6 @@ from claims.of_models import (
     decode_gain,
     decoded,
     decoded_gains,
-    equal_rank_ratios,
     layer_contiguous_ratios,
     layer_fractions,
     layer_gains,
@@ -38,18 +37,21 @@ from claims.of_models import (
     prefill_order_ratios,
 )
 from claims.of_paper import (
+    ODD,
+    TILES,
     closed_form_errors,
     contiguous_ratios,
     jobs_apart,
     long_fractions,
+    odd_costs,
     of_oracle,
     profile_ratios,
     recorded_twice,
     short_first_ratios,
-    tile_costs,
     torch_ratios,
     zigzag_apart,
 )
+from claims.of_simulations import PREDICTED_LENGTH, PREDICTED_SLOW, prediction_errors, predicted_fractions
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET
@@ -58,7 +60,6 @@ from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name
-from heteroring.results.tables import read_table
 from paper import tables
 from paper.cells import (
     BALANCED,
@@ -74,16 +75,13 @@ from paper.cells import (
     CellTable,
     ring_cells,
 )
-from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, raw_speed, refitted
+from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, error, raw_speed, refitted
 from paper.tex import count, duration, escaped, percent, render, rounded, share
 
 THIRD = 30
 SLOW_SPEED = 0.1
 # Most that the repetitions of a quiet machine differ, over their median.
 NOISE_LIMIT = 0.2
-# Of which predictions the paper speaks: in files h200xN.csv, and from what length on of those that were measured since.
-PREDICTED_LENGTH, PREDICTED_SLOW = 131_072, "10"
-PREDICTED_FROM = 16384
 
 
 def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3) -> dict[str, str]:
@@ -136,7 +134,7 @@ def study(record: Study) -> dict[str, str]:
         "CheckedCells": count(len(every)),
         "CheckTable": tables.account(record),
         "KeyTile": count(KEY_TILE),
-        "AlignedError": rf"{rounded(100 * max(abs(each - 1) for each in aligned), 2)}\,\%",
+        "AlignedError": share(error(aligned)),
         "UnalignedCost": rf"{rounded(100 * (median(set(every) - set(aligned)) - 1), 2)}\,\%",
         "UnalignedTokens": count(59578),
         "AlignedTokens": count(59584),
@@ -260,9 +258,9 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
         "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
         "ZigzagShare": rounded(100 * zigzag_share["slow last"][low], 2),
-        "OddLength": count(12345),
-        "TileLength": count(12288),
-        **ends("Tiles", tile_costs(evidence), 100, 2),
+        "OddLength": count(ODD),
+        "TileLength": count(TILES),
+        **ends("Odd", odd_costs(evidence), 100, 2),
         **ends("Order", even["slow last"] / even["slow first"], digits=2),
         **ends("Contiguous", contiguous_ratios(evidence, LONG)),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
@@ -347,25 +345,15 @@ def simulation(evidence: Evidence) -> dict[str, str]:
     return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
 
 
-def predicted(folder: Path, evidence: Evidence) -> dict[str, str]:
-    """What was predicted before it was measured: how near it came, and bound fractions over four and eight GPUs.
-
-    Of the record's calls with the slow rank first those count that are split as predicted.
-    """
-    rows = evidence.recorded(condition="rested", order="slow first")
-    listed = {name: rows[name].map(lambda ranks: " ".join(map(str, ranks))) for name in ("percentages", "block_lens")}
-    key = ["seq_len", "percentages", "strategy", "block_lens"]
-    both = read_table(folder / "h200x2_slow_first.csv").merge(rows.assign(**listed), on=key)
-    errors = abs(both.predicted_ms / both.latency_ms - 1)[both.seq_len >= PREDICTED_FROM]
-    found = {"Length": count(PREDICTED_LENGTH), "Slow": PREDICTED_SLOW, "From": count(PREDICTED_FROM)}
+def predicted(evidence: Evidence) -> dict[str, str]:
+    """What was predicted before it was measured: how near it came, and bound fractions over four and eight GPUs."""
+    errors = prediction_errors(evidence)
+    found = {"Length": count(PREDICTED_LENGTH), "Slow": PREDICTED_SLOW, "From": count(MEDIUM)}
     found |= {"Cells": count(len(errors)), "Error": share(errors.median()), "Most": share(errors.quantile(0.95))}
     for name, ranks in (("Four", 4), ("Eight", 8)):
-        rows = read_table(folder / f"h200x{ranks}.csv")
-        rows = rows[(rows.strategy == BALANCED) & (rows.seq_len == PREDICTED_LENGTH)].set_index("percentages")
-        fractions, half = rows.bound_ms / rows.predicted_ms, ["100"] * (ranks // 2 - 1)
-        apart, together = (" ".join(each) for each in ([*half, PREDICTED_SLOW] * 2, [*half * 2, *[PREDICTED_SLOW] * 2]))
-        found |= ends(name, fractions.drop(together))
-        found |= {f"{name}Together": rounded(fractions[together]), f"{name}Apart": rounded(fractions[apart])}
+        fractions, together, apart = predicted_fractions(evidence, ranks)
+        found |= ends(name, fractions)
+        found |= {f"{name}Together": rounded(together), f"{name}Apart": rounded(apart)}
     return found
 
 
@@ -393,7 +381,6 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeTable": tables.whole_model(cells, first),
         **ends("Whole", prefill_fractions(evidence)),
         **ends("WholeOrder", prefill_order_ratios(evidence)),
-        **dict(zip(("WholeTogether", "WholeAlone"), map(rounded, equal_rank_ratios(evidence)), strict=True)),
     }
 
 
@@ -451,20 +438,20 @@ def shows_main_effect(cells: CellTable) -> bool:
     return apart and possible and tables.spread(cells, cells.throttled) <= NOISE_LIMIT
 
 
-def numbers(evidence: Evidence, predictions: Path, measured: Results) -> dict[str, str]:
+def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:
     """All macros by name, in order. Raises ValueError, naming it, if something quoted was not measured."""
     record = call(evidence) | orders_and_conditions(evidence) | layers_and_models(evidence) | simulation(evidence)
     record |= {f"Decode{name}": text for name, text in decoding(evidence).items()}
     record |= parts(evidence) | held_out(evidence) | green(evidence)
     groups = {"Model": model(), "Study": study(evidence.study), "Record": record, "Live": live(measured)}
     groups["Rebalanced"] = rebalanced(evidence)
-    groups["Predicted"] = predicted(predictions, evidence)
+    groups["Predicted"] = predicted(evidence)
     return {f"{prefix}{name}": text for prefix, group in groups.items() for name, text in group.items()}
 
 
-def main(record: str, published: str, short: str, predictions: str, measured: str, output: str) -> None:
-    evidence = Evidence.load(*map(Path, (record, published, short)))
-    text = render(numbers(evidence, Path(predictions), Results.load(measured)))
+def main(record: str, published: str, short: str, predicted: str, measured: str, output: str) -> None:
+    evidence = Evidence.load(*map(Path, (record, published, short, predicted)))
+    text = render(numbers(evidence, Results.load(measured)))
     with atomic_path(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Draw the paper's first figure: each rank's part of the work and its time, and time over the bound by speed.
 
-python workflow/scripts/paper_overview.py RECORD PUBLISHED SHORT OUTPUT...
+python workflow/scripts/paper_overview.py RECORD PUBLISHED SHORT PREDICTED OUTPUT...
 
 An output is overview.pdf or overview.png, or NAME.pdf of another figure, which is drawn of the record.
 """
@@ -135,8 +135,8 @@ def dots(evidence: Evidence) -> list[tuple[str, float, bool, float]]:
     ]
 
 
-def main(record: str, published: str, short: str, *outputs: str) -> None:
-    evidence = Evidence.load(*map(Path, (record, published, short)))
+def main(record: str, published: str, short: str, predicted: str, *outputs: str) -> None:
+    evidence = Evidence.load(*map(Path, (record, published, short, predicted)))
     figure = overview(evidence)
     for output in map(Path, outputs):
         if output.stem in NAMES:
@@ -148,6 +148,6 @@ def main(record: str, published: str, short: str, *outputs: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 5:
+    if len(sys.argv) < 6:
         sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -29,7 +29,6 @@ from tree import ROOT
 pytestmark = pytest.mark.slow
 
 LATEX = ROOT / "latex"
-PREDICTIONS = ROOT / "data" / "predictions"
 DATA = ROOT / "data"
 CLAIMS = ROOT / "workflow" / "claims.yaml"
 
@@ -43,7 +42,7 @@ def evidence(tmp_path_factory) -> Evidence:
     for found in DATA.glob("h200x2*/provenance.json"):
         shutil.copytree(found.parent, data / found.parent.name, ignore=shutil.ignore_patterns("derived"))
         aggregate(data / found.parent.name)
-    return Evidence.load(data / "h200x2", DATA / "published", DATA / "h200x2_short")
+    return Evidence.load(data / "h200x2", *(DATA / name for name in ("published", "h200x2_short", "predictions")))
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +119,19 @@ def slower_products(evidence: Evidence) -> Evidence:
     return replace(evidence, study=replace(evidence.study, profile=evidence.study.profile._replace(values=values)))
 
 
-def cheap_odd_length(evidence: Evidence) -> Evidence:
-    sustained = evidence.sustained.copy()
-    sustained.loc[sustained.seq_len == 12345, "latency_ms"] *= 0.9
-    return replace(evidence, sustained=sustained)
+def costly_odd_length(evidence: Evidence) -> Evidence:
+    rows = evidence.odd_lengths.copy()
+    rows.loc[rows.seq_len == 12345, "latency_ms"] *= 1.1
+    return replace(evidence, odd_lengths=rows)
+
+
+def predicted_otherwise(evidence: Evidence) -> Evidence:
+    """All rings at the bound, or slower by a fifth where none is predicted."""
+    tables = {
+        name: rows.assign(predicted_ms=rows.get("bound_ms", 1.2 * rows.predicted_ms))
+        for name, rows in evidence.predictions.items()
+    }
+    return replace(evidence, predictions=tables)
 
 
 def costs(evidence: Evidence, change: Callable[[list[float]], list[float]]) -> Evidence:
@@ -163,7 +171,8 @@ CHANGES = [
     other_study,
     exchanged,
     slower_products,
-    cheap_odd_length,
+    costly_odd_length,
+    predicted_otherwise,
     slower_rings,
     partial(costs, change=lambda row: [row[-1] for _ in row]),
     partial(costs, change=lambda row: [1000 * ms for ms in row]),
@@ -174,6 +183,7 @@ CHANGES = [
         for name, factor, where in [
             ("zigzag/balanced", 1.5, {}),
             ("zigzag", 1.2, {"order": "slow last"}),
+            ("zigzag/balanced", 0.2, {"condition": "eager"}),
             ("zigzag/lut@attention", 1.5, {}),
             ("contiguous/even", 0.1, {}),
             ("contiguous/uneven", 0.2, {}),
@@ -214,7 +224,7 @@ def test_a_contradiction_stops_the_build(evidence, tmp_path, monkeypatch):
     with pytest.raises(
         SystemExit, match="1 claims contradict the data:\ngrows-with-length: the text says 'reproduced'"
     ):
-        check_claims.main("a", "b", "c", str(claims), str(output))
+        check_claims.main("a", "b", "c", "d", str(claims), str(output))
     assert not output.exists()
 
 
@@ -248,7 +258,7 @@ def everything() -> str:
 @pytest.fixture(scope="module")
 def macros(evidence, found) -> dict[str, str]:
     """All macros of generated/, by name."""
-    return paper_numbers.numbers(evidence, PREDICTIONS, synthetic_results(TINY)) | dict(
+    return paper_numbers.numbers(evidence, synthetic_results(TINY)) | dict(
         re.findall(r"\\newcommand\{\\(\w+)\}\{(.*?)\}\n(?=\\newcommand|\Z)", check_claims.macros(found), re.DOTALL)
     )
 
@@ -414,7 +424,7 @@ def test_the_paper_builds_with_a_clean_log_in_eleven_pages(tmp_path, evidence, f
     generated, images = tmp_path / "latex" / "generated", tmp_path / "latex" / "images"
     generated.mkdir()
     live = synthetic_results(replace(TINY, device_label="2 x NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"))
-    (generated / "numbers.tex").write_text(tex.render(paper_numbers.numbers(evidence, PREDICTIONS, live)))
+    (generated / "numbers.tex").write_text(tex.render(paper_numbers.numbers(evidence, live)))
     (generated / "claims.tex").write_text(check_claims.macros(found))
     images.mkdir()
     paper_overview.overview(evidence).savefig(images / "overview.pdf")

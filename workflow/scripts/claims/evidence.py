@@ -1,4 +1,4 @@
-"""The evidence for claims: the record, short tables beside it, and the public study's record."""
+"""The evidence for claims: the record, short tables and predictions beside it, and the public study's record."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,22 +34,25 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`results`: the recorded platform. `sustained`, `decoded`: tables of data/h200x2_short, cells as text.
+    """`results`: the recorded platform. `odd_lengths`, `decoded`: tables of data/h200x2_short, cells as text.
 
-    `folder` is the platform's, beside which the records of experiments lie.
+    `predictions` are the tables of data/predictions by name. `folder` is the platform's, beside which the records of
+    experiments lie.
     """
 
     results: Results
     study: Study
-    sustained: pd.DataFrame
+    odd_lengths: pd.DataFrame
     decoded: pd.DataFrame
+    predictions: dict[str, pd.DataFrame]
     folder: Path
 
     @classmethod
-    def load(cls, record: Path, published: Path, short: Path) -> "Evidence":
+    def load(cls, record: Path, published: Path, short: Path, predicted: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
-        tables = (read_table(short / f"{name}.csv") for name in ("sustained", "decode_model"))
-        return cls(Results.load(record), read(published), *tables, record)
+        tables = (read_table(short / f"{name}.csv") for name in ("odd_lengths", "decode_model"))
+        predictions = {name: read_table(predicted / f"{name}.csv") for name in ("h200x2_slow_first", "h200x4", "h200x8")}
+        return cls(Results.load(record), read(published), *tables, predictions, record)
 
     @cached_property
     def beside(self) -> dict[str, Results]:

@@ -79,23 +79,6 @@ def prefill_order_ratios(evidence: Evidence) -> list[float]:
     return [first(BALANCED, at) / last(BALANCED, at) for at in first.grid]
 
 
-def equal_ranks_differ(evidence: Evidence) -> Finding:
-    together, alone = equal_rank_ratios(evidence)
-    return holds(together > 1.05 > 1.03 > alone, f"{together:.3g} times as long in the ring, {alone:.3g} alone")
-
-
-def equal_rank_ratios(evidence: Evidence) -> tuple[float, float]:
-    """Rank 0's time over rank 1's, both at full speed, of the longest prompt.
-
-    Of the backend calls in the traced layer of balanced zigzag shards, and of the whole prompt on each alone.
-    """
-    trace = evidence.results.trace
-    calls = trace[(trace.strategy == BALANCED) & (trace.order == "equal") & (trace.kind == "block")]
-    taken = (calls.stop_ms - calls.start_ms).groupby(calls["rank"]).sum()
-    at = evidence.prefill.equal
-    return taken[0] / taken[1], evidence.prefill("alone/rank0", at) / evidence.prefill("alone/rank1", at)
-
-
 def decode_breaks_even(evidence: Evidence) -> Finding:
     gains = {percentage: decode_gain(evidence, percentage) for percentage in (100, 50, 30, 10)}
     lost, won = decode_break_even(evidence, 30)

@@ -1,10 +1,14 @@
-"""The paper's own claims about simulated rings of two ranks and of many."""
+"""The paper's own claims about simulated rings of two ranks and of many, and about predictions."""
 
-from claims.evidence import LONG, ORDERS, Evidence, Finding, holds, number, percent, span
+from pandas import Series
+
+from claims.evidence import LONG, MEDIUM, ORDERS, Evidence, Finding, holds, number, percent, span
 from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from paper.cells import BALANCED, EVEN, ZIGZAG_EVEN
 
 FEW = 4
+# The predictions for more than two ranks of which the paper speaks.
+PREDICTED_LENGTH, PREDICTED_SLOW = 131_072, "10"
 
 
 def simulation_closer_when_long(evidence: Evidence) -> Finding:
@@ -56,3 +60,40 @@ def kinds_in_turn(evidence: Evidence) -> Finding:
     few, many = ([ratio for ranks, ratio in ratios.items() if (ranks <= FEW) == few] for few in (True, False))
     ours = f"{span(few)} times as long in rows as in turn up to {FEW} ranks, {span(many)} from {2 * FEW} on"
     return holds(max(few) < 1.01 and min(many) > 1.1, ours)
+
+
+def predictions_came_true(evidence: Evidence) -> Finding:
+    errors = prediction_errors(evidence)
+    ours = f"{percent(errors.median())} off in the median, 95 in 100 by less than {percent(errors.quantile(0.95))}"
+    return holds(errors.median() < 0.02 and errors.quantile(0.95) < 0.08, ours)
+
+
+def prediction_errors(evidence: Evidence) -> Series:
+    """Of predicted calls of MEDIUM tokens or more that the record has since, the slow rank first, split as predicted."""
+    rows = evidence.recorded(condition="rested", order="slow first")
+    listed = {name: rows[name].map(lambda ranks: " ".join(map(str, ranks))) for name in ("percentages", "block_lens")}
+    key = ["seq_len", "percentages", "strategy", "block_lens"]
+    both = evidence.predictions["h200x2_slow_first"].merge(rows.assign(**listed), on=key)
+    return abs(both.predicted_ms / both.latency_ms - 1)[both.seq_len >= MEDIUM]
+
+
+def predicted_waits_together(evidence: Evidence) -> Finding:
+    ours, least, losses = [], [], []
+    for ranks in (4, 8):
+        fractions, together, apart = predicted_fractions(evidence, ranks)
+        ours.append(f"{ranks} ranks: {span(fractions)}, two slow ones side by side {number(together)}")
+        least.append(min(fractions) - together)
+        losses.append(apart - together)
+    return holds(min(least) > 0 and min(losses) > 0.1, "; ".join(ours))
+
+
+def predicted_fractions(evidence: Evidence, ranks: int) -> tuple[Series, float, float]:
+    """Predicted bound fractions of balanced zigzags of PREDICTED_LENGTH tokens over as many ranks.
+
+    Of all settings but that with two slow ranks side by side, then of that one, and of the one with these ranks apart.
+    """
+    rows = evidence.predictions[f"h200x{ranks}"]
+    rows = rows[(rows.strategy == BALANCED) & (rows.seq_len == PREDICTED_LENGTH)].set_index("percentages")
+    fractions, half = rows.bound_ms / rows.predicted_ms, ["100"] * (ranks // 2 - 1)
+    apart, together = (" ".join(each) for each in ([*half, PREDICTED_SLOW] * 2, [*half * 2, *[PREDICTED_SLOW] * 2]))
+    return fractions.drop(together), fractions[together], fractions[apart]

@@ -4,9 +4,10 @@ The files and their source are described in data/published/README.md.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 
 import pandas as pd
 
@@ -55,6 +56,16 @@ MODELS = {"masked tiles": masked_tiles, "exact causal": exact_causal, "tokens": 
 def time(model: Model, share: float, speeds: tuple[float, float]) -> float:
     """Time of the slower rank, with `speeds` of the rank in front and of the one behind."""
     return max(work / speed for work, speed in zip(model(share), speeds, strict=True))
+
+
+def error(excesses: Iterable[float]) -> float:
+    """How far the furthest recorded time is from what was predicted, over that."""
+    return max(abs(each - 1) for each in excesses)
+
+
+def scatter(excesses: Iterable[float]) -> float:
+    """Standard deviation of the logarithms of recorded over predicted times: what no other unit of time would mend."""
+    return stdev(map(math.log, excesses))
 
 
 @dataclass(frozen=True)

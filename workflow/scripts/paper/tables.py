@@ -8,8 +8,8 @@ from pandas import DataFrame
 from heteroring.results.results import Results, headline
 from heteroring.results.throttle_words import throttle_words
 from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
-from paper.study import KEY_TILE, MODELS, Study
-from paper.tex import count, emphasized, escaped, listed, percent, rounded, spanning, strategy, tabular
+from paper.study import KEY_TILE, MODELS, Study, error, scatter
+from paper.tex import count, emphasized, escaped, listed, percent, rounded, share, spanning, strategy, tabular
 
 # Marks the time of a split that gives one rank the whole prompt.
 LEFT_OUT = r"\rlap{$^{\ast}$}"
@@ -130,20 +130,21 @@ def conditions(rows: DataFrame) -> str:
 
 
 def account(study: Study) -> str:
-    """Recorded over predicted time of the study's code, by what is counted."""
+    """Error and scatter of the study's code's times, by what is counted: whole tiles in both records, and all shards."""
+
+    def sets(name: str) -> list[list[float]]:
+        model = MODELS[name]
+        return [study.excesses(model, KEY_TILE), study.released_excesses(model), study.excesses(model)]
 
     def line(name: str) -> tuple[str, ...]:
-        model = MODELS[name]
-        aligned, released, every = (
-            study.excesses(model, KEY_TILE),
-            study.released_excesses(model),
-            study.excesses(model),
-        )
-        return name, *(f"{rounded(min(each))}--{rounded(max(each))}" for each in (aligned, released, every))
+        return name, *(share(value) for each in sets(name) for value in (error(each), scatter(each)))
 
-    sizes = [len(each) for each in (study.excesses(tile=KEY_TILE), study.released_excesses(), study.excesses())]
-    heads = [("counted", "L40", "H200", "L40, all"), ("", *(f"{size} cells" for size in sizes))]
-    return tabular("@{}lrrr@{}", heads, [line(name) for name in MODELS])
+    sizes = [len(each) for each in sets("tokens")]
+    heads = [
+        ("", *(spanning(2, f"{what}, {size} cells") for what, size in zip(("L40", "H200", "L40, all"), sizes, strict=True))),
+        ("counted", *("error", "scatter") * 3),
+    ]
+    return tabular("@{}l*{3}{r@{\\hspace{5pt}}r}@{}", heads, [line(name) for name in MODELS])
 
 
 def whole_model(cells: CellTable, first: CellTable) -> str:
