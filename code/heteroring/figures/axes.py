@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import log10
+from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from heteroring.figures.captions import tokens
+from heteroring.figures.style import NOTE_COLOUR
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _DOUBLINGS = [2.0**power for power in range(-6, 11)]
 
@@ -55,18 +62,37 @@ def milliseconds_axis(axis: Axis) -> None:
 def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
     """Write the name of each labelled line beside its right end, moved down where it is not `least` below another.
 
-    `least` is a fraction of the panel's height. No name is above the panel.
+    A thin line leads from the end to the name. `least` is a fraction of the panel's height. No name is above the panel.
 
     `make_room`: whether the layout must leave room for the names, there being no empty slot to the right.
     """
     lines = [line for line in panel.lines if not line.get_label().startswith("_")]
-    low, high = panel.get_ylim()
+    scale = panel.transScale + panel.transLimits
     free = 1.0
     for line in sorted(lines, key=lambda line: -line.get_ydata()[-1]):
-        place = min((line.get_ydata()[-1] - low) / (high - low), free)
+        x, y = scale.transform((line.get_xdata()[-1], line.get_ydata()[-1]))
+        place = min(y, free)
         free = place - least
-        name = panel.text(1.02, place, line.get_label(), transform=panel.transAxes, fontsize=7, va="center")
+        lead = Line2D([x, 1.02, 1.05], [y, place, place], transform=panel.transAxes, color=line.get_color())
+        lead.set(linewidth=0.5, clip_on=False, zorder=1.4, in_layout=False, label="_lead")
+        panel.add_artist(lead)
+        name = panel.text(1.06, place, line.get_label(), transform=panel.transAxes, fontsize=7, va="center")
         name.set(color=line.get_color(), in_layout=make_room)
+
+
+def stretched_axis(panel: Axes, above: float = 0.8, factor: float = 6.0) -> None:
+    """A y axis from zero on which a step `above` that value is `factor` times as long as one below, with a line there."""
+
+    def place(value: ArrayLike) -> np.ndarray:
+        return np.where(np.less(value, above), value, above + factor * np.subtract(value, above))
+
+    def value(place: ArrayLike) -> np.ndarray:
+        return np.where(np.less(place, above), place, above + np.subtract(place, above) / factor)
+
+    panel.set_yscale("function", functions=(place, value))
+    panel.yaxis.set_major_locator(FixedLocator([0, above / 2, above, above + 0.1, above + 0.2]))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:.1f}"))
+    panel.axhline(above, color=NOTE_COLOUR, linewidth=0.6, linestyle=(0, (1, 2)), zorder=1.4, label="_stretched")
 
 
 def slowdown_axis(panel: Axes, slowdowns: Iterable[float]) -> None:

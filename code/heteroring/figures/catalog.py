@@ -45,7 +45,7 @@ CATALOG = {
     ),
     "regression_surface": Entry("regression_surface", "text", "The fitted formula and the points it was fitted to."),
     "bound_fraction": Entry(
-        "heterogeneity", "text", "Capacity bound over latency, of four strategies and of the fast rank alone."
+        "heterogeneity", "text", "Capacity bound over latency, of five strategies; stretched near the bound."
     ),
     "rank_order": Entry(
         "rank_order",

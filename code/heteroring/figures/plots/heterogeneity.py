@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from heteroring.figures.axes import milliseconds_axis, name_lines, percentage_axis
+from heteroring.figures.axes import milliseconds_axis, name_lines, percentage_axis, stretched_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select_rows import MissingRows, baseline_cells, per_cell, ring_cells, series
@@ -82,21 +82,18 @@ def bound_fraction(results: Results) -> Figure:
     """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time.
 
     Lines with their names at their ends: even, proportional and balanced contiguous shards, even and balanced zigzag
-    ones, and the fast rank alone, as far as they were measured.
+    ones, as far as they were measured. The axis is stretched where the best of them differ.
     """
     rows = ring_cells(results, "bound_fraction")
-    alone = per_cell(rows, "fast_alone_ms").merge(per_cell(rows, "bound_ms"))
-    alone["bound_fraction"] = alone.bound_ms / alone.fast_alone_ms
     rows = rows[rows.strategy.isin(_FEW)] if rows.strategy.isin(_FEW).any() else rows
 
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
-        at = series(alone, seq_len=length)
-        if len(at):
-            panel.plot(at.percentage, at.bound_fraction, zorder=1.5, **ALONE_LINE)
 
     figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, legend=False)
-    _from_zero(panels, rows.bound_fraction.max())
+    for panel in panels:
+        stretched_axis(panel)
+    panels[0].set_ylim(0, 1.02 * max(1.0, rows.bound_fraction.max()))
     _label_rows(panels, "Bound fraction")
     name_lines(panels[-1], make_room=len(panels) == len(figure.axes))
     details = f"{run_details(results)} 1.0 is the bound."

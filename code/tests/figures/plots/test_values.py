@@ -397,15 +397,25 @@ def test_regret_has_a_mark_for_each_setting_and_the_median_of_each_allocator():
     assert "No splits around" in texts(figures.draw("regret", results("gpu")))[0].get_text()
 
 
-def test_bound_fraction_of_the_fast_rank_alone_is_the_bound_over_its_time():
+def test_bound_fractions_have_their_names_at_the_ends_of_their_lines():
     axes = panel(plotted("bound_fraction", "gpu"), "65,536 tokens")
-    cells = ring("gpu")
-    of = cells[(cells.seq_len == 65536) & (cells.strategy == "zigzag/even")].sort_values("percentage")
-    expected = list(of.bound_ms / of.fast_alone_ms)
-    assert list(line(axes, "fast rank alone").get_ydata()) == pytest.approx(expected)
-    names = [text.get_text() for text in axes.texts]
-    assert sorted(names) == sorted(shown.get_label() for shown in axes.lines if not shown.get_label().startswith("_"))
-    assert len(names) == 5
+    names = {text.get_text(): text for text in axes.texts}
+    assert sorted(names) == ["contiguous/even", "contiguous/uneven", "zigzag/balanced", "zigzag/even"]
+    leads = [each for each in axes.get_children() if getattr(each, "get_label", str)() == "_lead"]
+    for name, text in names.items():
+        shown = line(axes, name)
+        [lead] = [each for each in leads if each.get_color() == shown.get_color()]
+        end = axes.transAxes.inverted().transform(axes.transData.transform((100, shown.get_ydata()[-1])))
+        assert (lead.get_xdata()[0], lead.get_ydata()[0]) == pytest.approx(tuple(end))
+        assert lead.get_ydata()[-1] == text.get_position()[1]
+        assert text.get_color() == shown.get_color()
+
+
+def test_bound_fractions_near_the_bound_are_drawn_apart():
+    axes = panel(plotted("bound_fraction", "gpu"), "65,536 tokens")
+    heights = axes.transData.transform([(50, each) for each in (0.0, 0.4, 0.8, 0.9, 1.0)])[:, 1]
+    assert heights[4] - heights[3] > heights[1] - heights[0]
+    assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1])
 
 
 def test_the_tables_that_figures_read_agree_with_an_independent_computation(tmp_path):
