@@ -55,6 +55,7 @@ from claims.of_simulations import PREDICTED_LENGTH, PREDICTED_SLOW, prediction_e
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET
+from heteroring.bench.timing import FEWEST_SUSTAINED_CALLS, SUSTAINED_CALLS, SUSTAINED_MS
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
@@ -110,6 +111,9 @@ def model() -> dict[str, str]:
         "EverySet": str(EVERY_SET),
         "RingWait": rf"{rounded(RING_WAIT_US, 2)}\,\textmu s",
         "StepKeys": count(FOLD_KEYS),
+        "SustainedCalls": str(SUSTAINED_CALLS),
+        "SustainedTime": rf"{rounded(SUSTAINED_MS / 1e3, 1)}\,s",
+        "SustainedFewest": str(FEWEST_SUSTAINED_CALLS),
     }
 
 
