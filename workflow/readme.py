@@ -2,7 +2,8 @@
 
     python workflow/readme.py
 
-The study's claims are those of docs/claims.md, which is made first. All are tracked, so that they are seen without building anything; a test holds them against the record.
+The study's claims are those of docs/claims.md, which is made first. All are tracked, so that they are seen without
+building anything; a test holds them against the record.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ READ_AS = {"study": {"not": "not reproduced"}, "paper": {"reproduced": "holds", 
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry of claims.yaml. `source`: the place in the study or the paper. `verdict` is what the paper's text says."""
+    """An entry of claims.yaml. `source`: the place in study or paper. `verdict` is what the paper's text says."""
 
     id: str
     of: str
@@ -79,8 +79,10 @@ def contradictions(findings: dict[Claim, Finding]) -> list[str]:
     ]
 
 
-def rows(findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: bool = False) -> list[tuple[str, ...]]:
-    """The table's cells by row, in the order of `heads`, which are HEADS unless given; with `why`, behind each claim."""
+def rows(
+    findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: bool = False
+) -> list[tuple[str, ...]]:
+    """The table's cells by row, in the order of `heads` (HEADS unless given); with `why`, behind each claim."""
     table = []
     for claim, found in findings.items():
         if claim.of != of:
@@ -137,8 +139,8 @@ def markdown(findings: dict[Claim, Finding]) -> str:
 
     return (
         "# Claims\n\nMade by `make readme` from `workflow/claims.yaml` and the recorded data. `make claims` judges\n"
-        "each anew, and a build in which the data contradict the paper's text fails. The sections named as sources are those\n"
-        "of the study's report (`data/published/README.md`) and of the paper.\n\n"
+        "each anew, and a build in which the data contradict the paper's text fails. Sources are sections of the\n"
+        "study's report (`data/published/README.md`) and of the paper.\n\n"
         f"{summary(findings)}\n\n## Of the public study\n\n{table('study')}\n\n"
         f"## Of the paper\n\n{table('paper')}\n"
     )

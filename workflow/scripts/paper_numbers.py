@@ -51,7 +51,7 @@ from claims.of_paper import (
     torch_ratios,
     zigzag_apart,
 )
-from claims.of_simulations import PREDICTED_LENGTH, PREDICTED_SLOW, prediction_errors, predicted_fractions
+from claims.of_simulations import PREDICTED_LENGTH, PREDICTED_SLOW, predicted_fractions, prediction_errors
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET

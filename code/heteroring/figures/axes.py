@@ -81,7 +81,7 @@ def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
 
 
 def stretched_axis(panel: Axes, above: float = 0.8, factor: float = 6.0) -> None:
-    """A y axis from zero on which a step `above` that value is `factor` times as long as one below, with a line there."""
+    """A y axis from zero on which a step `above` that value is `factor` times as long as below; a line parts them."""
 
     def place(value: ArrayLike) -> np.ndarray:
         return np.where(np.less(value, above), value, above + factor * np.subtract(value, above))

@@ -93,6 +93,24 @@ def test_readme_is_short_and_its_results_are_those_of_the_record():
     assert len(README.read_text().splitlines()) <= 150
 
 
+def test_paper_readme_and_citation_have_one_title():
+    (title,) = re.findall(r"^# (.*)", README.read_text())
+    paper = (ROOT / "latex" / "report.tex").read_text()
+    assert f"pdftitle={{{title}}}" in paper
+    assert re.search(r"\\title\{(.*)\}", paper)[1].replace(r"\\", " ") == title
+    assert f'\ntitle: "{title}"\n' in (ROOT / "CITATION.cff").read_text()
+
+
+def test_readme_shows_every_claim_of_the_study_that_is_on_the_page_of_claims():
+    shown, page = README.read_text(), (ROOT / "docs" / "claims.md").read_text()
+    lines = page.partition("## Of the public study")[2].partition("## Of the paper")[0].strip().splitlines()[2:]
+    assert len(lines) == 12
+    for line in lines:
+        words, source, published, measured, _, verdict = (cell.strip() for cell in line.strip("|").split(" | "))
+        assert source
+        assert f"| {words.partition('. *')[0].rstrip('.')} | {published} | {measured} | {verdict} |" in shown
+
+
 def test_every_figure_is_explained():
     assert first_column("figures.md") == list(NAMES)
 

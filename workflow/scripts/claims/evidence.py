@@ -51,7 +51,9 @@ class Evidence:
     def load(cls, record: Path, published: Path, short: Path, predicted: Path) -> "Evidence":
         """Raises ValueError, naming the file, if one is missing or cannot be read."""
         tables = (read_table(short / f"{name}.csv") for name in ("odd_lengths", "decode_model"))
-        predictions = {name: read_table(predicted / f"{name}.csv") for name in ("h200x2_slow_first", "h200x4", "h200x8")}
+        predictions = {
+            name: read_table(predicted / f"{name}.csv") for name in ("h200x2_slow_first", "h200x4", "h200x8")
+        }
         return cls(Results.load(record), read(published), *tables, predictions, record)
 
     @cached_property

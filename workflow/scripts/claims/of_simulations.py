@@ -69,7 +69,7 @@ def predictions_came_true(evidence: Evidence) -> Finding:
 
 
 def prediction_errors(evidence: Evidence) -> Series:
-    """Of predicted calls of MEDIUM tokens or more that the record has since, the slow rank first, split as predicted."""
+    """Of predicted calls of MEDIUM tokens or more, the slow rank first, which the record has since, split alike."""
     rows = evidence.recorded(condition="rested", order="slow first")
     listed = {name: rows[name].map(lambda ranks: " ".join(map(str, ranks))) for name in ("percentages", "block_lens")}
     key = ["seq_len", "percentages", "strategy", "block_lens"]

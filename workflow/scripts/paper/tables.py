@@ -130,7 +130,7 @@ def conditions(rows: DataFrame) -> str:
 
 
 def account(study: Study) -> str:
-    """Error and scatter of the study's code's times, by what is counted: whole tiles in both records, and all shards."""
+    """Error and scatter of times of the study's code, by what is counted: whole tiles in both records, and all."""
 
     def sets(name: str) -> list[list[float]]:
         model = MODELS[name]
@@ -141,7 +141,13 @@ def account(study: Study) -> str:
 
     sizes = [len(each) for each in sets("tokens")]
     heads = [
-        ("", *(spanning(2, f"{what}, {size} cells") for what, size in zip(("L40", "H200", "L40, all"), sizes, strict=True))),
+        (
+            "",
+            *(
+                spanning(2, f"{what}, {size} cells")
+                for what, size in zip(("L40", "H200", "L40, all"), sizes, strict=True)
+            ),
+        ),
         ("counted", *("error", "scatter") * 3),
     ]
     return tabular("@{}l*{3}{r@{\\hspace{5pt}}r}@{}", heads, [line(name) for name in MODELS])
