@@ -30,7 +30,7 @@ RECORD = ROOT / "data" / "h200x2"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "results.svg"
 CLAIMS = ROOT / "docs" / "claims.md"
-BEGIN, END = "<!-- made by workflow/readme.py -->\n\n", "\n<!-- end of what workflow/readme.py makes -->\n"
+BEGIN, END = "<!-- made by workflow/readme.py -->\n", "<!-- end of what workflow/readme.py makes -->\n"
 # What README shows of each of the study's claims.
 CLAIM_COLUMNS = ("claim", "public study", "measured", "verdict")
 # The command of README's plan, and what it shows of the output.
