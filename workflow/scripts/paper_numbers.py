@@ -41,6 +41,7 @@ from claims.of_paper import (
     TILES,
     closed_form_errors,
     contiguous_ratios,
+    host_ratios,
     jobs_apart,
     long_fractions,
     odd_costs,
@@ -56,6 +57,7 @@ from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US
 from heteroring.allocators.formula import TERMS
 from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.bench.timing import FEWEST_SUSTAINED_CALLS, SUSTAINED_CALLS, SUSTAINED_MS
+from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.files import atomic_path
 from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
@@ -81,6 +83,10 @@ from paper.tex import count, duration, escaped, percent, render, rounded, share
 
 THIRD = 30
 SLOW_SPEED = 0.1
+# About what repetitions differ by, as a fraction.
+CLOSE = 0.005
+# Tokens of the front rank in the released code's proportional splits in whole tiles.
+ALIGNED_FIRST, ALIGNED_LAST = 21824, 43712
 # Most that the repetitions of a quiet machine differ, over their median.
 NOISE_LIMIT = 0.2
 
@@ -150,6 +156,8 @@ def study(record: Study) -> dict[str, str]:
         "EvenLastMs": rounded(times["100 50", HALF]),
         "PropFirstMs": rounded(times["50 100", 21845]),
         "PropLastMs": rounded(times["100 50", 43691]),
+        "PropFirstAlignedMs": rounded(times["50 100", ALIGNED_FIRST]),
+        "PropLastAlignedMs": rounded(times["100 50", ALIGNED_LAST]),
         "ProductSpeed": rounded(record.product_speed(MIDDLE)),
         "AttentionSpeed": rounded(record.speed(cell)),
         "TableRatio": rounded(record.tokens["lut"][cell][1] / record.tokens["lut"][cell][0]),
@@ -167,16 +175,16 @@ def study(record: Study) -> dict[str, str]:
 def call(evidence: Evidence) -> dict[str, str]:
     """The attention call, the slow rank last; bound fractions in both orders."""
     cells, results = evidence.call, evidence.results
-    extreme, middle, long = cells.extreme, (cells.lengths[-1], MIDDLE), cells.at(length=cells.lengths[-1])
+    extreme, middle = cells.extreme, (cells.lengths[-1], MIDDLE)
     fractions = evidence.both_orders[evidence.both_orders.strategy == BALANCED]
     worst = fractions.loc[fractions.bound_fraction.idxmin()]
     contiguous, zigzag = (cells.pooled(name, cells.equal) for name in (EVEN, ZIGZAG_EVEN))
     speeds = evidence.middle_speeds
+    torch = ring_cells(results, "context_parallel")
     fits = {kind: results.fitted_models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     return {
         "Repetitions": range_of(cells.over(BALANCED, "repetitions", cells.grid)),
-        "Spread": share(tables.spread(cells, cells.throttled)),
-        "SpreadLong": share(tables.spread(cells, long)),
+        **spreads(cells, evidence.call_first),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
         "StrategyTable": tables.strategies(cells, evidence.call_first),
@@ -212,10 +220,34 @@ def call(evidence: Evidence) -> dict[str, str]:
         "MatmulHeldOut": rounded(fits["matmul"]["r2_leave_one_percentage_out"]),
         "AttentionHeldOut": rounded(fits["attention"]["r2_leave_one_percentage_out"]),
         **ends("Torch", torch_ratios(evidence)),
+        "TorchFraction": rounded(torch(ZIGZAG_EVEN, cells.equal, "bound_fraction")),
+        **close_wins(cells, evidence.call_first),
+        **ends("Host", host_ratios(evidence)),
         **ends("Long", long_fractions(evidence, BALANCED)),
         **ends("Label", long_fractions(evidence, ZIGZAG_UNEVEN)),
         **row_prices(results),
     }
+
+
+def spreads(last: CellTable, first: CellTable) -> dict[str, str]:
+    """How far repetitions of the throttled cells are apart, in both orders: all, the shortest and the longest."""
+
+    def typical(length: int | None) -> str:
+        return share(
+            median(each for cells in (last, first) for each in tables.distances(cells, cells.at(length=length)))
+        )
+
+    return {"Spread": typical(None), "SpreadShort": typical(last.lengths[0]), "SpreadLong": typical(last.lengths[-1])}
+
+
+def close_wins(last: CellTable, first: CellTable) -> dict[str, str]:
+    """In how many throttled cells the two fastest strategies are less than CLOSE apart, by order."""
+
+    def close(cells: CellTable) -> int:
+        best = (sorted(cells(name, cell) for name in cells.strategies)[:2] for cell in cells.throttled)
+        return sum(second < (1 + CLOSE) * least for least, second in best)
+
+    return {"CloseMargin": rounded(100 * CLOSE, 1), "CloseLast": count(close(last)), "CloseFirst": count(close(first))}
 
 
 def largest_fraction(name: str, evidence: Evidence, module: str) -> dict[str, str]:
@@ -344,9 +376,16 @@ def green(evidence: Evidence) -> dict[str, str]:
 
 
 def simulation(evidence: Evidence) -> dict[str, str]:
-    """How far the simulation is from the measured cells, the shortest and the longest."""
+    """How far the simulation is from the measured cells, the shortest and the longest, and what its figures show."""
     errors = evidence.simulation_errors
-    return {"SimulatedShort": share(errors.iloc[0]), "SimulatedLong": share(errors.iloc[-1])}
+    (_, kind), slow = simulated_scaling.kinds(evidence.platform), evidence.platform.cost_model.percentages[0]
+    return {
+        "SimulatedShort": share(errors.iloc[0]),
+        "SimulatedLong": share(errors.iloc[-1]),
+        "SimulatedKind": percent(int(kind)),
+        "SimulatedSlow": percent(int(slow)),
+        "SimulatedTokens": count(simulated_slow_rank.SEQ_LEN),
+    }
 
 
 def predicted(evidence: Evidence) -> dict[str, str]:

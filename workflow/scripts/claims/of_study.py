@@ -31,22 +31,30 @@ def against_full_ranks(evidence: Evidence, name: str) -> dict[str, list[float]]:
     }
 
 
+def first_against_full_ranks(evidence: Evidence, name: str) -> list[float]:
+    """The same of the call with the slow rank first."""
+    cells, full = evidence.call_first, evidence.call
+    return [cells(name, (n, 10)) / full(EVEN, (n, 100)) for n in cells.lengths]
+
+
 def even_slowdown(evidence: Evidence) -> Finding:
     found = against_full_ranks(evidence, EVEN)
     ours = "; ".join(f"{what} {span(values)}" for what, values in found.items())
-    first = released(evidence, "10 100", HALF)
     verdict = within([value for values in found.values() for value in values], 5, 8)
-    return Finding(verdict, ours, f"released code {number(first)}, last {number(released(evidence, '100 10', HALF))}")
+    theirs, theirs_last = (released(evidence, order, HALF) for order in ("10 100", "100 10"))
+    first = f"call {span(first_against_full_ranks(evidence, EVEN))}; "
+    return Finding(verdict, ours, f"{first}released code {number(theirs)}, last {number(theirs_last)}")
 
 
 def proportional_slowdown(evidence: Evidence) -> Finding:
     found = {what: values[-1] for what, values in against_full_ranks(evidence, UNEVEN).items()}
     ours = "; ".join(f"{what} {number(value)}" for what, value in found.items())
-    first = released(evidence, "10 100", FIRST)
+    theirs, theirs_last = released(evidence, "10 100", FIRST), released(evidence, "100 10", LAST)
+    first = f"call {number(first_against_full_ranks(evidence, UNEVEN)[-1])}; "
     return Finding(
         within(found.values(), 1.5, 2.5),
         ours,
-        f"released code {number(first)}, last {number(released(evidence, '100 10', LAST))}",
+        f"{first}released code {number(theirs)}, last {number(theirs_last)}",
     )
 
 
@@ -55,7 +63,9 @@ def speedup(evidence: Evidence) -> Finding:
     theirs = released(evidence, "100 10", HALF) / released(evidence, "100 10", LAST)
     first = released(evidence, "10 100", HALF) / released(evidence, "10 100", FIRST)
     ours = f"call {number(found[0])}, layer {number(found[1])}; released code {number(theirs)}"
-    return Finding(within([*found, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, f"released code {number(first)}")
+    cells = evidence.call_first
+    first = f"call {number(cells(EVEN, (LONG, 10)) / cells(UNEVEN, (LONG, 10)))}; released code {number(first)}"
+    return Finding(within([*found, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, first)
 
 
 def speedups(cells: CellTable, **at: int) -> list[float]:
@@ -71,7 +81,7 @@ def grows_with_length(evidence: Evidence) -> Finding:
     gains, first = (speedups(cells, percentage=10) for cells in (evidence.call, evidence.call_first))
     overall = min(gains) == gains[0] and max(gains) == gains[-1]
     verdict = REPRODUCED if gains == sorted(gains) else PARTLY if overall else NOT
-    return Finding(verdict, ", ".join(map(number, gains)), ", ".join(map(number, first)))
+    return Finding(verdict, ", ".join(map(number, gains)) + " by length", ", ".join(map(number, first)))
 
 
 def grows_with_heterogeneity(evidence: Evidence) -> Finding:
@@ -86,7 +96,8 @@ def grows_with_heterogeneity(evidence: Evidence) -> Finding:
 def even_efficiency(evidence: Evidence) -> Finding:
     found = [1 / value for values in against_full_ranks(evidence, EVEN).values() for value in values]
     verdict = REPRODUCED if max(found) < 0.2 else PARTLY if min(found) < 0.2 else NOT
-    return Finding(verdict, span(found), f"released code {number(1 / released(evidence, '10 100', HALF))}")
+    first = f"call {span([1 / value for value in first_against_full_ranks(evidence, EVEN)])}"
+    return Finding(verdict, span(found), f"{first}; released code {number(1 / released(evidence, '10 100', HALF))}")
 
 
 def adaptive_efficiency(evidence: Evidence) -> Finding:
@@ -98,18 +109,17 @@ def adaptive_efficiency(evidence: Evidence) -> Finding:
         for n in evidence.study.lengths
     ]
     ours = f"{span(found)}, median {number(median(found))}; the study's own record {span(theirs)}"
-    first = f"released code {number(1 / released(evidence, '10 100', FIRST))}"
-    return Finding(within(found, 0.4, 0.5), ours, first)
+    first = span([1 / each for name in names for each in first_against_full_ranks(evidence, name)])
+    theirs_first = number(1 / released(evidence, "10 100", FIRST))
+    return Finding(within(found, 0.4, 0.5), ours, f"call {first}; released code {theirs_first}")
 
 
 def utilisation(evidence: Evidence) -> Finding:
     """Efficiency of proportional shards over that of even ones, which is the speedup."""
     found = speedups(evidence.call, percentage=10) + speedups(evidence.layer, percentage=10)
-    return Finding(
-        within(found, 2, 3),
-        span(found),
-        f"released code {number(released(evidence, '10 100', HALF) / released(evidence, '10 100', FIRST))}",
-    )
+    first = f"call {span(speedups(evidence.call_first, percentage=10))}"
+    theirs = released(evidence, "10 100", HALF) / released(evidence, "10 100", FIRST)
+    return Finding(within(found, 2, 3), span(found), f"{first}; released code {number(theirs)}")
 
 
 def lut_rarely_better(evidence: Evidence) -> Finding:

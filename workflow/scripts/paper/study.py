@@ -129,7 +129,10 @@ class Study:
         ]
 
     def released_excesses(self, model: Model = masked_tiles) -> list[float]:
-        """`excess` of the released code on H200s, in both orders, where shards are whole tiles of keys."""
+        """`excess` of the released code on H200s, in both orders, where shards are whole tiles of keys.
+
+        Even splits that fix unit or speed, with the slow rank last, are not among them.
+        """
         equal = self.released["100 100", HALF]
         found = []
         for (percentages, tokens), latency in self.released.items():
@@ -137,7 +140,8 @@ class Study:
             slow = min(front, back)
             speed = equal / self.released[f"100 {slow}", HALF] if slow < 100 else 1.0
             speeds = (speed, 1.0) if front < back else (1.0, speed)
-            if tokens % KEY_TILE == 0 and (slow < 100 or tokens != HALF):
+            fixes = tokens == HALF and front >= back
+            if tokens % KEY_TILE == 0 and not fixes:
                 found.append(latency / equal * time(model, 0.5, (1, 1)) / time(model, tokens / (2 * HALF), speeds))
         return found
 

@@ -179,10 +179,14 @@ def whole_model(cells: CellTable, first: CellTable) -> str:
 
 
 def spread(cells: CellTable, at: list[Cell]) -> float:
-    """The typical distance between the 20th and the 80th percentile of repetitions, over their median."""
-    distances = [
+    """The typical one of `distances`."""
+    return median(distances(cells, at))
+
+
+def distances(cells: CellTable, at: list[Cell]) -> list[float]:
+    """Distances between the 20th and the 80th percentile of repetitions, over their median, of every strategy."""
+    return [
         (cells(name, cell, "latency_p80_ms") - cells(name, cell, "latency_p20_ms")) / cells(name, cell)
         for name in cells.strategies
         for cell in at
     ]
-    return median(distances)

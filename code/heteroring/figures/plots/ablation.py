@@ -56,7 +56,7 @@ def ablation(results: Results) -> Figure:
     first = cells[cells.order == "slow first"]
     percentages, lengths = _ends(first.percentage), _ends(first.seq_len)
     colours = dict(zip(lengths, reversed(ramp(len(lengths))), strict=True))
-    figure = new_figure("ablation", 0.9 + 0.25 * (len(STEPS) + 1))
+    figure = new_figure("ablation", 0.9 + 0.22 * (len(STEPS) + 1))
     panels = figure.subplots(1, len(percentages), sharex=True, sharey=True, squeeze=False)[0]
     for panel, percentage in zip(panels, percentages, strict=True):
         for index, length in enumerate(lengths):

@@ -38,7 +38,7 @@ def rebalancing_trace(results: Results) -> Figure:
     if results.chunks.empty:
         raise MissingRows("no prefill was rebalanced")
     rows = results.chunks[results.chunks["repetition"] == 0]
-    figure = new_figure("rebalancing_trace", 2.2)
+    figure = new_figure("rebalancing_trace", 2.0)
     shares, *times = figure.subplots(1, 1 + len(_SHOWN))
     lines = []
     for split in CHUNK_SPLITS:

@@ -34,7 +34,7 @@ def simulated_scaling(results: Results) -> Figure:
     Every other rank is as slow as the profile at its middle percentage, or its lowest where there is no other.
     """
     platform = platform_of(results)
-    figure = new_figure("simulated_scaling", 1.8)
+    figure = new_figure("simulated_scaling", 1.6)
     left, right = figure.subplots(1, 2, sharey=True)
     _lines(left, platform, [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
     _lines(right, platform, [(AT_RANKS, length) for length in LENGTHS], LENGTHS)
