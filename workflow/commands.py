@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from heteroring.results.model_rows import DECODED
-from heteroring.results.rank_speeds import ranks_of
+from heteroring.results.rank_percentages import ranks_of
 from heteroring.results.strategy import fitted_name
 
 # Profiles that models are fitted to, by kind of model; a layer is profiled where it is measured.

@@ -46,7 +46,7 @@ if (spec := find_spec("fms")) and spec.origin is None:
     sys.modules["fms"] = None
 
 # The modules whose jobs tests can measure on pools of ranks.
-LAUNCHING = ("bench.base_job", "microbench.decode", "microbench.over_ranks")
+LAUNCHING = ("bench.base_job", "microbench.decode", "microbench.ranks")
 STARTS_PROCESSES = {"ranks", "workflow", "gpu", "multigpu"}
 # What other tests may start: programs that end in milliseconds, and the scripts of set-up among stand-ins.
 QUICK = {"git", "make", "nvidia-smi", "tex.sh", "venv.sh"}

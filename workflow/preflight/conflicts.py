@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from heteroring.results.rank_speeds import ranks_of
+from heteroring.results.rank_percentages import ranks_of
 from heteroring.results.strategy import CALL_VARIANTS, Strategy
 
 

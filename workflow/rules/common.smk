@@ -11,7 +11,7 @@ from pathlib import Path
 from heteroring.bench.tracking import check_tracker
 from heteroring.launch.machine_lock import holder
 from heteroring.figures import CATALOG, NAMES
-from heteroring.results.rank_speeds import ranks_of
+from heteroring.results.rank_percentages import ranks_of
 from heteroring.results.results import CHUNKS, OPTIONAL
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError

@@ -86,7 +86,7 @@ def trace_violations(trace: pd.DataFrame, expected: set[tuple]) -> Iterator[str]
         where = describe(dict(zip(TRACE, key, strict=True)))
         kinds = list(events["kind"])
         if kinds.count("layer") != 1 or not set(EVENTS) <= set(kinds):
-            yield f"{sorted(kinds)} are not a layer with its ready and its blocks: {where}"
+            yield f"{sorted(kinds)} are not one layer with its KV arrivals and backend calls: {where}"
             continue
         layer = events[events["kind"] == "layer"].iloc[0]
         if events["start_ms"].min() < layer["start_ms"] or events["stop_ms"].max() > layer["stop_ms"]:

@@ -9,8 +9,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from heteroring.allocators.costs import Cost, check_costs
 from heteroring.allocators.ring_search import TOLERANCE, RingSearch
+from heteroring.allocators.unit_costs import Cost, check_costs
 from heteroring.arguments import prefix_lengths
 from heteroring.ring.partition import check_layout
 from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs

@@ -10,9 +10,9 @@ from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.profile_table import PathLike, ProfileTable, read_latencies
+from heteroring.allocators.unit_costs import Cost
 from heteroring.allocators.waves import KernelGrid
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.provenance import read_record

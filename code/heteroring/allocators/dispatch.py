@@ -9,12 +9,12 @@ from operator import index
 from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import LONGEST, RING_MARGIN, RING_WAIT_US, balanced
 from heteroring.allocators.cost_model import CostModel, CostPrediction
-from heteroring.allocators.costs import Cost, cost_of_speed
 from heteroring.allocators.even import even
 from heteroring.allocators.fitted_model import FittedModel
 from heteroring.allocators.fitting import model_for
 from heteroring.allocators.speed_model import Prediction
 from heteroring.allocators.uneven import uneven
+from heteroring.allocators.unit_costs import Cost, cost_of_speed
 from heteroring.allocators.waves import BLOCK_M, MOST_RANKS, MOST_WAVES, KernelGrid, busy_us, in_whole_waves
 from heteroring.arguments import flag, prefix_lengths
 from heteroring.results.strategy import ALLOCATORS

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 
 # Relative accuracy to which the least limit is found.
 TOLERANCE = 1e-12

@@ -9,7 +9,7 @@ from heapq import heappush, heapreplace
 from itertools import groupby
 from typing import Self
 
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 from heteroring.kernels import launch_configs
 from heteroring.ring.partition import Partition
 from heteroring.ring.schedule import ring_steps

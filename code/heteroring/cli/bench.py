@@ -31,7 +31,6 @@ from heteroring.cli.options import (
     Track,
     Transport,
     Warmup,
-    announce,
     check_measured,
     examples,
     integers,
@@ -41,6 +40,7 @@ from heteroring.cli.options import (
     option,
     print_json,
     printing,
+    say,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -105,12 +105,12 @@ def bench(
     grid = grid_of(platform)
     lengths = grid.seq_lens if seq_lens is None else integers("--seq-lens", seq_lens)
     asked = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "dtype": dtype or None}
-    speeds, modules = integers("--percentages", percentages), listed("--module", module)
+    by_rank, modules = integers("--percentages", percentages), listed("--module", module)
     wanted = default_strategies(models) if strategies is None else listed("--strategies", strategies)
     if output is not None:
         check_measured(output)
     description = f"ring at {percentages} %"
-    announce(description)
+    say(description)
 
     from rich.console import Console
 
@@ -124,7 +124,7 @@ def bench(
         device_kind=platform,
         platform=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
-        percentages=speeds,
+        percentages=by_rank,
         seq_lens=lengths,
         strategies=wanted,
         shape=Shape(batch, **{name: getattr(grid, name) if it is None else it for name, it in asked.items()}),

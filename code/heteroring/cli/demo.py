@@ -14,7 +14,6 @@ from heteroring.cli.options import (
     WRITE,
     Label,
     Seed,
-    announce,
     check_measured,
     examples,
     integer,
@@ -22,6 +21,7 @@ from heteroring.cli.options import (
     option,
     printing,
     reporting,
+    say,
 )
 from heteroring.interrupts import raise_on_ctrl_c
 
@@ -69,7 +69,7 @@ def demo(
         raise ValueError("--chunk, --platform, --throttle, --label, --repetitions and --output go with --rebalance")
     if new_tokens < 3:
         raise ValueError(f"new_tokens is {new_tokens}: it must be 3 or more, of which two are not timed")
-    announce("a small LLaMA on two unequal CPU ranks")
+    say("a small LLaMA on two unequal CPU ranks")
     from rich.console import Console
 
     from heteroring.bench import demo as stage
@@ -107,7 +107,7 @@ def _rebalance(
     """Run the demo with `--rebalance`."""
     if output is not None:
         check_measured(output)
-    announce("a prefill in chunks")
+    say("a prefill in chunks")
     from rich.console import Console
 
     from heteroring.bench import rebalancing as stage

@@ -14,7 +14,7 @@ from importlib import metadata
 
 import typer
 
-from heteroring.cli.options import Json, announce, examples, print_json, printing, reporting
+from heteroring.cli.options import Json, examples, print_json, printing, reporting, say
 from heteroring.interrupts import raise_on_ctrl_c
 
 EXAMPLES = examples("heteroring doctor", "heteroring doctor --json")
@@ -46,7 +46,7 @@ class Finding:
 @reporting
 def doctor(as_json: Json = False) -> None:
     """Show what this machine has, what a run uses of it and why; exit 1 if something computes wrong results."""
-    announce("looking at this machine")
+    say("looking at this machine")
     import torch  # noqa: F401  imported here, where Ctrl-C has nothing to clean up
 
     raise_on_ctrl_c()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from heteroring.cli.options import WHAT, WRITE, announce, examples, option, printing, reporting
+from heteroring.cli.options import WHAT, WRITE, examples, option, printing, reporting, say
 from heteroring.figures.catalog import NAMES, entry
 
 EXAMPLES = examples(
@@ -40,7 +40,7 @@ def figure(
         raise ValueError(f"--output-dir is for all figures; name the files of {name} with --output")
     if not platform_dir.is_dir():
         raise ValueError(f"--platform-dir {platform_dir} is not a folder")
-    announce(f"figure {name} of {platform_dir}")
+    say(f"figure {name} of {platform_dir}")
     from heteroring import figures
     from heteroring.interrupts import raise_on_ctrl_c
     from heteroring.results.aggregate import aggregate

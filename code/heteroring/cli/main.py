@@ -124,14 +124,14 @@ def allocate(
     as_json: Json = False,
 ) -> None:
     """Print how many tokens each rank gets; what is odd about the answer goes to stderr, or into the JSON."""
-    speeds = integers("--percentages", percentages)
+    by_rank = integers("--percentages", percentages)
     earlier = integers("--prefix-lens", prefix_lens) if prefix_lens else ()
     from heteroring.allocators import allocation
 
-    answer = allocation(allocator, seq_len, percentages=speeds, profile=model, layout=layout, prefix_lens=earlier)
+    answer = allocation(allocator, seq_len, percentages=by_rank, profile=model, layout=layout, prefix_lens=earlier)
     if as_json:
         shares = {"block_lens": answer.block_lens, "clamped": answer.clamped, "notes": answer.notes}
-        asked = {"allocator": allocator, "layout": layout, "seq_len": seq_len, "percentages": speeds}
+        asked = {"allocator": allocator, "layout": layout, "seq_len": seq_len, "percentages": by_rank}
         asked |= {"prefix_lens": earlier} if earlier else {}
         print_json(asked | shares)
         return

@@ -29,7 +29,6 @@ from heteroring.cli.options import (
     ThrottleName,
     Track,
     Transport,
-    announce,
     check_measured,
     check_output,
     examples,
@@ -41,6 +40,7 @@ from heteroring.cli.options import (
     of_each_kind,
     option,
     printing,
+    say,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -113,7 +113,7 @@ def model(
     track: Track = "none",
 ) -> None:
     """Measure a whole model: time to first token of every strategy and of each rank alone, then tokens decoded."""
-    lengths, speeds = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
+    lengths, by_rank = integers("--seq-lens", seq_lens), integers("--percentages", percentages)
     grid, wanted = grid_of(platform), listed("--strategies", strategies)
     model, dtype = model or grid.model, dtype or grid.dtype
     asked, trace = trace, trace or output.with_name(f"trace-{output.stem.removeprefix('pct-')}.csv")
@@ -122,7 +122,7 @@ def model(
     if trace.resolve() == output.resolve():
         raise ValueError(f"output and trace are both {output}: they are two files")
     description = f"{model} at {percentages} %"
-    announce(description)
+    say(description)
 
     from rich.console import Console
 
@@ -138,7 +138,7 @@ def model(
         device_kind=platform,
         platform=label_of(label, platform),
         throttle=throttle or DEFAULTS.get(platform, "none"),
-        percentages=speeds,
+        percentages=by_rank,
         model=ModelSpec(
             model, dtype, layers, emb_dim, heads, kv_heads, vocabulary, max_seq_len or max(lengths) + new_tokens
         ),

@@ -172,7 +172,7 @@ def print_json(content: Any) -> None:
         print(json.dumps(content, indent=2, allow_nan=False))
 
 
-def announce(what: str) -> None:
+def say(what: str) -> None:
     """Print on a terminal which command starts: its imports take seconds."""
     if sys.stderr is not None and sys.stderr.isatty():
         with suppress(OSError):

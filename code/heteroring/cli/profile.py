@@ -24,7 +24,6 @@ from heteroring.cli.options import (
     ThrottleName,
     Track,
     Warmup,
-    announce,
     check_measured,
     examples,
     integer,
@@ -32,6 +31,7 @@ from heteroring.cli.options import (
     label_of,
     measuring,
     option,
+    say,
 )
 from heteroring.throttle import DEFAULTS
 from heteroring.words import listed
@@ -77,7 +77,7 @@ def profile(
     timed = listed("--kinds", kinds)
     check_measured(output)
     description = f"profile at {percentage} %"
-    announce(description)
+    say(description)
 
     from heteroring.bench.measure import measure
     from heteroring.bench.profile import run as stage

@@ -4,7 +4,7 @@ Importing this registers the attention op "ring" with FMS. It needs the package 
 ValueError, without it.
 """
 
-from heteroring.fms.missing import MissingFMS
+from heteroring.fms.not_installed import MissingFMS
 
 try:
     from heteroring.fms.attention import DecodeStep, Ring, register

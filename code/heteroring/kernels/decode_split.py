@@ -50,7 +50,7 @@ def fits(group: int, head_dim: int) -> bool:
 def partials(
     q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None, cached: Tensor | None = None
 ) -> Tensor:
-    """Packed parts [S, B, Hq, D + 1] (see decode_parts) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one per chunk.
+    """Packed parts [S, B, Hq, D + 1] (see decode_partials) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one per chunk.
 
     `most` limits the chunks of each KV head; by default they fill the device. `cached`, an integer tensor of one
     element on the device, is the number of keys, from the first on; None stands for all m.

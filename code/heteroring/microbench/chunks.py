@@ -22,7 +22,7 @@ from heteroring.bench.verify import TOLERANCE, WrongResult
 from heteroring.kernels.backend import Backend, resolve
 from heteroring.launch.launch import Rank
 from heteroring.microbench.options import count
-from heteroring.microbench.over_ranks import alone_ms, measured, ring_parser, slowest_ms, splits
+from heteroring.microbench.ranks import alone_ms, measured, ring_parser, slowest_ms, splits
 from heteroring.ring.attention import ring_attention
 from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.partition import Partition

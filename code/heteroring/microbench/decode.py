@@ -30,7 +30,7 @@ from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import device_ms
 from heteroring.bench.verify import TOLERANCE, WrongResult
-from heteroring.kernels import decode_parts, decode_split
+from heteroring.kernels import decode_partials, decode_split
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.launch.machine_lock import machine_lock
@@ -75,7 +75,7 @@ def over_ranks(
 
         def part(i: int, own: list = own) -> torch.Tensor:
             q, k, v = own[i % len(own)]
-            return decode_parts.merge_to_output(decode_parts.partials(q, k, v, shape.scale), q.dtype)
+            return decode_partials.merge_to_output(decode_partials.partials(q, k, v, shape.scale), q.dtype)
 
         def torch_attention(i: int, caches: list = caches) -> torch.Tensor:
             return torch.nn.functional.scaled_dot_product_attention(*caches[i % len(caches)], enable_gqa=True)
@@ -149,7 +149,7 @@ def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None
     def split(most: int | None) -> Callable[[int], object]:
         def run(i: int) -> object:
             k, v = caches[i % len(caches)]
-            return decode_parts.merge_to_output(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
+            return decode_partials.merge_to_output(decode_split.partials(q, k, v, head_dim**-0.5, most), q.dtype)
 
         return run
 

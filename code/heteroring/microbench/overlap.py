@@ -21,7 +21,7 @@ from heteroring.kernels.backend import resolve
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.launch.launch import Rank
 from heteroring.microbench.options import counts
-from heteroring.microbench.over_ranks import alone_ms, measured, ring_parser, slowest_ms, splits
+from heteroring.microbench.ranks import alone_ms, measured, ring_parser, slowest_ms, splits
 from heteroring.ring.attention import ring_attention, rotate
 from heteroring.ring.bounds import capacity_bound
 from heteroring.ring.cuda_graph import CapturedRing

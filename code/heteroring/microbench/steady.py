@@ -20,7 +20,7 @@ from heteroring.bench.timing import Busy, no_garbage_collection, timed
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank
 from heteroring.microbench.options import count
-from heteroring.microbench.over_ranks import launched, ranks_parser, slowest
+from heteroring.microbench.ranks import launched, ranks_parser, slowest
 from heteroring.ring.partition import Partition
 
 

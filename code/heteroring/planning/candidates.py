@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import RING_MARGIN, RING_WAIT_US, balanced
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 from heteroring.planning.chunks import Chunk, behind, chunks_over, middle, split_over
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.memory import Memory, used_gb

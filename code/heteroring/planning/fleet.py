@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from heteroring.allocators.cost_model import CostModel
-from heteroring.allocators.costs import Cost
 from heteroring.allocators.fitting import fit, load_model
+from heteroring.allocators.unit_costs import Cost
 from heteroring.files import read_text
 from heteroring.planning.network import Link, Network
 from heteroring.planning.work import Work

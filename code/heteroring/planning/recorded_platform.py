@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from heteroring.allocators.cost_model import CostModel
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 from heteroring.allocators.waves import MOST_RANKS, step_us
 from heteroring.planning.network import Link, Network
 from heteroring.planning.simulate import Simulation, simulate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 from heteroring.arguments import prefix_lengths
 from heteroring.planning.network import Network
 from heteroring.planning.steps import Costs, Step, step_us, steps

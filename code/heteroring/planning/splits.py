@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from heteroring.allocators.apportion import apportion
 from heteroring.allocators.balanced import balanced
-from heteroring.allocators.costs import Cost
 from heteroring.allocators.even import even
+from heteroring.allocators.unit_costs import Cost
 from heteroring.ring.bounds import two_kind_bound
 from heteroring.ring.workload import total_pairs
 

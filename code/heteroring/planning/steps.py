@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heteroring.allocators.costs import Cost
+from heteroring.allocators.unit_costs import Cost
 from heteroring.ring.partition import Partition
 
 
@@ -70,7 +70,7 @@ class Costs(NamedTuple):
 
     pair_us: np.ndarray
     token_us: np.ndarray
-    rerow_us: np.ndarray
+    revisit_us: np.ndarray
     join_us: np.ndarray
 
     @classmethod
@@ -80,6 +80,6 @@ class Costs(NamedTuple):
 
 def step_us(step: Step, number: int, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
     """Microseconds of each rank's compute in ring step `number`, and of these in its second rectangle: [ranks] each."""
-    row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
-    later = costs.pair_us * step.later_pairs + costs.rerow_us * step.later_rows
+    row_us = (0.0, costs.join_us, costs.revisit_us)[min(number, 2)]
+    later = costs.pair_us * step.later_pairs + costs.revisit_us * step.later_rows
     return costs.pair_us * (step.pairs - step.later_pairs) + row_us * step.rows + later, later

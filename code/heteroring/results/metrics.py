@@ -8,7 +8,7 @@ from statistics import mean, median
 import numpy as np
 import pandas as pd
 
-from heteroring.results.rank_speeds import order_of
+from heteroring.results.rank_percentages import order_of
 from heteroring.results.repetitions import alone_times, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import Measurement, ProfileRow
 from heteroring.results.strategy import BALANCED, CALL_VARIANTS, variants_of

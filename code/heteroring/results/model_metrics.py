@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from heteroring.results.model_rows import CHUNK_SPLITS, MODEL, WAY, ModelRow, TraceRow
-from heteroring.results.rank_speeds import order_of
+from heteroring.results.rank_percentages import order_of
 from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import ProfileRow
 

@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.backend import Backend
-from heteroring.kernels.decode_parts import merge_parts, merge_to_output, partials
+from heteroring.kernels.decode_partials import merge_partials, merge_to_output, partials
 from heteroring.ring.consistency import Call, Fields
-from heteroring.ring.transport.part_buffer import part_buffer_of
+from heteroring.ring.transport.partials_buffer import partials_buffer_of
 from heteroring.ring.validation import check_cached, check_single_query, described, operands
 
 # PyTorch 2.13 renamed it and warns about the old name in every call.
@@ -78,12 +78,12 @@ def ring_decode(
 
         parts = call.agree(describe, own)
         with torch.no_grad(), torch.cuda.device(q.device if q.is_cuda else -1):
-            if call.world_size > 1 and (buffer := part_buffer_of(call.group, parts)):
+            if call.world_size > 1 and (buffer := partials_buffer_of(call.group, parts)):
                 out = buffer.exchange(parts, q.dtype)[:, :, None]
                 call.complete()
                 return out
             if call.world_size > 1:
-                parts = _gather(merge_parts(parts), call.group, call.rank, call.world_size)
+                parts = _gather(merge_partials(parts), call.group, call.rank, call.world_size)
             call.complete()
             return merge_to_output(parts, q.dtype)
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from heteroring.kernels.backend import Backend
-from heteroring.kernels.decode_parts import merge_parts
+from heteroring.kernels.decode_partials import merge_partials
 from heteroring.ring.consistency import Call
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import kv_bytes, pass_q_bytes, pass_q_pairs, score_pairs
@@ -91,7 +91,7 @@ def attend(
 
     parts = _exchange(call.agree(lambda: (("part", "own keys"),), own), here, there, call)
     call.complete()
-    merged = merge_parts(parts.view(sum(holds), lens[rank] * batch, heads, head_dim + 1))
+    merged = merge_partials(parts.view(sum(holds), lens[rank] * batch, heads, head_dim + 1))
     merged = merged.view(lens[rank], batch, heads, head_dim + 1).permute(1, 2, 0, 3)
     return merged[..., :head_dim].to(q.dtype).contiguous(), merged[..., head_dim].contiguous()
 

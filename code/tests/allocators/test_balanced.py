@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heteroring.allocators.balanced import balanced
-from heteroring.allocators.costs import Cost, cost_of_speed, predicted_ms
 from heteroring.allocators.even import even
+from heteroring.allocators.unit_costs import Cost, cost_of_speed, predicted_ms
 from heteroring.ring.partition import LAYOUTS, Partition
 from heteroring.ring.workload import score_pairs, shard_extra_rows, shard_pairs, total_pairs
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heteroring.allocators import ALLOCATORS, Allocation, allocate, allocation, fit, predicted_ms
-from heteroring.allocators.costs import cost_of_speed
 from heteroring.allocators.formula import Formula
 from heteroring.allocators.lut import LookupTable
 from heteroring.allocators.profile_table import ProfileTable
+from heteroring.allocators.unit_costs import cost_of_speed
 from heteroring.results.rows import write_rows
 from heteroring.ring.partition import LAYOUTS, Partition
 from rows import profile_row

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.dispatch import allocation
 from heteroring.allocators.fitting import fit
+from heteroring.allocators.unit_costs import predicted_ms
 from heteroring.allocators.waves import BLOCK_M, KernelGrid, busy_us
 from heteroring.files import read_json
 from heteroring.kernels import launch_configs

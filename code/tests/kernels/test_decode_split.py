@@ -10,7 +10,7 @@ GPU = torch.cuda.is_available()
 pytest.importorskip("triton")
 
 import compiled  # noqa: E402
-from heteroring.kernels import decode_parts, decode_split  # noqa: E402
+from heteroring.kernels import decode_partials, decode_split  # noqa: E402
 from oracle import LSE_ROUNDING, assert_accurate, assert_as_accurate_as_torch, attention64  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_ranks_exchange_their_parts_in_each_others_memory(ranks, tmp_path):
     world_size, calls = 3, 5
     results = ranks(world_size).run(exchanged, str(tmp_path), calls)
     for call in range(calls):
-        want = decode_parts.merge_to_output(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
+        want = decode_partials.merge_to_output(torch.cat(parts_of(call, world_size)), torch.float32)[:, :, 0]
         for out in (each[call] for each in results):
             assert torch.equal(out, results[0][call])
             torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
@@ -147,7 +147,7 @@ def test_parts_are_merged_as_the_merge_does(count, dtype):
     parts[count // 2, 0] = torch.cat((torch.zeros(3, 24), torch.full((3, 1), -torch.inf)), 1)  # saw no key
     merged = decode_split.combine(parts.to(DEVICE), torch.float32, with_lse=True).cpu()
     out = decode_split.combine(parts.to(DEVICE), dtype, with_lse=False).cpu()
-    want = decode_parts.merge_parts(parts)  # on the CPU: heteroring.kernels.merge, part by part
+    want = decode_partials.merge_partials(parts)  # on the CPU: heteroring.kernels.merge, part by part
     torch.testing.assert_close(merged, want, atol=1e-5, rtol=1e-5)
     assert out.dtype == dtype
     torch.testing.assert_close(out, want[..., :-1].to(dtype))

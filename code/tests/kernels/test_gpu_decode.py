@@ -8,7 +8,7 @@ import torch
 
 import heteroring as hr
 from gpu import one_gpu, poison
-from heteroring.kernels import decode_parts
+from heteroring.kernels import decode_partials
 from oracle import assert_as_accurate_as_torch
 from ranks import Ranks
 
@@ -41,14 +41,15 @@ class TestOneRank:
 
     def test_the_kernel_computes_it(self, monkeypatch):
         """And not a backend for many queries, which would leave most of the GPU idle."""
-        monkeypatch.setattr(decode_parts, "resolve", None)
+        monkeypatch.setattr(decode_partials, "resolve", None)
         q, k, v = whole(5000, 32, 8, 128, torch.bfloat16, 0)
         assert_right(hr.ring_decode(q, k, v), q, k, v)
 
     def test_many_chunks_share_a_head(self):
         q, k, v = whole(59_000, 32, 8, 128, torch.bfloat16, 0)
         assert (
-            len(decode_parts.partials(q, k, v, 0.1)) >= torch.cuda.get_device_properties(0).multi_processor_count // 8
+            len(decode_partials.partials(q, k, v, 0.1))
+            >= torch.cuda.get_device_properties(0).multi_processor_count // 8
         )
 
     def test_a_cache_that_grows_compiles_nothing_and_the_host_never_waits(self):

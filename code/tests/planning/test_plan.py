@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from heteroring.allocators.apportion import chunks_of
-from heteroring.allocators.costs import Cost, predicted_ms
 from heteroring.allocators.fitting import load_model
+from heteroring.allocators.unit_costs import Cost, predicted_ms
 from heteroring.cli.main import app
 from heteroring.planning import candidates
 from heteroring.planning.fleet import DataSheet, Fleet, RankSpec, read_fleet

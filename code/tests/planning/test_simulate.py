@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from heteroring.allocators.costs import Cost, predicted_ms
 from heteroring.allocators.even import even
+from heteroring.allocators.unit_costs import Cost, predicted_ms
 from heteroring.cli.main import app
 from heteroring.planning.network import Link, Network
 from heteroring.planning.simulate import simulate

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from heteroring.results.metrics import cells, choices_of_ranks, profile_cells
-from heteroring.results.rank_speeds import in_short, order_of, ranks_of
+from heteroring.results.rank_percentages import in_short, order_of, ranks_of
 from heteroring.results.results import headline
 from rows import measurement, profile_row
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from heteroring.allocators.costs import predicted_ms
 from heteroring.allocators.fitting import load_model
+from heteroring.allocators.unit_costs import predicted_ms
 from heteroring.results.strategy import STRATEGIES
 from heteroring.ring.partition import Partition
 from recorded import RECORD, rings

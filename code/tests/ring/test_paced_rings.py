@@ -14,8 +14,8 @@ from test_prefix import HEAD_DIM, KV_HEADS, earlier_tokens, new_tokens
 
 import heteroring as hr
 from heteroring.allocators.balanced import balanced
-from heteroring.allocators.costs import Cost
 from heteroring.allocators.even import even
+from heteroring.allocators.unit_costs import Cost
 from heteroring.kernels.backend import resolve
 from heteroring.planning.network import Network
 from heteroring.planning.recorded_platform import SHARED_MEMORY

@@ -12,7 +12,7 @@ from commands import Commands
 from heteroring.cli.main import app
 from heteroring.figures import draw
 from heteroring.results.metrics import choices_of_ranks
-from heteroring.results.rank_speeds import in_short
+from heteroring.results.rank_percentages import in_short
 from heteroring.results.results import Results
 from record import read_config
 

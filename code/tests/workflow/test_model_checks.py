@@ -94,7 +94,7 @@ def test_a_whole_grid_is_sound(grid):
         ),
         (changed(table(), 0, jobs=1), trace(), "1 of 2 jobs: prefill of contiguous/even at 64 tokens and 100 100 %"),
         (table().assign(bound_fraction=float("nan")), trace(), "no cell has a bound fraction"),
-        (table(), trace().drop(index=0), "['block', 'ready'] are not a layer with its ready and its blocks"),
+        (table(), trace().drop(index=0), "['block', 'ready'] are not one layer with its KV arrivals and backend calls"),
         (
             table(),
             trace()[trace()["percentages"] != (100, 50)],
@@ -122,7 +122,9 @@ def test_a_violation_says_which_cell_or_layer_it_is():
     assert found == [f"bound fraction 1.200 exceeds 1 by more than 0.1: {CELL}"]
     doubled = pd.concat([trace(), trace()[:1]], ignore_index=True)
     found = violations(table(), doubled, GRID, 0.1)
-    assert found == [f"['block', 'layer', 'layer', 'ready'] are not a layer with its ready and its blocks: {TRACE}"]
+    assert found == [
+        f"['block', 'layer', 'layer', 'ready'] are not one layer with its KV arrivals and backend calls: {TRACE}"
+    ]
 
 
 def test_a_rank_without_tokens_has_no_layer_to_trace():

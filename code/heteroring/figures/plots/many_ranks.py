@@ -13,7 +13,7 @@ from heteroring.figures.captions import percentages_are, run_details, tokens
 from heteroring.figures.select_rows import MissingRows, shown
 from heteroring.figures.style import BASELINE_LINE, INK, UNIT_LINE, look, ordered
 from heteroring.results.metrics import choices_of_ranks
-from heteroring.results.rank_speeds import in_short
+from heteroring.results.rank_percentages import in_short
 from heteroring.results.strategy import BALANCED, STRATEGIES
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import torch
 _WORD = torch.complex128  # PyTorch's largest element, 16 bytes
 
 
-def compact(x: torch.Tensor) -> torch.Tensor:
+def contiguous_copy(x: torch.Tensor) -> torch.Tensor:
     """`x`, contiguous: copied only if it must be, in words of 16 bytes where it consists of such words.
 
     PyTorch copies a strided tensor element by element; 2 bytes at a time, an H200 gets half as far as 16 at a time

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
-from heteroring.ring.transport.contiguous_copy import compact
+from heteroring.ring.transport.contiguous_copy import contiguous_copy
 from heteroring.ring.transport.cuda_driver import row_copy
 from heteroring.ring.transport.limits import PART_BYTES, SLOTS
 from heteroring.ring.transport.messages import Message, messages
@@ -126,7 +126,7 @@ def _in_rows(x: torch.Tensor) -> torch.Tensor:
     close = x.stride(2) == head_dim or x.shape[2] == 1
     even = batch == 1 or heads == 1 or x.stride(0) == heads * x.stride(1)
     apart = x.shape[2] * head_dim <= _pitch(x) // x.element_size() or batch * heads == 1
-    return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else compact(x)
+    return x if close and even and apart and _pitch(x) <= _LONGEST_PITCH else contiguous_copy(x)
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.comm_stream import comm_stream_of
-from heteroring.ring.transport.contiguous_copy import compact
+from heteroring.ring.transport.contiguous_copy import contiguous_copy
 from heteroring.ring.transport.messages import Inbox, messages
 
 
@@ -82,5 +82,5 @@ class PointToPoint:
     def _pack(self, keys: int) -> tuple[torch.Tensor, ...]:
         """The first `keys` local keys, and values, contiguous: copied only where they are not."""
         if keys not in self._packed:
-            self._packed[keys] = tuple(compact(x[:, :, :keys]) for x in self._tensors)
+            self._packed[keys] = tuple(contiguous_copy(x[:, :, :keys]) for x in self._tensors)
         return self._packed[keys]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from heteroring.ring.transport.contiguous_copy import _in_words, compact
+from heteroring.ring.transport.contiguous_copy import _in_words, contiguous_copy
 
 VIEWS = {
     "a prefix of every head": (lambda x: x[:, :, :3], True),
@@ -23,7 +23,7 @@ VIEWS = {
 @pytest.mark.parametrize(("view", "in_words"), VIEWS.values(), ids=VIEWS)
 def test_the_same_elements_contiguous(view, in_words, dtype):
     x = view(torch.randn(2, 3, 7, 16).to(dtype))
-    got = compact(x)
+    got = contiguous_copy(x)
     assert got.is_contiguous()
     assert got.dtype == dtype
     assert torch.equal(got, x)
@@ -32,15 +32,15 @@ def test_the_same_elements_contiguous(view, in_words, dtype):
 
 def test_what_is_contiguous_is_not_copied():
     x = torch.randn(2, 3, 7, 16)
-    assert compact(x) is x
-    assert compact(x[:1]).data_ptr() == x.data_ptr()
+    assert contiguous_copy(x) is x
+    assert contiguous_copy(x[:1]).data_ptr() == x.data_ptr()
 
 
 def test_memory_that_begins_within_a_word():
     x = torch.randn(3 * 16 + 1)[1:].view(3, 16)
     assert not _in_words(x[:, :8])
-    assert torch.equal(compact(x[:, :8]), x[:, :8])
+    assert torch.equal(contiguous_copy(x[:, :8]), x[:, :8])
 
 
 def test_a_number_by_itself():
-    assert torch.equal(compact(torch.tensor(3.0)), torch.tensor(3.0))
+    assert torch.equal(contiguous_copy(torch.tensor(3.0)), torch.tensor(3.0))

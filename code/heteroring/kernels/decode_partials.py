@@ -45,7 +45,7 @@ def partials(
     return part
 
 
-def merge_parts(parts: Tensor) -> Tensor:
+def merge_partials(parts: Tensor) -> Tensor:
     """Merge parts [S, B, Hq, D + 1] into one packed part [B, Hq, D + 1] over all their keys."""
     if len(parts) == 1:
         return parts[0]
@@ -65,7 +65,7 @@ def merge_to_output(parts: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if parts.is_cuda and parts.dtype == torch.float32:
         return decode_split.combine(parts, dtype, with_lse=False)[:, :, None]
-    return merge_parts(parts)[:, :, None, :-1].to(dtype).contiguous()
+    return merge_partials(parts)[:, :, None, :-1].to(dtype).contiguous()
 
 
 def _unpacked(part: Tensor) -> tuple[Tensor, Tensor]:

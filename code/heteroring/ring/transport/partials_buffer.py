@@ -13,7 +13,7 @@ _WORD_BYTES = 8
 _TURNS = 2
 
 
-class PartBuffer(SymmetricMemory):
+class PartialsBuffer(SymmetricMemory):
     """Two buffers on every rank, each for the parts of up to `capacity` heads from every rank.
 
     The kernel `exchange_kernel` of heteroring.kernels.decode_kernel writes, awaits and merges them, without flags
@@ -38,7 +38,7 @@ class PartBuffer(SymmetricMemory):
         return out
 
 
-def part_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartBuffer | None:
+def partials_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartialsBuffer | None:
     """A buffer for parts [S, B, Hq, D + 1] like these; None where ranks cannot reach each other or kernels differ.
 
     All ranks of `group` make the first call together.
@@ -48,4 +48,4 @@ def part_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartBuffer 
         return None
     if not peers_can_be_accessed(group, parts.device):
         return None
-    return buffer_of(PartBuffer, group, parts.device, batch * heads)
+    return buffer_of(PartialsBuffer, group, parts.device, batch * heads)
