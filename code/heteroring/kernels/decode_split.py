@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heteroring.kernels.launch_cache import BoundKernel, Plans
+from heteroring.kernels.launch_cache import BoundKernel, LaunchCache
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MOST_HEAD_DIM = 256
@@ -135,7 +135,7 @@ def exchange(parts: Tensor, dtype: torch.dtype, places: Tensor, calls: Tensor, r
     return out
 
 
-_PLANS = Plans()
+_PREPARED = LaunchCache()
 
 
 def _launch(
@@ -146,16 +146,16 @@ def _launch(
     constants: Mapping[str, Any],
     stages: int = 3,
 ) -> None:
-    """Run `kernel` on `operands`, the arguments that change from call to call, then `rest`, which is part of its plan.
+    """Run `kernel` on `operands`, the arguments that change from call to call, then `rest`, the same for a kind.
 
-    The plan is made, and the kernel compiled, in the first call of its kind. A launch by Triton, which looks the
+    The launch is prepared, and the kernel compiled, in the first call of its kind. A launch by Triton, which looks the
     compiled kernel up by its arguments, would take the host three times as long.
     """
     first = operands[0]
     assert isinstance(first, Tensor)
     kinds = tuple((x.dtype, x.data_ptr() % 16) if isinstance(x, Tensor) else int for x in operands)
     key = (kernel.__name__, grid, first.device, kinds, rest, *constants.values())
-    _PLANS.kept(key, lambda: _bound(kernel, grid, operands, rest, constants, stages))((), *operands)
+    _PREPARED.kept(key, lambda: _bound(kernel, grid, operands, rest, constants, stages))((), *operands)
 
 
 def _bound(

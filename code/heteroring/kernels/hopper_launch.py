@@ -1,8 +1,8 @@
 """Host side of the Hopper kernel: which operands it covers, and its launch.
 
 A ring computes the same rectangles again and again, and a launch must take the host less time than the GPU takes to
-compute. So everything that follows from shapes, strides and dtypes is worked out once, as a `Plan`; a launch fills in
-addresses.
+compute. So everything that follows from shapes, strides and dtypes is worked out once, as a `PreparedLaunch`; running
+it fills in addresses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import launch_configs, tensor_map
-from heteroring.kernels.launch_cache import BoundKernel, Plans
+from heteroring.kernels.launch_cache import BoundKernel, LaunchCache
 from heteroring.kernels.pending_kv import PendingKV
 
 ARCHITECTURE = (9, 0)
@@ -23,7 +23,7 @@ BLOCK_M = launch_configs.HOPPER_BLOCK_M
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PreparedLaunch:
     """A launch of the Hopper kernel on operands of certain shapes, strides and dtypes."""
 
     kernel: BoundKernel
@@ -33,7 +33,7 @@ class Plan:
     def launch(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, pending: PendingKV | None = None
     ) -> None:
-        """Run the kernel on operands like those that the plan was made for."""
+        """Run the kernel on operands like those that it was prepared for."""
         if self.blind:
             if not self.merge:
                 out[:, :, : self.blind].zero_()
@@ -64,7 +64,7 @@ def can_fuse(q: Tensor, k: Tensor, v: Tensor, pending: PendingKV) -> bool:
     return _FUSABLE.kept(key, lambda: pending.k.shape[2] > 0 and covers(q, k, v) and covers(q, pending.k, pending.v))
 
 
-def plan(
+def prepare(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -75,26 +75,26 @@ def plan(
     merge: bool,
     config: launch_configs.HopperConfig | None = None,
     pending: PendingKV | None = None,
-) -> Plan | None:
-    """The plan for operands like these, with at least one visible key and scale > 0, or None if the kernel cannot run.
+) -> PreparedLaunch | None:
+    """The launch on operands like these, with a visible key and scale > 0, or None if the kernel cannot run.
 
-    That is so where it does not cover the operands, or cannot go on to `pending`. The plan is made, and the kernel
-    compiled, in the first call with such operands.
+    That is so where it does not cover the operands, or cannot go on to `pending`. The launch is prepared, and the
+    kernel compiled, in the first call with such operands.
     """
     if not q.is_cuda:
         return None
     fused = (pending.first_query, pending.heads, *map(tensor_map.likeness, pending[:2])) if pending else None
     key = (q.device.index, scale, causal_offset, merge, config, fused, *map(tensor_map.likeness, (q, k, v, out, lse)))
 
-    def made() -> Plan | None:
+    def made() -> PreparedLaunch | None:
         covered = can_fuse(q, k, v, pending) if pending else covers(q, k, v)
         return _make(q, k, v, out, lse, scale, causal_offset, merge, config, pending) if covered else None
 
-    return _PLANS.kept(key, made)
+    return _PREPARED.kept(key, made)
 
 
-_PLANS = Plans()
-_FUSABLE = Plans()
+_PREPARED = LaunchCache()
+_FUSABLE = LaunchCache()
 
 
 def _make(
@@ -108,7 +108,7 @@ def _make(
     merge: bool,
     config: launch_configs.HopperConfig | None,
     pending: PendingKV | None,
-) -> Plan:
+) -> PreparedLaunch:
     from triton.experimental.gluon.language import NVMMASharedLayout
     from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -165,7 +165,7 @@ def _make(
         arrived = pending.arrived if pending else 0
         compiled = _kernel().warmup(*descriptors, out, lse, arrived, *rest, **constants, num_warps=4, grid=grid)
         run = compiled[grid]
-    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), q.device.index), blind, merge)
+    return PreparedLaunch(BoundKernel.of(run, descriptors, (*rest, *constants.values()), q.device.index), blind, merge)
 
 
 @lru_cache(maxsize=1)

@@ -11,23 +11,23 @@ from torch import Tensor
 
 from heteroring.kernels import tensor_map
 
-MOST_PLANS = 4096
+MOST_LAUNCHES = 4096
 
 _UNSEEN = object()
-_Plan = TypeVar("_Plan")
+_Launch = TypeVar("_Launch")
 
 
-class Plans(dict[Hashable, object]):
-    """At most MOST_PLANS cached plans, by everything that they depend on; None for operands that are not covered."""
+class LaunchCache(dict[Hashable, object]):
+    """Up to MOST_LAUNCHES prepared launches by all that they depend on; None for operands that are not covered."""
 
-    def kept(self, key: Hashable, make: Callable[[], _Plan]) -> _Plan:
-        """The plan of `key`, which `make` creates the first time."""
-        plan = self.get(key, _UNSEEN)
-        if plan is _UNSEEN:
-            if len(self) >= MOST_PLANS:
+    def kept(self, key: Hashable, make: Callable[[], _Launch]) -> _Launch:
+        """The launch of `key`, which `make` prepares the first time."""
+        launch = self.get(key, _UNSEEN)
+        if launch is _UNSEEN:
+            if len(self) >= MOST_LAUNCHES:
                 self.clear()
-            self[key] = plan = make()
-        return plan
+            self[key] = launch = make()
+        return launch
 
 
 @dataclass(frozen=True, slots=True)

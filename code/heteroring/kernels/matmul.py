@@ -2,7 +2,7 @@
 
 `python -m heteroring.microbench.matmul` compares them with PyTorch's; docs/experiments/kernels.md has the results.
 Decoding a token takes hundreds of small products, so everything that follows from shapes, strides and dtypes is worked
-out once, as a `Plan`; a launch fills in addresses.
+out once, as a `PreparedProduct`; running it fills in addresses.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from heteroring.kernels import launch_configs, tensor_map
-from heteroring.kernels.launch_cache import BoundKernel, Plans
+from heteroring.kernels.launch_cache import BoundKernel, LaunchCache
 
 ARCHITECTURE = (9, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PreparedProduct:
     """A launch of the kernel on operands of certain shapes, strides and dtypes."""
 
     kernel: BoundKernel
     by_columns: bool
 
     def launch(self, a: Tensor, b: Tensor, out: Tensor) -> None:
-        """Run the kernel on operands like those that the plan was made for."""
+        """Run the kernel on operands like those that it was prepared for."""
         self.kernel((a, b.t() if self.by_columns else b, out))
 
 
@@ -47,15 +47,15 @@ def matmul(
         if out.untyped_storage().data_ptr() in (a.untyped_storage().data_ptr(), b.untyped_storage().data_ptr()):
             return None
         key += (out.device, *tensor_map.likeness(out))
-    plan = _PLANS.kept(key, lambda: _make(a, b, out, config) if _covers(a, b, out) else None)
-    if plan is None:
+    prepared = _PREPARED.kept(key, lambda: _make(a, b, out, config) if _covers(a, b, out) else None)
+    if prepared is None:
         return None
     out = a.new_empty(a.shape[0], b.shape[1]) if out is None else out
-    plan.launch(a, b, out)
+    prepared.launch(a, b, out)
     return out
 
 
-_PLANS = Plans()
+_PREPARED = LaunchCache()
 
 
 def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
@@ -78,7 +78,7 @@ def _covers(a: Tensor, b: Tensor, out: Tensor | None) -> bool:
     )
 
 
-def _make(a: Tensor, b: Tensor, out: Tensor | None, config: launch_configs.MatmulConfig | None) -> Plan:
+def _make(a: Tensor, b: Tensor, out: Tensor | None, config: launch_configs.MatmulConfig | None) -> PreparedProduct:
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     from heteroring.kernels.matmul_kernel import matmul_kernel
@@ -108,7 +108,7 @@ def _make(a: Tensor, b: Tensor, out: Tensor | None, config: launch_configs.Matmu
             run = matmul_kernel.warmup(*descriptors, *rest, **constants, **how, grid=grid)[grid]
     else:
         run = matmul_kernel[grid]
-    return Plan(BoundKernel.of(run, descriptors, (*rest, *constants.values()), a.device.index), by_columns)
+    return PreparedProduct(BoundKernel.of(run, descriptors, (*rest, *constants.values()), a.device.index), by_columns)
 
 
 def _in_rows(x: Tensor) -> bool:

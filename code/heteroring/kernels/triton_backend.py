@@ -56,11 +56,11 @@ def backend(
     if scale <= 0:  # the kernel takes the maximum of the unscaled scores
         q, scale = q * (-1 if scale < 0 else 0), abs(scale) or 1.0
     offset = causal_offset if causal else None
-    plan = hopper_launch.plan(q, k, v, out, lse, scale, offset, merge=running is not None, pending=pending)
-    if pending and not plan:
+    prepared = hopper_launch.prepare(q, k, v, out, lse, scale, offset, merge=running is not None, pending=pending)
+    if pending and not prepared:
         raise ValueError(_CANNOT_FUSE)
-    if plan:
-        plan.launch(q, k, v, out, lse, pending)
+    if prepared:
+        prepared.launch(q, k, v, out, lse, pending)
     elif q.dtype == torch.bfloat16 and not q.is_cuda:
         # Triton's interpreter multiplies the bit patterns of bf16 as integers: it gets fp32, rounded after.
         wide = out.float()

@@ -150,7 +150,7 @@ def candidates(size: Size) -> dict[str, Callable[[], object]]:
 
     def run_hopper(config):
         def run():
-            hopper_launch.plan(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
+            hopper_launch.prepare(q, k, v, out, lse, scale, offset, False, config).launch(q, k, v, out, lse)
 
         return run
 

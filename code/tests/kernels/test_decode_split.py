@@ -264,17 +264,17 @@ def called(*arguments):
 
 bound = {}
 for arguments in ((4096,), (100,), (4096, odd)):
-    decode(*arguments)  # plans are made
+    decode(*arguments)  # launches are prepared
     with_jit, JITFunction.run = JITFunction.run, None
-    bound[arguments] = called(*arguments)  # by plans alone
+    bound[arguments] = called(*arguments)  # by prepared launches alone
     JITFunction.run = with_jit
 decode_split._launch = lambda kernel, grid, operands, rest, constants, stages=3: kernel[grid](
     *operands, *rest, **constants, num_warps=4, num_stages=stages
 )
-for arguments, of_plans in bound.items():
+for arguments, of_prepared in bound.items():
     of_triton = called(*arguments)
-    assert [each[:2] for each in of_triton] == [each[:2] for each in of_plans], (of_triton, of_plans)
-    for one, other in zip(of_triton, of_plans):
+    assert [each[:2] for each in of_triton] == [each[:2] for each in of_prepared], (of_triton, of_prepared)
+    for one, other in zip(of_triton, of_prepared):
         differ = [i for i, pair in enumerate(zip(one[2:], other[2:])) if len(set(pair)) > 1]
         allowed = {"chunk_kernel": {3}, "exchange_kernel": {1}, "combine_kernel": {1}}[one[0]]  # what is allocated
         assert len(one) == len(other) and set(differ) <= allowed, (one, other)

@@ -12,7 +12,7 @@ import torch
 
 import compiled
 from heteroring.kernels import hopper_launch, launch_configs, tensor_map
-from heteroring.kernels.launch_cache import Plans
+from heteroring.kernels.launch_cache import LaunchCache
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.kernels.triton_backend import backend, takes_pending
 from oracle import LSE_ROUNDING, assert_as_accurate_as_torch
@@ -130,15 +130,15 @@ def assert_close(got, *operands):
 @pytest.fixture(params=["hopper", "portable"])
 def path(request, monkeypatch):
     """Run a test on both kernels, and check that the intended one runs."""
-    plan, plans = hopper_launch.plan, []
+    prepare, prepared = hopper_launch.prepare, []
 
     def chosen(*args, **kwargs):
-        plans.append(plan(*args, **kwargs) if request.param == "hopper" else None)
-        return plans[-1]
+        prepared.append(prepare(*args, **kwargs) if request.param == "hopper" else None)
+        return prepared[-1]
 
-    monkeypatch.setattr(hopper_launch, "plan", chosen)
+    monkeypatch.setattr(hopper_launch, "prepare", chosen)
     yield
-    assert all(plans) == (request.param == "hopper")
+    assert all(prepared) == (request.param == "hopper")
 
 
 @pytest.fixture(autouse=True)
@@ -203,12 +203,12 @@ def test_operands_that_tma_cannot_address_run_portably():
 
 @pytest.mark.gpu
 @on_hopper
-def test_plans_are_reused_and_hold_no_tensor():
-    hopper_launch._PLANS.clear()
+def test_prepared_launches_are_reused_and_hold_no_tensor():
+    hopper_launch._PREPARED.clear()
     for _ in range(3):
         q, k, v = operands(200, 300)
         assert_close(backend(q, k, v, scale=0.09, causal_offset=-10), q, k, v, 0.09, -10)
-    assert len(hopper_launch._PLANS) == 1
+    assert len(hopper_launch._PREPARED) == 1
     before = torch.cuda.memory_allocated()
     del q, k, v
     assert torch.cuda.memory_allocated() < before
@@ -290,7 +290,7 @@ def test_sections_of_heads_cover_every_tile(monkeypatch, section, first):
     """The order does not affect results: sections narrower than the others are right, too."""
     monkeypatch.setattr(launch_configs, "section", lambda heads, *_: min(heads, section))
     monkeypatch.setattr(launch_configs, "first_section", lambda section, *_: first)
-    monkeypatch.setattr(hopper_launch, "_PLANS", Plans())
+    monkeypatch.setattr(hopper_launch, "_PREPARED", LaunchCache())
     q, k, v = operands(640, 640, heads=7, kv_heads=7, batch=2)
     assert_close(backend(q, k, v, scale=0.09, causal_offset=0), q, k, v, 0.09, 0)
     _, more_k, more_v = operands(640, 256, heads=7, kv_heads=7, batch=2)

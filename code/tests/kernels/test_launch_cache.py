@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from heteroring.kernels import launch_cache as plans
-from heteroring.kernels.launch_cache import BoundKernel, Plans
+from heteroring.kernels import launch_cache as cache
+from heteroring.kernels.launch_cache import BoundKernel, LaunchCache
 
 
 @dataclass
@@ -18,22 +18,22 @@ class Descriptor:
     tile: int
 
 
-def test_a_plan_is_made_once_and_so_is_the_lack_of_one():
-    kept, made = Plans(), []
+def test_a_launch_is_prepared_once_and_so_is_the_lack_of_one():
+    kept, made = LaunchCache(), []
 
-    def make(plan):
-        made.append(plan)
-        return plan
+    def make(launch):
+        made.append(launch)
+        return launch
 
     for _ in range(2):
-        assert kept.kept("covered", lambda: make("plan")) == "plan"
+        assert kept.kept("covered", lambda: make("launch")) == "launch"
         assert kept.kept("not covered", lambda: make(None)) is None
-    assert made == ["plan", None]
+    assert made == ["launch", None]
 
 
 def test_there_are_no_more_than_so_many(monkeypatch):
-    monkeypatch.setattr(plans, "MOST_PLANS", 3)
-    kept = Plans()
+    monkeypatch.setattr(cache, "MOST_LAUNCHES", 3)
+    kept = LaunchCache()
     for key in range(10):
         assert kept.kept(key, lambda key=key: -key) == -key
         assert len(kept) <= 3

@@ -8,7 +8,7 @@ pytest.importorskip("triton", minversion=None if GPU else "3.7")
 
 from heteroring.kernels import launch_configs  # noqa: E402
 from heteroring.kernels import matmul as matmul_module  # noqa: E402
-from heteroring.kernels.launch_cache import Plans  # noqa: E402
+from heteroring.kernels.launch_cache import LaunchCache  # noqa: E402
 from heteroring.kernels.matmul import matmul  # noqa: E402
 
 pytestmark = [
@@ -56,20 +56,20 @@ def test_it_is_the_product_by_transposed_tiles(shape, by_columns):
     assert_right(matmul(a, b, config=TRANSPOSED), a, b)
 
 
-def test_one_plan_serves_all_operands_alike_and_no_others(plans):
+def test_one_launch_serves_all_operands_alike_and_no_others(prepared):
     for seed in range(3):
         a, b = operands(33, 40, 24, torch.float16, True, seed)
         assert_right(matmul(a, b), a, b)
-    assert len(plans) == 1
+    assert len(prepared) == 1
     for m, k, n, by_columns in ((33, 40, 24, False), (33, 24, 40, True), (17, 40, 24, True)):
         a, b = operands(m, k, n, torch.float16, by_columns)
         assert_right(matmul(a, b), a, b)
-    assert len(plans) == 4
+    assert len(prepared) == 4
     assert_right(matmul(a, b, config=TRANSPOSED), a, b)
-    assert len(plans) == 5
+    assert len(prepared) == 5
 
 
-def test_an_address_that_is_not_aligned_is_not_taken_for_one_that_is(plans):
+def test_an_address_that_is_not_aligned_is_not_taken_for_one_that_is(prepared):
     rows, b = half(5, 24), half(16, 24)
     assert matmul(rows[:, :16], b) is not None
     assert matmul(rows[:, 4:20], b) is None
@@ -90,17 +90,17 @@ def test_operands_may_be_parts_of_larger_matrices():
 
 
 @pytest.mark.skipif(GPU, reason="of machines without a GPU")
-def test_without_a_gpu_it_does_nothing_unless_triton_interprets(monkeypatch, plans):
+def test_without_a_gpu_it_does_nothing_unless_triton_interprets(monkeypatch, prepared):
     monkeypatch.delenv("TRITON_INTERPRET")
     assert matmul(half(16, 16), half(16, 16)) is None
 
 
 @pytest.fixture
-def plans(monkeypatch):
-    """The plans that are made during a test; there are none before."""
-    plans = Plans()
-    monkeypatch.setattr(matmul_module, "_PLANS", plans)
-    return plans
+def prepared(monkeypatch):
+    """The launches that are prepared during a test; there are none before."""
+    prepared = LaunchCache()
+    monkeypatch.setattr(matmul_module, "_PREPARED", prepared)
+    return prepared
 
 
 def half(rows, columns):
