@@ -97,9 +97,9 @@ class RingCache:
         group: The process group of the prefill.
         backend: The backend of decode.
         turns: int64 [T + 1, 3] on the device: slot, tokens attended to, and position of each of the T new tokens that
-            `plan_turns` found room for. The last row is for a step on a full cache.
+            `schedule_turns` found room for. The last row is for a step on a full cache.
         steps: int64 [1] on the device: how many of the T new tokens are cached.
-        full: Tokens cached over all ranks once there is no room for another one; 0 before `plan_turns`.
+        full: Tokens cached over all ranks once there is no room for another one; 0 before `schedule_turns`.
     """
 
     layers: list[KV]
@@ -127,8 +127,8 @@ class RingCache:
         return max(0, self.full - self.seq_len)
 
     @torch.inference_mode(False)
-    def plan_turns(self) -> None:
-        """Plan which rank keeps each of the next tokens, until the rank that should keep one has no room."""
+    def schedule_turns(self) -> None:
+        """Schedule which rank keeps each of the next tokens, until the rank that should keep one has no room."""
         after, turns = list(self.held), []
         while after[owner := next_owner(after, self.speeds)] < self.capacities[owner]:
             turns.append((after[self.rank], after[self.rank] + (owner == self.rank), sum(after)))

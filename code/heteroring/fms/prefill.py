@@ -195,7 +195,7 @@ def run_chunks(
         logits = torch.cat(found, 1)
     else:
         logits = logits[:, -1] if call.world_size == 1 else share_last(logits, last, like, call.group)
-    cache.plan_turns()  # when all else is queued, since the host waits for the copy to the device
+    cache.schedule_turns()  # when all else is queued, since the host waits for the copy to the device
     return logits
 
 

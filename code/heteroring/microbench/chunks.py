@@ -2,9 +2,9 @@
 
     python -m heteroring.microbench.chunks --platform gpu --seq-len 65536 --chunk 8192 --percentages 100,100
 
-measures, for an even and a balanced split of every chunk over the ranks, each chunk by itself beside the chunk on each
-rank alone, and all chunks queued one after another beside the whole prompt. Balanced means in proportion to the ranks'
-speeds at the whole prompt, rounded to whole tiles. `bound` is the capacity bound over the chunk's time, `rate` the
+measures, for an even and a proportional split of every chunk over the ranks, each chunk by itself beside the chunk on
+each rank alone, and all chunks queued one after another beside the whole prompt. Proportional means to the speeds just
+measured alone at the whole prompt, in whole tiles. `bound` is the capacity bound over the chunk's time, `rate` the
 pairs that it computes in a second over those of the whole prompt. Each rank keeps its KV in one cache, as models do.
 """
 
@@ -49,10 +49,10 @@ class Line:
         lens = " ".join(map(str, self.block_lens))
         if self.chunk is None:
             judged = f"of the whole prompt's {self.bound_ms:.4f} ms: {self.latency_ms / self.bound_ms:.3f}"
-            return f"{self.split:8s}  {lens:>13s}  all chunks              {self.latency_ms:9.4f} ms  {judged}"
+            return f"{self.split:12s}  {lens:>13s}  all chunks              {self.latency_ms:9.4f} ms  {judged}"
         what = f"{self.chunk} behind {self.earlier}"
         judged = f"bound {self.bound_ms / self.latency_ms:6.3f}  rate {self.rate:6.3f}"
-        return f"{self.split:8s}  {lens:>13s}  {what:22s}  {self.latency_ms:9.4f} ms  {judged}"
+        return f"{self.split:12s}  {lens:>13s}  {what:22s}  {self.latency_ms:9.4f} ms  {judged}"
 
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:

@@ -2,10 +2,10 @@
 
     python -m heteroring.microbench.overlap --platform gpu --throttle mps --percentages 100,50 --seq-lens 8192,65536
 
-measures, for each length and under one throttle setting, each rank alone, the compute of an even and of a balanced
-zigzag ring, that ring by each transport, and the copy-engine ring replayed as a CUDA graph. Balanced means in
-proportion to the speeds just measured alone, rounded to whole tiles. `exposed` is the ring's time beyond that of its
-compute; `bound` the capacity bound over the ring's time.
+measures, for each length and under one throttle setting, each rank alone, the compute of an even and of a
+proportional zigzag ring, that ring by each transport, and the copy-engine ring replayed as a CUDA graph. Proportional
+means to the speeds just measured alone, in whole tiles. `exposed` is the ring's time beyond that of its compute;
+`bound` the capacity bound over the ring's time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Line:
         lens = " ".join(map(str, self.block_lens))
         exposed, bound = self.latency_ms / self.compute_ms - 1, self.bound_ms / self.latency_ms
         return (
-            f"{self.seq_len:7d}  {self.split:8s}  {lens:>13s}  {self.way:12s}  {self.latency_ms:9.4f} ms  "
+            f"{self.seq_len:7d}  {self.split:12s}  {lens:>13s}  {self.way:12s}  {self.latency_ms:9.4f} ms  "
             f"exposed {exposed:6.1%}  bound {bound:6.3f}"
         )
 

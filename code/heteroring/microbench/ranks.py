@@ -9,6 +9,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from heteroring.allocators.apportion import apportion
+from heteroring.allocators.even import even
 from heteroring.bench.base_job import MULTIPLES
 from heteroring.bench.shape import Shape
 from heteroring.bench.timing import Busy, no_garbage_collection, timed
@@ -94,12 +96,10 @@ def alone_ms(rank: Rank, repetitions: int, call: Callable[[], object]) -> list[f
 
 
 def splits(tokens: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
-    """Even lengths, and lengths in proportion to speed in whole multiples; a remainder goes to the first rank.
+    """Even lengths, and lengths proportional to the speeds just measured: whole multiples, and the rest on rank 0.
 
     alone: the time of each rank for all tokens.
     """
-    ranks = len(alone)
-    speeds = [1 / each for each in alone]
-    shares = [round(tokens * speed / sum(speeds) / multiple) * multiple for speed in speeds[1:]]
-    even = [tokens // ranks] * (ranks - 1)
-    return {name: (tokens - sum(rest), *rest) for name, rest in (("even", even), ("balanced", shares))}
+    units = apportion([1 / each for each in alone], tokens // multiple)
+    first, *others = (multiple * each for each in units)
+    return {"even": even(tokens, len(alone)), "proportional": (first + tokens % multiple, *others)}

@@ -13,7 +13,7 @@ def test_every_chunk_is_measured_behind_the_earlier_ones_and_all_together(jobs_o
     lines = list(chunks.run(ARGUMENTS))
     assert [(line.split, line.chunk, line.earlier) for line in lines] == [
         (split, chunk, earlier)
-        for split in ("even", "balanced")
+        for split in ("even", "proportional")
         for chunk, earlier in ((64, 0), (64, 64), (22, 128), (None, 0))
     ]
     for *parts, together in (lines[:4], lines[4:]):

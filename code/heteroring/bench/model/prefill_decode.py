@@ -242,7 +242,7 @@ class ModelBench:
         for index, kv in enumerate(x for layer in cache.layers for x in layer):
             kv[:, :, : len(positions)] = made_up(positions, kv.shape[3], index)
         cache.held = cell.partition.block_lens
-        cache.plan_turns()
+        cache.schedule_turns()
         return Prefill(ring_decode_step(self.model, self._prompt[:, 0], cache), cache)
 
     def _generate(self, cell: ModelCell, new_tokens: int) -> Trial:
