@@ -21,7 +21,7 @@ SEQ_LENS = {"attention": "seq_lens", "fms": "fms_seq_lens"}
 RESTED = "rested"
 # The cost model by which language models are split, and the profile of a transformer block it is fitted to.
 BLOCK_FIT = ("cost", "block")
-BLOCK_MODEL = fitted_name(*BLOCK_FIT)
+BLOCK_COST_MODEL = fitted_name(*BLOCK_FIT)
 
 Arguments = tuple[str, ...]
 

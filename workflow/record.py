@@ -27,7 +27,7 @@ from pathlib import Path
 
 import yaml
 
-from commands import BLOCK_FIT, BLOCK_MODEL, Commands
+from commands import BLOCK_COST_MODEL, BLOCK_FIT, Commands
 from preflight.conflicts import conflicts
 
 CONFIG = Path(__file__).parent / "config" / "default.yaml"
@@ -72,7 +72,7 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
     profiles = {each: folder / "profile" / f"pct-{each:03d}.csv" for each in commands.model_profiles}
     for percentage, path in profiles.items():
         yield Job("profile", path, commands.model_profile(percentage, path))
-    cost = folder / "models" / f"{BLOCK_MODEL}.json"
+    cost = folder / "models" / f"{BLOCK_COST_MODEL}.json"
     yield Job("models", cost, commands.fit(*BLOCK_FIT, profiles.values(), cost))
     for setting in commands.model_settings():
         path, trace = folder / f"{setting.name}.csv", folder / f"{setting.trace}.csv"

@@ -16,7 +16,7 @@ from heteroring.results.results import CHUNKS, OPTIONAL
 from heteroring.words import choices
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
-from workflow.commands import BLOCK_FIT, BLOCK_MODEL, Commands
+from workflow.commands import BLOCK_FIT, BLOCK_COST_MODEL, Commands
 from workflow.preflight.configuration import check
 from workflow.preflight.link_checkout import paper_figures, paper_sources
 from workflow.preflight.python_imports import with_imports
@@ -77,7 +77,7 @@ os.environ.update(HETERORING_TRACK=config["track"], WANDB_DIR=os.getenv("WANDB_D
 # All platforms have the same grid, except for the jobs of the ring.
 GRID = next(iter(COMMANDS.values()))
 PERCENTAGES = [f"{percentage:03d}" for percentage in GRID.profiled_percentages]
-MODELS = list(GRID.fits)
+FITTED_MODELS = list(GRID.fits)
 SETTINGS = {platform: {each.name: each for each in COMMANDS[platform].settings()} for platform in COMMANDS}
 TABLES = ("profile", "measurements", "cells")
 # The grid of whole models, which ibm-fms builds.
@@ -212,12 +212,12 @@ def model_files(folder):
     """The fitted models of a platform's folder."""
     if FOLDERS[folder] in PLATFORMS.recorded:
         return sorted(str(path) for path in Path(folder, "models").glob("*.json"))
-    return expand(f"{folder}/models/{{model}}.json", model=MODELS)
+    return expand(f"{folder}/models/{{model}}.json", model=FITTED_MODELS)
 
 
 def block_model(folder):
     """The cost model by which whole models were split, where there is one."""
-    path = Path(folder, "model", "models", f"{BLOCK_MODEL}.json")
+    path = Path(folder, "model", "models", f"{BLOCK_COST_MODEL}.json")
     there = path.exists() if FOLDERS[folder] in PLATFORMS.recorded else has_whole_model(folder)
     return [str(path)] if there else []
 
@@ -242,7 +242,7 @@ wildcard_constraints:
     setting=r"pct-[-\d]+(\.[a-z]+)?\.job-\d+",
     whole=r"[-\d]+\.job-\d+",
     decode=r"[-\d]+\.decode-\d+\.job-\d+",
-    model=one_of(MODELS),
+    model=one_of(FITTED_MODELS),
     name="[A-Za-z0-9_-]+",
 
 

@@ -32,9 +32,9 @@ rule model_fit:
         ),
         code=code_of(FITTING),
     output:
-        model=f"{DATA}/{{live}}/model/models/{BLOCK_MODEL}.json",
+        model=f"{DATA}/{{live}}/model/models/{BLOCK_COST_MODEL}.json",
     log:
-        f"{LOGS}/{{live}}/model/models/{BLOCK_MODEL}.log",
+        f"{LOGS}/{{live}}/model/models/{BLOCK_COST_MODEL}.log",
     priority: FIRST
     conda:
         ENVIRONMENT
@@ -51,7 +51,7 @@ rule model_fit:
 rule model:
     input:
         cost=lambda wildcards: to_split_by(
-            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
+            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_COST_MODEL}.json"],
             expand(rules.model.output, live=wildcards.live, whole=wildcards.whole),
         ),
     output:
@@ -83,7 +83,7 @@ rule model:
 rule decode:
     input:
         cost=lambda wildcards: to_split_by(
-            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_MODEL}.json"],
+            [f"{DATA}/{wildcards.live}/model/models/{BLOCK_COST_MODEL}.json"],
             expand(rules.decode.output, live=wildcards.live, decode=wildcards.decode),
         ),
     output:

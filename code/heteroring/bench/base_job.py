@@ -173,7 +173,7 @@ def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[i
 
 def _fitted_model(folder: Path | None, strategy: Strategy, cost: str) -> Path | None:
     """The file in `folder` of the model that `strategy` needs, or None. Raises ValueError if it is missing."""
-    name = strategy.model(cost)
+    name = strategy.fitted_model(cost)
     if name is None:
         return None
     if folder is None:

@@ -32,4 +32,4 @@ def default_strategies(models: object) -> tuple[str, ...]:
     """All strategies that are possible: those that need a fitted model only if `models` is given."""
     from heteroring.results.strategy import STRATEGIES  # imports NumPy, which `--help` does not need
 
-    return tuple(each for each in STRATEGIES if models is not None or each.model("") is None)
+    return tuple(each for each in STRATEGIES if models is not None or each.fitted_model("") is None)

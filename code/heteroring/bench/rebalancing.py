@@ -129,7 +129,7 @@ class _RankResult(NamedTuple):
     report: RankReport
 
 
-class Split(Rebalancer):
+class RecordingRebalancer(Rebalancer):
     """Sets the throttle for each chunk, splits it as `split` says, and records its times.
 
     known: the ranks' speeds by their percentages, as measured before; where those of the first chunk are not among
@@ -172,7 +172,7 @@ class Split(Rebalancer):
         self.chunks[-1] = last._replace(latency=last.latency + time.perf_counter() - self._then)
 
 
-class _Steady(Split):
+class _Steady(RecordingRebalancer):
     """An adaptive split at constant percentages, those of one chunk, which measures the ranks' speeds."""
 
     def __init__(self, job: RebalancingJob, throttle: Throttle, chunk: int) -> None:
@@ -266,7 +266,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
     layers = job.model.sizes.layers
     scale = layers / len(counted_layers(layers, device))
 
-    def prefill(split: Split, tokens: int = job.prompt_len) -> torch.Tensor:
+    def prefill(split: RecordingRebalancer, tokens: int = job.prompt_len) -> torch.Tensor:
         rank.device.meet()
         with no_garbage_collection():
             logits, _ = ring_prefill(
@@ -295,7 +295,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         order = list(CHUNK_SPLITS)
         Random(f"{job.seed} {repetition}").shuffle(order)
         for name in order:
-            split = Split(name, job, rank.throttle, known)
+            split = RecordingRebalancer(name, job, rank.throttle, known)
             logits = prefill(split)
             if alone is not None:
                 errors[name] = float((logits - alone).abs().max() / alone.abs().max())

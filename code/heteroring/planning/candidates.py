@@ -35,7 +35,7 @@ class TooLarge(ValueError):
 
 
 @dataclass(frozen=True)
-class Call:
+class SimulatedCall:
     """One call of a plan: its chunk, and one layer simulated."""
 
     chunk: Chunk
@@ -43,7 +43,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Ring:
+class CandidateRing:
     """A split that is tried: `share`, the tokens of the chunk in the middle, and the simulated `call` of that chunk.
 
     The tokens were split over the ranks `over`; `order` are those of them that take part. `full` says which of these
@@ -55,7 +55,7 @@ class Ring:
     order: tuple[int, ...]
     share: tuple[int, ...]
     full: tuple[bool, ...]
-    call: Call
+    call: SimulatedCall
 
     @property
     def latency_us(self) -> float:
@@ -66,8 +66,8 @@ class Ring:
 class Outcome:
     """The result of a ring: all of its calls, the memory of each rank, and the ring as a `Split`."""
 
-    ring: Ring
-    calls: list[Call]
+    ring: CandidateRing
+    calls: list[SimulatedCall]
     memory_gb: tuple[float, ...]
     split: Split
 
@@ -124,11 +124,11 @@ class Candidates:
         sets = dict.fromkeys(tuple(sorted(holders | set(part))) for part in parts)
         return [part for part in sets if 0 < len(part) < count]
 
-    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> Ring:
+    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> CandidateRing:
         """The balanced split over ranks, in the fastest order. Raises TooLarge if they have too little memory."""
         return min((self._balanced(order) for order in _orders(ranks, alone)), key=lambda ring: ring.latency_us)
 
-    def _balanced(self, order: tuple[int, ...]) -> Ring:
+    def _balanced(self, order: tuple[int, ...]) -> CandidateRing:
         tokens, ahead = middle(self.seq_len, self.chunk)
         ordered, memory = [self.costs[rank] for rank in order], self.memory(order)
 
@@ -148,7 +148,7 @@ class Candidates:
                 self.held(order),
             )
 
-        def ring(lens: tuple[int, ...]) -> Ring:
+        def ring(lens: tuple[int, ...]) -> CandidateRing:
             rooms = zip(lens, memory.room(max(lens)), strict=True)
             return self.ring("balanced", order, lens, tuple(0 < length > room - self.step for length, room in rooms))
 
@@ -170,15 +170,17 @@ class Candidates:
             found.add(lens)
         return min(map(ring, sorted(found)), key=lambda each: each.latency_us)
 
-    def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> Ring:
+    def ring(
+        self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()
+    ) -> CandidateRing:
         """The ring of those ranks `over` that get tokens or hold earlier ones."""
         _, ahead = middle(self.seq_len, self.chunk)
         places = [i for i, rank in enumerate(over) if share[i] or (self.prefix_lens and self.prefix_lens[rank])]
         order, share, full = (tuple(each[i] for i in places if each) for each in (over, share, full))
         call = self._call(order, Chunk(Partition(self.layout, share), behind(self.held(order), share, ahead)))
-        return Ring(name, over, order, share, full, call)
+        return CandidateRing(name, over, order, share, full, call)
 
-    def outcome(self, ring: Ring) -> Outcome:
+    def outcome(self, ring: CandidateRing) -> Outcome:
         """The result of a ring, with every chunk split in the shares of the ring's own."""
         tokens, _ = middle(self.seq_len, self.chunk)
         calls, lens = [ring.call], ring.share
@@ -192,7 +194,7 @@ class Candidates:
         latency_ms = self.work.layers * sum(call.simulation.latency_us for call in calls) / 1e3
         return Outcome(ring, calls, memory_gb, Split(ring.order, lens, latency_ms, fits))
 
-    def _call(self, order: tuple[int, ...], chunk: Chunk) -> Call:
+    def _call(self, order: tuple[int, ...], chunk: Chunk) -> SimulatedCall:
         """Simulate one call. Tiles are half a multiple, which a zigzag's heads and tails fill; copies need one node."""
         costs, _ = self.fleet.costs(self.work, chunk.partition.seq_len, sum(chunk.prefix_lens))
         network = self.fleet.network.ordered(order)
@@ -205,9 +207,9 @@ class Candidates:
             tile=max(1, self.multiple // 2),
             prefix_lens=chunk.prefix_lens,
         )
-        return Call(chunk, simulation)
+        return SimulatedCall(chunk, simulation)
 
-    def bound_ms(self, calls: Sequence[Call], ranks: Sequence[int]) -> float:
+    def bound_ms(self, calls: Sequence[SimulatedCall], ranks: Sequence[int]) -> float:
         """The least milliseconds of all layers of the calls over these ranks of the fleet."""
         least_us = 0.0
         for chunk in (call.chunk for call in calls):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from heteroring.arguments import prefix_lengths
-from heteroring.planning.candidates import ORDERED, Candidates, Ring, Split, TooLarge
+from heteroring.planning.candidates import ORDERED, CandidateRing, Candidates, Split, TooLarge
 from heteroring.planning.chunks import middle, split_over
 from heteroring.planning.fleet import Fleet
 from heteroring.planning.simulate import Simulation
@@ -222,7 +222,7 @@ def _limit(full: Sequence[bool], exposed: float, bound_fraction: float) -> str:
     return f"compute: its ranks together cannot be more than {1 / bound_fraction - 1:.1%} faster"
 
 
-def _left_out(fleet: Fleet, ring: Ring, whole: Ring, whole_ms: float) -> list[str]:
+def _left_out(fleet: Fleet, ring: CandidateRing, whole: CandidateRing, whole_ms: float) -> list[str]:
     """Why the plan leaves ranks out, in words; empty if it does not.
 
     whole: the ring that `balanced` makes of the whole fleet, which takes whole_ms.

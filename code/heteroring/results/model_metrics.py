@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from heteroring.results.model_rows import CHUNK_SPLITS, MODEL, WAY, ModelRow, TraceRow
+from heteroring.results.model_rows import CHUNK_SPLITS, MODEL_COLUMNS, WAY, ModelRow, TraceRow
 from heteroring.results.rank_percentages import order_of
 from heteroring.results.repetitions import Alone, check_cell, latency_of, references, strategy_of
 from heteroring.results.rows import ProfileRow
@@ -36,7 +36,7 @@ HELD = ("wait", "sent")
 _WHERE = ["phase", *WAY, "seq_len", "percentages"]
 # Columns in which two strategies agree if their calls are the same.
 _CALL = ["phase", "system", *WAY, "layout", "seq_len", "percentages", "block_lens", "new_tokens"]
-_KEPT = [*MODEL, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
+_KEPT = [*MODEL_COLUMNS, "throttle", "block_lens", "clamped", "model_source", "block", "transport"]
 
 
 def model_cells(rows: Sequence[ModelRow], profile: Sequence[ProfileRow] = ()) -> pd.DataFrame:

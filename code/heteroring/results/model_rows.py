@@ -17,13 +17,13 @@ from heteroring.results.column_rules import (
     TIMES,
     one_of,
 )
-from heteroring.results.rows import DTYPES, MODEL_SOURCES, Identity, check_columns, check_split, column
+from heteroring.results.rows import DTYPES, FIT_SOURCES, Identity, check_columns, check_split, column
 from heteroring.results.strategy import BALANCED, EVEN
 from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
 MODEL_SYSTEMS = ("ring", "alone", "fms")
-MODEL = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype")
+MODEL_COLUMNS = ("architecture", "variant", "layers", "emb_dim", "heads", "kv_heads", "head_dim", "dtype")
 # Columns that distinguish the cells of a phase at a length.
 WAY = ("batch", "captured", "compiled")
 # Strategies of which a layer is traced, and the one that decodes where it is measured.
@@ -57,7 +57,7 @@ class ModelRow:
             *("job", "phase", "system", *WAY, "layout", "allocator", "seq_len", "percentages", "block_lens"),
             "new_tokens",
         ),
-        alike=("platform", *MODEL, "throttle"),
+        alike=("platform", *MODEL_COLUMNS, "throttle"),
     )
 
     platform: str = column(NAME)
@@ -76,7 +76,7 @@ class ModelRow:
     new_tokens: int = column(INDEX)
     layout: str = column(one_of("contiguous", "zigzag"))
     allocator: str = column(NAME)
-    model_source: str = column(one_of("", *MODEL_SOURCES))
+    model_source: str = column(one_of("", *FIT_SOURCES))
     clamped: bool = column(BOOLEAN)
     throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)
@@ -150,7 +150,7 @@ class ChunkRow:
     """
 
     identity: ClassVar = Identity(
-        cell=("split", "prompt_len", "chunk"), alike=("platform", *MODEL, "throttle", "prompt_len")
+        cell=("split", "prompt_len", "chunk"), alike=("platform", *MODEL_COLUMNS, "throttle", "prompt_len")
     )
 
     platform: str = column(NAME)

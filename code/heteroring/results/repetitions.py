@@ -14,7 +14,7 @@ from heteroring.results.strategy import name_of
 from heteroring.ring.bounds import capacity_bound, two_kind_bound
 
 
-class Split(Protocol):
+class SplitRow(Protocol):
     """A row of something measured under one split of a prompt."""
 
     @property
@@ -31,7 +31,7 @@ class Split(Protocol):
     def block_lens(self) -> tuple[int, ...]: ...
 
 
-def strategy_of(row: Split) -> str:
+def strategy_of(row: SplitRow) -> str:
     """The label of `row`: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 for FMS's generate."""
     if row.system in ("alone", "sdpa", "fms"):
         return f"{'fms' if row.system == 'fms' else 'alone'}/rank{row.block_lens.index(row.seq_len)}"

@@ -36,7 +36,7 @@ from heteroring.words import shown
 SYSTEMS = ("ring", "subset", "alone", "context_parallel", "sdpa")
 MODULES = ("attention", "fms")
 CONDITIONS = ("rested", "sustained", "eager", "captured")
-MODEL_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
+FIT_SOURCES = tuple(kind for kind in KINDS if kind not in ("fold", "join"))
 DTYPES = ("float32", "float16", "bfloat16")
 _AGAIN = ": delete it and measure again"
 # Relative tolerance of latency times speed: a file keeps 9 digits of each.
@@ -104,7 +104,7 @@ class Measurement:
     causal: bool = column(BOOLEAN)
     layout: str = column(one_of("contiguous", "zigzag"))
     allocator: str = column(NAME)
-    model_source: str = column(one_of("", *MODEL_SOURCES))
+    model_source: str = column(one_of("", *FIT_SOURCES))
     clamped: bool = column(BOOLEAN)
     throttle: str = column(one_of(*THROTTLES))
     percentages: tuple[int, ...] = column(PERCENTAGES)

@@ -20,7 +20,7 @@ OTHER_SOURCES = ("attention",)
 CALL_VARIANTS = ("unfused", "p2p", "portable", "masked")
 _SHIFT = re.compile(r"[+-][1-9][0-9]?")
 # Allocator -> kind of the fitted model that it works with.
-_MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
+_FITTED_MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
@@ -95,9 +95,9 @@ class Strategy(str):
         """The profile that a speed model of this strategy is fitted to."""
         return self.partition("@")[2] or DEFAULT_SOURCE
 
-    def model(self, cost: str) -> str | None:
+    def fitted_model(self, cost: str) -> str | None:
         """The name of the fitted model that the allocator needs, if any; `cost`: the profile for that of `balanced`."""
-        kind = _MODELS.get(self.allocator)
+        kind = _FITTED_MODELS.get(self.allocator)
         return kind and fitted_name(kind, cost if kind == "cost" else self.source)
 
 

@@ -31,7 +31,7 @@ WARM_TOKENS = 4
 SHORT_PROMPT = 64
 
 
-class Taken(NamedTuple):
+class Usage(NamedTuple):
     """Time and memory of one repetition of a cell on one rank, in ms and bytes. decode_ms is per token, 0 for none.
 
     captured: whether the steps of decode were replayed.
@@ -44,10 +44,10 @@ class Taken(NamedTuple):
     captured: bool = False
 
 
-class Trial(NamedTuple):
+class Repetition(NamedTuple):
     """One repetition on one rank: time and memory, logits [B, V], new ids [B, n], and events of the traced layer."""
 
-    taken: Taken
+    usage: Usage
     logits: torch.Tensor
     ids: torch.Tensor
     events: list[Event]
@@ -56,13 +56,13 @@ class Trial(NamedTuple):
 class Check(NamedTuple):
     """How a result compares with that of rank 0 alone.
 
-    error: of the logits, relative to their size. first: whether the likeliest token is the same; same: how many
+    error: of the logits, relative to their size. same_token: whether the likeliest one is the same; same_ids: how many
     generated ids are the same, from the first on, in the sequence with the fewest.
     """
 
     error: float
-    first: bool
-    same: int
+    same_token: bool
+    same_ids: int
 
 
 def prompt(job: ModelJob) -> torch.Tensor:
@@ -137,7 +137,7 @@ class ModelBench:
                 self.rank.device.synchronize()
                 beat()
 
-    def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
+    def measure(self, cell: ModelCell, works: bool, trace: bool) -> Repetition | None:
         """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
         device = self.rank.device
         if cell.system == "fms":
@@ -167,8 +167,8 @@ class ModelBench:
                 ids, captured = made.ids, made.captured
         if not prefill:
             return None
-        taken = Taken(prefill_ms, decode_ms, prefill_bytes, decode_bytes, captured)
-        return Trial(taken, prefill.logits.float(), ids.cpu(), events)
+        usage = Usage(prefill_ms, decode_ms, prefill_bytes, decode_bytes, captured)
+        return Repetition(usage, prefill.logits.float(), ids.cpu(), events)
 
     def _start(self) -> Any:
         """The mark of the ranks' common start."""
@@ -179,14 +179,14 @@ class ModelBench:
         self.rank.device.align()
         return self.rank.device.mark()
 
-    def gather(self, trial: Trial | None) -> list[float]:
+    def gather(self, repetition: Repetition | None) -> list[float]:
         """Milliseconds that each rank's prefill took: 0 where a rank did not work."""
-        mine = torch.tensor([trial.taken.prefill_ms if trial else 0.0], device=self.rank.torch_device)
+        mine = torch.tensor([repetition.usage.prefill_ms if repetition else 0.0], device=self.rank.torch_device)
         times = [torch.empty_like(mine) for _ in range(self.rank.world_size)]
         dist.all_gather(times, mine)
         return [time.item() for time in times]
 
-    def verify(self, cells: tuple[ModelCell, ...], trials: dict[int, Trial]) -> dict[int, Check]:
+    def verify(self, cells: tuple[ModelCell, ...], repetitions: dict[int, Repetition]) -> dict[int, Check]:
         """Each cell's result on this rank against that of rank 0 alone.
 
         Raises WrongResult, naming the cell, if logits are off by more than LOGITS_TOLERANCE.
@@ -194,7 +194,7 @@ class ModelBench:
         exact: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, cell in enumerate(cells):
             if cell.system == "alone":
-                own, device = trials[index], self.rank.torch_device
+                own, device = repetitions[index], self.rank.torch_device
                 logits, ids = own.logits.clone(), own.ids.to(device, copy=True)  # broadcast overwrites them
                 for tensor in (logits, ids):
                     if tensor.numel():
@@ -203,7 +203,7 @@ class ModelBench:
         checks = {}
         for index, cell in enumerate(cells):
             logits, ids = exact[cell.partition.seq_len]
-            checks[index] = compare(trials[index], logits, ids)
+            checks[index] = compare(repetitions[index], logits, ids)
             tolerance = LOGITS_TOLERANCE[self.job.model.torch_dtype]
             if not checks[index].error <= tolerance:
                 raise WrongResult(
@@ -245,7 +245,7 @@ class ModelBench:
         cache.schedule_turns()
         return Prefill(ring_decode_step(self.model, self._prompt[:, 0], cache), cache)
 
-    def _generate(self, cell: ModelCell, new_tokens: int) -> Trial:
+    def _generate(self, cell: ModelCell, new_tokens: int) -> Repetition:
         """FMS's own generate on this rank, by its own clock, for which it makes the host wait after every token."""
         from fms.utils.generation import generate
 
@@ -271,8 +271,10 @@ class ModelBench:
             extra_kwargs={"only_last_token": True},
         )
         steps, peak = seconds[UNTIMED_TOKENS:], self._peak_bytes(cell)
-        taken = Taken(1e3 * seconds[0], 1e3 * fmean(steps) if steps else 0.0, peak, peak)
-        return Trial(taken, first[0], made[:, ids.shape[1] :].cpu() if steps else torch.empty(0, dtype=torch.long), [])
+        usage = Usage(1e3 * seconds[0], 1e3 * fmean(steps) if steps else 0.0, peak, peak)
+        return Repetition(
+            usage, first[0], made[:, ids.shape[1] :].cpu() if steps else torch.empty(0, dtype=torch.long), []
+        )
 
     def _continuation(self, prefill: Any) -> Any:
         """The first tokens behind a prefill, chosen greedily, and on CUDA a recorded step for the others."""
@@ -340,9 +342,9 @@ def _shortened(cell: ModelCell, seq_len: int) -> ModelCell:
     return replace(cell, partition=Partition(cell.partition.layout, lens))
 
 
-def compare(trial: Trial, logits: torch.Tensor, ids: torch.Tensor) -> Check:
-    """`trial` against the logits [B, V] and ids [B, n] of rank 0 alone."""
-    error = ((trial.logits - logits).norm() / logits.norm()).item()
-    first = bool((trial.logits.argmax(-1) == logits.argmax(-1)).all())
-    same = int((trial.ids == ids).long().cumprod(1).sum(1).min()) if trial.ids.numel() else 0
-    return Check(error, first, same)
+def compare(repetition: Repetition, logits: torch.Tensor, ids: torch.Tensor) -> Check:
+    """`repetition` against the logits [B, V] and ids [B, n] of rank 0 alone."""
+    error = ((repetition.logits - logits).norm() / logits.norm()).item()
+    same_token = bool((repetition.logits.argmax(-1) == logits.argmax(-1)).all())
+    same_ids = int((repetition.ids == ids).long().cumprod(1).sum(1).min()) if repetition.ids.numel() else 0
+    return Check(error, same_token, same_ids)

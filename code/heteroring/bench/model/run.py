@@ -10,7 +10,7 @@ import torch
 
 from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
 from heteroring.bench.model.layer_trace import Event
-from heteroring.bench.model.prefill_decode import Check, ModelBench, Taken, Trial, middle
+from heteroring.bench.model.prefill_decode import Check, ModelBench, Repetition, Usage, middle
 from heteroring.bench.timing import no_garbage_collection
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, check_ranks
@@ -32,7 +32,7 @@ class ModelResult(NamedTuple):
 
 
 class _RankResult(NamedTuple):
-    taken: dict[tuple[int, int], Taken]
+    usages: dict[tuple[int, int], Usage]
     events: dict[int, list[Event]]
     checks: dict[int, Check]
     ids: dict[int, torch.Tensor]
@@ -59,9 +59,9 @@ def run(job: ModelJob, **watching: Any) -> ModelResult:
     rows, trace = [], []
     for index, cell in enumerate(cells):
         for repetition in range(job.repetitions):
-            taken = [result.taken.get((index, repetition)) for result in results]
+            usages = [result.usages.get((index, repetition)) for result in results]
             limits = [result.limits_ms.get(index, 0.0) for result in results]
-            rows += _rows(job, cell, repetition, taken, limits, results[0])
+            rows += _rows(job, cell, repetition, usages, limits, results[0])
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
     generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
     notes = (*notes, *_verdict(job, cells, results))
@@ -75,9 +75,9 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
     compared with those of rank 0 alone, and its layer in the middle is traced.
     """
     bench = ModelBench(rank, job)
-    taken: dict[tuple[int, int], Taken] = {}
+    usages: dict[tuple[int, int], Usage] = {}
     checks: dict[int, Check] = {}
-    trials: dict[int, Trial] = {}
+    firsts: dict[int, Repetition] = {}
     spent = [[0.0] * rank.world_size for _ in cells]
     with torch.no_grad():
         bench.warm_up(cells)
@@ -87,23 +87,23 @@ def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankRe
             with no_garbage_collection():
                 for index in order:
                     cell = cells[index]
-                    worth = [not repetition or ms < 1e3 * job.cell_seconds for ms in spent[index]]
-                    if all(worth) or (cell.system != "ring" and any(worth)):
-                        trial = bench.take(cell, works=worth[rank.rank], trace=cell.traced and not repetition)
-                        spent[index] = [sum(ms) for ms in zip(spent[index], bench.gather(trial), strict=True)]
-                        if trial:
-                            taken[index, repetition] = trial.taken
+                    works = [not repetition or ms < 1e3 * job.cell_seconds for ms in spent[index]]
+                    if all(works) or (cell.system != "ring" and any(works)):
+                        done = bench.measure(cell, works=works[rank.rank], trace=cell.traced and not repetition)
+                        spent[index] = [sum(ms) for ms in zip(spent[index], bench.gather(done), strict=True)]
+                        if done:
+                            usages[index, repetition] = done.usage
                         if not repetition:
-                            trials[index] = trial
+                            firsts[index] = done
                     advance()
             if not repetition:
-                checks = bench.verify(cells, trials)
-    events = {index: trial.events for index, trial in trials.items()}
-    ids = {index: trial.ids for index, trial in trials.items() if cells[index].decodes}
+                checks = bench.verify(cells, firsts)
+    events = {index: done.events for index, done in firsts.items()}
+    ids = {index: done.ids for index, done in firsts.items() if cells[index].decodes}
     limits = {
         index: bench.decode_limit_ms(_tokens(cell, rank.rank)) for index, cell in enumerate(cells) if cell.decodes
     }
-    return _RankResult(taken, events, checks, ids, limits, bench.backend_name, bench.transport, report(rank))
+    return _RankResult(usages, events, checks, ids, limits, bench.backend_name, bench.transport, report(rank))
 
 
 def _tokens(cell: ModelCell, rank: int) -> int:
@@ -115,19 +115,19 @@ def _rows(
     job: ModelJob,
     cell: ModelCell,
     repetition: int,
-    taken: list[Taken | None],
+    usages: list[Usage | None],
     limits: list[float],
     result: _RankResult,
 ) -> Iterator[ModelRow]:
     """The rows of one repetition, from each rank's times and limit of decode: of the ring, or of each rank alone."""
     if cell.system != "ring":
-        for rank, took in enumerate(taken):
-            if took:
-                lens = tuple(cell.partition.seq_len * (other == rank) for other in range(len(taken)))
-                mine = [took if other == rank else None for other in range(len(taken))]
+        for rank, usage in enumerate(usages):
+            if usage:
+                lens = tuple(cell.partition.seq_len * (other == rank) for other in range(len(usages)))
+                mine = [usage if other == rank else None for other in range(len(usages))]
                 yield from _phases(job, cell, repetition, lens, mine, limits[rank], result)
-    elif taken[0]:
-        yield from _phases(job, cell, repetition, cell.partition.block_lens, taken, max(limits), result)
+    elif usages[0]:
+        yield from _phases(job, cell, repetition, cell.partition.block_lens, usages, max(limits), result)
 
 
 def _phases(
@@ -135,11 +135,11 @@ def _phases(
     cell: ModelCell,
     repetition: int,
     block_lens: tuple[int, ...],
-    taken: list[Taken | None],
+    usages: list[Usage | None],
     limit_ms: float,
     result: _RankResult,
 ) -> Iterator[ModelRow]:
-    worked = [took for took in taken if took]
+    worked = [usage for usage in usages if usage]
     for phase in [*([] if job.decode_only else ["prefill"]), *(["decode"] if cell.decodes else [])]:
         yield ModelRow(
             platform=job.platform,
@@ -160,9 +160,9 @@ def _phases(
             transport=result.transport if cell.system == "ring" else "none",
             job=job.number,
             repetition=repetition,
-            latency_ms=max(getattr(took, f"{phase}_ms") for took in worked),
-            peak_memory_bytes=tuple(getattr(took, f"{phase}_bytes") if took else 0 for took in taken),
-            captured=phase == "decode" and all(took.captured for took in worked),
+            latency_ms=max(getattr(usage, f"{phase}_ms") for usage in worked),
+            peak_memory_bytes=tuple(getattr(usage, f"{phase}_bytes") if usage else 0 for usage in usages),
+            captured=phase == "decode" and all(usage.captured for usage in worked),
             compiled=job.compiled,
             limit_ms=limit_ms if phase == "decode" else 0.0,
         )
@@ -187,13 +187,13 @@ def _verdict(job: ModelJob, cells: tuple[ModelCell, ...], results: list[_RankRes
     """A note on how the cells' results compare with those of rank 0 alone."""
     checks = [[result.checks[index] for result in results] for index in range(len(cells))]
     worst = max(check.error for each in checks for check in each)
-    first = sum(all(check.first for check in each) for each in checks)
+    same_token = sum(all(check.same_token for check in each) for each in checks)
     notes = [
         f"logits of the last token differ from those of rank 0 alone by {worst:.2g} of their size at most, and the "
-        f"likeliest token is the same in {first} of {len(cells)} cells"
+        f"likeliest token is the same in {same_token} of {len(cells)} cells"
     ]
     for cell, each in zip(cells, checks, strict=True):
         if cell.decodes and cell.system == "ring":
-            same = min(check.same for check in each)
-            notes.append(f"{cell.label}: the first {same} of {job.new_tokens} ids are those of rank 0 alone")
+            same_ids = min(check.same_ids for check in each)
+            notes.append(f"{cell.label}: the first {same_ids} of {job.new_tokens} ids are those of rank 0 alone")
     return tuple(notes)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from heteroring.bench.fms_requirements import check_fms
 from heteroring.bench.shape import Shape
-from heteroring.results.model_rows import MODEL
+from heteroring.results.model_rows import MODEL_COLUMNS
 from heteroring.results.rows import DTYPES
 from heteroring.words import choices
 
@@ -97,7 +97,7 @@ class ModelSpec:
     def columns(self) -> dict[str, Any]:
         """The values of the columns of rows that describe the model."""
         named = {"architecture": self.architecture, "variant": self.variant, "dtype": self.dtype}
-        return {name: named.get(name) or getattr(self.sizes, name) for name in MODEL}
+        return {name: named.get(name) or getattr(self.sizes, name) for name in MODEL_COLUMNS}
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -13,7 +13,7 @@ from model_rows import event, model_row
 pytest.importorskip("fms")
 
 from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
-from heteroring.bench.model.prefill_decode import ModelBench, Taken, Trial, compare, first_layer, made_up
+from heteroring.bench.model.prefill_decode import ModelBench, Repetition, Usage, compare, first_layer, made_up
 from heteroring.bench.model.run import ModelResult
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
@@ -326,9 +326,9 @@ def test_a_lost_shard_is_seen_in_logits_of_random_weights():
         return cpu(q, *lost, **how)
 
     exact, wrong = (ring_prefill(model, ids, block=each).logits for each in ("cpu", lossy))
-    check = compare(Trial(Taken(1, 0, 0, 0), wrong, ids[:, :0], []), exact, ids[:, :0])
+    check = compare(Repetition(Usage(1, 0, 0, 0), wrong, ids[:, :0], []), exact, ids[:, :0])
     assert check.error > LOGITS_TOLERANCE[torch.float32]
-    same = compare(Trial(Taken(1, 0, 0, 0), exact, ids, []), exact, ids)
+    same = compare(Repetition(Usage(1, 0, 0, 0), exact, ids, []), exact, ids)
     assert same == (0.0, True, 96)
 
 
@@ -336,8 +336,8 @@ def test_ids_are_the_same_as_far_as_they_are():
     logits = torch.tensor([[1.0, 2.0], [3.0, 1.0]])
     ids = torch.tensor([[1, 2, 3], [4, 5, 6]])
     other = torch.tensor([[1, 2, 4], [4, 0, 6]])
-    check = compare(Trial(Taken(1, 1, 0, 0), logits, ids, []), logits, other)
-    assert check.same == 1
+    check = compare(Repetition(Usage(1, 1, 0, 0), logits, ids, []), logits, other)
+    assert check.same_ids == 1
 
 
 def test_ids_are_compared_before_those_of_rank_0_take_their_place(monkeypatch):
@@ -347,9 +347,9 @@ def test_ids_are_compared_before_those_of_rank_0_take_their_place(monkeypatch):
     bench.rank, bench.job = SimpleNamespace(torch_device=torch.device("cpu"), rank=1), job()
     monkeypatch.setattr("torch.distributed.broadcast", lambda tensor, src: tensor.fill_(4))
     cell = ModelCell("alone", "alone", Partition.contiguous((40,)), decodes=True)
-    own = Trial(Taken(1, 1, 0, 0), torch.full((1, 2), 4.0), ids, [])
+    own = Repetition(Usage(1, 1, 0, 0), torch.full((1, 2), 4.0), ids, [])
     checks = bench.verify((cell,), {0: own})
-    assert checks[0].same == 1
+    assert checks[0].same_ids == 1
     assert ids.tolist() == [[4, 5, 6]]
 
 
