@@ -115,7 +115,7 @@ def demo_model(device_kind: str, seq_len: int) -> ModelSpec:
     return ModelSpec("llama/micro", layers=2, emb_dim=256, heads=4, kv_heads=2, vocabulary=1024, max_seq_len=seq_len)
 
 
-class Chunk(NamedTuple):
+class MeasuredChunk(NamedTuple):
     """How a chunk was split, how long it took, and how long each rank was busy with it, in seconds."""
 
     block_lens: tuple[int, ...]
@@ -124,7 +124,7 @@ class Chunk(NamedTuple):
 
 
 class _RankResult(NamedTuple):
-    taken: dict[tuple[str, int], list[Chunk]]
+    taken: dict[tuple[str, int], list[MeasuredChunk]]
     errors: dict[str, float]
     report: RankReport
 
@@ -141,7 +141,7 @@ class RecordingRebalancer(Rebalancer):
         super().__init__(speeds, multiple=MULTIPLES[job.device_kind])
         self._kind, self._job, self._throttle, self._known = split, job, throttle, known
         self._then = 0.0
-        self.chunks: list[Chunk] = []
+        self.chunks: list[MeasuredChunk] = []
 
     def percentages(self) -> tuple[int, ...]:
         """The percentage of each rank in the next chunk."""
@@ -161,7 +161,7 @@ class RecordingRebalancer(Rebalancer):
     def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
         """Record the chunk's times, and learn from them if the split is `rebalanced`."""
         now = time.perf_counter()
-        self.chunks.append(Chunk(partition.block_lens, now - self._then, tuple(seconds)))
+        self.chunks.append(MeasuredChunk(partition.block_lens, now - self._then, tuple(seconds)))
         self._then = now
         if self._kind == "rebalanced":
             super().observe(partition, seconds)
@@ -289,7 +289,7 @@ def _measure(rank: Rank, job: RebalancingJob) -> _RankResult:
         whole = Partition.contiguous((job.prompt_len,))
         alone = ring_prefill(model, ids, whole, group=groups[0], chunk=job.chunk, block=attend).logits
     advance()
-    taken: dict[tuple[str, int], list[Chunk]] = {}
+    taken: dict[tuple[str, int], list[MeasuredChunk]] = {}
     errors: dict[str, float] = {}  # of logits, relative to their size
     for repetition in range(job.repetitions):
         order = list(CHUNK_SPLITS)
