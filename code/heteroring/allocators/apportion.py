@@ -8,14 +8,21 @@ from heteroring.ring.partition import Partition
 
 
 def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
-    """Split `total` into non-negative integers in proportion to `weights`, by largest remainder.
+    """Split a whole number into integers in proportion to weights, by largest remainder.
 
-    Every part gets its quota, total * weight / sum(weights), rounded down; the units left over go to the
-    largest remainders, equal remainders in index order. So the parts sum to `total`, each lies within 1 of
-    its quota, a larger weight never gets less, and a weight of 0 gets 0. Quotas are exact fractions: no
-    rounding of floats can lose or invent a unit.
+    Every part gets its quota, total * weight / sum(weights), rounded down; the units left over go to the largest
+    remainders, equal remainders in index order. Quotas are exact fractions. So each part is within 1 of its quota, and a
+    larger weight never gets less.
 
-    Raises ValueError if a weight is negative or not finite, if all are 0, or if `total` is negative.
+    Args:
+        weights: Each 0 or more and finite, not all 0.
+        total: What is split, 0 or more.
+
+    Returns:
+        The parts, in the order of the weights, summing to `total`.
+
+    Raises:
+        ValueError: If a weight is negative or not finite, if all are 0, or if `total` is negative.
     """
     for index, weight in enumerate(weights):
         if not (math.isfinite(weight) and weight >= 0):
@@ -36,9 +43,16 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
 
 
 def chunks_of(partition: Partition, chunk: int | None) -> list[Partition]:
-    """The partition of each chunk of `chunk` tokens of a prompt; for None, the whole prompt is one chunk.
+    """Lay out each chunk of a prompt over the ranks, in the shares of the whole prompt.
 
-    Each chunk takes tokens from every rank in proportion to what that rank has left, so that they sum to the chunk.
+    Each chunk takes tokens from every rank in proportion to what that rank has left.
+
+    Args:
+        partition: Partition of the whole prompt.
+        chunk: Tokens of a chunk; None for the whole prompt.
+
+    Returns:
+        The partition of each chunk, in order.
     """
     left, found = list(partition.block_lens), []
     while any(left):

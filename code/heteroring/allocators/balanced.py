@@ -22,7 +22,7 @@ from heteroring.ring.workload import shard_extra_rows, shard_pairs, total_pairs
 RING_MARGIN = 0.02
 RING_WAIT_US = 25.0
 
-# Borders are floats in the search for the limit, and whole numbers.
+# Most tokens of a sequence: borders are whole numbers held in floats, which are exact up to here.
 LONGEST = 2**53
 
 
@@ -38,30 +38,37 @@ def balanced(
     most: Sequence[int] | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> tuple[int, ...]:
-    """Tokens per rank, whole multiples of `multiple`, that minimise the predicted time of the slowest rank.
+    """Split tokens so that the predicted time of the slowest rank is least.
 
     A rank's time is that of `predicted_ms`: pair_us per score pair, token_us per token, and revisit_us (join_us in ring
-    step 1) per query row in each step beyond its own KV. The number of steps grows with the number of ranks that hold
-    tokens, so a rank may cost the others more than it contributes, and leaving it out is considered. Up to EVERY_SET
-    ranks, no split over any set of them is faster by more than 1 part in 10^11. Of more ranks, only the sets of the n
-    fastest are considered, by their time for the whole sequence alone; another set may do better where ring steps are
-    expensive. If one rank alone needs at most 1 + `margin` times the time of the best split plus `wait_us`, it gets
-    all tokens. `most` are the most tokens that each rank may get.
+    step 1) per query row in each step beyond its own KV. More ranks mean more steps, so leaving a rank out is considered.
+    Up to EVERY_SET ranks (some 18 where only some hold earlier tokens), no split over any set of them is faster by more
+    than 1 part in 10^11. Of more ranks, only the sets of the n fastest are considered, by their time for the whole sequence
+    alone; another set may do better where ring steps are expensive. docs/planning.md explains the search.
 
-    Each rank r may also hold prefix_lens[r] earlier tokens; () stands for none. They stay there, and all of the
-    `seq_len` new tokens see them. So a rank with new tokens needs a step with every other rank that holds earlier
-    ones, whether or not that rank gets new ones, and no rank computes alone if another holds some: the margin does not
-    apply then. Where only some ranks hold earlier tokens, there are more sets to tell apart, and all of them are
-    considered up to some 18 ranks (`RingSearch`).
+    Many splits may attain the least time. Each border is placed as near as that time allows to where a split in proportion
+    to speed would put it, which also balances the ranks that stay below it.
 
-    A limit on the time is feasible for a set of ranks if a greedy fill, in which each rank in turn takes all it can
-    finish within the limit, reaches `seq_len` (docs/planning.md says why). Many splits may attain the least feasible
-    limit; each border is placed as near as that limit allows to where a split in proportion to speed would put it,
-    which also balances the ranks that stay below the limit.
+    Args:
+        seq_len: Tokens to split, at most LONGEST.
+        costs: Microseconds of each kind of work, by rank.
+        layout: "zigzag" or "contiguous".
+        causal: Whether attention is causal.
+        multiple: Tokens that are given out at a time; it divides `seq_len`.
+        margin: One rank gets all tokens if that takes at most 1 + `margin` times the time of the best split, plus
+            `wait_us`. Does not apply where another rank holds earlier tokens.
+        wait_us: Microseconds, as in `margin`.
+        most: The most tokens that each rank may get; None for no limit.
+        prefix_lens: Earlier tokens that each rank holds and keeps, and all `seq_len` tokens see; () for none. A rank with
+            new tokens has a step with every other rank that holds some, whether or not that rank gets new ones.
 
-    Raises ValueError if the layout is unknown, `seq_len` is above LONGEST, `multiple` does not divide it, there are no
-    costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len` tokens, and
-    if prefix_lens are not one length per rank, each 0 or more.
+    Returns:
+        Tokens per rank, each a multiple of `multiple`, summing to `seq_len`.
+
+    Raises:
+        ValueError: If the layout is unknown, `seq_len` is above LONGEST, `multiple` does not divide it, there are no
+            costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len` tokens,
+            and if prefix_lens are not one length per rank, each 0 or more.
     """
     check_layout(layout)
     check_costs(costs)

@@ -79,6 +79,7 @@ class CostModel(FittedModel):
 
     @classmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
+        """Fit the model to the latencies in profile CSVs; see `FittedModel.from_profiles`."""
         source = source or "attention"
         cls.check_source(source)
         files = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -86,11 +87,18 @@ class CostModel(FittedModel):
 
     @classmethod
     def fit(cls, source: str, latencies: dict[str, ProfileTable], sms: Mapping[float, int] | None = None) -> Self:
-        """The model of profiles of attention, of `source`, and of kinds `fold` and `join` where there are any.
+        """Fit a cost model to profiles of attention, of `source`, and of kinds `fold` and `join` where there are any.
 
-        `latencies` is the result of `read_latencies`; `sms` are those of each percentage, as far as known.
+        Args:
+            source: The operator whose time per token is modelled, one of `sources`.
+            latencies: Tables of milliseconds by kind, from `read_latencies`.
+            sms: SMs at each percentage, as far as known.
 
-        Raises ValueError if one of the first two is missing, or if the tables differ in levels, platform or shape.
+        Returns:
+            The fitted model.
+
+        Raises:
+            ValueError: If attention or `source` is missing, or if the tables differ in levels, platform or shape.
         """
         for kind in ("attention", source):
             if kind not in latencies:
@@ -139,11 +147,19 @@ class CostModel(FittedModel):
         )
 
     def predict(self, length: int, percentage: float, earlier: int = 0) -> CostPrediction:
-        """Cost of a rank in a call of `length` (>= 1) tokens behind `earlier` ones, at `percentage` (1 to 100).
+        """Predict the cost of a rank in a call.
 
-        pair_us, and revisit_us and join_us as multiples of it, are read at earlier + length tokens: how fast a kernel
-        computes pairs depends on how many keys a tile of queries meets. token_us is read at `length`: only new tokens
-        go through the products.
+        pair_us, and revisit_us and join_us as multiples of it, are read at earlier + length tokens, because the speed of a
+        kernel depends on how many keys a tile of queries meets. token_us is read at `length`: only new tokens go through the
+        products.
+
+        Args:
+            length: New tokens, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+            earlier: Tokens before them, which they all see.
+
+        Returns:
+            The cost, in microseconds.
         """
         whole = earlier + length
         pair = self._pair_us(whole, percentage)
@@ -168,7 +184,16 @@ class CostModel(FittedModel):
         return 1 / self.interpolated(1 / self._pairs_us, length, percentage)
 
     def grid(self, length: int, percentage: float, earlier: int = 0) -> KernelGrid | None:
-        """The grid of tiles of a rank whose cost `predict` gives, or None where its SMs are not known."""
+        """The kernel's tiles on a rank whose cost `predict` gives, for counting whole waves.
+
+        Args:
+            length: New tokens, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+            earlier: Tokens before them, which they all see.
+
+        Returns:
+            The grid; None where the SMs at this percentage are not known, or the Hopper kernel does not take the operands.
+        """
         sms = self.sms_at(percentage)
         cost = self.predict(length, percentage, earlier).cost
         return KernelGrid.of(cost, earlier + length, sms, self.setup) if sms else None

@@ -141,7 +141,10 @@ def _balanced(
     multiple: int | None,
     earlier: tuple[int, ...],
 ) -> tuple[int, ...]:
-    """`balanced` in multiples, if there are that many tokens, with what is left over on one rank, in whole waves."""
+    """The split of `balanced` in multiples, if there are that many tokens; one rank gets the remainder.
+
+    Where the model knows the SMs of all ranks, whole waves of tiles are counted.
+    """
     if multiple is None:
         multiple = 2 * BLOCK_M if isinstance(model, CostModel) and model.sms else 1
     multiple = multiple if seq_len >= multiple else 1
@@ -160,7 +163,8 @@ def _balanced(
             wait_us=wait_us,
             prefix_lens=earlier,
         )
-        # To the fastest, which a broken tile costs least; among equals to the last, whose keys fewest queries see.
+        # The remainder makes a tile that is not full, which costs the fastest rank least. Among equals the last rank gets
+        # it, because its keys are seen by the fewest queries.
         takes = min((rank for rank, length in enumerate(lens) if length), key=lambda rank: (alone[rank], -rank))
         return tuple(length + left_over * (rank == takes) for rank, length in enumerate(lens))
 

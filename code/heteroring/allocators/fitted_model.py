@@ -92,15 +92,29 @@ class FittedModel(ABC):
     @classmethod
     @abstractmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
-        """The model of the `source` rows of profile CSVs; None: what this kind of model is made for, as far as present.
+        """Fit the model to profile CSVs.
 
-        Raises ValueError for an unknown source and for whatever cannot be read or fitted.
+        Args:
+            paths: One path of a CSV, or several.
+            source: The operator to fit; None for what this kind of model is made for, as far as present.
+
+        Returns:
+            The fitted model.
+
+        Raises:
+            ValueError: For an unknown source and for whatever cannot be read or fitted.
         """
 
     def check_table(self, name: str, value: str, zero: bool = False) -> None:
-        """Keep the field `name` as tuples, one row per length and one column per percentage; `value` names an entry.
+        """Keep a field of the model as tuples, one row per length and one column per percentage, and check it.
 
-        Raises ValueError unless it is whole and its entries are positive, or not negative if they may be `zero`.
+        Args:
+            name: The field.
+            value: What one entry is, for error messages.
+            zero: Whether entries may be 0.
+
+        Raises:
+            ValueError: Unless the table is whole and its entries are positive, or not negative if they may be 0.
         """
         table = tuple(tuple(row) for row in getattr(self, name))
         shape = (len(self.lengths), len(self.percentages))
@@ -114,9 +128,15 @@ class FittedModel(ABC):
         object.__setattr__(self, name, table)
 
     def interpolated(self, table: Iterable[Iterable[float]], length: int, percentage: float) -> float:
-        """Value of a table at (length, percentage): linear in the logarithm of the length and in the percentage.
+        """The value of a table between its levels: linear in the logarithm of the length and in the percentage.
 
-        On the levels it is the table's entry, outside of them the entry at the edge.
+        Args:
+            table: One row per length of the profile, one column per percentage.
+            length: Tokens, or n of an n x n x n product.
+            percentage: Nominal speed in percent.
+
+        Returns:
+            The value, in the table's unit; outside of the levels that at the edge.
         """
         # As floats: a file may hold integers that NumPy has no type for.
         values, lengths, percentages = (np.asarray(x, float) for x in (table, self.lengths, self.percentages))

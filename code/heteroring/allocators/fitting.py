@@ -64,10 +64,18 @@ def load_model(path: PathLike) -> FittedModel:
 
 
 def model_for(allocator: str, profile: FittedModel | PathLike | None) -> FittedModel:
-    """The model that `allocator` (a key of NEEDS) works with: as given, loaded, or fitted to a profile CSV.
+    """The model that an allocator works with: as given, loaded, or fitted to a profile CSV.
 
-    For `balanced` that is the cost model of attention if the CSV holds rows of kind `fold`, else the table of its
-    speeds. Raises ValueError, naming what is needed, if `profile` is None or holds something else.
+    Args:
+        allocator: A key of NEEDS.
+        profile: A fitted model, the path of its JSON file, or that of a profile CSV. For `balanced` and a CSV, the model
+            is the cost model of attention if there are rows of kind `fold`, else the table of attention's speeds.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: Naming what is needed, if `profile` is None or holds something else.
     """
     kinds = " or ".join(
         f"{kind} model" + (f" fitted to the {source} profile" if source else "") for kind, source in NEEDS[allocator]

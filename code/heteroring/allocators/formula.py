@@ -97,6 +97,15 @@ class Formula(SpeedModel):
         )
 
     def predict(self, length: int, percentage: float) -> Prediction:
+        """The speed at a length and a percentage, by the formula.
+
+        Args:
+            length: Tokens, or n of an n x n x n product, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+
+        Returns:
+            The speed in TFLOP/s; `clamped` to `min_speed` where the formula is not positive. `notes` say where it extrapolates.
+        """
         x = math.log10(length)
         speed = sum(self.coefficients[name] * x**i * percentage**j for name, (i, j) in TERMS.items())
         notes = [f"formula: {place}, extrapolated" for place in self.outside(length, percentage)]
@@ -111,4 +120,5 @@ class Formula(SpeedModel):
         return Prediction(speed if speed > 0 else self.min_speed, speed <= 0, tuple(notes))
 
     def to_json(self) -> dict:
+        """The content of the model's file, with the equation and the loss in words."""
         return {**super().to_json(), "equation": self.equation, "loss": LOSS}

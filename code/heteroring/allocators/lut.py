@@ -29,5 +29,14 @@ class LookupTable(SpeedModel):
         return cls(**profile.axes(), speeds=profile.values)
 
     def predict(self, length: int, percentage: float) -> Prediction:
+        """The speed at a length and a percentage, from the table.
+
+        Args:
+            length: Tokens, or n of an n x n x n product, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+
+        Returns:
+            The speed in TFLOP/s; `clamped` outside the levels of the profile, where it is that at the edge.
+        """
         notes = tuple(f"lut: {place}, read at its edge" for place in self.outside(length, percentage))
         return Prediction(self.interpolated(self.speeds, length, percentage), bool(notes), notes)

@@ -41,11 +41,17 @@ class ProfileTable(NamedTuple):
 
 
 def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> ProfileTable:
-    """The speeds of `source` in profile CSVs, in TFLOP/s, as one table.
+    """Read the speeds of one operator in profile CSVs as one table.
 
-    `source` None means matmul where the files hold it, as in the published study, and attention otherwise.
+    Args:
+        paths: One path of a CSV, or several.
+        source: The operator; None for matmul where the files hold it, as in the published study, and attention otherwise.
 
-    Raises ValueError for whatever `read_rows` refuses, and for files without rows of `source`.
+    Returns:
+        Medians in TFLOP/s by length and percentage.
+
+    Raises:
+        ValueError: For whatever `read_rows` refuses, and for files without rows of `source`.
     """
     if source is not None and source not in SOURCES:
         raise ValueError(f"source {source!r} is unknown: choose {choices(source, SOURCES)}")

@@ -16,14 +16,20 @@ EVERY_SET = 32
 
 
 class RingSearch:
-    """The rings that some of the ranks may form. Borders count multiples from the front.
+    """Finds the ranks whose ring has the least time of its slowest rank. Borders count multiples from the front.
 
-    Each rank of a ring in turn takes all that it may hold and can finish within a limit; the ring keeps the limit if
-    this greedy fill reaches the end, for no split gets further. NumPy fills many rings to many limits at once.
+    A ring keeps a limit on the time if a greedy fill, in which each rank takes all that it can finish within the limit,
+    reaches the end (docs/planning.md, "The search of `balanced`"). NumPy fills many rings to many limits at once.
 
-    Costs include attention to earlier tokens: every row has a step with a rank that holds some, whether or not that
-    rank gets new tokens. Only ranks without earlier tokens cost a further step: those in front and, without a mask,
-    those behind.
+    Args:
+        seq_len: Tokens to split.
+        costs: Microseconds of each kind of work, by rank; token_us includes attention to earlier tokens.
+        fastest_first: The ranks, sorted by their time for the whole sequence alone.
+        layout: "contiguous" or "zigzag".
+        causal: Whether attention is causal.
+        multiple: Tokens that are given out at a time.
+        most: The most tokens of each rank.
+        earlier: Earlier tokens that each rank holds; () for none.
     """
 
     def __init__(
@@ -44,8 +50,9 @@ class RingSearch:
         self._pair_us, self._token_us, self._revisit_us, self._join_us = np.array(costs, dtype=float).T[..., None, None]
         self._saved_us = self._revisit_us - self._join_us
         self._causal = causal
-        # Which ranks are met only if they get new tokens; and the number of the others, which counts under a causal
-        # mask only: a rank in front of one of them then meets its new tokens in a rectangle of their own.
+        # `anew`: ranks without earlier tokens, whose keys the others attend to only if they get new ones. `known`: the
+        # number of the others, under a causal mask. A rank in front of one of these has a second rectangle in the same
+        # step, for its new tokens.
         self._anew = np.array([not length for length in earlier] or [True] * len(costs))
         self._known = int((~self._anew).sum()) if causal else 0
         self._fastest_first = fastest_first
@@ -53,10 +60,14 @@ class RingSearch:
         self._contiguous, self._zigzag = causal and layout == "contiguous", causal and layout == "zigzag"
 
     def best(self, upper: float, size: int) -> tuple[float, tuple[int, ...]]:
-        """The least limit that a ring keeps, to within TOLERANCE, and the ranks of that ring, ascending.
+        """The ring with the least limit: of the n fastest ranks for every n, and up to EVERY_SET ranks of all sets.
 
-        `upper` is a limit that the fastest `size` ranks keep. The n fastest ranks are considered for every n, and up to
-        EVERY_SET ranks all sets.
+        Args:
+            upper: A limit, in microseconds, that the fastest `size` ranks keep.
+            size: Number of ranks.
+
+        Returns:
+            The limit in microseconds, to within TOLERANCE, and the ranks of the ring, ascending.
         """
         limit, size = self._fastest(upper, size)
         steps_cost = self._revisit_us.any() or self._join_us.any()
@@ -72,11 +83,10 @@ class RingSearch:
         return limit, tuple(sorted(self._fastest_first[:size]))
 
     def _fastest(self, upper: float, size: int) -> tuple[float, int]:
-        """The least limit that a ring of the fastest ranks keeps, and the largest number of them that keeps it.
+        """The least limit that a ring of the n fastest ranks keeps, and the largest n that keeps it.
 
-        Intervals of sizes are halved. No ring of `low` to `high` ranks is faster than the fastest `high` would be if
-        they took the ring steps of `low` only: an interval is dropped where even that misses a limit that some ring
-        keeps.
+        Intervals of n are halved, and dropped where a lower bound on the time of all their rings is above a limit that some
+        ring keeps (docs/planning.md, "The search of `balanced`").
         """
         low, high = np.array([1]), np.array([self._ranks])
         lower = 0.0
@@ -99,22 +109,23 @@ class RingSearch:
         return upper, size
 
     def _kept(self, low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:
-        """Whether the fastest `high` ranks keep the limits with the ring steps of a ring of `low`: [rings, limits].
+        """Whether the n fastest ranks keep the limits: [rings, limits].
 
-        Where low and high are equal that is a ring; where not, a bound on all rings of sizes between.
+        Where `low` and `high` are equal, n is both. Where not, this is a bound on all n between them: the work is shared by
+        `high` ranks, each of which has the ring steps of a ring of `low`.
         """
         holds, member, anew = self._place < low, self._place < high, self._anew[:, None]
         in_front: np.ndarray = np.cumsum(holds & anew, axis=0) - (holds & anew)
         met_behind = holds if self._causal else holds & anew
         behind = met_behind.sum(axis=0) - np.cumsum(met_behind, axis=0)
-        # Ring step 1 is with the rank before, which is in front of all but rank 0.
+        # In ring step 1 a rank attends to the rank before it; before rank 0 that is the last rank, which lies behind.
         saved_us = np.roll(member & anew, 1, axis=0) & (high > 1)
         saved_us = saved_us * self._saved_in_step_1(low == high)
         is_first = np.arange(self._ranks)[:, None] == 0
         front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - saved_us * ~is_first)[..., None]
         behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - saved_us * is_first)[..., None]
         paces, member = self._paces(slice(None), front_us, behind_us), member[..., None]
-        if not self._contiguous and not (self._zigzag and self._step % 2):  # wherever they begin
+        if not self._contiguous and not (self._zigzag and self._step % 2):  # then time does not depend on where a shard begins
             units = np.minimum(self._reached(paces, np.zeros(1), limits), self._most)
             return np.where(member, units, 0).sum(axis=0) >= self._end
         borders = np.zeros((len(low), len(limits)))
@@ -125,19 +136,17 @@ class RingSearch:
         return borders == self._end
 
     def _saved_in_step_1(self, ring: np.ndarray) -> np.ndarray:
-        """Microseconds that a row of each rank saves in ring step 1: [ranks, rings]; 0 or more where `ring` is only a
-        bound.
+        """Microseconds that a row of each rank saves in ring step 1: [ranks, rings].
+
+        Negative savings count only where `ring` is true; elsewhere a bound is wanted, which must not be too high.
         """
         return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
 
     def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
         """Whether some set of ranks keeps each limit; and a largest set that keeps the last limit.
 
-        Rank by rank, the table `borders` holds the furthest border that the ranks so far can reach, by what the time of
-        the next rank depends on: whether the last rank is in the set; how many ranks of the set a row meets in all;
-        whether the previous rank is in the set; and how many of its ranks so far have no earlier tokens, and have some.
-        Of two sets with all of these equal, the one with the further border is at least as good. The last rank is fixed
-        in advance, because it is the one before rank 0 in the ring.
+        A dynamic programme over ranks: `borders` holds the furthest border that the ranks so far can reach, for each state on
+        which the time of the next rank depends (docs/planning.md, "The search of `balanced`").
         """
         ranks, met = self._ranks, np.arange(self._ranks + 1)[:, None, None, None, None]
         anew, known = np.arange(self._anew.sum() + 1)[:, None, None], np.arange(self._known + 1)[:, None]

@@ -28,8 +28,17 @@ class SpeedModel(FittedModel):
 
     @classmethod
     def from_profiles(cls, paths: PathLike | Iterable[PathLike], source: str | None) -> Self:
+        """Fit the model to the speeds of `source` in profile CSVs; see `FittedModel.from_profiles`."""
         return cls.fit(read_profile(paths, source))
 
     @abstractmethod
     def predict(self, length: int, percentage: float) -> Prediction:
-        """Speed at `length` (>= 1) and `percentage` (1 to 100)."""
+        """Predict a rank's speed.
+
+        Args:
+            length: Tokens, or n of an n x n x n product, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+
+        Returns:
+            The speed in TFLOP/s.
+        """

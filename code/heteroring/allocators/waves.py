@@ -47,9 +47,16 @@ class KernelGrid:
 
     @classmethod
     def of(cls, cost: Cost, seq_len: int, sms: int, setup: Mapping[str, str]) -> Self | None:
-        """The grid of a rank of `sms` SMs that has this `cost` at `seq_len`, for calls of a model's `setup`.
+        """The grid of a rank for calls of a model's setup.
 
-        None where the Hopper kernel does not compute them: its operands have 16 bits, and its heads up to 256 elements.
+        Args:
+            cost: The rank's cost at `seq_len`.
+            seq_len: Tokens of the whole sequence.
+            sms: SMs of the rank.
+            setup: dtype, batch, heads, kv_heads and head_dim of the profile, as text.
+
+        Returns:
+            The grid; None where the Hopper kernel does not take such operands (16 bits, heads up to 256 elements).
         """
         heads, kv_heads, head_dim = (int(setup[name]) for name in ("heads", "kv_heads", "head_dim"))
         config = launch_configs.HOPPER.get(launch_configs.padded(head_dim))
@@ -65,7 +72,15 @@ class KernelGrid:
         return grid
 
     def tile_us(self, cost: Cost, seq_len: int) -> float:
-        """Microseconds of a tile of keys, if the whole sequence alone takes pair_us for each of its pairs."""
+        """Microseconds of one tile of keys.
+
+        Args:
+            cost: The rank's cost: the whole sequence alone takes its pair_us for each pair.
+            seq_len: Tokens of the whole sequence.
+
+        Returns:
+            Microseconds.
+        """
         return cost.pair_us * total_pairs(seq_len) / self.time(seq_len, seq_len, True)
 
     @property
@@ -76,16 +91,29 @@ class KernelGrid:
     def time(
         self, rows: int, keys: int, causal: bool, *, pending: int = 0, first_query: int = 0, merged: bool = False
     ) -> float:
-        """Time of one launch: `rows` queries by `keys` keys, and by `pending` ones from query `first_query` on.
+        """Time of one launch of the kernel.
 
-        If `causal`, the last `rows` keys are the queries' own.
+        Args:
+            rows: Queries.
+            keys: Keys that they meet; if `causal`, the last `rows` of them are the queries' own.
+            causal: Whether a query sees only keys up to its own.
+            pending: Further keys of the same launch, as in the fused first step.
+            first_query: The first query that meets the pending keys.
+            merged: Whether the result is merged into an earlier one.
+
+        Returns:
+            The time, in tiles of keys.
         """
         return _makespan(self, rows, keys, causal, pending, first_query, merged)
 
     def batches(
         self, rows: int, keys: int, causal: bool, pending: int, first_query: int, merged: bool
     ) -> Iterator[tuple[float, int]]:
-        """The time of each program, and how many like it follow one another, in the order in which they start."""
+        """The programs of one launch; the arguments are those of `time`.
+
+        Yields:
+            Time of a program in tiles of keys, and how many like it follow one another, in the order in which they start.
+        """
         lead = launch_configs.lead(rows, pending, first_query)
         programs = -(-(rows + lead) // BLOCK_M)
         section = launch_configs.section(self.heads, self.group, keys + pending, self.head_dim, self.itemsize)
@@ -131,10 +159,18 @@ def step_us(
     fused: bool = True,
     prefix_lens: tuple[int, ...] = (),
 ) -> dict[int, float]:
-    """Microseconds that `rank` computes in each of its ring steps of a causal call, by index.
+    """Microseconds that a rank computes in each of its ring steps of a causal call.
 
-    The whole sequence alone, earlier tokens included, takes what `cost` says, pair_us for each of its pairs. If
-    `fused`, the first two steps are one launch, and the second takes what that launch adds to the first.
+    Args:
+        partition: Which tokens each rank holds.
+        rank: The rank, from 0.
+        cost: The rank's cost: the whole sequence alone, earlier tokens included, takes its pair_us for each pair.
+        grid: The rank's grid.
+        fused: Whether the first two steps are one launch; the second then takes what that launch adds to the first.
+        prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
+
+    Returns:
+        Microseconds by index of the step.
     """
     tile_us = grid.tile_us(cost, partition.seq_len + sum(prefix_lens))
     steps = {step.index: step for step in ring_steps(partition, rank, True, prefix_lens)}
@@ -157,7 +193,17 @@ def step_us(
 def busy_us(
     partition: Partition, costs: Sequence[Cost], grids: Sequence[KernelGrid], prefix_lens: tuple[int, ...] = ()
 ) -> list[float]:
-    """Microseconds that each rank is busy in one causal call, its tokens' other work included."""
+    """Microseconds that each rank is busy in one causal call, its tokens' other work included.
+
+    Args:
+        partition: Which tokens each rank holds.
+        costs: Microseconds of each kind of work, by rank.
+        grids: The ranks' grids.
+        prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
+
+    Returns:
+        Microseconds by rank.
+    """
     return [
         cost.token_us * partition.block_lens[rank]
         + sum(step_us(partition, rank, cost, grid, prefix_lens=prefix_lens).values())
@@ -173,11 +219,22 @@ def in_whole_waves(
     multiple: int,
     prefix_lens: tuple[int, ...] = (),
 ) -> tuple[int, ...]:
-    """`block_lens`, with tokens moved from or to the slowest rank for as long as that makes the ring faster.
+    """Move tokens from or to the slowest rank for as long as that makes the ring faster.
 
-    Up to FURTHEST multiples move at a time, and what `multiple` does not divide goes to any rank. SMs that are idle in
-    the last wave would compute more tiles in the same time, so a rank may be done no later with more tokens, or much
-    earlier with a few less. Ranks without tokens get none.
+    SMs that are idle in the last wave would compute more tiles in the same time, so a rank may be done no later with more
+    tokens, or much earlier with a few less. Up to FURTHEST multiples move at a time, and what `multiple` does not divide
+    goes to any rank. Ranks without tokens get none.
+
+    Args:
+        block_lens: Tokens per rank to begin with.
+        costs: Microseconds of each kind of work, by rank.
+        grids: The ranks' grids.
+        layout: "contiguous" or "zigzag".
+        multiple: Tokens that are moved at a time.
+        prefix_lens: Earlier tokens that each rank holds and all tokens see; () for none.
+
+    Returns:
+        Tokens per rank.
     """
     lens = tuple(block_lens)
     holders = [rank for rank, length in enumerate(lens) if length]

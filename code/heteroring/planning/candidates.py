@@ -59,6 +59,7 @@ class CandidateRing:
 
     @property
     def latency_us(self) -> float:
+        """Microseconds of one layer of the chunk in the middle."""
         return self.call.simulation.latency_us
 
 
@@ -124,8 +125,19 @@ class Candidates:
         sets = dict.fromkeys(tuple(sorted(holders | set(part))) for part in parts)
         return [part for part in sets if 0 < len(part) < count]
 
-    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> CandidateRing:
-        """The balanced split over ranks, in the fastest order. Raises TooLarge if they have too little memory."""
+    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> Ring:
+        """The balanced split over some of the ranks, in the fastest order.
+
+        Args:
+            ranks: Ranks of the fleet.
+            alone: Microseconds of each rank of the fleet for all tokens alone, by which orders are sorted.
+
+        Returns:
+            The ring that is simulated as the fastest.
+
+        Raises:
+            TooLarge: If the ranks have too little memory.
+        """
         return min((self._balanced(order) for order in _orders(ranks, alone)), key=lambda ring: ring.latency_us)
 
     def _balanced(self, order: tuple[int, ...]) -> CandidateRing:
@@ -170,10 +182,18 @@ class Candidates:
             found.add(lens)
         return min(map(ring, sorted(found)), key=lambda each: each.latency_us)
 
-    def ring(
-        self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()
-    ) -> CandidateRing:
-        """The ring of those ranks `over` that get tokens or hold earlier ones."""
+    def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> Ring:
+        """The ring of those ranks `over` that get tokens or hold earlier ones, simulated.
+
+        Args:
+            name: The split, one of SPLITS.
+            over: Ranks of the fleet, in the order of the ring.
+            share: Tokens of the chunk in the middle, by place in `over`.
+            full: Whether each rank of `over` has the memory for no more tokens; () where that is not known.
+
+        Returns:
+            The ring.
+        """
         _, ahead = middle(self.seq_len, self.chunk)
         places = [i for i, rank in enumerate(over) if share[i] or (self.prefix_lens and self.prefix_lens[rank])]
         order, share, full = (tuple(each[i] for i in places if each) for each in (over, share, full))

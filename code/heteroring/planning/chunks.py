@@ -18,9 +18,15 @@ class Chunk(NamedTuple):
 
 
 def chunks_over(partition: Partition, chunk: int | None, prefix_lens: Sequence[int] = ()) -> list[Chunk]:
-    """The calls of a prefill of `partition` in chunks of `chunk` tokens, as `ring_prefill` makes them; one for None.
+    """The calls of a prefill in chunks, as `ring_prefill` makes them.
 
-    The tokens of `prefix_lens` precede the first chunk.
+    Args:
+        partition: Partition of the whole prompt.
+        chunk: Tokens of a chunk; None for one call.
+        prefix_lens: Earlier tokens by rank, before the first chunk; () for none.
+
+    Returns:
+        The calls, in order.
     """
     held, found = tuple(prefix_lens), []
     for part in chunks_of(partition, chunk):
@@ -30,9 +36,17 @@ def chunks_over(partition: Partition, chunk: int | None, prefix_lens: Sequence[i
 
 
 def middle(seq_len: int, chunk: int | None) -> tuple[int, int]:
-    """The tokens of the chunk in the middle of a prompt, and those of the prompt before it.
+    """The chunk in the middle of a prompt.
 
-    Raises ValueError for a chunk of less than a token.
+    Args:
+        seq_len: Tokens of the prompt.
+        chunk: Tokens of a chunk; None for the whole prompt.
+
+    Returns:
+        Tokens of that chunk, and tokens of the prompt before it.
+
+    Raises:
+        ValueError: For a chunk of less than a token.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}: a chunk has 1 token or more")
@@ -44,10 +58,18 @@ def middle(seq_len: int, chunk: int | None) -> tuple[int, int]:
 def split_over(
     split: Callable[[tuple[int, ...]], tuple[int, ...]], ahead: int, prefix_lens: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """The result of `split` for one chunk behind `prefix_lens` and `ahead` more tokens, which are split alike.
+    """The split of one chunk behind earlier chunks that are split alike.
 
-    In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of
-    an average one.
+    In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of an
+    average one.
+
+    Args:
+        split: Gives a chunk's tokens by rank, from the earlier tokens by rank.
+        ahead: Tokens of the chunks before this one.
+        prefix_lens: Earlier tokens by rank, before the first chunk; () for none.
+
+    Returns:
+        The chunk's tokens by rank.
     """
     lens = split(prefix_lens)
     return split(behind(prefix_lens, lens, ahead)) if ahead else lens

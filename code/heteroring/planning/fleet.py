@@ -60,10 +60,19 @@ class Fleet:
         return Work.attention(**shape)
 
     def costs(self, work: Work, seq_len: int, earlier: int = 0) -> tuple[tuple[Cost, ...], tuple[str, ...]]:
-        """Each rank's cost of one layer of `work` on `seq_len` tokens behind `earlier` ones, and notes on its basis.
+        """Each rank's cost of one layer, and notes on what it is based on.
 
-        Raises ValueError if a profile is of another shape than the work's, or of attention alone where the work is a
-        language model.
+        Args:
+            work: What is computed.
+            seq_len: New tokens.
+            earlier: Tokens before them, which they all see.
+
+        Returns:
+            (costs, notes): microseconds of each kind of work by rank, and remarks such as those on data sheets.
+
+        Raises:
+            ValueError: If a profile is of another shape than the work's, or of attention alone where the work is a language
+                model.
         """
         costs: dict[tuple[object, ...], tuple[Cost, tuple[str, ...]]] = {}
         answer, notes = [], []

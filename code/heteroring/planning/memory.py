@@ -25,7 +25,14 @@ class Memory:
     def of(cls, work: Work, memory_gb: Sequence[float], chunks: float, prefix_lens: Sequence[int]) -> Memory:
         """The memory of ranks that hold earlier tokens and compute `chunks` chunks, whose KV they keep.
 
-        For each token of a chunk, as many tokens as there are chunks are kept and sent in the end.
+        Args:
+            work: What is computed.
+            memory_gb: Memory of each rank, in 10^9 bytes.
+            chunks: Tokens of the prompt over those of a chunk: so many are kept and sent in the end for each of a chunk.
+            prefix_lens: Earlier tokens by rank.
+
+        Returns:
+            The memory, by rank.
         """
         message_bytes = SLOTS * work.key_bytes
         taken = work.weight_bytes + message_bytes * max(prefix_lens, default=0)
@@ -37,15 +44,29 @@ class Memory:
         return ((self.free - self.message_bytes * longest) // self.token_bytes).tolist()
 
     def most(self, longest: int, multiple: int) -> list[int]:
-        """The most tokens of each rank, in whole multiples, none of which may have more than `longest`."""
+        """The most tokens of each rank.
+
+        Args:
+            longest: Tokens of the longest shard, which sets the size of message buffers; no rank gets more.
+            multiple: Tokens are given out in whole multiples of this.
+
+        Returns:
+            Tokens by rank.
+        """
         return [int(min(max(room, 0), longest)) // multiple * multiple for room in self.room(longest)]
 
     def longest_shards(self, tokens: int, multiple: int) -> tuple[list[int], int]:
-        """Lengths of the longest shard beside whose messages `tokens` fit, to try in turn; and how many tokens do fit.
+        """Lengths of the longest shard to try in turn, for `tokens` tokens.
 
-        Buffers for messages grow with it, so the total is greatest at a length where some rank is just full, and the
-        longest shard may grow from there until the total falls below `tokens`. The lengths are the longest one, and
-        those where a rank is just full, because beside a longer shard that rank would hold less.
+        Message buffers grow with the longest shard. Tried are the greatest length that leaves room for all tokens, and those at
+        which a rank is just full, because beside a longer shard that rank would hold less.
+
+        Args:
+            tokens: Tokens to hold.
+            multiple: Tokens are given out in whole multiples of this.
+
+        Returns:
+            (lengths, held): no lengths if the tokens do not fit, and then how many tokens do.
         """
 
         def held(longest: int) -> int:
@@ -62,7 +83,16 @@ class Memory:
 
 
 def used_gb(work: Work, chunks: Sequence[Chunk], longest_message: int) -> tuple[float, ...]:
-    """Memory that each rank takes in the end, in 10^9 bytes, with buffers for messages of `longest_message` keys."""
+    """Memory that each rank takes in the end.
+
+    Args:
+        work: What is computed.
+        chunks: The calls, by the last of which all KV is kept.
+        longest_message: Keys of the longest message, for which there are buffers.
+
+    Returns:
+        10^9 bytes by rank.
+    """
     computed = np.max([part.block_lens for part, _ in chunks], axis=0)
     last, held = chunks[-1]
     kept = np.array(held or [0] * len(computed)) + last.block_lens - computed

@@ -55,6 +55,7 @@ class Plan:
 
     @property
     def bound_fraction(self) -> float:
+        """The capacity bound over the latency, 1 at best."""
         return self.bound_ms / self.latency_ms
 
     @property
@@ -135,29 +136,35 @@ def plan(
     chunk: int | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> Plan:
-    """The split of `seq_len` tokens over some of the ranks that is simulated as the fastest of those tried.
+    """Plan a fleet: the split of `seq_len` tokens over some of its ranks that is fastest in simulation, of those tried.
 
-    `work` is by default the attention call that the profiles are of. Tried are, each where every rank has the memory:
+    Tried are, each where every rank has the memory:
 
     - over all ranks `balanced`, `proportional` and `even`, in the order in which `balanced` is fastest;
-    - `balanced` over fewer, since `balanced` knows what ranks compute and not what they wait for: over each node; the
-      fastest half of the ranks, quarter, and so on; as many of each node's ranks, which share its links; the fastest
-      rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
+    - `balanced` over fewer ranks, since `balanced` counts what ranks compute and not what they wait for: over each node;
+      over the fastest half of the ranks, quarter, and so on; over as many of each node's ranks, which share its links;
+      over the fastest rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
 
-    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. The order
-    matters because a rank is at most two steps ahead of its neighbours: several fast ranks in a row wait for several
-    slow ones in a row.
+    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. docs/planning.md
+    explains each step.
 
-    `balanced` is in multiples of `multiple` where that divides seq_len, and under caps of memory, in which message
-    buffers are as long as the longest shard. It leaves out ranks that cost the others more than they bring.
+    Args:
+        fleet: The ranks and their network.
+        seq_len: Tokens to split, 1 or more.
+        work: What is computed; None for the attention call that the fleet's profiles are of.
+        layout: "zigzag" or "contiguous".
+        multiple: Tokens that `balanced` gives out at a time, where that divides what is split.
+        chunk: Tokens that go through at a time, as in `ring_prefill(chunk=)`; None for all. A rank then holds the
+            activations of its part of one chunk, and all chunks have the split made for the one in the middle.
+        prefix_lens: Earlier tokens that each rank of the fleet holds and keeps; () for none. A rank with some is never
+            left out.
 
-    With `chunk`, tokens go through in chunks of that many, as in `ring_prefill(chunk=)`: a rank holds the activations
-    of its part of one. There is one split for all of them, made for the one in the middle, by which the order and the
-    fewer ranks are chosen, too. `prefix_lens` are earlier tokens that each rank of the fleet holds, and keeps: a rank
-    with some is never left out.
+    Returns:
+        The plan.
 
-    Raises ValueError for an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
-    rank, a fleet with too little memory (saying by how many tokens), and whatever `Fleet.costs` refuses.
+    Raises:
+        ValueError: For an unknown layout, a seq_len, multiple or chunk below 1, prefix_lens that are not a length per
+            rank, a fleet with too little memory (by how many tokens), and whatever `Fleet.costs` refuses.
     """
     check_layout(layout)
     for name, value in (("seq_len", seq_len), ("multiple", multiple)):

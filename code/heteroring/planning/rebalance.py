@@ -26,16 +26,8 @@ MEMORY = 8
 class Rebalancer:
     """Splits the chunks of a prompt, in zigzag, in proportion to the speeds that the chunks before them showed.
 
-    In zigzag every token of a chunk costs a rank the same, however long the prefix, so the best split is the ratio of
-    speeds. A rank's speed is its tokens over the time that it was busy with them. Chunks grow dearer with the prefix,
-    for all ranks alike, so only ratios between ranks are estimated: a Kalman filter of each rank's time per token over
-    that of the median rank, whose noise is learned from the errors of its predictions. An error that noise cannot
-    explain is a change of speed, and the estimate starts again from it.
-
-    The split changes only if the slowest rank of a chunk is predicted to gain more than `margin` even if the ranks
-    that get more tokens are slower than estimated, and the others faster, by as much as noise may hide. Decisions
-    depend on the arguments alone, by operations that round alike on all machines: ranks that observe the same values
-    decide the same.
+    Speeds are estimated by a Kalman filter, and the split changes only if the slowest rank of a chunk is predicted to gain
+    more than `margin` (docs/planning.md, "While it runs"). Ranks that observe the same values decide the same.
 
     Args:
         speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the `block_lens` of a balanced split.
@@ -44,8 +36,8 @@ class Rebalancer:
         margin: Part of a chunk's time that a new split must be predicted to gain.
 
     Raises:
-        ValueError: If there are no speeds or one is not positive (a rank without tokens would never be known), or for
-            a multiple below 1 or a margin that is no number.
+        ValueError: If there are no speeds or one is not positive (a rank without tokens could not be measured), or for a
+            multiple below 1 or a margin that is no number.
     """
 
     def __init__(self, speeds: Sequence[float], *, multiple: int = 1, margin: float = 0.01) -> None:
@@ -128,7 +120,7 @@ class Rebalancer:
         self._changed[rank] = miss if changed else 0.0
         self._token_time[rank] *= 1 + gain * miss
         self._doubt[rank] = self._noise[rank] if changed else gain * self._noise[rank]
-        if not changed:  # a change of speed says nothing about noise
+        if not changed:  # the error of a changed speed would be taken for noise
             seen = min(miss * miss, 4 * expected)
             self._noise[rank] = max(LEAST_NOISE * LEAST_NOISE, self._noise[rank] + (seen - expected) / MEMORY)
 

@@ -36,7 +36,15 @@ class RecordedPlatform:
 
     @classmethod
     def of(cls, cost_model: Mapping[str, Any], gpu: bool) -> Self:
-        """The platform of a cost model's JSON, on GPUs or on CPUs."""
+        """The platform of a cost model's JSON.
+
+        Args:
+            cost_model: Content of the file of a cost model.
+            gpu: Whether it was measured on GPUs, not on CPUs.
+
+        Returns:
+            The platform.
+        """
         link, multiple, tile = (NVLINK, 256, 128) if gpu else (SHARED_MEMORY, 1, 1)
         return cls(CostModel.from_json(dict(cost_model)), link, multiple, tile)
 
@@ -46,10 +54,17 @@ class RecordedPlatform:
         return [known[each] for each in percentages]
 
     def simulate(self, partition: Partition, percentages: Sequence[float], fused: bool = True) -> Simulation:
-        """One attention call over a ring of copy engines in one node, rank r at percentages[r].
+        """One attention call over a ring of copy engines in one node.
 
-        For few ranks whose SMs the cost model knows, whole waves of tiles are counted. On GPUs the first two steps are
-        fused, unless `fused` is false.
+        For few ranks whose SMs the cost model knows, whole waves of tiles are counted.
+
+        Args:
+            partition: Which tokens each rank holds.
+            percentages: Percentage of each rank, in rank order.
+            fused: On GPUs, whether the first two steps are one pass.
+
+        Returns:
+            The simulation, in microseconds.
         """
         setup = self.cost_model.setup
         shape = {name: int(setup[name]) for name in ("heads", "kv_heads", "head_dim")}

@@ -54,27 +54,37 @@ def simulate(
     work_us: np.ndarray | None = None,
     prefix_lens: Sequence[int] = (),
 ) -> Simulation:
-    """One causal call over `partition`, rank r at `costs[r]`; `key_bytes` are those of a token's key and value.
+    """Simulate one causal call over `partition`.
 
-    Rank r also holds `prefix_lens[r]` earlier tokens, which all of the partition's see; () stands for none.
+    A rank first does its tokens' other work (`Cost.token_us`); then its keys can be read. Its steps follow in ring order,
+    each as soon as its KV is there and the one before is done. Message s goes straight from its owner when reader and owner
+    are done with step s - 2, so that a slot is free. Between nodes, messages queue for the owner's node and then for the
+    reader's, step by step, within a step in the order in which they can go.
 
-    A rank first does its tokens' other work, at token_us; then its keys can be read, and its steps follow in ring
-    order, each as soon as its KV is there and the one before is done. Message s goes straight from its owner, in ring
-    order, when the reader has a slot for it: when the reader is done with step s - 2, and so the owner. Between nodes,
-    messages queue for their owner's node and then for their reader's, step by step, within a step in the order in which
-    they can go.
-
-    `copy-engine`: a message takes latency_us for each part of some 8 MB, and the time of its bytes. If `fused`, the
-    first two steps are one pass that waits for parts as it reaches them: it ends no earlier than its compute time after
-    the first part's arrival, and the last part's share of that time after the last part's; a second rectangle follows.
-    `p2p`: sender and receiver wait for one another; nothing is fused. `host_us` is what the host needs to issue one
-    step: no step starts before. `tile` is that of the kernel (`steps`). `work_us`, [steps, ranks], is each rank's
-    compute time in each step, where that is known better than by costs.
+    - `copy-engine`: a message takes the link's latency for each part of some 8 MB, and the time of its bytes. If `fused`,
+      the first two steps are one pass that waits for parts as it reaches them: it ends no earlier than its compute time
+      after the first part's arrival, and the last part's share of that time after the last part's.
+    - `p2p`: sender and receiver wait for one another, and nothing is fused.
 
     Not modelled: SMs and memory bandwidth that transfers take from compute, and changes of clock rates.
 
-    Raises ValueError for an unknown transport, and if costs, network or prefix_lens are not those of the partition's
-    ranks.
+    Args:
+        partition: Which tokens each rank holds.
+        costs: Microseconds of each kind of work, by rank.
+        network: The node of each rank, and the links.
+        key_bytes: Bytes of one token's key and value.
+        transport: "copy-engine" or "p2p".
+        fused: Whether the first two steps are one pass, where the transport allows it.
+        host_us: Microseconds that the host needs to issue one step; no step starts before.
+        tile: Queries and keys of a tile of the kernel; one that is not full takes as long as a full one.
+        work_us: Microseconds that each rank computes in each step, [steps, ranks], in place of those by `costs`.
+        prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
+
+    Returns:
+        When each rank computes and waits.
+
+    Raises:
+        ValueError: For an unknown transport, and if costs, network or prefix_lens are not those of the partition's ranks.
     """
     ranks = partition.world_size
     if transport not in TRANSPORTS:
@@ -89,7 +99,7 @@ def simulate(
     starts, stops, arrivals = np.full((3, ranks, ranks), np.nan)
     ready = each.token_us * np.array(partition.block_lens)  # each rank's keys
     done, before, busy = ready.copy(), ready.copy(), ready.copy()  # done with this step, and with the one before it
-    lane = ready.copy()  # when each rank's messaging is free: it handles one message after the other
+    lane = ready.copy()  # when each rank can send or receive its next message, one after the other
     held = None  # compute times of the first step, where it is fused with the second
     longest = 0
     for number, step in enumerate(steps(partition, tile, earlier)):
@@ -170,7 +180,8 @@ def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.nd
     order = np.argsort(queue * (ready.max() - ready.min() + 1) + ready, kind="stable")
     queue, ready, duration = queue[order], ready[order], duration[order]
     passed = np.cumsum(duration) - duration
-    # One running maximum serves all queues: `lift` puts the values of each queue above all those of the one before.
+    # A running maximum per queue, computed for all queues at once: adding `lift` makes all values of a queue larger than
+    # those of the queue before it, so the maximum starts afresh in each.
     slack = ready - passed
     lift = queue * (slack.max() - slack.min() + 1)
     begin = np.empty_like(ready)

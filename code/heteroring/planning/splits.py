@@ -15,7 +15,16 @@ SPLITS = ("even", "proportional", "balanced")
 
 
 def alone_us(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> list[float]:
-    """Microseconds that each rank alone would take for one layer of the sequence, behind `earlier` tokens."""
+    """Microseconds that each rank alone would take for one layer.
+
+    Args:
+        costs: Microseconds of each kind of work, by rank.
+        seq_len: New tokens.
+        earlier: Tokens before them, which they all see.
+
+    Returns:
+        Microseconds by rank.
+    """
     pairs = total_pairs(seq_len) + seq_len * earlier
     return [cost.pair_us * pairs + cost.token_us * seq_len for cost in costs]
 
@@ -30,9 +39,21 @@ def coarse(seq_len: int, ranks: int, multiple: int) -> tuple[str, ...]:
 def split(
     name: str, seq_len: int, costs: Sequence[Cost], layout: str, multiple: int, prefix_lens: tuple[int, ...] = ()
 ) -> tuple[int, ...]:
-    """Tokens of each rank: `balanced` in multiples of `multiple`, `proportional` to the speed of each rank alone.
+    """Tokens of each rank by a split of a name.
 
-    Raises ValueError for a name that is not one of SPLITS.
+    Args:
+        name: One of SPLITS; `proportional` is to the speed of each rank alone.
+        seq_len: Tokens to split.
+        costs: Microseconds of each kind of work, by rank.
+        layout: "contiguous" or "zigzag", which only `balanced` depends on.
+        multiple: Tokens that `balanced` gives out at a time; it divides `seq_len`.
+        prefix_lens: Earlier tokens by rank, which all tokens see; () for none.
+
+    Returns:
+        Tokens by rank, summing to `seq_len`.
+
+    Raises:
+        ValueError: For a name that is not one of SPLITS.
     """
     if name not in SPLITS:
         raise ValueError(f"split {name!r} is unknown: choose one of {', '.join(SPLITS)}")
@@ -46,7 +67,13 @@ def split(
 def bound(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> float:
     """Least microseconds of one layer over these ranks, however its pairs and products are shared out.
 
-    The tokens follow `earlier` ones, which they all see.
+    Args:
+        costs: Microseconds of each kind of work, by rank.
+        seq_len: New tokens.
+        earlier: Tokens before them, which they all see.
+
+    Returns:
+        Microseconds (`two_kind_bound`).
     """
     pairs = total_pairs(seq_len) + seq_len * earlier
     return two_kind_bound([cost.pair_us * pairs for cost in costs], [cost.token_us * seq_len for cost in costs])

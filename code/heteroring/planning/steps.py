@@ -29,8 +29,14 @@ class Step(NamedTuple):
 def steps(partition: Partition, tile: int = 1, prefix_lens: Sequence[int] = ()) -> Iterator[Step]:
     """The ring steps of a causal call, the own KV first; the numbers of `heteroring.ring.schedule.ring_steps`.
 
-    With a `tile`, pairs are those that a kernel computes in tiles of that many queries and keys; one that is not full
-    takes as long as a full one. `prefix_lens` are the earlier tokens that each rank holds; () stands for none.
+    Args:
+        partition: Which tokens each rank holds.
+        tile: Queries and keys of a tile of the kernel: pairs are those of whole tiles, since one that is not full takes as
+            long as a full one.
+        prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
+
+    Yields:
+        Each step, as arrays over all ranks.
     """
 
     def whole(count: np.ndarray) -> np.ndarray:
@@ -75,11 +81,21 @@ class Costs(NamedTuple):
 
     @classmethod
     def of(cls, costs: Sequence[Cost]) -> Costs:
+        """The costs of a list, one per rank."""
         return cls(*np.array(costs, dtype=float).T)
 
 
 def step_us(step: Step, number: int, costs: Costs) -> tuple[np.ndarray, np.ndarray]:
-    """Microseconds of each rank's compute in ring step `number`, and of these in its second rectangle: [ranks] each."""
-    row_us = (0.0, costs.join_us, costs.revisit_us)[min(number, 2)]
-    later = costs.pair_us * step.later_pairs + costs.revisit_us * step.later_rows
+    """Microseconds of each rank's compute in one ring step.
+
+    Args:
+        step: The step.
+        number: Its number, from 0.
+        costs: The costs of all ranks.
+
+    Returns:
+        Microseconds [ranks] of the whole step, and those of its second rectangle among them [ranks].
+    """
+    row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
+    later = costs.pair_us * step.later_pairs + costs.rerow_us * step.later_rows
     return costs.pair_us * (step.pairs - step.later_pairs) + row_us * step.rows + later, later

@@ -40,7 +40,17 @@ class Work:
 
     @classmethod
     def attention(cls, heads: int, kv_heads: int, head_dim: int, dtype: str) -> Work:
-        """One attention call. A token has q, k, v and out in `dtype`, an fp32 out that is merged into, and an LSE."""
+        """One attention call. A token has q, k, v and out in `dtype`, an fp32 out that is merged into, and an LSE.
+
+        Args:
+            heads: Query heads.
+            kv_heads: Heads of keys and values.
+            head_dim: Elements of a head.
+            dtype: Name of the element type, such as "bfloat16".
+
+        Returns:
+            The work.
+        """
         itemsize = ITEMSIZE[dtype]
         kept_bytes = 2 * kv_heads * head_dim * itemsize
         token_bytes = kept_bytes + 2 * heads * head_dim * itemsize + heads * (head_dim + 1) * 4
@@ -63,8 +73,23 @@ class Work:
     ) -> Work:
         """A prefill that ends with the last token's logits, every rank holding all weights.
 
-        Beside KV, a token has at the peak of a layer, in its gated MLP, gate and up, the activated gate and their
-        product, and three hidden states: what the recorded LLaMA took on H200s (a test compares them).
+        Beside KV, a token has at the peak of a layer, in its gated MLP, gate and up, the activated gate and their product, and
+        three hidden states: what the recorded LLaMA took on H200s (a test compares them).
+
+        Args:
+            name: What tables call the model.
+            layers: Transformer blocks.
+            emb_dim: Elements of a hidden state.
+            hidden_dim: Elements of the MLP's hidden layer.
+            heads: Query heads.
+            kv_heads: Heads of keys and values.
+            head_dim: Elements of a head.
+            parameters: Weights of the whole model.
+            layer_parameters: Weights of one block that a token is multiplied by.
+            dtype: Name of the element type, such as "bfloat16".
+
+        Returns:
+            The work.
         """
         itemsize = ITEMSIZE[dtype]
         cache = 2 * layers * kv_heads * head_dim * itemsize
@@ -83,9 +108,15 @@ class Work:
         )
 
     def memory_bytes(self, tokens: int, longest_message: int, earlier: int = 0) -> int:
-        """Bytes of a rank that computes `tokens` tokens, on top of the KV of `earlier` ones.
+        """Bytes that a rank takes.
 
-        It has buffers for SLOTS messages of `longest_message` keys.
+        Args:
+            tokens: Tokens that it computes.
+            longest_message: Keys of the longest message, of which there are SLOTS buffers.
+            earlier: Tokens before them whose KV it holds.
+
+        Returns:
+            Bytes.
         """
         kept = self.weight_bytes + self.kept_bytes * earlier
         return kept + self.token_bytes * tokens + SLOTS * self.key_bytes * longest_message

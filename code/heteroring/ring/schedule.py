@@ -62,9 +62,8 @@ def ring_steps(
 ) -> tuple[RingStep, ...]:
     """Steps of a rank, in ring order: its own keys first, then those of the rank before it, and so on.
 
-    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, a rank in front has its
-    head before all of this rank's tokens and its tail behind them, so all queries see its head only; a rank behind has
-    head and tail between this rank's head and tail, so only the tail's queries see it, and they see all of it.
+    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, all queries see the head
+    of a rank in front, and only the tail's queries see a rank behind (docs/ring.md, "Who computes what").
 
     Args:
         partition: Which tokens each rank holds.
