@@ -11,8 +11,8 @@ def apportion(weights: Sequence[float], total: int) -> tuple[int, ...]:
     """Split a whole number into integers in proportion to weights, by largest remainder.
 
     Every part gets its quota, total * weight / sum(weights), rounded down; the units left over go to the largest
-    remainders, equal remainders in index order. Quotas are exact fractions. So each part is within 1 of its quota, and a
-    larger weight never gets less.
+    remainders, equal remainders in index order. Quotas are exact fractions. So each part is within 1 of its quota, and
+    a larger weight never gets less.
 
     Args:
         weights: Each 0 or more and finite, not all 0.

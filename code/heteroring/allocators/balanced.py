@@ -41,13 +41,14 @@ def balanced(
     """Split tokens so that the predicted time of the slowest rank is least.
 
     A rank's time is that of `predicted_ms`: pair_us per score pair, token_us per token, and revisit_us (join_us in ring
-    step 1) per query row in each step beyond its own KV. More ranks mean more steps, so leaving a rank out is considered.
-    Up to EVERY_SET ranks (some 18 where only some hold earlier tokens), no split over any set of them is faster by more
-    than 1 part in 10^11. Of more ranks, only the sets of the n fastest are considered, by their time for the whole sequence
-    alone; another set may do better where ring steps are expensive. docs/planning.md explains the search.
+    step 1) per query row in each step beyond its own KV. More ranks mean more steps, so leaving a rank out is
+    considered. Up to EVERY_SET ranks (some 18 where only some hold earlier tokens), no split over any set of them is
+    faster by more than 1 part in 10^11. Of more ranks, only the sets of the n fastest are considered, by their time for
+    the whole sequence alone; another set may do better where ring steps are expensive. docs/planning.md explains the
+    search.
 
-    Many splits may attain the least time. Each border is placed as near as that time allows to where a split in proportion
-    to speed would put it, which also balances the ranks that stay below it.
+    Many splits may attain the least time. Each border is placed as near as that time allows to where a split in
+    proportion to speed would put it, which also balances the ranks that stay below it.
 
     Args:
         seq_len: Tokens to split, at most LONGEST.
@@ -59,16 +60,16 @@ def balanced(
             `wait_us`. Does not apply where another rank holds earlier tokens.
         wait_us: Microseconds, as in `margin`.
         most: The most tokens that each rank may get; None for no limit.
-        prefix_lens: Earlier tokens that each rank holds and keeps, and all `seq_len` tokens see; () for none. A rank with
-            new tokens has a step with every other rank that holds some, whether or not that rank gets new ones.
+        prefix_lens: Earlier tokens that each rank holds and keeps, and all `seq_len` tokens see; () for none. A rank
+            with new tokens has a step with every other rank that holds some, whether or not that rank gets new ones.
 
     Returns:
         Tokens per rank, each a multiple of `multiple`, summing to `seq_len`.
 
     Raises:
         ValueError: If the layout is unknown, `seq_len` is above LONGEST, `multiple` does not divide it, there are no
-            costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len` tokens,
-            and if prefix_lens are not one length per rank, each 0 or more.
+            costs, or one is negative, not finite, or nothing for a score pair, if the ranks may not hold `seq_len`
+            tokens, and if prefix_lens are not one length per rank, each 0 or more.
     """
     check_layout(layout)
     check_costs(costs)

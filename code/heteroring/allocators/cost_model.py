@@ -149,9 +149,9 @@ class CostModel(FittedModel):
     def predict(self, length: int, percentage: float, earlier: int = 0) -> CostPrediction:
         """Predict the cost of a rank in a call.
 
-        pair_us, and revisit_us and join_us as multiples of it, are read at earlier + length tokens, because the speed of a
-        kernel depends on how many keys a tile of queries meets. token_us is read at `length`: only new tokens go through the
-        products.
+        pair_us, and revisit_us and join_us as multiples of it, are read at earlier + length tokens, because the speed
+        of a kernel depends on how many keys a tile of queries meets. token_us is read at `length`: only new tokens go
+        through the products.
 
         Args:
             length: New tokens, 1 or more.
@@ -192,7 +192,8 @@ class CostModel(FittedModel):
             earlier: Tokens before them, which they all see.
 
         Returns:
-            The grid; None where the SMs at this percentage are not known, or the Hopper kernel does not take the operands.
+            The grid; None where the SMs at this percentage are not known, or the Hopper kernel does not take the
+            operands.
         """
         sms = self.sms_at(percentage)
         cost = self.predict(length, percentage, earlier).cost

@@ -68,8 +68,8 @@ def model_for(allocator: str, profile: FittedModel | PathLike | None) -> FittedM
 
     Args:
         allocator: A key of NEEDS.
-        profile: A fitted model, the path of its JSON file, or that of a profile CSV. For `balanced` and a CSV, the model
-            is the cost model of attention if there are rows of kind `fold`, else the table of attention's speeds.
+        profile: A fitted model, the path of its JSON file, or that of a profile CSV. For `balanced` and a CSV, the
+            model is the cost model of attention if there are rows of kind `fold`, else the table of attention's speeds.
 
     Returns:
         The model.

@@ -104,7 +104,8 @@ class Formula(SpeedModel):
             percentage: Nominal speed in percent, 1 to 100.
 
         Returns:
-            The speed in TFLOP/s; `clamped` to `min_speed` where the formula is not positive. `notes` say where it extrapolates.
+            The speed in TFLOP/s; `clamped` to `min_speed` where the formula is not positive. `notes` say where it
+            extrapolates.
         """
         x = math.log10(length)
         speed = sum(self.coefficients[name] * x**i * percentage**j for name, (i, j) in TERMS.items())

@@ -45,7 +45,8 @@ def read_profile(paths: PathLike | Iterable[PathLike], source: str | None) -> Pr
 
     Args:
         paths: One path of a CSV, or several.
-        source: The operator; None for matmul where the files hold it, as in the published study, and attention otherwise.
+        source: The operator; None for matmul where the files hold it, as in the published study, and attention
+            otherwise.
 
     Returns:
         Medians in TFLOP/s by length and percentage.

@@ -85,8 +85,8 @@ class RingSearch:
     def _fastest(self, upper: float, size: int) -> tuple[float, int]:
         """The least limit that a ring of the n fastest ranks keeps, and the largest n that keeps it.
 
-        Intervals of n are halved, and dropped where a lower bound on the time of all their rings is above a limit that some
-        ring keeps (docs/planning.md, "The search of `balanced`").
+        Intervals of n are halved, and dropped where a lower bound on the time of all their rings is above a limit that
+        some ring keeps (docs/planning.md, "The search of `balanced`").
         """
         low, high = np.array([1]), np.array([self._ranks])
         lower = 0.0
@@ -111,8 +111,8 @@ class RingSearch:
     def _kept(self, low: np.ndarray, high: np.ndarray, limits: np.ndarray) -> np.ndarray:
         """Whether the n fastest ranks keep the limits: [rings, limits].
 
-        Where `low` and `high` are equal, n is both. Where not, this is a bound on all n between them: the work is shared by
-        `high` ranks, each of which has the ring steps of a ring of `low`.
+        Where `low` and `high` are equal, n is both. Where not, this is a bound on all n between them: the work is
+        shared by `high` ranks, each of which has the ring steps of a ring of `low`.
         """
         holds, member, anew = self._place < low, self._place < high, self._anew[:, None]
         in_front: np.ndarray = np.cumsum(holds & anew, axis=0) - (holds & anew)
@@ -138,15 +138,15 @@ class RingSearch:
     def _saved_in_step_1(self, ring: np.ndarray) -> np.ndarray:
         """Microseconds that a row of each rank saves in ring step 1: [ranks, rings].
 
-        Negative savings count only where `ring` is true; elsewhere a bound is wanted, which must not be too high.
+        Where `ring` is false, negative savings are taken for 0, so that the time is a lower bound.
         """
         return np.where(ring, self._saved_us[..., 0], np.maximum(0, self._saved_us[..., 0]))
 
     def _any_set(self, limits: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
         """Whether some set of ranks keeps each limit; and a largest set that keeps the last limit.
 
-        A dynamic programme over ranks: `borders` holds the furthest border that the ranks so far can reach, for each state on
-        which the time of the next rank depends (docs/planning.md, "The search of `balanced`").
+        A dynamic programme over ranks: `borders` holds the furthest border that the ranks so far can reach, for each
+        state on which the time of the next rank depends (docs/planning.md, "The search of `balanced`").
         """
         ranks, met = self._ranks, np.arange(self._ranks + 1)[:, None, None, None, None]
         anew, known = np.arange(self._anew.sum() + 1)[:, None, None], np.arange(self._known + 1)[:, None]

@@ -112,7 +112,8 @@ class KernelGrid:
         """The programs of one launch; the arguments are those of `time`.
 
         Yields:
-            Time of a program in tiles of keys, and how many like it follow one another, in the order in which they start.
+            Time of a program in tiles of keys, and how many like it follow one another, in the order in which they
+            start.
         """
         lead = launch_configs.lead(rows, pending, first_query)
         programs = -(-(rows + lead) // BLOCK_M)
@@ -221,9 +222,9 @@ def in_whole_waves(
 ) -> tuple[int, ...]:
     """Move tokens from or to the slowest rank for as long as that makes the ring faster.
 
-    SMs that are idle in the last wave would compute more tiles in the same time, so a rank may be done no later with more
-    tokens, or much earlier with a few less. Up to FURTHEST multiples move at a time, and what `multiple` does not divide
-    goes to any rank. Ranks without tokens get none.
+    SMs that are idle in the last wave would compute more tiles in the same time, so a rank may be done no later with
+    more tokens, or much earlier with a few less. Up to FURTHEST multiples move at a time, and what `multiple` does not
+    divide goes to any rank. Ranks without tokens get none.
 
     Args:
         block_lens: Tokens per rank to begin with.

@@ -130,7 +130,7 @@ class Candidates:
 
         Args:
             ranks: Ranks of the fleet.
-            alone: Microseconds of each rank of the fleet for all tokens alone, by which orders are sorted.
+            alone: Microseconds of each rank of the fleet for the chunk in the middle alone, by which orders are sorted.
 
         Returns:
             The ring that is simulated as the fastest.

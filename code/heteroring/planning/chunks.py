@@ -60,8 +60,8 @@ def split_over(
 ) -> tuple[int, ...]:
     """The split of one chunk behind earlier chunks that are split alike.
 
-    In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of an
-    average one.
+    In zigzag, where work is linear in tokens, the same split suits every chunk; the one in the middle has the prefix of
+    an average one.
 
     Args:
         split: Gives a chunk's tokens by rank, from the earlier tokens by rank.

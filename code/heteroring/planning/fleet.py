@@ -71,8 +71,8 @@ class Fleet:
             (costs, notes): microseconds of each kind of work by rank, and remarks such as those on data sheets.
 
         Raises:
-            ValueError: If a profile is of another shape than the work's, or of attention alone where the work is a language
-                model.
+            ValueError: If a profile is of another shape than the work's, or of attention alone where the work is a
+                language model.
         """
         costs: dict[tuple[object, ...], tuple[Cost, tuple[str, ...]]] = {}
         answer, notes = [], []

@@ -28,7 +28,8 @@ class Memory:
         Args:
             work: What is computed.
             memory_gb: Memory of each rank, in 10^9 bytes.
-            chunks: Tokens of the prompt over those of a chunk: so many are kept and sent in the end for each of a chunk.
+            chunks: Tokens of the prompt over tokens of a chunk, the factor by which kept KV and messages exceed a
+                chunk's.
             prefix_lens: Earlier tokens by rank.
 
         Returns:
@@ -58,8 +59,8 @@ class Memory:
     def longest_shards(self, tokens: int, multiple: int) -> tuple[list[int], int]:
         """Lengths of the longest shard to try in turn, for `tokens` tokens.
 
-        Message buffers grow with the longest shard. Tried are the greatest length that leaves room for all tokens, and those at
-        which a rank is just full, because beside a longer shard that rank would hold less.
+        Message buffers grow with the longest shard. Tried are the greatest length that leaves room for all tokens, and
+        those at which a rank is just full, because beside a longer shard that rank would hold less.
 
         Args:
             tokens: Tokens to hold.

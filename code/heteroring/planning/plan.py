@@ -141,12 +141,12 @@ def plan(
     Tried are, each where every rank has the memory:
 
     - over all ranks `balanced`, `proportional` and `even`, in the order in which `balanced` is fastest;
-    - `balanced` over fewer ranks, since `balanced` counts what ranks compute and not what they wait for: over each node;
-      over the fastest half of the ranks, quarter, and so on; over as many of each node's ranks, which share its links;
-      over the fastest rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
+    - `balanced` over fewer ranks, since `balanced` counts what ranks compute and not what they wait for: over each
+      node; over the fastest half of the ranks, quarter, and so on; over as many of each node's ranks, which share its
+      links; over the fastest rank that has room for all tokens; and up to ORDERED ranks over all nodes but one.
 
-    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last. docs/planning.md
-    explains each step.
+    Orders are the fleet's own, kinds of ranks in turn, and up to ORDERED ranks slow first and slow last.
+    docs/planning.md explains each step.
 
     Args:
         fleet: The ranks and their network.

@@ -26,8 +26,8 @@ MEMORY = 8
 class Rebalancer:
     """Splits the chunks of a prompt, in zigzag, in proportion to the speeds that the chunks before them showed.
 
-    Speeds are estimated by a Kalman filter, and the split changes only if the slowest rank of a chunk is predicted to gain
-    more than `margin` (docs/planning.md, "While it runs"). Ranks that observe the same values decide the same.
+    Speeds are estimated by a Kalman filter, and the split changes only if the slowest rank of a chunk is predicted to
+    gain more than `margin` (docs/planning.md, "While it runs"). Ranks that observe the same values decide the same.
 
     Args:
         speeds: Relative speeds of the ranks to begin with, such as (1, 1), or the `block_lens` of a balanced split.
@@ -36,8 +36,8 @@ class Rebalancer:
         margin: Part of a chunk's time that a new split must be predicted to gain.
 
     Raises:
-        ValueError: If there are no speeds or one is not positive (a rank without tokens could not be measured), or for a
-            multiple below 1 or a margin that is no number.
+        ValueError: If there are no speeds or one is not positive (a rank without tokens could not be measured), or for
+            a multiple below 1 or a margin that is no number.
     """
 
     def __init__(self, speeds: Sequence[float], *, multiple: int = 1, margin: float = 0.01) -> None:

@@ -56,14 +56,14 @@ def simulate(
 ) -> Simulation:
     """Simulate one causal call over `partition`.
 
-    A rank first does its tokens' other work (`Cost.token_us`); then its keys can be read. Its steps follow in ring order,
-    each as soon as its KV is there and the one before is done. Message s goes straight from its owner when reader and owner
-    are done with step s - 2, so that a slot is free. Between nodes, messages queue for the owner's node and then for the
-    reader's, step by step, within a step in the order in which they can go.
+    A rank first does its tokens' other work (`Cost.token_us`); then its keys can be read. Its steps follow in ring
+    order, each as soon as its KV is there and the one before is done. Message s goes straight from its owner when
+    reader and owner are done with step s - 2, so that a slot is free. Between nodes, messages queue for the owner's
+    node and then for the reader's, step by step, within a step in the order in which they can go.
 
-    - `copy-engine`: a message takes the link's latency for each part of some 8 MB, and the time of its bytes. If `fused`,
-      the first two steps are one pass that waits for parts as it reaches them: it ends no earlier than its compute time
-      after the first part's arrival, and the last part's share of that time after the last part's.
+    - `copy-engine`: a message takes the link's latency for each part of some 8 MB, and the time of its bytes. If
+      `fused`, the first two steps are one pass that waits for parts as it reaches them: it ends no earlier than its
+      compute time after the first part's arrival, and the last part's share of that time after the last part's.
     - `p2p`: sender and receiver wait for one another, and nothing is fused.
 
     Not modelled: SMs and memory bandwidth that transfers take from compute, and changes of clock rates.
@@ -84,7 +84,8 @@ def simulate(
         When each rank computes and waits.
 
     Raises:
-        ValueError: For an unknown transport, and if costs, network or prefix_lens are not those of the partition's ranks.
+        ValueError: For an unknown transport, and if costs, network or prefix_lens are not those of the partition's
+            ranks.
     """
     ranks = partition.world_size
     if transport not in TRANSPORTS:

@@ -31,8 +31,8 @@ def steps(partition: Partition, tile: int = 1, prefix_lens: Sequence[int] = ()) 
 
     Args:
         partition: Which tokens each rank holds.
-        tile: Queries and keys of a tile of the kernel: pairs are those of whole tiles, since one that is not full takes as
-            long as a full one.
+        tile: Queries and keys of a tile of the kernel: pairs are those of whole tiles, since one that is not full takes
+            as long as a full one.
         prefix_lens: Earlier tokens that each rank holds and all tokens of the partition see; () for none.
 
     Yields:

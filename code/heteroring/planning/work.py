@@ -73,8 +73,8 @@ class Work:
     ) -> Work:
         """A prefill that ends with the last token's logits, every rank holding all weights.
 
-        Beside KV, a token has at the peak of a layer, in its gated MLP, gate and up, the activated gate and their product, and
-        three hidden states: what the recorded LLaMA took on H200s (a test compares them).
+        Beside KV, a token has at the peak of a layer, in its gated MLP, gate and up, the activated gate and their
+        product, and three hidden states: what the recorded LLaMA took on H200s (a test compares them).
 
         Args:
             name: What tables call the model.
