@@ -42,9 +42,22 @@ def positive(name: str, value: object) -> float:
 
 
 def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | None = None) -> int:
-    """`value` as an int. Raises ValueError, quoting `rule`, unless it is a whole number from `least` to `most`.
+    """Check an argument that must be a whole number.
 
     Bools are refused, although Python and PyTorch count with them: `top_k=True` is a mistake.
+
+    Args:
+        name: What the error message calls it.
+        value: The argument.
+        rule: The rule in words, for the error message.
+        least: The least allowed value.
+        most: The greatest allowed value; None for no limit.
+
+    Returns:
+        `value` as an int.
+
+    Raises:
+        ValueError: Unless it is a whole number from `least` to `most`.
     """
     is_bool = isinstance(value, bool) or str(getattr(value, "dtype", "")) == "torch.bool"
     try:
@@ -57,7 +70,19 @@ def whole_number(name: str, value: Any, rule: str, least: int = 0, most: int | N
 
 
 def prefix_lengths(name: str, lens: Any, ranks: int) -> tuple[int, ...]:
-    """`lens` as a tuple, () if all are 0. Raises ValueError unless it is () or has a length of 0 or more per rank."""
+    """Check the numbers of earlier tokens.
+
+    Args:
+        name: What the error message calls them.
+        lens: A length of 0 or more per rank, or ().
+        ranks: Number of ranks.
+
+    Returns:
+        The lengths as a tuple of ints, () if all are 0.
+
+    Raises:
+        ValueError: For anything else.
+    """
     if lens == ():
         return ()
     if not isinstance(lens, tuple | list) or len(lens) != ranks:

@@ -31,7 +31,15 @@ def choices(name: object, known: Iterable[object]) -> str:
 
 
 def check_distinct(name: str, values: Sequence[object]) -> None:
-    """Raise ValueError, naming the list by `name`, if `values` is empty or holds a value twice."""
+    """Check a list that may hold nothing twice.
+
+    Args:
+        name: What the error message calls it.
+        values: The list.
+
+    Raises:
+        ValueError: If it is empty or holds a value twice.
+    """
     if not values:
         raise ValueError(f"{name} is empty")
     for value in values:

@@ -62,7 +62,17 @@ class Job:
         hang_timeout: float = HANG_TIMEOUT,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[Any]:
-        """Run `task(rank, self, *args)` on the job's ranks; see `heteroring.launch.launch.launch`."""
+        """Run a task on the job's ranks, as `heteroring.launch.launch.launch` does.
+
+        Args:
+            task: A module-level function, called as `task(rank, job, *args)`.
+            *args: Further arguments of the task.
+            hang_timeout: Seconds without a heartbeat after which a rank hangs.
+            on_progress: Called with the number of steps that all ranks have advanced; None for nothing.
+
+        Returns:
+            What the task returned on every rank, in rank order.
+        """
         return launch(
             task,
             self,
@@ -122,10 +132,20 @@ class Cell:
     def of_ring(
         cls, job: SplitJob, strategy: Strategy, seq_len: int, cost: str, **more: Any
     ) -> tuple[Self, tuple[str, ...]]:
-        """The cell of `strategy` at `seq_len` tokens, and its allocator's notes.
+        """The cell of a strategy at a length, and its allocator's notes.
 
-        `cost`: the profile that the cost model of balanced is fitted to. `more`: fields of a subclass. Raises
-        ValueError if the allocator fails, for instance for lack of a fitted model.
+        Args:
+            job: What is measured.
+            strategy: The strategy.
+            seq_len: Tokens of the prompt.
+            cost: The profile that the cost model of balanced is fitted to.
+            **more: Fields of a subclass.
+
+        Returns:
+            (cell, notes).
+
+        Raises:
+            ValueError: If the allocator fails, for instance for lack of a fitted model.
         """
         multiple = 1 if "untiled" in strategy.variants else job.multiple or MULTIPLES[job.device_kind]
         quarter = "quarter" in strategy.variants
@@ -144,21 +164,30 @@ class Cell:
 
     @property
     def variants(self) -> tuple[str, ...]:
+        """The variants of the strategy, such as "untiled"."""
         return variants_of(self.allocator)
 
     @property
     def strategy(self) -> str:
+        """The name of the strategy in rows and legends."""
         return name_of(self.partition.layout, self.allocator, self.model_source)
 
     @property
     def label(self) -> str:
+        """What the cell is, for messages."""
         return f"{self.strategy} at {self.partition.seq_len}"
 
 
 def shifted(block_lens: tuple[int, ...], percent: int, multiple: int) -> tuple[int, ...]:
-    """`block_lens` with the shortest shard `percent` % longer, at the cost of the longest; 0 leaves them as they are.
+    """Move tokens from the longest shard to the shortest.
 
-    In whole multiples of `multiple`, at least one, as far as the two shards allow.
+    Args:
+        block_lens: Tokens per rank.
+        percent: By how much the shortest shard grows; 0 leaves all as they are.
+        multiple: Tokens that are moved at a time, at least once, as far as the two shards allow.
+
+    Returns:
+        Tokens per rank.
     """
     if not percent:
         return block_lens

@@ -58,11 +58,22 @@ class Demo:
 
     @property
     def right(self) -> bool:
+        """Whether the ring generated the tokens that one process did."""
         return self.generated == self.expected
 
 
 def demo_job(seq_len: int, percentage: int, new_tokens: int, seed: int) -> ModelJob:
-    """A LLaMA of 4 layers on two paced CPU ranks, at 100 % and at `percentage`."""
+    """A LLaMA of 4 layers on two paced CPU ranks, at 100 % and at `percentage`.
+
+    Args:
+        seq_len: Tokens of the prompt.
+        percentage: Speed of the second rank in percent, 1 to 100.
+        new_tokens: Tokens to generate.
+        seed: Seed of weights and inputs.
+
+    Returns:
+        The job.
+    """
     spec = ModelSpec(
         "llama/micro",
         layers=4,

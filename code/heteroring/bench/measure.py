@@ -30,12 +30,24 @@ def measure(
     write_beside: Callable[[Any], None] = lambda done: None,
     track: str = "none",
 ) -> None:
-    """Run `job` by `stage`, the module of a measurement, and `show` the results before anything is written.
+    """Run a job, show its results, and write them.
 
-    With an `output`, `write_beside` is called with the results, then their provenance is written, and last their rows,
-    to `output`: rows never exist without the provenance that belongs to them. If writing fails, an older result is
-    kept, and OSError says what is lost. Then `track`, one of `heteroring.bench.tracking.TRACKERS`, logs the job. Of
+    Provenance is written first and rows last, so that rows never exist without the provenance that belongs to them. Of
     ranks that torchrun or srun started, rank 0 alone shows, writes and logs.
+
+    Args:
+        stage: The module of a measurement, which has `steps(job)` and `run(job, ...)`.
+        job: What is measured.
+        hang_timeout: Seconds without a heartbeat after which a rank hangs.
+        output: Path of the rows, a CSV; None to write nothing.
+        description: Text of the progress bar.
+        show: Called with the results before anything is written.
+        write_beside: Called with the results before the provenance is written, if there is an `output`.
+        track: One of `heteroring.bench.tracking.TRACKERS`, which logs the job in the end.
+
+    Raises:
+        ValueError: For a hang_timeout that is not positive and finite, and for a job that cannot be measured.
+        OSError: If writing fails, saying what is lost; an older result is kept.
     """
     check_tracker(track)
     if not 0 < hang_timeout < inf:

@@ -11,9 +11,18 @@ from heteroring.ring.partition import Partition
 
 
 def random_layer(shape: Shape, max_seq_len: int, seed: int, device: torch.device) -> MultiHeadAttention:
-    """A layer of width heads * head_dim with rotary positions up to `max_seq_len`, the same on every rank.
+    """A layer of width heads * head_dim with rotary positions, the same on every rank.
 
     Its weights are scaled so that normal hidden states give queries and keys of variance 1.
+
+    Args:
+        shape: Heads and element type.
+        max_seq_len: Tokens that there are positions for.
+        seed: Seed of the weights.
+        device: Where it lies.
+
+    Returns:
+        The layer.
     """
     with torch.device(device):
         layer = MultiHeadAttention(

@@ -89,8 +89,19 @@ class RebalancingJob(Job):
 def demo_job(device_kind: str, platform: str, throttle: str = "", **changes: Any) -> RebalancingJob:
     """A prompt on two ranks, the second slow from a quarter of the chunks on to five eighths of them.
 
-    On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape. `changes`: other fields of the
-    job. Raises ValueError as RebalancingJob does.
+    On CPUs it is of a small LLaMA, on GPUs one of 65,536 tokens of the Llama-3-8B shape.
+
+    Args:
+        device_kind: "cpu" or "gpu".
+        platform: What the rows call that.
+        throttle: Name of the throttle; by default green on GPUs, pacing on CPUs.
+        **changes: Other fields of the job.
+
+    Returns:
+        The job.
+
+    Raises:
+        ValueError: As RebalancingJob does.
     """
     gpu = device_kind == "gpu"
     fields = {"prompt_len": 65536 if gpu else 6144, "slow_percentage": 30, **changes}
@@ -129,11 +140,15 @@ class _RankResult(NamedTuple):
     report: RankReport
 
 
-class RecordingRebalancer(Rebalancer):
-    """Sets the throttle for each chunk, splits it as `split` says, and records its times.
+class Split(Rebalancer):
+    """A Rebalancer that sets the throttle for each chunk, splits it as its kind says, and records its times.
 
-    known: the ranks' speeds by their percentages, as measured before; where those of the first chunk are not among
-    them, the percentages are taken for speeds.
+    Args:
+        split: Its kind, one of CHUNK_SPLITS.
+        job: What is measured.
+        throttle: This rank's throttle.
+        known: Speeds of the ranks that were measured before, by their percentages; where those of the first chunk are
+            missing, the percentages are taken for speeds.
     """
 
     def __init__(self, split: str, job: RebalancingJob, throttle: Throttle, known: dict[tuple[int, ...], Any]) -> None:
@@ -159,7 +174,12 @@ class RecordingRebalancer(Rebalancer):
         return super().partition(tokens)
 
     def observe(self, partition: Partition, seconds: Sequence[float]) -> None:
-        """Record the chunk's times, and learn from them if the split is `rebalanced`."""
+        """Record the chunk's times, and learn from them if the split is `rebalanced`.
+
+        Args:
+            partition: Partition of the chunk.
+            seconds: How long each rank was busy with its tokens, in seconds.
+        """
         now = time.perf_counter()
         self.chunks.append(MeasuredChunk(partition.block_lens, now - self._then, tuple(seconds)))
         self._then = now
@@ -189,10 +209,19 @@ def steps(job: RebalancingJob) -> int:
 
 
 def run(job: RebalancingJob, **watching: Any) -> JobResult:
-    """Measure `job`; takes hang_timeout and on_progress as `Job.launch` does.
+    """Measure a chunked prefill under each split.
 
-    Raises ValueError for a job that cannot be measured, WrongResult if a split's logits are not those of rank 0 alone,
-    and whatever `launch` raises.
+    Args:
+        job: What is measured.
+        **watching: hang_timeout (seconds) and on_progress, as for `Job.launch`.
+
+    Returns:
+        A row per split, repetition and chunk, and the report of each rank.
+
+    Raises:
+        ValueError: For a job that cannot be measured.
+        WrongResult: If a split's logits are not those of rank 0 alone.
+        RunError: As `launch` does.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     results: list[_RankResult] = job.launch(_measure, **watching)

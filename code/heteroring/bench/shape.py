@@ -38,10 +38,12 @@ class Shape:
 
     @property
     def scale(self) -> float:
+        """The factor on scores, 1/sqrt(head_dim)."""
         return 1.0 / math.sqrt(self.head_dim)
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The element type."""
         return getattr(torch, self.dtype)
 
     def flops(self, seq_len: int) -> int:
@@ -49,7 +51,16 @@ class Shape:
         return causal_flops(self.batch, self.heads, self.head_dim, total_pairs(seq_len))
 
     def inputs(self, seq_len: int, seed: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """q [B, Hq, N, D], k and v [B, Hkv, N, D]: normal, and for a seed the same on devices alike."""
+        """Random inputs of attention, normal, and for a seed the same on devices alike.
+
+        Args:
+            seq_len: Tokens, N.
+            seed: Seed of the random numbers.
+            device: Where they are made.
+
+        Returns:
+            q [B, Hq, N, D], k and v [B, Hkv, N, D].
+        """
         generator = torch.Generator(device).manual_seed(seed + seq_len)
         return tuple(
             torch.randn(
@@ -70,7 +81,16 @@ class Shape:
         return self.heads * self.head_dim
 
     def hidden_states(self, seq_len: int, seed: int, device: torch.device) -> torch.Tensor:
-        """[B, N, heads * head_dim]: normal, and for a seed the same on devices alike."""
+        """Random hidden states, normal, and for a seed the same on devices alike.
+
+        Args:
+            seq_len: Tokens, N.
+            seed: Seed of the random numbers.
+            device: Where they are made.
+
+        Returns:
+            [B, N, heads * head_dim].
+        """
         generator = torch.Generator(device).manual_seed(seed + seq_len)
         size = (self.batch, seq_len, self.emb_dim)
         return torch.randn(size, generator=generator, device=device, dtype=self.torch_dtype)

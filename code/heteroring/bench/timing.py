@@ -60,9 +60,17 @@ class Busy:
 
 
 def timed(call: Callable[[], object], busy: Busy, device: Device, condition: str = "rested", calls: int = 1) -> Times:
-    """Time `call`, which every rank makes `calls` times in a row, on this rank under a `condition` (`Measurement`).
+    """Time a call on this rank; every rank makes it.
 
-    Both times are those of one call. The call's latency is that of the slowest rank.
+    Args:
+        call: The call.
+        busy: Counts the time that this rank computes.
+        device: This rank's device.
+        condition: How calls are timed (`Measurement`).
+        calls: How many calls are made in a row.
+
+    Returns:
+        Milliseconds of one call on this rank, and those of them that it was busy. The slowest rank's are the latency.
     """
     busy.forget()
     by_host = condition in ("eager", "captured")
@@ -78,7 +86,15 @@ def sustained_calls(call_ms: float) -> int:
 
 
 def host_ms(call: Callable[[], object], device: Device) -> float:
-    """Milliseconds by this rank's host from a common start until the device is done; then the device rests."""
+    """Time a call by this rank's host, from a common start of all ranks until the device is done; then the device rests.
+
+    Args:
+        call: The call.
+        device: This rank's device.
+
+    Returns:
+        Milliseconds.
+    """
     device.synchronize()
     beat()
     device.meet()
@@ -92,7 +108,16 @@ def host_ms(call: Callable[[], object], device: Device) -> float:
 
 
 def elapsed_ms(call: Callable[[], object], device: Device, calls: int = 1) -> float:
-    """Milliseconds that `calls` calls take on this rank, from a common start of all ranks; then the device rests."""
+    """Time calls in a row on this rank's device, from a common start of all ranks; then the device rests.
+
+    Args:
+        call: The call.
+        device: This rank's device.
+        calls: How many calls are made.
+
+    Returns:
+        Milliseconds of all calls together.
+    """
     device.synchronize()
     beat()
     device.align(calls)
@@ -109,10 +134,16 @@ def elapsed_ms(call: Callable[[], object], device: Device, calls: int = 1) -> fl
 
 
 def device_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) -> float:
-    """Milliseconds of one of `calls`, made one after another on the current GPU, by its events: the mean.
+    """Mean time of calls, made one after another on the current GPU, by its events.
 
-    queued: the device sleeps until the host has launched all of them, so that launching takes no part of the time.
-    Where calls are long enough to hide launches, a sleep would only let a GPU at its power limit rest.
+    Args:
+        calls: The calls.
+        queued: Whether the device sleeps until the host has launched all of them, so that launching takes no part of
+            the time. Where calls are long enough to hide launches, a sleep would only let a GPU at its power limit
+            rest.
+
+    Returns:
+        Milliseconds of one call.
     """
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     if queued:

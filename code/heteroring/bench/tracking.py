@@ -46,10 +46,15 @@ def check_tracker(name: str) -> None:
 
 
 def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None:
-    """Log what `job` measured as a run called `name`; say where on stderr, or why it could not be logged.
+    """Log a job's results as a run, and say on stderr where it is, or why it could not be logged.
 
-    `done` holds its rows, and a trace if there is one, `record` is its provenance. Never raises for a failure of W&B:
-    the measurements are already in files.
+    Never raises for a failure of Weights & Biases: the measurements are already in files.
+
+    Args:
+        name: Name of the run.
+        job: What was measured.
+        record: Its provenance.
+        done: Its results: rows, and a trace if there is one.
     """
     from heteroring.results.model_metrics import trace_table
 
@@ -77,10 +82,22 @@ def log_run(
     summary: Mapping[str, float] = {},
     images: Mapping[str, Path] = {},
 ) -> str:
-    """Log one run to W&B, and return in words where it is.
+    """Log one run to Weights & Biases.
 
     It goes to the account that is configured. Where there is none, where it cannot be reached, or where
     WANDB_MODE=offline says so, the run is kept in the folder `wandb` (of WANDB_DIR, else the current one).
+
+    Args:
+        job_type: Kind of the run.
+        name: Name of the run.
+        group: Name that related runs share.
+        config: Settings.
+        tables: Tables to log, by name.
+        summary: Numbers to log, by name.
+        images: Paths of pictures to log, by name.
+
+    Returns:
+        Where the run is, in words.
     """
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # crash reports to W&B
     import wandb

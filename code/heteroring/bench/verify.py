@@ -30,10 +30,21 @@ def verify_rows(
     scale: float,
     label: str,
 ) -> None:
-    """Compare SAMPLES rows of this rank's causal `out` and `lse`, its first and last among them, with fp64.
+    """Compare SAMPLES rows of this rank's causal attention, its first and last among them, with fp64.
 
-    out [B, Hq, n_r, D] and lse [B, Hq, n_r] are the shards of `rank`; q [B, Hq, N, D] and k, v [B, Hkv, N, D]
-    are whole. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
+    Args:
+        out: This rank's output [B, Hq, n_r, D].
+        lse: This rank's LSE [B, Hq, n_r] in natural log; None to compare the output alone.
+        q: Queries of the whole sequence [B, Hq, N, D].
+        k: Keys of the whole sequence [B, Hkv, N, D].
+        v: Values of the whole sequence [B, Hkv, N, D].
+        partition: Which tokens each rank holds.
+        rank: This rank.
+        scale: Factor on the scores.
+        label: What is compared, for the error message.
+
+    Raises:
+        WrongResult: If the relative error of a row exceeds TOLERANCE.
     """
     tolerance = TOLERANCE[out.dtype]
     keys, values = k.double(), v.double()
@@ -50,10 +61,17 @@ def verify_rows(
 
 
 def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, label: str) -> None:
-    """Compare SAMPLES rows of this rank's `out`, its first and last among them, with those of `whole`.
+    """Compare SAMPLES rows of this rank's hidden states, its first and last among them, with those of one process.
 
-    out [B, n_r, E] is the shard of `rank`, whole [B, N, E] the result of one process without a ring for the whole
-    prompt in the same dtype. Raises WrongResult, naming `label`, if the relative error of a row exceeds TOLERANCE.
+    Args:
+        out: This rank's hidden states [B, n_r, E].
+        whole: Those of the whole prompt [B, N, E] in the same dtype, computed by one process without a ring.
+        partition: Which tokens each rank holds.
+        rank: This rank.
+        label: What is compared, for the error message.
+
+    Raises:
+        WrongResult: If the relative error of a row exceeds TOLERANCE.
     """
     tolerance = TOLERANCE[out.dtype]
     for row, at in _sampled(partition, rank):
@@ -67,10 +85,18 @@ def verify_hidden_states(out: torch.Tensor, whole: torch.Tensor, partition: Part
 
 
 def verify_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, label: str) -> None:
-    """Compare all of `out` [M, N] with a [M, K] @ b [K, N] by their products with a random vector.
+    """Compare a matrix product with its operands, by their products with a random vector.
 
-    (R. Freivalds, Probabilistic machines can use less running time, IFIP Congress 1977.) Raises WrongResult, naming
-    `label`, if an element of the difference exceeds TOLERANCE times the root mean square.
+    (R. Freivalds, Probabilistic machines can use less running time, IFIP Congress 1977.)
+
+    Args:
+        out: The product [M, N].
+        a: The left operand [M, K].
+        b: The right operand [K, N].
+        label: What is compared, for the error message.
+
+    Raises:
+        WrongResult: If an element of the difference exceeds TOLERANCE times the root mean square.
     """
     tolerance = TOLERANCE[out.dtype]
     generator = torch.Generator(out.device).manual_seed(0)

@@ -1,4 +1,4 @@
-"""Wrapping of a module's computation, function by function, to slow or time it without its attention's waits."""
+"""Wrapping of the functions in which a module computes, to slow or time them; attention's waits for other ranks stay out."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from torch import nn
 
 
 def wrap_computing(module: nn.Module, wrap: Callable[[Callable], Callable]) -> None:
-    """Replace every function in which `module` computes, but for the attention itself, by `wrap(function)`.
+    """Wrap every function in which a module computes, except the attention itself.
 
-    `module` is a MultiHeadAttention of the Foundation Model Stack, or holds some. Of each, the projections before and
-    after the attention are wrapped, and the position encoder, once where layers share one; of everything else, the
-    largest modules that hold no such layer. The caller of the module gives the attention op a backend that is wrapped
-    in the same way: wrapping the op would slow its waits for other ranks, too. Arithmetic between a module's children,
-    such as residual additions, is not wrapped.
+    Of each attention layer, the projections before and after the attention and the position encoder are wrapped, once
+    where layers share one; of everything else, the largest modules that hold no attention layer. The caller gives the
+    attention op a backend that is wrapped in the same way: wrapping the op would also slow its waits for other ranks.
+    Arithmetic between a module's children, such as residual additions, is not wrapped.
 
-    The change lasts, and doing it twice wraps twice. Raises ValueError, and changes nothing, if `module` holds no
-    MultiHeadAttention.
+    The change lasts, and doing it twice wraps twice.
+
+    Args:
+        module: A MultiHeadAttention of the Foundation Model Stack, or a module that holds some.
+        wrap: Gives the function that replaces a function.
+
+    Raises:
+        ValueError: If `module` holds no MultiHeadAttention; nothing is changed then.
     """
     if not _holds_attention(module):
         raise ValueError(f"{type(module).__name__} holds no MultiHeadAttention of the Foundation Model Stack")

@@ -22,7 +22,13 @@ _DOUBLINGS = [2.0**power for power in range(-6, 11)]
 
 
 def percentage_axis(axes: Axes, percentages: Sequence[int], *, every: bool = False) -> None:
-    """Ticks where data are. Unless `every`, only the ends and the middle of a long list are labelled."""
+    """Ticks of an x axis where data are.
+
+    Args:
+        axes: The panel.
+        percentages: The measured percentages.
+        every: Whether every tick is labelled, and not only the ends and the middle of a long list.
+    """
     values = sorted(set(percentages))
     labelled = values
     if not every and len(values) > 4:
@@ -36,7 +42,13 @@ def percentage_axis(axes: Axes, percentages: Sequence[int], *, every: bool = Fal
 
 
 def length_axis(axes: Axes, lengths: Sequence[int], label=tokens) -> None:
-    """A base-2 logarithmic x axis with exactly the measured lengths (or sizes) as ticks."""
+    """A base-2 logarithmic x axis with exactly the measured lengths (or sizes) as ticks.
+
+    Args:
+        axes: The panel.
+        lengths: The measured lengths.
+        label: Gives the text of a tick.
+    """
     values = sorted(set(lengths))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(values))
@@ -60,11 +72,14 @@ def milliseconds_axis(axis: Axis) -> None:
 
 
 def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
-    """Write the name of each labelled line beside its right end, moved down where it is not `least` below another.
+    """Write the name of each labelled line beside its right end, joined to it by a thin line.
 
-    A thin line leads from the end to the name. `least` is a fraction of the panel's height. No name is above the panel.
+    Names are moved down where they would be too near to one another, and none is above the panel.
 
-    `make_room`: whether the layout must leave room for the names, there being no empty slot to the right.
+    Args:
+        panel: The panel.
+        make_room: Whether the layout must leave room for the names, there being no empty slot to the right.
+        least: The least distance between names, as a fraction of the panel's height.
     """
     lines = [line for line in panel.lines if not line.get_label().startswith("_")]
     scale = panel.transScale + panel.transLimits
@@ -81,7 +96,13 @@ def name_lines(panel: Axes, make_room: bool, least: float = 0.11) -> None:
 
 
 def stretched_axis(panel: Axes, above: float = 0.8, factor: float = 6.0) -> None:
-    """A y axis from zero on which a step `above` that value is `factor` times as long as below; a line parts them."""
+    """A y axis from zero, stretched above a value; a line parts both.
+
+    Args:
+        panel: The panel.
+        above: The value.
+        factor: How many times as long a step is above it.
+    """
 
     def place(value: ArrayLike) -> np.ndarray:
         return np.where(np.less(value, above), value, above + factor * np.subtract(value, above))

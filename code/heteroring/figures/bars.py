@@ -20,10 +20,13 @@ _VALUE = {"padding": 1.5, "fontsize": 7, "bbox": {"facecolor": "white", "edgecol
 
 
 def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], references: DataFrame, scale: float = 1.0):
-    """Bars given as (place from the top, milliseconds, look), on a logarithmic axis in milliseconds times `scale`.
+    """Bars on a logarithmic axis, which leaves room for the differences between the shorter ones.
 
-    A linear axis would leave the differences between the others too little room. The columns of `references` that
-    REFERENCES names are drawn as lines, where they are known, on an axis that has room for them.
+    Args:
+        panel: The panel.
+        bars: (place from the top, milliseconds, look) of each bar.
+        references: Cells; columns that REFERENCES names are drawn as lines, where they are known.
+        scale: Factor from milliseconds to the unit of the axis.
     """
     widths = []
     for place, milliseconds, style in bars:

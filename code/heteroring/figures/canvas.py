@@ -27,7 +27,15 @@ _LAYOUT_DPI = 200
 
 
 def new_figure(name: str, height: float) -> Figure:
-    """An empty figure as wide as the catalog says, `height` inches high, with a canvas and no global state."""
+    """An empty figure as wide as the catalog says, with a canvas and no global state.
+
+    Args:
+        name: Name of the figure.
+        height: Height in inches.
+
+    Returns:
+        The figure.
+    """
     figure = Figure(figsize=(WIDTH_INCHES[WIDTH[name]], height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -36,9 +44,16 @@ def new_figure(name: str, height: float) -> Figure:
 def panel_grid(
     name: str, count: int, *, panel_height: float, share_y: bool = True
 ) -> tuple[Figure, list[Axes], list[Axes]]:
-    """A figure with `count` small multiples: up to four in a row, five or six in two rows of three, then rows of four.
+    """A figure of small multiples: up to four in a row, five or six in two rows of three, then rows of four.
 
-    Returns (figure, panels, spare): spare slots carry no axes lines and can take a legend.
+    Args:
+        name: Name of the figure.
+        count: Number of panels.
+        panel_height: Height of a panel in inches.
+        share_y: Whether panels share their y axis.
+
+    Returns:
+        (figure, panels, spare); spare slots carry no axes lines and can take a legend.
     """
     columns = 3 if count in (5, 6) else min(count, 4)
     rows = ceil(count / columns)
@@ -50,7 +65,14 @@ def panel_grid(
 
 
 def legend_rows(figure: Figure, rows: Sequence[Sequence], *, spare: Sequence[Axes] = (), **options) -> None:
-    """A legend whose lines are the non-empty `rows` of handles, above the panels or stacked in the first spare slot."""
+    """Draw a legend above the panels, or stacked in the first spare slot.
+
+    Args:
+        figure: The figure.
+        rows: Handles of each line of the legend; empty lines are left out.
+        spare: Slots without a panel.
+        **options: Further options of matplotlib's legend.
+    """
     rows = [row for row in rows if row]
     if spare:
         handles = [handle for row in rows for handle in row]
@@ -71,7 +93,18 @@ def in_lines(handles: Sequence, most: int) -> list[list]:
 
 
 def finish(figure: Figure, results: Results, details: str, x_label: str = "", devices: str = "") -> Figure:
-    """Write the shared `x_label` and, below it, platform, `devices` and `details`; keep the panels above both."""
+    """Write the shared x label and the caption below the panels.
+
+    Args:
+        figure: The figure.
+        results: Measurements of the platform that the caption names.
+        details: Further words of the caption.
+        x_label: Label of the x axes; empty for none.
+        devices: The devices, in words; those of `results` if empty.
+
+    Returns:
+        The figure.
+    """
     width, height = figure.get_size_inches()
     note = figure.text(
         _MARGIN_INCHES / width,

@@ -150,7 +150,18 @@ def _prefill(
 
 
 def prefilled(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, ring: Ring, scale: float | None) -> torch.Tensor:
-    """Attention of a prefill's q [B, Hq, n_r, D]; k and v [B, Hkv, m_r + n_r, D] begin with the earlier tokens."""
+    """Attention of a prefill, over the ring.
+
+    Args:
+        q: This rank's queries [B, Hq, n_r, D].
+        k: Keys [B, Hkv, m_r + n_r, D], beginning with the earlier tokens that this rank holds.
+        v: The values of the same tokens.
+        ring: How to attend.
+        scale: Factor on the scores; None stands for 1/sqrt(D).
+
+    Returns:
+        out [B, Hq, n_r, D].
+    """
     held, prefix = ring.held, None
     if ring.prefix_lens:
         prefix = Prefix(k[:, :, :held], v[:, :, :held], ring.prefix_lens)

@@ -154,7 +154,20 @@ def empty_cache(
     group: dist.ProcessGroup | None,
     backend: str | Backend,
 ) -> RingCache:
-    """An empty cache with room for this rank's part of `batch` prompts of `partition` and of `new_tokens` more."""
+    """Allocate an empty cache.
+
+    Args:
+        model: The language model.
+        partition: Which tokens of the prompts each rank will hold.
+        batch: Sequences.
+        new_tokens: Tokens behind the prompts, over all ranks, that it has room for.
+        speeds: Relative speeds of decode per rank, by which this room is spread; None for equal speeds.
+        group: The process group; None for all processes.
+        backend: Name of a backend, "auto", or a Backend.
+
+    Returns:
+        This rank's cache.
+    """
     group, rank, world_size = members(group)
     speeds = check_speeds(speeds, world_size)
     room = capacities(partition.block_lens, speeds, new_tokens)

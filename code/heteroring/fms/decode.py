@@ -62,9 +62,17 @@ def ring_decode_step(model: nn.Module, token_ids: torch.Tensor, cache: RingCache
 
 @torch.no_grad()
 def decode_forward(model: nn.Module, token_ids: torch.Tensor, cache: RingCache) -> torch.Tensor:
-    """Logits [B, V] after one new token [B] or [B, 1] of each sequence; its KV is cached, and counted on the device.
+    """Run one step of decode; its KV is cached, and counted on the device.
 
     Values that differ from step to step are read on the device, so a CUDA graph may record the call and be replayed.
+
+    Args:
+        model: The language model that filled the cache.
+        token_ids: One new token of each sequence, [B] or [B, 1].
+        cache: This rank's cache.
+
+    Returns:
+        Logits [B, V].
     """
     slot, cached, position = cache.turns.index_select(0, cache.steps).split(1, dim=1)
     logits, _ = model(

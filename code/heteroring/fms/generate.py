@@ -131,9 +131,17 @@ def ring_generate(
 
 
 def choose(logits: torch.Tensor, generator: torch.Generator | None, temperature: float, top_k: int) -> torch.Tensor:
-    """Sample one token [B, 1] for each row of logits [B, V] from its `top_k` likeliest (0: all) at `temperature`.
+    """Sample one token of each sequence.
 
-    Tokens as likely as the last of the `top_k` may be drawn, too, as in FMS's generate.
+    Args:
+        logits: Logits [B, V].
+        generator: Where random numbers come from; None for PyTorch's global one.
+        temperature: Divides the logits, 0 or more; near 0 the likeliest token is chosen.
+        top_k: How many of the likeliest tokens are drawn from, 0 for all. Tokens as likely as the last of them may be
+            drawn, too, as in FMS's generate.
+
+    Returns:
+        Token ids [B, 1].
     """
     if top_k:
         least = logits.topk(top_k).values[:, -1:]

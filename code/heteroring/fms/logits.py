@@ -10,7 +10,17 @@ from heteroring.ring.shard import place
 
 
 def share_last(logits: torch.Tensor | None, owner: int, like: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    """The logits [B, 1, V] of rank `owner` as [B, V] on every rank; `like` [B, 0, V] has their dtype and device."""
+    """Give the last token's logits to all ranks.
+
+    Args:
+        logits: Logits [B, 1, V] on rank `owner`; not used elsewhere.
+        owner: The rank that has them.
+        like: An empty tensor [B, 0, V] of their dtype and device.
+        group: The process group.
+
+    Returns:
+        Logits [B, V] on every rank.
+    """
     batch, _, vocabulary = like.shape
     shared = like.new_empty(batch, vocabulary) if logits is None else logits[:, -1].contiguous()
     dist.broadcast(shared, group=group, group_src=owner)
@@ -20,7 +30,17 @@ def share_last(logits: torch.Tensor | None, owner: int, like: torch.Tensor, grou
 def gather_all(
     logits: torch.Tensor | None, partition: Partition, like: torch.Tensor, group: dist.ProcessGroup
 ) -> torch.Tensor:
-    """All tokens' logits [B, N, V] in order, on every rank, from each rank's [B, n_r, V]; `like` as in `share_last`."""
+    """Gather all tokens' logits, in order, on every rank.
+
+    Args:
+        logits: This rank's logits [B, n_r, V]; None if it holds no token.
+        partition: Which tokens each rank holds.
+        like: An empty tensor [B, 0, V] of their dtype and device.
+        group: The process group.
+
+    Returns:
+        Logits [B, N, V].
+    """
     batch, _, vocabulary = like.shape
     whole = like.new_empty(batch, partition.seq_len, vocabulary)
     for rank, length in enumerate(partition.block_lens):

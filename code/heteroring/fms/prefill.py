@@ -153,12 +153,24 @@ def run_chunks(
     rebalancer: Rebalancer | None,
     new_tokens: int,
 ) -> torch.Tensor:
-    """Run `input_ids` [B, N] through the model in chunks behind the tokens of `cache`, which then holds these, too.
+    """Run tokens through the model in chunks, behind those of a cache, which then holds these, too.
 
-    Chunks are split by the `rebalancer`, which observes them, or by `partition` if it is None. In a rebalanced prefill,
-    the cache gets room for `new_tokens` more.
+    An error leaves the finished chunks cached.
 
-    Returns logits on every rank: [B, V] of the last token, or [B, N, V]. An error leaves the finished chunks cached.
+    Args:
+        model: The language model.
+        input_ids: The new tokens [B, N], the same on every rank.
+        partition: Which of them each rank holds; with a `rebalancer`, only its length counts.
+        cache: This rank's cache.
+        call: The call, within its context.
+        all_logits: Whether to return the logits of all tokens, and not only of the last.
+        transport: "p2p", "copy-engine" or "auto".
+        chunk: Most tokens of a chunk, over all ranks; None for all.
+        rebalancer: Splits the chunks, and observes them; None to split them by `partition`.
+        new_tokens: Tokens of decode that the cache of a rebalanced prefill gets room for.
+
+    Returns:
+        Logits on every rank: [B, V] of the last token, or [B, N, V].
     """
     cache.full = 0  # no step of decode is allowed after an error
     device, done, found = device_of(model), 0, []

@@ -60,9 +60,16 @@ def counted_layers(layers: int, device: torch.device) -> range:
 
 
 def check_rebalance(rebalance: object, partition: object, chunk: int | None, world_size: int) -> None:
-    """Raise ValueError unless `rebalance` is a bool, or a Rebalancer of all ranks in place of a partition.
+    """Check what `ring_prefill` is given as `rebalance`.
 
-    Rebalancing needs chunks.
+    Args:
+        rebalance: A bool, or a Rebalancer of all ranks in place of a partition.
+        partition: The partition; None where there is none.
+        chunk: Tokens of a chunk, which rebalancing needs; None for the whole prompt.
+        world_size: Ranks of the group.
+
+    Raises:
+        ValueError: If they do not go together.
     """
     if rebalance is False:
         return
@@ -78,9 +85,18 @@ def check_rebalance(rebalance: object, partition: object, chunk: int | None, wor
 
 
 def rebalancer_of(rebalance: bool | Rebalancer, partition: Partition, device: torch.device) -> Rebalancer | None:
-    """The Rebalancer that splits the chunks of a prompt, or None where they keep the shares of `partition`.
+    """The Rebalancer that splits the chunks of a prompt.
 
-    Raises ValueError if a Rebalancer cannot begin with these shares.
+    Args:
+        rebalance: Whether to rebalance, or a Rebalancer.
+        partition: The shares to begin with.
+        device: The model's device; on CUDA whole tiles are given out.
+
+    Returns:
+        The Rebalancer, or None where chunks keep the shares of `partition`.
+
+    Raises:
+        ValueError: If a Rebalancer cannot begin with these shares.
     """
     if isinstance(rebalance, Rebalancer):
         return rebalance
@@ -95,7 +111,16 @@ def rebalancer_of(rebalance: bool | Rebalancer, partition: Partition, device: to
 
 
 def split_anew(rebalancer: Rebalancer, tokens: int, chunk: int) -> Iterator[Partition]:
-    """Partitions of the chunks of `tokens` tokens, each split when it is requested."""
+    """Partitions of the chunks of a prompt, each split when it is requested.
+
+    Args:
+        rebalancer: Splits them.
+        tokens: Tokens of the prompt.
+        chunk: Most tokens of a chunk.
+
+    Yields:
+        The partition of each chunk.
+    """
     while tokens:
         part = rebalancer.partition(min(chunk, tokens))
         yield part
@@ -103,9 +128,16 @@ def split_anew(rebalancer: Rebalancer, tokens: int, chunk: int) -> Iterator[Part
 
 
 def grow(cache: RingCache, part: Partition, left: int, new_tokens: int, call: Call) -> None:
-    """Make room on every rank for `part`, the next chunk of the `left` tokens, which `new_tokens` of decode follow.
+    """Make room on every rank for the next chunk.
 
-    If a rank has too little, the caches get room for all tokens that are left, in the shares of `part`.
+    If a rank has too little, the caches get room for all tokens that are left, in the shares of this chunk.
+
+    Args:
+        cache: This rank's cache.
+        part: Partition of the next chunk.
+        left: Tokens of the prompt that are left, this chunk's included.
+        new_tokens: Tokens of decode that follow.
+        call: The call, within its context.
     """
     after = tuple(map(add, cache.held, part.block_lens))
     need = capacities(after, cache.speeds, new_tokens) if part.seq_len == left else after

@@ -12,10 +12,18 @@ _GATED = ("llama", "granite", "mistral")
 
 
 def prefill_work(name: str, dtype: str = "bfloat16") -> Work:
-    """The prefill of a model by name ("llama/3-8b").
+    """The prefill of a model, for planning.
 
-    Raises ValueError for a name that is not an architecture and a variant, for those that `get_model` refuses, for
-    architectures whose memory is not known, and for an unknown dtype.
+    Args:
+        name: Architecture and variant, such as "llama/3-8b".
+        dtype: Name of the element type.
+
+    Returns:
+        The work.
+
+    Raises:
+        ValueError: For a name that is not an architecture and a variant, for those that `get_model` refuses, for
+            architectures whose memory is not known, and for an unknown dtype.
     """
     architecture, slash, variant = name.partition("/")
     if not slash:

@@ -50,6 +50,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's weights."""
     return next(model.parameters()).device
 
 

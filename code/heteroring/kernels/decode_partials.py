@@ -21,14 +21,23 @@ from heteroring.kernels.merge import merge_
 def partials(
     q: Tensor, k: Tensor, v: Tensor, scale: float, backend: str | Backend = "auto", cached: Tensor | None = None
 ) -> Tensor:
-    """Packed parts [S, B, Hq, D + 1] of q [B, Hq, 1, D] over k and v [B, Hkv, m, D], over disjoint keys, S >= 1.
+    """Attend to the keys that a rank holds, for decode.
 
-    m may be 0; Hq is a multiple of Hkv. `backend` is a backend name or a Backend. On CUDA "auto" and "triton" stand for
-    the split-KV kernel where it covers the operands. Any other backend gives one part, with the queries that share a
-    KV head as its query rows. Either way every key and value is read once, and none is expanded.
+    On CUDA "auto" and "triton" stand for the split-KV kernel where it covers the operands. Any other backend gives one
+    part, with the queries that share a KV head as its query rows. Either way every key and value is read once, and none
+    is expanded.
 
-    `cached`, an integer tensor of one element, is the number of keys, from the first on; None stands for all m. The
-    split-KV kernel reads it on the device; for any other backend the host waits for it.
+    Args:
+        q: The query [B, Hq, 1, D]; Hq is a multiple of Hkv.
+        k: Keys [B, Hkv, m, D]; m may be 0.
+        v: Values [B, Hkv, m, D].
+        scale: Factor on the scores.
+        backend: Name of a backend, or a Backend.
+        cached: Number of keys, from the first on, an integer tensor of one element; None for all m. The split-KV kernel
+            reads it on the device; for any other backend the host waits for it.
+
+    Returns:
+        Packed parts [S, B, Hq, D + 1] over disjoint keys, S >= 1: output and LSE.
     """
     if _uses_split_kernel(backend, q, k, v):
         return decode_split.partials(q, k, v, scale, cached=cached)

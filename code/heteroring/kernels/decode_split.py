@@ -50,10 +50,18 @@ def fits(group: int, head_dim: int) -> bool:
 def partials(
     q: Tensor, k: Tensor, v: Tensor, scale: float, most: int | None = None, cached: Tensor | None = None
 ) -> Tensor:
-    """Packed parts [S, B, Hq, D + 1] (see decode_partials) of q [B, Hq, 1, D] over k, v [B, Hkv, m, D], one per chunk.
+    """Attend to keys in chunks, as many as fill the device.
 
-    `most` limits the chunks of each KV head; by default they fill the device. `cached`, an integer tensor of one
-    element on the device, is the number of keys, from the first on; None stands for all m.
+    Args:
+        q: The query [B, Hq, 1, D].
+        k: Keys [B, Hkv, m, D].
+        v: Values [B, Hkv, m, D].
+        scale: Factor on the scores.
+        most: Most chunks of each KV head; None for as many as fill the device.
+        cached: Number of keys, from the first on, an integer tensor of one element on the device; None for all m.
+
+    Returns:
+        Packed parts [S, B, Hq, D + 1] (see decode_parts), one per chunk.
     """
     from heteroring.kernels.decode_kernel import chunk_kernel
 
@@ -93,7 +101,16 @@ def partials(
 
 
 def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
-    """One part [B, Hq, D + 1], or without LSE out [B, Hq, D], in `dtype` from fp32 parts [S, B, Hq, D + 1]."""
+    """Merge parts over disjoint keys.
+
+    Args:
+        parts: fp32 parts [S, B, Hq, D + 1].
+        dtype: dtype of the result.
+        with_lse: Whether to return a part, with its LSE.
+
+    Returns:
+        One part [B, Hq, D + 1], or without LSE the output [B, Hq, D].
+    """
     from heteroring.kernels.decode_kernel import combine_kernel
 
     count, batch, heads, width = parts.shape
@@ -110,9 +127,17 @@ def combine(parts: Tensor, dtype: torch.dtype, with_lse: bool) -> Tensor:
 
 
 def exchange(parts: Tensor, dtype: torch.dtype, places: Tensor, calls: Tensor, rank: int) -> Tensor:
-    """out [B, Hq, D] in `dtype` over the keys of all ranks, from this rank's fp32 parts [S, B, Hq, D + 1].
+    """Merge the parts of all ranks, which write them into one another's memory. Every rank calls.
 
-    Every rank calls. `places` int64 [P] and `calls` int32 [most heads] are those of the kernel.
+    Args:
+        parts: This rank's fp32 parts [S, B, Hq, D + 1].
+        dtype: dtype of the result.
+        places: int64 [P], for each rank the address of its words, as `exchange_kernel` takes them.
+        calls: int32 [most heads], how often this rank has exchanged so many heads.
+        rank: This rank.
+
+    Returns:
+        The output [B, Hq, D] over the keys of all ranks.
     """
     from heteroring.kernels.decode_kernel import exchange_kernel
 
@@ -178,9 +203,17 @@ def _bound(
 
 
 def cut(n: int, rows: int, most: int) -> int:
-    """The number of chunks, at most `most`, of `n` keys in tiles of `rows`; all but the last have equally many tiles.
+    """Into how many chunks keys are cut; all but the last have equally many tiles.
 
     The kernel cuts any number of keys in the same way, into as many chunks as it has programs.
+
+    Args:
+        n: Number of keys.
+        rows: Keys of a tile.
+        most: Most chunks.
+
+    Returns:
+        The number of chunks, 1 or more.
     """
     tiles = -(-n // rows)
     return max(1, -(-tiles // max(1, -(-tiles // most))))

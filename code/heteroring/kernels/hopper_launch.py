@@ -33,7 +33,16 @@ class PreparedLaunch:
     def launch(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, pending: PendingKV | None = None
     ) -> None:
-        """Run the kernel on operands like those that it was prepared for."""
+        """Run the kernel on operands like those that the plan was made for.
+
+        Args:
+            q: Queries [B, Hq, m, D].
+            k: Keys [B, Hkv, n, D].
+            v: Values [B, Hkv, n, D].
+            out: Where the output is written, or merged into [B, Hq, m, D].
+            lse: The same for the LSE [B, Hq, m].
+            pending: Further keys and values that the kernel waits for.
+        """
         if self.blind:
             if not self.merge:
                 out[:, :, : self.blind].zero_()
@@ -75,11 +84,23 @@ def prepare(
     merge: bool,
     config: launch_configs.HopperConfig | None = None,
     pending: PendingKV | None = None,
-) -> PreparedLaunch | None:
-    """The launch on operands like these, with a visible key and scale > 0, or None if the kernel cannot run.
+) -> Plan | None:
+    """Plan a launch of the Hopper kernel; the kernel is compiled in the first call with such operands.
 
-    That is so where it does not cover the operands, or cannot go on to `pending`. The launch is prepared, and the
-    kernel compiled, in the first call with such operands.
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        out: Where the output is written, or merged into [B, Hq, m, D].
+        lse: The same for the LSE [B, Hq, m].
+        scale: Factor on the scores, above 0.
+        causal_offset: Query i sees key j if j <= i + causal_offset; None: all keys. At least one key must be visible.
+        merge: Whether the result is merged into `out` and `lse`.
+        config: Launch configuration in place of the tuned one.
+        pending: Further keys and values that the kernel waits for.
+
+    Returns:
+        The plan, or None where the kernel does not cover the operands, or cannot go on to `pending`.
     """
     if not q.is_cuda:
         return None

@@ -103,10 +103,16 @@ def padded(head_dim: int) -> int:
 
 
 def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsize: int) -> Config:
-    """Configuration for one launch.
+    """Configuration of one launch of the portable kernel.
 
-    `capability` is the device's compute capability, None in Triton's interpreter; `kind` is one of KINDS and
-    `itemsize` the bytes of one operand element. Architectures that were not measured get the portable configuration.
+    Args:
+        capability: The device's compute capability; None in Triton's interpreter.
+        head_dim: Elements of a head.
+        kind: One of KINDS.
+        itemsize: Bytes of an operand's element.
+
+    Returns:
+        The measured configuration, or the portable one for architectures that were not measured.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}, but must be one of {', '.join(KINDS)}")
@@ -119,15 +125,34 @@ def lookup(capability: tuple[int, int] | None, head_dim: int, kind: str, itemsiz
 
 
 def section(heads: int, group: int, keys: int, head_dim: int, itemsize: int) -> int:
-    """Query heads of the batch to run side by side: whole groups that share KV, as many as L2 has room for."""
+    """Query heads of the batch to run side by side: whole groups that share KV, as many as L2 has room for.
+
+    Args:
+        heads: Query heads of the batch.
+        group: Query heads that share a KV head.
+        keys: Keys of a head.
+        head_dim: Elements of a head.
+        itemsize: Bytes of an element.
+
+    Returns:
+        The number of heads.
+    """
     return min(heads, group * max(1, L2_BYTES // (2 * keys * head_dim * itemsize)))
 
 
 def first_section(section: int, group: int, tiles: int, sms: int) -> int:
-    """Query heads to run first, where `tiles` tiles of each wait for keys that arrive head by head.
+    """Query heads to run first, where tiles wait for keys that arrive head by head.
 
-    As few whole groups as give every SM a tile, because each further head delays the first tiles; and no more than the
-    `section` heads that run together later.
+    As few whole groups as give every SM a tile, because each further head delays the first tiles.
+
+    Args:
+        section: Most heads, those that run together later.
+        group: Query heads that share a KV head.
+        tiles: Tiles of each head that wait.
+        sms: SMs of the device.
+
+    Returns:
+        The number of heads.
     """
     return min(section, group * -(-sms // (group * tiles)))
 
@@ -149,10 +174,18 @@ def lead(rows: int, pending: int, first_query: int) -> int:
 
 
 def matmul(rows: int, columns: int, sms: int | None) -> MatmulConfig:
-    """Configuration of a matrix product of `rows` rows and `columns` columns; `sms` is None in Triton's interpreter.
+    """Configuration of a matrix product.
 
     Products of up to 64 rows are bound by reading the right operand, so one tile holds all rows. Above, a wave takes
     the same time however few tiles it has, so the tile size whose waves take least in all is chosen.
+
+    Args:
+        rows: Rows of the product.
+        columns: Columns of the product.
+        sms: SMs of the device; None in Triton's interpreter.
+
+    Returns:
+        The configuration.
     """
     if sms is None:
         return MATMUL_INTERPRETED

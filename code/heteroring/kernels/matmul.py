@@ -34,13 +34,23 @@ class PreparedProduct:
 def matmul(
     a: Tensor, b: Tensor, out: Tensor | None = None, *, config: launch_configs.MatmulConfig | None = None
 ) -> Tensor | None:
-    """a [M, K] @ b [K, N], written to `out` [M, N] if given; None, without any work, for operands not covered.
+    """Matrix product a @ b, on tiles that need no thread block clusters. Forward only.
 
     Covered are non-empty matrices of one 16-bit dtype on one Hopper GPU (or on the CPU in Triton's interpreter). Rows
-    of a, rows or columns of b, and rows of the result must be contiguous and begin at multiples of 16 bytes. `out` must
-    have the operands' dtype and a storage of its own. `config` replaces the tuned launch configuration. Forward only.
+    of a, rows or columns of b, and rows of the result must be contiguous and begin at multiples of 16 bytes.
 
-    Raises ImportError without Triton, and Triton's own error for a `config` that does not fit the GPU.
+    Args:
+        a: The left operand [M, K].
+        b: The right operand [K, N].
+        out: Where to write the result [M, N], of the operands' dtype and with a storage of its own; None for a new
+            tensor.
+        config: Launch configuration in place of the tuned one.
+
+    Returns:
+        The result, or None, without any work, for operands not covered.
+
+    Raises:
+        ImportError: Without Triton. A `config` that does not fit the GPU raises Triton's own error.
     """
     key = (a.device, b.device, config, tensor_map.likeness(a), tensor_map.likeness(b))
     if out is not None:

@@ -6,12 +6,20 @@ import torch
 def merge_(
     out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Merge (part_out, part_lse) into (out, lse), in place.
+    """Merge a partial result over further keys into another one, in place.
 
-    out [B, H, m, D] and part_out may be of any dtype, lse [B, H, m] is fp32 (or fp64), in natural log. The weight of
-    the new part is sigmoid(part_lse - lse), and the new LSE is max(a, b) - log sigmoid(|a - b|): both stay finite
-    where exp would overflow. A fully masked part (LSE -inf, out 0) changes nothing, also where nothing has been
-    merged yet. The result is computed in fp32 and rounded once, to the dtype of out.
+    The weight of the new part is sigmoid(part_lse - lse), and the new LSE is max(a, b) - log sigmoid(|a - b|): both
+    stay finite where exp would overflow. A part that sees no key (LSE -inf, out 0) changes nothing, also where nothing
+    has been merged yet. The result is computed in fp32 and rounded once, to the dtype of `out`.
+
+    Args:
+        out: Output [B, H, m, D] of any dtype, which is changed.
+        lse: Its LSE [B, H, m], fp32 or fp64, in natural log, which is changed.
+        part_out: Output over other keys [B, H, m, D] of any dtype.
+        part_lse: Its LSE [B, H, m].
+
+    Returns:
+        (out, lse), the same tensors.
     """
     if out.is_cuda and lse.dtype == torch.float32:
         from heteroring.kernels import merge_kernel

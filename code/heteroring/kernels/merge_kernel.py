@@ -59,7 +59,14 @@ def merge_kernel(
 
 
 def merge_(out: torch.Tensor, lse: torch.Tensor, part_out: torch.Tensor, part_lse: torch.Tensor) -> None:
-    """Run the kernel on tensors with a contiguous last dimension (lse: any strides); nothing for no rows."""
+    """Run the kernel; see `heteroring.kernels.merge.merge_`. Nothing happens for no rows.
+
+    Args:
+        out: Output [B, H, m, D], contiguous in its last dimension, which is changed.
+        lse: Its LSE [B, H, m], fp32, of any strides, which is changed.
+        part_out: Output over other keys, contiguous in its last dimension.
+        part_lse: Its LSE.
+    """
     batch, heads, m, head_dim = out.shape
     if not out.numel():
         return

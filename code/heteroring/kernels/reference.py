@@ -17,9 +17,16 @@ def attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """softmax(scale * q k^T) v and its log-sum-exp, every score materialised.
 
-    q [B, Hq, m, D], k and v [B, Hkv, n, D] with Hq a multiple of Hkv. With `causal_offset` o, query i sees key j
-    if and only if j <= i + o. Returns out [B, Hq, m, D] and lse [B, Hq, m] in fp32, or fp64 for fp64 inputs. A
-    query that sees no key gives out 0 and lse -inf.
+    Args:
+        q: Queries [B, Hq, m, D]; Hq is a multiple of Hkv.
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        scale: Factor on the scores.
+        causal_offset: Query i sees key j if and only if j <= i + causal_offset; None: all keys.
+
+    Returns:
+        out [B, Hq, m, D] and lse [B, Hq, m] in fp32, or fp64 for fp64 inputs. A query that sees no key gives out 0 and
+        lse -inf.
     """
     batch, q_heads, m, head_dim = q.shape
     kv_heads, n = k.shape[1], k.shape[2]

@@ -30,13 +30,26 @@ def backend(
     out_dtype: torch.dtype | None = None,
     pending: PendingKV | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention of the queries to the keys, as `heteroring.kernels.backend.Backend` defines it.
+    """Attention of queries to keys, as `heteroring.kernels.backend.Backend` defines it.
 
-    D is at most MOST_HEAD_DIM. With `running`, `out_dtype` is not used; out and lse of `running` may be views with any
-    strides, except that the last one of out is 1. `pending` is allowed for a new result, scale > 0 and operands for
-    which `takes_pending` holds; the kernel waits for it after k and v.
+    Args:
+        q: Queries [B, Hq, m, D], D at most MOST_HEAD_DIM.
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        scale: Factor on the scores.
+        causal_offset: Query i sees key j if j <= i + causal_offset; None: all keys.
+        running: (out, lse) to merge into, of any strides but for a contiguous last dimension of out; None: a new
+            result.
+        out_dtype: dtype of a new output; None: that of q.
+        pending: Further keys and values that the kernel waits for after k and v: for a new result, scale > 0 and
+            operands for which `takes_pending` holds.
 
-    Raises ValueError for operands that break a rule, and RuntimeError where Triton or a device is missing.
+    Returns:
+        (out, lse): out [B, Hq, m, D] and lse [B, Hq, m] in fp32 and natural log.
+
+    Raises:
+        ValueError: For operands that break a rule.
+        RuntimeError: Where Triton or a device is missing.
     """
     check(q, k, v, scale, causal_offset, running, out_dtype)
     m, n = q.shape[2], k.shape[2]
@@ -72,10 +85,19 @@ def backend(
 
 
 def takes_pending(q: Tensor, k: Tensor, v: Tensor, causal_offset: int | None, pending: PendingKV) -> bool:
-    """Whether `backend` can go on to `pending` in the same pass over these operands, which `check` would pass.
+    """Whether `backend` can go on to pending KV in the same pass.
 
-    That needs the Hopper kernel and, if causal, at least one own key for every query. It saves each tile of queries the
-    end of one ring step and the start of the next.
+    That needs the Hopper kernel and, if causal, at least one own key for every query.
+
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        causal_offset: As in `backend`.
+        pending: The further keys and values.
+
+    Returns:
+        Whether it can.
     """
     return _all_see(q, k, causal_offset) and hopper_launch.can_fuse(q, k, v, pending)
 
@@ -152,9 +174,19 @@ def launch(
     config: launch_configs.Config | None = None,
     skip: bool = True,
 ) -> None:
-    """Run the portable kernel on operands that `check` has passed, with at least one visible key and scale > 0.
+    """Run the portable kernel on operands that `check` has passed.
 
-    Without `skip`, tiles of keys that no query sees are computed as well.
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        out: Where the output is written, or merged into [B, Hq, m, D].
+        lse: The same for the LSE [B, Hq, m].
+        scale: Factor on the scores, above 0.
+        causal_offset: Query i sees key j if j <= i + causal_offset; None: all keys. At least one key must be visible.
+        merge: Whether the result is merged into `out` and `lse`.
+        config: Launch configuration in place of the tuned one.
+        skip: Whether to leave out tiles of keys that no query sees.
     """
     kernel = _kernel(q.device)
     batch, heads, m, head_dim = q.shape

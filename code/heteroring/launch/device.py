@@ -44,7 +44,7 @@ class Device(Protocol):
         """Wait until all work queued so far is done."""
 
     def elapsed_ms(self, start: Any, stop: Any) -> float:
-        """Milliseconds between two marks that have been passed."""
+        """Milliseconds between two marks that all work has passed."""
 
     def rest(self, busy_ms: float) -> None:
         """Wait until the device, having computed for `busy_ms`, has recovered its clock rate."""

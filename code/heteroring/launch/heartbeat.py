@@ -51,11 +51,18 @@ class Board:
         return [Beat(pid, state, steps, at / 1e9) for pid, state, steps, at in slots]
 
     def write(self, rank: int, state: int, steps: int) -> None:
-        """Write the heartbeat of `rank`, which is this process."""
+        """Write the heartbeat of this process.
+
+        Args:
+            rank: This process's rank.
+            state: STARTING, RUNNING, DONE or FAILED.
+            steps: Steps of the job that this rank has done.
+        """
         for word, value in enumerate((os.getpid(), state, steps, time.monotonic_ns())):
             self._words[rank * self._WORDS + word] = value
 
     def close(self) -> None:
+        """Unmap the file."""
         self._words.release()
         self._memory.close()
 

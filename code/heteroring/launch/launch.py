@@ -173,9 +173,9 @@ def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> 
 
 
 def _heeded() -> tuple[signal.Signals, ...]:
-    """The signals that end a run: those that this process does not ignore, and always SIGTERM.
+    """The signals that end a run.
 
-    The watchdog uses SIGTERM to interrupt the launcher.
+    Signals that this process ignores do not, except SIGTERM, with which the watchdog interrupts the launcher.
     """
     if "signals_to_handle" not in _CONFIGURABLE:
         return _SIGNALS

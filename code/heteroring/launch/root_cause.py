@@ -1,4 +1,4 @@
-"""Find the root-cause rank of a failed run, in which other ranks fail because they lose their connection to it."""
+"""Find the rank that made a run fail. Other ranks fail after it, because they lose their connection to it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """The traceback of a rank's error, its time in seconds of `time.monotonic`, and the ranks lost by then."""
+    """What a rank wrote when it raised: traceback, time in seconds of `time.monotonic`, and ranks that had ended by then."""
 
     at: float
     traceback: str
@@ -36,7 +36,13 @@ class Accounts:
         self._folder = folder
 
     def write(self, rank: int, error: BaseException, beyond: str) -> None:
-        """Write the account of `rank`, which is this process; outer frames in file `beyond` are left out."""
+        """Write the account of this process's error.
+
+        Args:
+            rank: This process's rank.
+            error: The error.
+            beyond: Path of a source file whose frames are left out where the traceback begins.
+        """
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == beyond:
             trace = trace.tb_next
@@ -51,9 +57,19 @@ class Accounts:
 
 
 def blame(error: ChildFailedError | None, watchdog: Watchdog, accounts: Accounts, stacks: Stacks) -> RankError:
-    """The error of the root cause: a rank that hung, else one that ended without raising, else the first to raise.
+    """Choose the rank that made a run fail.
 
-    `error` is the launcher's own report, which concerns one rank.
+    It is a rank that hung; else one that ended without raising, as a process that is killed does; else the one that
+    raised first.
+
+    Args:
+        error: The launcher's own report, which concerns one rank; None if there is none.
+        watchdog: The watchdog of the run, stopped.
+        accounts: What ranks that raised have written.
+        stacks: What ranks wrote about where they were, for one that hangs.
+
+    Returns:
+        The error to raise.
     """
     if watchdog.hung is not None:
         return _hang(watchdog, stacks)
@@ -70,7 +86,10 @@ def blame(error: ChildFailedError | None, watchdog: Watchdog, accounts: Accounts
 
 
 def _mute(error: ChildFailedError | None, watchdog: Watchdog, told: dict[int, Account]) -> tuple[int, str] | None:
-    """A rank that ended without raising, and how, as the watchdog, the launcher or another rank saw it; else None."""
+    """A rank that ended without raising, and how it ended; None if there is none.
+
+    The watchdog, the launcher's report, and the accounts of other ranks are looked at, in this order.
+    """
     if watchdog.killed is not None:
         return watchdog.killed, f"was ended by {signal.Signals(watchdog.signal).name}"
     for rank, failure in (error.failures if error else {}).items():

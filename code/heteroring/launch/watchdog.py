@@ -24,7 +24,7 @@ AWAY_SECONDS = 1.0
 
 
 class Watchdog:
-    """Watches the ranks of a board, which are children of this process, within the context; afterwards none is alive.
+    """Watches ranks, child processes of this one, within the context; afterwards none is alive.
 
     A rank may wait for another for as long as that one writes heartbeats. If no rank does for `hang_timeout` seconds
     although one is not done, one rank hangs and the others wait for it. Then every rank writes its stack, the hanging
@@ -37,6 +37,12 @@ class Watchdog:
     After the end, `hung` is the hanging rank and `silent_for` its silence in seconds; `killed` is the rank that a
     signal ended before any rank was being ended, and `signal` that signal. They are None if there was none. `gave_up`
     says whether the launcher was interrupted, by SIGTERM in the main thread.
+
+    Args:
+        board: Where the ranks write their heartbeats.
+        hang_timeout: Seconds without a heartbeat of any rank after which one hangs.
+        stacks: Where the ranks write their stacks.
+        on_progress: Called from another thread with the number of steps that all ranks have advanced; None for nothing.
     """
 
     def __init__(

@@ -5,9 +5,9 @@
     python -m heteroring.microbench.attention --tune --head-dim 128    # rows for kernels/launch_configs.py
 
 An attention kernel on a whole GPU is limited by power as much as by arithmetic: an H200 falls from 1,980 MHz to
-between 1,500 and 1,700 within a second. So the contestants alternate inside one run, in an order drawn anew each round,
-and only ratios of one run mean anything. Times are device-event times; a score pair costs 4 D floating-point operations
-per head.
+between 1,500 and 1,700 within a second. So what is compared alternates inside one run, in an order drawn anew each
+round, and only ratios within one run can be compared. Times are device-event times; a score pair costs 4 D
+floating-point operations per head.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROUND_MS = 20.0  # least device time of one contestant in one round
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One contestant at one size; ratio is the time of the first contestant over its own."""
+    """The times of one backend or launch configuration at one size; ratio is the time of the first one over its own."""
 
     contestant: str
     kind: str
@@ -67,6 +67,7 @@ class Size:
 
     @property
     def flops(self) -> int:
+        """Floating-point operations, of visible pairs only."""
         pairs = self.seq_len**2 if self.kind == "dense" else self.seq_len * (self.seq_len + 1) // 2
         return 4 * self.head_dim * self.heads * pairs
 
@@ -79,7 +80,15 @@ class Size:
 
 
 def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each contestant in each of `rounds` rounds, in an order drawn anew each round."""
+    """Time callables against one another, alternating, in an order drawn anew each round.
+
+    Args:
+        contestants: What is timed, by name.
+        rounds: Number of rounds; each callable runs for at least ROUND_MS in each.
+
+    Returns:
+        Milliseconds of one call in each round, by name.
+    """
     repetitions = {}
     for name, run in contestants.items():
         run()
@@ -92,7 +101,16 @@ def race(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def rows(size: Size, times: dict[str, list[float]], sms: int) -> list[Row]:
-    """One row per contestant, the first of `times` being the one that ratios are taken against."""
+    """The rows of the result.
+
+    Args:
+        size: The size of the attention.
+        times: Milliseconds in each round, by name; ratios are taken against the first name.
+        sms: SMs that the kernels ran on.
+
+    Returns:
+        A row for each name.
+    """
     reference = statistics.median(next(iter(times.values())))
     return [
         Row(

@@ -26,16 +26,23 @@ def aggregate(
     bench: Collection[str] | None = None,
     model: Collection[str] | None = None,
 ) -> list[Path]:
-    """Read bench/*.csv and profile/*.csv of a platform's folder and write its tables; return what was written.
+    """Write the tables of a platform from its jobs.
 
-    Whole models, model/pct-*.csv and model/trace-*.csv, are read where there are any. The records beside the CSVs are
-    merged into provenance.json, which is not rewritten if its content is the same. Tables of whole models that an
-    earlier grid had, and this one has not, are deleted.
+    Read are bench/*.csv, profile/*.csv and, where there are any, model/pct-*.csv and model/trace-*.csv. The records
+    beside them are merged into provenance.json, which is not rewritten if its content is the same. Tables of whole
+    models that an earlier grid had, and this one has not, are deleted. Nothing is written unless every input is valid.
 
-    `percentages` are the throttle settings of the profiles to read: the file pct-NNN.csv of each must exist, and other
-    files are ignored. `bench` names the jobs of the ring in the same way, and `model` those of whole models, which may
-    be none. Where one is not given, all files are read.
-    Nothing is written unless every input is valid. Raises ValueError, naming the file, if one is not, or is missing.
+    Args:
+        folder: The platform's folder.
+        percentages: Percentages of the profiles to read: the file pct-NNN.csv of each must exist. None for all files.
+        bench: Names of the jobs of the ring to read, as of `percentages`.
+        model: Names of the jobs of whole models to read, which may be none.
+
+    Returns:
+        The paths of what was written.
+
+    Raises:
+        ValueError: Naming the file, if an input is invalid or missing.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -71,7 +78,12 @@ def aggregate(
 
 
 def write_table(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all; the entries of a tuple are separated by spaces, NaN is empty."""
+    """Write a table as CSV, whole or not at all.
+
+    Args:
+        path: Path of the CSV.
+        table: The table; entries of tuples are separated by spaces, and NaN is empty.
+    """
     text = table.map(lambda value: _spaced(value) if isinstance(value, tuple) else value)
     with atomic_path(path) as temporary:
         text.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")

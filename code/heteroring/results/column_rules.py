@@ -72,6 +72,7 @@ def _boolean(text: str) -> bool:
 
 
 def one_of(*choices: str) -> Rule:
+    """The rule of a column that holds one of some names."""
     named = ", ".join(repr(choice) for choice in choices)
     return Rule(str, str, choices.__contains__, f"one of {named}")
 

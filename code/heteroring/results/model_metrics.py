@@ -120,10 +120,16 @@ def decode_cells(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def decode_gains(cells: pd.DataFrame, strategy: str) -> pd.DataFrame:
-    """One row for each of the `decode_cells` in which `strategy` decodes and ranks alone do, too.
+    """How much faster decode is over the ring than on the fastest rank alone.
 
-    Further columns: gain, T of the fastest rank alone over T; tokens, the number cached for all sequences; and that
-    rank's alone_ms and alone_limit_ms.
+    Args:
+        cells: Cells of whole models.
+        strategy: The strategy of the ring.
+
+    Returns:
+        A row for each of the `decode_cells` in which the strategy decodes and ranks alone do, too, with further
+        columns: gain, T of the fastest rank alone over T; tokens, the number cached for all sequences; and that rank's
+        alone_ms and alone_limit_ms.
     """
     if cells.empty:
         return pd.DataFrame(columns=["batch", "seq_len", "percentage"])
@@ -145,7 +151,17 @@ def trace_table(rows: Sequence[TraceRow]) -> pd.DataFrame:
 
 
 def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
-    """The rank for which `rank` waits in an event of a kind in HELD: the owner of the KV, or the reader of its own."""
+    """The rank for which `rank` waits in an event of a kind in HELD: the owner of the KV, or the reader of its own.
+
+    Args:
+        rank: The rank that waits.
+        kind: Kind of the event.
+        step: Index of the ring step.
+        ranks: World size.
+
+    Returns:
+        The other rank.
+    """
     return (rank - step if kind == "wait" else rank + step) % ranks
 
 

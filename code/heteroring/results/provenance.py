@@ -68,11 +68,23 @@ def provenance(
 ) -> dict[str, Any]:
     """The record of one job, in JSON types.
 
-    `platform` is its name in the rows, `settings` are the job's, `commit` is that of the code, `row_count` the number
-    of rows, `notes` are irregularities, `seconds` is the duration, `gpus` are the readings of this machine's GPUs
-    (`heteroring.bench.telemetry`), of which those of the ranks' GPUs are kept. Lists have one entry per rank;
-    `multiprocessors` is empty on devices that have none. A value that cannot be determined, such as the commit
-    without git, is "unknown", and `dirty` then null.
+    A value that cannot be determined, such as the commit without git, is "unknown", and `dirty` then null.
+    `multiprocessors` is empty on devices that have none.
+
+    Args:
+        platform: The platform's name in the rows.
+        throttle: Name of the throttle.
+        percentages: Percentage of each rank.
+        ranks: The report of each rank.
+        settings: Those of the job.
+        commit: That of the code.
+        row_count: Number of rows.
+        notes: Irregularities.
+        seconds: Duration of the job.
+        gpus: Readings of this machine's GPUs (`heteroring.bench.telemetry`); those of the ranks' GPUs are kept.
+
+    Returns:
+        The record.
     """
     known = {gpu["uuid"]: dict(gpu) for gpu in gpus}
     multiprocessors = [rank.multiprocessors for rank in ranks if rank.multiprocessors]
@@ -116,7 +128,15 @@ def _shortfalls(ranks: Sequence[RankReport]) -> Iterator[str]:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write `content` as JSON, whole or not at all. Raises ValueError if `path` cannot be written."""
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: Path of the file.
+        content: What is written.
+
+    Raises:
+        ValueError: If `path` cannot be written.
+    """
     with atomic_path(path) as temporary:
         dump_json(temporary, content)
 

@@ -21,10 +21,16 @@ class Lines(NamedTuple):
 def read_lines(path: str | os.PathLike[str], remedy: str = "") -> Lines:
     """The fields of a CSV. Line ends may be those of any system, and a byte order mark may come first.
 
-    `remedy` is part of the error message where rows are missing.
+    Args:
+        path: Path of the CSV.
+        remedy: Part of the error message where rows are missing.
 
-    Raises ValueError, naming the file and, where there is one, the line, if the file cannot be read, is empty, has no
-    rows or is cut short, if a column occurs twice, and if a row does not have one field per column.
+    Returns:
+        Columns and rows, as text.
+
+    Raises:
+        ValueError: Naming the file and, where there is one, the line, if the file cannot be read, is empty, has no rows
+            or is cut short, if a column occurs twice, and if a row does not have one field per column.
     """
     text = read_text(path)
     if not text.strip():

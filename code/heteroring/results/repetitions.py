@@ -73,20 +73,35 @@ Alone = dict[tuple, list[dict[int, float]]]
 
 
 def alone_times(cells: pd.DataFrame, where: Sequence[str]) -> Alone:
-    """Of each rank alone, the median ms in each job, in rank order: by system, `alone` or `sdpa`, and `where`."""
+    """The median time of each rank alone in each job.
+
+    Args:
+        cells: Cells, with column job_medians.
+        where: Columns that tell references apart.
+
+    Returns:
+        Milliseconds of the ranks, in rank order, by system (`alone` or `sdpa`) and the values of `where`.
+    """
     rows = cells[cells["system"].isin(["alone", "sdpa"])]
     return {key: list(group["job_medians"]) for key, group in rows.groupby(["system", *where], sort=False)}
 
 
 def references(cells: pd.DataFrame, where: Sequence[str], attention: Alone | None = None) -> pd.DataFrame:
-    """The references of each of `cells`, among those that agree with it in the columns `where`, percentages the last.
+    """The references of each cell: bounds, and times of equal ranks and of even shards.
 
     `homogeneous` and `even` are latencies in ms of the even ring in the same layout, with every rank at 100 % and at
     the cell's percentages. bound_ms, bound_fraction with the lowest and the highest of a job, and fast_alone_ms are of
-    each rank alone in the same job, and medians over jobs; column job_medians of `cells` has the median latency of each
-    job. The bound is the capacity bound, or `two_kind_bound` where `attention`, by the keys of `alone_times`, has the
-    part of each rank's time alone that is attention. PyTorch's context_parallel is judged by its own kernel, each rank
-    alone in system `sdpa`. NaN where a reference was not measured.
+    each rank alone in the same job, and medians over jobs. PyTorch's context_parallel is judged by its own kernel, each
+    rank alone in system `sdpa`. NaN where a reference was not measured.
+
+    Args:
+        cells: Cells, with the median latency of each job in column job_medians.
+        where: Columns in which a reference agrees with its cell, percentages the last.
+        attention: The part of each rank's time alone that is attention, by the keys of `alone_times`, for the
+            `two_kind_bound`; None for the capacity bound.
+
+    Returns:
+        A row of references for each cell.
     """
     ring = cells[(cells["system"] == "ring") & (cells["allocator"] == "even")]
     even = ring.set_index([*where, "layout"])["latency_ms"].to_dict()

@@ -246,7 +246,12 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 
 
 def dump_rows(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """Write `rows`, one or more of one type, over `path`, and wait until they are on the disk."""
+    """Write rows over a file, and wait until they are on the disk.
+
+    Args:
+        path: Path of the CSV.
+        rows: One row or more, of one type.
+    """
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_rules(type(rows[0])))

@@ -24,7 +24,16 @@ _FITTED_MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
-    """The name of a split: that of its strategy; layout/allocator for a baseline or a plan's split, which have none."""
+    """The name of a split: that of its strategy; layout/allocator for a baseline or a plan's split, which have none.
+
+    Args:
+        layout: "contiguous" or "zigzag".
+        allocator: The allocator, with its variants.
+        model_source: The operator that its model was fitted to; empty for none.
+
+    Returns:
+        The name.
+    """
     other = allocator.partition(":")[0] in FITTED and model_source in OTHER_SOURCES
     return f"{layout}/{allocator}" + f"@{model_source}" * other
 
@@ -70,10 +79,12 @@ class Strategy(str):
 
     @property
     def layout(self) -> str:
+        """The layout, "contiguous" or "zigzag"."""
         return parts_of(self)[0]
 
     @property
     def allocator(self) -> str:
+        """The allocator, without its variants."""
         return self.with_variants.partition(":")[0]
 
     @property
@@ -83,6 +94,7 @@ class Strategy(str):
 
     @property
     def variants(self) -> tuple[str, ...]:
+        """The variants, such as "untiled"; () for none."""
         return variants_of(self.with_variants)
 
     @property
@@ -111,7 +123,15 @@ _ALL = (
 
 
 def fitted_name(kind: str, source: str) -> str:
-    """The name of a model of `kind` fitted to the profile of `source`, and of its file without suffix."""
+    """The name of a fitted model, and of its file without suffix.
+
+    Args:
+        kind: Kind of the model, such as "lut".
+        source: The operator that it was fitted to.
+
+    Returns:
+        The name.
+    """
     return f"{kind}-{source}"
 
 

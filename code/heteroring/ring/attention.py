@@ -140,10 +140,23 @@ def rotate(
     compute: PendingKVBackend,
     closed: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the ring steps of one rank, by index in `steps`, while the KV of the next steps is on its way.
+    """Compute the ring steps of one rank while the KV of the next steps is on its way.
 
-    This is what `ring_attention` does over two ranks or more once its arguments are known to be right; it returns the
-    same. `closed()` is called when all messages are through, also before an error of `compute` is raised.
+    This is what `ring_attention` does over two ranks or more once its arguments are known to be right.
+
+    Args:
+        q: This rank's queries [B, Hq, n_r, D].
+        k: This rank's keys [B, Hkv, m_r + n_r, D], of its m_r earlier tokens and then of its shard.
+        v: The values of the same tokens.
+        steps: This rank's steps, by index; those without work are absent.
+        exchange: The messages of this call.
+        world_size: Ranks of the group.
+        scale: Factor on the scores.
+        compute: The backend.
+        closed: Called when all messages are through, also before an error of `compute` is raised.
+
+    Returns:
+        (out, lse) of this rank: out [B, Hq, n_r, D] in the dtype of q, lse [B, Hq, n_r] in natural log.
     """
     for step in range(1, min(world_size, 1 + AHEAD)):
         exchange.start(step)

@@ -7,9 +7,16 @@ from itertools import accumulate
 
 
 def capacity_bound(alone: Sequence[float]) -> float:
-    """Least time for work that all ranks share, if rank r alone needs `alone[r]` for all of it.
+    """Least time for work that all ranks share: T* = 1 / sum_r (1 / T_r).
 
-    T* = 1 / sum_r (1 / T_r), in the unit of `alone`. Raises ValueError if there are no times or one is not positive.
+    Args:
+        alone: The time that each rank alone needs for all of the work.
+
+    Returns:
+        The time, in the unit of `alone`.
+
+    Raises:
+        ValueError: If there are no times or one is not positive.
     """
     if not alone:
         raise ValueError("the capacity bound of no ranks is undefined")
@@ -22,12 +29,19 @@ def capacity_bound(alone: Sequence[float]) -> float:
 def two_kind_bound(attention: Sequence[float], rest: Sequence[float]) -> float:
     """Least time for two kinds of work that all ranks share, however both are split.
 
-    Rank r alone needs `attention[r]` for all of the attention and `rest[r]` for everything else. A rank may be slower
-    by one ratio in attention and by another in the rest, so it can pay to give some ranks more of one kind: the bound
-    is the least T with attention_r x_r + rest_r y_r <= T on every rank, x and y each summing to 1. It is never above
-    the `capacity_bound` of the sums, and equal to it where all ratios are equal.
+    A rank may be slower by one ratio in attention and by another in the rest, so it can pay to give some ranks more of
+    one kind: the bound is the least T with attention_r x_r + rest_r y_r <= T on every rank, x and y each summing to 1.
+    It is never above the `capacity_bound` of the sums, and equal to it where all ratios are equal.
 
-    Raises ValueError if there are no times, one of attention is not positive, or the numbers of ranks differ.
+    Args:
+        attention: The time that each rank alone needs for all of the attention.
+        rest: The time that each rank alone needs for everything else, 0 or more.
+
+    Returns:
+        The time, in the unit of the arguments.
+
+    Raises:
+        ValueError: If there are no times, one of attention is not positive, or the numbers of ranks differ.
     """
     if not any(rest):
         return capacity_bound(attention)

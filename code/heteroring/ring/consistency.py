@@ -90,7 +90,7 @@ class Call:
         *,
         every_call: bool = False,
     ) -> Any:
-        """Return the result of `work()`, once all ranks have agreed on the (field, value) pairs of `describe()`.
+        """Let all ranks compare what they call, and then return the result of `work`.
 
         An error of `describe` or `work` on one rank is an error on all ranks. Ranks also compare the verb, the name of
         the calling thread, and the number of calls that each has made over the group; what they exchange is a digest of
@@ -100,11 +100,19 @@ class Call:
         before. So on CUDA calls are compared once per kind (verb, thread and fields; MOST_KINDS are remembered). If a
         rank later makes a call of another kind that was agreed on before, at best the group's time-out catches it; copy
         engines have no time-out, and ranks may read data meant for another call. With HETERORING_COMPARE=every in the
-        environment of all ranks, or with `every_call`, which is for calls so rare that the wait does not matter, every
-        call is compared.
+        environment of all ranks, every call is compared.
 
-        Raises Disagreement, on every rank, naming the error, or the field that differs and each rank's value. In a
-        group of one rank, raises what `describe` and `work` raise.
+        Args:
+            describe: Checks this rank's arguments, and returns (field, value) pairs in which ranks must agree.
+            work: What this rank does before the ranks agree that they can go on.
+            every_call: Whether to compare every call, for calls so rare that the wait does not matter.
+
+        Returns:
+            The result of `work()`.
+
+        Raises:
+            Disagreement: On every rank, naming the error, or the field that differs and each rank's value. In a group
+                of one rank, what `describe` and `work` raise is raised.
         """
         if self.world_size == 1:
             self._check_group()

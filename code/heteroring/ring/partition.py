@@ -156,11 +156,19 @@ def check_layout(layout: str) -> None:
 
 
 def shard_spans(layout: str, seq_len: int, offset: int, length: int) -> tuple[Span, ...]:
-    """Spans of a shard of `length` tokens behind shards that hold `offset` tokens together.
+    """Spans of a shard.
 
-    Zigzag halves the running total, not each length: head borders lie at floor(offset / 2) and tail borders at
-    seq_len - ceil(offset / 2), so head and tail of a shard differ by at most one token and rounding does not
-    accumulate over ranks.
+    Zigzag halves the running total of tokens, not each shard's length: head borders lie at floor(offset / 2) and tail
+    borders at seq_len - ceil(offset / 2), so rounding does not accumulate over ranks.
+
+    Args:
+        layout: "contiguous" or "zigzag".
+        seq_len: Tokens of the sequence.
+        offset: Tokens that the shards before this one hold together.
+        length: Tokens of the shard.
+
+    Returns:
+        One [start, stop) span in contiguous; head and tail in zigzag, whose lengths differ by at most one token.
     """
     stop = offset + length
     if layout == "contiguous":

@@ -36,11 +36,25 @@ def passes_queries(
     head_dim: int,
     itemsize: int,
 ) -> bool:
-    """Whether "auto" stands for pass-Q: for a few new tokens whose queries and partial results are fewer bytes than KV.
+    """Whether "auto" stands for pass-Q: a few new tokens whose queries and partial results are fewer bytes than KV.
 
     Bytes are those of the rank that receives the most. No rank may compute more than MORE_PAIRS times the pairs of the
-    busiest rank in pass-KV. Time is not compared: the speeds of ranks and links are not known here, and with more than
-    MOST_TOKENS new tokens compute takes most of the time, or hides the transfers of pass-KV.
+    busiest rank in pass-KV. Time is not compared, since the speeds of ranks and links are not known here; with more
+    than MOST_TOKENS new tokens compute takes most of the time, or hides the transfers of pass-KV.
+
+    Args:
+        partition: Which new tokens each rank holds.
+        prefix_lens: Earlier tokens that each rank holds.
+        causal: Whether attention is causal.
+        device_type: "cpu" or "cuda"; on CUDA the answer is no.
+        batch: Sequences.
+        heads: Query heads.
+        kv_heads: Heads of keys and values.
+        head_dim: Elements of a head.
+        itemsize: Bytes of an element.
+
+    Returns:
+        Whether queries are passed.
     """
     if not prefix_lens or partition.seq_len > MOST_TOKENS.get(device_type, 0):
         return False
@@ -68,9 +82,23 @@ def attend(
     compute: Backend,
     call: Call,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result of `ring_attention` by pass-Q; k and v [B, Hkv, m_r + n_r, D] begin with this rank's earlier tokens.
+    """Compute `ring_attention` by pass-Q.
 
     An error of `compute` on one rank is raised on all, before any partial result is sent.
+
+    Args:
+        q: This rank's queries [B, Hq, n_r, D].
+        k: This rank's keys [B, Hkv, m_r + n_r, D], of its m_r earlier tokens and then of its shard.
+        v: The values of the same tokens.
+        partition: Which new tokens each rank holds.
+        prefix_lens: Earlier tokens that each rank holds.
+        causal: Whether attention is causal.
+        scale: Factor on the scores.
+        compute: The backend.
+        call: The call, within its context.
+
+    Returns:
+        (out, lse) of this rank: out [B, Hq, n_r, D] in the dtype of q, lse [B, Hq, n_r] in natural log.
     """
     lens, rank = partition.block_lens, call.rank
     batch, heads, _, head_dim = q.shape

@@ -41,12 +41,21 @@ def exchange_device(group: dist.ProcessGroup, device: torch.device | None) -> to
 
 
 def all_bytes(mine: bytes, group: dist.ProcessGroup, device: torch.device | None) -> list[bytes]:
-    """The bytes `mine` of every rank of `group`, in rank order; every rank must call, with equally many bytes.
+    """Exchange bytes between all ranks of a group; every rank must call, with equally many.
 
-    The host waits for the hosts of the other ranks to call, but not for work queued earlier on `device`, on which this
-    rank computes: the exchange has a stream of its own.
+    The host waits for the hosts of the other ranks to call, but not for work queued earlier on `device`: the exchange
+    has a stream of its own.
 
-    Raises RuntimeError if a rank is lost.
+    Args:
+        mine: This rank's bytes.
+        group: The process group.
+        device: The device that this rank computes on.
+
+    Returns:
+        The bytes of every rank, in rank order.
+
+    Raises:
+        RuntimeError: If a rank is lost.
     """
     where = exchange_device(group, device)
     with torch.cuda.stream(_beside(where) if where.type == "cuda" else None):

@@ -72,7 +72,15 @@ def unshard(shards: Sequence[torch.Tensor], partition: Partition, dim: int) -> t
 
 
 def place(part: torch.Tensor, whole: torch.Tensor, partition: Partition, rank: int, dim: int) -> None:
-    """Copy the shard `part` of `rank` to the places of its tokens along `dim` of the sequence `whole`."""
+    """Copy a shard to the places of its tokens in the whole sequence.
+
+    Args:
+        part: The shard of `rank`.
+        whole: The whole sequence, which is written to.
+        partition: Which tokens each rank holds.
+        rank: The rank, from 0.
+        dim: The dimension of tokens.
+    """
     taken = 0
     for start, stop in partition.spans(rank):
         whole.narrow(dim, start, stop - start).copy_(part.narrow(dim, taken, stop - start))

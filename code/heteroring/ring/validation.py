@@ -22,17 +22,26 @@ Operands = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 def operands(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float | None, backend: str | Backend, verb: str
 ) -> Operands:
-    """q, k and v as every backend takes them, and the scale, which is 1/sqrt(D) for None.
+    """Check q, k and v, and bring them into the form that every backend takes.
 
-    Kernels read the last dimension as contiguous, and PyTorch's give their output the strides of q. So a tensor is
-    copied if its last dimension is not contiguous or its rows overlap. On CUDA it is also copied if its rows do not
-    begin at multiples of 16 bytes, for which some kernels give NaN. All other strides are free, also those of expanded
-    tensors.
-
+    A tensor is copied if its last dimension is not contiguous or its rows overlap, because kernels read it as
+    contiguous and PyTorch's give their output the strides of q. On CUDA it is also copied if its rows do not begin at
+    multiples of 16 bytes, for which some kernels give NaN. All other strides are free, also those of expanded tensors.
     Operands of a kind that has passed before, and needed no copy, are not checked again.
 
-    Raises ValueError naming the first rule that the operands of `verb` break: types, shapes, dtypes, layouts, devices,
-    scale, backend.
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D]; Hq is a multiple of Hkv.
+        v: Values [B, Hkv, n, D].
+        scale: Factor on the scores; None stands for 1/sqrt(D).
+        backend: Name of a backend, "auto", or a Backend.
+        verb: The called function, for error messages.
+
+    Returns:
+        (q, k, v, scale).
+
+    Raises:
+        ValueError: Naming the first rule that is broken: types, shapes, dtypes, layouts, devices, scale, backend.
     """
     kind = _kind(q, k, v, scale, backend)
     if kind in _passed:
@@ -113,7 +122,19 @@ def _aligned(x: torch.Tensor) -> bool:
 def check_partition(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, partition: Partition, rank: int, world_size: int
 ) -> None:
-    """Raise ValueError if this rank's tensors, or the group, differ from the partition."""
+    """Check that this rank's tensors and the group fit the partition.
+
+    Args:
+        q: This rank's queries [B, Hq, n_r, D].
+        k: This rank's keys [B, Hkv, n_r, D].
+        v: This rank's values [B, Hkv, n_r, D].
+        partition: Which tokens each rank should hold.
+        rank: This rank.
+        world_size: Ranks of the group.
+
+    Raises:
+        ValueError: If they do not.
+    """
     if not isinstance(partition, Partition):
         raise ValueError(f"partition is {partition!r}: it must be a Partition")
     if partition.world_size != world_size:
@@ -128,9 +149,19 @@ def check_partition(
 
 
 def check_prefix(prefix: Any, k: torch.Tensor, rank: int, world_size: int) -> tuple[int, ...]:
-    """The prefix lengths by rank, () where all are 0 or there is no prefix.
+    """Check the earlier tokens that this rank holds.
 
-    Raises ValueError if `prefix` is not one, or does not fit its lengths, the group, or the new tokens' keys `k`.
+    Args:
+        prefix: A `Prefix`, or None.
+        k: The new tokens' keys [B, Hkv, n_r, D].
+        rank: This rank.
+        world_size: Ranks of the group.
+
+    Returns:
+        Earlier tokens by rank; () where all are 0 or there is no prefix.
+
+    Raises:
+        ValueError: If `prefix` is no Prefix, or does not fit its lengths, the group, or `k`.
     """
     if prefix is None:
         return ()
@@ -195,4 +226,5 @@ def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str
 
 
 def shapes_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
+    """The shapes of q, k and v, for error messages."""
     return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"

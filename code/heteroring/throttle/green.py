@@ -43,6 +43,7 @@ class Green(Throttle):
         _, self._stream, self._used = self._contexts[percentage]
 
     def wrap(self, function: Callable) -> Callable:
+        """Wrap a function so that it runs on the green context's stream."""
         @wraps(function)
         def throttled(*args, **kwargs):
             if self._stream is None:

@@ -48,6 +48,7 @@ class Mps(Throttle):
             yield {**variables, _WHOLE: " ".join(map(str, counts))}
 
     def environment(self) -> Mapping[str, str]:
+        """The variable by which MPS limits this process."""
         return {PERCENTAGE: str(self.percentage)}
 
     def start(self) -> None:

@@ -16,10 +16,15 @@ NAP_SECONDS = 0.1
 def sleep_until(
     deadline: float, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Return at `deadline` of `clock`, in seconds, and not measurably later, also if `sleep` returns early.
+    """Sleep until a time, not measurably longer, also if `sleep` returns early.
 
     Linux wakes a sleeper some 0.1 ms late, as long as a small rectangle of attention takes; so the last SPIN_SECONDS
     are spent polling the clock.
+
+    Args:
+        deadline: When to return, in seconds of `clock`.
+        clock: The time, in seconds.
+        sleep: Sleeps for some seconds.
     """
     while (remaining := deadline - clock()) > SPIN_SECONDS:
         sleep(remaining - SPIN_SECONDS)
@@ -53,9 +58,11 @@ class Pacing(Throttle):
         self._computing = self._total = 0.0
 
     def set(self, percentage: int) -> None:
+        """Pace later calls at another percentage."""
         self.percentage = check_percentage(percentage)
 
     def wrap(self, function: Callable) -> Callable:
+        """Wrap a function so that this rank idles after each call."""
         @wraps(function)
         def paced(*args, **kwargs):
             start = self._busy()

@@ -77,6 +77,7 @@ class ModelCell(Cell):
 
     @property
     def label(self) -> str:
+        """What the cell is, for messages."""
         return super().label if self.system == "ring" else f"{self.system} at {self.partition.seq_len}"
 
 

@@ -48,10 +48,18 @@ def steps(job: ModelJob) -> int:
 
 
 def run(job: ModelJob, **watching: Any) -> ModelResult:
-    """Measure `job`. All `block_lens` are known before a process is started.
+    """Measure a whole language model. All `block_lens` are known before a process is started.
 
-    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
-    whatever `launch` raises.
+    Args:
+        job: What is measured.
+        **watching: hang_timeout (seconds) and on_progress, as for `Job.launch`.
+
+    Returns:
+        Rows, the trace, the report of each rank, notes, and the ids that were generated.
+
+    Raises:
+        ValueError: For a job that cannot be measured.
+        RunError: As `launch` does.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = cells_of(job)

@@ -70,10 +70,12 @@ class ModelSpec:
 
     @property
     def architecture(self) -> str:
+        """The architecture, such as "llama"."""
         return self.name.partition("/")[0]
 
     @property
     def variant(self) -> str:
+        """The variant of the architecture, such as "3-8b"."""
         return self.name.partition("/")[2]
 
     @cached_property
@@ -101,6 +103,7 @@ class ModelSpec:
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """The element type."""
         return getattr(torch, self.dtype)
 
     def shape(self, batch: int) -> Shape:

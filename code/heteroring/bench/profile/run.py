@@ -30,7 +30,19 @@ def steps(job: ProfileJob) -> int:
 
 
 def run(job: ProfileJob, **watching: Any) -> JobResult:
-    """Measure `job`. Takes hang_timeout and on_progress as `Job.launch` does, and raises whatever `launch` raises."""
+    """Measure a profile job.
+
+    Args:
+        job: What is measured.
+        **watching: hang_timeout (seconds) and on_progress, as for `Job.launch`.
+
+    Returns:
+        Rows, and the report of the rank.
+
+    Raises:
+        ValueError: For a job that cannot be measured.
+        RunError: As `launch` does.
+    """
     [(times, rank_report)] = job.launch(_measure, **watching)
     rows = [_row(job, *key, flops, latency_ms) for key, (flops, latency_ms) in sorted(times.items())]
     return JobResult(rows, [rank_report])

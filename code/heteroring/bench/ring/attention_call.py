@@ -43,6 +43,7 @@ class AttentionModule:
 
     @contextmanager
     def prepared(self, cell: RingCell) -> Iterator[Callable[[], Any] | None]:
+        """The call of a cell on this rank within the context; None if this rank does not take part."""
         scale, inputs, throttle = self._job.shape.scale, self._inputs[cell.partition.seq_len], self._rank.throttle
         if cell.system == "context_parallel":
             from heteroring.bench.ring.torch_baselines import context_parallel_call
@@ -78,6 +79,7 @@ class AttentionModule:
         return {"block": attend, "transport": "p2p" if "p2p" in cell.variants else self._job.transport}
 
     def verify(self, cell: RingCell, result: Any) -> None:
+        """Compare rows of the result with fp64; raises WrongResult."""
         out, lse = (result, None) if cell.system in BASELINES else result
         inputs = self._inputs[cell.partition.seq_len]
         verify_rows(out, lse, *inputs, cell.partition, self._rank.rank, self._job.shape.scale, cell.label)

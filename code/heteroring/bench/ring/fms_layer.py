@@ -55,6 +55,7 @@ class FmsModule:
 
     @contextmanager
     def prepared(self, cell: RingCell) -> Iterator[Callable[[], torch.Tensor] | None]:
+        """The call of a cell on this rank within the context; None if this rank does not take part."""
         partition, seq_len = cell.partition, cell.partition.seq_len
         hidden = shard(self._inputs[seq_len], partition, self._rank.rank, dim=1)
         at = positions(partition, self._rank.rank, hidden.device)
@@ -75,5 +76,6 @@ class FmsModule:
         return next(iter(self._inputs.values()))[:, :0]
 
     def verify(self, cell: RingCell, result: torch.Tensor) -> None:
+        """Compare rows of the result with the layer of one process; raises WrongResult."""
         partition = cell.partition
         verify_hidden_states(result, self._expected[partition.seq_len], partition, self._rank.rank, cell.label)

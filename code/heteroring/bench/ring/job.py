@@ -99,6 +99,7 @@ class RingCell(Cell):
 
     @property
     def label(self) -> str:
+        """What the cell is, for messages."""
         if self.in_ring:
             what = super().label
         else:

@@ -35,6 +35,17 @@ class Module(Protocol):
 
 
 def open_module(name: str, rank: Rank, job: RingJob, backend: str, busy: Busy) -> Module:
-    """The module called `name`, one of MODULES. Every rank opens the same ones in the same order."""
+    """Open a module of a job. Every rank opens the same ones in the same order.
+
+    Args:
+        name: One of MODULES.
+        rank: This rank.
+        job: What is measured.
+        backend: Name of the backend of attention.
+        busy: Counts the time that this rank computes.
+
+    Returns:
+        The module, with its inputs.
+    """
     home, attribute = _HOME[name].split(":")
     return getattr(import_module(home), attribute)(rank, job, backend, busy)

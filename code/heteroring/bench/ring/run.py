@@ -46,10 +46,18 @@ def _untimed(job: RingJob) -> int:
 
 
 def run(job: RingJob, **watching: Any) -> JobResult:
-    """Measure `job`. All `block_lens` are known before a process is started.
+    """Measure a job of the ring. All `block_lens` are known before a process is started.
 
-    Takes hang_timeout and on_progress as `Job.launch` does. Raises ValueError for a job that cannot be measured, and
-    whatever `launch` raises.
+    Args:
+        job: What is measured.
+        **watching: hang_timeout (seconds) and on_progress, as for `Job.launch`.
+
+    Returns:
+        Rows, the report of each rank, and notes.
+
+    Raises:
+        ValueError: For a job that cannot be measured.
+        RunError: As `launch` does.
     """
     check_ranks(job.device_kind, job.throttle, job.percentages)
     cells, notes = cells_of(job)
@@ -87,11 +95,19 @@ def _measure(rank: Rank, job: RingJob, cells: tuple[RingCell, ...]) -> _RankResu
 
 
 def order(job: RingJob, cells: tuple[RingCell, ...], repetition: int) -> list[int]:
-    """The indices of `cells` in the order of one repetition, the same on every rank.
+    """The order in which one repetition measures the cells, the same on every rank.
 
     Cells that are compared, those of one module and length, are measured together: after a long call a GPU runs at a
-    lower clock, which would slow a short call behind it. The order is drawn anew for each repetition, job and
-    throttle setting, so that no cell always follows the same other one.
+    lower clock, which would slow a short call behind it. The order is drawn anew for each repetition, job and throttle
+    setting, so that no cell always follows the same other one.
+
+    Args:
+        job: What is measured.
+        cells: Its cells.
+        repetition: Number of the repetition, from 0.
+
+    Returns:
+        Indices of `cells`.
     """
     together: dict[tuple[str, int], list[int]] = {}
     for index, cell in enumerate(cells):

@@ -26,25 +26,46 @@ def is_installed() -> bool:
 
 
 def write_flag(stream: int, address: int, value: int) -> None:
-    """Have the CUDA stream with handle `stream` store the 32-bit `value` at `address`, after its earlier work.
+    """Have a CUDA stream store a value in memory, after its earlier work.
 
-    `address` may lie in a peer's memory that is mapped here. Raises DriverError.
+    Args:
+        stream: Handle of the stream.
+        address: Where to store, also in a peer's memory that is mapped here.
+        value: The value, of 32 bits.
+
+    Raises:
+        DriverError: If the driver refuses.
     """
     _check("cuStreamWriteValue32", _driver().cuStreamWriteValue32(stream, address, value, 0))
 
 
 def await_flag(stream: int, address: int, value: int) -> None:
-    """Hold the CUDA stream with handle `stream` until `address`, in local memory, holds `value`. Raises DriverError."""
+    """Hold a CUDA stream until a place in memory has a value.
+
+    Args:
+        stream: Handle of the stream.
+        address: Where to look, in local memory.
+        value: The value, of 32 bits.
+
+    Raises:
+        DriverError: If the driver refuses.
+    """
     equal = _driver().CUstreamWaitValue_flags.CU_STREAM_WAIT_VALUE_EQ
     _check("cuStreamWaitValue32", _driver().cuStreamWaitValue32(stream, address, value, equal))
 
 
 def row_copy(rows: int, width: int, pitch: int) -> Callable[[int, int, int], None]:
-    """A function (stream, target, source) that has `stream` copy `rows` rows of `width` bytes.
+    """A function that has a stream copy rows that are apart to where they adjoin.
 
-    They are `pitch` bytes apart at `source`, and adjoin at `target`. Either address may lie in a peer's memory. The
-    function raises DriverError. Describing a copy takes the host as long as queuing it, so copies that differ only in
-    addresses share a description.
+    Describing a copy takes the host as long as queuing it, so copies that differ only in addresses share a description.
+
+    Args:
+        rows: Number of rows.
+        width: Bytes of a row.
+        pitch: Bytes from one row to the next at the source.
+
+    Returns:
+        A function of (stream, target, source), addresses that may lie in a peer's memory. It raises DriverError.
     """
     driver = _driver()
     copy = driver.CUDA_MEMCPY2D()

@@ -34,7 +34,17 @@ class Messages:
 
 @lru_cache(maxsize=1024)
 def messages(partition: Partition, rank: int, causal: bool, prefix_lens: tuple[int, ...] = ()) -> Messages:
-    """The messages of `rank` in one call of pass-KV ring attention."""
+    """The messages of a rank in one call of pass-KV ring attention.
+
+    Args:
+        partition: Which new tokens each rank holds.
+        rank: The rank, from 0.
+        causal: Whether attention is causal.
+        prefix_lens: Earlier tokens that each rank holds; () for none.
+
+    Returns:
+        What it receives and sends, by ring step.
+    """
     world_size = partition.world_size
     sends = {}
     for step in range(1, world_size):

@@ -20,10 +20,19 @@ _Buffer = TypeVar("_Buffer", bound="SymmetricMemory")
 
 
 def buffer_of(kind: type[_Buffer], group: dist.ProcessGroup, device: torch.device, capacity: int) -> _Buffer:
-    """A buffer of `kind` of that capacity; all ranks of `group` ask for the same kinds and capacities in turn.
+    """A buffer of a kind for a group; all ranks ask for the same kinds and capacities in turn.
 
     Where no existing one is large enough, one of at least twice the last one's capacity is allocated. Outgrown ones are
     kept, because a CUDA graph may have been captured with them.
+
+    Args:
+        kind: The class of the buffer.
+        group: The process group.
+        device: This rank's GPU.
+        capacity: What the buffer must hold, in the unit of `kind`.
+
+    Returns:
+        The buffer.
     """
     made = _buffers.setdefault(group, {}).setdefault((kind, device), [])
     if not made or made[-1].capacity < capacity:

@@ -45,7 +45,15 @@ class FusableExchange(Exchange, Protocol):
     """An exchange whose messages a kernel on the device can wait for itself, as the fused first step does."""
 
     def pending(self, step: int, first_query: int) -> PendingKV:
-        """Keys and values of `step`, in place of `wait`, for a kernel whose queries from `first_query` on see them."""
+        """Keys and values of a step, in place of `wait`, for a kernel that waits for them itself.
+
+        Args:
+            step: Index of the ring step.
+            first_query: The first query that sees them.
+
+        Returns:
+            The pending KV.
+        """
 
     def consumed(self, step: int) -> None:
         """Report that the kernel that waits for `pending` of `step` has been queued on the current stream."""
@@ -90,7 +98,20 @@ def open_exchange(
     group: dist.ProcessGroup,
     prefix_lens: tuple[int, ...] = (),
 ) -> Exchange:
-    """The messages of one call, by the transport that `name` stands for; k and v begin with this rank's prefix."""
+    """Begin the messages of one call.
+
+    Args:
+        name: "p2p" or "copy-engine".
+        k: This rank's keys [B, Hkv, m_r + n_r, D], beginning with those of its prefix.
+        v: The values of the same tokens.
+        partition: Which new tokens each rank holds.
+        causal: Whether attention is causal.
+        group: The process group.
+        prefix_lens: Earlier tokens that each rank holds; () for none.
+
+    Returns:
+        The exchange.
+    """
     kind = CopyEngine if choose_transport(name, group, k.device) == "copy-engine" else PointToPoint
     return _watcher.get()(kind(k, v, partition, causal, group, prefix_lens))
 
