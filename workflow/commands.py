@@ -153,7 +153,17 @@ class Commands:
         )
 
     def fit(self, kind: str, source: str, profiles: Iterable[Path | str], output: Path | str) -> Arguments:
-        """A model of speed or cost."""
+        """A model of speed or cost.
+
+        Args:
+            kind: "lut", "formula" or "cost".
+            source: The operator that it is fitted to.
+            profiles: CSVs of profiles.
+            output: Path of the model.
+
+        Returns:
+            The command's arguments.
+        """
         return ("fit", *_options(kind=kind, source=source, output=output), *map(str, profiles))
 
     def bench(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:
@@ -191,7 +201,17 @@ class Commands:
         )
 
     def model(self, setting: Setting, models: Path | str, output: Path | str, trace: Path | str) -> Arguments:
-        """The whole model under one throttle setting."""
+        """The whole model under one throttle setting.
+
+        Args:
+            setting: The settings of the job.
+            models: Folder of fitted models.
+            output: Path of the rows.
+            trace: Path of the traced layer's events.
+
+        Returns:
+            The command's arguments.
+        """
         return self._model(setting, models, output, *self._model_shape(), trace=trace)
 
     def decode(self, setting: Setting, models: Path | str, output: Path | str) -> Arguments:

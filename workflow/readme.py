@@ -163,6 +163,18 @@ def svg(found: pd.DataFrame) -> str:
 
 
 def label(x: float, y: float, words: str, anchor: str, colour: str = "#000000") -> str:
+    """An SVG text.
+
+    Args:
+        x: Place from the left, in pixels.
+        y: Place of the base line from the top, in pixels.
+        words: The text.
+        anchor: "start", "middle" or "end" of the text, which is at `x`.
+        colour: Colour of the text.
+
+    Returns:
+        The element.
+    """
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
 
 
@@ -197,6 +209,7 @@ def made(record: Path = RECORD) -> dict[Path, str]:
 
 
 def main() -> None:
+    """Write README's table and picture."""
     for path, content in made().items():
         with atomic_path(path) as temporary:
             Path(temporary).write_text(content, encoding="utf-8")

@@ -85,10 +85,16 @@ def _model_jobs(folder: Path, commands: Commands) -> Iterator[Job]:
 def left_to_do(
     folder: Path, config: dict, only: str = "", share: slice = slice(None)
 ) -> tuple[list[Job], dict[str, float]]:
-    """The jobs whose output is missing, of one part with `only`, and guesses of seconds for a job of each part.
+    """The jobs whose output is missing.
 
-    `share` selects some of these jobs, done or not. A guess is the time of the longest job of the part recorded in
-    `folder`.
+    Args:
+        folder: Folder of the record.
+        config: The workflow's configuration.
+        only: The part whose jobs count; empty for all.
+        share: Which of these jobs count, done or not.
+
+    Returns:
+        The jobs, and guesses of seconds for a job of each part: the time of its longest recorded job.
     """
     everything = list(jobs(folder, config))
     guesses = dict.fromkeys(PARTS, UNKNOWN_SECONDS) | GUESS_SECONDS
@@ -117,9 +123,19 @@ def record(
     only: str = "",
     share: slice = slice(None),
 ) -> list[Job]:
-    """Run missing jobs, by `run`, for at most `minutes`; with `only`, those of that part and `share`.
+    """Run missing jobs of the record.
 
-    Returns the jobs that are left.
+    Args:
+        folder: Folder of the record.
+        config: The workflow's configuration.
+        minutes: No job is started that would, as guessed, end later than this.
+        run: Runs a command.
+        clock: The time, in seconds.
+        only: The part whose jobs are run; empty for all.
+        share: Which of these jobs are run.
+
+    Returns:
+        The jobs that are left.
     """
     deadline = clock() + 60 * minutes
     todo, guesses = left_to_do(folder, config, only, share)
@@ -194,6 +210,7 @@ def _heteroring(arguments: tuple[str, ...], launcher: Sequence[str] = ()) -> Non
 
 
 def main() -> int:
+    """Run missing jobs of the record; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the platform; its name is what rows call it")
     parser.add_argument("--config", type=Path, default=CONFIG, help="what to change of the workflow's configuration")

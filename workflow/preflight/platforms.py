@@ -33,13 +33,24 @@ class Platforms:
 
     @property
     def known(self) -> tuple[str, ...]:
+        """All platforms, measurable here or recorded."""
         return (*self.measurable, *self.recorded)
 
 
 def choose(requested: str, gpus: int, recorded: Collection[str], ranks: int = 2) -> Platforms:
-    """Resolve the config key `platform` for a machine with that many CUDA GPUs, and rings of that many ranks.
+    """Resolve the config key `platform`.
 
-    Raises ValueError when `requested` is neither measurable here nor recorded.
+    Args:
+        requested: The value of the key.
+        gpus: CUDA GPUs of this machine.
+        recorded: Platforms with recorded measurements.
+        ranks: World size of the rings.
+
+    Returns:
+        The platforms.
+
+    Raises:
+        ValueError: When `requested` is neither measurable here nor recorded.
     """
     measurable = MEASURABLE if gpus >= ranks else ("cpu",)
     recorded = tuple(sorted(set(recorded) - set(MEASURABLE)))

@@ -46,9 +46,11 @@ class Claim:
 
     @property
     def function(self) -> str:
+        """Name of the function that judges it."""
         return self.id.replace("-", "_")
 
     def judge(self, evidence: Evidence) -> Finding:
+        """The finding."""
         return FUNCTIONS[self.of][self.function](evidence)
 
 
@@ -67,6 +69,7 @@ def read(path: Path) -> list[Claim]:
 
 
 def judge(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, Finding]:
+    """The finding on each claim."""
     return {claim: claim.judge(evidence) for claim in claims}
 
 
@@ -82,7 +85,17 @@ def contradictions(findings: dict[Claim, Finding]) -> list[str]:
 def rows(
     findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: bool = False
 ) -> list[tuple[str, ...]]:
-    """The table's cells by row, in the order of `heads` (HEADS unless given); with `why`, behind each claim."""
+    """The cells of a table of claims.
+
+    Args:
+        findings: The finding on each claim.
+        of: "study" or "paper".
+        heads: The table's columns; HEADS unless given.
+        why: Whether what is behind a verdict follows each claim.
+
+    Returns:
+        Texts by row.
+    """
     table = []
     for claim, found in findings.items():
         if claim.of != of:
@@ -195,6 +208,7 @@ FORMATS = {".md": markdown, ".html": page, ".tex": macros}
 
 
 def main(record: str, published: str, short: str, predicted: str, claims: str, *outputs: str) -> None:
+    """Judge all claims, and write their tables to `outputs`."""
     findings = judge(read(Path(claims)), Evidence.load(*map(Path, (record, published, short, predicted))))
     print(text(findings), end="")
     if wrong := contradictions(findings):

@@ -49,6 +49,7 @@ def problems(log: str) -> list[str]:
 
 
 def main(path: str) -> int:
+    """Print the complaints in the log at `path`; returns the exit status."""
     try:
         log = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:

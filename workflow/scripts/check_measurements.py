@@ -26,6 +26,7 @@ SPAN = ["module", "condition", "percentages", "job"]
 
 
 def describe(cell: Mapping) -> str:
+    """The cell in words, for a violation."""
     percentages = " ".join(map(str, cell["percentages"]))
     where = f"{cell['module']} {cell['strategy']} at {cell['seq_len']} tokens and {percentages} %, {cell['condition']}"
     return f"{where}, job {cell['job']}" if "job" in cell else where
@@ -72,10 +73,17 @@ def grid_violations(measurements: pd.DataFrame, grid: Mapping | None) -> Iterato
 
 
 def violations(measurements: pd.DataFrame, cells: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
-    """Every rule that the tables break, one line each.
+    """Every rule that the tables break.
 
-    grid: repetitions, and jobs, each with its percentages, condition, number (job), strategies and the seq_lens of each
-    module. None for recorded measurements, each job of which is compared with the grid that its rows span.
+    Args:
+        measurements: One row per repetition.
+        cells: One row per cell.
+        grid: Repetitions, and jobs, each with its percentages, condition, number (job), strategies and the seq_lens of
+            each module. None for recorded measurements, each job of which is compared with the grid that its rows span.
+        noise: How far a bound fraction may be above 1.
+
+    Returns:
+        A line for each.
     """
     return [*grid_violations(measurements, grid), *bound_violations(cells, noise, describe)]
 

@@ -94,7 +94,17 @@ def trace_violations(trace: pd.DataFrame, expected: set[tuple]) -> Iterator[str]
 
 
 def violations(cells: pd.DataFrame, trace: pd.DataFrame, grid: Mapping | None, noise: float) -> list[str]:
-    """Every rule that the tables break, one line each. grid: `Commands.model_grid`, or None."""
+    """Every rule that the tables break.
+
+    Args:
+        cells: Cells of whole models.
+        trace: Events of traced layers.
+        grid: `Commands.model_grid`; None for recorded measurements.
+        noise: How far a bound fraction may be above 1.
+
+    Returns:
+        A line for each.
+    """
     return [
         *cell_violations(cells, grid),
         *bound_violations(cells[cells["system"] == "ring"], noise, describe),

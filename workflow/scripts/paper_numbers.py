@@ -92,7 +92,17 @@ NOISE_LIMIT = 0.2
 
 
 def ends(name: str, values: Iterable[float], factor: float = 1, digits: int = 3) -> dict[str, str]:
-    """The least and the most of some values, by the names that end so."""
+    """Macros of the range of some values: the least as NAMELeast, the greatest as NAMEMost.
+
+    Args:
+        name: NAME, with which both macros begin.
+        values: The values.
+        factor: What they are multiplied by.
+        digits: Significant digits.
+
+    Returns:
+        Texts by macro.
+    """
     values = [factor * value for value in values]
     return {f"{name}Least": rounded(min(values), digits), f"{name}Most": rounded(max(values), digits)}
 
@@ -493,6 +503,7 @@ def numbers(evidence: Evidence, measured: Results) -> dict[str, str]:
 
 
 def main(record: str, published: str, short: str, predicted: str, measured: str, output: str) -> None:
+    """Write the macros of the paper's numbers to `output`."""
     evidence = Evidence.load(*map(Path, (record, published, short, predicted)))
     text = render(numbers(evidence, Results.load(measured)))
     with atomic_path(output) as temporary:

@@ -54,6 +54,7 @@ SHOWN = {strategy for _, strategy, *_ in LINES}
 
 
 def overview(evidence: Evidence) -> Figure:
+    """The figure: who computes what in each of CASES, and the time of splits by the slow rank's speed."""
     with paper_style():
         figure = Figure(figsize=(WIDTH_INCHES["text"], 2.35), layout="constrained")
         FigureCanvasAgg(figure)
@@ -136,6 +137,7 @@ def dots(evidence: Evidence) -> list[tuple[str, float, bool, float]]:
 
 
 def main(record: str, published: str, short: str, predicted: str, *outputs: str) -> None:
+    """Draw the figure from the records to `outputs`."""
     evidence = Evidence.load(*map(Path, (record, published, short, predicted)))
     figure = overview(evidence)
     for output in map(Path, outputs):

@@ -163,8 +163,8 @@ def _balanced(
             wait_us=wait_us,
             prefix_lens=earlier,
         )
-        # The remainder makes a tile that is not full, which costs the fastest rank least. Among equals the last rank gets
-        # it, because its keys are seen by the fewest queries.
+        # The remainder makes a tile that is not full, which costs the fastest rank least. Among equals the last rank
+        # gets it, because its keys are seen by the fewest queries.
         takes = min((rank for rank, length in enumerate(lens) if length), key=lambda rank: (alone[rank], -rank))
         return tuple(length + left_over * (rank == takes) for rank, length in enumerate(lens))
 

@@ -125,7 +125,7 @@ class RingSearch:
         front_us = np.maximum(0, self._revisit_us[..., 0] * in_front - saved_us * ~is_first)[..., None]
         behind_us = np.maximum(0, self._revisit_us[..., 0] * behind - saved_us * is_first)[..., None]
         paces, member = self._paces(slice(None), front_us, behind_us), member[..., None]
-        if not self._contiguous and not (self._zigzag and self._step % 2):  # then time does not depend on where a shard begins
+        if not self._contiguous and not (self._zigzag and self._step % 2):  # time is the same wherever a shard begins
             units = np.minimum(self._reached(paces, np.zeros(1), limits), self._most)
             return np.where(member, units, 0).sum(axis=0) >= self._end
         borders = np.zeros((len(low), len(limits)))

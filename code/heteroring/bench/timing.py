@@ -86,7 +86,7 @@ def sustained_calls(call_ms: float) -> int:
 
 
 def host_ms(call: Callable[[], object], device: Device) -> float:
-    """Time a call by this rank's host, from a common start of all ranks until the device is done; then the device rests.
+    """Time a call by this rank's host, from a common start until the device is done; then the device rests.
 
     Args:
         call: The call.

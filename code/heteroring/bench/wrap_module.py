@@ -1,4 +1,4 @@
-"""Wrapping of the functions in which a module computes, to slow or time them; attention's waits for other ranks stay out."""
+"""Wrapping of the functions in which a module computes, to slow or time them, but not its waits for other ranks."""
 
 from __future__ import annotations
 

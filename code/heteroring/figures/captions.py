@@ -37,6 +37,7 @@ def model_details(rows: DataFrame) -> str:
 
 
 def model_name(rows: DataFrame) -> str:
+    """The model of some rows, in words: name, layers, batch, heads and element type."""
     row, batches = rows.iloc[0].to_dict(), " and ".join(map(str, sorted(set(rows["batch"]))))
     return (
         f"{row['architecture']}/{row['variant']} with random weights, {row['layers']} layers, batch {batches}, "
@@ -51,6 +52,7 @@ def _heads(row: dict) -> str:
 
 
 def profile_details(results: Results, kind: str) -> str:
+    """A phrase on the profile of a kind: element types, and how repetitions were summarised."""
     rows = results.profile[results.profile.kind == kind]
     return f"{kind.capitalize()}, {', '.join(sorted(set(rows['dtype'])))}, {_median_of(rows.repetitions)}."
 

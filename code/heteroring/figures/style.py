@@ -79,9 +79,11 @@ class Look:
         return {"facecolor": self.colour, "edgecolor": edge, "hatch": self.hatch, "label": self.label}
 
     def line_handle(self) -> Line2D:
+        """Its legend handle for lines."""
         return Line2D([], [], **self.line())
 
     def bar_handle(self) -> Patch:
+        """Its legend handle for bars."""
         return Patch(**self.bar())
 
 

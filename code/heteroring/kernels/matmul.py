@@ -34,7 +34,7 @@ class PreparedProduct:
 def matmul(
     a: Tensor, b: Tensor, out: Tensor | None = None, *, config: launch_configs.MatmulConfig | None = None
 ) -> Tensor | None:
-    """Matrix product a @ b, on tiles that need no thread block clusters. Forward only.
+    """Matrix product a @ b by the Triton kernel. Forward only.
 
     Covered are non-empty matrices of one 16-bit dtype on one Hopper GPU (or on the CPU in Triton's interpreter). Rows
     of a, rows or columns of b, and rows of the result must be contiguous and begin at multiples of 16 bytes.

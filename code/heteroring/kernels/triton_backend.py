@@ -40,7 +40,7 @@ def backend(
         causal_offset: Query i sees key j if j <= i + causal_offset; None: all keys.
         running: (out, lse) to merge into, of any strides but for a contiguous last dimension of out; None: a new
             result.
-        out_dtype: dtype of a new output; None: that of q.
+        out_dtype: dtype of a new output, without `running`; None: that of q.
         pending: Further keys and values that the kernel waits for after k and v: for a new result, scale > 0 and
             operands for which `takes_pending` holds.
 

@@ -86,31 +86,38 @@ class Cpu:
         """Any number of ranks can share a processor."""
 
     def start(self, local_rank: int) -> torch.device:
+        """Limit this process to one thread."""
         torch.set_num_threads(1)
         return torch.device("cpu")
 
     def align(self, calls: int = 1) -> None:
+        """Wait for the other ranks."""
         dist.barrier()
 
     def meet(self) -> None:
+        """Wait for the other ranks."""
         dist.barrier()
 
     def mark(self) -> int:
+        """The time in nanoseconds."""
         return time.perf_counter_ns()
 
     def synchronize(self) -> None:
         """Nothing to wait for: work on the CPU is done when its call returns."""
 
     def elapsed_ms(self, start: int, stop: int) -> float:
+        """Milliseconds between two marks."""
         return (stop - start) / 1e6
 
     def rest(self, busy_ms: float) -> None:
         """Nothing to wait for: one thread does not lower the clock rate of the next call."""
 
     def uuid(self) -> str:
+        """Empty: a processor has no identifier."""
         return ""
 
     def describe(self) -> tuple[str, int]:
+        """The processor's name, and 0 SMs."""
         return cpu_model(), 0
 
 
@@ -127,10 +134,12 @@ class Cuda:
     call_cycles = 400_000
 
     def check(self, ranks: int) -> None:
+        """Raise ValueError if there are fewer GPUs than ranks."""
         if (found := torch.cuda.device_count()) < ranks:
             raise ValueError(f"device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
 
     def start(self, local_rank: int) -> torch.device:
+        """Make this process compute on the GPU of `local_rank`."""
         # NVLink multicast does not help two ranks, and disturbs the host's other GPUs where it is not set up.
         os.environ.setdefault("NCCL_NVLS_ENABLE", "0")
         index = min(local_rank, torch.cuda.device_count() - 1)  # Slurm may show a task its own GPU alone
@@ -138,6 +147,7 @@ class Cuda:
         return torch.device("cuda", index)
 
     def align(self, calls: int = 1) -> None:
+        """Let the GPUs sleep, and then start the work queued meanwhile at the same time."""
         # The barrier aligns the hosts. The sleep gives them time to queue work, and the collective after it aligns the
         # devices.
         dist.barrier()
@@ -145,27 +155,34 @@ class Cuda:
         dist.all_reduce(torch.zeros(1, device="cuda"))
 
     def meet(self) -> None:
+        """Wait for the hosts of the other ranks, and then for this GPU."""
         dist.barrier()
         torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
+        """An event on the current stream."""
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def synchronize(self) -> None:
+        """Wait for the GPU."""
         torch.cuda.synchronize()
 
     def elapsed_ms(self, start: torch.cuda.Event, stop: torch.cuda.Event) -> float:
+        """Milliseconds between two events that have passed."""
         return start.elapsed_time(stop)
 
     def rest(self, busy_ms: float) -> None:
+        """Sleep for as long as the GPU computed, at most LONGEST_REST_MS."""
         time.sleep(min(busy_ms, LONGEST_REST_MS) / 1e3)
 
     def uuid(self) -> str:
+        """The GPU's identifier, as nvidia-smi prints it; empty where PyTorch does not know it."""
         uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")
         return f"GPU-{uuid}" if uuid else ""  # as nvidia-smi writes it
 
     def describe(self) -> tuple[str, int]:
+        """The GPU's name, and the SMs that this process can use."""
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         return properties.name, properties.multi_processor_count

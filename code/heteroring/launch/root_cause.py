@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """What a rank wrote when it raised: traceback, time in seconds of `time.monotonic`, and ranks that had ended by then."""
+    """What a rank wrote when it raised: traceback, seconds of `time.monotonic`, and ranks that had ended by then."""
 
     at: float
     traceback: str

@@ -56,7 +56,22 @@ class Line:
 
 
 def measure(rank: Rank, seq_len: int, chunk: int, shape: Shape, multiple: int, repetitions: int) -> list[Line]:
-    """The lines of every split, the same on every rank. Raises WrongResult if a chunk differs from that of one rank."""
+    """Measure every split of a prompt in chunks.
+
+    Args:
+        rank: This rank.
+        seq_len: Tokens of the prompt.
+        chunk: Tokens of a chunk.
+        shape: Heads and element type.
+        multiple: Tokens that are given out at a time.
+        repetitions: Timed calls of each.
+
+    Returns:
+        The lines, the same on every rank.
+
+    Raises:
+        WrongResult: If a chunk differs from that of one rank.
+    """
     attend = resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim).wrapped(rank.throttle.wrap)
     time = partial(slowest_ms, rank, repetitions)
     whole = shape.inputs(seq_len, 0, rank.torch_device)
@@ -108,6 +123,7 @@ def _over_cache(
 
 
 def run(arguments: list[str] | None = None) -> list[Line]:
+    """Measure on the ranks that the command's arguments name; returns the lines."""
     parser = ring_parser(__doc__, kv_heads=8)
     parser.add_argument("--seq-len", type=count, default=65536)
     parser.add_argument("--chunk", type=count, default=8192)
@@ -116,6 +132,7 @@ def run(arguments: list[str] | None = None) -> list[Line]:
 
 
 def main() -> None:
+    """Measure and print the table."""
     for line in run():
         print(line)
 

@@ -60,7 +60,18 @@ class Line(NamedTuple):
 def over_ranks(
     rank: Rank, splits: tuple[tuple[int, ...], ...], shape: Shape, repetitions: int, calls: int
 ) -> list[Line]:
-    """The lines of every split, the same on every rank; the results of the first calls are compared."""
+    """Measure decode over the ring for every split; the results of the first calls are compared.
+
+    Args:
+        rank: This rank.
+        splits: Cached tokens by rank, of each split.
+        shape: Batch, heads and element type.
+        repetitions: Timed rounds.
+        calls: Calls of a round.
+
+    Returns:
+        The lines, the same on every rank.
+    """
     device, lines = rank.torch_device, []
     bandwidth = read_bandwidth(device) if device.type == "cuda" else 0.0
     size = 2 * shape.batch * shape.kv_heads * shape.head_dim * shape.torch_dtype.itemsize
@@ -135,7 +146,11 @@ def _wall_ms(rank: Rank, run: Callable[[int], object], repetitions: int, calls: 
 def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None:
     """Print a row for PyTorch's attention, one for the call as `ring_decode` makes it, and one per number of chunks.
 
-    bandwidth: bytes per millisecond that the memory can deliver.
+    Args:
+        shape: Batch, heads and element type.
+        keys: Cached tokens.
+        repetitions: Timed rounds.
+        bandwidth: Bytes per millisecond that the memory can deliver.
     """
     batch, heads, kv_heads, head_dim = shape.batch, shape.heads, shape.kv_heads, shape.head_dim
     size = 2 * 2 * batch * kv_heads * keys * head_dim
@@ -178,6 +193,7 @@ def _median_ms(run: Callable[[int], object], repetitions: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=counts, default="59000,32768,6000", help="lengths of the cache, comma separated")
     parser.add_argument(

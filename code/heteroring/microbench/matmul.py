@@ -94,7 +94,18 @@ def candidates(rows: int) -> dict[str, Way]:
 
 
 def compare(ways: dict[str, Way], rows: int, k: int, n: int, repetitions: int) -> dict[str, tuple[float, float]]:
-    """(share of wrong elements, milliseconds) of each way, at a [rows, k] @ b [k, n]."""
+    """Compare ways to multiply a [rows, k] by b [k, n].
+
+    Args:
+        ways: Functions of (a, b, out), by name.
+        rows: Rows of a.
+        k: Columns of a.
+        n: Columns of b.
+        repetitions: Timed rounds.
+
+    Returns:
+        (share of wrong elements, milliseconds) by name.
+    """
     count = math.ceil(COLD_BYTES / (2 * k * n))
     weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16).t() for _ in range(count)]
     a = torch.randn(rows, k, device="cuda", dtype=torch.bfloat16)
@@ -126,6 +137,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=counts, default=ROWS, help="rows of the left matrix, comma separated")
     parser.add_argument("--repetitions", type=count, default=7)

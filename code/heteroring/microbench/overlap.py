@@ -65,6 +65,7 @@ class AtHand:
         """Do nothing: there is no transfer to start."""
 
     def wait(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys and values of a step."""
         return self._received[step]
 
     def close(self) -> None:
@@ -81,6 +82,7 @@ class AtHandForKernels(AtHand):
         self._counts = {step: torch.ones(1, dtype=torch.int32, device=k.device) for step, (k, _) in received.items()}
 
     def pending(self, step: int, first_query: int) -> PendingKV:
+        """The keys and values of a step, all of which have arrived."""
         keys, values = self._received[step]
         return PendingKV(keys, values, first_query, self._counts[step].data_ptr(), keys.shape[0] * keys.shape[1])
 
@@ -89,7 +91,18 @@ class AtHandForKernels(AtHand):
 
 
 def measure(rank: Rank, seq_lens: tuple[int, ...], shape: Shape, multiple: int, repetitions: int) -> list[Line]:
-    """The lines of every length, the same on every rank."""
+    """Measure the ring with its messages, and with all KV at hand.
+
+    Args:
+        rank: This rank.
+        seq_lens: Lengths in tokens.
+        shape: Heads and element type.
+        multiple: Tokens that are given out at a time.
+        repetitions: Timed calls of each.
+
+    Returns:
+        The lines of every length, the same on every rank.
+    """
     attend = resolve("auto", rank.torch_device, shape.torch_dtype, shape.head_dim).wrapped(rank.throttle.wrap)
     group = dist.group.WORLD
     transports = list(dict.fromkeys(choose_transport(name, group, rank.torch_device) for name in TRANSPORTS))
@@ -129,6 +142,7 @@ def _keys_of(
 
 
 def run(arguments: list[str] | None = None) -> list[Line]:
+    """Measure on the ranks that the command's arguments name; returns the lines."""
     parser = ring_parser(__doc__, kv_heads=32)
     parser.add_argument("--seq-lens", type=counts, default=(8192, 16384, 32768, 65536))
     options = parser.parse_args(arguments)
@@ -136,6 +150,7 @@ def run(arguments: list[str] | None = None) -> list[Line]:
 
 
 def main() -> None:
+    """Measure and print the table."""
     for line in run():
         print(line)
 

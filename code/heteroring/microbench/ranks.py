@@ -74,7 +74,16 @@ def launched(
 
 
 def slowest_ms(rank: Rank, repetitions: int, call: Callable[[], object] | None) -> float:
-    """Median over `repetitions`, after a warm-up, of the slowest rank's milliseconds; `call` None: this rank idles."""
+    """Median time of the slowest rank.
+
+    Args:
+        rank: This rank.
+        repetitions: Timed calls, after a warm-up.
+        call: The call; None if this rank idles.
+
+    Returns:
+        Milliseconds, the same on every rank.
+    """
     busy, mine = Busy(rank.device), []
     with no_garbage_collection():
         for _ in range(1 + repetitions):
@@ -96,9 +105,15 @@ def alone_ms(rank: Rank, repetitions: int, call: Callable[[], object]) -> list[f
 
 
 def splits(tokens: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
-    """Even lengths, and lengths proportional to the speeds just measured: whole multiples, and the rest on rank 0.
+    """Even lengths, and lengths in proportion to speed; a remainder goes to the first rank.
 
-    alone: the time of each rank for all tokens.
+    Args:
+        tokens: Tokens to split.
+        alone: The time of each rank for all tokens.
+        multiple: Tokens that are given out at a time.
+
+    Returns:
+        Tokens per rank, by name of the split.
     """
     units = apportion([1 / each for each in alone], tokens // multiple)
     first, *others = (multiple * each for each in units)

@@ -37,7 +37,18 @@ class Line:
 
 
 def measure(rank: Rank, device_kind: str, seq_len: int, chunk: int, repetitions: int) -> Line:
-    """The medians over `repetitions`, after a warm-up of each, the same on every rank."""
+    """Measure a chunked prefill with a fixed split and with a rebalanced one, at constant speeds.
+
+    Args:
+        rank: This rank.
+        device_kind: "cpu" or "gpu".
+        seq_len: Tokens of the prompt.
+        chunk: Tokens of a chunk.
+        repetitions: Timed prefills of each, after a warm-up.
+
+    Returns:
+        Medians in milliseconds, the same on every rank.
+    """
     from heteroring.fms import ring_prefill
 
     spec = demo_model(device_kind, seq_len)
@@ -55,6 +66,7 @@ def measure(rank: Rank, device_kind: str, seq_len: int, chunk: int, repetitions:
 
 
 def run(arguments: list[str] | None = None) -> Line:
+    """Measure on the ranks that the command's arguments name; returns the line."""
     parser = ranks_parser(__doc__)
     parser.add_argument("--seq-len", type=count, default=65536)
     parser.add_argument("--chunk", type=count, default=4096)
@@ -64,6 +76,7 @@ def run(arguments: list[str] | None = None) -> Line:
 
 
 def main() -> None:
+    """Measure and print the table."""
     print(run())
 
 

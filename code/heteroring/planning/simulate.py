@@ -181,8 +181,8 @@ def _queued(queue: np.ndarray, ready: np.ndarray, duration: np.ndarray) -> np.nd
     order = np.argsort(queue * (ready.max() - ready.min() + 1) + ready, kind="stable")
     queue, ready, duration = queue[order], ready[order], duration[order]
     passed = np.cumsum(duration) - duration
-    # A running maximum per queue, computed for all queues at once: adding `lift` makes all values of a queue larger than
-    # those of the queue before it, so the maximum starts afresh in each.
+    # A running maximum per queue, computed for all queues at once: adding `lift` makes all values of a queue larger
+    # than those of the queue before it, so the maximum starts afresh in each.
     slack = ready - passed
     lift = queue * (slack.max() - slack.min() + 1)
     begin = np.empty_like(ready)

@@ -62,8 +62,8 @@ def ring_steps(
 ) -> tuple[RingStep, ...]:
     """Steps of a rank, in ring order: its own keys first, then those of the rank before it, and so on.
 
-    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, all queries see the head
-    of a rank in front, and only the tail's queries see a rank behind (docs/ring.md, "Who computes what").
+    Steps that a causal mask would leave empty are absent: neither computed nor sent. In zigzag, all queries see the
+    head of a rank in front, and only the tail's queries see a rank behind (docs/ring.md, "Who computes what").
 
     Args:
         partition: Which tokens each rank holds.

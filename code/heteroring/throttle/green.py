@@ -44,6 +44,7 @@ class Green(Throttle):
 
     def wrap(self, function: Callable) -> Callable:
         """Wrap a function so that it runs on the green context's stream."""
+
         @wraps(function)
         def throttled(*args, **kwargs):
             if self._stream is None:

@@ -63,6 +63,7 @@ class Pacing(Throttle):
 
     def wrap(self, function: Callable) -> Callable:
         """Wrap a function so that this rank idles after each call."""
+
         @wraps(function)
         def paced(*args, **kwargs):
             start = self._busy()

@@ -49,7 +49,20 @@ class Evidence:
 
     @classmethod
     def load(cls, record: Path, published: Path, short: Path, predicted: Path) -> "Evidence":
-        """Raises ValueError, naming the file, if one is missing or cannot be read."""
+        """Read all records.
+
+        Args:
+            record: Folder of the recorded platform.
+            published: Folder of the public study's record.
+            short: Folder of the short runs.
+            predicted: Folder of the predictions.
+
+        Returns:
+            The evidence.
+
+        Raises:
+            ValueError: Naming the file, if one is missing or cannot be read.
+        """
         tables = (read_table(short / f"{name}.csv") for name in ("odd_lengths", "decode_model"))
         predictions = {
             name: read_table(predicted / f"{name}.csv") for name in ("h200x2_slow_first", "h200x4", "h200x8")
@@ -64,6 +77,7 @@ class Evidence:
 
     @cached_property
     def call(self) -> CellTable:
+        """Rested calls of the ring, the slow rank last."""
         return ring_cells(self.results)
 
     @cached_property
@@ -73,6 +87,7 @@ class Evidence:
 
     @cached_property
     def layer(self) -> CellTable:
+        """Rested layers over the ring, the slow rank last."""
         return ring_cells(self.results, module="fms")
 
     @cached_property
@@ -129,7 +144,16 @@ class Evidence:
     def recorded(
         self, beside: str = "", module: str = "attention", **where: str | int | tuple[int, ...]
     ) -> pd.DataFrame:
-        """Cells of the ring with the values `where`, of the record or of one `beside` it."""
+        """Cells of the ring.
+
+        Args:
+            beside: Name of a record of experiments; empty for the platform's own.
+            module: "attention" or "fms".
+            **where: Values that columns must have.
+
+        Returns:
+            The cells.
+        """
         rows = (self.beside[beside] if beside else self.results).cells
         rows = rows[(rows.system == "ring") & (rows.module == module)]
         for column, value in where.items():
@@ -143,7 +167,16 @@ class Evidence:
         return rows[rows.order.isin(ORDERS)]
 
     def orders(self, strategy: str, column: str, length: int = LONG) -> pd.DataFrame:
-        """`column` by percentage, the two orders as columns "slow last" and "slow first"."""
+        """One column of a strategy's rested calls in both orders.
+
+        Args:
+            strategy: The strategy.
+            column: The column.
+            length: Tokens.
+
+        Returns:
+            Its values by percentage, in columns "slow last" and "slow first".
+        """
         rows = self.both_orders
         rows = rows[(rows.strategy == strategy) & (rows.seq_len == length)]
         return rows.pivot(index="percentage", columns="order", values=column).dropna()
@@ -161,6 +194,7 @@ def holds(condition: bool, ours: str) -> Finding:
 
 
 def number(value: float) -> str:
+    """A number with three significant digits."""
     return significant(value, thousands=",")
 
 
@@ -171,4 +205,5 @@ def span(values) -> str:
 
 
 def percent(part: float) -> str:
+    """A fraction as a percentage."""
     return f"{100 * part:.2g} %" if abs(part) < 0.995 else f"{100 * part:.0f} %"

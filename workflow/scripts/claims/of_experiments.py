@@ -17,6 +17,7 @@ QUARTER = f"{ZIGZAG_LUT}:quarter@attention"
 
 
 def order_and_shares(evidence: Evidence) -> Finding:
+    """Whether balanced shares alone bring contiguous shards near the full ring, the slow rank first."""
     rest = ladder_rest(evidence)
     return holds(max(rest) < 1.1, f"{span(rest)} times what the full ring takes")
 
@@ -42,6 +43,7 @@ def ladder_gains(evidence: Evidence, step: int) -> Series:
 
 
 def layout_by_order(evidence: Evidence) -> Finding:
+    """Whether zigzag in place of contiguous makes balanced shares faster with the slow rank last, and not with it first."""
     gains = ladder_gains(evidence, 2)
     first, last = gains["slow first"], gains["slow last", MEDIUM]
     ours = f"first: {span(1 / first)} times as long; last, at 16,384 tokens: {span(last)} times faster"
@@ -49,11 +51,13 @@ def layout_by_order(evidence: Evidence) -> Finding:
 
 
 def fused_first_step_gains(evidence: Evidence) -> Finding:
+    """Whether the fused first step makes the ring faster in every cell."""
     gains = ladder_gains(evidence, 4)
     return holds(min(gains) > 1, f"{span(gains)} times faster")
 
 
 def copy_engines_gain(evidence: Evidence) -> Finding:
+    """Whether copy engines make the ring faster than send and receive in every cell."""
     gains = copy_engine_gains(evidence)
     return holds(min(gains) > 1, f"{span(gains)} times faster, with nothing fused")
 
@@ -83,6 +87,7 @@ def masked_costs(evidence: Evidence, layout: str) -> Series:
 
 
 def operator_not_length(evidence: Evidence) -> Finding:
+    """Whether a table of attention at a quarter of the length does as well as one at the length, and one of products worse."""
     products, quarter = (profile_costs(evidence, name) for name in (ZIGZAG_LUT, QUARTER))
     ours = f"products {span(products)} times as long, attention at a quarter of the length {span(quarter)}"
     return holds(max(abs(quarter - 1)) < 0.02 and (products > quarter).all(), ours)

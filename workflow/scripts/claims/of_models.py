@@ -14,6 +14,7 @@ DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made 
 
 
 def layer_too(evidence: Evidence) -> Finding:
+    """Whether a whole attention layer with balanced zigzag shards comes near the bound at the longest length."""
     fractions = layer_fractions(evidence)
     return holds(min(fractions) > 0.96, f"{span(fractions)} at 65,536 tokens")
 
@@ -36,6 +37,7 @@ def layer_gains(evidence: Evidence) -> list[float]:
 
 
 def layer_favours_zigzag(evidence: Evidence) -> Finding:
+    """Whether the best contiguous split of the longest layer is slower than balanced zigzag shards, in both orders."""
     ratios = layer_contiguous_ratios(evidence)
     return holds(min(ratios) > 1.03, f"{span(ratios)} times as long as balanced zigzag at 65,536 tokens")
 
@@ -49,12 +51,14 @@ def layer_contiguous_ratios(evidence: Evidence) -> list[float]:
 
 
 def model_near_fastest(evidence: Evidence) -> Finding:
+    """Whether balanced zigzag is the fastest split of a whole model's prefill, or level with it, in every cell."""
     tables = evidence.prefill, evidence.prefill_first
     ratios = [cells(BALANCED, at) / cells(cells.fastest(at), at) for cells in tables for at in cells.grid]
     return holds(max(ratios) < 1.02, f"{span(ratios)} times the fastest of six, in {len(ratios)} cells")
 
 
 def model_fraction(evidence: Evidence) -> Finding:
+    """Whether a whole model's prefill with balanced zigzag shards comes near the bound in every cell."""
     fractions = prefill_fractions(evidence)
     return holds(min(fractions) > 0.91, span(fractions))
 
@@ -66,6 +70,7 @@ def prefill_fractions(evidence: Evidence) -> list[float]:
 
 
 def models_in_both_orders(evidence: Evidence) -> Finding:
+    """Whether rank order changes a model's time to first token with even contiguous shards, and not with balanced zigzag."""
     first, last = evidence.prefill_first, evidence.prefill
     ratios = prefill_order_ratios(evidence)
     changes = all(first(EVEN, at) < 0.8 * last(EVEN, at) for at in first.grid)
@@ -80,6 +85,7 @@ def prefill_order_ratios(evidence: Evidence) -> list[float]:
 
 
 def decode_breaks_even(evidence: Evidence) -> Finding:
+    """Whether decode over the ring is faster than one rank with the other at 100 or 50 %, even at 30 %, and slower at 10 %."""
     gains = {percentage: decode_gain(evidence, percentage) for percentage in (100, 50, 30, 10)}
     lost, won = decode_break_even(evidence, 30)
     everywhere = min(*gains[100], *gains[50]) > 1 > max(gains[10])
@@ -96,13 +102,16 @@ def decode_gain(evidence: Evidence, percentage: int) -> list[float]:
 
 
 def decode_break_even(evidence: Evidence, percentage: int) -> tuple[int, int]:
-    """The most tokens cached, of all sequences, with which the ring loses to one rank, and the fewest with which it
-    wins; 0 if there are none."""
+    """The most tokens cached, of all sequences, with which the ring loses to one rank, and the fewest with which it wins.
+
+    0 stands for no recorded case.
+    """
     rows = evidence.decode[evidence.decode.percentage == percentage]
     return max(rows.tokens[rows.gain < 1], default=0), min(rows.tokens[rows.gain > 1], default=0)
 
 
 def decode_without_mps(evidence: Evidence) -> Finding:
+    """Whether two full ranks without MPS decode slower than one behind a short prompt, and faster behind a long one."""
     short, long = (decoded_gains(evidence, length) for length in (4096, LONG))
     ours = f"{number(short[1])} and {number(long[1])} times as fast, under MPS {number(short[0])} and {number(long[0])}"
     return holds(short[1] < 1 < long[1] < long[0] and short[1] < short[0], ours)
@@ -115,6 +124,7 @@ def decoded_gains(evidence: Evidence, length: int) -> list[float]:
 
 
 def decode_compiled(evidence: Evidence) -> Finding:
+    """Whether a compiled model decodes 1.5 times as fast over two full ranks as on one, and near its limit."""
     alone, ring, limit = decoded(evidence, LONG, "captured, compiled", batch=8)
     ours = f"{number(alone / ring)} times as fast as alone, {number(limit / ring)} of the limit"
     return holds(alone / ring > 1.5 and limit / ring > 0.8, ours)
@@ -131,6 +141,7 @@ def decoded(evidence: Evidence, length: int, how: str, batch: int = 1) -> tuple[
 
 
 def throttle_takes_bandwidth(evidence: Evidence) -> Finding:
+    """Whether a limit to the lowest percentage of SMs leaves a fifth of the memory bandwidth, and slows decode as much."""
     slowed, bandwidth = decode_slowed(evidence), bandwidth_left(evidence)
     ours = f"{number(bandwidth)} of the bandwidth, {span(slowed)} times as long a token"
     return holds(0.15 < bandwidth < 0.25 and min(slowed) > 2 and max(slowed) < 5, ours)

@@ -50,12 +50,14 @@ def account(evidence: Evidence) -> Finding:
 
 
 def label_beats_truth(evidence: Evidence) -> Finding:
+    """Whether in the model of the study's ring shares by the label beat shares by true speed in every cell."""
     study = evidence.study
     wins = sum(study.loss(cell[1] / 100, cell) < study.loss(study.speed(cell), cell) for cell in study.cells)
     return holds(wins == len(study.cells), f"{wins} of {len(study.cells)} cells, in the model")
 
 
 def label_nearer(evidence: Evidence) -> Finding:
+    """Whether the label is nearer to attention's speed at 50 % of an L40 than the speed of products is."""
     study = evidence.study
     attention, products = study.speed((study.lengths[-1], MIDDLE)), study.product_speed(MIDDLE)
     ours = f"at 50 % of an L40 attention keeps {number(attention)}, products {number(products)} of their speed"
@@ -63,6 +65,7 @@ def label_nearer(evidence: Evidence) -> Finding:
 
 
 def operator_shows_less(evidence: Evidence) -> Finding:
+    """Whether speeds of products and attention differ far less at 50 % here than on the L40."""
     ours, theirs = products_ahead(evidence), study_products_ahead(evidence)
     return holds(abs(ours) < theirs / 4, f"{percent(ours)} of full speed at 50 %, {percent(theirs)} on the L40")
 
@@ -71,6 +74,7 @@ def operator_shows_less(evidence: Evidence) -> Finding:
 
 
 def released_even_first(evidence: Evidence) -> Finding:
+    """Whether the released code's even split, the slow rank first at 50 %, takes what it takes on equal ranks."""
     times = evidence.study.released
     first, equal = times["50 100", 32768], times["100 100", 32768]
     proportional = [ms for (p, n), ms in times.items() if p in ("50 100", "100 50") and n in (21845, 43691)]
@@ -90,6 +94,7 @@ def order_decides(evidence: Evidence) -> Finding:
 
 
 def order_closed_forms(evidence: Evidence) -> Finding:
+    """Whether bound fractions of even and proportional contiguous shards agree with their closed forms, in both orders."""
     errors = closed_form_errors(evidence)
     return holds(max(map(abs, errors)) < 0.05, f"{percent(min(errors))} to {percent(max(errors))} from them")
 
@@ -112,7 +117,16 @@ def attention_speeds(evidence: Evidence) -> dict[int, float]:
 
 
 def contiguous_fraction(share: float, speed: float, order: str) -> float:
-    """T*/T of two contiguous causal shards, `share` being that of the rank in front."""
+    """T*/T of two contiguous causal shards by closed form.
+
+    Args:
+        share: Share of the tokens on the rank in front.
+        speed: Speed of the slow rank relative to the other.
+        order: "slow first" or "slow last".
+
+    Returns:
+        The bound fraction.
+    """
     front, back = share**2, 1 - share**2
     slow_front = order == "slow first"
     time = max(front / (speed if slow_front else 1), back / (1 if slow_front else speed))
@@ -120,6 +134,7 @@ def contiguous_fraction(share: float, speed: float, order: str) -> float:
 
 
 def even_first_near_bound(evidence: Evidence) -> Finding:
+    """Whether even contiguous shards, slow rank first, come near the bound at 30 %, and proportional ones, last, nowhere."""
     fraction = evidence.orders(EVEN, "bound_fraction")["slow first"]
     proportional = max(evidence.orders(UNEVEN, "bound_fraction")["slow last"])
     near = fraction[30] > 0.9 and fraction[30] == max(fraction)
@@ -127,6 +142,7 @@ def even_first_near_bound(evidence: Evidence) -> Finding:
 
 
 def zigzag_any_order(evidence: Evidence) -> Finding:
+    """Whether times of balanced zigzag shards are the same in both orders, from MEDIUM tokens on."""
     apart = zigzag_apart(evidence)
     return holds(max(apart) < 0.05, f"{span([100 * each for each in apart])} % apart")
 
@@ -139,6 +155,7 @@ def zigzag_apart(evidence: Evidence) -> list[float]:
 
 
 def jobs_agree(evidence: Evidence) -> Finding:
+    """Whether medians of jobs on different pairs of GPUs agree, from MEDIUM tokens on."""
     apart = jobs_apart(evidence)
     ours = f"{percent(median(apart))} apart in the median of {len(apart)} cells, {percent(max(apart))} at most"
     return holds(max(apart) < 0.03, ours)
@@ -157,6 +174,7 @@ def jobs_apart(evidence: Evidence) -> list[float]:
 
 
 def short_zigzag_slow_first(evidence: Evidence) -> Finding:
+    """Whether zigzag shards of the shortest length take longer with the slow rank first than with it last."""
     ratios = short_first_ratios(evidence)
     return holds(min(ratios) > 1 and max(ratios) > 1.1, f"{span(ratios)} times as long first as last")
 
@@ -168,6 +186,7 @@ def short_first_ratios(evidence: Evidence) -> list[float]:
 
 
 def even_first_when_short(evidence: Evidence) -> Finding:
+    """Whether even contiguous shards beat balanced zigzag, slow rank first, at the shortest length only and in few cells."""
     cells = evidence.call_first
     faster = [at for at in cells.throttled if cells(EVEN, at) < cells(BALANCED, at)]
     lengths = {length for length, _ in faster}
@@ -176,6 +195,7 @@ def even_first_when_short(evidence: Evidence) -> Finding:
 
 
 def order_decides_allocators(evidence: Evidence) -> Finding:
+    """Whether the look-up table beats shares by the label in most cells with the slow rank first, and in few with it last."""
     last, first = (cells.wins(LUT, UNEVEN) for cells in (evidence.call, evidence.call_first))
     every = len(evidence.call.throttled)
     ours = f"the table is faster in {last} of {every} cells last, in {first} first"
@@ -183,6 +203,7 @@ def order_decides_allocators(evidence: Evidence) -> Finding:
 
 
 def balanced_contiguous_level(evidence: Evidence) -> Finding:
+    """Whether balanced contiguous shards are level with balanced zigzag at the longest length, in both orders."""
     ratios = contiguous_ratios(evidence, LONG)
     return holds(max(abs(ratios - 1)) < 0.03, f"{span(ratios)} times zigzag/balanced, in either order")
 
@@ -194,6 +215,7 @@ def contiguous_ratios(evidence: Evidence, length: int) -> Series:
 
 
 def balanced_contiguous_shares_move(evidence: Evidence) -> Finding:
+    """Whether the balanced contiguous share depends on the order, and the zigzag one does not."""
     shares = evidence.orders(BALANCED_CONTIGUOUS, "block_lens").map(min) / LONG
     zigzag = evidence.orders(BALANCED, "block_lens").map(min) / LONG
     ours = (
@@ -213,6 +235,7 @@ def balanced_contiguous_shares_move(evidence: Evidence) -> Finding:
 
 
 def fraction_at_long(evidence: Evidence) -> Finding:
+    """Whether balanced zigzag shards come within 2 % of the bound at the longest length, in both orders."""
     fractions = long_fractions(evidence, BALANCED)
     return holds(min(fractions) > 0.98, f"{span(fractions)} at 65,536 tokens")
 
@@ -239,18 +262,21 @@ def fastest_measured(evidence: Evidence) -> Finding:
 
 
 def zigzag_helps_equal_ranks(evidence: Evidence) -> Finding:
+    """Whether even zigzag shards are 1.5 times faster than even contiguous ones on equal ranks."""
     cells = evidence.call
     ratio = cells.pooled(EVEN, cells.equal) / cells.pooled(ZIGZAG_EVEN, cells.equal)
     return holds(1.4 < ratio <= 1.55, f"{number(ratio)} times faster at 65,536 tokens; the count of pairs says 1.5")
 
 
 def beats_fast_rank_alone(evidence: Evidence) -> Finding:
+    """Whether calls of the longest length beat the fast rank alone at every percentage."""
     cells = evidence.call
     ratios = [cells(BALANCED, at, "fast_alone_ms") / cells(BALANCED, at) for at in cells.at(length=LONG)]
     return holds(min(ratios) > 1.05, f"{span(ratios)} times faster at 65,536 tokens")
 
 
 def beats_torch(evidence: Evidence) -> Finding:
+    """Whether balanced zigzag shards beat PyTorch's context_parallel at every percentage."""
     ratios = torch_ratios(evidence)
     return holds(min(ratios) > 1.15, f"{span(ratios)} times faster at 65,536 tokens")
 
@@ -262,6 +288,7 @@ def torch_ratios(evidence: Evidence) -> list[float]:
 
 
 def shares_by_label_cost(evidence: Evidence) -> Finding:
+    """Whether proportional zigzag shards come within 7 % of the bound at the longest length, in both orders."""
     fractions = long_fractions(evidence, ZIGZAG_UNEVEN)
     return holds(min(fractions) > 0.93, f"{span(fractions)} of the bound at 65,536 tokens")
 
@@ -286,12 +313,14 @@ def formula_understates(evidence: Evidence) -> Finding:
 
 
 def fast_rank_waits(evidence: Evidence) -> Finding:
+    """Whether the fast rank waits for most of an even contiguous call in the extreme cell."""
     cells, at = evidence.call, evidence.call.extreme
     waits = 1 - cells(EVEN, at, "busy_ms")[0] / cells(EVEN, at)
     return holds(waits > 0.9, f"{percent(waits)} of the call at 65,536 tokens and 10 %")
 
 
 def odd_lengths(evidence: Evidence) -> Finding:
+    """Whether a length that is no multiple of a tile costs little per pair here, and much in the released code."""
     ours = odd_costs(evidence)
     theirs = 1 - evidence.study.released["100 10", 59584] / evidence.study.released["100 10", 59578]
     text = f"{percent(min(ours))} to {percent(max(ours))} more per pair; released code {percent(theirs)} for 6 tokens"
@@ -307,13 +336,17 @@ def odd_costs(evidence: Evidence) -> list[float]:
 
 
 def conditions(evidence: Evidence) -> Finding:
+    """Whether calls that are not rested reach 0.9 of the bound at the longest length."""
     worst = evidence.condition_fractions.groupby("condition").min()
     ours = ", ".join(f"{CONDITION_WORDS[name]} {number(value)}" for name, value in worst.items())
     return holds(min(worst) > 0.9, f"least: {ours}")
 
 
 def short_calls_are_the_hosts(evidence: Evidence) -> Finding:
-    """Of a call of the shortest length, one at a time, what the device does not take when the host runs ahead."""
+    """Whether the host's work is most of a call of the shortest length that is made one at a time.
+
+    That is the part of its time by which a call that the host has queued ahead is faster.
+    """
     times = evidence.recorded(strategy=BALANCED, seq_len=evidence.call.lengths[0])
     times = times.pivot(index="percentages", columns="condition", values="latency_ms").dropna()
     parts, ratios = 1 - times.rested / times.eager, host_ratios(evidence)
@@ -343,29 +376,32 @@ def profile_ratios(evidence: Evidence) -> list[float]:
 
 
 def rebalanced_near_oracle(evidence: Evidence) -> Finding:
+    """Whether an adaptive split reaches 0.9 of an oracle while a GPU slows down and recovers."""
     adaptive, fixed = of_oracle(evidence.results.chunks)
     return holds(adaptive > 0.9, f"{number(adaptive)} of it, fixed splits {span(fixed)}")
 
 
 def rebalanced_beside_neighbour(evidence: Evidence) -> Finding:
+    """Whether an adaptive split beats fixed ones while another process takes part of the GPU."""
     adaptive, fixed = of_oracle(evidence.results.beside_neighbour)
     return holds(adaptive > 1.1 * max(fixed), f"{number(adaptive)} of an oracle, fixed splits {span(fixed)}")
 
 
 def settles_beside_neighbour(evidence: Evidence) -> Finding:
+    """Whether the adaptive split needs three chunks to settle beside a neighbour, and one in a green context."""
     late = {"green context": chunks_late(evidence.results.chunks)}
     late["neighbour"] = chunks_late(evidence.results.beside_neighbour)
     return holds(late == {"green context": 1, "neighbour": 3}, ", ".join(f"{name} {n}" for name, n in late.items()))
 
 
 def chunks_late(chunks: DataFrame) -> int:
-    """While a rank is slow, before how many chunks the adaptive split is not the oracle's yet, at most."""
+    """In how many chunks with a slow rank the adaptive split differs from the oracle's: the most of any repetition."""
     slow = chunks[(chunks.seq_len == chunks.seq_len.max()) & (chunks.percentages.map(min) < 100)]
     splits = slow.pivot(index=["repetition", "prompt_len", "chunk"], columns="split", values="block_lens")
     return int((splits.rebalanced != splits.oracle).groupby("repetition").sum().max())
 
 
 def of_oracle(chunks: DataFrame) -> tuple[float, Series]:
-    """The oracle's time for a prefill in chunks over that of the adaptive split, and over that of each fixed one."""
+    """The oracle's time for a chunked prefill over that of the adaptive split, and over that of each fixed split."""
     totals = chunk_totals(chunks).of_oracle.drop("oracle")
     return totals["rebalanced"], totals.drop("rebalanced")

@@ -12,12 +12,14 @@ PREDICTED_LENGTH, PREDICTED_SLOW = 131_072, "10"
 
 
 def simulation_closer_when_long(evidence: Evidence) -> Finding:
+    """Whether the simulation's median error falls with the length, below 5 % at the longest."""
     errors = evidence.simulation_errors
     ours = f"median errors {percent(errors[4096])} at 4,096 tokens, {percent(errors[LONG])} at 65,536"
     return holds(bool(errors.is_monotonic_decreasing) and errors[LONG] < 0.05, ours)
 
 
 def more_ranks_lose(evidence: Evidence) -> Finding:
+    """Whether every split's simulated bound fraction falls as ranks are added, to less than half with 1,024."""
     found = evidence.scaling
     falling = all(sorted(each, reverse=True) == each for each in found.values())
     halved = all(each[-1] < each[0] / 2 for each in found.values())
@@ -26,6 +28,7 @@ def more_ranks_lose(evidence: Evidence) -> Finding:
 
 
 def even_loses_speeds(evidence: Evidence) -> Finding:
+    """Whether the simulated even split also loses the difference in speed up to 64 ranks, and not with 1,024."""
     found = evidence.scaling
     ratios = [even / balanced for even, balanced in zip(found["even"], found["balanced"], strict=True)]
     ours = (
@@ -35,6 +38,7 @@ def even_loses_speeds(evidence: Evidence) -> Finding:
 
 
 def one_slow_rank(evidence: Evidence) -> Finding:
+    """Whether one slow rank holds up every simulated even ring, except a contiguous one that has it at the front."""
     even = {key: each for key, each in evidence.one_slow_rank.items() if key[0] in (EVEN, ZIGZAG_EVEN)}
     front = even.pop((EVEN, "slow first"))
     others = [ratio for each in even.values() for ratio in each]
@@ -42,6 +46,7 @@ def one_slow_rank(evidence: Evidence) -> Finding:
 
 
 def balanced_approaches(evidence: Evidence) -> Finding:
+    """Whether a simulated balanced zigzag with one slow rank comes nearer to one without it as ranks are added."""
     found = [evidence.one_slow_rank[BALANCED, order] for order in ORDERS]
     falling = all(sorted(each, reverse=True) == each and each[0] > 1.5 for each in found)
     return holds(falling and max(each[-1] for each in found) < 1.02, f"{span(found[0])} times; first: {span(found[1])}")
@@ -63,6 +68,7 @@ def kinds_in_turn(evidence: Evidence) -> Finding:
 
 
 def predictions_came_true(evidence: Evidence) -> Finding:
+    """Whether calls of MEDIUM tokens or more took about what had been predicted."""
     errors = prediction_errors(evidence)
     ours = f"{percent(errors.median())} off in the median, 95 in 100 by less than {percent(errors.quantile(0.95))}"
     return holds(errors.median() < 0.02 and errors.quantile(0.95) < 0.08, ours)
@@ -78,6 +84,7 @@ def prediction_errors(evidence: Evidence) -> Series:
 
 
 def predicted_waits_together(evidence: Evidence) -> Finding:
+    """Whether, of the rings predicted, those with two slow ranks side by side are furthest from the bound."""
     ours, least, losses = [], [], []
     for ranks in (4, 8):
         fractions, together, apart = predicted_fractions(evidence, ranks)

@@ -49,10 +49,12 @@ class CellTable:
 
     @property
     def grid(self) -> list[Cell]:
+        """All cells: (seq_len, percentage)."""
         return [(n, p) for n in self.lengths for p in self.percentages]
 
     @property
     def throttled(self) -> list[Cell]:
+        """The cells in which ranks are unequal."""
         return [cell for cell in self.grid if cell[1] < 100]
 
     @property
@@ -84,6 +86,7 @@ class CellTable:
         return sum(ratio < 1 for ratio in self.ratios(name, other))
 
     def fastest(self, cell: Cell) -> Strategy:
+        """The fastest strategy in a cell."""
         return min(self.strategies, key=lambda name: self(name, cell))
 
     def pooled(self, name: str, cell: Cell) -> float:

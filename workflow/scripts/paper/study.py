@@ -54,17 +54,29 @@ MODELS = {"masked tiles": masked_tiles, "exact causal": exact_causal, "tokens": 
 
 
 def time(model: Model, share: float, speeds: tuple[float, float]) -> float:
-    """Time of the slower rank, with `speeds` of the rank in front and of the one behind."""
+    """Time of the slower rank by a model of the work.
+
+    Args:
+        model: Gives the work of the rank in front and of the one behind.
+        share: Share of the tokens on the rank in front.
+        speeds: Speed of the rank in front and of the one behind.
+
+    Returns:
+        The time, in the model's unit.
+    """
     return max(work / speed for work, speed in zip(model(share), speeds, strict=True))
 
 
 def error(excesses: Iterable[float]) -> float:
-    """How far the furthest recorded time is from what was predicted, over that."""
+    """The largest relative error of a prediction, from ratios of recorded to predicted times."""
     return max(abs(each - 1) for each in excesses)
 
 
 def scatter(excesses: Iterable[float]) -> float:
-    """Standard deviation of the logarithms of recorded over predicted times: what no other unit of time would mend."""
+    """Standard deviation of the logarithms of recorded over predicted times.
+
+    It does not depend on the model's unit of time: a common factor cancels.
+    """
     return stdev(map(math.log, excesses))
 
 
@@ -84,21 +96,26 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
+        """The recorded (seq_len, percentage), ascending."""
         return sorted(self.latency[EVEN])
 
     @property
     def checked(self) -> list[Cell]:
+        """The cells of CHECKED_LENGTH tokens or more."""
         return [cell for cell in self.cells if cell[0] >= CHECKED_LENGTH]
 
     @property
     def lengths(self) -> list[int]:
+        """The recorded lengths in tokens, ascending."""
         return sorted({length for length, _ in self.cells})
 
     @property
     def percentages(self) -> list[int]:
+        """The recorded percentages, ascending."""
         return sorted({percentage for _, percentage in self.cells})
 
     def slowdown(self, split: str, cell: Cell) -> float:
+        """The time of a split over that of the run with equal ranks."""
         return self.latency[split][cell] / self.latency[HOMOGENEOUS][cell]
 
     def speed(self, cell: Cell) -> float:

@@ -39,6 +39,7 @@ def duration(milliseconds: float) -> str:
 
 
 def percent(value: int) -> str:
+    """A percentage in LaTeX."""
     return rf"{value}\,\%"
 
 
@@ -59,6 +60,7 @@ def escaped(text: object) -> str:
 
 
 def strategy(name: str) -> str:
+    """The name of a strategy in LaTeX."""
     return rf"\strategy{{{name}}}"
 
 
