@@ -87,7 +87,15 @@ class FittedModel(ABC):
 
     @abstractmethod
     def predict(self, length: int, percentage: float) -> Any:
-        """The prediction at `length` (>= 1) and `percentage` (1 to 100), a NamedTuple with `clamped` and `notes`."""
+        """Predict a rank's speed or cost.
+
+        Args:
+            length: Tokens, or n of an n x n x n product, 1 or more.
+            percentage: Nominal speed in percent, 1 to 100.
+
+        Returns:
+            A NamedTuple with `clamped` and `notes`.
+        """
 
     @classmethod
     @abstractmethod

@@ -159,10 +159,20 @@ def check_backend(backend: str | Backend, device_type: str | None = None, dtype:
 
 
 def check_operands(backend: str | Backend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-    """Raise ValueError if `backend` names a backend that does not compute such operands.
+    """Check that a backend of a name computes some operands.
 
-    The operands have passed `check_backend` and the ring's own rules. "auto" computes all operands, and a Backend
-    checks its own.
+    They have passed `check_backend` and the ring's own rules. "auto" computes all operands, and a Backend checks its
+    own.
+
+    Args:
+        backend: Name of a backend, "auto", or a Backend.
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        scale: Factor on the scores.
+
+    Raises:
+        ValueError: If the backend does not compute them.
     """
     if backend in _IN_TRITON:
         triton_backend.check(q, k, v, scale)

@@ -68,9 +68,14 @@ def merge_partials(parts: Tensor) -> Tensor:
 
 
 def merge_to_output(parts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Merge parts [S, B, Hq, D + 1] into the output [B, Hq, 1, D] over all their keys, in `dtype`.
+    """Merge parts over disjoint keys, always in the order of S, so that equal parts give bitwise equal outputs.
 
-    Parts are always merged in the order of S, so that ranks with the same parts get bitwise equal outputs.
+    Args:
+        parts: Packed parts [S, B, Hq, D + 1].
+        dtype: dtype of the result.
+
+    Returns:
+        The output [B, Hq, 1, D].
     """
     if parts.is_cuda and parts.dtype == torch.float32:
         return decode_split.combine(parts, dtype, with_lse=False)[:, :, None]

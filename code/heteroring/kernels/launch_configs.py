@@ -166,9 +166,17 @@ def sections(heads: int, first: int, section: int) -> list[int]:
 def lead(rows: int, pending: int, first_query: int) -> int:
     """Rows before the first query at which tiles of the Hopper kernel begin, so that one begins at `first_query`.
 
-    A tile in which only some queries see the `pending` keys computes all of these with a mask. Shifting the tiles of
-    queries avoids that, but masks one more tile of own keys for each of them, and may add a tile: together that costs
-    as much as up to MASKED_OVER_FULL keys per query. So it is 0 where fewer pending keys than that come to each query.
+    A tile in which only some queries see the pending keys computes all of these with a mask. Shifting the tiles avoids
+    that, but masks one more tile of own keys for each of them, and may add a tile: together that costs as much as up to
+    MASKED_OVER_FULL keys per query.
+
+    Args:
+        rows: Queries.
+        pending: Pending keys.
+        first_query: The first query that sees them.
+
+    Returns:
+        The number of rows, 0 where fewer pending keys than that come to each query.
     """
     return -first_query % HOPPER_BLOCK_M if pending >= MASKED_OVER_FULL * rows else 0
 

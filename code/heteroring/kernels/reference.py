@@ -44,7 +44,18 @@ def attention(
 
 
 def in_chunks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool) -> Pair:
-    """`attention` of all queries, or of a causal square, with at most MOST_SCORES scores, or one query's, at a time."""
+    """`attention`, with a limit on the scores that are held at a time: MOST_SCORES, or those of one query.
+
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        v: Values [B, Hkv, n, D].
+        scale: Factor on the scores.
+        causal: Whether query i sees only keys up to i, for m = n.
+
+    Returns:
+        (out, lse), as of `attention`.
+    """
     dtype = torch.promote_types(q.dtype, torch.float32)
     k, v = k.to(dtype), v.to(dtype)
     out, lse = q.new_empty(q.shape, dtype=dtype), q.new_empty(q.shape[:3], dtype=dtype)

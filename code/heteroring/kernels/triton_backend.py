@@ -120,7 +120,11 @@ def check(
     running: tuple[Tensor, Tensor] | None = None,
     out_dtype: torch.dtype | None = None,
 ) -> None:
-    """Raise ValueError naming the operand and the rule of `backend` that it breaks."""
+    """Check operands of `backend`, whose arguments these are.
+
+    Raises:
+        ValueError: Naming the operand and the rule that it breaks.
+    """
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4:
             raise ValueError(f"{name} has {x.dim()} dimensions, but must be [batch, heads, tokens, head_dim]")

@@ -32,7 +32,7 @@ from heteroring.kernels import hopper_launch, launch_configs, triton_backend
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.options import check_gpu, count, counts
 
-ROUND_MS = 20.0  # least device time of one contestant in one round
+ROUND_MS = 20.0  # least device time of what is compared, each in one round
 
 
 @dataclasses.dataclass(frozen=True)

@@ -229,8 +229,16 @@ class Candidates:
         )
         return SimulatedCall(chunk, simulation)
 
-    def bound_ms(self, calls: Sequence[SimulatedCall], ranks: Sequence[int]) -> float:
-        """The least milliseconds of all layers of the calls over these ranks of the fleet."""
+    def bound_ms(self, calls: Sequence[Call], ranks: Sequence[int]) -> float:
+        """The least time of some calls, however their work is split.
+
+        Args:
+            calls: The calls.
+            ranks: Ranks of the fleet that share the work.
+
+        Returns:
+            Milliseconds of all layers.
+        """
         least_us = 0.0
         for chunk in (call.chunk for call in calls):
             tokens, earlier = chunk.partition.seq_len, sum(chunk.prefix_lens)

@@ -30,7 +30,16 @@ def alone_us(costs: Sequence[Cost], seq_len: int, earlier: int = 0) -> list[floa
 
 
 def coarse(seq_len: int, ranks: int, multiple: int) -> tuple[str, ...]:
-    """A note where `balanced` has too few multiples to give out for shares to differ by much; () elsewhere."""
+    """A note where `balanced` has too few multiples to give out for shares to differ by much.
+
+    Args:
+        seq_len: Tokens to split.
+        ranks: Number of ranks.
+        multiple: Tokens that are given out at a time.
+
+    Returns:
+        The note, or ().
+    """
     if multiple == 1 or seq_len >= 2 * multiple * ranks:
         return ()
     return (f"balanced gives out {multiple} tokens at a time: {seq_len // multiple} times for {ranks} ranks",)

@@ -166,7 +166,15 @@ def other_rank(rank: int, kind: str, step: int, ranks: int) -> int:
 
 
 def came_ms(held: Any, ready: Mapping[int, float]) -> float:
-    """When, during an event of a kind in HELD, the other rank became ready; `ready`: when each rank did."""
+    """When, during an event in which a rank waits, the other rank became ready.
+
+    Args:
+        held: An event of a kind in HELD.
+        ready: When each rank became ready, in ms.
+
+    Returns:
+        Milliseconds, within the event.
+    """
     other = ready[other_rank(held.rank, held.kind, held.step, len(held.percentages))]
     return min(max(other, held.start_ms), held.stop_ms)
 

@@ -203,8 +203,15 @@ def check_passing(name: object) -> None:
 
 
 def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
-    """Raise ValueError unless `cached` can be a number of the keys k. On CUDA, where the host would wait, its value is
-    not checked."""
+    """Check the number of cached keys; on CUDA, where the host would wait, its value is not checked.
+
+    Args:
+        cached: An integer tensor of one element on the device of `k`.
+        k: Keys [B, Hkv, m, D].
+
+    Raises:
+        ValueError: Unless it can be a number of these keys.
+    """
     integer = isinstance(cached, torch.Tensor) and not cached.is_floating_point() and not cached.is_complex()
     if not integer or cached.numel() != 1 or cached.device != k.device:
         raise ValueError(f"cached is {cached!r}: it must be an integer tensor of one element on {k.device}")
@@ -213,7 +220,16 @@ def check_cached(cached: torch.Tensor, k: torch.Tensor) -> None:
 
 
 def described(q: torch.Tensor, k: torch.Tensor, scale: float) -> tuple[tuple[str, object], ...]:
-    """(field, value) pairs of the operands, in which all ranks must agree."""
+    """What ranks compare of their operands.
+
+    Args:
+        q: Queries [B, Hq, m, D].
+        k: Keys [B, Hkv, n, D].
+        scale: Factor on the scores.
+
+    Returns:
+        (field, value) pairs in which all ranks must agree.
+    """
     return (
         ("device", q.device.type),
         ("dtype", str(q.dtype)),

@@ -43,7 +43,7 @@ def ladder_gains(evidence: Evidence, step: int) -> Series:
 
 
 def layout_by_order(evidence: Evidence) -> Finding:
-    """Whether zigzag in place of contiguous makes balanced shares faster with the slow rank last, and not with it first."""
+    """Whether zigzag makes balanced shares faster than contiguous with the slow rank last, and not with it first."""
     gains = ladder_gains(evidence, 2)
     first, last = gains["slow first"], gains["slow last", MEDIUM]
     ours = f"first: {span(1 / first)} times as long; last, at 16,384 tokens: {span(last)} times faster"
@@ -87,7 +87,7 @@ def masked_costs(evidence: Evidence, layout: str) -> Series:
 
 
 def operator_not_length(evidence: Evidence) -> Finding:
-    """Whether a table of attention at a quarter of the length does as well as one at the length, and one of products worse."""
+    """Whether a table of attention at a quarter of the length does as well as a full one, and one of products worse."""
     products, quarter = (profile_costs(evidence, name) for name in (ZIGZAG_LUT, QUARTER))
     ours = f"products {span(products)} times as long, attention at a quarter of the length {span(quarter)}"
     return holds(max(abs(quarter - 1)) < 0.02 and (products > quarter).all(), ours)

@@ -70,7 +70,7 @@ def prefill_fractions(evidence: Evidence) -> list[float]:
 
 
 def models_in_both_orders(evidence: Evidence) -> Finding:
-    """Whether rank order changes a model's time to first token with even contiguous shards, and not with balanced zigzag."""
+    """Whether rank order changes a model's prefill with even contiguous shards, and not with balanced zigzag ones."""
     first, last = evidence.prefill_first, evidence.prefill
     ratios = prefill_order_ratios(evidence)
     changes = all(first(EVEN, at) < 0.8 * last(EVEN, at) for at in first.grid)
@@ -85,7 +85,7 @@ def prefill_order_ratios(evidence: Evidence) -> list[float]:
 
 
 def decode_breaks_even(evidence: Evidence) -> Finding:
-    """Whether decode over the ring is faster than one rank with the other at 100 or 50 %, even at 30 %, and slower at 10 %."""
+    """Whether decode over the ring gains with the other rank at 100 or 50 %, breaks even at 30 %, and loses at 10 %."""
     gains = {percentage: decode_gain(evidence, percentage) for percentage in (100, 50, 30, 10)}
     lost, won = decode_break_even(evidence, 30)
     everywhere = min(*gains[100], *gains[50]) > 1 > max(gains[10])
@@ -102,9 +102,9 @@ def decode_gain(evidence: Evidence, percentage: int) -> list[float]:
 
 
 def decode_break_even(evidence: Evidence, percentage: int) -> tuple[int, int]:
-    """The most tokens cached, of all sequences, with which the ring loses to one rank, and the fewest with which it wins.
+    """The most tokens cached with which the ring loses to one rank, and the fewest with which it wins.
 
-    0 stands for no recorded case.
+    Tokens of all sequences; 0 stands for no recorded case.
     """
     rows = evidence.decode[evidence.decode.percentage == percentage]
     return max(rows.tokens[rows.gain < 1], default=0), min(rows.tokens[rows.gain > 1], default=0)
@@ -141,7 +141,7 @@ def decoded(evidence: Evidence, length: int, how: str, batch: int = 1) -> tuple[
 
 
 def throttle_takes_bandwidth(evidence: Evidence) -> Finding:
-    """Whether a limit to the lowest percentage of SMs leaves a fifth of the memory bandwidth, and slows decode as much."""
+    """Whether the lowest percentage leaves a fifth of the memory bandwidth, and slows decode two to five times."""
     slowed, bandwidth = decode_slowed(evidence), bandwidth_left(evidence)
     ours = f"{number(bandwidth)} of the bandwidth, {span(slowed)} times as long a token"
     return holds(0.15 < bandwidth < 0.25 and min(slowed) > 2 and max(slowed) < 5, ours)

@@ -94,7 +94,7 @@ def order_decides(evidence: Evidence) -> Finding:
 
 
 def order_closed_forms(evidence: Evidence) -> Finding:
-    """Whether bound fractions of even and proportional contiguous shards agree with their closed forms, in both orders."""
+    """Whether even and proportional contiguous shards agree with their closed forms, in both orders."""
     errors = closed_form_errors(evidence)
     return holds(max(map(abs, errors)) < 0.05, f"{percent(min(errors))} to {percent(max(errors))} from them")
 
@@ -134,7 +134,7 @@ def contiguous_fraction(share: float, speed: float, order: str) -> float:
 
 
 def even_first_near_bound(evidence: Evidence) -> Finding:
-    """Whether even contiguous shards, slow rank first, come near the bound at 30 %, and proportional ones, last, nowhere."""
+    """Whether even contiguous shards, slow rank first, come near the bound at 30 %; proportional ones, last, nowhere."""
     fraction = evidence.orders(EVEN, "bound_fraction")["slow first"]
     proportional = max(evidence.orders(UNEVEN, "bound_fraction")["slow last"])
     near = fraction[30] > 0.9 and fraction[30] == max(fraction)
@@ -186,7 +186,7 @@ def short_first_ratios(evidence: Evidence) -> list[float]:
 
 
 def even_first_when_short(evidence: Evidence) -> Finding:
-    """Whether even contiguous shards beat balanced zigzag, slow rank first, at the shortest length only and in few cells."""
+    """Whether even contiguous shards, slow rank first, beat balanced zigzag in few cells, all of the shortest length."""
     cells = evidence.call_first
     faster = [at for at in cells.throttled if cells(EVEN, at) < cells(BALANCED, at)]
     lengths = {length for length, _ in faster}
@@ -195,7 +195,7 @@ def even_first_when_short(evidence: Evidence) -> Finding:
 
 
 def order_decides_allocators(evidence: Evidence) -> Finding:
-    """Whether the look-up table beats shares by the label in most cells with the slow rank first, and in few with it last."""
+    """Whether the look-up table beats shares by the label in most cells, slow rank first, and in few with it last."""
     last, first = (cells.wins(LUT, UNEVEN) for cells in (evidence.call, evidence.call_first))
     every = len(evidence.call.throttled)
     ours = f"the table is faster in {last} of {every} cells last, in {first} first"

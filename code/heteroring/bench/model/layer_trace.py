@@ -88,9 +88,15 @@ class LayerTrace(PendingKVBackend):
                 hook.remove()
 
     def events(self, start: Any, partition: Partition, rank: int) -> list[Event]:
-        """The events of `rank` of `partition`, in time from the mark `start` on; the device must be synchronized.
+        """The events of this rank in the traced layer; the device must be synchronized.
 
-        Empty for a rank that computes no layer because it holds no token.
+        Args:
+            start: The mark from which times count.
+            partition: Which tokens each rank holds.
+            rank: This rank.
+
+        Returns:
+            The events; none for a rank without tokens, which computes no layer.
         """
         if not self._layer:
             return []

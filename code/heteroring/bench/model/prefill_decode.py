@@ -137,8 +137,17 @@ class ModelBench:
                 self.rank.device.synchronize()
                 beat()
 
-    def measure(self, cell: ModelCell, works: bool, trace: bool) -> Repetition | None:
-        """Time one prefill of `cell`, and the decode behind it, if there is one; None on a rank that does not work."""
+    def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
+        """Time one prefill of a cell, and the decode behind it, if there is one.
+
+        Args:
+            cell: What is measured.
+            works: Whether this rank takes part.
+            trace: Whether a layer is traced.
+
+        Returns:
+            Times and results; None on a rank that does not take part.
+        """
         device = self.rank.device
         if cell.system == "fms":
             self._start()
@@ -186,10 +195,18 @@ class ModelBench:
         dist.all_gather(times, mine)
         return [time.item() for time in times]
 
-    def verify(self, cells: tuple[ModelCell, ...], repetitions: dict[int, Repetition]) -> dict[int, Check]:
-        """Each cell's result on this rank against that of rank 0 alone.
+    def verify(self, cells: tuple[ModelCell, ...], trials: dict[int, Trial]) -> dict[int, Check]:
+        """Compare each cell's result on this rank with that of rank 0 alone.
 
-        Raises WrongResult, naming the cell, if logits are off by more than LOGITS_TOLERANCE.
+        Args:
+            cells: The cells.
+            trials: One repetition of each, by index of the cell.
+
+        Returns:
+            How each compares, by index.
+
+        Raises:
+            WrongResult: Naming the cell, if logits are off by more than LOGITS_TOLERANCE.
         """
         exact: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for index, cell in enumerate(cells):
@@ -305,10 +322,18 @@ class ModelBench:
 
 
 def made_up(positions: torch.Tensor, width: int, number: int) -> torch.Tensor:
-    """Synthetic keys (even number) or values (odd) [n, width] of tokens at `positions`, the same on every device.
+    """Synthetic keys or values, the same on every device.
 
     They are hashes from -1 to 1; values also rise with the position, so that an average over some of the tokens differs
     from that over all.
+
+    Args:
+        positions: Positions of the tokens [n].
+        width: Elements of a token.
+        number: Which tensor; an even number gives keys, an odd one values.
+
+    Returns:
+        [n, width].
     """
     x = positions[:, None] * 0x9E3779B1 + torch.arange(width, device=positions.device) * 0x85EBCA6B + number
     for factor in (0x2C1B3C6D, 0x297A2D39):

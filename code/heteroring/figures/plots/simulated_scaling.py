@@ -68,7 +68,17 @@ def kinds(platform: RecordedPlatform) -> tuple[float, float]:
 
 
 def fraction(platform: RecordedPlatform, name: str, ranks: int, seq_len: int) -> float:
-    """The bound over the simulated latency of a zigzag over ranks of two kinds in turn."""
+    """The bound over the simulated latency of a zigzag over ranks of two kinds in turn.
+
+    Args:
+        platform: The recorded platform.
+        name: The split.
+        ranks: Number of ranks.
+        seq_len: Tokens.
+
+    Returns:
+        The bound fraction.
+    """
     percentages = tuple(kinds(platform)[rank % 2] for rank in range(ranks))
     costs = platform.costs(seq_len, percentages)
     lens = split(name, seq_len, costs, "zigzag", max(2, platform.multiple))

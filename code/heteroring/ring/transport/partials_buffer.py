@@ -30,7 +30,15 @@ class PartialsBuffer(SymmetricMemory):
         self._calls = torch.zeros(capacity, dtype=torch.int32, device=device)
 
     def exchange(self, parts: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """out [B, Hq, D] in `dtype` over the keys of all ranks, from this rank's parts [S, B, Hq, D + 1]."""
+        """Merge the parts of all ranks.
+
+        Args:
+            parts: This rank's parts [S, B, Hq, D + 1].
+            dtype: dtype of the result.
+
+        Returns:
+            The output [B, Hq, D] over the keys of all ranks.
+        """
         current = torch.cuda.current_stream(parts.device)
         self.open(current)
         out = decode_split.exchange(parts, dtype, self._places, self._calls, self.rank)
@@ -38,10 +46,15 @@ class PartialsBuffer(SymmetricMemory):
         return out
 
 
-def partials_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartialsBuffer | None:
-    """A buffer for parts [S, B, Hq, D + 1] like these; None where ranks cannot reach each other or kernels differ.
+def part_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartBuffer | None:
+    """The buffer for parts of a shape. All ranks of the group make the first call together.
 
-    All ranks of `group` make the first call together.
+    Args:
+        group: The process group.
+        parts: Parts like those to exchange, [S, B, Hq, D + 1].
+
+    Returns:
+        The buffer; None where ranks cannot reach each other or their kernels differ.
     """
     _, batch, heads, width = parts.shape
     if parts.dtype != torch.float32 or not parts.is_cuda or width - 1 > decode_split.MOST_HEAD_DIM:
