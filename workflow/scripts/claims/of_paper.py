@@ -134,7 +134,7 @@ def contiguous_fraction(share: float, speed: float, order: str) -> float:
 
 
 def even_first_near_bound(evidence: Evidence) -> Finding:
-    """Whether even contiguous shards, slow rank first, come near the bound at 30 %; proportional ones, last, nowhere."""
+    """Whether even contiguous shards, slow rank first, are near the bound at 30 %; proportional ones, last, nowhere."""
     fraction = evidence.orders(EVEN, "bound_fraction")["slow first"]
     proportional = max(evidence.orders(UNEVEN, "bound_fraction")["slow last"])
     near = fraction[30] > 0.9 and fraction[30] == max(fraction)
@@ -186,7 +186,7 @@ def short_first_ratios(evidence: Evidence) -> list[float]:
 
 
 def even_first_when_short(evidence: Evidence) -> Finding:
-    """Whether even contiguous shards, slow rank first, beat balanced zigzag in few cells, all of the shortest length."""
+    """Whether even contiguous shards, slow rank first, beat balanced zigzag in few cells, all of the least length."""
     cells = evidence.call_first
     faster = [at for at in cells.throttled if cells(EVEN, at) < cells(BALANCED, at)]
     lengths = {length for length, _ in faster}
