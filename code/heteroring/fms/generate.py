@@ -101,7 +101,7 @@ def ring_generate(
 
     with call:
         call.agree(describe, every_call=True)
-        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as plain numbers: they may be of NumPy
+        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # may be of NumPy
         prefill = ring_prefill(
             model,
             input_ids,
