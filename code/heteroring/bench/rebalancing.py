@@ -140,7 +140,7 @@ class _RankResult(NamedTuple):
     report: RankReport
 
 
-class Split(Rebalancer):
+class RecordingRebalancer(Rebalancer):
     """A Rebalancer that sets the throttle for each chunk, splits it as its kind says, and records its times.
 
     Args:

@@ -19,7 +19,7 @@ from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 
 EOS_EVERY = 16
-"""Captured steps after which the host asks the device, and waits for it to say, whether all sequences have ended."""
+"""Captured steps between two looks at whether all sequences have ended, for which the host waits for the device."""
 
 
 @torch.no_grad()
@@ -101,7 +101,7 @@ def ring_generate(
 
     with call:
         call.agree(describe, every_call=True)
-        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # may be of NumPy
+        new_tokens, top, heat = int(max_new_tokens), int(top_k), float(temperature)  # as checked above
         prefill = ring_prefill(
             model,
             input_ids,

@@ -84,7 +84,7 @@ def prepare(
     merge: bool,
     config: launch_configs.HopperConfig | None = None,
     pending: PendingKV | None = None,
-) -> Plan | None:
+) -> PreparedLaunch | None:
     """Plan a launch of the Hopper kernel; the kernel is compiled in the first call with such operands.
 
     Args:

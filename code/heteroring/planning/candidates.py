@@ -59,7 +59,6 @@ class CandidateRing:
 
     @property
     def latency_us(self) -> float:
-        """Microseconds of one layer of the chunk in the middle."""
         return self.call.simulation.latency_us
 
 
@@ -125,7 +124,7 @@ class Candidates:
         sets = dict.fromkeys(tuple(sorted(holders | set(part))) for part in parts)
         return [part for part in sets if 0 < len(part) < count]
 
-    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> Ring:
+    def balanced(self, ranks: Sequence[int], alone: Sequence[float]) -> CandidateRing:
         """The balanced split over some of the ranks, in the fastest order.
 
         Args:
@@ -182,7 +181,9 @@ class Candidates:
             found.add(lens)
         return min(map(ring, sorted(found)), key=lambda each: each.latency_us)
 
-    def ring(self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()) -> Ring:
+    def ring(
+        self, name: str, over: tuple[int, ...], share: tuple[int, ...], full: tuple[bool, ...] = ()
+    ) -> CandidateRing:
         """The ring of those ranks `over` that get tokens or hold earlier ones, simulated.
 
         Args:
@@ -229,7 +230,7 @@ class Candidates:
         )
         return SimulatedCall(chunk, simulation)
 
-    def bound_ms(self, calls: Sequence[Call], ranks: Sequence[int]) -> float:
+    def bound_ms(self, calls: Sequence[SimulatedCall], ranks: Sequence[int]) -> float:
         """The least time of some calls, however their work is split.
 
         Args:

@@ -81,7 +81,6 @@ class Costs(NamedTuple):
 
     @classmethod
     def of(cls, costs: Sequence[Cost]) -> Costs:
-        """The costs of a list, one per rank."""
         return cls(*np.array(costs, dtype=float).T)
 
 
@@ -96,6 +95,6 @@ def step_us(step: Step, number: int, costs: Costs) -> tuple[np.ndarray, np.ndarr
     Returns:
         Microseconds [ranks] of the whole step, and those of its second rectangle among them [ranks].
     """
-    row_us = (0.0, costs.join_us, costs.rerow_us)[min(number, 2)]
-    later = costs.pair_us * step.later_pairs + costs.rerow_us * step.later_rows
+    row_us = (0.0, costs.join_us, costs.revisit_us)[min(number, 2)]
+    later = costs.pair_us * step.later_pairs + costs.revisit_us * step.later_rows
     return costs.pair_us * (step.pairs - step.later_pairs) + row_us * step.rows + later, later

@@ -137,7 +137,7 @@ class ModelBench:
                 self.rank.device.synchronize()
                 beat()
 
-    def take(self, cell: ModelCell, works: bool, trace: bool) -> Trial | None:
+    def measure(self, cell: ModelCell, works: bool, trace: bool) -> Repetition | None:
         """Time one prefill of a cell, and the decode behind it, if there is one.
 
         Args:
@@ -195,7 +195,7 @@ class ModelBench:
         dist.all_gather(times, mine)
         return [time.item() for time in times]
 
-    def verify(self, cells: tuple[ModelCell, ...], trials: dict[int, Trial]) -> dict[int, Check]:
+    def verify(self, cells: tuple[ModelCell, ...], repetitions: dict[int, Repetition]) -> dict[int, Check]:
         """Compare each cell's result on this rank with that of rank 0 alone.
 
         Args:

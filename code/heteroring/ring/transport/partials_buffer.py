@@ -46,15 +46,10 @@ class PartialsBuffer(SymmetricMemory):
         return out
 
 
-def part_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartBuffer | None:
-    """The buffer for parts of a shape. All ranks of the group make the first call together.
+def partials_buffer_of(group: dist.ProcessGroup, parts: torch.Tensor) -> PartialsBuffer | None:
+    """A buffer for parts [S, B, Hq, D + 1] like these; None where ranks cannot reach each other or kernels differ.
 
-    Args:
-        group: The process group.
-        parts: Parts like those to exchange, [S, B, Hq, D + 1].
-
-    Returns:
-        The buffer; None where ranks cannot reach each other or their kernels differ.
+    All ranks of `group` make the first call together.
     """
     _, batch, heads, width = parts.shape
     if parts.dtype != torch.float32 or not parts.is_cuda or width - 1 > decode_split.MOST_HEAD_DIM:
