@@ -61,7 +61,7 @@ def partials(
         cached: Number of keys, from the first on, an integer tensor of one element on the device; None for all m.
 
     Returns:
-        Packed parts [S, B, Hq, D + 1] (see decode_parts), one per chunk.
+        Packed parts [S, B, Hq, D + 1] (see decode_partials), one per chunk.
     """
     from heteroring.kernels.decode_kernel import chunk_kernel
 
