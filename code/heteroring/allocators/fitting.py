@@ -11,16 +11,10 @@ from heteroring.allocators.formula import Formula
 from heteroring.allocators.lut import LookupTable
 from heteroring.allocators.profile_table import PathLike, read_latencies
 from heteroring.files import read_json
+from heteroring.results.strategy import NEEDS
 from heteroring.words import choices
 
 MODELS: dict[str, type[FittedModel]] = {model.kind: model for model in (LookupTable, Formula, CostModel)}
-
-# Allocator -> (kind of model, operator that must have been fitted; None: any) that it works with.
-NEEDS = {
-    "lut": (("lut", None),),
-    "formula": (("formula", None),),
-    "balanced": (("cost", None), ("lut", "attention")),
-}
 
 
 def fit(kind: str, source: str | None, profile_paths: PathLike | Iterable[PathLike]) -> FittedModel:

@@ -97,7 +97,7 @@ def fit(
         option(
             WHAT,
             "Operator to fit to: matmul or attention; for cost attention, layer or block.",
-            show_default="matmul; attention for cost",
+            show_default="matmul, or attention where there is none; attention for cost",
         ),
     ] = "",
     as_json: Json = False,
@@ -107,7 +107,7 @@ def fit(
     from heteroring.allocators import fit
 
     raise_on_ctrl_c()
-    fitted = fit(kind, source or ("attention" if kind == "cost" else "matmul"), profiles)
+    fitted = fit(kind, source or None, profiles)
     fitted.save(output)
     if as_json:
         print_json(fitted.to_json())

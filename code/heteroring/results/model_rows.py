@@ -19,6 +19,7 @@ from heteroring.results.column_rules import (
 )
 from heteroring.results.rows import DTYPES, FIT_SOURCES, Identity, check_columns, check_split, column
 from heteroring.results.strategy import BALANCED, EVEN
+from heteroring.ring.partition import LAYOUTS
 from heteroring.throttle import THROTTLES
 
 PHASES = ("prefill", "decode")
@@ -74,7 +75,7 @@ class ModelRow:
     batch: int = column(COUNT)
     seq_len: int = column(COUNT)
     new_tokens: int = column(INDEX)
-    layout: str = column(one_of("contiguous", "zigzag"))
+    layout: str = column(one_of(*LAYOUTS))
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *FIT_SOURCES))
     clamped: bool = column(BOOLEAN)

@@ -29,6 +29,7 @@ from heteroring.results.column_rules import (
 )
 from heteroring.results.operator_kinds import FOLD_KEYS, KINDS
 from heteroring.results.reader import read_lines
+from heteroring.ring.partition import LAYOUTS
 from heteroring.ring.workload import causal_flops, total_pairs
 from heteroring.throttle import THROTTLES
 from heteroring.words import shown
@@ -102,7 +103,7 @@ class Measurement:
     head_dim: int = column(COUNT)
     dtype: str = column(one_of(*DTYPES))
     causal: bool = column(BOOLEAN)
-    layout: str = column(one_of("contiguous", "zigzag"))
+    layout: str = column(one_of(*LAYOUTS))
     allocator: str = column(NAME)
     model_source: str = column(one_of("", *FIT_SOURCES))
     clamped: bool = column(BOOLEAN)

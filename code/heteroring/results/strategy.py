@@ -19,8 +19,13 @@ OTHER_SOURCES = ("attention",)
 # split 5 % longer or shorter, at the cost of the longest.
 CALL_VARIANTS = ("unfused", "p2p", "portable", "masked")
 _SHIFT = re.compile(r"[+-][1-9][0-9]?")
-# Allocator -> kind of the fitted model that it works with.
-_FITTED_MODELS = {**{kind: kind for kind in FITTED}, "balanced": "cost"}
+# Allocator -> (kind of fitted model, operator that it must be fitted to; None: any) that it works with, the usual one
+# first.
+NEEDS = {
+    "lut": (("lut", None),),
+    "formula": (("formula", None),),
+    "balanced": (("cost", None), ("lut", "attention")),
+}
 
 
 def name_of(layout: str, allocator: str, model_source: str = "") -> str:
@@ -109,8 +114,10 @@ class Strategy(str):
 
     def fitted_model(self, cost: str) -> str | None:
         """The name of the fitted model that the allocator needs, if any; `cost`: the profile for that of `balanced`."""
-        kind = _FITTED_MODELS.get(self.allocator)
-        return kind and fitted_name(kind, cost if kind == "cost" else self.source)
+        if self.allocator not in NEEDS:
+            return None
+        kind, _ = NEEDS[self.allocator][0]
+        return fitted_name(kind, cost if kind == "cost" else self.source)
 
 
 STRATEGIES = tuple(Strategy(name_of(layout, allocator)) for layout in LAYOUTS for allocator in ALLOCATORS)

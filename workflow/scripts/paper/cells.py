@@ -7,10 +7,9 @@ import pandas as pd
 
 from heteroring.results.results import Results, headline
 from heteroring.results.strategy import STRATEGIES, Strategy
+from heteroring.ring.partition import LAYOUTS
 
-CONTIGUOUS, ZIGZAG = (
-    tuple(each for each in STRATEGIES if each.layout == layout) for layout in ("contiguous", "zigzag")
-)
+CONTIGUOUS, ZIGZAG = (tuple(each for each in STRATEGIES if each.layout == layout) for layout in LAYOUTS)
 EVEN, UNEVEN, LUT, FORMULA, BALANCED_CONTIGUOUS = CONTIGUOUS
 ZIGZAG_EVEN, ZIGZAG_UNEVEN, ZIGZAG_LUT, ZIGZAG_FORMULA, BALANCED = ZIGZAG
 

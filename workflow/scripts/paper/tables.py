@@ -7,6 +7,7 @@ from pandas import DataFrame
 
 from heteroring.results.results import Results, headline
 from heteroring.results.throttle_words import throttle_words
+from heteroring.ring.partition import LAYOUTS
 from paper.cells import BALANCED, Cell, CellTable, MissingData, ring_cells
 from paper.study import KEY_TILE, MODELS, Study, error, scatter
 from paper.tex import count, emphasized, escaped, listed, percent, rounded, share, spanning, strategy, tabular
@@ -101,7 +102,7 @@ def strategies(last: CellTable, first: CellTable) -> str:
             texts += count(fastest.count(name)), rounded(median(fractions)), rounded(min(fractions))
         return tuple(texts)
 
-    groups = [[line(name) for name in last.strategies if name.layout == layout] for layout in ("contiguous", "zigzag")]
+    groups = [[line(name) for name in last.strategies if name.layout == layout] for layout in LAYOUTS]
     heads = [
         ("", spanning(3, "slow rank last"), spanning(3, "slow rank first")),
         ("", *("won", "median", "least") * 2),
