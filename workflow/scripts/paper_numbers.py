@@ -59,7 +59,7 @@ from heteroring.allocators.ring_search import EVERY_SET
 from heteroring.bench.timing import FEWEST_SUSTAINED_CALLS, SUSTAINED_CALLS, SUSTAINED_MS
 from heteroring.figures.plots import simulated_scaling, simulated_slow_rank
 from heteroring.files import atomic_path
-from heteroring.launch.rest_between_calls import LONGEST_REST_MS
+from heteroring.launch.device import LONGEST_REST_MS
 from heteroring.results.operator_kinds import FOLD_KEYS
 from heteroring.results.results import Results
 from heteroring.results.strategy import fitted_name

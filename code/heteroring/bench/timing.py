@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from heteroring.launch.device import Device
+from heteroring.launch.device import Cuda, Device
 from heteroring.launch.heartbeat import beat
 
 # Calls back to back, as the layers of a model are: SUSTAINED_CALLS of them, or as many as fit in SUSTAINED_MS, in which
@@ -20,7 +20,6 @@ from heteroring.launch.heartbeat import beat
 SUSTAINED_CALLS = 32
 SUSTAINED_MS = 1000.0
 FEWEST_SUSTAINED_CALLS = 4
-QUEUE_CYCLES = 200_000  # clock cycles, some 2 per nanosecond: longer than the host takes to launch one call
 
 
 class Times(NamedTuple):
@@ -147,7 +146,7 @@ def device_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) ->
     """
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     if queued:
-        torch.cuda._sleep(QUEUE_CYCLES * (1 + len(calls)))
+        torch.cuda._sleep(Cuda.call_cycles * (1 + len(calls)))
     start.record()
     for call in calls:
         call()

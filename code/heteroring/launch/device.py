@@ -10,13 +10,16 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from heteroring.launch.rest_between_calls import LONGEST_REST_MS
 from heteroring.procfs import cpu_model
 from heteroring.words import choices
 
 DEVICE_TYPES = {"cpu": "cpu", "gpu": "cuda"}
 DEVICE_KINDS = tuple(DEVICE_TYPES)
 LOOPBACK_SECONDS = 5.0
+# A GPU rests after a call for as long as the call took, but no longer than this. Attention on a whole GPU reaches the
+# power limit, which would lower the clock rate of the next call: identical calls of 25 ms differed by 8 % on two H200s,
+# and by 1 % after such a rest (docs/experiments/ring.md).
+LONGEST_REST_MS = 50.0
 
 
 class Device(Protocol):

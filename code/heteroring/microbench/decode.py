@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -28,13 +27,14 @@ import torch.distributed as dist
 
 from heteroring.bench.read_bandwidth import read_bandwidth
 from heteroring.bench.shape import Shape
-from heteroring.bench.timing import device_ms
+from heteroring.bench.timing import device_ms, host_ms
 from heteroring.bench.verify import TOLERANCE, WrongResult
 from heteroring.kernels import decode_partials, decode_split
 from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.options import check_gpu, count, counts, indices
+from heteroring.microbench.over_ranks import slowest
 from heteroring.ring.decode import ring_decode
 
 CACHES_BYTES, MOST_CACHES = 1 << 30, 32
@@ -129,18 +129,13 @@ def _captured(run: Callable[[int], object], steps: int) -> Callable[[int], objec
 
 def _wall_ms(rank: Rank, run: Callable[[int], object], repetitions: int, calls: int) -> float:
     """Milliseconds of one of `calls` calls back to back, of the slowest rank: the median after the warm-up."""
-    times = []
-    for _ in range(1 + repetitions):
-        rank.device.synchronize()
-        rank.device.align()
-        start = time.perf_counter()
+
+    def back_to_back() -> None:
         for i in range(calls):
             run(i)
-        rank.device.synchronize()
-        times.append(1e3 * (time.perf_counter() - start) / calls)
-    everyone: list = [None] * rank.world_size
-    dist.all_gather_object(everyone, times[1:])
-    return statistics.median(map(max, zip(*everyone, strict=True)))
+
+    times = [host_ms(back_to_back, rank.device) / calls for _ in range(1 + repetitions)]
+    return slowest(rank, times[1:])
 
 
 def measure(shape: Shape, keys: int, repetitions: int, bandwidth: float) -> None:
