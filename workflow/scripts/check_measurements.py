@@ -17,6 +17,7 @@ import pandas as pd
 from heteroring.results.metrics import measurement_table
 from heteroring.results.results import read_derived
 from heteroring.results.rows import MODULES, Measurement, read_rows
+from heteroring.results.strategy import alone_name
 from violations import bound_violations, end_if_any
 
 # Columns that identify a cell of the grid in one job.
@@ -40,7 +41,7 @@ def expected_cells(measurements: pd.DataFrame, grid: Mapping | None) -> set[tupl
     cells: set[tuple] = set()
     if grid is not None:
         for job in grid["jobs"]:
-            strategies = [*job["strategies"], *(f"alone/rank{rank}" for rank in range(len(job["percentages"])))]
+            strategies = [*job["strategies"], *(alone_name(rank) for rank in range(len(job["percentages"])))]
             for module, seq_lens in job["seq_lens"].items():
                 percentages = [tuple(job["percentages"])]
                 cells |= set(product([module], [job["condition"]], strategies, seq_lens, percentages, [job["job"]]))

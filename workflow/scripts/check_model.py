@@ -16,6 +16,7 @@ import pandas as pd
 
 from heteroring.results.model_rows import DECODED, TRACED
 from heteroring.results.results import read_derived
+from heteroring.results.strategy import alone_name
 from violations import bound_violations, end_if_any
 
 CELL = ["phase", "strategy", "batch", "seq_len", "percentages"]
@@ -40,10 +41,11 @@ def expected_cells(cells: pd.DataFrame, grid: Mapping | None) -> set[tuple]:
     decoded_at = decodes["percentages"].unique()
     alone = {*decodes[["batch", "seq_len"]].itertuples(index=False, name=None)} - {(1, max(seq_lens))}
     if grid is not None:
-        strategies = [*grid["strategies"], "alone/rank0", "alone/rank1"]
+        ranks_alone = [alone_name(rank) for rank in range(len(grid["percentages"][0]))]
+        strategies = [*grid["strategies"], *ranks_alone]
         seq_lens = grid["seq_lens"]
         percentages = decoded_at = [tuple(each) for each in grid["percentages"]]
-        decoded = [DECODED, "alone/rank0", "alone/rank1"] if grid["new_tokens"] else []
+        decoded = [DECODED, *ranks_alone] if grid["new_tokens"] else []
         alone = {(each["batch"], seq_len) for each in grid["decode"] for seq_len in each["seq_lens"]}
     last = [each for each in decoded_at if each[0] == max(each)]
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -12,6 +12,7 @@ from heteroring.allocators.apportion import apportion
 from heteroring.kernels.backend import check_backend
 from heteroring.launch.device import DEVICE_TYPES
 from heteroring.launch.launch import HANG_TIMEOUT, launch
+from heteroring.results.model_rows import TraceRow
 from heteroring.results.provenance import RankReport
 from heteroring.results.strategy import CALL_VARIANTS, Strategy, check_strategies, name_of, variants_of
 from heteroring.ring.partition import Partition
@@ -23,11 +24,17 @@ MULTIPLES = {"cpu": 1, "gpu": 256}
 
 
 class JobResult(NamedTuple):
-    """The rows of a job, the report of each rank, and notes on irregularities."""
+    """The rows of a job, the report of each rank, and notes on irregularities.
+
+    Of a job of a whole model, `trace` has the rows of its trace, and `generated` the ids of every sequence, from rank
+    0, of each cell that decodes, by its label.
+    """
 
     rows: list[Any]
     ranks: list[RankReport]
     notes: tuple[str, ...] = ()
+    trace: Sequence[TraceRow] = ()
+    generated: Mapping[str, list[list[int]]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from heteroring.launch.launch import check_ranks
 from heteroring.results.model_metrics import model_cells
 from heteroring.results.model_rows import DECODED
 from heteroring.results.rows import write_rows
-from heteroring.results.strategy import EVEN, fitted_name
+from heteroring.results.strategy import EVEN, alone_name, fitted_name
 
 STRATEGIES = (EVEN, "zigzag/even", DECODED)
 KINDS = ("attention", "fold", "block")
@@ -123,7 +123,7 @@ def run(job: ModelJob, progress: Progress) -> Demo:
     cells = cells[cells["phase"] == "prefill"].set_index("strategy")
     even_ms = cells.loc[EVEN].latency_ms
     lines = [_line(cells.loc[name], name, even_ms) for name in STRATEGIES]
-    lines.append(_line(cells.loc["alone/rank0"], "fast rank alone", even_ms))
+    lines.append(_line(cells.loc[alone_name(0)], "fast rank alone", even_ms))
     [generated] = result.generated[f"{DECODED} at {job.seq_lens[0]}"]
     return Demo(job.percentages, tuple(lines), float(cells["bound_ms"].iloc[0]), generated, expected)
 

@@ -61,7 +61,7 @@ class RebalancingJob(Job):
         super().__post_init__()
         check_percentage(self.slow_percentage)
         check_transport(self.transport)
-        if throttle_type(self.throttle).set is Throttle.set:
+        if not throttle_type(self.throttle).can_change:
             raise ValueError(f"throttle {self.throttle!r} cannot change in a run: choose pacing, green or neighbour")
         if self.prompt_len < 1:
             raise ValueError(f"prompt_len is {self.prompt_len}: a prompt has 1 token or more")

@@ -62,8 +62,8 @@ def track_job(name: str, job: Any, record: Mapping[str, Any], done: Any) -> None
         stage = _stage_of(done.rows)
         cells = stage.cells(done.rows)
         tables = {"cells": cells}
-        if trace := getattr(done, "trace", ()):
-            tables["trace"] = trace_table(trace)
+        if done.trace:
+            tables["trace"] = trace_table(done.trace)
         provenance = {key: value for key, value in record.items() if key != "settings"}
         config = {**record["settings"], "provenance": provenance}
         said = log_run(stage.name, name, job.platform, config, tables, _summary(stage, cells))

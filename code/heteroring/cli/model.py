@@ -163,13 +163,13 @@ def model(
     if asked and not set(TRACED) & set(setting.strategies):
         raise ValueError(f"--trace {asked} is given, but none of {', '.join(TRACED)}, which are traced, is a strategy")
 
-    def write_trace(done: stage.ModelResult) -> None:
+    def write_trace(done: stage.JobResult) -> None:
         if done.trace:
             write_rows(trace, done.trace)
         else:
             trace.unlink(missing_ok=True)  # a trace there is that of an earlier job
 
-    def show(done: stage.ModelResult) -> None:
+    def show(done: stage.JobResult) -> None:
         with printing():
             Console().print(model_summary(done.rows))
 

@@ -108,7 +108,7 @@ def profile_rows(results: Results, kind: str, *metrics: str) -> DataFrame:
 
 
 def throttle(results: Results) -> str:
-    """The throttle that was actually used: "mps", "green", "pacing" or "none"."""
+    """The throttle that was actually used, one of heteroring.throttle.THROTTLES."""
     used = set(results.measurements["throttle"]) if len(results.measurements) else set()
     used = sorted(used - {"none"})
     if len(used) > 1:

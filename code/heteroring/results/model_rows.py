@@ -116,7 +116,9 @@ class TraceRow:
     """
 
     identity: ClassVar = Identity(
-        cell=("job", "strategy", "seq_len", "percentages", "layer", "rank", "kind", "step"), alike=("platform",)
+        cell=("job", "strategy", "seq_len", "percentages", "layer", "rank", "kind", "step"),
+        alike=("platform",),
+        repeated=False,
     )
 
     platform: str = column(NAME)

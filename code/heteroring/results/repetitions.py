@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from heteroring.results.strategy import name_of
+from heteroring.results.strategy import alone_name, name_of
 from heteroring.ring.bounds import capacity_bound, two_kind_bound
 
 
@@ -34,7 +34,7 @@ class SplitRow(Protocol):
 def strategy_of(row: SplitRow) -> str:
     """The label of `row`: the name of its strategy, or alone/rank0 for rank 0 alone, fms/rank0 for FMS's generate."""
     if row.system in ("alone", "sdpa", "fms"):
-        return f"{'fms' if row.system == 'fms' else 'alone'}/rank{row.block_lens.index(row.seq_len)}"
+        return alone_name(row.block_lens.index(row.seq_len), "fms" if row.system == "fms" else "alone")
     return name_of(row.layout, row.allocator, row.model_source)
 
 

@@ -52,15 +52,16 @@ def column(rule: Rule, default: Any = MISSING) -> Any:
 class Identity(NamedTuple):
     """Which rows of a type belong together.
 
-    Rows that agree in `cell` measured the same thing, and differ in `repetition` if they have one. Rows that agree in
-    `group` must agree in the columns `alike`, or they could not be compared. Where `job` is given, these columns
-    identify a job, which repeats everything equally often.
+    Rows that agree in `cell` measured the same thing, and differ in `repetition` if they are `repeated`. Rows that
+    agree in `group` must agree in the columns `alike`, or they could not be compared. Where `job` is given, these
+    columns identify a job, which repeats everything equally often.
     """
 
     cell: tuple[str, ...]
     alike: tuple[str, ...]
     group: tuple[str, ...] = ()
     job: tuple[str, ...] | None = None
+    repeated: bool = True
 
 
 _SPLIT = ("layout", "allocator", "model_source", "seq_len", "percentages", "block_lens")
@@ -339,7 +340,7 @@ def _check_whole(path: str | os.PathLike[str], placed: Sequence[_Placed], identi
     record = read_json(beside) if beside.is_file() else None
     if (written := _entry(record, "row_count")) not in (None, len(placed)):
         raise ValueError(f"{path}: {len(placed)} rows, and {beside} says that {shown(written)} were written{_AGAIN}")
-    if not hasattr(placed[0].row, "repetition"):
+    if not identity.repeated:
         return
     asked = _entry(record, "settings", "repetitions") if identity.job else None
     cells: dict[tuple, list[Any]] = defaultdict(list)
@@ -366,8 +367,8 @@ def _entry(record: Any, *names: str) -> Any:
 
 def _check_once(placed: Iterable[_Placed], identity: Identity) -> None:
     first: dict[tuple, str] = {}
+    columns = (*identity.cell, "repetition") if identity.repeated else identity.cell
     for place, row in placed:
-        columns = (*identity.cell, "repetition") if hasattr(row, "repetition") else identity.cell
         if (other := first.setdefault(_key(row, columns), place)) != place:
             raise ValueError(f"{place}: the same was measured in {other}: {_named(row, columns)}")
 

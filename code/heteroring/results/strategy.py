@@ -43,6 +43,11 @@ def name_of(layout: str, allocator: str, model_source: str = "") -> str:
     return f"{layout}/{allocator}" + f"@{model_source}" * other
 
 
+def alone_name(rank: int, system: str = "alone") -> str:
+    """The name, beside those of splits, of `rank` alone: alone/rank0, or fms/rank0 for FMS's generate."""
+    return f"{system}/rank{rank}"
+
+
 def parts_of(name: str) -> tuple[str, str]:
     """The layout of a split's name, and what follows the slash: also of a baseline, or of a plan's split."""
     layout, _, split = name.partition("/")

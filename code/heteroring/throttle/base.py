@@ -32,6 +32,7 @@ class Throttle:
 
     name: ClassVar[str] = "none"
     device_kinds: ClassVar[tuple[str, ...]] = ("cpu", "gpu")
+    can_change: ClassVar[bool] = False  # whether `set` takes other percentages
 
     def __init__(self, percentage: int) -> None:
         self.percentage = check_percentage(percentage)

@@ -19,6 +19,7 @@ class Green(Throttle):
 
     name: ClassVar[str] = "green"
     device_kinds: ClassVar[tuple[str, ...]] = ("gpu",)
+    can_change: ClassVar[bool] = True
 
     def __init__(self, percentage: int) -> None:
         super().__init__(percentage)

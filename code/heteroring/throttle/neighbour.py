@@ -39,6 +39,7 @@ class Neighbour(Throttle):
 
     name: ClassVar[str] = "neighbour"
     device_kinds: ClassVar[tuple[str, ...]] = ("gpu",)
+    can_change: ClassVar[bool] = True
 
     def __init__(self, percentage: int) -> None:
         super().__init__(percentage)

@@ -44,6 +44,7 @@ class Pacing(Throttle):
 
     name: ClassVar[str] = "pacing"
     device_kinds: ClassVar[tuple[str, ...]] = ("cpu",)
+    can_change: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from pandas import Series
 from claims.evidence import LONG, Evidence, Finding, holds, number, span
 from heteroring.results.model_metrics import decode_cells
 from heteroring.results.results import slow_last
-from heteroring.results.strategy import parts_of
+from heteroring.results.strategy import alone_name, parts_of
 from paper.cells import BALANCED, EVEN, UNEVEN
 
 DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made on one pair
@@ -155,5 +155,5 @@ def bandwidth_left(evidence: Evidence) -> float:
 def decode_slowed(evidence: Evidence, column: str = "latency_ms") -> list[float]:
     """`column` of rank 1 decoding alone, at the lowest percentage over that at 100 %, by length and batch."""
     rows = decode_cells(slow_last(evidence.results.model))
-    rows = rows[rows.strategy == "alone/rank1"].pivot(index=["batch", "seq_len"], columns="percentage", values=column)
+    rows = rows[rows.strategy == alone_name(1)].pivot(index=["batch", "seq_len"], columns="percentage", values=column)
     return list(rows[min(rows)] / rows[100])

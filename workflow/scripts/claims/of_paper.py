@@ -7,6 +7,7 @@ from pandas import DataFrame, Series
 from claims.evidence import LONG, MEDIUM, MIDDLE, Evidence, Finding, holds, number, percent, span
 from claims.of_study import products_ahead, study_products_ahead
 from heteroring.results.model_metrics import chunk_totals
+from heteroring.results.throttle_words import throttle_words
 from paper.cells import (
     BALANCED,
     BALANCED_CONTIGUOUS,
@@ -389,9 +390,10 @@ def rebalanced_beside_neighbour(evidence: Evidence) -> Finding:
 
 def settles_beside_neighbour(evidence: Evidence) -> Finding:
     """Whether the adaptive split needs three chunks to settle beside a neighbour, and one in a green context."""
-    late = {"green context": chunks_late(evidence.results.chunks)}
-    late["neighbour"] = chunks_late(evidence.results.beside_neighbour)
-    return holds(late == {"green context": 1, "neighbour": 3}, ", ".join(f"{name} {n}" for name, n in late.items()))
+    runs = {"green": evidence.results.chunks, "neighbour": evidence.results.beside_neighbour}
+    late = {throttle: chunks_late(chunks) for throttle, chunks in runs.items()}
+    ours = ", ".join(f"{throttle_words(throttle).cause} {n}" for throttle, n in late.items())
+    return holds(late == {"green": 1, "neighbour": 3}, ours)
 
 
 def chunks_late(chunks: DataFrame) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from heteroring.bench.base_job import JobResult
 from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
 from heteroring.bench.model.layer_trace import Event
 from heteroring.bench.model.prefill_decode import Check, ModelBench, Repetition, Usage, middle
@@ -16,19 +17,6 @@ from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, check_ranks
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, report
-
-
-class ModelResult(NamedTuple):
-    """The rows of a job and its trace, the report of each rank, and notes.
-
-    `generated` has the ids of every sequence, from rank 0, of each cell that decodes, by its label.
-    """
-
-    rows: list[ModelRow]
-    trace: list[TraceRow]
-    ranks: list[RankReport]
-    notes: tuple[str, ...]
-    generated: dict[str, list[list[int]]]
 
 
 class _RankResult(NamedTuple):
@@ -47,7 +35,7 @@ def steps(job: ModelJob) -> int:
     return len(job.seq_lens) * (len(job.strategies) + 1 + job.baselines) * (1 + job.repetitions)
 
 
-def run(job: ModelJob, **watching: Any) -> ModelResult:
+def run(job: ModelJob, **watching: Any) -> JobResult:
     """Measure a whole language model. All `block_lens` are known before a process is started.
 
     Args:
@@ -73,7 +61,7 @@ def run(job: ModelJob, **watching: Any) -> ModelResult:
         trace += _trace_rows(job, cell, [result.events.get(index, []) for result in results])
     generated = {cells[index].label: ids.tolist() for index, ids in results[0].ids.items()}
     notes = (*notes, *_verdict(job, cells, results))
-    return ModelResult(rows, trace, [result.report for result in results], notes, generated)
+    return JobResult(rows, [result.report for result in results], notes, trace, generated)
 
 
 def _measure(rank: Rank, job: ModelJob, cells: tuple[ModelCell, ...]) -> _RankResult:

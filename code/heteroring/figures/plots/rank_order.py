@@ -13,7 +13,7 @@ from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
 from heteroring.figures.select_rows import MissingRows, series, shown
 from heteroring.figures.style import INK, LAYOUTS, UNIT_LINE, look, ordered
-from heteroring.results.strategy import Strategy
+from heteroring.results.strategy import Strategy, alone_name
 from heteroring.ring.partition import Partition
 from heteroring.ring.workload import ring_time
 
@@ -59,7 +59,7 @@ def rank_order(results: Results) -> Figure:
 
 def _predicted(row: tuple, alone: dict) -> float:
     """`ring_time` of the row's split over its bound."""
-    times = [alone[row.percentages, f"alone/rank{rank}"] for rank in range(len(row.percentages))]
+    times = [alone[row.percentages, alone_name(rank)] for rank in range(len(row.percentages))]
     return ring_time(Partition(row.layout, row.block_lens), times) / row.bound_ms
 
 

@@ -12,9 +12,9 @@ from model_rows import event, model_row
 
 pytest.importorskip("fms")
 
+from heteroring.bench.base_job import JobResult
 from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
 from heteroring.bench.model.prefill_decode import ModelBench, Repetition, Usage, compare, first_layer, made_up
-from heteroring.bench.model.run import ModelResult
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
 from heteroring.cli.main import app
@@ -282,7 +282,7 @@ def test_a_trace_that_cannot_be_written_leaves_the_earlier_job_as_it_was(tmp_pat
             raise OSError(f"cannot write {path}: No space left on device")
         path.write_text("new rows")
 
-    done = ModelResult([model_row()], [event()], [RankReport("EPYC", 0, {})] * 2, (), {})
+    done = JobResult([model_row()], [RankReport("EPYC", 0, {})] * 2, trace=[event()])
     monkeypatch.setattr("heteroring.bench.model.run.run", lambda job, **_: done)
     monkeypatch.setattr("heteroring.results.rows.write_rows", write_rows)
     (tmp_path / "pct-050.csv").write_text("of an earlier job")
