@@ -16,7 +16,7 @@ from heteroring.results.model_rows import TraceRow
 from heteroring.results.provenance import RankReport
 from heteroring.results.strategy import CALL_VARIANTS, Strategy, check_strategies, name_of, variants_of
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.transport import check_transport
+from heteroring.ring.validation import check_transport
 from heteroring.words import check_distinct
 
 # A head and a tail of whole tiles of queries, 128 on every GPU that was tuned for.

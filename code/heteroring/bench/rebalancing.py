@@ -30,7 +30,7 @@ from heteroring.results.model_rows import CHUNK_SPLITS, ChunkRow
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.strategy import EVEN
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.transport import check_transport
+from heteroring.ring.validation import check_transport
 from heteroring.throttle import Throttle, check_percentage, throttle_type
 
 # Chunks over which constant speeds are measured first, for the splits that are given them.

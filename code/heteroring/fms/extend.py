@@ -16,7 +16,7 @@ from heteroring.fms.weights import device_of
 from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
-from heteroring.ring.transport.transport import check_transport
+from heteroring.ring.validation import check_transport
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from heteroring.planning.rebalance import Rebalancer
 from heteroring.ring.consistency import Call, Fields
 from heteroring.ring.partition import Partition
 from heteroring.ring.shard import shard
-from heteroring.ring.transport.transport import check_transport
+from heteroring.ring.validation import check_transport
 
 
 class Prefill(NamedTuple):

@@ -16,8 +16,16 @@ from heteroring.ring.partition import Partition
 from heteroring.ring.pass_q import attend, passes_queries
 from heteroring.ring.prefix import Prefix, concatenated
 from heteroring.ring.schedule import RingStep, ring_steps
-from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, check_transport, open_exchange
-from heteroring.ring.validation import check_partition, check_passing, check_prefix, described, in_rows, operands
+from heteroring.ring.transport.transport import AHEAD, Exchange, can_fuse, open_exchange
+from heteroring.ring.validation import (
+    check_partition,
+    check_passing,
+    check_prefix,
+    check_transport,
+    described,
+    in_rows,
+    operands,
+)
 
 
 def ring_attention(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from heteroring.ring.process_group import all_bytes, exchange_device, is_group, members
+from heteroring.ring.validation import check_group
 
 MOST_KINDS = 1024
 
@@ -115,13 +116,13 @@ class Call:
                 of one rank, what `describe` and `work` raise is raised.
         """
         if self.world_size == 1:
-            self._check_group()
+            check_group(self._given)
             describe()
             return work()
         fields: Fields = ()
         calls, known, result, cause = self._calls, False, None, None
         try:
-            self._check_group()
+            check_group(self._given)
             fields = (("call", self._verb), ("thread", current_thread().name), *describe())
             every_call = every_call or self._always()
             known = not every_call and fields in calls.kinds
@@ -146,10 +147,6 @@ class Call:
             calls.kinds.popitem(last=False)
         calls.count += 1
         return result
-
-    def _check_group(self) -> None:
-        if not is_group(self._given):
-            raise ValueError(f"group is {self._given!r}: it must be a ProcessGroup, or None for all processes")
 
     def _always(self) -> bool:
         """Whether calls of every kind are compared each time; not while a CUDA graph is recorded, when nothing runs."""

@@ -12,6 +12,8 @@ from heteroring.arguments import finite, prefix_lengths
 from heteroring.kernels.backend import Backend, check_backend
 from heteroring.ring.partition import Partition
 from heteroring.ring.prefix import Prefix
+from heteroring.ring.process_group import is_group
+from heteroring.ring.transport.limits import TRANSPORTS
 from heteroring.words import choices
 
 PASSING = ("kv", "q")
@@ -194,6 +196,18 @@ def check_capturable(q: torch.Tensor) -> None:
     """Raise ValueError unless `q` is on CUDA, where a call can be recorded as a graph."""
     if not q.is_cuda:
         raise ValueError(f"only work on CUDA can be captured, q is on {q.device}")
+
+
+def check_group(group: object) -> None:
+    """Raise ValueError unless `group` is a ProcessGroup, or None."""
+    if not is_group(group):
+        raise ValueError(f"group is {group!r}: it must be a ProcessGroup, or None for all processes")
+
+
+def check_transport(name: str) -> None:
+    """Raise ValueError unless `name` is "auto" or one of TRANSPORTS."""
+    if name != "auto" and name not in TRANSPORTS:
+        raise ValueError(f"transport {name!r} is unknown: choose auto or {choices(name, TRANSPORTS)}")
 
 
 def check_passing(name: object) -> None:

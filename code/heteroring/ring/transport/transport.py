@@ -13,10 +13,9 @@ import torch.distributed as dist
 from heteroring.kernels.pending_kv import PendingKV
 from heteroring.ring.partition import Partition
 from heteroring.ring.transport.copy_engine import CopyEngine
-from heteroring.ring.transport.limits import SLOTS, TRANSPORTS
+from heteroring.ring.transport.limits import SLOTS
 from heteroring.ring.transport.p2p import PointToPoint
 from heteroring.ring.transport.peer_access import peers_can_be_accessed
-from heteroring.words import choices
 
 AHEAD = SLOTS
 """Ring steps whose KV may be on its way, or in use, at a time."""
@@ -62,12 +61,6 @@ class FusableExchange(Exchange, Protocol):
 def can_fuse(exchange: Exchange) -> TypeGuard[FusableExchange]:
     """Whether `exchange` is a FusableExchange."""
     return exchange.fusable
-
-
-def check_transport(name: str) -> None:
-    """Raise ValueError unless `name` is "auto" or one of TRANSPORTS."""
-    if name != "auto" and name not in TRANSPORTS:
-        raise ValueError(f"transport {name!r} is unknown: choose auto or {choices(name, TRANSPORTS)}")
 
 
 def choose_transport(name: str, group: dist.ProcessGroup, device: torch.device) -> str:

@@ -19,7 +19,8 @@ from heteroring.ring.transport.copy_engine import CopyEngine
 from heteroring.ring.transport.messages import messages
 from heteroring.ring.transport.p2p import PointToPoint
 from heteroring.ring.transport.symmetric_buffer import SymmetricBuffer
-from heteroring.ring.transport.transport import AHEAD, check_transport, choose_transport
+from heteroring.ring.transport.transport import AHEAD, choose_transport
+from heteroring.ring.validation import check_transport
 from heteroring.ring.workload import kv_bytes
 from streams import Stream, fake_driver, run_in_some_order, word
 
