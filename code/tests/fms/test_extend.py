@@ -12,6 +12,7 @@ import heteroring.fms
 from heteroring.fms import ring_decode_step, ring_extend, ring_prefill
 from heteroring.kernels.backend import resolve
 from heteroring.ring.partition import Partition
+from oracle import assert_same_logits
 from ranks import RankError
 
 SHARES = [
@@ -51,8 +52,8 @@ def test_chunks_give_the_same_logits_with_bounded_activations(ranks, layout, len
     want = logits_of_one("llama3")
     for rank, (found, extended, rows) in enumerate(ranks(len(lens)).run(conversation, "llama3", layout, lens, 9)):
         for logits, tokens in zip(found, (41, 42, 59, 60), strict=True):
-            torch.testing.assert_close(logits, want[:, tokens - 1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(extended, want[:, 42:59], atol=1e-4, rtol=1e-4)
+            assert_same_logits(logits, want[:, tokens - 1])
+        assert_same_logits(extended, want[:, 42:59])
         assert rows <= max(9 * lens[rank] / 41 + 1, 9 * 11 / 17 + 1 if len(lens) > 1 else 9)
 
 
@@ -61,7 +62,7 @@ def test_chunks_of_every_architecture(ranks, name):
     want = logits_of_one(name)
     for found, _, _ in ranks(2).run(conversation, name, "zigzag", (30, 11), 20):
         for logits, tokens in zip(found, (41, 42, 59, 60), strict=True):
-            torch.testing.assert_close(logits, want[:, tokens - 1], atol=1e-4, rtol=1e-4)
+            assert_same_logits(logits, want[:, tokens - 1])
 
 
 def short_turn(rank, world_size):
@@ -83,7 +84,7 @@ def short_turn(rank, world_size):
 def test_a_short_turn_behind_a_long_prompt_passes_queries(ranks):
     want = logits_of_one("llama3")[:, -1]
     for logits, held, calls in ranks(2).run(short_turn):
-        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+        assert_same_logits(logits, want)
         assert sum(held) == 60
         assert calls == 2 * 2  # two layers, queries and partial results
 
@@ -116,7 +117,7 @@ def test_a_chunk_that_fails_is_an_error_on_every_rank_and_the_rest_can_follow_th
     for words, held, logits in ranks(2).run(resumed):
         assert re.search("a GPU fell off the bus", *words)
         assert held == 31
-        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+        assert_same_logits(logits, want)
 
 
 def refused(rank, world_size, verb, keywords):

@@ -19,6 +19,7 @@ from heteroring.fms import (
 )
 from heteroring.fms.weights import fingerprint
 from heteroring.ring.partition import Partition
+from oracle import assert_same_logits
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_a_checkpoint_of_stock_fms_gives_its_logits(ranks, checkpoint, name, sou
     with torch.no_grad():
         want = stock(fms_models.prompt(41, 2))
     for logits in ranks(2).run(from_checkpoint, name, path, source):
-        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+        assert_same_logits(logits, want)
 
 
 def hugging_face(model):
@@ -80,7 +81,7 @@ def test_a_checkpoint_with_the_names_of_hugging_face_is_translated_as_fms_does(r
     with torch.no_grad():
         want = stock(fms_models.prompt(41, 2))
     for logits in ranks(2).run(from_checkpoint, "llama3", path, "hf"):
-        torch.testing.assert_close(logits, want, atol=1e-4, rtol=1e-4)
+        assert_same_logits(logits, want)
 
 
 def loaded(rank, world_size):

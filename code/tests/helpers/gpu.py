@@ -1,9 +1,7 @@
-"""Helpers of GPU tests: markers, operands, poisoned memory; PyTorch's own error, the measure of the ring's."""
+"""Helpers of GPU tests: markers, operands and poisoned memory."""
 
 import pytest
 import torch
-
-from oracle import assert_accurate
 
 # Counted without starting CUDA (unlike is_available), which in a rank would come before the throttle's variables.
 GPUS = torch.cuda.device_count()
@@ -35,19 +33,3 @@ def poison(device="cuda"):
     """Leave NaN in the memory that the next allocations get."""
     free = [torch.full((1 << size,), torch.nan, device=device) for size in range(8, 25)]
     del free
-
-
-def flash_errors(q, k, v, causal, want, want_lse):
-    """Largest errors of out and LSE of the FlashAttention kernel that comes with PyTorch, a square call."""
-    out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False)
-    return (out - want).abs().max(), (lse - want_lse).abs().max()
-
-
-def assert_both_accurate(out, lse, want, want_lse, errors):
-    """Assert that out and LSE keep the accuracy rule beside PyTorch's `errors`, and that every element was written.
-
-    With few numbers PyTorch's own error may happen to be smaller than the rounding error of the largest one: then twice
-    that is allowed.
-    """
-    for got, exact, own in ((out, want, errors[0]), (lse, want_lse, errors[1])):
-        assert_accurate(got, exact, max(own, torch.finfo(got.dtype).eps / 2 * exact[exact.isfinite()].abs().max()))

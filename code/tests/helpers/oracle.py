@@ -36,6 +36,27 @@ def assert_accurate(got, exact, own_error):
     assert error <= 2 * own_error + 1e-6, f"error {error:.3g}, PyTorch's own {own_error:.3g}"
 
 
+def assert_both_accurate(out, lse, want, want_lse, errors):
+    """Assert that out and LSE keep the accuracy rule beside PyTorch's `errors`, and that every element was written.
+
+    With few numbers PyTorch's own error may happen to be smaller than the rounding error of the largest one: then twice
+    that is allowed.
+    """
+    for got, exact, own in ((out, want, errors[0]), (lse, want_lse, errors[1])):
+        assert_accurate(got, exact, max(own, torch.finfo(got.dtype).eps / 2 * exact[exact.isfinite()].abs().max()))
+
+
+def flash_errors(q, k, v, causal, want, want_lse, scale=None, first=0):
+    """Largest errors of out and LSE of the FlashAttention kernel that comes with PyTorch, from query `first` on."""
+    call = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)
+    return [(own[:, :, first:] - exact).abs().max() for own, exact in zip(call[:2], (want, want_lse), strict=True)]
+
+
+def assert_same_logits(got, want):
+    """Assert that logits are, but for rounding in fp32, those of the same model in one process."""
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
 def assert_as_accurate_as_torch(out, lse, q, k, v, scale=None, offset=None, lse_error=None):
     """Assert that out, and LSE unless it is None, of a rectangle as that of rectangle64 keep the accuracy rule.
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import strides
-from gpu import assert_both_accurate, flash_errors, one_gpu
+from gpu import one_gpu
 from heteroring.kernels.backend import BACKENDS
-from oracle import attention64
+from oracle import assert_both_accurate, attention64, flash_errors
 
 pytestmark = one_gpu
 

@@ -8,14 +8,14 @@ import torch
 from torch.nn.functional import linear
 
 import heteroring as hr
-from gpu import assert_both_accurate, flash_errors, one_gpu, poison, random_qkv, two_gpus
+from gpu import one_gpu, poison, random_qkv, two_gpus
 from heteroring.launch.errors import RunError
 from heteroring.launch.heartbeat import beat
 from heteroring.launch.launch import launch
 from heteroring.ring.partition import Partition
 from heteroring.throttle import mps_daemon
 from heteroring.throttle.green import Green
-from oracle import attention64
+from oracle import assert_both_accurate, attention64, flash_errors
 
 HALF = torch.bfloat16
 
