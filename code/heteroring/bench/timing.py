@@ -144,15 +144,15 @@ def device_ms(calls: Sequence[Callable[[], object]], *, queued: bool = False) ->
     Returns:
         Milliseconds of one call.
     """
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    gpu = Cuda()
     if queued:
         torch.cuda._sleep(Cuda.call_cycles * (1 + len(calls)))
-    start.record()
+    start = gpu.mark()
     for call in calls:
         call()
-    stop.record()
+    stop = gpu.mark()
     stop.synchronize()
-    return start.elapsed_time(stop) / len(calls)
+    return gpu.elapsed_ms(start, stop) / len(calls)
 
 
 @contextmanager
