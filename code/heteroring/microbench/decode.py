@@ -34,7 +34,7 @@ from heteroring.launch.heartbeat import advance
 from heteroring.launch.launch import Rank, launch
 from heteroring.launch.machine_lock import machine_lock
 from heteroring.microbench.options import check_gpu, count, counts, indices
-from heteroring.microbench.over_ranks import slowest
+from heteroring.microbench.ranks import slowest
 from heteroring.ring.decode import ring_decode
 
 CACHES_BYTES, MOST_CACHES = 1 << 30, 32
