@@ -112,7 +112,7 @@ def launch(
     check_ranks(device_kind, throttle, percentages)
     if (world := named_world()) is not None:
         return _join(world, task, args, device_kind, throttle, percentages)
-    with machine_lock() as lock, tempfile.TemporaryDirectory(prefix="heteroring-") as folder:
+    with machine_lock() as lock, _folder() as folder:
         board = heartbeat.Board(Path(folder, "heartbeat"), len(percentages))
         accounts, stacks = Accounts(Path(folder)), Stacks(Path(folder))
         watchdog = Watchdog(board, hang_timeout, stacks, on_progress)
@@ -133,6 +133,12 @@ def launch(
                 watchdog.stop()
                 board.close()
     return [results[rank] for rank in range(len(percentages))]
+
+
+def _folder() -> tempfile.TemporaryDirectory:
+    """A folder that is gone behind its context. Ctrl-C waits until it is made, and so cannot leave it behind."""
+    with ctrl_c_held():
+        return tempfile.TemporaryDirectory(prefix="heteroring-")
 
 
 def check_ranks(device_kind: str, throttle: str, percentages: Sequence[int]) -> None:

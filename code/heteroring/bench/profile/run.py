@@ -14,7 +14,7 @@ from heteroring.bench.profile.job import ProfileJob
 from heteroring.bench.profile.operators import OPERATORS, Operator
 from heteroring.bench.timing import elapsed_ms, no_garbage_collection
 from heteroring.launch.device import Device
-from heteroring.launch.heartbeat import advance
+from heteroring.launch.heartbeat import advance, beat
 from heteroring.launch.launch import Rank
 from heteroring.results.provenance import RankReport, report
 from heteroring.results.rows import ProfileRow
@@ -56,10 +56,10 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
     with torch.no_grad():
         for operator in timed:
             once = _verified(operator, rank.device)
-            advance()
+            _counted(operator)
             for _ in range(job.warmup - 1):
                 once = _time(operator.call, 1, rank.device)
-                advance()
+                _counted(operator)
             if once < 10 * REPETITION_MS:  # the first call of a small operator is mostly start-up
                 once = _time(operator.call, 1, rank.device)
             calls[operator] = min(_MOST_CALLS, max(1, ceil(REPETITION_MS / once)))
@@ -69,8 +69,13 @@ def _measure(rank: Rank, job: ProfileJob) -> tuple[dict[tuple[str, int, int], tu
                 for operator in timed:
                     latency_ms = _time(operator.call, calls[operator], rank.device)
                     times[operator.kind, operator.size, repetition] = (operator.flops, latency_ms)
-                    advance()
+                    _counted(operator)
     return times, report(rank)
+
+
+def _counted(operator: Operator) -> None:
+    """Tell the watchdog of a repetition, and the progress bar if `steps` counts it."""
+    beat() if operator.kind == "join" else advance()
 
 
 def _operators(rank: Rank, job: ProfileJob) -> list[Operator]:

@@ -32,7 +32,7 @@ def decode_break_even(results: Results) -> Figure:
     if gains.empty:
         raise MissingRows("no decode was measured over the ring and on each rank alone")
     percentages, batches = sorted(set(gains.percentage)), sorted(set(gains.batch))
-    figure = new_figure("decode_break_even", 1.95)
+    figure = new_figure("decode_break_even", 2.1)
     panel = figure.subplots()
     for percentage, colour in zip(percentages, ramp(len(percentages)), strict=True):
         for batch, line in gains[gains.percentage == percentage].sort_values("tokens").groupby("batch"):

@@ -34,7 +34,7 @@ def simulated_slow_rank(results: Results) -> Figure:
     """
     platform = platform_of(results)
     ratios = over_equal(platform)
-    figure = new_figure("simulated_slow_rank", 1.55)
+    figure = new_figure("simulated_slow_rank", 1.65)
     panels = figure.subplots(1, len(LAYOUTS), sharey=True)
     everything = []
     for panel, layout in zip(panels, LAYOUTS, strict=True):
