@@ -83,7 +83,7 @@ def contradictions(findings: dict[Claim, Finding]) -> list[str]:
 
 
 def rows(
-    findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: bool = False
+    findings: dict[Claim, Finding], of: str, *, heads: Sequence[str] = (), why: str | None = None
 ) -> list[tuple[str, ...]]:
     """The cells of a table of claims.
 
@@ -91,7 +91,7 @@ def rows(
         findings: The finding on each claim.
         of: "study" or "paper".
         heads: The table's columns; HEADS unless given.
-        why: Whether what is behind a verdict follows each claim.
+        why: What stands around the words that follow each claim, on what is behind its verdict; None: they do not.
 
     Returns:
         Texts by row.
@@ -101,8 +101,8 @@ def rows(
         if claim.of != of:
             continue
         words = claim.words
-        if why:
-            words += f". *{claim.why}*" if claim.why else "."
+        if why is not None:
+            words += f". {why}{claim.why}{why}" if claim.why else "."
         cells = {
             "claim": words,
             "source": claim.source,
@@ -147,7 +147,7 @@ def markdown(findings: dict[Claim, Finding]) -> str:
 
     def table(of: str) -> str:
         heads = with_source(of)
-        lines = [heads, ("---",) * len(heads), *rows(findings, of, heads=heads, why=True)]
+        lines = [heads, ("---",) * len(heads), *rows(findings, of, heads=heads, why="*")]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
     return (
@@ -186,7 +186,9 @@ def macros(findings: dict[Claim, Finding]) -> str:
     One page is too short for all of the latter.
     """
     ragged = r">{\raggedright\arraybackslash}"
-    study, own = ([tuple(map(escaped, row)) for row in rows(findings, of)] for of in HEADS)
+    study, own = (
+        [tuple(map(escaped, row)) for row in rows(findings, of, why="" if of == "study" else None)] for of in HEADS
+    )
     first, more = (
         tabular(rf"@{{}}{ragged}p{{0.45\textwidth}}{ragged}p{{0.42\textwidth}}l@{{}}", [HEADS["paper"]], half)
         for half in (own[: len(own) // 2], own[len(own) // 2 :])

@@ -51,11 +51,17 @@ def environment(results: Results, cells: CellTable) -> str:
         ("Percentages", rf"{listed(map(str, cells.percentages))}\,\%"),
         (
             "Measured",
-            f"{escaped(record['date'][:10])}, commit {listed(each[:10] for each in record['commit'].split())}",
+            f"{dates(record)}, commit {listed(each[:10] for each in record['commit'].split())}",
         ),
         *([("Notes", escaped(results.notes))] if results.notes else []),
     ]
     return tabular(r"@{}l>{\raggedright\arraybackslash}p{0.74\columnwidth}@{}", lines)
+
+
+def dates(record: dict) -> str:
+    """The days of a platform's first and last job."""
+    days = [each["date"][:10] for each in (record, *record.get("jobs", {}).values())]
+    return escaped(" to ".join(dict.fromkeys((min(days), max(days)))))
 
 
 def head(strategies: list, *first: str, last: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
