@@ -209,7 +209,7 @@ def made(record: Path = RECORD) -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write README's table and picture."""
+    """Write README's tables and picture."""
     for path, content in made().items():
         with atomic_path(path) as temporary:
             Path(temporary).write_text(content, encoding="utf-8")

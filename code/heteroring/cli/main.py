@@ -97,7 +97,7 @@ def fit(
         option(
             WHAT,
             "Operator to fit to: matmul or attention; for cost attention, layer or block.",
-            show_default="matmul, or attention where there is none; attention for cost",
+            show_default="matmul; attention for cost",
         ),
     ] = "",
     as_json: Json = False,
@@ -105,9 +105,10 @@ def fit(
     """Fit a model of speed or of cost, by length and percentage, to profiles; with --json, print it as well."""
     check_output(output, ".json")
     from heteroring.allocators import fit
+    from heteroring.results.strategy import DEFAULT_SOURCE
 
     raise_on_ctrl_c()
-    fitted = fit(kind, source or None, profiles)
+    fitted = fit(kind, source or (None if kind == "cost" else DEFAULT_SOURCE), profiles)
     fitted.save(output)
     if as_json:
         print_json(fitted.to_json())

@@ -150,12 +150,12 @@ def check_backend(backend: str | Backend, device_type: str | None = None, dtype:
     if callable(backend) or (isinstance(backend, str) and backend == "auto"):
         return
     if not isinstance(backend, str) or backend not in _HOME:
-        raise ValueError(f"backend {backend!r} is unknown: choose auto or {choices(backend, BACKENDS)}")
+        raise ValueError(f"block: backend {backend!r} is unknown: choose auto or {choices(backend, BACKENDS)}")
     interpreted = backend in _IN_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
     if device_type is not None and device_type not in _DEVICE_TYPES[backend] and not interpreted:
-        raise ValueError(f"backend {backend!r} computes on {_DEVICE_TYPES[backend][0]}, not on {device_type}")
+        raise ValueError(f"block: backend {backend!r} computes on {_DEVICE_TYPES[backend][0]}, not on {device_type}")
     if dtype is not None and dtype not in _DTYPES.get(backend, (dtype,)):
-        raise ValueError(f"backend {backend!r} computes {', '.join(map(str, _DTYPES[backend]))}, not {dtype}")
+        raise ValueError(f"block: backend {backend!r} computes {', '.join(map(str, _DTYPES[backend]))}, not {dtype}")
 
 
 def check_operands(backend: str | Backend, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:

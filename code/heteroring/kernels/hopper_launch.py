@@ -33,7 +33,7 @@ class PreparedLaunch:
     def launch(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, pending: PendingKV | None = None
     ) -> None:
-        """Run the kernel on operands like those that the plan was made for.
+        """Run the kernel on operands like those that the launch was prepared for.
 
         Args:
             q: Queries [B, Hq, m, D].
@@ -100,7 +100,7 @@ def prepare(
         pending: Further keys and values that the kernel waits for.
 
     Returns:
-        The plan, or None where the kernel does not cover the operands, or cannot go on to `pending`.
+        The prepared launch, or None where the kernel does not cover the operands, or cannot go on to `pending`.
     """
     if not q.is_cuda:
         return None

@@ -63,7 +63,8 @@ def open_device(device_kind: str) -> Device:
     """The device of a kind. Raises ValueError if it is not one of DEVICE_KINDS."""
     if device_kind not in DEVICE_KINDS:
         raise ValueError(
-            f"device kind {device_kind!r} cannot be measured here: choose {choices(device_kind, DEVICE_KINDS)}"
+            f"platform: device kind {device_kind!r} cannot be measured here: "
+            f"choose {choices(device_kind, DEVICE_KINDS)}"
         )
     return Cpu() if device_kind == "cpu" else Cuda()
 
@@ -139,7 +140,9 @@ class Cuda:
     def check(self, ranks: int) -> None:
         """Raise ValueError if there are fewer GPUs than ranks."""
         if (found := torch.cuda.device_count()) < ranks:
-            raise ValueError(f"device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}")
+            raise ValueError(
+                f"platform: device kind 'gpu' needs a CUDA GPU for each rank, {ranks}, and this machine has {found}"
+            )
 
     def start(self, local_rank: int) -> torch.device:
         """Make this process compute on the GPU of `local_rank`."""

@@ -105,7 +105,7 @@ def alone_ms(rank: Rank, repetitions: int, call: Callable[[], object]) -> list[f
 
 
 def splits(tokens: int, alone: list[float], multiple: int) -> dict[str, tuple[int, ...]]:
-    """Even lengths, and lengths in proportion to speed; a remainder goes to the first rank.
+    """Even lengths, and lengths in proportion to speed, of which a remainder goes to the first rank.
 
     Args:
         tokens: Tokens to split.

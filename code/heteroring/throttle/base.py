@@ -65,7 +65,7 @@ class Throttle:
             raise ValueError(f"throttle {self.name!r} cannot change from {self.percentage} % while it runs")
 
     def wrap(self, function: Callable) -> Callable:
-        """Slow a function.
+        """Slow a function; a backend by `backend.wrapped(throttle.wrap)`, which keeps what it can do with pending KV.
 
         Args:
             function: What computes on this rank.

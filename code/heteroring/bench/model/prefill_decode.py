@@ -200,7 +200,7 @@ class ModelBench:
 
         Args:
             cells: The cells.
-            trials: One repetition of each, by index of the cell.
+            repetitions: One repetition of each, by index of the cell.
 
         Returns:
             How each compares, by index.

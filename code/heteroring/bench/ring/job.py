@@ -45,7 +45,8 @@ class RingJob(SplitJob):
         self._check_variants()
         if self.baselines and self.device_kind != "gpu":
             raise ValueError(
-                f"device kind {self.device_kind!r} has no baselines: PyTorch's context parallelism needs 'gpu'"
+                f"platform: device kind {self.device_kind!r} has no baselines: "
+                "PyTorch's context parallelism needs 'gpu'"
             )
 
     def _check_modules(self) -> None:
