@@ -43,14 +43,16 @@ def released(evidence: Evidence, percentages: str, tokens: int) -> float:
 def against_full_ranks(evidence: Evidence, name: str) -> dict[str, list[float]]:
     """Slowdown at 10 % against even contiguous shards on two full ranks, by what was timed, each length's."""
     tables = {"call": evidence.call, "layer": evidence.layer}
-    return {
-        what: [cells(name, (n, 10)) / cells(EVEN, (n, 100)) for n in cells.lengths] for what, cells in tables.items()
-    }
+    return {what: slowdowns(cells, cells, name) for what, cells in tables.items()}
 
 
 def first_against_full_ranks(evidence: Evidence, name: str) -> list[float]:
     """The same of the call with the slow rank first."""
-    cells, full = evidence.call_first, evidence.call
+    return slowdowns(evidence.call_first, evidence.call, name)
+
+
+def slowdowns(cells: CellTable, full: CellTable, name: str) -> list[float]:
+    """Latency at 10 % over that of even contiguous shards on two full ranks, which are in `full`, by length."""
     return [cells(name, (n, 10)) / full(EVEN, (n, 100)) for n in cells.lengths]
 
 
@@ -79,13 +81,17 @@ def proportional_slowdown(evidence: Evidence) -> Finding:
 
 def speedup(evidence: Evidence) -> Finding:
     """Whether proportional shards are some 4.4 times faster than even ones, at the longest length and 10 %."""
-    found = [cells(EVEN, (LONG, 10)) / cells(UNEVEN, (LONG, 10)) for cells in (evidence.call, evidence.layer)]
-    theirs = released(evidence, "100 10", HALF) / released(evidence, "100 10", LAST)
-    first = released(evidence, "10 100", HALF) / released(evidence, "10 100", FIRST)
-    ours = f"call {number(found[0])}, layer {number(found[1])}; released code {number(theirs)}"
-    cells = evidence.call_first
-    first = f"call {number(cells(EVEN, (LONG, 10)) / cells(UNEVEN, (LONG, 10)))}; released code {number(first)}"
-    return Finding(within([*found, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, first)
+    tables = (evidence.call, evidence.layer, evidence.call_first)
+    call, layer, call_first = (speedups(cells, length=LONG, percentage=10)[0] for cells in tables)
+    theirs, theirs_first = released_speedup(evidence, "100 10", LAST), released_speedup(evidence, "10 100", FIRST)
+    ours = f"call {number(call)}, layer {number(layer)}; released code {number(theirs)}"
+    first = f"call {number(call_first)}; released code {number(theirs_first)}"
+    return Finding(within([call, layer, theirs], 0.9 * 4.4, 1.1 * 4.4), ours, first)
+
+
+def released_speedup(evidence: Evidence, percentages: str, tokens: int) -> float:
+    """Speedup of the released code's split with these tokens on rank 0 over its even split."""
+    return released(evidence, percentages, HALF) / released(evidence, percentages, tokens)
 
 
 def speedups(cells: CellTable, **at: int) -> list[float]:
@@ -141,7 +147,7 @@ def utilisation(evidence: Evidence) -> Finding:
     """Efficiency of proportional shards over that of even ones, which is the speedup."""
     found = speedups(evidence.call, percentage=10) + speedups(evidence.layer, percentage=10)
     first = f"call {span(speedups(evidence.call_first, percentage=10))}"
-    theirs = released(evidence, "10 100", HALF) / released(evidence, "10 100", FIRST)
+    theirs = released_speedup(evidence, "10 100", FIRST)
     return Finding(within(found, 2, 3), span(found), f"{first}; released code {number(theirs)}")
 
 

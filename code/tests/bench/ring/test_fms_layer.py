@@ -5,7 +5,8 @@ from itertools import product
 
 import pytest
 import torch
-from typer.testing import CliRunner
+
+from command_line import heteroring
 
 pytest.importorskip("fms")
 
@@ -13,7 +14,6 @@ from heteroring.bench.random_layer import layer_flops, random_layer
 from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob
 from heteroring.bench.shape import Shape
-from heteroring.cli.main import app
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
 from heteroring.results.strategy import name_of
@@ -22,11 +22,6 @@ LENGTHS = {"attention": (64, 128), "fms": (48, 64)}
 STRATEGIES = ("contiguous/even", "contiguous/lut", "zigzag/even", "zigzag/balanced")
 REPETITIONS = 2
 SHAPE = ["--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--repetitions", str(REPETITIONS)]
-
-
-def heteroring(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
 
 
 @pytest.fixture(scope="module")

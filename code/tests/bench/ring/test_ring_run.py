@@ -7,12 +7,11 @@ from itertools import groupby, product
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
+from command_line import heteroring
 from heteroring.bench.ring import run as ring_run
 from heteroring.bench.ring.job import RingJob, cells_of
 from heteroring.bench.shape import Shape
-from heteroring.cli.main import app
 from heteroring.results.metrics import cells
 from heteroring.results.results import Results
 from heteroring.results.rows import Measurement, ProfileRow, read_rows
@@ -25,12 +24,6 @@ PERCENTAGES = (50, 100)
 STRATEGIES = ("contiguous/even", "contiguous/lut", "contiguous/formula", "zigzag/even", "zigzag/balanced")
 REPETITIONS = 2
 SHAPE = ["--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--repetitions", str(REPETITIONS)]
-
-
-def heteroring(*words):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")
