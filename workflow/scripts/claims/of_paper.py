@@ -135,11 +135,12 @@ def contiguous_fraction(share: float, speed: float, order: str) -> float:
 
 
 def even_first_near_bound(evidence: Evidence) -> Finding:
-    """Whether even contiguous shards, slow rank first, are near the bound at 30 %; proportional ones, last, nowhere."""
+    """Whether even contiguous shards, slow rank first, are near the bound at 30 and 40 %; proportional, last, never."""
     fraction = evidence.orders(EVEN, "bound_fraction")["slow first"]
     proportional = max(evidence.orders(UNEVEN, "bound_fraction")["slow last"])
-    near = fraction[30] > 0.9 and fraction[30] == max(fraction)
-    return holds(near and proportional < 0.7, f"{number(fraction[30])} at 30 %; {number(proportional)} at most")
+    near = set(fraction.index[fraction > 0.9]) == {30, 40}
+    ours = f"{number(fraction[30])} at 30 %, {number(fraction[40])} at 40 %; {number(proportional)} at most"
+    return holds(near and proportional < 0.7, ours)
 
 
 def zigzag_any_order(evidence: Evidence) -> Finding:
@@ -156,22 +157,20 @@ def zigzag_apart(evidence: Evidence) -> list[float]:
 
 
 def jobs_agree(evidence: Evidence) -> Finding:
-    """Whether medians of jobs on different pairs of GPUs agree, from MEDIUM tokens on."""
+    """Whether the medians of a cell's jobs agree, from MEDIUM tokens on, but for a few cells."""
     apart = jobs_apart(evidence)
-    ours = f"{percent(median(apart))} apart in the median of {len(apart)} cells, {percent(max(apart))} at most"
-    return holds(max(apart) < 0.03, ours)
+    ours = (
+        f"{percent(apart.median())} apart in the median of {len(apart)} cells, 95 in 100 by less than "
+        f"{percent(apart.quantile(0.95))}, {percent(apart.max())} at most"
+    )
+    return holds(apart.quantile(0.95) < 0.03, ours)
 
 
-def recorded_twice(evidence: Evidence) -> DataFrame:
-    """Rested cells of the ring, calls and layers from MEDIUM on, that several jobs measured."""
+def jobs_apart(evidence: Evidence) -> Series:
+    """How far the highest median of a job is above the lowest, as a fraction, in rested rings from MEDIUM tokens on."""
     rows = evidence.results.cells
-    return rows[(rows.system == "ring") & (rows.condition == "rested") & (rows.jobs > 1) & (rows.seq_len >= MEDIUM)]
-
-
-def jobs_apart(evidence: Evidence) -> list[float]:
-    """How far the highest median of a job is above the lowest, as a fraction, for each cell of `recorded_twice`."""
-    rows = recorded_twice(evidence)
-    return list(rows.latency_high_ms / rows.latency_low_ms - 1)
+    rows = rows[(rows.system == "ring") & (rows.condition == "rested") & (rows.jobs > 1) & (rows.seq_len >= MEDIUM)]
+    return rows.latency_high_ms / rows.latency_low_ms - 1
 
 
 def short_zigzag_slow_first(evidence: Evidence) -> Finding:
@@ -204,9 +203,9 @@ def order_decides_allocators(evidence: Evidence) -> Finding:
 
 
 def balanced_contiguous_level(evidence: Evidence) -> Finding:
-    """Whether balanced contiguous shards are level with balanced zigzag at the longest length, in both orders."""
+    """Whether balanced contiguous shards are near balanced zigzag at the longest length, in both orders."""
     ratios = contiguous_ratios(evidence, LONG)
-    return holds(max(abs(ratios - 1)) < 0.03, f"{span(ratios)} times zigzag/balanced, in either order")
+    return holds(max(abs(ratios - 1)) < 0.05, f"{span(ratios)} times zigzag/balanced, in either order")
 
 
 def contiguous_ratios(evidence: Evidence, length: int) -> Series:
@@ -236,9 +235,9 @@ def balanced_contiguous_shares_move(evidence: Evidence) -> Finding:
 
 
 def fraction_at_long(evidence: Evidence) -> Finding:
-    """Whether balanced zigzag shards come within 2 % of the bound at the longest length, in both orders."""
+    """Whether balanced zigzag shards come within 3 % of the bound at the longest length, in both orders."""
     fractions = long_fractions(evidence, BALANCED)
-    return holds(min(fractions) > 0.98, f"{span(fractions)} at 65,536 tokens")
+    return holds(min(fractions) > 0.97, f"{span(fractions)} at 65,536 tokens")
 
 
 def long_fractions(evidence: Evidence, strategy: str) -> Series:
