@@ -192,7 +192,9 @@ def call(evidence: Evidence) -> dict[str, str]:
     torch = ring_cells(results, "context_parallel")
     fits = {kind: results.fitted_models[fitted_name("formula", kind)] for kind in ("matmul", "attention")}
     return {
-        "Repetitions": range_of(cells.over(BALANCED, "repetitions", cells.grid)),
+        "Repetitions": range_of(
+            each for order in (cells, evidence.call_first) for each in order.over(BALANCED, "repetitions", order.grid)
+        ),
         **spreads(cells, evidence.call_first),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
