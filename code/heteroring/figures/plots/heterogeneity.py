@@ -82,21 +82,26 @@ def bound_fraction(results: Results) -> Figure:
     """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time.
 
     Lines with their names at their ends: even, proportional and balanced contiguous shards, even and balanced zigzag
-    ones, as far as they were measured. The axis is stretched where the best of them differ.
+    ones, as far as they were measured; bands reach from the lowest to the highest job. The axis is stretched where the
+    best of them differ.
     """
     rows = ring_cells(results, "bound_fraction")
     rows = rows[rows.strategy.isin(_FEW)] if rows.strategy.isin(_FEW).any() else rows
 
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
+        for strategy in set(rows.strategy):
+            line = series(rows, strategy=strategy, seq_len=length)
+            jobs = line.bound_fraction_low, line.bound_fraction_high
+            panel.fill_between(line.percentage, *jobs, color=look(strategy).colour, alpha=0.25, linewidth=0)
 
     figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, legend=False)
     for panel in panels:
         stretched_axis(panel)
-    panels[0].set_ylim(0, 1.02 * max(1.0, rows.bound_fraction.max()))
+    panels[0].set_ylim(0, 1.02 * max(1.0, rows.bound_fraction_high.max()))
     _label_rows(panels, "Bound fraction")
     name_lines(panels[-1], make_room=len(panels) == len(figure.axes))
-    details = f"{run_details(results)} 1.0 is the bound."
+    details = f"{run_details(results)} 1.0 is the bound; bands: range over jobs."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
