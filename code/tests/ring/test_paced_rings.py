@@ -35,7 +35,7 @@ PERCENTAGES = {
 TOKENS, EARLIER = 160, 200
 # The least time of the ranks, and the least ratio of predicted times that can be told apart from noise.
 BOUND_SECONDS, APART = 0.06, 1.75
-REPETITIONS = 2
+REPETITIONS = 4
 
 
 def paced(rank, world_size, layout, lens, prefix_lens, pair_seconds, seed):
