@@ -34,6 +34,7 @@ from claims.of_models import (
     layer_fractions,
     layer_gains,
     prefill_fractions,
+    prefill_jobs_apart,
     prefill_order_ratios,
 )
 from claims.of_paper import (
@@ -297,6 +298,7 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "JobsApart": share(apart.median()),
         "JobsApartMany": share(apart.quantile(0.95)),
         "JobsApartMost": share(apart.max()),
+        "TorchApart": share(max(jobs_apart(evidence, "context_parallel"))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
         "ProfileGain": share(median(profile_ratios(evidence)) - 1),
@@ -435,6 +437,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeTable": tables.whole_model(cells, first),
         **ends("Whole", prefill_fractions(evidence)),
         **ends("WholeOrder", prefill_order_ratios(evidence)),
+        "WholeJobsApart": share(prefill_jobs_apart(evidence)),
     }
 
 

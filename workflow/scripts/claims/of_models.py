@@ -78,6 +78,13 @@ def models_in_both_orders(evidence: Evidence) -> Finding:
     return holds(changes and level, f"{span(ratios)} times as long first as last")
 
 
+def prefill_jobs_apart(evidence: Evidence) -> float:
+    """How far, as a fraction, the jobs of a model's prefill with balanced zigzag shards are apart at most."""
+    rows = evidence.results.model
+    rows = rows[(rows.phase == "prefill") & (rows.strategy == BALANCED)]
+    return max(rows.latency_high_ms / rows.latency_low_ms) - 1
+
+
 def prefill_order_ratios(evidence: Evidence) -> list[float]:
     """The time to first token of balanced zigzag shards with the slow rank first over that with it last."""
     first, last = evidence.prefill_first, evidence.prefill
