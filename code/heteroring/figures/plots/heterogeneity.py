@@ -90,10 +90,6 @@ def bound_fraction(results: Results) -> Figure:
 
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
-        for strategy in set(rows.strategy):
-            line = series(rows, strategy=strategy, seq_len=length)
-            jobs = line.bound_fraction_low, line.bound_fraction_high
-            panel.fill_between(line.percentage, *jobs, color=look(strategy).colour, alpha=0.25, linewidth=0)
 
     figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, legend=False)
     for panel in panels:
@@ -117,7 +113,7 @@ def _small_multiples(
     share_y: bool = True,
     legend: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """A panel per length with every strategy's line of `metric`.
+    """A panel per length with every strategy's line of `metric`, on a band over its jobs where its range is known.
 
     `reference(panel, length)` draws the reference of the lines, `reference_handles` name it in the legend.
     """
@@ -129,6 +125,9 @@ def _small_multiples(
         for strategy in reversed(strategies):  # dashes over whole lines: where they coincide, both are seen
             line = series(rows, strategy=strategy, seq_len=length)
             panel.plot(line.percentage, line[metric], **look(strategy).line())
+            if f"{metric}_low" in line:
+                jobs = line[f"{metric}_low"], line[f"{metric}_high"]
+                panel.fill_between(line.percentage, *jobs, color=look(strategy).colour, alpha=0.25, linewidth=0)
         percentage_axis(panel, rows.percentage)
         panel.set_title(f"{tokens(length)} tokens")
     if legend:
