@@ -1,5 +1,6 @@
 """Measurement of a whole model: every cell, the trace, the generated tokens; and jobs that are refused."""
 
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -14,10 +15,13 @@ pytest.importorskip("fms")
 
 from heteroring.bench.base_job import JobResult
 from heteroring.bench.model.job import ModelCell, ModelJob, cells_of
+from heteroring.bench.model.layer_trace import LayerTrace
 from heteroring.bench.model.prefill_decode import ModelBench, Repetition, Usage, compare, first_layer, made_up
 from heteroring.bench.model.spec import ModelSpec
 from heteroring.bench.profile.fms_operators import block_flops
 from heteroring.cli.main import app
+from heteroring.launch.device import Cpu
+from heteroring.launch.launch import Rank
 from heteroring.results.model_metrics import layer_shares, trace_table
 from heteroring.results.model_rows import ModelRow, TraceRow
 from heteroring.results.provenance import RankReport, read_json
@@ -164,6 +168,20 @@ def made_ready(rank, world_size, compiled):
 @pytest.mark.parametrize(("compiled", "modules"), [(True, ["LLaMA"]), (False, [])])
 def test_the_whole_model_is_compiled_where_that_is_asked_for(ranks, compiled, modules):
     assert ranks(1).run(made_ready, compiled) == [modules]
+
+
+def traced_before(rank, world_size):
+    """How many layers the model has whenever one is traced while cells are warmed up."""
+    seen, one = [], Rank(rank, 1, Cpu(), torch.device("cpu"), Throttle(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LayerTrace, "of", lambda self, layer: seen.append(layer) or nullcontext())
+        bench = ModelBench(one, measured := job(percentages=(100,)))
+        bench.warm_up(cells_of(measured)[0])
+    return [layer is bench.model.base_model.layers[0] for layer in seen]
+
+
+def test_kernels_of_a_traced_layer_are_warmed_up_too(ranks):
+    assert ranks(1).run(traced_before) == [[True]]
 
 
 def test_made_up_kv_shows_a_shard_that_is_lost():
