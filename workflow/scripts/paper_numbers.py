@@ -417,7 +417,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     """FMS's attention layer, and a whole model's prefill."""
     cells, first = evidence.prefill, evidence.prefill_first
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
-    row, repetitions = prefill.iloc[0], sorted(set(prefill.repetitions))
+    row, of_rings = prefill.iloc[0], prefill[prefill.system == "ring"]
     middle = cells.lengths[-1], MIDDLE
     shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
     return {
@@ -428,7 +428,9 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
         f"{escaped(row['dtype'])}",
-        "WholeRepetitions": range_of(repetitions),
+        "WholeJobs": range_of(sorted(set(prefill.jobs))),
+        "WholeRepetitions": range_of(sorted(set(of_rings.repetitions))),
+        "WholeAloneLeast": count(prefill.repetitions.min()),
         "WholeCellCount": count(len(cells.grid) + len(first.grid)),
         "WholeLongLength": count(middle[0]),
         "WholeMiddleBalanced": duration(cells(BALANCED, middle)),

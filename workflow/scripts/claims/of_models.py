@@ -60,7 +60,7 @@ def model_near_fastest(evidence: Evidence) -> Finding:
 def model_fraction(evidence: Evidence) -> Finding:
     """Whether a whole model's prefill with balanced zigzag shards comes near the bound in every cell."""
     fractions = prefill_fractions(evidence)
-    return holds(min(fractions) > 0.91, span(fractions))
+    return holds(min(fractions) > 0.93, span(fractions))
 
 
 def prefill_fractions(evidence: Evidence) -> list[float]:
