@@ -36,7 +36,7 @@ PARTS = ("profile", "models", "ring", "sustained", "eager", "captured", "model",
 # Values of the config's key `platform` that are not names of records.
 TAKEN = ("auto", "cpu", "gpu")
 # Guessed seconds of a job of a part that was never timed, and those that starting a job adds to its recorded time.
-GUESS_SECONDS = {"models": 10.0, "decode": 90.0}
+GUESS_SECONDS = {"models": 10.0, "model": 400.0, "decode": 90.0}
 UNKNOWN_SECONDS, START_SECONDS = 60.0, 15.0
 LEFT = 3
 
