@@ -57,6 +57,11 @@ def length_axis(axes: Axes, lengths: Sequence[int], label=tokens) -> None:
     axes.set_xlim(values[0] / 1.25, values[-1] * 1.25)
 
 
+def plain_numbers(axis: Axis) -> None:
+    """Numbers at the ticks as the paper's text has them: 0.5, 20, 2,000."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
 def milliseconds_axis(axis: Axis) -> None:
     """Plain numbers on a logarithmic axis whose data are already drawn: 1, 2, 5 per decade, more where it is short."""
     low, high = axis.get_view_interval()
@@ -65,7 +70,7 @@ def milliseconds_axis(axis: Axis) -> None:
         axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.2 else (1,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(axis)
     axis.set_minor_formatter(NullFormatter())
     if decades < 2.2:
         axis.set_minor_locator(NullLocator())
@@ -122,7 +127,7 @@ def slowdown_axis(panel: Axes, slowdowns: Iterable[float]) -> None:
     panel.set_yscale("log", base=2)
     panel.set_ylim(min(0.94, 0.92 * min(slowdowns)), max(2.2, 1.3 * max(slowdowns)))
     panel.yaxis.set_major_locator(FixedLocator(_DOUBLINGS))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(panel.yaxis)
     panel.yaxis.set_minor_locator(NullLocator())
     panel.set_ylabel(r"Slowdown ($\times$)")
 
@@ -130,7 +135,7 @@ def slowdown_axis(panel: Axes, slowdowns: Iterable[float]) -> None:
 def grouped_bars_axis(panel: Axes, groups: Sequence) -> None:
     """An x axis of named groups 0, 1, 2, ... whose only line is the panel's own at 1.0."""
     panel.set_xlim(-0.5, len(groups) - 0.5)
-    panel.set_xticks(range(len(groups)), [f"{group}" for group in groups])
+    panel.set_xticks(range(len(groups)), [f"{group:,}" for group in groups])
     panel.tick_params(axis="x", length=0)
     panel.grid(axis="x", visible=False)
     panel.spines["bottom"].set_visible(False)

@@ -32,7 +32,7 @@ def value_bars(panel: Axes, bars: Iterable[tuple[int, float, Mapping]], referenc
     for place, milliseconds, style in bars:
         widths.append(scale * milliseconds)
         bar = panel.barh(place, widths[-1], height=0.78, **style)
-        panel.bar_label(bar, [significant(widths[-1])], **_VALUE)
+        panel.bar_label(bar, [significant(widths[-1], thousands=",")], **_VALUE)
     lines = {column: scale * references[column].median() for column in REFERENCES if references[column].notna().any()}
     for column, place in lines.items():
         panel.axvline(place, zorder=3, **REFERENCES[column])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from heteroring.figures.select_rows import shown, throttle
-from heteroring.results.results import headline
+from heteroring.figures.select_rows import throttle
 from heteroring.results.throttle_words import throttle_words
 
 if TYPE_CHECKING:
@@ -16,18 +15,14 @@ if TYPE_CHECKING:
 MODULES = {"attention": "Attention only", "fms": "FMS attention layer"}
 
 
-def run_details(results: Results, module: str = "") -> str:
-    """A phrase on the measurement: the attention's shape, and how the repetitions were summarised.
-
-    `module`: the one to describe; if empty, the one that most figures show.
-    """
+def run_details(results: Results, cells: DataFrame) -> str:
+    """A phrase on some cells of one module: the attention's shape, and how the repetitions were summarised."""
     rows = results.measurements
-    rows = rows[rows.system == "ring"]
-    row = (rows[rows.module == module] if module else shown(rows)).iloc[0].to_dict()
+    row = rows[(rows.system == "ring") & (rows.module == cells.iloc[0].module)].iloc[0].to_dict()
     kind = "causal" if row["causal"] else "full"
     return (
         f"{MODULES[row['module']]}, {kind}, batch {row['batch']}, {_heads(row)}, {row['dtype']}; "
-        f"slowest rank, {_median_of(headline(results.cells).repetitions)}."
+        f"slowest rank, {_median_of(cells.repetitions)}."
     )
 
 

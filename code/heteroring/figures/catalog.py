@@ -24,6 +24,12 @@ CATALOG = {
         "text",
         "Latency of every strategy over even contiguous shards on two full ranks, the fastest marked.",
     ),
+    "strategy_eval_first": Entry(
+        "strategy_eval",
+        "text",
+        "Latency of every strategy over even contiguous shards on two full ranks, with the slow rank first.",
+        optional="No rings of equal ranks and of a slow first one were measured",
+    ),
     "speedup_heatmap": Entry("speedup_heatmap", "text", "Speedup of uneven over even shards in each cell of the grid."),
     "extreme_heterogeneity": Entry(
         "extreme_heterogeneity", "text", "Latency at the lowest percentage, against the bound."
@@ -46,6 +52,12 @@ CATALOG = {
     "regression_surface": Entry("regression_surface", "text", "The fitted formula and the points it was fitted to."),
     "bound_fraction": Entry(
         "heterogeneity", "text", "Capacity bound over latency, of five strategies; stretched near the bound."
+    ),
+    "bound_fraction_first": Entry(
+        "heterogeneity",
+        "text",
+        "Capacity bound over latency, of five strategies, with the slow rank first; stretched near the bound.",
+        optional="No ring was measured with the slow rank first",
     ),
     "rank_order": Entry(
         "rank_order",

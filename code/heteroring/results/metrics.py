@@ -63,8 +63,9 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
       splits of both kinds (`two_kind_bound`). context_parallel is judged by T_r of its own kernel;
     - fast_alone_ms = min_r T_r, the median over jobs;
     - regret = T / T_best - 1, of the ring, T_best being the least latency of any split measured in the same layout at
-      the same percentages, in the same order, by the same kernel and transport. Where splits around the balanced ones
-      were measured (`Strategy`, "+5"), T_best is that of the best split; as the least of several medians, it is
+      the same percentages, in the same order, by the same kernel and transport. Here T is the median over the
+      repetitions of all strategies that make the same split, whose calls are the same. Where splits around the balanced
+      ones were measured (`Strategy`, "+5"), T_best is that of the best split; as the least of several medians, it is
       slightly too low;
     - imbalance = the largest of busy_ms over their mean, of the attention call: in a layer a rank may count as busy
       while its kernel waits for a peer's projections (`Measurement`);
@@ -83,23 +84,28 @@ def cells(measurements: Sequence[Measurement]) -> pd.DataFrame:
         ValueError: If a cell's repetitions differ in block_lens, backend or transport.
     """
     table = measurement_table(measurements)
-    rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
     where = ["module", "condition", "seq_len", "percentages"]
+    table["regret"] = _regret(table, [*where, "layout"])
+    rows = pd.DataFrame([_cell(key, group) for key, group in table.groupby(CELL, sort=False)])
     within_layer = {
         (system, "fms", *place): ranks
         for (system, module, *place), ranks in alone_times(rows, where).items()
         if module == "attention"
     }
     found = references(rows, where, within_layer)
-    ring = rows[(rows["system"] == "ring") & ~rows["allocator"].map(_calls_otherwise)]
-    best = ring.groupby([*where, "layout"])["latency_ms"].transform("min")
     return rows.assign(
         slowdown=rows["latency_ms"] / found["homogeneous"],
         efficiency=found["homogeneous"] / rows["latency_ms"],
         speedup=found["even"] / rows["latency_ms"],
-        regret=ring["latency_ms"] / best - 1,
         **found[[name for name in found if name in _VALUES]],
     )[[*CELL, *_VALUES]]
+
+
+def _regret(table: pd.DataFrame, where: list[str]) -> pd.Series:
+    """The regret of each repetition's split among those that agree in the columns `where`, by the index of `table`."""
+    ring = table[(table["system"] == "ring") & ~table["allocator"].map(_calls_otherwise)]
+    medians = ring.groupby([*where, "block_lens"])["latency_ms"].transform("median")
+    return medians / ring.assign(medians=medians).groupby(where)["medians"].transform("min") - 1
 
 
 def _calls_otherwise(allocator: str) -> bool:
@@ -113,7 +119,7 @@ def _cell(key: tuple, group: pd.DataFrame) -> dict[str, object]:
     of_computing = any(busy) and named["module"] == "attention"
     exposed = [1 - max(times) / ms for times, ms in zip(group["busy_ms"], group["latency_ms"], strict=True)]
     return named | {
-        **{name: group[name].iloc[0] for name in ("percentages", "block_lens", "clamped", "bytes_moved")},
+        **{name: group[name].iloc[0] for name in ("percentages", "block_lens", "clamped", "bytes_moved", "regret")},
         **latency_of(group),
         "busy_ms": busy,
         "imbalance": max(busy) / mean(busy) if of_computing else np.nan,

@@ -71,7 +71,7 @@ def ablation(results: Results) -> Figure:
     panels[0].set_xlim(0.9, 2.2 / min(cells.bound_fraction))
     milliseconds_axis(panels[0].xaxis)
     legend_rows(figure, [[Patch(color=colour, label=f"{tokens(length)} tokens") for length, colour in colours.items()]])
-    return finish(figure, results, f"{run_details(results)} {percentages_are(results)}", "Latency over bound")
+    return finish(figure, results, f"{run_details(results, cells)} {percentages_are(results)}", "Latency over bound")
 
 
 def _ends(values: Iterable[int]) -> list[int]:

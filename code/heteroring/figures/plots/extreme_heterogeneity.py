@@ -46,7 +46,7 @@ def extreme_heterogeneity(results: Results) -> Figure:
     if handles:
         legend_rows(figure, [handles])
     heading = condition(results, lowest)
-    details = f"{heading[0].upper()}{heading[1:]}. {run_details(results)}"
+    details = f"{heading[0].upper()}{heading[1:]}. {run_details(results, rows)}"
     return finish(figure, results, details, "Latency (ms)")
 
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from heteroring.figures.axes import milliseconds_axis, name_lines, percentage_axis, stretched_axis
 from heteroring.figures.canvas import finish, legend_rows, panel_grid
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.select_rows import MissingRows, baseline_cells, per_cell, ring_cells, series
+from heteroring.figures.select_rows import MissingRows, baseline_cells, per_cell, ring_cells, series, slow_first
 from heteroring.figures.style import ALONE_LINE, BASELINE_LINE, BOUND_LINE, UNIT_LINE, by_layout, look, ordered
 from heteroring.results.strategy import BALANCED, EVEN
 
@@ -33,7 +33,7 @@ def efficiency_vs_heterogeneity(results: Results) -> Figure:
     figure, panels = _small_multiples("efficiency_vs_heterogeneity", rows, "efficiency", reference)
     _from_zero(panels, rows.efficiency.max())
     _label_rows(panels, "Efficiency")
-    details = f"{run_details(results)} Relative to even shards of the same layout with every rank at 100 %."
+    details = f"{run_details(results, rows)} Relative to even shards of the same layout with every rank at 100 %."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
@@ -58,7 +58,7 @@ def latency_vs_heterogeneity(results: Results) -> Figure:
     for panel in panels:
         milliseconds_axis(panel.yaxis)
     _label_rows(panels, "Latency (ms)")
-    return finish(figure, results, run_details(results), throttle_label(results, "throttled rank"))
+    return finish(figure, results, run_details(results, rows), throttle_label(results, "throttled rank"))
 
 
 def speedup_over_even(results: Results) -> Figure:
@@ -74,11 +74,21 @@ def speedup_over_even(results: Results) -> Figure:
     figure, panels = _small_multiples("speedup_over_even", rows, "speedup", reference)
     _from_zero(panels, rows.speedup.max())
     _label_rows(panels, r"Speedup over even ($\times$)")
-    details = f"{run_details(results)} Relative to even shards of the same layout at the same percentage."
+    details = f"{run_details(results, rows)} Relative to even shards of the same layout at the same percentage."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 
 def bound_fraction(results: Results) -> Figure:
+    """Capacity bound over latency with the slow rank last."""
+    return _bound_fraction("bound_fraction", results, "throttled rank")
+
+
+def bound_fraction_first(results: Results) -> Figure:
+    """Capacity bound over latency with the slow rank first."""
+    return _bound_fraction("bound_fraction_first", slow_first(results), "throttled first rank")
+
+
+def _bound_fraction(name: str, results: Results, throttled: str) -> Figure:
     """Capacity bound over latency: 1.0 is every rank busy, on useful work only, all the time.
 
     Lines with their names at their ends: even, proportional and balanced contiguous shards, even and balanced zigzag
@@ -91,14 +101,14 @@ def bound_fraction(results: Results) -> Figure:
     def reference(panel: Axes, length: int) -> None:
         panel.axhline(1.0, **UNIT_LINE)
 
-    figure, panels = _small_multiples("bound_fraction", rows, "bound_fraction", reference, legend=False)
+    figure, panels = _small_multiples(name, rows, "bound_fraction", reference, legend=False)
     for panel in panels:
         stretched_axis(panel)
     panels[0].set_ylim(0, 1.02 * max(1.0, rows.bound_fraction_high.max()))
     _label_rows(panels, "Bound fraction")
     name_lines(panels[-1], make_room=len(panels) == len(figure.axes))
-    details = f"{run_details(results)} 1.0 is the bound; bands: range over jobs."
-    return finish(figure, results, details, throttle_label(results, "throttled rank"))
+    details = f"{run_details(results, rows)} 1.0 is the bound; bands: range over jobs."
+    return finish(figure, results, details, throttle_label(results, throttled))
 
 
 _FEW = (EVEN, "contiguous/uneven", "contiguous/balanced", "zigzag/even", BALANCED)
@@ -119,7 +129,7 @@ def _small_multiples(
     """
     lengths = sorted(set(rows.seq_len))
     strategies = ordered(rows.strategy)
-    figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.35, share_y=share_y)
+    figure, panels, spare = panel_grid(name, len(lengths), panel_height=1.25, share_y=share_y)
     for panel, length in zip(panels, lengths, strict=True):
         reference(panel, length)
         for strategy in reversed(strategies):  # dashes over whole lines: where they coincide, both are seen

@@ -53,7 +53,7 @@ def latency_scaling(results: Results) -> Figure:
     if len(baselines):
         references.append(Line2D([], [], **BASELINE_LINE))
     legend_rows(figure, [*by_layout(strategies), references])
-    return finish(figure, results, run_details(results), "Sequence length (tokens)")
+    return finish(figure, results, run_details(results, rows), "Sequence length (tokens)")
 
 
 def _anchor(rows: DataFrame) -> float:

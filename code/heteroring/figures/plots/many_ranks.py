@@ -49,7 +49,7 @@ def many_ranks(results: Results) -> Figure:
     legend_rows(figure, in_lines(handles, 3))
     chosen = choices_of_ranks(cells)
     right = f"{BALANCED} used the best ranks in {chosen.right.sum()} of {len(chosen)} cells. " if len(chosen) else ""
-    details = f"{run_details(results)} {right}{percentages_are(results)}"
+    details = f"{run_details(results, cells)} {right}{percentages_are(results)}"
     return finish(figure, results, details, "Bound fraction")
 
 

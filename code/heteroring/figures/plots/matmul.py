@@ -39,7 +39,7 @@ def matmul_latency_vs_size(results: Results) -> Figure:
     full = rows[(rows.percentage == chosen[-1]) & (rows["size"] == sizes[-1])].latency_ms.median()
     panel.plot(sizes, full * (sizes / sizes[-1]) ** 3, zorder=1.5, **_IDEAL)
     handles = _lines(panel, rows[rows.percentage.isin(chosen)], "size", "latency_ms", "percentage", "{} %")
-    length_axis(panel, sizes, str)
+    length_axis(panel, sizes)
     milliseconds_axis(panel.yaxis)
     panel.set_ylabel("Latency (ms)")
     legend_rows(figure, [[*handles, Line2D([], [], label="slope 3", **_IDEAL)]])
@@ -85,7 +85,7 @@ def matmul_mps_efficiency(results: Results) -> Figure:
 def _against_percentage(name: str, rows: DataFrame, column: str, *references: Line2D) -> tuple[Figure, Axes]:
     figure = new_figure(name, _HEIGHT)
     panel = figure.subplots()
-    handles = _lines(panel, rows, "percentage", column, "size", "n = {}")
+    handles = _lines(panel, rows, "percentage", column, "size", "n = {:,}")
     percentage_axis(panel, rows.percentage, every=True)
     legend_rows(figure, in_lines([*handles, *references], 4), handlelength=1.7)
     return figure, panel

@@ -43,7 +43,7 @@ def module_comparison(results: Results) -> Figure:
             percentage_axis(panel, rows.percentage)
         pair[0].set_ylabel(label)
     legend_rows(figure, by_layout(strategies))
-    shape = run_details(results, "fms")
+    shape = run_details(results, both["fms"])
     details = f"{tokens(max(shared))} tokens. {shape} Speedup is relative to even shards of the same layout."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from heteroring.figures.axes import percentage_axis
 from heteroring.figures.canvas import finish, new_figure
-from heteroring.figures.captions import profile_details, throttle_label, tokens
+from heteroring.figures.captions import profile_details, throttle_label
 from heteroring.figures.select_rows import MissingRows, profile_rows
 from heteroring.figures.style import UNIT_LINE, ramp_lines
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from heteroring.results.results import Results
 
-_KINDS = {"matmul": ("n = {}", str), "attention": ("{} tokens", tokens)}
+_LABELS = {"matmul": "n = {:,}", "attention": "{:,} tokens"}
 
 
 def performance_scaling_vs_percentage(results: Results) -> Figure:
@@ -35,11 +35,10 @@ def performance_scaling_vs_percentage(results: Results) -> Figure:
         above, below = column
         above.plot([0, 100], [0, 100], **UNIT_LINE)
         below.axhline(0, **UNIT_LINE)
-        label, text = _KINDS[kind]
         sizes = sorted(set(rows["size"]))
         for size, style in zip(sizes, ramp_lines(len(sizes)), strict=True):
             line = rows[rows["size"] == size]
-            style["label"] = label.format(text(size))
+            style["label"] = _LABELS[kind].format(size)
             above.plot(line.percentage, 100 * line.relative_speed, **style)
             below.plot(line.percentage, 100 * line.relative_speed - line.percentage, **style)
         above.set_title(kind)
@@ -59,7 +58,7 @@ def performance_scaling_vs_percentage(results: Results) -> Figure:
 def _profiles(results: Results) -> dict[str, DataFrame]:
     """The profile rows of each kind that was measured at 100 % too; MissingRows if there is none."""
     profiles, reasons = {}, []
-    for kind in _KINDS:
+    for kind in _LABELS:
         try:
             profiles[kind] = profile_rows(results, kind, "relative_speed")
         except MissingRows as error:

@@ -53,7 +53,8 @@ def rank_order(results: Results) -> Figure:
         percentage_axis(panel, rows.percentage)
         panel.set_title(layout)
     legend_rows(figure, _legend(rows))
-    details = f"{tokens(int(rows.seq_len.iloc[0]))} tokens. {run_details(results)} Lines: predicted from score pairs."
+    length = tokens(int(rows.seq_len.iloc[0]))
+    details = f"{length} tokens. {run_details(results, rows)} Lines: predicted from score pairs."
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 

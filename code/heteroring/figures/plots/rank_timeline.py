@@ -54,7 +54,7 @@ def rank_timeline(results: Results) -> Figure:
     ]
     handles.append(Line2D([], [], **BOUND_LINE))
     legend_rows(figure, [handles])
-    details = f"{tokens(rows.seq_len.iloc[0])} tokens. {run_details(results)}"
+    details = f"{tokens(rows.seq_len.iloc[0])} tokens. {run_details(results, rows)}"
     return finish(figure, results, details, "Time over the capacity bound")
 
 

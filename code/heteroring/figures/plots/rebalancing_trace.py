@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from heteroring.figures.axes import plain_numbers
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import model_name, tokens
 from heteroring.figures.select_rows import MissingRows
@@ -38,7 +39,7 @@ def rebalancing_trace(results: Results) -> Figure:
     if results.chunks.empty:
         raise MissingRows("no prefill was rebalanced")
     rows = results.chunks[results.chunks["repetition"] == 0]
-    figure = new_figure("rebalancing_trace", 2.0)
+    figure = new_figure("rebalancing_trace", 1.75)
     shares, *times = figure.subplots(1, 1 + len(_SHOWN))
     lines = []
     for split in CHUNK_SPLITS:
@@ -59,6 +60,7 @@ def rebalancing_trace(results: Results) -> Figure:
     times[1].tick_params(labelleft=False)
     slow = rows[rows["percentages"] != rows["percentages"].iloc[0]]["chunk"]
     for panel in (shares, *times):
+        plain_numbers(panel.yaxis)
         panel.axvspan(slow.min() - 0.5, slow.max() + 0.5, **_SLOW)
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(axis="x", visible=False)

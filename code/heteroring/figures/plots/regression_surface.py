@@ -13,14 +13,14 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from heteroring.allocators.formula import TERMS
 from heteroring.figures.axes import length_axis, throughput_unit
 from heteroring.figures.canvas import finish, new_figure
-from heteroring.figures.captions import profile_details, throttle_label, tokens
+from heteroring.figures.captions import profile_details, throttle_label
 from heteroring.figures.select_rows import MissingRows, profile_rows
 from heteroring.results.strategy import fitted_name
 
 if TYPE_CHECKING:
     from heteroring.results.results import Results
 
-_SIZE_LABELS = {"matmul": ("Matrix size n", str), "attention": ("Sequence length (tokens)", tokens)}
+_SIZE_LABELS = {"matmul": "Matrix size n", "attention": "Sequence length (tokens)"}
 _STEPS = 120
 
 
@@ -77,9 +77,8 @@ def _surface(figure: Figure, panel: Axes, results: Results, kind: str, model: di
         edgecolors="white",
         linewidths=0.8,
     )
-    label, text = _SIZE_LABELS[kind]
-    length_axis(panel, sizes, text)
-    panel.set_xlabel(label)
+    length_axis(panel, sizes)
+    panel.set_xlabel(_SIZE_LABELS[kind])
     panel.set_ylim(y[0], y[-1])
     panel.yaxis.set_major_locator(FixedLocator(percentages))
     panel.grid(visible=False)

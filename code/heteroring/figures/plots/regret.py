@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
+from heteroring.figures.axes import plain_numbers
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details
 from heteroring.figures.select_rows import MissingRows, shown
@@ -51,7 +52,7 @@ def regret(results: Results) -> Figure:
         if (rows.order == order).any()
     ]
     legend_rows(figure, [[*handles, Line2D([], [], color=INK, linewidth=1.4, label="median")]])
-    return finish(figure, results, f"{run_details(results)} Each mark is one length, percentage and order.")
+    return finish(figure, results, f"{run_details(results, rows)} Each mark is one length, percentage and order.")
 
 
 def _panel(panel: Axes, rows: DataFrame) -> None:
@@ -69,6 +70,6 @@ def _panel(panel: Axes, rows: DataFrame) -> None:
     panel.set_xticks(range(len(strategies)), names, fontsize=7)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_numbers(panel.yaxis)
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.grid(axis="x", visible=False)

@@ -34,11 +34,11 @@ def simulated_scaling(results: Results) -> Figure:
     Every other rank is as slow as the profile at its middle percentage, or its lowest where there is no other.
     """
     platform = platform_of(results)
-    figure = new_figure("simulated_scaling", 1.6)
+    figure = new_figure("simulated_scaling", 1.4)
     left, right = figure.subplots(1, 2, sharey=True)
     _lines(left, platform, [(ranks, AT_LENGTH) for ranks in RANKS], RANKS)
     _lines(right, platform, [(AT_RANKS, length) for length in LENGTHS], LENGTHS)
-    length_axis(left, RANKS, str)
+    length_axis(left, RANKS)
     length_axis(right, LENGTHS, lambda length: tokens(length) if length < 2**20 else f"{length // 2**20}M")
     left.set_xlabel(f"Ranks, {AT_LENGTH // 2**20}M tokens")
     right.set_xlabel(f"Sequence length (tokens), {AT_RANKS} ranks")

@@ -34,7 +34,7 @@ def simulated_slow_rank(results: Results) -> Figure:
     """
     platform = platform_of(results)
     ratios = over_equal(platform)
-    figure = new_figure("simulated_slow_rank", 1.65)
+    figure = new_figure("simulated_slow_rank", 1.45)
     panels = figure.subplots(1, len(LAYOUTS), sharey=True)
     everything = []
     for panel, layout in zip(panels, LAYOUTS, strict=True):
@@ -49,12 +49,12 @@ def simulated_slow_rank(results: Results) -> Figure:
                 )
                 everything += over
         panel.axhline(1.0, **UNIT_LINE)
-        length_axis(panel, RANKS, str)
+        length_axis(panel, RANKS)
         panel.set_xlabel("Ranks")
         panel.set_title(layout)
     for panel in panels:
         slowdown_axis(panel, everything)
-        panel.set_ylabel("Latency over that of equal ranks" if panel is panels[0] else "")
+        panel.set_ylabel("Latency ratio" if panel is panels[0] else "")
     looks = {name: look(name_of("zigzag", name)) for name in _SPLITS}
     allocators = [
         Line2D([], [], color=each.dark, marker=each.marker, linestyle="none", label=name)

@@ -45,7 +45,7 @@ def simulation_error(results: Results) -> Figure:
     panels[0].set_ylabel("Simulated over measured")
     legend_rows(figure, by_layout(rows.strategy))
     details = (
-        f"{run_details(results, 'attention')} Simulated from the profile of one rank. At each length, from left to "
+        f"{run_details(results, rows)} Simulated from the profile of one rank. At each length, from left to "
         f"right, low to high: {throttle_label(results)}."
     )
     return finish(figure, results, details, "Sequence length (tokens)")

@@ -50,7 +50,7 @@ def speedup_heatmap(results: Results) -> Figure:
     ticks = [value for value in range(-8, 9) if abs(value) <= strength]
     bar.set_ticks(ticks, labels=[f"{2.0**value:g}" for value in ticks])
     bar.outline.set_linewidth(0.4)
-    return finish(figure, results, run_details(results), throttle_label(results, "throttled rank"))
+    return finish(figure, results, run_details(results, rows), throttle_label(results, "throttled rank"))
 
 
 def _table(panel: Axes, table: DataFrame, shades: Normalize):

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from heteroring.figures.axes import grouped_bars_axis, slowdown_axis
 from heteroring.figures.canvas import finish, legend_rows, new_figure
 from heteroring.figures.captions import run_details, throttle_label, tokens
-from heteroring.figures.select_rows import ring_cells, series
+from heteroring.figures.select_rows import ring_cells, series, slow_first
 from heteroring.figures.style import INK, UNIT_LINE, by_layout, look, ordered
 
 if TYPE_CHECKING:
@@ -26,6 +26,16 @@ _FASTEST = {"marker": "v", "color": INK, "markersize": 3.2, "linestyle": "none"}
 
 
 def strategy_eval(results: Results) -> Figure:
+    """Every strategy with the slow rank last."""
+    return _evaluated("strategy_eval", results, "throttled rank")
+
+
+def strategy_eval_first(results: Results) -> Figure:
+    """Every strategy with the slow rank first."""
+    return _evaluated("strategy_eval_first", slow_first(results), "throttled first rank")
+
+
+def _evaluated(name: str, results: Results, throttled: str) -> Figure:
     """Bars on a log-2 axis, from the line at 1.0 up (slower) or down (faster); the fastest of each group is marked.
 
     All are relative to the same reference, so that layouts compare: contiguous even shards with every rank at 100 %, as
@@ -38,7 +48,7 @@ def strategy_eval(results: Results) -> Figure:
     strategies = ordered(rows.strategy)
     columns = 1 if len(percentages) * len(strategies) > _BARS_PER_PANEL_ROW else min(2, len(lengths))
     count = ceil(len(lengths) / columns)
-    figure = new_figure("strategy_eval", 0.85 + 0.65 * count)
+    figure = new_figure(name, 0.85 + 0.6 * count)
     panels = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
     for panel in panels.flat[len(lengths) :]:
         panel.set_axis_off()
@@ -54,8 +64,8 @@ def strategy_eval(results: Results) -> Figure:
         panel.tick_params(labelbottom=True)  # above an empty slot too, which shared axes would leave unlabelled
     marks = [Line2D([], [], label="lowest latency", **_FASTEST)]
     legend_rows(figure, [*by_layout(strategies, bars=True), marks])
-    details = f"{run_details(results)} Relative to contiguous even shards with every rank at 100 %."
-    return finish(figure, results, details, throttle_label(results, "throttled rank"))
+    details = f"{run_details(results, rows)} Relative to contiguous even shards with every rank at 100 %."
+    return finish(figure, results, details, throttle_label(results, throttled))
 
 
 def _relative(rows: DataFrame) -> DataFrame:

@@ -64,7 +64,7 @@ def token_distribution(results: Results) -> Figure:
     panels[0, 0].set_ylim(0, 1.08 * max(50.0, rows.share.max()))
     panels[0, 0].yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2.5, 5, 10]))
     legend_rows(figure, _legend(rows))
-    details = f"Tokens of the throttled rank in percent of all. {run_details(results)}"
+    details = f"Tokens of the throttled rank in percent of all. {run_details(results, rows)}"
     return finish(figure, results, details, throttle_label(results, "throttled rank"))
 
 

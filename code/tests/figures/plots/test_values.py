@@ -15,7 +15,7 @@ from heteroring import figures
 from heteroring.figures.plots.regression_surface import fitted_tflops
 from heteroring.figures.style import STRATEGIES, look
 from heteroring.results.results import Results, headline
-from synthetic_figures import GRIDS, NAMES, line, panel, panels, plotted, results, results_of, shown, texts
+from synthetic_figures import GRIDS, NAMES, drawn, line, panel, panels, plotted, results, results_of, shown, texts
 
 pytestmark = pytest.mark.slow
 grids = pytest.mark.parametrize("grid", GRIDS)
@@ -219,7 +219,7 @@ def test_matmul_lines_follow_the_profile(grid):
         (axes,) = panels(plotted(name, grid))
         for size in GRIDS[grid].matmul_sizes:
             of = profile.assign(value=values)[profile["size"] == size].sort_values("percentage")
-            assert list(line(axes, f"n = {size}").get_ydata()) == pytest.approx(list(of.value))
+            assert list(line(axes, f"n = {size:,}").get_ydata()) == pytest.approx(list(of.value))
     (axes,) = panels(plotted("matmul_mps_scaling", grid))
     assert ("GFLOP/s" if factor == 1000 else "TFLOP/s") in axes.get_ylabel()
     (axes,) = panels(plotted("matmul_latency_vs_size", grid))
@@ -243,12 +243,12 @@ def test_matmul_bars_are_slowdowns_with_their_ideal(grid):
 def test_achieved_speed_stands_beside_the_diagonal(grid):
     shown = panels(plotted("performance_scaling_vs_percentage", grid))
     profile = results(grid).profile
-    labels = {"matmul": "n = {}", "attention": "{}"}
+    labels = {"matmul": "n = {:,}", "attention": "{:,} tokens"}
     for kind, above, below in zip(("matmul", "attention"), shown[:2], shown[2:], strict=True):
         assert above.get_title() == kind
         assert [list(end) for end in above.lines[0].get_data()] == [[0, 100], [0, 100]]
         for size in sorted(set(profile[profile.kind == kind]["size"])):
-            label = labels[kind].format(size if kind == "matmul" else title_of(size))
+            label = labels[kind].format(size)
             of = profile[(profile.kind == kind) & (profile["size"] == size)].sort_values("percentage")
             achieved = 100 * of.relative_speed
             assert list(line(above, label).get_ydata()) == pytest.approx(list(achieved))
@@ -395,6 +395,45 @@ def test_regret_has_a_mark_for_each_setting_and_the_median_of_each_allocator():
     assert list(middle.get_ydata()) == pytest.approx([np.median(marks)] * 2)
     assert np.median(marks) < 2  # balanced by the speeds that are true here
     assert "No splits around" in texts(figures.draw("regret", results("gpu")))[0].get_text()
+
+
+def test_figures_of_a_slow_first_rank_show_its_cells():
+    grid = replace(synthetic.GPU, slow_first=(10, 50), modules=("attention",), model=False)
+    results = results_of(grid)
+    first = results.cells[(results.cells.system == "ring") & results.cells.order.isin(["slow first", "equal"])]
+    axes = panel(figures.draw("bound_fraction_first", results), "65,536 tokens")
+    rows = first[(first.seq_len == 65536) & (first.strategy == "zigzag/even")].sort_values("percentage")
+    assert list(line(axes, "zigzag/even").get_xdata()) == [10, 50, 100]
+    assert list(line(axes, "zigzag/even").get_ydata()) == list(rows.bound_fraction)
+    assert "throttled first rank" in " ".join(text.get_text() for text in axes.figure.texts)
+    axes = panel(figures.draw("strategy_eval_first", results), "65,536 tokens")
+    rows = first[first.seq_len == 65536]
+    [equal] = rows[(rows.percentage == 100) & (rows.strategy == "contiguous/even")].latency_ms
+    ends = [bar.get_y() + bar.get_height() for bar in axes.patches]
+    assert sorted(ends) == pytest.approx(sorted(rows.latency_ms / equal))
+
+
+def test_a_footer_has_the_range_of_the_repetitions_drawn():
+    results = results_of(synthetic.TINY)
+    fewer = results.cells.assign(repetitions=np.where(results.cells.order == "slow first", 2, 4))
+    for name, words in (
+        ("rank_order", "median of 2 to 4."),
+        ("bound_fraction", "median of 4."),
+        ("bound_fraction_first", "median of 2 to 4."),
+    ):
+        [note] = [
+            text for text in figures.draw(name, replace(results, cells=fewer)).texts if text.get_gid() == "source-note"
+        ]
+        assert words in " ".join(note.get_text().split())
+
+
+def test_numbers_of_four_digits_have_a_comma():
+    axes, _ = panels(plotted("simulated_scaling", "gpu"))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "4", "16", "64", "256", "1,024"]
+    axes, *_ = panels(drawn("rebalancing_trace", "gpu"))
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert any("," in label for label in labels)
+    assert all("," in label for label in labels if len(label) > 3)
 
 
 def test_bound_fractions_have_their_names_at_the_ends_of_their_lines():
