@@ -167,7 +167,7 @@ def page(findings: dict[Claim, Finding]) -> str:
 
     tables = "".join(
         f"<h2>{title}</h2><table>{line('th', with_source(of))}"
-        f"{''.join(line('td', row) for row in rows(findings, of, heads=with_source(of)))}</table>"
+        f"{''.join(line('td', row) for row in rows(findings, of, heads=with_source(of), why=''))}</table>"
         for of, title in (("study", "The public study's claims"), ("paper", "The paper's own"))
     )
     style = (

@@ -33,8 +33,10 @@ from claims.of_models import (
     layer_contiguous_ratios,
     layer_fractions,
     layer_gains,
+    prefill_contiguous_ratios,
     prefill_fractions,
     prefill_jobs_apart,
+    prefill_order_of_pairs,
     prefill_order_ratios,
 )
 from claims.of_paper import (
@@ -47,6 +49,8 @@ from claims.of_paper import (
     long_fractions,
     odd_costs,
     of_oracle,
+    one_pair_apart,
+    over_one_gpu,
     profile_ratios,
     short_first_ratios,
     torch_ratios,
@@ -218,7 +222,7 @@ def call(evidence: Evidence) -> dict[str, str]:
         "EqualRatio": rounded(contiguous / zigzag),
         "WorstFraction": rounded(worst.bound_fraction),
         "WorstPlace": f"{count(int(worst.seq_len))} tokens and {percent(int(worst.percentage))}",
-        "AboveCount": count(sum(evidence.recorded(condition="rested").bound_fraction > 1)),
+        **above_one(evidence),
         **largest_fraction("", evidence, "attention"),
         "EvenImbalance": rounded(cells(EVEN, extreme, "imbalance")),
         "BalancedImbalance": rounded(cells(BALANCED, extreme, "imbalance")),
@@ -234,7 +238,6 @@ def call(evidence: Evidence) -> dict[str, str]:
         **ends("Torch", torch_ratios(evidence)),
         "TorchFraction": rounded(torch(ZIGZAG_EVEN, cells.equal, "bound_fraction")),
         **close_wins(cells, evidence.call_first),
-        **ends("Host", host_ratios(evidence)),
         **ends("Long", long_fractions(evidence, BALANCED)),
         **ends("Label", long_fractions(evidence, ZIGZAG_UNEVEN)),
         **row_prices(results),
@@ -268,6 +271,17 @@ def largest_fraction(name: str, evidence: Evidence, module: str) -> dict[str, st
     return {f"{name}FractionCount": count(len(every)), f"{name}MostFraction": rounded(max(every), 4)}
 
 
+def above_one(evidence: Evidence) -> dict[str, str]:
+    """How many bound fractions of rested calls exceed one, of how many splits, and the largest of any single job."""
+    rows = evidence.recorded(condition="rested")
+    above = rows[rows.bound_fraction > 1]
+    return {
+        "AboveCount": count(len(above)),
+        "AboveDistinct": count(len(above.drop_duplicates(["seq_len", "percentages", "layout", "block_lens"]))),
+        "AboveJobsMost": rounded(max(rows.bound_fraction_high), 4),
+    }
+
+
 def row_prices(results: Results) -> dict[str, str]:
     """What a query row costs in a further ring step, out of the cost model of attention."""
     costs = results.fitted_models[fitted_name("cost", "attention")]
@@ -288,7 +302,7 @@ def row_prices(results: Results) -> dict[str, str]:
 
 def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
     """Both rank orders, calls that are not rested, and lengths that do not fill whole tiles."""
-    even, apart = evidence.orders(EVEN, "latency_ms"), jobs_apart(evidence)
+    even, apart, short = evidence.orders(EVEN, "latency_ms"), jobs_apart(evidence), jobs_apart(evidence, short=True)
     contiguous_share, zigzag_share = (
         evidence.orders(name, "block_lens").map(min) / LONG for name in (BALANCED_CONTIGUOUS, BALANCED)
     )
@@ -298,12 +312,16 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "JobsApart": share(apart.median()),
         "JobsApartMany": share(apart.quantile(0.95)),
         "JobsApartMost": share(apart.max()),
+        "JobsApartShortMany": share(short.quantile(0.95)),
+        "JobsApartShortMost": share(short.max()),
         "TorchApart": share(max(jobs_apart(evidence, "context_parallel"))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
         "ProfileGain": share(median(profile_ratios(evidence)) - 1),
         **ends("ShortFirst", short_first_ratios(evidence)),
         **ends("ShortContiguous", contiguous_ratios(evidence, evidence.call.lengths[0])),
+        **ends("CapturedContiguous", contiguous_ratios(evidence, condition="captured")),
+        "OnePairApart": share(max(one_pair_apart(evidence))),
         "ContiguousShareLast": rounded(100 * contiguous_share["slow last"][low], 2),
         "ContiguousShareFirst": rounded(100 * contiguous_share["slow first"][low], 2),
         "ZigzagShare": rounded(100 * zigzag_share["slow last"][low], 2),
@@ -311,11 +329,23 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "TileLength": count(TILES),
         **ends("Odd", odd_costs(evidence), 100, 2),
         **ends("Order", even["slow last"] / even["slow first"], digits=2),
-        **ends("Contiguous", contiguous_ratios(evidence, LONG)),
+        **ends("Contiguous", contiguous_ratios(evidence)),
         **ends("Closed", closed_form_errors(evidence), 100, 2),
         **ends("Condition", evidence.condition_fractions),
         "ConditionTable": tables.conditions(evidence.recorded(strategy=BALANCED, percentages=(100, MIDDLE))),
         **slow_first_wins(evidence),
+        **loses(evidence),
+    }
+
+
+def loses(evidence: Evidence) -> dict[str, str]:
+    """What calls take over what they take on the fast rank alone, where that is more than one."""
+    ratios = over_one_gpu(evidence)
+    return {
+        "LosesRestedMost": rounded(max(ratios["rested"])),
+        "LosesSustainedMost": rounded(max(ratios["sustained"])),
+        **ends("Host", host_ratios(evidence)),
+        **ends("LosesEagerShort", ratios["eager", evidence.call.lengths[1]]),
     }
 
 
@@ -424,6 +454,7 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         **ends("Layer", layer_fractions(evidence)),
         **ends("LayerGain", layer_gains(evidence)),
         **ends("LayerContiguous", layer_contiguous_ratios(evidence)),
+        **ends("LayerBalancedContiguous", contiguous_ratios(evidence, module="fms")),
         **largest_fraction("Layer", evidence, "fms"),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
@@ -439,6 +470,8 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeTable": tables.whole_model(cells, first),
         **ends("Whole", prefill_fractions(evidence)),
         **ends("WholeOrder", prefill_order_ratios(evidence)),
+        **ends("WholeOrderOnePair", prefill_order_of_pairs(evidence)),
+        **ends("WholeContiguous", prefill_contiguous_ratios(evidence)),
         "WholeJobsApart": share(prefill_jobs_apart(evidence)),
     }
 
@@ -481,7 +514,18 @@ def live(results: Results) -> dict[str, str]:
         "Spread": share(tables.spread(cells, cells.throttled)),
         "EnvironmentTable": tables.environment(results, cells),
         "LatencyTable": tables.latency(results, cells),
+        "AloneWins": count(sum(alone_wins(cells))),
+        "LengthCount": count(len(cells.lengths)),
     }
+
+
+def alone_wins(cells: CellTable) -> list[bool]:
+    """By length, whether the fast rank alone is faster than every strategy at the lowest percentage."""
+    low = cells.percentages[0]
+    return [
+        cells(BALANCED, (length, low), "fast_alone_ms") < min(cells(name, (length, low)) for name in cells.strategies)
+        for length in cells.lengths
+    ]
 
 
 def shows_main_effect(cells: CellTable) -> bool:

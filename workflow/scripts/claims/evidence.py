@@ -1,5 +1,6 @@
 """The evidence for claims: the record, short tables and predictions beside it, and the public study's record."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,19 @@ from heteroring.figures.plots.simulation_error import simulated_cells
 from heteroring.figures.simulated import platform_of
 from heteroring.planning.recorded_platform import RecordedPlatform
 from heteroring.results.model_metrics import decode_gains
+from heteroring.results.rank_percentages import order_of
 from heteroring.results.results import Results, slow_last
 from heteroring.results.tables import read_table
-from paper.cells import BALANCED, CellTable, prefill_cells, ring_cells
+from paper.cells import BALANCED, EVEN, CellTable, prefill_cells, ring_cells
 from paper.study import Study, read
 
 REPRODUCED, PARTLY, NOT, _ = VERDICTS = ("reproduced", "partly", "not", "not tested")
 LONG, MEDIUM = 65536, 16384
 MIDDLE = 50
 ORDERS = ("slow last", "slow first")
+RESTED_FIRST = {"condition": "rested", "order": "slow first"}
+# Jobs of the ring's rested cells and of whole models, by their names in the provenance.
+PAIRED_JOBS = r"(bench|model)/pct(-\d+)+\.job-\d+"
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,17 @@ class Evidence:
     @cached_property
     def call_first(self) -> CellTable:
         """Cells of the attention call, the slow rank first."""
-        return CellTable("the record, slow rank first", self.recorded(condition="rested", order="slow first"))
+        return CellTable("the record, slow rank first", self.recorded(**RESTED_FIRST))
 
     @cached_property
     def layer(self) -> CellTable:
         """Rested layers over the ring, the slow rank last."""
         return ring_cells(self.results, module="fms")
+
+    @cached_property
+    def layer_first(self) -> CellTable:
+        """Rested layers over the ring, the slow rank first."""
+        return CellTable("the record, layer, slow rank first", self.recorded("", "fms", **RESTED_FIRST))
 
     @cached_property
     def prefill(self) -> CellTable:
@@ -182,6 +192,29 @@ class Evidence:
         return rows.pivot(index="percentage", columns="order", values=column).dropna()
 
     @cached_property
+    def by_pair(self) -> pd.DataFrame:
+        """Median times of rested calls ("bench") and prefills ("model") within the jobs of each pair of GPUs.
+
+        Of even contiguous and balanced zigzag shards, by stage, strategy, length, percentage and pair, a column per
+        order; where the pair measured both.
+        """
+        rows = pd.concat(
+            read_table(self.folder / f"{name}.csv").assign(
+                stage=found[1],
+                pair=" ".join(gpu["uuid"] for gpu in job["gpus"]),
+                percentage=min(job["percentages"]),
+                order=order_of(job["percentages"]),
+            )
+            for name, job in self.results.provenance["jobs"].items()
+            if (found := re.fullmatch(PAIRED_JOBS, name))
+        )
+        rows["strategy"] = rows.layout + "/" + rows.allocator
+        timed = (rows.module == "attention") | (rows.phase == "prefill")
+        rows = rows[timed & (rows.system == "ring") & rows.order.isin(ORDERS) & rows.strategy.isin([EVEN, BALANCED])]
+        by = ["stage", "strategy", "seq_len", "percentage", "pair"]
+        return rows.pivot_table("latency_ms", by, "order", "median").dropna()
+
+    @cached_property
     def condition_fractions(self) -> pd.Series:
         """Bound fractions of balanced zigzag calls that are not rested, at the longest length, by `condition`."""
         rows = self.recorded(strategy=BALANCED, seq_len=LONG)
@@ -202,6 +235,11 @@ def span(values) -> str:
     """The range of the values: `0.95`, or `0.95 to 1.01`."""
     ends = [number(min(values)), number(max(values))]
     return " to ".join(dict.fromkeys(ends))
+
+
+def points(part: float) -> str:
+    """A difference of two fractions in percentage points."""
+    return f"{100 * part:.2g} points"
 
 
 def percent(part: float) -> str:

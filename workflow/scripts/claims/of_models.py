@@ -4,11 +4,12 @@ from statistics import median
 
 from pandas import Series
 
-from claims.evidence import LONG, Evidence, Finding, holds, number, span
+from claims.evidence import LONG, ORDERS, Evidence, Finding, holds, number, span
+from claims.of_paper import contiguous_ratios
 from heteroring.results.model_metrics import decode_cells
 from heteroring.results.results import slow_last
 from heteroring.results.strategy import alone_name, parts_of
-from paper.cells import BALANCED, EVEN, UNEVEN
+from paper.cells import BALANCED, BALANCED_CONTIGUOUS, EVEN, UNEVEN
 
 DECODED_AT = "46e7282"  # the commit of the short runs of decode that were made on one pair
 
@@ -50,6 +51,24 @@ def layer_contiguous_ratios(evidence: Evidence) -> list[float]:
     return list(times[contiguous].min(axis="columns") / times[BALANCED])
 
 
+def layer_contiguous_behind(evidence: Evidence) -> Finding:
+    """Whether balanced contiguous shards of the longest layer take longer than balanced zigzag ones, in both orders."""
+    ratios = contiguous_ratios(evidence, module="fms")
+    return holds(min(ratios) > 1.05, f"{span(ratios)} times as long at 65,536 tokens")
+
+
+def model_contiguous_level(evidence: Evidence) -> Finding:
+    """Whether balanced contiguous shards of a whole model's prefill are level with balanced zigzag ones everywhere."""
+    ratios = prefill_contiguous_ratios(evidence)
+    return holds(max(abs(each - 1) for each in ratios) < 0.02, f"{span(ratios)} times, in {len(ratios)} cells")
+
+
+def prefill_contiguous_ratios(evidence: Evidence) -> list[float]:
+    """The time to first token of balanced contiguous shards over that of balanced zigzag ones, in every cell."""
+    tables = evidence.prefill, evidence.prefill_first
+    return [ratio for cells in tables for ratio in cells.ratios(BALANCED_CONTIGUOUS, BALANCED, cells.grid)]
+
+
 def model_near_fastest(evidence: Evidence) -> Finding:
     """Whether balanced zigzag is the fastest split of a whole model's prefill, or level with it, in every cell."""
     tables = evidence.prefill, evidence.prefill_first
@@ -70,12 +89,24 @@ def prefill_fractions(evidence: Evidence) -> list[float]:
 
 
 def models_in_both_orders(evidence: Evidence) -> Finding:
-    """Whether rank order changes a model's prefill with even contiguous shards, and not with balanced zigzag ones."""
+    """Whether rank order changes a model's prefill with even contiguous shards, and not with balanced zigzag ones.
+
+    The latter in the medians of all jobs, and in those of each pair of GPUs that has jobs in both orders.
+    """
     first, last = evidence.prefill_first, evidence.prefill
-    ratios = prefill_order_ratios(evidence)
+    ratios, of_pairs = prefill_order_ratios(evidence), prefill_order_of_pairs(evidence)
     changes = all(first(EVEN, at) < 0.8 * last(EVEN, at) for at in first.grid)
-    level = all(abs(each - 1) < 0.03 for each in ratios)
-    return holds(changes and level, f"{span(ratios)} times as long first as last")
+    level = all(abs(each - 1) < 0.03 for each in (*ratios, *of_pairs))
+    return holds(
+        changes and level, f"{span(ratios)} times as long first as last, within pairs of GPUs {span(of_pairs)}"
+    )
+
+
+def prefill_order_of_pairs(evidence: Evidence) -> Series:
+    """`prefill_order_ratios` within the jobs of each pair of GPUs that measured a percentage in both orders."""
+    last, first = ORDERS
+    times = evidence.by_pair.loc["model", BALANCED]
+    return times[first] / times[last]
 
 
 def prefill_jobs_apart(evidence: Evidence) -> float:

@@ -2,11 +2,12 @@
 
 from statistics import median
 
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, concat
 
-from claims.evidence import LONG, MEDIUM, MIDDLE, Evidence, Finding, holds, number, percent, span
+from claims.evidence import LONG, MEDIUM, MIDDLE, ORDERS, Evidence, Finding, holds, number, percent, points, span
 from claims.of_study import products_ahead, study_products_ahead
 from heteroring.results.model_metrics import chunk_totals
+from heteroring.results.rank_percentages import order_of
 from heteroring.results.throttle_words import throttle_words
 from paper.cells import (
     BALANCED,
@@ -68,7 +69,7 @@ def label_nearer(evidence: Evidence) -> Finding:
 def operator_shows_less(evidence: Evidence) -> Finding:
     """Whether speeds of products and attention differ far less at 50 % here than on the L40."""
     ours, theirs = products_ahead(evidence), study_products_ahead(evidence)
-    return holds(abs(ours) < theirs / 4, f"{percent(ours)} of full speed at 50 %, {percent(theirs)} on the L40")
+    return holds(abs(ours) < theirs / 4, f"{points(ours)} of full speed at 50 %, {points(theirs)} on the L40")
 
 
 # Rank order.
@@ -84,14 +85,34 @@ def released_even_first(evidence: Evidence) -> Finding:
 
 
 def order_decides(evidence: Evidence) -> Finding:
-    """Whether exchanging the ranks gains more than sharing by percentage does, at every percentage but 10."""
+    """Whether exchanging the ranks gains at every percentage, and but for 10 more than sharing by percentage does."""
     even, uneven = (evidence.orders(name, "latency_ms") for name in (EVEN, UNEVEN))
     order, sharing = even["slow last"] / even["slow first"], even["slow last"] / uneven["slow last"]
     rest = order.index.drop(10)
     ours = f"exchanging {span(order[rest])} times faster, sharing {span(sharing[rest])}"
     return holds(
-        bool((order[rest] > sharing[rest]).all()), f"{ours}; at 10 % {number(order[10])} and {number(sharing[10])}"
+        min(order) > 1 and bool((order[rest] > sharing[rest]).all()),
+        f"{ours}; at 10 % {number(order[10])} and {number(sharing[10])}",
     )
+
+
+def order_on_one_pair(evidence: Evidence) -> Finding:
+    """Whether order gains on one pair of GPUs what it gains between medians of jobs on several pairs."""
+    apart = one_pair_apart(evidence)
+    return holds(max(apart) < 0.03, f"{percent(max(apart))} apart at most, of calls of 65,536 tokens")
+
+
+def one_pair_apart(evidence: Evidence) -> Series:
+    """How far, as a fraction, the gain of order on one pair is from that of all jobs, by strategy and percentage.
+
+    Of the longest rested call. The pair is the one with jobs in both orders at every percentage.
+    """
+    last, first = ORDERS
+    times = evidence.by_pair.loc["bench"].xs(LONG, level="seq_len")
+    every = concat({name: evidence.orders(name, "latency_ms") for name in (EVEN, BALANCED)})
+    of_pairs, of_all = (each[last] / each[first] for each in (times, every))
+    [(_, of_one)] = of_pairs.unstack(["strategy", "percentage"])[list(of_all.index)].dropna().iterrows()
+    return abs(of_one / of_all - 1)
 
 
 def order_closed_forms(evidence: Evidence) -> Finding:
@@ -166,10 +187,14 @@ def jobs_agree(evidence: Evidence) -> Finding:
     return holds(apart.quantile(0.95) < 0.03, ours)
 
 
-def jobs_apart(evidence: Evidence, system: str = "ring") -> Series:
-    """How far the highest median of a job is above the lowest, as a fraction, in rested cells from MEDIUM tokens on."""
+def jobs_apart(evidence: Evidence, system: str = "ring", *, short: bool = False) -> Series:
+    """How far the highest median of a job is above the lowest, as a fraction, in rested cells.
+
+    These are cells from MEDIUM tokens on or, `short`, below.
+    """
     rows = evidence.results.cells
-    rows = rows[(rows.system == system) & (rows.condition == "rested") & (rows.jobs > 1) & (rows.seq_len >= MEDIUM)]
+    rows = rows[(rows.system == system) & (rows.condition == "rested") & (rows.jobs > 1)]
+    rows = rows[(rows.seq_len < MEDIUM) == short]
     return rows.latency_high_ms / rows.latency_low_ms - 1
 
 
@@ -204,14 +229,17 @@ def order_decides_allocators(evidence: Evidence) -> Finding:
 
 def balanced_contiguous_level(evidence: Evidence) -> Finding:
     """Whether balanced contiguous shards are near balanced zigzag at the longest length, in both orders."""
-    ratios = contiguous_ratios(evidence, LONG)
+    ratios = contiguous_ratios(evidence)
     return holds(max(abs(ratios - 1)) < 0.05, f"{span(ratios)} times zigzag/balanced, in either order")
 
 
-def contiguous_ratios(evidence: Evidence, length: int) -> Series:
-    """The call's time with balanced contiguous shards over that with balanced zigzag ones, in both orders."""
-    contiguous, zigzag = (evidence.orders(name, "latency_ms", length) for name in (BALANCED_CONTIGUOUS, BALANCED))
-    return (contiguous / zigzag).stack()
+def contiguous_ratios(
+    evidence: Evidence, length: int = LONG, module: str = "attention", condition: str = "rested"
+) -> Series:
+    """The time with balanced contiguous shards over that with balanced zigzag ones, on unequal ranks in both orders."""
+    rows = evidence.recorded(module=module, condition=condition, seq_len=length)
+    times = rows[rows.order != "equal"].pivot(index="percentages", columns="strategy", values="latency_ms")
+    return times[BALANCED_CONTIGUOUS] / times[BALANCED]
 
 
 def balanced_contiguous_shares_move(evidence: Evidence) -> Finding:
@@ -269,10 +297,41 @@ def zigzag_helps_equal_ranks(evidence: Evidence) -> Finding:
 
 
 def beats_fast_rank_alone(evidence: Evidence) -> Finding:
-    """Whether calls of the longest length beat the fast rank alone at every percentage."""
+    """Whether calls of the longest length beat the fast rank alone at every percentage, and at the lowest by little."""
     cells = evidence.call
     ratios = [cells(BALANCED, at, "fast_alone_ms") / cells(BALANCED, at) for at in cells.at(length=LONG)]
-    return holds(min(ratios) > 1.05, f"{span(ratios)} times faster at 65,536 tokens")
+    return holds(min(ratios) > 1.05 and ratios[0] < 1.15, f"{span(ratios)} times faster at 65,536 tokens")
+
+
+def loses_to_one_gpu(evidence: Evidence) -> Finding:
+    """Whether balanced zigzag calls take longer than on the fast rank alone only where the text says so.
+
+    That is, rested or back to back at 4,096 tokens, if rested with the slow rank first; one at a time at 4,096 and
+    8,192, whatever the percentages, and above at 10 %; as CUDA graphs by less than 2 %.
+    """
+    ratios = {name: over_one_gpu(evidence)[name] for name in CONDITION_WORDS}
+    lost = {name: list(each[each > 1].index) for name, each in ratios.items()}
+    lengths = {name: sorted({length for length, _ in at}) for name, at in lost.items()}
+    worst = {name: (max(each), *each.idxmax()) for name, each in ratios.items()}
+    ours = "; ".join(
+        f"{CONDITION_WORDS[name]} {number(most)} at worst ({length:,} tokens, {min(percentages)} %), "
+        f"above 1 at {', '.join(map('{:,}'.format, lengths[name]))}"
+        for name, (most, length, percentages) in worst.items()
+    )
+    only_first = all(order_of(percentages) == "slow first" for _, percentages in lost["rested"])
+    eager = min(ratios["eager"][4096]) > 1 and min(ratios["eager"][8192]) > 1
+    above = {percentages for length, percentages in lost["eager"] if length > 8192} == {(100, 10)}
+    short = lengths["rested"] == lengths["sustained"] == [4096]
+    return holds(short and only_first and eager and above and max(ratios["captured"]) < 1.02, ours)
+
+
+def over_one_gpu(evidence: Evidence) -> Series:
+    """The call's time with balanced zigzag shards over that of the fast rank alone, by condition, length and setting.
+
+    Rested ones are in both orders, the others with the slow rank last; all with equal ranks, too.
+    """
+    rows = evidence.recorded(strategy=BALANCED).set_index(["condition", "seq_len", "percentages"])
+    return (rows.latency_ms / rows.fast_alone_ms).sort_index()
 
 
 def beats_torch(evidence: Evidence) -> Finding:
@@ -342,6 +401,12 @@ def conditions(evidence: Evidence) -> Finding:
     return holds(min(worst) > 0.9, f"least: {ours}")
 
 
+def captured_contiguous_ahead(evidence: Evidence) -> Finding:
+    """Whether, as CUDA graphs with a slow last rank, balanced contiguous shards are faster at the longest length."""
+    ratios = contiguous_ratios(evidence, condition="captured")
+    return holds(max(ratios) < 0.98, f"{span(ratios)} times zigzag/balanced at {len(ratios)} percentages")
+
+
 def short_calls_are_the_hosts(evidence: Evidence) -> Finding:
     """Whether the host's work is most of a call of the shortest length that is made one at a time.
 
@@ -356,8 +421,7 @@ def short_calls_are_the_hosts(evidence: Evidence) -> Finding:
 
 def host_ratios(evidence: Evidence) -> list[float]:
     """The time of the shortest call over that on the fast rank alone, both one at a time."""
-    rows = evidence.recorded(strategy=BALANCED, seq_len=evidence.call.lengths[0], condition="eager")
-    return list(rows.latency_ms / rows.fast_alone_ms)
+    return list(over_one_gpu(evidence)["eager", evidence.call.lengths[0]])
 
 
 def profile_of_attention(evidence: Evidence) -> Finding:

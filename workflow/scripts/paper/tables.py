@@ -73,19 +73,23 @@ def head(strategies: list, *first: str, last: tuple[str, ...] = ()) -> list[tupl
 
 
 def latency(results: Results, cells: CellTable) -> str:
-    """By length, at the lowest percentage; with the bound, the fast rank alone and torch's context_parallel."""
+    """By length, at the lowest percentage; with the bound, the fast rank alone and torch's context_parallel.
+
+    In bold are the fastest strategy and those whose repetitions overlap with its, from the 20th to the 80th percentile.
+    """
     low, names, torch = cells.percentages[0], cells.strategies, ring_cells(results, "context_parallel")
 
     def line(length: int) -> tuple[str, ...]:
         at = length, low
         times = [rounded(cells(name, at)) for name in names]
-        best = rounded(min(cells(name, at) for name in names))
+        fastest = min(names, key=lambda name: cells(name, at))
+        level = [cells(name, at, "latency_p20_ms") <= cells(fastest, at, "latency_p80_ms") for name in names]
         marks = [LEFT_OUT * (0 in cells(name, at, "block_lens")) for name in names]
         references = (cells(BALANCED, at, "bound_ms"), cells(BALANCED, at, "fast_alone_ms"))
         return (
             count(length),
             *map(rounded, references),
-            *(text + mark for text, mark in zip(emphasized(times, best), marks, strict=True)),
+            *(text + mark for text, mark in zip(emphasized(times, level), marks, strict=True)),
             *([rounded(torch("zigzag/even", at))] if torch else []),
         )
 
@@ -172,7 +176,7 @@ def whole_model(cells: CellTable, first: CellTable) -> str:
             count(at[0]),
             percent(at[1]) + ", first" * (cells is first),
             *(rounded(scale * time) for time in references),
-            *emphasized(map(rounded, times), rounded(min(times))),
+            *emphasized(map(rounded, times), (rounded(each) == rounded(min(times)) for each in times)),
             rounded(cells(BALANCED, at, "bound_fraction")),
             count(int(cells(BALANCED, at, "block_lens")[0 if cells is first else -1])),
         )

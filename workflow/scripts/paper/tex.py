@@ -71,9 +71,9 @@ def tabular(columns: str, *groups: Sequence[Sequence[str]]) -> str:
     return f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
 
 
-def emphasized(texts: Iterable[str], best: str) -> list[str]:
-    """The row's best in bold, and all texts equal to it."""
-    return [rf"\textbf{{{text}}}" if text == best else text for text in texts]
+def emphasized(texts: Iterable[str], best: Iterable[bool]) -> list[str]:
+    """A row's texts, in bold where they are among its best."""
+    return [rf"\textbf{{{text}}}" if bold else text for text, bold in zip(texts, best, strict=True)]
 
 
 def spanning(columns: int, text: str) -> str:
