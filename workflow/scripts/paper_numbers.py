@@ -33,6 +33,7 @@ from claims.of_models import (
     layer_contiguous_ratios,
     layer_fractions,
     layer_gains,
+    layer_wait_apart,
     prefill_contiguous_ratios,
     prefill_fractions,
     prefill_jobs_apart,
@@ -83,7 +84,7 @@ from paper.cells import (
     ring_cells,
 )
 from paper.study import CHECKED_LENGTH, HALF, KEY_TILE, Study, best_masked_share, clamped, error, raw_speed, refitted
-from paper.tex import count, duration, escaped, percent, render, rounded, share
+from paper.tex import count, escaped, percent, render, rounded, share
 
 THIRD = 30
 SLOW_SPEED = 0.1
@@ -314,7 +315,6 @@ def orders_and_conditions(evidence: Evidence) -> dict[str, str]:
         "JobsApartMost": share(apart.max()),
         "JobsApartShortMany": share(short.quantile(0.95)),
         "JobsApartShortMost": share(short.max()),
-        "TorchApart": share(max(jobs_apart(evidence, "context_parallel"))),
         "EvenFirstFraction": rounded(evidence.orders(EVEN, "bound_fraction")["slow first"][THIRD]),
         "ZigzagApart": rounded(100 * max(zigzag_apart(evidence)), 2),
         "ProfileGain": share(median(profile_ratios(evidence)) - 1),
@@ -448,13 +448,13 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
     cells, first = evidence.prefill, evidence.prefill_first
     prefill = evidence.results.model[evidence.results.model.phase == "prefill"]
     row, of_rings = prefill.iloc[0], prefill[prefill.system == "ring"]
-    middle = cells.lengths[-1], MIDDLE
     shared = "" if row.heads == row.kv_heads else f" ({row.kv_heads} of KV)"
     return {
         **ends("Layer", layer_fractions(evidence)),
         **ends("LayerGain", layer_gains(evidence)),
         **ends("LayerContiguous", layer_contiguous_ratios(evidence)),
         **ends("LayerBalancedContiguous", contiguous_ratios(evidence, module="fms")),
+        "LayerWaitApart": share(max(abs(layer_wait_apart(evidence)))),
         **largest_fraction("Layer", evidence, "fms"),
         "WholeName": rf"\code{{{escaped(row.architecture)}/{escaped(row.variant)}}}",
         "WholeShape": f"{row.layers} layers, {count(row.emb_dim)} wide, {row.heads} heads{shared} of {row.head_dim}, "
@@ -463,10 +463,6 @@ def layers_and_models(evidence: Evidence) -> dict[str, str]:
         "WholeRepetitions": range_of(sorted(set(of_rings.repetitions))),
         "WholeAloneLeast": count(prefill.repetitions.min()),
         "WholeCellCount": count(len(cells.grid) + len(first.grid)),
-        "WholeLongLength": count(middle[0]),
-        "WholeMiddleBalanced": duration(cells(BALANCED, middle)),
-        "WholeMiddleEven": duration(cells(EVEN, middle)),
-        "WholeMiddleAlone": duration(cells(BALANCED, middle, "fast_alone_ms")),
         "WholeTable": tables.whole_model(cells, first),
         **ends("Whole", prefill_fractions(evidence)),
         **ends("WholeOrder", prefill_order_ratios(evidence)),

@@ -48,7 +48,6 @@ def test_lists_and_names_read_well():
         r"50\% of A\_1 \& B \#2 \{x\} \textbackslash{}y \textasciitilde{}z \textasciicircum{}"
     )
     assert (tex.count(65536), tex.percent(10)) == ("65{,}536", r"10\,\%")
-    assert (tex.duration(999), tex.duration(2250)) == (r"999\,ms", r"2.25\,s")
 
 
 @pytest.mark.parametrize(

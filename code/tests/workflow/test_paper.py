@@ -196,6 +196,7 @@ CHANGES = [
             ("zigzag/balanced", 0.2, {"condition": "eager"}),
             ("zigzag/balanced", 0.9, {"condition": "captured"}),
             ("zigzag/lut@attention", 1.5, {}),
+            ("contiguous/balanced", 1.1, {"module": "fms"}),
             ("contiguous/even", 0.1, {}),
             ("contiguous/uneven", 0.2, {}),
             ("alone/rank1", 2, {"percentage": 10}),

@@ -4,7 +4,7 @@ from statistics import median
 
 from pandas import Series
 
-from claims.evidence import LONG, ORDERS, Evidence, Finding, holds, number, span
+from claims.evidence import LONG, ORDERS, Evidence, Finding, holds, number, percent, span
 from claims.of_paper import contiguous_ratios
 from heteroring.results.model_metrics import decode_cells
 from heteroring.results.results import slow_last
@@ -55,6 +55,34 @@ def layer_contiguous_behind(evidence: Evidence) -> Finding:
     """Whether balanced contiguous shards of the longest layer take longer than balanced zigzag ones, in both orders."""
     ratios = contiguous_ratios(evidence, module="fms")
     return holds(min(ratios) > 1.05, f"{span(ratios)} times as long at 65,536 tokens")
+
+
+def layer_contiguous_waits(evidence: Evidence) -> Finding:
+    """Whether what balanced contiguous shards lose in the longest layer is a wait for projections of the front rank."""
+    apart = layer_wait_apart(evidence)
+    return holds(
+        max(abs(apart)) < 0.05, f"{percent(max(abs(apart)))} of the layer's time at most, in {len(apart)} settings"
+    )
+
+
+def layer_wait_apart(evidence: Evidence) -> Series:
+    """The longest layer's measured time with balanced contiguous shards less the predicted one, over the measured one.
+
+    Predicted, by profiles of one rank: the rank behind computes its projections, waits until the front rank has its
+    own q, k and v, three of four equal projections, and computes its attention.
+    """
+    profile = evidence.results.profile
+    times = profile[profile["size"] == LONG].pivot(index="percentage", columns="kind", values="latency_ms")
+    token_ms = (times["layer"] - times["attention"]) / LONG
+
+    def predicted(cell: Series) -> float:
+        (front, behind), lens = cell.percentages, cell.block_lens
+        front_ms, behind_ms = lens[0] * token_ms[front], lens[1] * token_ms[behind]
+        wait_ms = max(0, 0.75 * (front_ms - behind_ms))
+        return behind_ms + wait_ms + times["attention"][behind] * (1 - (lens[0] / LONG) ** 2)
+
+    cells = evidence.recorded(strategy=BALANCED_CONTIGUOUS, module="fms", condition="rested", seq_len=LONG)
+    return 1 - cells.apply(predicted, axis="columns") / cells.latency_ms
 
 
 def model_contiguous_level(evidence: Evidence) -> Finding:

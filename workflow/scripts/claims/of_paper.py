@@ -187,13 +187,13 @@ def jobs_agree(evidence: Evidence) -> Finding:
     return holds(apart.quantile(0.95) < 0.03, ours)
 
 
-def jobs_apart(evidence: Evidence, system: str = "ring", *, short: bool = False) -> Series:
-    """How far the highest median of a job is above the lowest, as a fraction, in rested cells.
+def jobs_apart(evidence: Evidence, *, short: bool = False) -> Series:
+    """How far the highest median of a job is above the lowest, as a fraction, in the ring's rested cells.
 
     These are cells from MEDIUM tokens on or, `short`, below.
     """
     rows = evidence.results.cells
-    rows = rows[(rows.system == system) & (rows.condition == "rested") & (rows.jobs > 1)]
+    rows = rows[(rows.system == "ring") & (rows.condition == "rested") & (rows.jobs > 1)]
     rows = rows[(rows.seq_len < MEDIUM) == short]
     return rows.latency_high_ms / rows.latency_low_ms - 1
 

@@ -33,11 +33,6 @@ def count(value: int) -> str:
     return f"{value:,}".replace(",", _COMMA)
 
 
-def duration(milliseconds: float) -> str:
-    """A time with its unit, seconds from one second on."""
-    return rf"{rounded(milliseconds / 1e3)}\,s" if milliseconds >= 1000 else rf"{rounded(milliseconds)}\,ms"
-
-
 def percent(value: int) -> str:
     """A percentage in LaTeX."""
     return rf"{value}\,\%"
