@@ -59,10 +59,8 @@ def layer_contiguous_behind(evidence: Evidence) -> Finding:
 
 def layer_contiguous_waits(evidence: Evidence) -> Finding:
     """Whether what balanced contiguous shards lose in the longest layer is a wait for projections of the front rank."""
-    apart = layer_wait_apart(evidence)
-    return holds(
-        max(abs(apart)) < 0.05, f"{percent(max(abs(apart)))} of the layer's time at most, in {len(apart)} settings"
-    )
+    apart = abs(layer_wait_apart(evidence))
+    return holds(max(apart) < 0.05, f"{percent(max(apart))} of the layer's time at most, in {len(apart)} settings")
 
 
 def layer_wait_apart(evidence: Evidence) -> Series:

@@ -309,7 +309,8 @@ def loses_to_one_gpu(evidence: Evidence) -> Finding:
     That is, rested or back to back at 4,096 tokens, if rested with the slow rank first; one at a time at 4,096 and
     8,192, whatever the percentages, and above at 10 %; as CUDA graphs by less than 2 %.
     """
-    ratios = {name: over_one_gpu(evidence)[name] for name in CONDITION_WORDS}
+    every = over_one_gpu(evidence)
+    ratios = {name: every[name] for name in CONDITION_WORDS}
     lost = {name: list(each[each > 1].index) for name, each in ratios.items()}
     lengths = {name: sorted({length for length, _ in at}) for name, at in lost.items()}
     worst = {name: (max(each), *each.idxmax()) for name, each in ratios.items()}
